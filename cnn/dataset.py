@@ -1,0 +1,86 @@
+"""What a published dataset is: the manifest that names its shards, and the normalization its model starts with."""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from cnn.augment import AugmentSpec
+from cnn.images import ImageSpec
+from cnn.spec import Spec
+
+SPLITS = ("train", "validation", "test")
+
+
+class SplitSpec(Spec):
+    """How images are divided; a hash of the content digest (or of the group) decides, so adding data moves nothing."""
+
+    validation: float = Field(0.1, ge=0.0, lt=1.0, description="share of images held back to choose the best epoch")
+    test: float = Field(0.1, ge=0.0, lt=1.0, description="share of images held back to judge the model")
+    group: str | None = Field(
+        None, description="regular expression on the path; what its first group matches stays in one split"
+    )
+    seed: int = Field(0, ge=0, description="another seed draws another split")
+    leak_distance: int = Field(
+        4, ge=-1, le=255, description="largest grey-level difference of two thumbnails of the same picture; -1: not looked for"
+    )
+
+
+class ShardRef(Spec):
+    """One immutable TFRecord file: path relative to the workspace, number of records, size in bytes, sha256 (hex)."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class LedgerRef(Spec):
+    """The Parquet file with one row per file listed."""
+
+    path: str
+    rows: int
+    sha256: str
+
+
+class Normalization(Spec):
+    """From uint8 to what the network sees: `x * scale + offset`, or `(x - mean) / deviation` per channel.
+
+    `mean` and `deviation` are in grey levels (0 to 255), one value per channel.
+    """
+
+    method: Literal["symmetric", "unit", "standardize"]
+    scale: float | None = None
+    offset: float | None = None
+    mean: tuple[float, ...] | None = None
+    deviation: tuple[float, ...] | None = None
+
+    def apply(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Normalized float32 of the shape given, channels last."""
+        values = images.astype(np.float32)
+        if self.mean is not None and self.deviation is not None:
+            return (values - np.float32(self.mean)) / np.float32(self.deviation)
+        return values * np.float32(self.scale) + np.float32(self.offset)
+
+
+class Manifest(Spec):
+    """A dataset version. Readers open the manifest and nothing that it does not list."""
+
+    format: Literal[1] = 1
+    dataset: str
+    digest: str
+    source: str
+    classes: tuple[str, ...]
+    image: ImageSpec
+    augment: AugmentSpec
+    split: SplitSpec
+    normalization: Normalization
+    ledger: LedgerRef
+    splits: dict[str, tuple[ShardRef, ...]]
+    files: int
+    outcomes: dict[str, int]
+
+    def rows(self, split: str) -> int:
+        """Records in a split, augmented copies included."""
+        return sum(shard.rows for shard in self.splits.get(split, ()))

@@ -1,0 +1,69 @@
+"""The faults that Safelight knows: one line each, naming the file or setting and the way out.
+
+A per-run fault is an exception below `SafelightError`; the command line prints it as one line and exits with 1.
+A per-file fault is data: `BadImage` never leaves the function that handles the file, its reason goes to the ledger.
+
+    SafelightError
+     ├── ConfigError      a setting that cannot be obeyed
+     ├── SourceError      a source folder that cannot be listed, or holds nothing to learn from
+     ├── StorageError     a workspace or store that does not answer or refuses
+     ├── IntegrityError   bytes that are not what their checksum says
+     ├── DatasetError     a dataset that does not exist or cannot be trained on
+     ├── BudgetError      more bad files than the error budget allows
+     ├── TrainingError    training that went wrong (not a number, the process died)
+     ├── RegistryError    a model or version that does not exist or does not answer as it did when registered
+     └── ServerError      a server that cannot be started or reached
+    BadImage              one file that gives no pixels
+"""
+
+
+class SafelightError(Exception):
+    """A known fault of a run; `str()` is one line that names the culprit and the way out."""
+
+
+class ConfigError(SafelightError):
+    """A setting that cannot be obeyed."""
+
+
+class SourceError(SafelightError):
+    """A source that cannot be listed, or that holds nothing to learn from."""
+
+
+class StorageError(SafelightError):
+    """A store that does not answer, refuses, or lacks what was asked for."""
+
+
+class IntegrityError(SafelightError):
+    """Bytes that are not what their checksum says."""
+
+
+class DatasetError(SafelightError):
+    """A dataset that does not exist or cannot be trained on."""
+
+
+class BudgetError(SafelightError):
+    """More bad files than the error budget allows."""
+
+
+class TrainingError(SafelightError):
+    """Training that went wrong."""
+
+
+class RegistryError(SafelightError):
+    """A model or version that does not exist, or does not answer as it did when it was registered."""
+
+
+class ServerError(SafelightError):
+    """A server that cannot be started or reached."""
+
+
+class BadImage(Exception):
+    """One file that gives no pixels: `reason` is a code for the ledger, `detail` a short text for people."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason

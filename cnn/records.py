@@ -1,0 +1,207 @@
+"""The shard format: TFRecord files of `tf.train.Example`, written and mapped without TensorFlow.
+
+A raw record has one length for a whole shard (key of fixed width, integers as varints padded to ten bytes), so a raw
+shard is at once a TFRecord file and an array at a constant stride. Sources of the format: TFRecord framing
+(tensorflow/core/lib/io/record_writer.h) and the protocol-buffers wire format (protobuf.dev/programming-guides/encoding).
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.errors import IntegrityError
+
+KEY_BYTES = 64  # sha256 of the source file, in hex
+VARINT_BYTES = 10  # the longest form; every parser accepts leading zero groups
+_MASK_DELTA = 0xA282EAD8
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things lie in a raw record of `image_bytes` pixels: offsets from the record's start, and its length."""
+
+    image_bytes: int
+    stride: int
+    image: int
+    label: int
+    key: int
+    copy: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """One parsed record: `image` is raw pixels or a JPEG, `key` the hex digest of the source file."""
+
+    image: bytes
+    label: int
+    key: str
+    copy: int
+
+
+def encode_record(image: bytes, label: int, key: str, copy: int) -> bytes:
+    """One framed TFRecord: length, its checksum, the Example, its checksum."""
+    return frame(encode_example(image, label, key, copy))
+
+
+def encode_example(image: bytes, label: int, key: str, copy: int) -> bytes:
+    """A serialized `tf.train.Example` with the features copy, image, key and label, in this order."""
+    raw_key = key.encode("ascii")
+    if len(raw_key) != KEY_BYTES:
+        raise ValueError(f"a key is {KEY_BYTES} hex digits, not {len(raw_key)}")
+    features = (
+        _entry(b"copy", _int64_feature(copy)),
+        _entry(b"image", _bytes_feature(image)),
+        _entry(b"key", _bytes_feature(raw_key)),
+        _entry(b"label", _int64_feature(label)),
+    )
+    return _field(1, b"".join(features))
+
+
+def frame(payload: bytes) -> bytes:
+    """The TFRecord frame around a payload."""
+    length = struct.pack("<Q", len(payload))
+    return b"".join((length, _masked_crc(length), payload, _masked_crc(payload)))
+
+
+def raw_layout(image_bytes: int) -> Layout:
+    """Offsets in a raw record, found by encoding a marked one (so that writer and reader cannot differ)."""
+    marker = b"\xfe" * image_bytes
+    record = encode_record(marker, 0, "k" * KEY_BYTES, 0)
+    key = record.index(b"k" * KEY_BYTES)
+    return Layout(
+        image_bytes=image_bytes,
+        stride=len(record),
+        image=record.index(marker),
+        label=len(record) - 4 - VARINT_BYTES,
+        key=key,
+        copy=record.index(b"copy") + len(b"copy") + _int64_value_offset(),
+    )
+
+
+def iterate_frames(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
+    """(start, end) of each whole record in a shard, checksums verified.
+
+    Raises:
+        IntegrityError: a record is cut short or a checksum does not match.
+    """
+    view, position = memoryview(data), 0
+    while position < len(view):
+        if position + 12 > len(view):
+            raise IntegrityError(f"record at byte {position} is cut short")
+        header = bytes(view[position : position + 8])
+        end = position + 16 + struct.unpack("<Q", header)[0]
+        if bytes(view[position + 8 : position + 12]) != _masked_crc(header) or end > len(view):
+            raise IntegrityError(f"record at byte {position} has a damaged length")
+        if bytes(view[end - 4 : end]) != _masked_crc(bytes(view[position + 12 : end - 4])):
+            raise IntegrityError(f"record at byte {position} does not match its checksum")
+        yield position, end
+        position = end
+
+
+def decode_record(record: bytes | memoryview) -> Record:
+    """Parse one framed record written by `encode_record`."""
+    payload = bytes(record[12:-4])
+    features = dict(_features(payload))
+    return Record(
+        image=features["image"][1],
+        label=_varint(features["label"][1], 0)[0],
+        key=features["key"][1].decode("ascii"),
+        copy=_varint(features["copy"][1], 0)[0],
+    )
+
+
+def map_raw(path: Path, rows: int, image_bytes: int) -> NDArray[np.uint8]:
+    """A raw shard as a read-only memory-mapped array: uint8 (rows, stride); slice it with `raw_layout`.
+
+    Raises:
+        IntegrityError: the file is not `rows` records long.
+    """
+    stride = raw_layout(image_bytes).stride
+    if path.stat().st_size != rows * stride:
+        raise IntegrityError(f"{path}: expected {rows} records of {stride} bytes; prepare the dataset again")
+    if rows == 0:
+        return np.empty((0, stride), np.uint8)
+    return np.memmap(path, np.uint8, mode="r", shape=(rows, stride))
+
+
+def read_varints(rows: NDArray[np.uint8], offset: int) -> NDArray[np.int64]:
+    """The padded varint at `offset` of every row: int64 (rows,)."""
+    groups = rows[:, offset : offset + VARINT_BYTES].astype(np.int64) & 0x7F
+    shifts = 7 * np.arange(VARINT_BYTES - 1, dtype=np.int64)
+    return np.asarray((groups[:, : VARINT_BYTES - 1] << shifts).sum(axis=1), np.int64)
+
+
+def _masked_crc(data: bytes) -> bytes:
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF)
+
+
+def _padded_varint(value: int) -> bytes:
+    if not 0 <= value < 1 << 63:
+        raise ValueError(f"expected an integer from 0 to 2**63 - 1, not {value}")
+    groups = bytes(((value >> (7 * i)) & 0x7F) | 0x80 for i in range(VARINT_BYTES - 1))
+    return groups + b"\x00"
+
+
+def _plain_varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append((value & 0x7F) | 0x80)
+        value >>= 7
+    return bytes((*out, value))
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    return bytes(((number << 3) | 2,)) + _plain_varint(len(payload)) + payload
+
+
+def _entry(name: bytes, feature: bytes) -> bytes:
+    return _field(1, _field(1, name) + _field(2, feature))
+
+
+def _bytes_feature(value: bytes) -> bytes:
+    return _field(1, _field(1, value))
+
+
+def _int64_feature(value: int) -> bytes:
+    return _field(3, _field(1, _padded_varint(value)))  # packed, as parsers prefer
+
+
+def _int64_value_offset() -> int:
+    """Bytes between the end of a feature's name and its padded varint."""
+    feature = _int64_feature(0)
+    return len(_field(2, feature)) - VARINT_BYTES
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[position]
+        value |= (byte & 0x7F) << shift
+        position += 1
+        shift += 7
+        if not byte & 0x80:
+            return value, position
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
+    position = 0
+    while position < len(data):
+        tag = data[position]
+        size, start = _varint(data, position + 1)
+        yield tag >> 3, data[start : start + size]
+        position = start + size
+
+
+def _features(payload: bytes) -> Iterator[tuple[str, tuple[int, bytes]]]:
+    """(name, (kind, value bytes)) of every feature of an Example."""
+    for _, features in _fields(payload):
+        for _, entry in _fields(features):
+            name, feature = (value for _, value in _fields(entry))
+            kind, values = next(_fields(feature))
+            yield name.decode(), (kind, next(_fields(values))[1])

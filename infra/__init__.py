@@ -1,0 +1,1 @@
+"""Whatever has an address: one module per outside system, and only there is its client imported."""
