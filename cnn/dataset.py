@@ -1,10 +1,11 @@
 """What a published dataset is: the manifest that names its shards, and the normalization its model starts with."""
 
+import re
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from cnn.augment import AugmentSpec
 from cnn.images import ImageSpec
@@ -23,8 +24,23 @@ class SplitSpec(Spec):
     )
     seed: int = Field(0, ge=0, description="another seed draws another split")
     leak_distance: int = Field(
-        4, ge=-1, le=255, description="largest grey-level difference of two thumbnails of the same picture; -1: not looked for"
+        4, ge=-1, le=255, description="largest grey-level difference of two thumbnails of the same picture; -1: off"
     )
+
+    @field_validator("group")
+    @classmethod
+    def _group_is_a_pattern(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except (re.error, OverflowError) as error:
+            raise ValueError(f"not a regular expression ({error})") from None
+        return value
+
+    @model_validator(mode="after")
+    def _training_images_remain(self) -> "SplitSpec":
+        if self.validation + self.test >= 1.0:
+            raise ValueError(f"validation + test must be below 1, not {self.validation + self.test:g}")
+        return self
 
 
 class ShardRef(Spec):
@@ -78,9 +94,17 @@ class Manifest(Spec):
     normalization: Normalization
     ledger: LedgerRef
     splits: dict[str, tuple[ShardRef, ...]]
+    images: dict[str, int] = Field(default_factory=dict, description="images in each split, copies left out")
     files: int
     outcomes: dict[str, int]
+    build: str = Field("", description="digest of what shards depend on; the next version reuses shards of the same build")
+    chunks: dict[str, dict[str, ShardRef]] = Field(default_factory=dict, description="what each chunk wrote, by split")
 
     def rows(self, split: str) -> int:
         """Records in a split, augmented copies included."""
         return sum(shard.rows for shard in self.splits.get(split, ()))
+
+    def digest_of_content(self) -> str:
+        """sha256 (hex) of all but the version's own name, which is made from it."""
+        ledger = self.ledger.model_copy(update={"path": ""})
+        return self.model_copy(update={"dataset": "", "ledger": ledger}).digest()

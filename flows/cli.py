@@ -1,0 +1,269 @@
+"""The command line: arguments in, one call of a flow each, one table or JSON object out. Imports nothing heavy at start."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.console import open_prefect, run_command, show_table
+
+if TYPE_CHECKING:
+    from flows.config import Config
+
+app = typer.Typer(
+    name="safelight",
+    help="Folders of images become classifiers that retrain on schedule, and every new folder gets scored.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Source = Annotated[str, typer.Argument(help="Folder or s3://bucket/prefix; it is only ever read.")]
+Name = Annotated[str, typer.Option("--name", help="Name of the model in the registry.")]
+Model = Annotated[str, typer.Argument(help="Name of the model in the registry.")]
+Why = Annotated[str, typer.Option("--why", help="The reason; it is kept in the history of moves.")]
+Workspace = Annotated[str, typer.Option("--workspace", help="Folder or s3://bucket/prefix that holds all results.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="TOML file of settings (default: safelight.toml here, if there is one).")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a table.")]
+
+
+@app.command()
+def demo(
+    workspace: Workspace = "./workspace", config: ConfigFile = None, settings: Settings = None, as_json: AsJson = False
+) -> None:
+    """The whole loop on 1,797 real handwritten digits."""
+
+    def action() -> Mapping[str, Any]:
+        from flows.demo import DEMO_SETTINGS, run_demo
+
+        chosen = _load(config, [*DEMO_SETTINGS, *(settings or [])])
+        open_prefect()
+        return run_demo(workspace, chosen)
+
+    run_command(action, as_json, lambda answer: show_table("demo", answer))
+
+
+@app.command()
+def prepare(
+    source: Source,
+    workspace: Workspace = "./workspace",
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Class folders of images become a dataset version."""
+
+    def action() -> Mapping[str, Any]:
+        chosen = _load(config, settings)
+        open_prefect()
+        from flows.prepare import prepare as flow
+
+        return flow(locate(source), locate(workspace), chosen)
+
+    run_command(action, as_json, lambda answer: show_table("prepare", answer))
+
+
+@app.command()
+def train(
+    dataset: Annotated[str, typer.Argument(help="Dataset version, as `safelight prepare` printed it.")],
+    name: Name,
+    workspace: Workspace = "./workspace",
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """A dataset version becomes a registered model version, champion if it is not worse."""
+
+    def action() -> Mapping[str, Any]:
+        chosen = _load(config, settings)
+        open_prefect()
+        from flows.train import train as flow
+
+        return flow(dataset, name, locate(workspace), chosen)
+
+    run_command(action, as_json, lambda answer: show_table("train", answer))
+
+
+@app.command()
+def retrain(
+    source: Source,
+    name: Name,
+    workspace: Workspace = "./workspace",
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Prepare, train, evaluate, register and gate."""
+
+    def action() -> Mapping[str, Any]:
+        chosen = _load(config, settings)
+        open_prefect()
+        from flows.retrain import retrain as flow
+
+        return flow(locate(source), name, locate(workspace), chosen)
+
+    run_command(action, as_json, lambda answer: show_table("retrain", answer))
+
+
+@app.command()
+def score(
+    source: Source,
+    name: Name,
+    csv: Annotated[bool, typer.Option("--csv", help="Write predictions.csv beside the Parquet file too.")] = False,
+    workspace: Workspace = "./workspace",
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a folder with the champion: predictions and a report."""
+
+    def action() -> Mapping[str, Any]:
+        chosen = _load(config, settings)
+        open_prefect()
+        from flows.score import score as flow
+
+        return flow(locate(source), name, locate(workspace), chosen, csv)
+
+    run_command(action, as_json, lambda answer: show_table("score", answer))
+
+
+@app.command()
+def models(
+    name: Annotated[str | None, typer.Argument(help="Name of the model; without it, all models are listed.")] = None,
+    workspace: Workspace = "./workspace",
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Versions of a model with metrics and aliases, and the history of its champion."""
+
+    def action() -> Mapping[str, Any]:
+        _load(config, settings)
+        from flows.models import list_models
+
+        return list_models(locate(workspace), name)
+
+    def show(answer: Mapping[str, Any]) -> None:
+        from flows.models import show_models
+
+        show_models(answer)
+
+    run_command(action, as_json, show)
+
+
+@app.command()
+def promote(
+    name: Model,
+    version: Annotated[int, typer.Argument(help="Version that becomes champion.")],
+    why: Why,
+    workspace: Workspace = "./workspace",
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a version the champion, by hand."""
+
+    def action() -> Mapping[str, Any]:
+        _load(config, settings)
+        from flows.models import promote_version
+
+        return promote_version(locate(workspace), name, version, why)
+
+    run_command(action, as_json, lambda answer: show_table("promote", answer))
+
+
+@app.command()
+def rollback(
+    name: Model,
+    why: Why,
+    workspace: Workspace = "./workspace",
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make the previous champion the champion again."""
+
+    def action() -> Mapping[str, Any]:
+        _load(config, settings)
+        from flows.models import rollback_version
+
+        return rollback_version(locate(workspace), name, why)
+
+    run_command(action, as_json, lambda answer: show_table("rollback", answer))
+
+
+@app.command()
+def serve(
+    name: Name,
+    source: Annotated[str | None, typer.Option("--source", help="Class folders to retrain on each night.")] = None,
+    inbox: Annotated[str | None, typer.Option("--inbox", help="Folder to score each hour.")] = None,
+    workspace: Workspace = "./workspace",
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve the deployments retrain/nightly and score/hourly on this machine until Ctrl-C; no work pool is needed."""
+
+    def action() -> Mapping[str, Any]:
+        chosen = _load(config, settings)
+        open_prefect()
+        from flows.serve import Served, serve_deployments
+
+        served = Served(name, locate(workspace), chosen, source and locate(source), inbox and locate(inbox))
+        return serve_deployments(served)
+
+    run_command(action, as_json, lambda answer: show_table("serve", answer))
+
+
+@app.command()
+def up(
+    workspace: Workspace = "./workspace", config: ConfigFile = None, settings: Settings = None, as_json: AsJson = False
+) -> None:
+    """Start the local Prefect server in the background, unless one runs."""
+
+    def action() -> Mapping[str, Any]:
+        _load(config, settings)
+        from flows.servers import start_servers
+
+        return start_servers()
+
+    run_command(action, as_json, lambda answer: show_table("up", answer))
+
+
+@app.command()
+def down(
+    workspace: Workspace = "./workspace", config: ConfigFile = None, settings: Settings = None, as_json: AsJson = False
+) -> None:
+    """Stop the local Prefect server."""
+
+    def action() -> Mapping[str, Any]:
+        _load(config, settings)
+        from flows.servers import stop_servers
+
+        return stop_servers()
+
+    run_command(action, as_json, lambda answer: show_table("down", answer))
+
+
+def locate(address: str) -> str:
+    """An absolute local path (`~` expanded) or the s3:// address as it stands: workers may have another working folder."""
+    if "://" in address:
+        return address
+    return str(Path(address).expanduser().absolute())
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+def _load(file: Path | None, settings: list[str] | None) -> "Config":
+    from flows.config import load_config
+
+    return load_config(file, settings or [])

@@ -1,0 +1,137 @@
+"""A TOML file and `--set section.key=value` in, one frozen `Config` out; it is also the flows' parameter."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from cnn.architecture import ModelSpec
+from cnn.augment import AugmentSpec
+from cnn.dataset import SplitSpec
+from cnn.errors import ConfigError
+from cnn.fit import FitSpec
+from cnn.images import ImageSpec
+from cnn.spec import Spec
+from infra.cluster import ClusterSpec
+from tasks.planning import ChunkSpec
+from tasks.promoting import GateSpec
+from tasks.publishing import BudgetSpec
+from tasks.scoring import ScoreSpec
+
+DEFAULT_FILE = "safelight.toml"
+
+
+class TrainSpec(Spec):
+    """Where training runs."""
+
+    deployment: str | None = Field(
+        None, description="Prefect deployment that `retrain` sends training to, such as train/gpu; null: this machine"
+    )
+
+
+class ScheduleSpec(Spec):
+    """When `safelight serve` runs its deployments; cron lines of five fields."""
+
+    retrain: str = Field("0 2 * * *", description="cron line of retrain/nightly")
+    score: str = Field("0 * * * *", description="cron line of score/hourly")
+    timezone: str = Field("UTC", description="IANA name of the zone that the cron lines are read in")
+
+
+class Config(Spec):
+    """Every setting; each section stands beside the code that obeys it."""
+
+    image: ImageSpec = Field(default_factory=ImageSpec)
+    augment: AugmentSpec = Field(default_factory=AugmentSpec)
+    split: SplitSpec = Field(default_factory=SplitSpec)
+    chunk: ChunkSpec = Field(default_factory=ChunkSpec)
+    budget: BudgetSpec = Field(default_factory=BudgetSpec)
+    cluster: ClusterSpec = Field(default_factory=ClusterSpec)
+    model: ModelSpec = Field(default_factory=ModelSpec)
+    fit: FitSpec = Field(default_factory=FitSpec)
+    train: TrainSpec = Field(default_factory=TrainSpec)
+    gate: GateSpec = Field(default_factory=GateSpec)
+    score: ScoreSpec = Field(default_factory=ScoreSpec)
+    schedule: ScheduleSpec = Field(default_factory=ScheduleSpec)
+
+
+def load_config(file: Path | None, settings: Sequence[str] = ()) -> Config:
+    """The configuration: the file (or `safelight.toml` here, if there is one), then each setting on top of it.
+
+    Raises:
+        ConfigError: the file cannot be read, a key does not exist, or a value breaks its rule.
+    """
+    values = read_toml(file)
+    for setting in settings:
+        section, key, value = parse_setting(setting)
+        values[section] = {**_section(values, section), key: value}
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(describe_invalid(error)) from None
+
+
+def read_toml(file: Path | None) -> dict[str, Any]:
+    """The values in a TOML file; without a file, those of `safelight.toml` in the working folder, or none."""
+    chosen = file if file is not None else Path(DEFAULT_FILE)
+    if file is None and not chosen.is_file():
+        return {}
+    try:
+        return tomllib.loads(chosen.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read --config {chosen}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{chosen} is not valid TOML: {error}") from None
+
+
+def parse_setting(text: str) -> tuple[str, str, Any]:
+    """(section, key, value) of `section.key=value`; the value is TOML, a bare word a string.
+
+    Raises:
+        ConfigError: the text has another form.
+    """
+    name, equals, raw = text.partition("=")
+    parts = name.strip().split(".")
+    if not equals or len(parts) != 2 or not all(parts):
+        raise ConfigError(f"--set {text!r} is not of the form section.key=value, such as image.size=[96,96]")
+    return parts[0], parts[1], parse_value(raw.strip())
+
+
+def parse_value(raw: str) -> Any:
+    """A TOML value; what is no TOML value is a string, and `null` is None (TOML has no word for it)."""
+    if raw == "null":
+        return None
+    try:
+        document = tomllib.loads(f"value = {raw}")
+    except tomllib.TOMLDecodeError:
+        return raw
+    return document["value"] if list(document) == ["value"] else raw
+
+
+def describe_invalid(error: ValidationError) -> str:
+    """One line for the first thing wrong: the setting, the value received and the rule."""
+    first = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(_known_keys(first["loc"][:-1]))
+        return f"there is no setting {name}; known here: {known}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"setting {name} = {first['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _known_keys(location: Sequence[int | str]) -> list[str]:
+    model: Any = Config
+    for part in location:
+        field = model.model_fields.get(part) if isinstance(part, str) and hasattr(model, "model_fields") else None
+        if field is None:
+            return ["see the README"]
+        model = field.annotation
+    return sorted(model.model_fields)
+
+
+def _section(values: Mapping[str, Any], section: str) -> dict[str, Any]:
+    current = values.get(section, {})
+    if not isinstance(current, dict):
+        raise ConfigError(f"setting {section} = {current!r}: a section of settings is expected here, as [{section}]")
+    return current

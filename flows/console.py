@@ -1,0 +1,82 @@
+"""What a command prints and how it ends: one table or one JSON object; a known fault is one line and exit code 1."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import typer
+
+from cnn.errors import SafelightError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def run_command(action: Callable[[], Mapping[str, Any]], as_json: bool, show: Callable[[Mapping[str, Any]], None]) -> None:
+    """Run a command's body and print its answer; end the process with the right code when it fails."""
+    try:
+        answer = action()
+    except SafelightError as fault:
+        _fail(str(fault))
+    except KeyboardInterrupt:
+        _end("stopped; what was finished is kept, the same command goes on from there", INTERRUPTED)
+    except OSError as fault:
+        if not fault.strerror:
+            raise
+        _fail(f"{fault.filename}: {fault.strerror}" if fault.filename else fault.strerror)
+    if as_json:
+        print(json.dumps(answer, sort_keys=True, allow_nan=False))
+    else:
+        show(answer)
+
+
+def show_table(title: str, rows: Mapping[str, Any]) -> None:
+    """A table of names and values on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", show_header=False, title_style="bold", pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, Text(format_value(value)))
+    Console().print(table)
+
+
+def format_value(value: Any) -> str:
+    """A value as people read it: mappings and lists in one line, floats with four digits, control characters escaped."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {format_value(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(format_value(item) for item in value)
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    if isinstance(value, float):
+        return f"{value:,.4f}".rstrip("0").rstrip(".")
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(value))
+
+
+def open_prefect() -> None:
+    """Point Prefect at a server: the one configured, else a local one that is started now and reused later.
+
+    Called before Prefect is imported; its log goes to the server, and to the terminal only where nothing else tells.
+    """
+    from flows.progress import say
+    from infra.servers import ensure_prefect_server
+
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ["PREFECT_API_URL"] = ensure_prefect_server(say)
+
+
+def _fail(message: str) -> NoReturn:
+    _end(f"error: {' '.join(message.split())}", 1)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    print(format_value(message), file=sys.stderr)
+    raise typer.Exit(code) from None

@@ -1,0 +1,61 @@
+"""What each command answers: the JSON objects that other programs rely on, as frozen values."""
+
+from cnn.spec import Spec
+
+
+class ShardCounts(Spec):
+    """Shards written by this run, and shards that stood already."""
+
+    built: int
+    reused: int
+
+
+class PrepareReport(Spec):
+    """The answer of `prepare`. `seconds`: from the start of listing to the published manifest."""
+
+    dataset: str
+    manifest: str
+    digest: str
+    files: int
+    outcomes: dict[str, int]
+    splits: dict[str, int]
+    classes: list[str]
+    shards: ShardCounts
+    seconds: float
+    images_per_second: float
+
+
+class GateReport(Spec):
+    """What the gate said of a version, and why."""
+
+    verdict: str
+    reasons: list[str]
+
+
+class TrainReport(Spec):
+    """The answer of `train` and `retrain`."""
+
+    model: str
+    version: int
+    alias: str
+    run_id: str
+    dataset: str
+    metrics: dict[str, float]
+    gate: GateReport
+    seconds: float
+
+
+class ScoreReport(Spec):
+    """The answer of `score`. `seconds`: from the start of listing to the published batch."""
+
+    batch: str
+    predictions: str
+    report: str
+    model: str
+    version: int
+    files: int
+    outcomes: dict[str, int]
+    scored: int
+    reused: int
+    seconds: float
+    images_per_second: float

@@ -1,0 +1,53 @@
+"""A model's name, its folders and cron lines in; deployments served by this process until it is stopped."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from prefect import serve
+from prefect.schedules import Cron
+
+from flows.config import Config
+from flows.progress import say
+from flows.retrain import retrain
+from flows.score import score
+
+
+@dataclass(frozen=True)
+class Served:
+    """What is to be served; a deployment without a folder is there, but its schedule is paused."""
+
+    name: str
+    workspace: str
+    config: Config
+    source: str | None
+    inbox: str | None
+
+
+def make_deployments(served: Served) -> list[Any]:
+    """The deployments `retrain/nightly` and `score/hourly`, one run at a time each."""
+    common = {"name": served.name, "workspace": served.workspace, "config": served.config.model_dump(mode="json")}
+    plans = (
+        (retrain, "nightly", served.config.schedule.retrain, served.source),
+        (score, "hourly", served.config.schedule.score, served.inbox),
+    )
+    return [
+        flow.to_deployment(
+            name=title,
+            schedules=[Cron(cron, timezone=served.config.schedule.timezone)],
+            paused=folder is None,
+            parameters=common | ({"source": folder} if folder else {}),
+            concurrency_limit=1,
+        )
+        for flow, title, cron, folder in plans
+    ]
+
+
+def serve_deployments(served: Served) -> dict[str, Any]:
+    """Serve until Ctrl-C or SIGTERM; runs come from the schedules and from `prefect deployment run`."""
+    deployments = make_deployments(served)
+    names = ["retrain/nightly", "score/hourly"]
+    for title, folder, option in zip(names, (served.source, served.inbox), ("--source", "--inbox"), strict=True):
+        state = f"on schedule, from {folder}" if folder else f"paused: give {option}"
+        say(f"serving {title} ({state})")
+    serve(*deployments, print_starting_message=False, limit=1)
+    return {"served": names, "model": served.name}

@@ -1,0 +1,55 @@
+"""A source in, one `Listed` per file out: its label (the top folder) or the rule by which it is ignored."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from infra.storage import Entry, Source
+
+# What operating systems, file managers and half-finished transfers leave in folders; everything else is looked at.
+SYSTEM_NAMES = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r", "$recycle.bin", "system volume information")
+UNFINISHED = ("*.tmp", "*.part", "*.partial", "*.crdownload", "~$*")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One file of the source: `label` is None at the top level, `ignored` names the rule that leaves it out."""
+
+    entry: Entry
+    label: str | None
+    ignored: str | None
+
+
+def list_source(source: Source) -> list[Listed]:
+    """Every file of the source, sorted by path; each ends in one row of the ledger."""
+    return [classify_entry(entry) for entry in sorted(source.list(), key=lambda entry: entry.path)]
+
+
+def classify_entry(entry: Entry) -> Listed:
+    """The label and the ignore rule of one entry, from its path alone."""
+    parts = entry.path.split("/")
+    label = parts[0] if len(parts) > 1 else None
+    rule = next(filter(None, map(ignore_rule, parts)), None)
+    return Listed(entry, label, rule)
+
+
+def ignore_rule(name: str) -> str | None:
+    """`hidden`, `system`, `unfinished`, or None for a name that is looked at."""
+    lowered = name.lower()
+    if name.startswith("."):
+        return "hidden"
+    if lowered in SYSTEM_NAMES:
+        return "system"
+    if any(fnmatchcase(lowered, pattern) for pattern in UNFINISHED):
+        return "unfinished"
+    return None
+
+
+def find_classes(listed: Iterable[Listed], previous: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Class names; the position is the label id in the shards.
+
+    Classes of the previous version keep their ids and new ones follow, sorted; when one has vanished all are sorted anew.
+    """
+    names = {item.label for item in listed if item.label is not None and item.ignored is None}
+    kept = previous if set(previous) <= names else ()
+    return (*kept, *sorted(names - set(kept)))

@@ -1,0 +1,107 @@
+"""flows/config.py: what a setting becomes, and one line for each that cannot be obeyed."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cnn.errors import ConfigError
+from flows.config import Config, load_config, parse_setting, parse_value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("[96,96]", [96, 96]),
+        ('"lenet"', "lenet"),
+        ("lenet", "lenet"),
+        ("0.25", 0.25),
+        ("3", 3),
+        ("true", True),
+        ("null", None),
+        ("two words", "two words"),
+        ("", ""),
+        ("1\nother = 2", "1\nother = 2"),
+        ('{kind = "flatten"}', {"kind": "flatten"}),
+    ],
+)
+def test_values_are_toml_and_bare_words_are_strings(text, value):
+    assert parse_value(text) == value
+
+
+def test_settings_go_on_top_of_the_file(tmp_path):
+    file = tmp_path / "safelight.toml"
+    file.write_text("[image]\nsize = [64, 64]\nchannels = 1\n[fit]\nepochs = 3\n")
+    config = load_config(file, ["image.size=[96,80]", "model.preset=lenet"])
+    assert config.image.size == (96, 80)
+    assert config.image.channels == 1
+    assert config.fit.epochs == 3
+    assert config.model.preset == "lenet"
+
+
+def test_a_file_here_is_found_and_none_is_needed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config(None) == Config()
+    (tmp_path / "safelight.toml").write_text("[fit]\nepochs = 7\n")
+    assert load_config(None).fit.epochs == 7
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("image.siz=[1,1]", ["image.siz", "known here", "size"]),
+        ("imag.size=[1,1]", ["imag", "known here", "image"]),
+        ("image.size=[0,96]", ["image.size", "from 1 to 4096", "[0, 96]"]),
+        ("image.channels=2", ["image.channels", "2"]),
+        ("split.test=1.5", ["split.test", "1.5"]),
+        ("fit.epochs=many", ["fit.epochs", "many"]),
+        ("image=3", ["section.key=value"]),
+        ("image.size", ["section.key=value"]),
+        ("split.group=(", ["split.group", "regular expression"]),
+    ],
+)
+def test_what_cannot_be_obeyed_is_one_line(setting, words):
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, [setting])
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_shares_that_leave_no_training_images_are_refused():
+    with pytest.raises(ConfigError, match="split"):
+        load_config(None, ["split.validation=0.6", "split.test=0.4"])
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="nowhere"):
+        load_config(tmp_path / "nowhere.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[image\n")
+    with pytest.raises(ConfigError, match=r"broken\.toml"):
+        load_config(broken)
+    broken.write_text("image = 3\n")
+    with pytest.raises(ConfigError, match="image"):
+        load_config(broken)
+
+
+@given(text=st.text(max_size=60))
+def test_no_setting_is_a_traceback(text):
+    try:
+        load_config(None, [text])
+    except ConfigError as fault:
+        assert str(fault)
+
+
+@given(name=st.sampled_from(["image.size", "fit.epochs", "model.layers", "split.group"]), value=st.text(max_size=30))
+def test_no_value_is_a_traceback(name, value):
+    assert parse_setting(f"{name}={value}")[:2] == tuple(name.split("."))
+    try:
+        load_config(None, [f"{name}={value}"])
+    except ConfigError as fault:
+        assert name.split(".")[1] in str(fault)
+
+
+def test_a_configuration_survives_json():
+    config = load_config(None, ["image.size=[96,80]", "augment.copies=2", "model.preset=notes"])
+    assert Config.model_validate_json(config.to_json()) == config
+    assert config.digest() == Config.model_validate_json(config.to_json()).digest()

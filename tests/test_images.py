@@ -1,0 +1,193 @@
+"""cnn/images.py: which bytes give which pixels, and which give which reason."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from cnn.errors import BadImage
+from cnn.images import ImageSpec, encode_jpeg, encode_png, read_image, resize_image, thumbnail
+
+PLAIN = ImageSpec(size=(32, 48))
+
+
+def make_photo(width=96, height=64, seed=0):
+    """A smooth colour picture: uint8 (height, width, 3)."""
+    y, x = np.mgrid[0:height, 0:width]
+    noise = np.random.default_rng(seed).normal(0, 4, (height, width, 3))
+    waves = np.stack([x * 2.0, y * 3.0, 128 + 80 * np.sin(x / 9) * np.cos(y / 7)], axis=-1)
+    return np.clip(waves + noise, 0, 255).astype(np.uint8)
+
+
+def save(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def reason_of(data, spec=PLAIN):
+    with pytest.raises(BadImage) as caught:
+        read_image(data, spec)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"])
+def test_every_format_gives_the_same_picture(kind):
+    photo = Image.fromarray(make_photo())
+    decoded = read_image(save(photo, kind), PLAIN)
+    assert decoded.pixels.shape == (32, 48, 3)
+    assert (decoded.width, decoded.height) == (96, 64)
+    reference = np.asarray(photo.resize((48, 32), Image.Resampling.BOX), float)
+    tolerance = 16 if kind == "GIF" else 6  # a GIF has 256 colours
+    assert np.abs(decoded.pixels - reference).mean() < tolerance
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation):
+    photo = Image.fromarray(make_photo())
+    exif = Image.Exif()
+    exif[274] = orientation
+    data = save(photo, "JPEG", quality=95, exif=exif)
+    upright = Image.open(io.BytesIO(data))
+    from PIL import ImageOps
+
+    upright = ImageOps.exif_transpose(upright)
+    spec = ImageSpec(size=(upright.height // 2, upright.width // 2))
+    decoded = read_image(data, spec)
+    expected = np.asarray(upright.resize((upright.width // 2, upright.height // 2), Image.Resampling.BOX), float)
+    assert (decoded.width, decoded.height) == upright.size
+    assert np.abs(decoded.pixels - expected).mean() < 3
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 1000])
+def test_an_orientation_that_does_not_exist_is_upright(orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    photo = Image.fromarray(make_photo())
+    plain, odd = save(photo, "JPEG"), save(photo, "JPEG", exif=exif)
+    assert np.array_equal(read_image(plain, PLAIN).pixels, read_image(odd, PLAIN).pixels)
+
+
+def test_damaged_exif_does_not_cost_the_picture():
+    data = save(Image.fromarray(make_photo()), "JPEG")
+    segment = b"Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff" + b"\xff" * 30
+    damaged = data[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + data[2:]
+    assert np.array_equal(read_image(damaged, PLAIN).pixels, read_image(data, PLAIN).pixels)
+
+
+def test_cmyk_jpeg_keeps_its_colours():
+    photo = Image.new("RGB", (64, 64), (200, 40, 90))
+    decoded = read_image(save(photo.convert("CMYK"), "JPEG", quality=95), ImageSpec(size=(8, 8)))
+    assert np.abs(decoded.pixels.astype(int) - (200, 40, 90)).max() <= 8
+
+
+def test_sixteen_bit_grey_keeps_its_levels():
+    ramp = np.tile(np.arange(256, dtype=np.uint16) * 257, (4, 1))
+    decoded = read_image(save(Image.fromarray(ramp), "PNG"), ImageSpec(size=(4, 256), channels=1))
+    assert np.array_equal(decoded.pixels[0, :, 0], np.arange(256))
+
+
+def test_transparency_shows_the_background():
+    image = Image.new("RGBA", (16, 16), (255, 0, 0, 0))
+    spec = ImageSpec(size=(8, 8), background=(10, 20, 30))
+    assert np.array_equal(read_image(save(image, "PNG"), spec).pixels[0, 0], [10, 20, 30])
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "I;16"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_mode_becomes_the_channels_asked_for(mode, channels):
+    kind = "TIFF" if mode == "CMYK" else "PNG"
+    base = Image.fromarray(make_photo()).convert("L" if mode == "I;16" else "RGB")
+    image = Image.fromarray(np.asarray(base, np.uint16) * 257) if mode == "I;16" else base.convert(mode)
+    decoded = read_image(save(image, kind), ImageSpec(size=(16, 16), channels=channels))
+    assert decoded.pixels.shape == (16, 16, channels)
+    assert decoded.pixels.std() > 5
+
+
+def test_bad_bytes_have_a_reason():
+    photo = save(Image.fromarray(make_photo(400, 300)), "JPEG")
+    assert reason_of(b"") == "empty_file"
+    assert reason_of(b"<html>404</html>") == "not_an_image"
+    assert reason_of(photo[: len(photo) // 2]) == "truncated"
+    assert reason_of(b"\x00\x00\x00\x20ftypheic" + bytes(64)) == "unsupported_format"
+    assert reason_of(photo, ImageSpec(size=(8, 8), max_pixels=1000)) == "too_many_pixels"
+    floats = save(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF")
+    assert reason_of(floats) == "unsupported_mode"
+
+
+def test_a_bomb_is_refused_by_its_header():
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    import zlib
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    assert reason_of(bomb) == "too_many_pixels"
+
+
+def test_crop_takes_the_centre():
+    pixels = np.zeros((20, 60, 3), np.uint8)
+    pixels[:, 20:40] = 255
+    assert resize_image(pixels, ImageSpec(size=(10, 10), resize="crop")).min() == 255
+
+
+def test_pad_keeps_the_whole_picture_on_the_background():
+    pixels = np.zeros((10, 40, 3), np.uint8)
+    padded = resize_image(pixels, ImageSpec(size=(40, 40), resize="pad", background=(9, 8, 7)))
+    assert np.array_equal(padded[0, 0], [9, 8, 7])
+    assert padded[15:25].max() == 0
+
+
+def test_stretch_fills_the_shape():
+    pixels = np.zeros((10, 40, 3), np.uint8)
+    pixels[:, :20] = 200
+    stretched = resize_image(pixels, ImageSpec(size=(20, 20), resize="stretch"))
+    assert stretched[:, :9].min() == 200
+    assert stretched[:, 11:].max() == 0
+
+
+@given(
+    height=st.integers(1, 300),
+    width=st.integers(1, 300),
+    size=st.tuples(st.integers(1, 64), st.integers(1, 64)),
+    resize=st.sampled_from(["crop", "pad", "stretch"]),
+    channels=st.sampled_from([1, 3]),
+)
+def test_any_picture_gets_the_shape_asked_for(height, width, size, resize, channels):
+    pixels = np.full((height, width, channels), 77, np.uint8)
+    result = resize_image(pixels, ImageSpec(size=size, resize=resize, channels=channels, background=(77, 77, 77)))
+    assert result.shape == (*size, channels)
+    assert (result == 77).all()  # a flat picture stays flat: nothing is invented at borders
+
+
+@pytest.mark.parametrize("factor", [1.3, 2.0, 2.7, 3.9, 6.5])
+def test_shrinking_is_antialiased(factor):
+    side = 64
+    big = make_photo(round(side * factor), round(side * factor), seed=3)
+    shrunk = resize_image(big, ImageSpec(size=(side, side))).astype(float)
+    reference = np.asarray(Image.fromarray(big).resize((side, side), Image.Resampling.BICUBIC), float)
+    error = np.mean((shrunk - reference) ** 2)
+    assert 10 * np.log10(255**2 / error) > 35
+
+
+def test_thumbnails_of_a_picture_saved_twice_are_near():
+    photo = make_photo(200, 150)
+    first = read_image(encode_png(photo), PLAIN).pixels
+    again = read_image(encode_jpeg(photo, quality=85), PLAIN).pixels
+    other = read_image(encode_png(make_photo(200, 150, seed=1)[::-1].copy()), PLAIN).pixels
+    assert np.abs(thumbnail(first).astype(int) - thumbnail(again)).max() <= 4
+    assert np.abs(thumbnail(first).astype(int) - thumbnail(other)).max() > 30
+
+
+@given(data=st.binary(max_size=300))
+def test_no_bytes_raise_anything_but_bad_image(data):
+    for prefix in (b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF", b"II*\x00", b"BM"):
+        try:
+            read_image(prefix + data, ImageSpec(size=(4, 4)))
+        except BadImage as fault:
+            assert fault.reason

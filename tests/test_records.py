@@ -1,0 +1,73 @@
+"""cnn/records.py: TFRecord shards that any reader opens, and that are an array at a constant stride."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cnn.errors import IntegrityError
+from cnn.records import decode_record, encode_record, iterate_frames, map_raw, raw_layout, read_varints
+
+KEY = "0123456789abcdef" * 4
+records = st.tuples(st.binary(min_size=0, max_size=400), st.integers(0, 2**62), st.integers(0, 2**31))
+
+
+@given(records)
+def test_a_record_comes_back(fields):
+    image, label, copy = fields
+    record = decode_record(encode_record(image, label, KEY, copy))
+    assert (record.image, record.label, record.key, record.copy) == (image, label, KEY, copy)
+
+
+@given(size=st.integers(1, 70_000), label=st.integers(0, 2**40), copy=st.integers(0, 2**20))
+def test_raw_records_have_one_length_and_the_layout_finds_the_fields(size, label, copy):
+    image = np.random.default_rng(size).bytes(size)
+    record, layout = encode_record(image, label, KEY, copy), raw_layout(size)
+    assert len(record) == layout.stride
+    assert record[layout.image : layout.image + size] == image
+    row = np.frombuffer(record, np.uint8)[None]
+    assert read_varints(row, layout.label)[0] == label
+    assert read_varints(row, layout.copy)[0] == copy
+    assert record[layout.key : layout.key + 64] == KEY.encode()
+
+
+@given(st.lists(records, min_size=1, max_size=5), st.data())
+def test_one_flipped_bit_is_found(items, data):
+    shard = bytearray(b"".join(encode_record(image, label, KEY, copy) for image, label, copy in items))
+    assert len(list(iterate_frames(bytes(shard)))) == len(items)
+    position = data.draw(st.integers(0, len(shard) * 8 - 1))
+    shard[position // 8] ^= 1 << position % 8
+    with pytest.raises(IntegrityError):
+        list(iterate_frames(bytes(shard)))
+
+
+def test_a_shard_that_is_cut_short_is_found(tmp_path):
+    shard = encode_record(bytes(12), 1, KEY, 0) * 3
+    with pytest.raises(IntegrityError, match="byte"):
+        list(iterate_frames(shard[:-5]))
+    path = tmp_path / "cut.tfrecord"
+    path.write_bytes(shard[:-5])
+    with pytest.raises(IntegrityError, match="prepare the dataset again"):
+        map_raw(path, 3, 12)
+
+
+def test_tensorflow_reads_the_same_records(tmp_path):
+    from cnn.backend import import_tensorflow
+
+    tf = import_tensorflow()
+    images = [np.random.default_rng(seed).bytes(48) for seed in range(5)]
+    path = tmp_path / "shard.tfrecord"
+    path.write_bytes(b"".join(encode_record(image, row * 1000, KEY, row) for row, image in enumerate(images)))
+    features = {
+        "image": tf.io.FixedLenFeature([], tf.string),
+        "label": tf.io.FixedLenFeature([], tf.int64),
+        "key": tf.io.FixedLenFeature([], tf.string),
+        "copy": tf.io.FixedLenFeature([], tf.int64),
+    }
+    parsed = [tf.io.parse_single_example(raw, features) for raw in tf.data.TFRecordDataset(str(path))]
+    assert [row["image"].numpy() for row in parsed] == images
+    assert [int(row["label"]) for row in parsed] == [0, 1000, 2000, 3000, 4000]
+    assert [int(row["copy"]) for row in parsed] == [0, 1, 2, 3, 4]
+    assert {row["key"].numpy() for row in parsed} == {KEY.encode()}
+    mapped, layout = map_raw(path, 5, 48), raw_layout(48)
+    assert [mapped[row, layout.image : layout.image + 48].tobytes() for row in range(5)] == images
