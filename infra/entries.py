@@ -1,0 +1,48 @@
+"""Listed files as values: one `Entry` for each, a fixed order, and names and addresses that can be trusted."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import urlsplit, urlunsplit
+
+from cnn.errors import StorageError
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file as it was listed; with a `problem` it is accounted for, but cannot be read.
+
+    `path` is relative, with "/" between its parts; bytes that are no UTF-8 are surrogate escapes.
+    `modified` changes when the file does: "mtime_ns.ctime_ns", or the ETag of an object.
+    `problem` is a reason code: not_a_regular_file, unreadable, symlink_outside, symlink_dangling, symlink_loop,
+    symlink_nested, archived.
+    """
+
+    path: str
+    size: int
+    modified: str
+    problem: str | None = None
+
+
+def sort_entries(entries: Iterable[Entry]) -> list[Entry]:
+    """The entries in the order of their paths' bytes, which is also the order of S3."""
+    return sorted(entries, key=lambda entry: entry.path.encode("utf-8", "surrogateescape"))
+
+
+def check_name(path: str) -> str:
+    """`path`, when it names something inside a store. Raises: StorageError."""
+    parts = path.split("/")
+    if "\0" in path or any(part in ("", ".", "..") for part in parts):
+        raise StorageError(f"{path!r} is no name for a file in a workspace; use a relative path without '..'")
+    return path
+
+
+def redact(uri: str) -> str:
+    """`uri` without user information, query and fragment: fit for logs, databases and people."""
+    if "://" not in uri:
+        return uri
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return uri.partition("://")[0] + "://..."
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))

@@ -1,0 +1,257 @@
+"""A local folder in; a read-only `LocalSource`, or a `LocalStore` whose writes are atomic and on disk, out."""
+
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cnn.errors import BadImage, SourceError, StorageError
+from infra.entries import Entry, check_name
+from infra.walking import is_inside, open_unseen, walk_folder
+
+FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+TEMPORARY = ".tmp-"
+WAYS_OUT = {
+    errno.ENOSPC: "free some space or choose another workspace",
+    errno.EDQUOT: "free some space or choose another workspace",
+    errno.EROFS: "choose a workspace that can be written to",
+    errno.EACCES: "change its permissions or choose another workspace",
+    errno.EPERM: "change its permissions or choose another workspace",
+    errno.ENOENT: "prepare the workspace again or name the right one",
+}
+REASONS = {
+    errno.ENOENT: "vanished",
+    errno.ENOTDIR: "vanished",
+    errno.ESTALE: "vanished",
+    errno.ENXIO: "not_a_regular_file",
+    errno.EISDIR: "not_a_regular_file",
+    errno.ELOOP: "symlink_loop",
+}
+
+
+class LocalSource:
+    """A folder that is only read; see `infra.storage.Source`."""
+
+    is_local = True
+
+    def __init__(self, folder: Path) -> None:
+        self.uri = str(folder)
+        self._root = os.path.realpath(folder)
+        try:
+            if not stat.S_ISDIR(os.stat(self._root).st_mode):
+                raise SourceError(f"{folder} is no folder; give the folder that holds the images")
+        except OSError as error:
+            raise SourceError(_explain_source(folder, error)) from None
+        if not os.access(self._root, os.R_OK | os.X_OK):
+            raise SourceError(f"{folder} cannot be read: permission denied; give this user read access to it")
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """See `infra.storage.Source`."""
+        try:
+            yield from walk_folder(self._root, prefix)
+        except OSError as error:
+            raise SourceError(_explain_source(self.uri, error)) from None
+
+    def read(self, path: str) -> bytes:
+        """See `infra.storage.Source`."""
+        for _ in range(2):
+            data = self._read_once(path)
+            if data is not None:
+                return data
+        raise BadImage("changed_during_read", "its size or time changed while it was read, twice")
+
+    def uri_of(self, path: str) -> str:
+        """See `infra.storage.Source`."""
+        return os.path.join(self.uri, path)
+
+    def _read_once(self, path: str) -> bytes | None:
+        """The bytes, or None when the file was written to meanwhile."""
+        place = os.path.join(self._root, path)
+        try:
+            handle = open_unseen(place, FILE_FLAGS)
+        except (OSError, ValueError) as error:
+            raise _to_bad_image(error) from None
+        try:
+            if not is_inside(_resolve_handle(handle, place), self._root):
+                raise BadImage("symlink_outside", "it leads out of the source folder")
+            return _read_steady(handle)
+        except OSError as error:
+            raise _to_bad_image(error) from None
+        finally:
+            os.close(handle)
+
+
+def _read_steady(handle: int) -> bytes | None:
+    before = os.fstat(handle)
+    if not stat.S_ISREG(before.st_mode):
+        raise BadImage("not_a_regular_file")
+    parts, wanted = [], before.st_size + 1  # one byte more than there should be, so that growth shows
+    while wanted > 0 and (part := os.read(handle, wanted)):
+        parts.append(part)
+        wanted -= len(part)
+    after = os.fstat(handle)
+    steady = wanted == 1 and (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
+    return b"".join(parts) if steady else None
+
+
+def _resolve_handle(handle: int, place: str) -> str:
+    """Where an open file really is. /proc answers for the open file itself; elsewhere its path is resolved again."""
+    try:
+        return os.readlink(f"/proc/self/fd/{handle}")
+    except OSError:
+        return os.path.realpath(place)
+
+
+def _to_bad_image(error: OSError | ValueError) -> BadImage:
+    number = getattr(error, "errno", None)
+    return BadImage(REASONS.get(number or 0, "unreadable"), os.strerror(number) if number else "an impossible name")
+
+
+def _explain_source(folder: object, error: OSError) -> str:
+    cause = (error.strerror or "unknown cause").lower()
+    return f"{folder} cannot be read: {cause}; give a folder that exists and that this user can read"
+
+
+class LocalStore:
+    """A workspace folder; see `infra.storage.Store`."""
+
+    is_local = True
+
+    def __init__(self, folder: Path) -> None:
+        self.uri = str(folder)
+        self.root = folder
+        if folder.exists() and not folder.is_dir():
+            raise StorageError(f"{folder} is a file, no workspace; choose another workspace")
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """See `infra.storage.Store`."""
+        if not self.root.exists():
+            return
+        with _explained("list", self.root):
+            yield from walk_folder(self.uri, prefix)
+
+    def read(self, path: str) -> bytes:
+        """See `infra.storage.Store`."""
+        place = self._place(path)
+        with _explained("read", place):
+            return place.read_bytes()
+
+    def write(self, path: str, data: bytes) -> None:
+        """See `infra.storage.Store`."""
+        place = self._place(path)
+        with _explained("write", place), self._replacing(place) as temporary:
+            _write_new(temporary, data)
+
+    def write_if(self, path: str, data: bytes, expected: bytes | None) -> bool:
+        """See `infra.storage.Store`."""
+        place = self._place(path)
+        with _explained("write", place):
+            self._make_folder(place.parent)
+            with _locked(place.parent):
+                held = place.read_bytes() if place.exists() else None
+                if held != expected:
+                    return False
+                self.write(path, data)
+                return True
+
+    def put_file(self, path: str, local: Path) -> None:
+        """See `infra.storage.Store`."""
+        place = self._place(path)
+        with _explained("write", place), self._replacing(place) as temporary:
+            shutil.copyfile(local, temporary)  # no link: a file that is written to later must not change this one
+            _sync(temporary)
+
+    def fetch(self, path: str) -> Path:
+        """See `infra.storage.Store`."""
+        place = self._place(path)
+        with _explained("read", place):
+            place.stat()
+        return place
+
+    def exists(self, path: str) -> bool:
+        """See `infra.storage.Store`."""
+        place = self._place(path)
+        with _explained("read", place):
+            return place.is_file()
+
+    def delete(self, path: str) -> None:
+        """See `infra.storage.Store`."""
+        place = self._place(path)
+        with _explained("delete", place):
+            place.unlink(missing_ok=True)
+
+    def uri_of(self, path: str) -> str:
+        """See `infra.storage.Store`."""
+        return str(self._place(path))
+
+    def _place(self, path: str) -> Path:
+        return self.root / check_name(path)
+
+    @contextmanager
+    def _replacing(self, place: Path) -> Iterator[Path]:
+        """A new name in the folder of `place`, which takes its place, on disk, when the block ends well."""
+        self._make_folder(place.parent)
+        temporary = place.with_name(TEMPORARY + secrets.token_hex(8))
+        try:
+            yield temporary
+            os.replace(temporary, place)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        _sync(place.parent)
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make `folder` and those above it; each new name is on disk before anything is written below it."""
+        if folder.is_dir():
+            return
+        self._make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync(folder.parent)
+
+
+def _write_new(place: Path, data: bytes) -> None:
+    handle = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(place: Path) -> None:
+    """Bring a file, or the names in a folder, to disk."""
+    handle = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems cannot sync a folder
+            raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder: on the folder itself, so that no lock file is left; it ends with its holder."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _explained(action: str, place: Path) -> Iterator[None]:
+    """Turn an OSError into one line that names the file and the way out."""
+    try:
+        yield
+    except OSError as error:
+        way_out = WAYS_OUT.get(error.errno or 0, "check the disk or choose another workspace")
+        cause = (error.strerror or type(error).__name__).lower()
+        raise StorageError(f"cannot {action} {place}: {cause}; {way_out}") from None
