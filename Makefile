@@ -1,0 +1,55 @@
+# Safelight from a fresh clone: `make demo`. PYTHON names another interpreter: make demo PYTHON=python3.12
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+STAMP := .venv/.installed
+ROOMS := cnn infra tasks flows
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test check bench lock clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
+
+install: $(STAMP) ## Make .venv with the locked dependencies and this project
+
+$(STAMP): requirements.lock infra/bootstrap.lock infra/build.lock infra/install.sh pyproject.toml
+	@infra/install.sh "$(PYTHON)" .venv requirements.lock
+	@touch $@
+
+demo: install ## Run the whole loop on 1,797 handwritten digits
+	$(BIN)/safelight demo $(ARGS)
+
+test: install ## Run the tests, in under ten minutes on two cores (ARGS="-k name" for some)
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+check: install ## Lint, formatting, types and the direction of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy $(ROOMS) tests
+	$(BIN)/lint-imports
+
+bench: install ## Run the measurements in tests/bench
+	@set -e; for script in tests/bench/*.py; do \
+		test -e "$$script" || { echo "no measurement in tests/bench"; break; }; \
+		echo "== $$script"; $(BIN)/python "$$script" $(ARGS); \
+	done
+
+# The other locks take their pins from requirements.lock. Pins stay as they are; ARGS=--upgrade renews them all,
+# ARGS="--upgrade-package pillow" one.
+COMPILE = .venv/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --custom-compile-command "make lock" $(ARGS)
+
+lock: install ## Resolve the dependencies again, into every lock file
+	$(BIN)/python -m pip install --quiet --require-hashes -r infra/bootstrap.lock
+	$(COMPILE) --extra cpu --extra dev --extra servers pyproject.toml -o requirements.lock
+	$(COMPILE) --extra cpu --extra servers -c requirements.lock pyproject.toml -o infra/requirements-cpu.lock
+	$(COMPILE) --extra gpu --extra servers -c requirements.lock pyproject.toml -o infra/requirements-gpu.lock
+	echo 'setuptools>=77' | $(COMPILE) - -o infra/build.lock
+	echo 'uv' | $(COMPILE) - -o infra/bootstrap.lock
+	@echo "safelight: locked; make install installs what changed"
+
+clean: ## Remove .venv, caches and build leftovers; workspaces stay
+	rm -rf .venv build dist safelight.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find $(ROOMS) tests -name __pycache__ -type d -prune -exec rm -rf {} +
