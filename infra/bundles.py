@@ -1,0 +1,84 @@
+"""A registered version's bundle in, a verified local folder out, kept by digest. Who brings it is an argument."""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from cnn.bundle import INFO, ONNX, BundleInfo, read_bundle
+from cnn.errors import IntegrityError
+
+
+def bundle_tags(folder: Path, info: BundleInfo) -> dict[str, str]:
+    """What a version says about the bundle that it carries."""
+    return {
+        "bundle": hash_file(folder / INFO),
+        "onnx": info.files[ONNX],
+        "dataset": info.dataset,
+        "dataset_digest": info.dataset_digest,
+    }
+
+
+def keep_bundle(digest: str, folder: Path, bring: Callable[[str, Path], None], culprit: str) -> Path:
+    """`folder`/`digest`, holding the bundle whose bundle.json has this sha256; brought when it is not there or damaged.
+
+    `bring(name, target)` writes one file of the bundle into the folder `target`. Only bundle.json, and what it names
+    after it was found to be the registered one, is ever asked for.
+
+    Raises:
+        IntegrityError: what came is not what was registered.
+    """
+    kept = folder / digest
+    if kept.is_dir():
+        try:
+            _check(kept, digest, culprit)
+            return kept
+        except IntegrityError:
+            shutil.rmtree(kept, ignore_errors=True)  # a cache heals itself; the registry has the original
+    folder.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
+    try:
+        bring(INFO, part)
+        for name in sorted(_read_info(part, digest, culprit).files):
+            bring(name, part)
+        _check(part, digest, culprit)
+        _keep(part, kept)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return kept
+
+
+def hash_file(path: Path) -> str:
+    """sha256 (hex) of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check(folder: Path, digest: str, culprit: str) -> None:
+    _read_info(folder, digest, culprit)
+    try:
+        read_bundle(folder)
+    except IntegrityError as error:
+        raise IntegrityError(f"{culprit}: {error}") from None
+
+
+def _read_info(folder: Path, digest: str, culprit: str) -> BundleInfo:
+    path = folder / INFO
+    if not path.is_file() or hash_file(path) != digest:
+        raise IntegrityError(f"{culprit}: {INFO} is not the one that was registered; roll back, or train again")
+    try:
+        return BundleInfo.model_validate_json(path.read_bytes())
+    except ValidationError:
+        raise IntegrityError(f"{culprit}: {INFO} is from another version of Safelight; train again") from None
+
+
+def _keep(part: Path, kept: Path) -> None:
+    part.chmod(0o755)
+    try:
+        part.rename(kept)
+    except OSError:
+        if not kept.is_dir():  # else another process was first, with the same bytes
+            raise

@@ -1,0 +1,299 @@
+"""Runs, bundles and model versions in, the champion and its history out: the one module that knows MLflow.
+
+MLflow is imported at the first call, not with this module (1.4 s); the first call on a new database lays out its tables
+(2 s, once). `Registry.warm_up` does both, to be called in a thread while something else is under way.
+
+Tags of a version: `bundle` and `onnx` (sha256 of bundle.json and model.onnx), `dataset`, `dataset_digest`, `run_key`,
+`metric.<name>`, and what the gate said (`gate.verdict`, `gate.reasons`). Tags of a model: its moves (infra/moves.py).
+"""
+
+import hashlib
+import logging
+import os
+import random
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+import cnn
+from cnn.bundle import read_bundle
+from cnn.errors import RegistryError, SafelightError, ServerError
+from infra.bundles import bundle_tags, keep_bundle
+from infra.tracking import check_name, flatten_parameters, prepare_database, redact
+from infra.tracking import resolve_tracking as resolve_tracking
+from infra.versions import CHALLENGER as CHALLENGER
+from infra.versions import CHAMPION as CHAMPION
+from infra.versions import METRIC, AbsentError, VersionInfo, Versions
+
+DATA = "data/bundle"  # where a pyfunc model keeps the folder that was logged as `bundle`
+RETRY_SECONDS = 90.0
+# What `cnn.pyfunc` needs to score; the versions installed here are pinned in the model.
+SCORING_PACKAGES = ("mlflow", "numpy", "onnxruntime", "opencv-python-headless", "pandas", "pillow", "pydantic", "scipy")
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+class Registry(Versions):
+    """MLflow at `tracking_uri`; artifacts under `artifact_root`, or where a server keeps them when it is None."""
+
+    def __init__(
+        self,
+        tracking_uri: str,
+        artifact_root: str | None,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.tracking_uri = tracking_uri
+        self.artifact_root = artifact_root.rstrip("/") if artifact_root else None
+        self._clock = clock
+        self._sleep = sleep
+        self._experiments: dict[str, str] = {}
+
+    def warm_up(self) -> None:
+        """Import MLflow and lay out or check the tables, so that the next call answers at once."""
+        self._ask("search_registered_models", max_results=1)
+
+    def find_run(self, name: str, key: str) -> str | None:
+        """The id of the run with this run key, or None."""
+        found = self._ask("search_runs", [self._experiment(name)], f"tags.run_key = '{key}'", max_results=1)
+        return str(found[0].info.run_id) if found else None
+
+    def start_run(self, name: str, key: str, parameters: Mapping[str, object]) -> str:
+        """The id of the run with this run key, continued when there is one: a killed training stays one run."""
+        run_id = self.find_run(name, key)
+        if run_id is None:
+            tags = {"run_key": key, "mlflow.source.name": "safelight"}
+            run_id = str(self._ask("create_run", self._experiment(name), tags=tags, run_name=key[:12]).info.run_id)
+        else:
+            self._ask("update_run", run_id, status="RUNNING")
+        self.log_parameters(run_id, parameters)
+        return run_id
+
+    def log_parameters(self, run_id: str, parameters: Mapping[str, object]) -> None:
+        """Keep nested settings as `section.key`, without credentials; the same value again is no fault."""
+        import_mlflow()
+        from mlflow.entities import Param
+
+        flat = [Param(key, value) for key, value in sorted(flatten_parameters(parameters).items())]
+        for start in range(0, len(flat), 100):
+            self._ask("log_batch", run_id, params=flat[start : start + 100])
+
+    def log_epoch(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
+        """Keep the metrics of one epoch, in one transaction."""
+        import_mlflow()
+        from mlflow.entities import Metric
+
+        now = int(self._clock() * 1000)
+        self._ask("log_batch", run_id, metrics=[Metric(key, float(value), now, step) for key, value in metrics.items()])
+
+    def log_folder(self, run_id: str, folder: Path, path: str | None = None) -> None:
+        """Copy the files of a folder to the run's artifacts, below `path`."""
+        self._transfer(f"artifacts of run {run_id}", lambda: self._client.log_artifacts(run_id, str(folder), path))
+
+    def finish_run(self, run_id: str, status: str) -> None:
+        """End a run as FINISHED, FAILED or KILLED."""
+        self._ask("set_terminated", run_id, status=status, end_time=int(self._clock() * 1000))
+
+    def register_version(
+        self, name: str, run_id: str, bundle: Path, metrics: Mapping[str, float], tags: Mapping[str, str] | None = None
+    ) -> VersionInfo:
+        """A new version that carries the bundle; or the one that this run registered before.
+
+        The version is made last, in one transaction with its tags, when every artifact has arrived: a process killed
+        on the way leaves no version.
+
+        Raises:
+            ConfigError: MLflow or a folder cannot hold the name.
+            IntegrityError: the bundle is not what its checksums say.
+            RegistryError: MLflow refuses, or an artifact did not arrive whole.
+        """
+        info = read_bundle(bundle)
+        self._ensure_model(check_name(name))
+        known = next((version for version in self.versions(name) if version.run_id == run_id), None)
+        if known is not None:
+            return known
+        facts = {
+            **(tags or {}),
+            **bundle_tags(bundle, info),
+            **{METRIC + key: repr(float(metrics[key])) for key in metrics},
+        }
+        run = self._ask("get_run", run_id)
+        facts["run_key"] = run.data.tags.get("run_key", "")
+        model = self._ask("create_logged_model", run.info.experiment_id, name="bundle", source_run_id=run_id)
+        self._send_model(model, run_id, bundle)
+        named = {"tags": facts, "model_id": model.model_id, "await_creation_for": 0}
+        made = self._ask("create_model_version", name, model.artifact_location, run_id, **named)
+        return self.version(name, int(made.version))
+
+    def fetch_bundle(self, version: VersionInfo, folder: Path) -> Path:
+        """The version's bundle as a verified folder below `folder`, downloaded once per digest.
+
+        Raises:
+            IntegrityError: what came is not what was registered.
+            RegistryError: the version carries no bundle, or it cannot be fetched.
+        """
+        culprit = f"model {version.name} version {version.version}"
+        if not version.bundle:
+            raise RegistryError(f"{culprit} carries no Safelight bundle; choose a version that does")
+
+        def bring(name: str, target: Path) -> None:
+            with tempfile.TemporaryDirectory(dir=target) as scratch:
+                self._transfer(culprit, lambda: self._artifacts(version).download_artifacts(f"{DATA}/{name}", scratch))
+                Path(scratch, DATA, name).replace(target / name)
+
+        return keep_bundle(version.bundle, folder, bring, culprit)
+
+    def _artifacts(self, version: VersionInfo) -> Any:
+        """Where the version's artifacts lie now: a local workspace may have been moved since."""
+        import_mlflow()
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        location, root = version.location, self.artifact_root or ""
+        model = location.partition("/models/m-")[2]
+        if model and location.startswith("file:") and root.startswith("file:"):
+            location = f"{root}/models/m-{model}"
+        return get_artifact_repository(location, tracking_uri=self.tracking_uri)
+
+    def _send_model(self, model: Any, run_id: str, bundle: Path) -> None:
+        """Lay the bundle out as a pyfunc model, send it, and see that every file arrived at its full length."""
+        culprit = f"the bundle of run {run_id}"
+        with tempfile.TemporaryDirectory(prefix="safelight-") as scratch:
+            folder = _lay_out_model(model, run_id, bundle, Path(scratch))
+            self._transfer(culprit, lambda: self._client.log_model_artifacts(model.model_id, str(folder)))
+            sent = {path.name: path.stat().st_size for path in (folder / DATA).iterdir()}
+        listed = self._transfer(culprit, lambda: self._client.list_logged_model_artifacts(model.model_id, DATA))
+        arrived = {Path(file.path).name: file.file_size for file in listed}
+        if missing := sorted(name for name, size in sent.items() if arrived.get(name) != size):
+            raise RegistryError(f"{culprit}: {', '.join(missing)} did not arrive whole; run the same command again")
+        self._ask("finalize_logged_model", model.model_id, "READY")
+
+    def _ensure_model(self, name: str) -> None:
+        try:
+            self._ask("get_registered_model", name)
+        except AbsentError:
+            self._ask("create_registered_model", name)
+
+    def _experiment(self, name: str) -> str:
+        """The id of the model's experiment; a workspace that was moved gets a new one, where its artifacts are now."""
+        if name not in self._experiments:
+            marks = ("", f" ({hashlib.sha256((self.artifact_root or '').encode()).hexdigest()[:8]})")
+            for title in (check_name(name) + mark for mark in marks):
+                found = self._ask("get_experiment_by_name", title)
+                if found is None:
+                    self._experiments[name] = str(self._ask("create_experiment", title, self.artifact_root))
+                elif self.artifact_root in (None, found.artifact_location):
+                    self._experiments[name] = str(found.experiment_id)
+                if name in self._experiments:
+                    break
+        return self._experiments[name]
+
+    @cached_property
+    def _client(self) -> Any:
+        import_mlflow()
+        from mlflow.tracking import MlflowClient
+
+        prepare_database(self.tracking_uri)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what MLflow's tables deprecate is not for people who run Safelight
+            return MlflowClient(self.tracking_uri, self.tracking_uri)
+
+    def _ask(self, verb: str, *values: Any, **named: Any) -> Any:
+        return self._persist(lambda: getattr(self._client, verb)(*values, **named))
+
+    def _pages(self, verb: str, *values: Any, **named: Any) -> Iterator[Any]:
+        token = None
+        while True:
+            page = self._ask(verb, *values, page_token=token, **named)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _transfer(self, culprit: str, send: Callable[[], Any]) -> Any:
+        try:
+            return self._persist(send)
+        except SafelightError:
+            raise
+        except Exception as error:  # each artifact store raises errors of its own; the kind is recorded
+            raise RegistryError(f"{culprit}: not transferred ({type(error).__name__}: {_one_line(error)})") from None
+
+    def _persist(self, ask: Callable[[], Any]) -> Any:
+        """The answer, asked for again while the database is busy, with growing pauses, for 90 s."""
+        import_mlflow()
+        from mlflow.exceptions import MlflowException
+
+        began, pause = self._clock(), 0.1
+        while True:
+            try:
+                return ask()
+            except MlflowException as error:
+                if not _is_busy(error) or self._clock() - began > RETRY_SECONDS:
+                    raise self._explain(error) from None
+            self._sleep(pause * random.uniform(0.5, 1.5))
+            pause = min(2 * pause, 10.0)
+
+    def _explain(self, error: Any) -> SafelightError:
+        code, text = str(error.error_code), _one_line(error)
+        if code == "RESOURCE_DOES_NOT_EXIST":
+            return AbsentError(text)
+        if _is_busy(error):
+            return ServerError(f"MLflow at {redact(self.tracking_uri)} stays busy ({text}); run the same command again")
+        if "API request" in text or "Max retries" in text:
+            return ServerError(
+                f"MLflow at {redact(self.tracking_uri)} does not answer ({text}); check MLFLOW_TRACKING_URI"
+            )
+        return RegistryError(f"MLflow at {redact(self.tracking_uri)} refused ({text})")
+
+
+def import_mlflow() -> None:
+    """Import MLflow without telemetry, progress bars or chatter."""
+    for key, value in QUIET.items():
+        os.environ.setdefault(key, value)
+    import mlflow  # noqa: F401
+
+    for name, level in {
+        "mlflow": logging.ERROR,
+        "mlflow.store.db.utils": logging.CRITICAL,
+        "alembic": logging.ERROR,
+    }.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def _lay_out_model(model: Any, run_id: str, bundle: Path, scratch: Path) -> Path:
+    shutil.copytree(bundle, scratch / "bundle")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow warns about type hints of its own
+        import mlflow.pyfunc
+        from mlflow.models import Model
+    mlflow.pyfunc.save_model(
+        scratch / "model",
+        loader_module="cnn.pyfunc",
+        data_path=str(scratch / "bundle"),
+        code_paths=[str(Path(cnn.__file__).parent)],
+        pip_requirements=[f"{package}=={installed_version(package)}" for package in SCORING_PACKAGES],
+        mlflow_model=Model(
+            artifact_path=model.artifact_location, model_uuid=model.model_id, run_id=run_id, model_id=model.model_id
+        ),
+    )
+    return scratch / "model"
+
+
+def _is_busy(error: Any) -> bool:
+    return error.error_code == "TEMPORARILY_UNAVAILABLE" or "database is locked" in str(error)
+
+
+def _one_line(error: Exception) -> str:
+    return redact(" ".join(str(error).split()))[:300]

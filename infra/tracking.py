@@ -1,0 +1,124 @@
+"""A workspace's address in, the MLflow database, artifact folder and names that belong to it out. Imports no MLflow."""
+
+import hashlib
+import os
+import re
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from cnn.errors import ConfigError, StorageError
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+PARAMETER_CHARACTERS = 500
+_SECRET = re.compile(r"password|passwd|secret|token|credential|api_?key|access_?key", re.IGNORECASE)
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]+")
+
+
+def resolve_tracking(workspace_uri: str) -> tuple[str, str | None]:
+    """(tracking URI, artifact root) for a workspace; the root is None where an MLflow server keeps its own.
+
+    MLFLOW_TRACKING_URI is obeyed where it is set. Otherwise SQLite: inside a local workspace, and for an s3:// one in
+    the state folder of this machine, with the artifacts in the bucket.
+
+    Raises:
+        ConfigError: the workspace's path cannot stand in a database address.
+    """
+    local = _local_folder(workspace_uri)
+    artifacts = (
+        f"{workspace_uri.rstrip('/')}/mlflow/artifacts" if local is None else (local / "mlflow/artifacts").as_uri()
+    )
+    configured = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if configured:
+        return configured, None if configured.startswith(("http://", "https://")) else artifacts
+    folder = _state_folder(workspace_uri) if local is None else local / "mlflow"
+    if "?" in str(folder):
+        raise ConfigError(f"{folder}: a database address cannot hold '?'; rename the workspace folder")
+    return f"sqlite:///{folder / 'mlflow.db'}", artifacts
+
+
+def prepare_database(tracking_uri: str) -> None:
+    """Make a SQLite database's folder, see that it opens, and let readers work beside a writer where WAL can be had.
+
+    Raises:
+        StorageError: the file cannot be opened, or is no SQLite database.
+    """
+    if not tracking_uri.startswith("sqlite:///"):
+        return
+    path = Path(tracking_uri.removeprefix("sqlite:///"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, timeout=20.0)
+        try:
+            connection.execute("PRAGMA schema_version").fetchone()
+            _switch_to_wal(connection)
+        finally:
+            connection.close()
+    except (sqlite3.DatabaseError, OSError) as error:
+        raise StorageError(
+            f"{path}: MLflow's database does not open ({error}); check the file and its folder"
+        ) from None
+
+
+def check_name(name: str) -> str:
+    """The model name itself, when MLflow, folders and buckets can all hold it.
+
+    Raises:
+        ConfigError: it is empty, too long, or has other characters than letters, digits, '.', '_' and '-'.
+    """
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"model name {name[:80]!r}: use 1 to 64 letters, digits, '.', '_' or '-', and begin with a letter or digit"
+        )
+    return name
+
+
+def redact(text: str) -> str:
+    """The text with user names, passwords and query strings cut out of every address in it."""
+    return _ADDRESS.sub(lambda found: _bare_address(found.group()), text)
+
+
+def flatten_parameters(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
+    """Nested settings as `section.key` → text fit for MLflow: no credentials, at most 500 characters each."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        name = re.sub(r"[^\w./ -]", "_", f"{prefix}{key}")[:250]
+        if isinstance(value, Mapping):
+            flat |= flatten_parameters(value, f"{name}.")
+        elif _SECRET.search(name):
+            flat[name] = "(not shown)"
+        else:
+            text = redact(str(value))
+            flat[name] = text if len(text) <= PARAMETER_CHARACTERS else text[: PARAMETER_CHARACTERS - 1] + "…"
+    return flat
+
+
+def _local_folder(workspace_uri: str) -> Path | None:
+    scheme = workspace_uri.partition("://")[0] if "://" in workspace_uri else ""
+    if scheme == "file":
+        return Path(unquote(urlsplit(workspace_uri).path)).absolute()
+    return None if scheme else Path(workspace_uri).absolute()
+
+
+def _state_folder(workspace_uri: str) -> Path:
+    from infra.home import state_dir
+
+    return state_dir() / "mlflow" / hashlib.sha256(workspace_uri.rstrip("/").encode()).hexdigest()[:16]
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """Network file systems and read-only folders have no WAL: the rollback journal serves there too."""
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        except sqlite3.OperationalError:
+            return
+
+
+def _bare_address(address: str) -> str:
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return "(address not shown)"
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
