@@ -8,8 +8,6 @@ Tags of a version: `bundle` and `onnx` (sha256 of bundle.json and model.onnx), `
 """
 
 import hashlib
-import logging
-import os
 import random
 import shutil
 import tempfile
@@ -25,7 +23,7 @@ import cnn
 from cnn.bundle import read_bundle
 from cnn.errors import RegistryError, SafelightError, ServerError
 from infra.bundles import bundle_tags, keep_bundle
-from infra.tracking import check_name, flatten_parameters, prepare_database, redact
+from infra.tracking import check_name, flatten_parameters, prepare_database, redact, silence_mlflow
 from infra.tracking import resolve_tracking as resolve_tracking
 from infra.versions import CHALLENGER as CHALLENGER
 from infra.versions import CHAMPION as CHAMPION
@@ -35,15 +33,6 @@ DATA = "data/bundle"  # where a pyfunc model keeps the folder that was logged as
 RETRY_SECONDS = 90.0
 # What `cnn.pyfunc` needs to score; the versions installed here are pinned in the model.
 SCORING_PACKAGES = ("mlflow", "numpy", "onnxruntime", "opencv-python-headless", "pandas", "pillow", "pydantic", "scipy")
-QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "1",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
-    "GIT_PYTHON_REFRESH": "quiet",
-}
 
 
 class Registry(Versions):
@@ -120,6 +109,9 @@ class Registry(Versions):
             IntegrityError: the bundle is not what its checksums say.
             RegistryError: MLflow refuses, or an artifact did not arrive whole.
         """
+        import_mlflow()
+        from mlflow.entities import LoggedModelOutput
+
         info = read_bundle(bundle)
         self._ensure_model(check_name(name))
         known = next((version for version in self.versions(name) if version.run_id == run_id), None)
@@ -134,6 +126,7 @@ class Registry(Versions):
         facts["run_key"] = run.data.tags.get("run_key", "")
         model = self._ask("create_logged_model", run.info.experiment_id, name="bundle", source_run_id=run_id)
         self._send_model(model, run_id, bundle)
+        self._ask("log_outputs", run_id, [LoggedModelOutput(model.model_id, step=0)])
         named = {"tags": facts, "model_id": model.model_id, "await_creation_for": 0}
         made = self._ask("create_model_version", name, model.artifact_location, run_id, **named)
         return self.version(name, int(made.version))
@@ -260,34 +253,29 @@ class Registry(Versions):
 
 def import_mlflow() -> None:
     """Import MLflow without telemetry, progress bars or chatter."""
-    for key, value in QUIET.items():
-        os.environ.setdefault(key, value)
+    silence_mlflow()
     import mlflow  # noqa: F401
-
-    for name, level in {
-        "mlflow": logging.ERROR,
-        "mlflow.store.db.utils": logging.CRITICAL,
-        "alembic": logging.ERROR,
-    }.items():
-        logging.getLogger(name).setLevel(level)
 
 
 def _lay_out_model(model: Any, run_id: str, bundle: Path, scratch: Path) -> Path:
     shutil.copytree(bundle, scratch / "bundle")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow warns about type hints of its own
+        warnings.simplefilter("ignore")  # MLflow warns about type hints of its own, and about examples not given
         import mlflow.pyfunc
-        from mlflow.models import Model
-    mlflow.pyfunc.save_model(
-        scratch / "model",
-        loader_module="cnn.pyfunc",
-        data_path=str(scratch / "bundle"),
-        code_paths=[str(Path(cnn.__file__).parent)],
-        pip_requirements=[f"{package}=={installed_version(package)}" for package in SCORING_PACKAGES],
-        mlflow_model=Model(
-            artifact_path=model.artifact_location, model_uuid=model.model_id, run_id=run_id, model_id=model.model_id
-        ),
-    )
+        from mlflow.models import Model, ModelSignature
+        from mlflow.types.schema import ParamSchema, ParamSpec
+
+        mlflow.pyfunc.save_model(
+            scratch / "model",
+            loader_module="cnn.pyfunc",
+            data_path=str(scratch / "bundle"),
+            code_paths=[str(Path(cnn.__file__).parent)],
+            pip_requirements=[f"{package}=={installed_version(package)}" for package in SCORING_PACKAGES],
+            signature=ModelSignature(params=ParamSchema([ParamSpec("top_k", "long", 5)])),
+            mlflow_model=Model(
+                artifact_path=model.artifact_location, model_uuid=model.model_id, run_id=run_id, model_id=model.model_id
+            ),
+        )
     return scratch / "model"
 
 

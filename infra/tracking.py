@@ -1,19 +1,41 @@
 """A workspace's address in, the MLflow database, artifact folder and names that belong to it out. Imports no MLflow."""
 
 import hashlib
+import logging
 import os
 import re
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 from cnn.errors import ConfigError, StorageError
+from infra.entries import redact as redact_address
+from infra.home import state_dir
+from infra.storage import parse_folder
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 PARAMETER_CHARACTERS = 500
 _SECRET = re.compile(r"password|passwd|secret|token|credential|api_?key|access_?key", re.IGNORECASE)
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]+")
+
+
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",  # half a minute; the default waits two for a server that is not there
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+LEVELS = {"mlflow": logging.ERROR, "mlflow.store.db.utils": logging.CRITICAL, "alembic": logging.ERROR}
+
+
+def silence_mlflow() -> None:
+    """Set what keeps MLflow from phoning home and from chattering, before it is imported; the user's settings stay."""
+    for key, value in QUIET.items():
+        os.environ.setdefault(key, value)
+    for name, level in LEVELS.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def resolve_tracking(workspace_uri: str) -> tuple[str, str | None]:
@@ -25,7 +47,7 @@ def resolve_tracking(workspace_uri: str) -> tuple[str, str | None]:
     Raises:
         ConfigError: the workspace's path cannot stand in a database address.
     """
-    local = _local_folder(workspace_uri)
+    local = None if workspace_uri.startswith("s3://") else parse_folder(workspace_uri)
     artifacts = (
         f"{workspace_uri.rstrip('/')}/mlflow/artifacts" if local is None else (local / "mlflow/artifacts").as_uri()
     )
@@ -76,7 +98,7 @@ def check_name(name: str) -> str:
 
 def redact(text: str) -> str:
     """The text with user names, passwords and query strings cut out of every address in it."""
-    return _ADDRESS.sub(lambda found: _bare_address(found.group()), text)
+    return _ADDRESS.sub(lambda found: redact_address(found.group()), text)
 
 
 def flatten_parameters(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
@@ -94,16 +116,7 @@ def flatten_parameters(values: Mapping[str, object], prefix: str = "") -> dict[s
     return flat
 
 
-def _local_folder(workspace_uri: str) -> Path | None:
-    scheme = workspace_uri.partition("://")[0] if "://" in workspace_uri else ""
-    if scheme == "file":
-        return Path(unquote(urlsplit(workspace_uri).path)).absolute()
-    return None if scheme else Path(workspace_uri).absolute()
-
-
 def _state_folder(workspace_uri: str) -> Path:
-    from infra.home import state_dir
-
     return state_dir() / "mlflow" / hashlib.sha256(workspace_uri.rstrip("/").encode()).hexdigest()[:16]
 
 
@@ -114,11 +127,3 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
         except sqlite3.OperationalError:
             return
-
-
-def _bare_address(address: str) -> str:
-    try:
-        parts = urlsplit(address)
-    except ValueError:
-        return "(address not shown)"
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

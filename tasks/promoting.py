@@ -1,0 +1,113 @@
+"""What a new version and the champion answered on the same images in, a verdict out; then the aliases that follow.
+
+Aliases: a new version is `challenger` until the gate has spoken. Promoted, it becomes `champion` and gives `challenger`
+up, so that `challenger` always names a version that was held back: the latest one.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from cnn.metrics import Evaluation, Paired
+from cnn.spec import Spec
+from infra.moves import format_time
+from infra.versions import CHALLENGER, CHAMPION, VersionInfo, Versions
+
+APPLIED = "gate.applied"
+FIRST = "first version"
+
+
+class GateSpec(Spec):
+    """When a new version takes over by itself."""
+
+    margin: float = Field(0.01, ge=0.0, le=1.0, description="accuracy that a new version may be behind the champion")
+    significance: float = Field(
+        0.05, gt=0.0, lt=1.0, description="below this p the paired test finds the new version worse, and it is held"
+    )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate says, with its reasons in plain sentences."""
+
+    verdict: Literal["promote", "hold"]
+    reasons: tuple[str, ...]
+
+
+def decide(challenger: Evaluation, paired: Paired | None, spec: GateSpec, unjudged: str | None = None) -> Verdict:
+    """Promote when the new version is not worse than the champion on the same images.
+
+    Without `paired` there is no champion yet, unless `unjudged` says why the champion could not be judged: then the
+    version is held, because nobody knows whether it is worse. Not worse means both: its accuracy is at most
+    `spec.margin` behind, and the exact one-sided paired test has p >= `spec.significance`.
+    """
+    if unjudged is not None:
+        return Verdict("hold", (f"the champion could not be judged on the same images: {unjudged}",))
+    if paired is None:
+        low, high = challenger.accuracy_interval
+        figures = f"accuracy {challenger.accuracy:.4f} ({low:.4f} to {high:.4f}) on {challenger.images} test images"
+        return Verdict("promote", (FIRST, figures))
+    if not paired.images:
+        return Verdict("hold", ("there are no test images to compare with the champion on; raise split.test",))
+    near = paired.difference >= -spec.margin
+    plausible = paired.p_worse >= spec.significance
+    reasons = (_compare(paired), _say_margin(paired, spec, near), _say_test(paired, spec, plausible))
+    return Verdict("promote" if near and plausible else "hold", reasons)
+
+
+def apply_verdict(registry: Versions, version: VersionInfo, verdict: Verdict, by: str, at: datetime) -> VersionInfo:
+    """The version with the verdict as its tags and the alias that follows from it. Repeated after a crash, it goes on
+    where it stopped; once it has come to its end it never moves anything again.
+
+    Raises:
+        RegistryError: the registry refuses.
+    """
+    name, number = version.name, version.version
+    if APPLIED in registry.version(name, number).tags:
+        return registry.version(name, number)
+    reasons = json.dumps(verdict.reasons, ensure_ascii=False)
+    registry.set_tags(name, number, {"gate.verdict": verdict.verdict, "gate.reasons": reasons})
+    registry.set_alias(name, CHALLENGER, number)
+    if verdict.verdict == "promote":
+        registry.move_champion(name, number, f"gate: {'; '.join(verdict.reasons)}", by, at)
+        registry.drop_alias(name, CHALLENGER)
+    registry.set_tags(name, number, {APPLIED: format_time(at)})
+    return registry.version(name, number)
+
+
+def read_verdict(version: VersionInfo) -> Verdict | None:
+    """What the gate said about a version when it had come to its end; None before."""
+    if APPLIED not in version.tags or version.verdict is None:
+        return None
+    return Verdict("promote" if version.verdict == "promote" else "hold", version.reasons)
+
+
+def name_alias(aliases: Sequence[str]) -> str | None:
+    """The alias that says most: champion, else challenger, else none."""
+    return next((alias for alias in (CHAMPION, CHALLENGER) if alias in aliases), None)
+
+
+def _compare(paired: Paired) -> str:
+    what = (
+        "as accurate as" if not paired.difference else ("more" if paired.difference > 0 else "less") + " accurate than"
+    )
+    points = f" by {abs(paired.difference) * 100:.2f} points" if paired.difference else ""
+    return (
+        f"on the same {paired.images} test images it is {what} the champion{points} "
+        f"({paired.wins} only it has right, {paired.losses} only the champion)"
+    )
+
+
+def _say_margin(paired: Paired, spec: GateSpec, near: bool) -> str:
+    rule = f"gate.margin allows {spec.margin * 100:.2f} points behind"
+    return f"{rule}: kept" if near else f"{rule}: broken, it is {-paired.difference * 100:.2f} behind"
+
+
+def _say_test(paired: Paired, spec: GateSpec, plausible: bool) -> str:
+    finding = "does not find it worse" if plausible else "finds it worse"
+    sign = "at least" if plausible else "below"
+    return f"the exact paired test {finding} (p {paired.p_worse:.3g}, {sign} gate.significance {spec.significance:g})"

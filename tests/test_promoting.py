@@ -1,0 +1,202 @@
+"""The gate's rule, and the aliases that follow from a verdict, also after a crash at any step."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from cnn.errors import RegistryError
+from cnn.metrics import Evaluation, Paired, compare_paired, evaluate_probabilities
+from infra.versions import CHALLENGER, CHAMPION, AbsentError, VersionInfo, Versions
+from tasks.promoting import APPLIED, GateSpec, Verdict, apply_verdict, decide, name_alias, read_verdict
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+PROMOTE, HOLD = Verdict("promote", ("better",)), Verdict("hold", ("worse",))
+
+
+@pytest.fixture(scope="module")
+def evaluation() -> Evaluation:
+    probabilities = np.tile([0.9, 0.1], (20, 1))
+    return evaluate_probabilities(probabilities, [0] * 19 + [1], ("cat", "dog"))
+
+
+def pair(wins: int, losses: int, both: int) -> Paired:
+    challenger = [True] * wins + [False] * losses + [True] * both
+    champion = [False] * wins + [True] * losses + [True] * both
+    return compare_paired(challenger, champion)
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "both", "verdict", "why"),
+    [
+        (0, 0, 100, "promote", "as accurate as the champion"),
+        (5, 0, 95, "promote", "more accurate than the champion by 5.00 points"),
+        (0, 1, 99, "promote", "gate.margin allows 1.00 points behind: kept"),
+        (0, 2, 98, "hold", "broken, it is 2.00 behind"),
+        (0, 9, 991, "hold", "finds it worse (p 0.00195, below gate.significance 0.05)"),  # 0.9 points, but no chance
+        (20, 24, 956, "promote", "does not find it worse (p 0.326"),
+    ],
+)
+def test_a_version_is_promoted_when_it_is_not_worse(
+    evaluation: Evaluation, wins: int, losses: int, both: int, verdict: str, why: str
+) -> None:
+    found = decide(evaluation, pair(wins, losses, both), GateSpec())
+    assert found.verdict == verdict
+    assert why in " | ".join(found.reasons)
+
+
+def test_the_first_version_is_promoted_with_its_figures(evaluation: Evaluation) -> None:
+    found = decide(evaluation, None, GateSpec())
+    assert found.verdict == "promote"
+    assert found.reasons[0] == "first version"
+    assert "accuracy 0.9500" in found.reasons[1]
+    assert "20 test images" in found.reasons[1]
+
+
+def test_a_champion_that_cannot_be_judged_stays(evaluation: Evaluation) -> None:
+    found = decide(evaluation, None, GateSpec(), unjudged="3 of 20 test images are gone from the source")
+    assert found.verdict == "hold"
+    assert "3 of 20 test images are gone" in found.reasons[0]
+
+
+def test_without_test_images_nothing_moves(evaluation: Evaluation) -> None:
+    assert decide(evaluation, pair(0, 0, 0), GateSpec()).verdict == "hold"
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 400), st.floats(0, 0.2))
+def test_winning_one_more_image_never_turns_a_promotion_into_a_hold(
+    wins: int, losses: int, both: int, margin: float
+) -> None:
+    spec = GateSpec(margin=margin)
+    if wins + losses + both and losses:
+        before = decide(EVALUATION, pair(wins, losses, both), spec).verdict
+        after = decide(EVALUATION, pair(wins + 1, losses - 1, both), spec).verdict
+        assert (before, after) != ("promote", "hold")
+
+
+EVALUATION = evaluate_probabilities(np.tile([0.9, 0.1], (20, 1)), [0] * 20, ("cat", "dog"))
+
+
+@pytest.mark.parametrize("values", [{"margin": -0.01}, {"margin": 1.01}, {"significance": 0.0}, {"significance": 1.0}])
+def test_a_rule_that_makes_no_sense_is_refused(values: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        GateSpec.model_validate(values)
+
+
+class FakeRegistry(Versions):
+    """A registry in memory that can be killed before its n-th change."""
+
+    def __init__(self, versions: int) -> None:
+        self.tags: dict[str, str] = {}
+        self.aliases: dict[str, int] = {}
+        self.versions_tags: dict[int, dict[str, str]] = {n: {"bundle": "b"} for n in range(1, versions + 1)}
+        self.changes_left = 10**9
+
+    def _ask(self, verb: str, *values: Any, **named: Any) -> Any:
+        if not verb.startswith("get_"):
+            if not self.changes_left:
+                raise KeyboardInterrupt
+            self.changes_left -= 1
+        answer: Callable[..., Any] = getattr(self, f"on_{verb}")
+        return answer(*values)
+
+    def _pages(self, verb: str, *values: Any, **named: Any) -> Any:
+        raise NotImplementedError
+
+    def on_get_registered_model(self, name: str) -> Any:
+        return type("Model", (), {"aliases": dict(self.aliases), "tags": dict(self.tags), "name": name})
+
+    def on_get_model_version(self, name: str, number: str) -> Any:
+        if int(number) not in self.versions_tags:
+            raise AbsentError("no such version")
+        return type(
+            "Entry",
+            (),
+            {
+                "name": name,
+                "version": number,
+                "tags": dict(self.versions_tags[int(number)]),
+                "creation_timestamp": 0,
+                "run_id": "r",
+                "source": "file:///x",
+            },
+        )
+
+    def on_set_model_version_tag(self, name: str, number: str, key: str, value: str) -> None:
+        self.versions_tags[int(number)][key] = value
+
+    def on_set_registered_model_alias(self, name: str, alias: str, number: str) -> None:
+        self.aliases[alias] = int(number)
+
+    def on_delete_registered_model_alias(self, name: str, alias: str) -> None:
+        del self.aliases[alias]
+
+    def on_set_registered_model_tag(self, name: str, key: str, value: str) -> None:
+        self.tags[key] = value
+
+
+def test_a_promoted_version_is_champion_and_no_longer_challenger() -> None:
+    registry = FakeRegistry(1)
+    found = apply_verdict(registry, registry.version("m", 1), PROMOTE, "gate", NOON)
+    assert found.aliases == (CHAMPION,)
+    assert (found.verdict, found.reasons) == ("promote", ("better",))
+    assert read_verdict(found) == PROMOTE
+    assert [move.why for move in registry.history("m")] == ["gate: better"]
+
+
+def test_a_version_that_is_held_is_challenger() -> None:
+    registry = FakeRegistry(2)
+    apply_verdict(registry, registry.version("m", 1), PROMOTE, "gate", NOON)
+    found = apply_verdict(registry, registry.version("m", 2), HOLD, "gate", NOON)
+    assert found.aliases == (CHALLENGER,)
+    assert registry.aliases == {CHAMPION: 1, CHALLENGER: 2}
+
+
+@pytest.mark.parametrize("verdict", [PROMOTE, HOLD])
+@pytest.mark.parametrize("changes", range(8))
+def test_killed_at_any_step_and_repeated_it_ends_the_same(verdict: Verdict, changes: int) -> None:
+    registry, undisturbed = FakeRegistry(2), FakeRegistry(2)
+    for one in (registry, undisturbed):
+        apply_verdict(one, one.version("m", 1), PROMOTE, "gate", NOON)
+    apply_verdict(undisturbed, undisturbed.version("m", 2), verdict, "gate", NOON)
+    registry.changes_left = changes
+    try:
+        apply_verdict(registry, registry.version("m", 2), verdict, "gate", NOON)
+    except KeyboardInterrupt:
+        assert read_verdict(registry.version("m", 2)) is None
+    registry.changes_left = 10**9
+    apply_verdict(registry, registry.version("m", 2), verdict, "gate", NOON)
+    assert registry.aliases == undisturbed.aliases
+    assert registry.versions_tags == undisturbed.versions_tags
+    assert registry.history("m") == undisturbed.history("m")
+
+
+def test_a_verdict_that_was_applied_never_overrules_a_person() -> None:
+    registry = FakeRegistry(2)
+    for number in (1, 2):
+        apply_verdict(registry, registry.version("m", number), PROMOTE, "gate", NOON)
+    registry.rollback_champion("m", "2 is bad", "ada", NOON)
+    apply_verdict(registry, registry.version("m", 2), PROMOTE, "gate", NOON)
+    assert registry.aliases == {CHAMPION: 1}
+    assert APPLIED in registry.versions_tags[2]
+
+
+def test_a_version_without_a_bundle_is_no_champion() -> None:
+    registry = FakeRegistry(1)
+    registry.versions_tags[1].clear()
+    with pytest.raises(RegistryError, match="carries no Safelight bundle"):
+        apply_verdict(registry, registry.version("m", 1), PROMOTE, "gate", NOON)
+
+
+@pytest.mark.parametrize(
+    ("aliases", "named"),
+    [((), None), (("x", CHALLENGER), CHALLENGER), ((CHALLENGER, CHAMPION), CHAMPION)],
+)
+def test_the_alias_that_says_most_is_named(aliases: tuple[str, ...], named: str | None) -> None:
+    assert name_alias(aliases) == named
+    assert isinstance(FakeRegistry(1).version("m", 1), VersionInfo)
