@@ -107,4 +107,4 @@ class Manifest(Spec):
     def digest_of_content(self) -> str:
         """sha256 (hex) of all but the version's own name, which is made from it."""
         ledger = self.ledger.model_copy(update={"path": ""})
-        return self.model_copy(update={"dataset": "", "ledger": ledger}).digest()
+        return self.model_copy(update={"dataset": "", "ledger": ledger}).fingerprint()

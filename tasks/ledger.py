@@ -59,10 +59,13 @@ def from_parquet(data: bytes, name: str) -> pa.Table:
         IntegrityError: the bytes are damaged; `name` is said.
     """
     try:
-        return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         text = " ".join(str(error).split())[:160]
         raise IntegrityError(f"{name} is damaged ({text}); prepare the dataset again") from None
+    if not table.schema.equals(SCHEMA):
+        raise IntegrityError(f"{name} is damaged (its columns are others); prepare the dataset again")
+    return table
 
 
 def show_path(path: str) -> tuple[str, bytes | None]:

@@ -29,7 +29,7 @@ from tasks.publishing import (
     read_ledger,
 )
 from tasks.settling import settle_rows
-from tasks.shards import Thinning, thin_shard
+from tasks.shards import Thinning, sweep_scratch, thin_shard
 
 OnReport = Callable[[ChunkReport], None]
 
@@ -72,6 +72,7 @@ def list_files(job: Preparation) -> None:
         SourceError: there is nothing to learn from, or only one class.
     """
     job.listed = list_source(job.source)
+    sweep_scratch(job.store)
     job.standing = {entry.path: entry.size for entry in job.store.list("shards/")}
     job.previous = _usable_previous(job)
     job.classes = find_classes(job.listed, job.previous.classes if job.previous else ())

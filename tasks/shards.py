@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import platform
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from cnn.dataset import ShardRef
 from cnn.errors import IntegrityError, StorageError
 from cnn.records import iterate_frames
 from infra.storage import Store, open_store
+
+SCRATCH = "tmp"
 
 
 class ShardWriter:
@@ -29,9 +32,7 @@ class ShardWriter:
         """Add one framed record."""
         try:
             if self._file is None:
-                self._file = tempfile.NamedTemporaryFile(  # noqa: SIM115 - outlives this call; `discard` ends it
-                    dir=self._store.scratch(), prefix=".tmp-", suffix=".tfrecord", delete=False, buffering=1 << 20
-                )
+                self._file = _open_scratch(self._store)
             self._file.write(record)
         except OSError as error:
             raise StorageError(f"cannot write a shard to {self._store.uri}: {error.strerror or error}") from None
@@ -86,6 +87,36 @@ def thin_shard(work: Thinning, workspace: str) -> tuple[ShardRef, ShardRef]:
         return work.shard, writer.publish()
     finally:
         writer.discard()
+
+
+def sweep_scratch(store: Store) -> int:
+    """Remove what killed processes of this machine left unfinished; returns how many files that was."""
+    left = [path for path in (store.root / SCRATCH).glob(f"{_machine()}-*") if not _is_alive(path.name)]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return len(left)
+
+
+def _open_scratch(store: Store) -> IO[bytes]:
+    """A new file beside the shards, named after the machine and process that writes it."""
+    folder = store.root / SCRATCH
+    folder.mkdir(parents=True, exist_ok=True)
+    prefix = f"{_machine()}-{os.getpid()}-"
+    return tempfile.NamedTemporaryFile(dir=folder, prefix=prefix, delete=False, buffering=1 << 20)
+
+
+def _machine() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _is_alive(name: str) -> bool:
+    try:
+        os.kill(int(name.split("-")[1]), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, IndexError, OSError):
+        return True  # not ours to judge
+    return True
 
 
 def records_of(first: Sequence[int], counts: Sequence[int]) -> tuple[int, ...]:

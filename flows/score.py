@@ -1,0 +1,168 @@
+"""A folder of images in, predictions and a report out, by the champion of a model: the flow `score`."""
+
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from cnn.bundle import read_bundle
+from flows.config import Config
+from flows.models import open_registry
+from flows.progress import say, show_stage
+from flows.reports import ScoreReport
+from infra.cluster import ClusterSpec, open_cluster, run_chunks
+from infra.home import cache_dir
+from infra.storage import Source, Store, open_source, open_store
+from tasks.batches import BatchRecord, ScorePlan, batch_path, find_finished, find_previous, plan_scoring
+from tasks.committing import publish_batch
+from tasks.listing import list_source
+from tasks.planning import Chunk
+from tasks.predictions import write_csv
+from tasks.scoring import ChunkScores, ModelRef, ScoreJob, ScoreTask, score_chunk
+from tasks.shipping import ship_bundle
+
+STAGE: Any = {"cache_policy": NO_CACHE, "persist_result": False}
+SERIAL = ClusterSpec(workers=0)  # one chunk is done in this process before a cluster would have started
+
+
+@dataclass
+class Scoring:
+    """One run of `score`: what was asked for, and what is known so far."""
+
+    source_uri: str
+    workspace_uri: str
+    config: Config
+    started: float = field(default_factory=time.monotonic)
+    submitted: float | None = None
+
+    @property
+    def source(self) -> Source:
+        """The source, opened read-only."""
+        return open_source(self.source_uri)
+
+    @property
+    def store(self) -> Store:
+        """The workspace."""
+        return open_store(self.workspace_uri)
+
+
+@dataclass(frozen=True)
+class ScoreOne:
+    """`score_chunk` with its task bound: what is sent to the workers."""
+
+    task: ScoreTask
+
+    def __call__(self, chunk: Chunk) -> ChunkScores:
+        return score_chunk(chunk, self.task)
+
+
+@flow(name="score", persist_result=False)
+def score(
+    source: str,
+    name: str,
+    workspace: str = "./workspace",
+    config: Config = Config(),  # noqa: B008 - frozen
+    csv: bool = False,
+) -> dict[str, Any]:
+    """Score a folder with a model's champion: list → score (Dask, ONNX Runtime) → publish."""
+    job = Scoring(source, workspace, config)
+    model = fetch_stage(job, name)
+    job.started = time.monotonic()
+    plan = plan_stage(job, model)
+    record = find_finished(job.store, plan)
+    start_up = 0.0
+    if record is None:
+        begin = time.monotonic()
+        with open_cluster(config.cluster if len(plan.chunks) > 1 else SERIAL) as cluster:
+            start_up = time.monotonic() - begin
+            score_stage(job, plan, cluster)
+            record = publish_stage(job, plan)
+    report = summarize(job, record, start_up)
+    if csv:
+        write_table(job.store, record)
+    say(describe(report))
+    return report.model_dump()
+
+
+@task(name="fetch champion", **STAGE)
+def fetch_stage(job: Scoring, name: str) -> ModelRef:
+    """Bring the champion's bundle, verified, to where the workers find it."""
+    registry = open_registry(job.workspace_uri)
+    champion = registry.require_champion(name)
+    folder = registry.fetch_bundle(champion, cache_dir() / "champions")
+    digest = ship_bundle(job.store, folder)
+    say(f"champion: {name} version {champion.version}")
+    return ModelRef(name=name, version=str(champion.version), bundle=digest, classes=read_bundle(folder).classes)
+
+
+@task(name="list", **STAGE)
+def plan_stage(job: Scoring, model: ModelRef) -> ScorePlan:
+    """List the source and find out what the previous batch answers already."""
+    listed = list_source(job.source)
+    asked = ScoreJob(job.source_uri, job.workspace_uri, model, job.config.score, datetime.now(UTC))
+    plan = plan_scoring(listed, asked, find_previous(job.store, asked), job.config.chunk.files)
+    todo = sum(len(chunk.items) for chunk in plan.chunks)
+    say(f"list: {len(listed):,} files, {todo:,} to score")
+    return plan
+
+
+@task(name="score", **STAGE)
+def score_stage(job: Scoring, plan: ScorePlan, cluster: Any) -> None:
+    """Score the chunks on the cluster."""
+    job.submitted = time.monotonic()
+    with show_stage("score", sum(len(chunk.items) for chunk in plan.chunks)) as stage:
+        bad = 0
+
+        def note(done: ChunkScores) -> None:
+            nonlocal bad
+            bad += done.quarantined
+            stage.advance(done.files, f"{bad} quarantined" if bad else "")
+
+        run_chunks(cluster, ScoreOne(plan.task), plan.chunks, note)
+
+
+@task(name="publish", **STAGE)
+def publish_stage(job: Scoring, plan: ScorePlan) -> BatchRecord:
+    """Put the parts together, write the report, and publish the batch."""
+    return publish_batch(job.store, plan, job.source.read)
+
+
+def write_table(store: Store, record: BatchRecord) -> None:
+    """Write predictions.csv beside the Parquet file."""
+    folder = store.root / "tmp"
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{record.batch}.csv"
+    try:
+        write_csv(store.fetch(record.predictions.path), target)
+        store.put_file(batch_path(record.batch, "predictions.csv"), target)
+    finally:
+        target.unlink(missing_ok=True)
+
+
+def summarize(job: Scoring, record: BatchRecord, start_up: float) -> ScoreReport:
+    """The report of a batch that is published; `start_up` seconds of the cluster are left out of the time."""
+    now = time.monotonic()
+    working = now - (job.submitted or now)
+    return ScoreReport(
+        batch=record.batch,
+        predictions=job.store.uri_of(record.predictions.path),
+        report=job.store.uri_of(record.report),
+        model=record.model.name,
+        version=int(record.model.version),
+        files=record.files,
+        outcomes=record.outcomes,
+        scored=record.scored,
+        reused=record.reused,
+        seconds=round(now - job.started - start_up, 3),
+        images_per_second=round(record.scored / working, 1) if record.scored and working > 0 else 0.0,
+    )
+
+
+def describe(report: ScoreReport) -> str:
+    """One line of what was published."""
+    others = ", ".join(f"{count:,} {name}" for name, count in report.outcomes.items() if count and name != "ok")
+    told = f" ({others})" if others else ""
+    return f"publish: batch {report.batch}: {report.scored:,} scored, {report.reused:,} reused{told}"

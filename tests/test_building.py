@@ -1,0 +1,187 @@
+"""tasks/building.py and tasks/shards.py: one chunk becomes shards and rows, the same bytes every time."""
+
+import hashlib
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from cnn.augment import AugmentSpec
+from cnn.dataset import SplitSpec
+from cnn.errors import IntegrityError
+from cnn.images import ImageSpec, read_image
+from cnn.records import decode_record, iterate_frames
+from infra.storage import open_source, open_store
+from tasks.building import BuildSpec, BuildTask, build_chunk, choose_split, find_group, read_report
+from tasks.listing import list_source
+from tasks.planning import plan_build
+from tasks.shards import Thinning, sweep_scratch, thin_shard
+
+
+def write_image(path, seed, size=(40, 30)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def make_spec(**changes):
+    values = {"image": ImageSpec(size=(8, 8)), "augment": AugmentSpec(), "split": SplitSpec()} | changes
+    return BuildSpec(**values)
+
+
+def build(source, workspace, spec, files=1000):
+    listed = list_source(open_source(str(source)))
+    chunks = plan_build(listed, ("cat", "owl"), {}, files, spec.salt()).chunks
+    return [build_chunk(chunk, BuildTask(str(source), str(workspace), spec)) for chunk in chunks]
+
+
+@pytest.fixture
+def source(tmp_path):
+    folder = tmp_path / "photos"
+    for number in range(12):
+        write_image(folder / ("cat" if number % 2 else "owl") / f"{number}.png", number)
+    return folder
+
+
+def read_records(store, reports):
+    for report in reports:
+        for split, shard in report.shards.items():
+            data = store.read(shard.path)
+            assert len(data) == shard.bytes
+            assert hashlib.sha256(data).hexdigest() == shard.sha256
+            for start, end in iterate_frames(data):
+                yield split, decode_record(data[start:end])
+
+
+def test_shards_hold_the_pixels_that_decoding_gives(source, tmp_path):
+    spec, store = make_spec(), open_store(str(tmp_path / "work"))
+    records = list(read_records(store, build(source, tmp_path / "work", spec)))
+    assert len(records) == 12
+    files = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in source.rglob("*.png")}
+    for split, record in records:
+        path = files[record.key]
+        assert record.image == read_image(path.read_bytes(), spec.image).pixels.tobytes()
+        assert record.label == ("cat", "owl").index(path.parent.name)
+        assert split == choose_split(record.key, None, spec.split)
+
+
+def test_copies_are_made_for_training_images_only(source, tmp_path):
+    spec, store = make_spec(augment=AugmentSpec(copies=2)), open_store(str(tmp_path / "work"))
+    copies = {"train": [], "validation": [], "test": []}
+    for split, record in read_records(store, build(source, tmp_path / "work", spec)):
+        copies[split].append(record.copy)
+    assert sorted(set(copies["train"])) == [0, 1, 2]
+    assert copies["train"].count(1) == copies["train"].count(0)
+    assert set(copies["validation"] + copies["test"]) <= {0}
+
+
+def test_jpeg_shards_hold_jpegs(source, tmp_path):
+    spec = make_spec(image=ImageSpec(size=(32, 32), encoding="jpeg"))
+    store = open_store(str(tmp_path / "work"))
+    for _, record in read_records(store, build(source, tmp_path / "work", spec)):
+        assert Image.open(io.BytesIO(record.image)).size == (32, 32)
+
+
+def test_the_same_files_give_the_same_bytes(source, tmp_path):
+    spec = make_spec(augment=AugmentSpec(copies=1))
+    first = build(source, tmp_path / "one", spec, files=5)
+    again = build(source, tmp_path / "two", spec, files=5)
+    assert first == again
+
+
+def test_bad_files_become_rows_and_cost_nothing_else(source, tmp_path):
+    good = (source / "cat" / "1.png").read_bytes()
+    (source / "cat" / "cut.png").write_bytes(good[: len(good) // 2])
+    (source / "cat" / "empty.jpg").write_bytes(b"")
+    (source / "owl" / "note.jpg").write_text("no picture")
+    spec, store = make_spec(), open_store(str(tmp_path / "work"))
+    report = build(source, tmp_path / "work", spec)[0]
+    rows = {row["path"]: row for row in read_report(store, report.key)[0].to_pylist()}
+    assert report.quarantined == 3
+    assert len(rows) == 15
+    assert rows["cat/cut.png"]["reason"].startswith("truncated")
+    assert rows["cat/empty.jpg"]["reason"] == "empty_file"
+    assert rows["owl/note.jpg"]["reason"] == "not_an_image"
+    assert rows["owl/note.jpg"]["digest"] == hashlib.sha256(b"no picture").hexdigest()
+    assert (rows["cat/1.png"]["width"], rows["cat/1.png"]["height"]) == (30, 40)
+
+
+def test_a_damaged_report_is_found(source, tmp_path):
+    store = open_store(str(tmp_path / "work"))
+    report = build(source, tmp_path / "work", make_spec())[0]
+    place = tmp_path / "work" / "chunks" / f"{report.key}.parquet"
+    place.write_bytes(place.read_bytes()[:-9])
+    with pytest.raises(IntegrityError, match=report.key):
+        read_report(store, report.key)
+
+
+def test_thinning_keeps_the_records_asked_for(source, tmp_path):
+    store, workspace = open_store(str(tmp_path / "work")), str(tmp_path / "work")
+    shard = build(source, workspace, make_spec())[0].shards["train"]
+    before = list(iterate_frames(store.read(shard.path)))
+    same, thinned = thin_shard(Thinning(shard, (0, 2)), workspace)
+    data = store.read(thinned.path)
+    assert same == shard
+    assert thinned.rows == len(list(iterate_frames(data))) == 2
+    original = store.read(shard.path)
+    assert data == b"".join(original[before[n][0] : before[n][1]] for n in (0, 2))
+
+
+def test_thinning_refuses_a_damaged_shard(source, tmp_path):
+    workspace = str(tmp_path / "work")
+    shard = build(source, workspace, make_spec())[0].shards["train"]
+    place = tmp_path / "work" / shard.path
+    body = bytearray(place.read_bytes())
+    body[40] ^= 1
+    place.write_bytes(bytes(body))
+    with pytest.raises(IntegrityError, match=shard.sha256):
+        thin_shard(Thinning(shard, (0,)), workspace)
+
+
+def test_what_killed_processes_left_is_swept_and_nothing_else(source, tmp_path):
+    from tasks.shards import _machine
+
+    store = open_store(str(tmp_path / "work"))
+    build(source, tmp_path / "work", make_spec())
+    scratch = tmp_path / "work" / "tmp"
+    import os
+
+    (scratch / f"{_machine()}-{2**22 + 5}-dead").write_bytes(b"x")
+    (scratch / f"{_machine()}-{os.getpid()}-mine").write_bytes(b"x")
+    (scratch / "other-1-foreign").write_bytes(b"x")
+    assert sweep_scratch(store) == 1
+    assert sorted(path.name for path in scratch.iterdir()) == [f"{_machine()}-{os.getpid()}-mine", "other-1-foreign"]
+
+
+@given(st.integers(0, 10**6))
+def test_splits_have_about_the_shares_asked_for(seed):
+    spec = SplitSpec(validation=0.2, test=0.3, seed=seed)
+    chosen = [choose_split(hashlib.sha256(bytes([n % 256, n // 256])).hexdigest(), None, spec) for n in range(400)]
+    assert abs(chosen.count("test") / 400 - 0.3) < 0.15  # more than six standard deviations
+    assert abs(chosen.count("validation") / 400 - 0.2) < 0.15
+
+
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_a_group_stays_in_one_split(one, two):
+    spec = SplitSpec(validation=0.3, test=0.3)
+    assert choose_split(one, "camera-7", spec) == choose_split(two, "camera-7", spec)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "group"),
+    [(None, None), (r"cam\d+", "cam7"), (r"cam(\d+)", "7"), (r"(x)?cam", "cam"), (r"dog", None)],
+)
+def test_groups_come_from_the_path(pattern, group):
+    assert find_group("owl/cam7/a.jpg", pattern) == group
+
+
+def test_normalization_and_strengths_without_copies_change_no_shard():
+    base = make_spec().salt()
+    assert make_spec(image=ImageSpec(size=(8, 8), normalize="unit")).salt() == base
+    assert make_spec(augment=AugmentSpec(rotate=45)).salt() == base
+    assert make_spec(augment=AugmentSpec(copies=1)).salt() != base
+    assert make_spec(image=ImageSpec(size=(8, 9))).salt() != base
+    assert make_spec(split=SplitSpec(seed=1)).salt() != base

@@ -1,0 +1,59 @@
+"""flows/cli.py: every command answers to --help, wrong use exits with 2, known faults with 1 and one line."""
+
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app, locate
+
+COMMANDS = ["demo", "prepare", "train", "retrain", "score", "models", "promote", "rollback", "serve", "up", "down"]
+run = CliRunner().invoke
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_takes_the_common_options(command):
+    result = run(app, [command, "--help"], terminal_width=120)
+    assert result.exit_code == 0
+    for option in ("--workspace", "--config", "--set", "--json"):
+        assert option in result.output
+
+
+@pytest.mark.parametrize(
+    "words", [["nonsense"], ["prepare"], ["retrain", "x"], ["promote", "birds", "1"], ["promote", "birds", "one", "--why", "x"]]
+)
+def test_wrong_use_exits_with_2(words):
+    assert run(app, words).exit_code == 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_setting_that_does_not_exist_exits_with_1_before_anything_starts(command, tmp_path):
+    needed = {
+        "prepare": [str(tmp_path)],
+        "train": ["photos", "--name", "birds"],
+        "retrain": [str(tmp_path), "--name", "birds"],
+        "score": [str(tmp_path), "--name", "birds"],
+        "models": ["birds"],
+        "promote": ["birds", "1", "--why", "x"],
+        "rollback": ["birds", "--why", "x"],
+        "serve": ["--name", "birds"],
+    }
+    result = run(app, [command, *needed.get(command, []), "--set", "image.siz=3"])
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert "image.siz" in result.stderr
+
+
+def test_help_loads_nothing_heavy():
+    code = "import sys, flows.cli; print([m for m in ('prefect', 'dask', 'mlflow', 'tensorflow', 'pydantic', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_addresses_are_made_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert locate("photos") == str(tmp_path / "photos")
+    assert locate("~/photos") == "/home/ada/photos"
+    assert locate("s3://bucket/photos") == "s3://bucket/photos"

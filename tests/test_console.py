@@ -1,0 +1,64 @@
+"""flows/console.py: exit codes, one line for each known fault, one JSON object."""
+
+import json
+
+import pytest
+import typer
+
+from cnn.errors import SourceError
+from flows.console import format_value, run_command
+
+
+def fail_with(error):
+    def action():
+        raise error
+
+    return action
+
+
+def end_of(action, capsys):
+    with pytest.raises(typer.Exit) as caught:
+        run_command(action, False, print)
+    return caught.value.exit_code, capsys.readouterr()
+
+
+def test_a_known_fault_is_one_line_and_exit_code_1(capsys):
+    code, printed = end_of(fail_with(SourceError("/photos\nis no folder; give another")), capsys)
+    assert code == 1
+    assert printed.err == "error: /photos is no folder; give another\n"
+    assert printed.out == ""
+
+
+def test_a_fault_of_the_system_names_the_file(capsys):
+    code, printed = end_of(fail_with(PermissionError(13, "Permission denied", "/secret")), capsys)
+    assert (code, printed.err) == (1, "error: /secret: Permission denied\n")
+
+
+def test_ctrl_c_says_what_is_kept(capsys):
+    code, printed = end_of(fail_with(KeyboardInterrupt()), capsys)
+    assert code == 130
+    assert "what was finished is kept" in printed.err
+
+
+def test_json_is_exactly_one_object(capsys):
+    run_command(lambda: {"b": 1, "a": [0.5]}, True, print)
+    out = capsys.readouterr().out
+    assert json.loads(out) == {"a": [0.5], "b": 1}
+    assert out.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.98765, "0.9877"),
+        (1234, "1,234"),
+        (True, "yes"),
+        (None, "-"),
+        ({"ok": 3, "leak": 0}, "ok 3, leak 0"),
+        (["a", "b"], "a, b"),
+        ("owl\x1b[31m\n\u202e.jpg", "owl\\x1b[31m\\n\\u202e.jpg"),
+        ("Käuzchen", "Käuzchen"),
+    ],
+)
+def test_values_as_people_read_them(value, text):
+    assert format_value(value) == text
