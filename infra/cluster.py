@@ -1,0 +1,254 @@
+"""A `ClusterSpec` in, workers that run one function on many small items out; the only module that knows Dask.
+
+Without Dask (`workers = 0`) the same function runs in a loop in this process.
+"""
+
+import ipaddress
+import logging
+import multiprocessing.spawn
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import Field
+
+from cnn.errors import ConfigError, SafelightError, ServerError
+from cnn.spec import Spec
+from infra.entries import redact
+from infra.home import cache_dir
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+CONNECT_SECONDS = 30
+WORKER_NAME = "Dask Worker process"
+SETTINGS = {
+    "distributed.scheduler.allowed-failures": 10,  # a chunk is not to blame for each worker that dies beside it
+    "distributed.scheduler.no-workers-timeout": "120s",  # the default is to wait for ever
+    "distributed.diagnostics.nvml": False,
+    "distributed.scheduler.http.routes": [],  # nothing is served that nobody asked for
+    "distributed.worker.http.routes": [],
+    "distributed.worker.profile.enabled": False,
+}
+QUIET = {"DASK_LOGGING__DISTRIBUTED": "critical", "DASK_LOGGING__TORNADO": "critical"}
+
+
+class ClusterSpec(Spec):
+    """Where chunks are worked on."""
+
+    workers: int | None = Field(None, ge=0, description="processes on this machine; unset: one per core, 0: none")
+    address: str | None = Field(None, description="a Dask scheduler, tls://host:port or on this machine's loopback")
+    trust_plain_tcp: bool = Field(False, description="accept an unencrypted scheduler: whoever reaches it runs code")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Workers that are ready; `client` is None when the chunks run in this process."""
+
+    workers: int
+    client: Any | None = None
+
+
+@contextmanager
+def open_cluster(spec: ClusterSpec) -> Iterator[Cluster]:
+    """A cluster for the length of the block. Raises: ConfigError, ServerError."""
+    if spec.address:
+        address = check_address(spec.address, spec.trust_plain_tcp)
+        with _connect(address) as client:
+            yield Cluster(_count_workers(client, address), client)
+    elif spec.workers == 0:
+        yield Cluster(0)
+    else:
+        with _start_local(spec.workers) as client:
+            yield Cluster(len(client.cluster.workers), client)
+
+
+def run_chunks(
+    cluster: Cluster,
+    function: Callable[[T], R],
+    items: Iterable[T],
+    on_result: Callable[[R], None],
+    *,
+    in_flight: int = 3,
+) -> None:
+    """Call `on_result` with `function(item)` for each item, as results come; order is not kept.
+
+    At most `in_flight` items per worker are with the workers at a time. `function` is importable by name there.
+
+    Raises:
+        Exception: the first that `function` or `on_result` raised, as it was; what is left is given up.
+        SafelightError: the workers died over one item, or the scheduler went away.
+    """
+    if cluster.client is None:
+        for item in items:
+            on_result(function(item))
+        return
+    with _explained_deaths():
+        _run_on(cluster.client, function, iter(items), on_result, in_flight * max(1, cluster.workers))
+
+
+def _run_on(
+    client: Any, function: Callable[[T], R], items: Iterator[T], on_result: Callable[[R], None], window: int
+) -> None:
+    from distributed import as_completed
+
+    pending = {client.submit(function, item, pure=False) for item in islice(items, window)}
+    done = as_completed(pending, loop=client.loop)  # type: ignore[no-untyped-call]
+    try:
+        for future in done:
+            result = future.result()
+            pending.discard(future)
+            future.release()  # a worker that dies with a result it still holds would have it computed again
+            for item in islice(items, 1):  # the next one goes out before this result is looked at
+                pending.add(extra := client.submit(function, item, pure=False))
+                done.add(extra)  # type: ignore[no-untyped-call]
+            on_result(result)
+    except BaseException:
+        with suppress(Exception):  # the first fault is the one to tell
+            client.cancel(list(pending), force=True)
+        raise
+
+
+@contextmanager
+def _explained_deaths() -> Iterator[None]:
+    from distributed import KilledWorker
+    from distributed.client import FutureCancelledError
+    from distributed.comm.core import CommClosedError
+    from distributed.scheduler import NoValidWorkerError, NoWorkerError
+
+    try:
+        yield
+    except KilledWorker as error:
+        raise SafelightError(
+            f"the worker processes died {error.allowed_failures + 1} times over the same chunk, most likely for want of"
+            " memory; lower chunk.files or cluster.workers, and run again: finished chunks are kept"
+        ) from None
+    except (NoValidWorkerError, NoWorkerError, FutureCancelledError, CommClosedError):
+        raise ServerError(
+            "the Dask scheduler or its workers went away; look at their logs, and run again: finished chunks are kept"
+        ) from None
+
+
+def check_address(address: str, trust_plain_tcp: bool) -> str:
+    """The address with its scheme, if what travels there is encrypted or stays on this machine. Raises: ConfigError."""
+    full = address if "://" in address else f"tcp://{address}"
+    try:
+        parts = urlsplit(full)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        host, port = "", None
+    if not host or port is None or parts.scheme not in ("tls", "tcp") or parts.path.strip("/"):
+        raise ConfigError(
+            f"cluster.address {redact(full)} is no scheduler; write tls://host:port or tcp://127.0.0.1:port"
+        )
+    if parts.scheme == "tcp" and not trust_plain_tcp and not _is_loopback(host):
+        raise ConfigError(
+            f"cluster.address {redact(full)} is not encrypted, and whoever reaches a Dask scheduler runs code on it;"
+            " use tls://, or set cluster.trust_plain_tcp=true on a network that only you reach"
+        )
+    return full
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@contextmanager
+def _connect(address: str) -> Iterator[Any]:
+    import dask
+    from distributed import Client
+
+    _silence_dask()
+    with dask.config.set({"distributed.comm.require-encryption": address.startswith("tls://")}):
+        try:
+            client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
+        except (OSError, ValueError, TypeError) as error:  # TypeError: tls:// without certificates
+            raise ServerError(
+                f"no Dask scheduler answers at {redact(address)} ({type(error).__name__}); start one there, or unset"
+                " cluster.address; tls:// needs Dask's distributed.comm.tls settings"
+            ) from None
+        with client:
+            yield client
+
+
+def _count_workers(client: Any, address: str) -> int:
+    from distributed import TimeoutError as NoAnswer
+
+    try:
+        client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+    except (NoAnswer, TimeoutError):
+        raise ServerError(f"the Dask scheduler at {redact(address)} has no workers; start some for it") from None
+    return len(client.scheduler_info(n_workers=-1)["workers"])
+
+
+@contextmanager
+def _start_local(workers: int | None) -> Iterator[Any]:
+    """A client of fresh worker processes on loopback; they end with the block, or with this process if it is killed."""
+    import dask
+    from dask.system import CPU_COUNT
+    from distributed import Client, LocalCluster
+
+    _silence_dask()
+    environment = {**dask.config.get("distributed.nanny.pre-spawn-environ", {}), **QUIET}
+    with ExitStack() as stack:
+        stack.enter_context(dask.config.set({**SETTINGS, "distributed.nanny.pre-spawn-environ": environment}))
+        stack.enter_context(_bare_workers())
+        with _without_interrupts():
+            local = LocalCluster(  # type: ignore[no-untyped-call]
+                n_workers=workers or CPU_COUNT,
+                processes=True,
+                threads_per_worker=1,
+                host="127.0.0.1",
+                dashboard_address=None,
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+                local_directory=str(cache_dir() / "dask"),
+                silence_logs=logging.CRITICAL,
+            )
+        stack.enter_context(local)
+        yield stack.enter_context(Client(local, set_as_default=False))  # type: ignore[no-untyped-call]
+
+
+def _silence_dask() -> None:
+    """Keep Dask's own messages off the terminal: what matters comes back as an exception."""
+    for name in ("distributed", "distributed.client", "tornado", "tornado.application"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Threads and processes started in the block never see Ctrl-C: this process ends them, and they say nothing."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _bare_workers() -> Iterator[None]:
+    """Worker processes started in the block do not import this process's main module.
+
+    Spawned processes import it to unpickle what it defines. Here that is the command line or Prefect's engine: seconds
+    per worker for nothing, since functions that are sent to workers stand in modules of their own.
+    """
+    original = multiprocessing.spawn.get_preparation_data
+
+    def prepare(name: str) -> dict[str, Any]:
+        data = original(name)
+        if name.startswith(WORKER_NAME):
+            data.pop("init_main_from_name", None)
+            data.pop("init_main_from_path", None)
+        return data
+
+    multiprocessing.spawn.get_preparation_data = prepare
+    try:
+        yield
+    finally:
+        multiprocessing.spawn.get_preparation_data = original
