@@ -1,0 +1,128 @@
+"""A bundle folder in, what `mlflow.pyfunc.load_model` calls out: images (bytes or paths) to labels, row by row.
+
+MLflow finds this module by name (`loader_module="cnn.pyfunc"`) and hands it the folder; nothing is unpickled, and this
+module does not import MLflow.
+"""
+
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cnn.errors import BadImage
+from cnn.images import read_image
+from cnn.runtime import Scorer, load_scorer, rank_classes
+
+COLUMN = "image"
+COLUMNS = ["label", "confidence", "top_k", "outcome", "reason"]
+TOP_K = 5
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class ImageClassifier:
+    """What MLflow wraps: `predict` takes images and gives one row for each, in their order."""
+
+    scorer: Scorer
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """One row per image: label, confidence, top_k (a list of {label, probability}), outcome, reason.
+
+        `model_input` is a data frame with the column `image`, or a list, array or series, of image files as bytes or
+        local paths. `params` may hold `top_k`, the number of classes listed (default 5). A file that gives no pixels is
+        a row with the outcome "quarantined", its reason and no label; a data frame or series keeps its index.
+
+        Raises:
+            ValueError: the input or a parameter is none of these.
+        """
+        images, index = _list_images(model_input)
+        top_k = _read_top_k(params or {})
+        starts = range(0, len(images), BATCH)
+        rows = [row for start in starts for row in self._predict_batch(images[start : start + BATCH], top_k)]
+        return pd.DataFrame(rows, index, COLUMNS, dtype=object).astype({"confidence": "float64"})
+
+    def _predict_batch(self, images: Sequence[Any], top_k: int) -> list[dict[str, Any]]:
+        info = self.scorer.info
+        pixels = np.empty((len(images), *info.image.shape), np.uint8)
+        rows: list[dict[str, Any]] = []
+        good: list[dict[str, Any]] = []  # the rows that `pixels` holds, in its order
+        for image in images:
+            row: dict[str, Any] = {
+                "label": None,
+                "confidence": float("nan"),
+                "top_k": [],
+                "outcome": "ok",
+                "reason": None,
+            }
+            rows.append(row)
+            try:
+                pixels[len(good)] = read_image(_read_bytes(image), info.image).pixels
+                good.append(row)
+            except BadImage as fault:
+                row.update(outcome="quarantined", reason=fault.reason)
+        for row, probabilities in zip(good, self.scorer.predict(pixels[: len(good)], BATCH), strict=True):
+            ranked = rank_classes(probabilities, info.classes, top_k)
+            top = [{"label": label, "probability": probability} for label, probability in ranked]
+            row.update(label=ranked[0][0], confidence=ranked[0][1], top_k=top)
+        return rows
+
+
+def _load_pyfunc(data_path: str, model_config: dict[str, Any] | None = None) -> ImageClassifier:
+    """The classifier of the bundle at `data_path`; `model_config` may hold `threads` (default 1). Called by MLflow.
+
+    Raises:
+        IntegrityError, RegistryError: as `load_scorer`.
+    """
+    return ImageClassifier(load_scorer(Path(data_path), threads=int((model_config or {}).get("threads", 1))))
+
+
+def _list_images(model_input: Any) -> tuple[list[Any], pd.Index]:
+    if isinstance(model_input, pd.DataFrame):
+        if COLUMN not in model_input.columns:
+            raise ValueError(f'expected a column "{COLUMN}" with bytes or paths, not {list(model_input.columns)}')
+        model_input = model_input[COLUMN]
+    if isinstance(model_input, pd.Series):
+        return model_input.tolist(), model_input.index
+    if isinstance(model_input, bytes | bytearray | memoryview | str | os.PathLike):
+        model_input = [model_input]
+    if isinstance(model_input, np.ndarray) and model_input.dtype.kind == "S":
+        width = model_input.dtype.itemsize  # numpy cuts zero bytes off the end of such items: give them back
+        model_input = [item.ljust(width, b"\0") for item in model_input.ravel().tolist()]
+    if isinstance(model_input, np.ndarray):
+        model_input = model_input.ravel().tolist()
+    if not isinstance(model_input, Iterable) or isinstance(model_input, dict):
+        raise ValueError(f'expected a data frame with a column "{COLUMN}" or a list, not {type(model_input).__name__}')
+    images = list(model_input)
+    return images, pd.RangeIndex(len(images))
+
+
+def _read_top_k(params: dict[str, Any]) -> int:
+    if unknown := sorted(set(params) - {"top_k"}):
+        raise ValueError(f"the parameter is top_k, not {', '.join(unknown)}")
+    top_k = params.get("top_k", TOP_K)
+    if not isinstance(top_k, int | np.integer) or top_k < 1:
+        raise ValueError(f"top_k is a whole number of at least 1, not {top_k!r}")
+    return int(top_k)
+
+
+def _read_bytes(image: Any) -> bytes:
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if not isinstance(image, str | os.PathLike):
+        raise BadImage("not_an_image", f"bytes or a path, not {type(image).__name__}")
+    try:
+        descriptor = os.open(image, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # or opening a pipe would wait for ever
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise BadImage("not_a_regular_file")
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+        raise BadImage("unreadable", type(error).__name__) from None

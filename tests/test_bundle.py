@@ -1,0 +1,244 @@
+"""Bundles that come back as they were written, and every way in which one that did not is refused by name."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+import cnn.bundle
+from cnn.architecture import ModelSpec, build_model
+from cnn.backend import import_keras
+from cnn.bundle import PARTS, BundleFacts, BundleInfo, load_keras_model, read_bundle, read_golden, write_bundle
+from cnn.calibration import as_class_probabilities
+from cnn.dataset import Normalization, SplitSpec
+from cnn.errors import IntegrityError, RegistryError, TrainingError
+from cnn.images import ImageSpec
+from cnn.layers import ConvLayer, GlobalPoolLayer
+from cnn.session import run_session
+
+# Keras 3.15 reads TensorFlow's variables with a numpy call that numpy 2 announces the end of.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+IMAGE = ImageSpec(size=(8, 6), channels=3, normalize="standardize")
+TINY = ModelSpec(layers=(ConvLayer(filters=4, padding="same", batch_norm=True), GlobalPoolLayer()))
+NORMALIZATION = Normalization(method="standardize", mean=(120.0, 110.0, 100.0), deviation=(60.0, 50.0, 40.0))
+
+
+def make_facts(*classes: str) -> BundleFacts:
+    return BundleFacts(TINY, IMAGE, NORMALIZATION, classes, 1.5, "digits-1", "ab" * 32, SplitSpec())
+
+
+def make_images(count: int = 5) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (count, *IMAGE.shape), dtype=np.uint8)
+
+
+def make_model(facts: BundleFacts) -> Any:
+    """A tiny network with weights large enough that another network would answer otherwise."""
+    model = build_model(facts.model, facts.image, facts.normalization, facts.classes)
+    rng = np.random.default_rng(7)
+    model.set_weights([rng.uniform(0.1, 1.0, weight.shape) for weight in model.get_weights()])
+    return model
+
+
+def ask(model: Any, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    return as_class_probabilities(import_keras().ops.convert_to_numpy(model(images, training=False)))
+
+
+@dataclass(frozen=True)
+class Written:
+    folder: Path
+    facts: BundleFacts
+    model: Any
+    info: BundleInfo
+
+    def copy(self, folder: Path) -> Path:
+        folder.mkdir()
+        for path in self.folder.iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+        return folder
+
+
+@pytest.fixture(scope="module", params=[("cat", "dog"), ("cat", "dog", "bird")], ids=["sigmoid", "softmax"])
+def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Written:
+    facts = make_facts(*request.param)
+    model, folder = make_model(facts), tmp_path_factory.mktemp("written") / "bundle"
+    return Written(folder, facts, model, write_bundle(folder, model, facts, make_images()))
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    facts = make_facts("cat", "dog", "bird")
+    model, folder = make_model(facts), tmp_path_factory.mktemp("bundle")
+    return Written(folder, facts, model, write_bundle(folder, model, facts, make_images()))
+
+
+def test_what_is_read_is_what_was_written(written: Written) -> None:
+    assert sorted(path.name for path in written.folder.iterdir()) == sorted(("bundle.json", *PARTS))
+    info = read_bundle(written.folder)
+    assert info == written.info
+    assert (info.model, info.image, info.normalization) == (TINY, IMAGE, NORMALIZATION)
+    assert (info.classes, info.temperature, info.dataset) == (written.facts.classes, 1.5, "digits-1")
+    assert info.fingerprint() == hashlib.sha256((written.folder / "bundle.json").read_bytes()).hexdigest()
+
+
+def test_onnx_and_golden_images_agree_with_keras(written: Written) -> None:
+    assert 0.0 <= written.info.onnx_difference <= 1e-4
+    images, probabilities = read_golden(written.folder, written.info)
+    assert np.array_equal(images, make_images())
+    assert probabilities.shape == (5, len(written.facts.classes))
+    assert probabilities == pytest.approx(ask(written.model, images), abs=1e-5)
+
+
+def test_onnx_takes_uint8_in_batches_of_any_size_and_nothing_else(written: Written) -> None:
+    graph = onnx.load(written.folder / "model.onnx").graph
+    assert [one.name for one in graph.input] == ["images"]
+    kind = graph.input[0].type.tensor_type
+    assert kind.elem_type == onnx.TensorProto.UINT8
+    assert [one.dim_value for one in kind.shape.dim] == [0, 8, 6, 3]
+
+
+def test_keras_model_is_rebuilt_from_its_description(written: Written) -> None:
+    images = make_images(9)
+    again = load_keras_model(written.folder)
+    assert ask(again, images) == pytest.approx(ask(written.model, images), abs=1e-6)
+    assert b"class_name" not in (written.folder / "model.weights.h5").read_bytes()  # no Keras configuration to obey
+
+
+def test_writing_and_loading_print_nothing(bundle: Written, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_bundle(tmp_path / "bundle", bundle.model, bundle.facts, make_images())
+    load_keras_model(tmp_path / "bundle")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_damaged_or_missing_file_is_named(bundle: Written, tmp_path: Path, name: str) -> None:
+    path = bundle.copy(tmp_path / "copy") / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(IntegrityError, match=f"{name} is not what was registered"):
+        read_bundle(path.parent)
+    with pytest.raises(IntegrityError, match=name):
+        load_keras_model(path.parent)
+    path.unlink()
+    with pytest.raises(IntegrityError, match=f"{name} cannot be read"):
+        read_bundle(path.parent)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 2}, "format: Input should be 1"),
+        ({"extra": 1}, "extra: Extra inputs"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"files": {"../../etc/passwd": "0" * 64}}, "files of a bundle are"),
+    ],
+)
+def test_a_description_from_elsewhere_is_refused(
+    bundle: Written, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    path = bundle.copy(tmp_path / "copy") / "bundle.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(IntegrityError, match=message) as caught:
+        read_bundle(path.parent)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_or_with_a_broken_description_is_no_bundle(bundle: Written, tmp_path: Path) -> None:
+    folder = bundle.copy(tmp_path / "copy")
+    (folder / "bundle.json").write_text("{")
+    with pytest.raises(IntegrityError, match="the whole file"):
+        read_bundle(folder)
+    (folder / "bundle.json").unlink()
+    with pytest.raises(IntegrityError, match=r"bundle\.json cannot be read \(No such file"):
+        read_bundle(folder)
+
+
+def test_files_that_are_not_listed_are_never_opened(bundle: Written, tmp_path: Path) -> None:
+    folder = bundle.copy(tmp_path / "copy")
+    (folder / "model.onnx.data").write_bytes(b"not ours")
+    assert read_bundle(folder) == bundle.info
+
+
+def test_an_interrupted_write_leaves_no_bundle(
+    bundle: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = bundle.copy(tmp_path / "copy")
+
+    def fail(*_: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(cnn.bundle, "export_onnx", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_bundle(folder, bundle.model, bundle.facts, make_images())
+    with pytest.raises(IntegrityError, match="not finished"):
+        read_bundle(folder)
+
+
+def test_onnx_that_answers_otherwise_is_not_written(
+    bundle: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cnn.bundle, "run_session", lambda *given: run_session(*given)[::-1])
+    with pytest.raises(TrainingError, match=r"differ by .* on the golden images \(limit 0\.0001\)"):
+        write_bundle(tmp_path, bundle.model, bundle.facts, make_images())
+    assert not (tmp_path / "bundle.json").exists()
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (ConvLayer(filters=5, padding="same", batch_norm=True), GlobalPoolLayer()),
+        (ConvLayer(filters=4, padding="same", batch_norm=True, activation="sigmoid"), GlobalPoolLayer()),
+    ],
+    ids=["other weights", "other activation"],
+)
+def test_a_model_that_is_not_what_its_description_says_is_refused(
+    bundle: Written, tmp_path: Path, layers: tuple[Any, ...]
+) -> None:
+    facts = replace(bundle.facts, model=ModelSpec(layers=layers))
+    with pytest.raises(TrainingError, match="not the network of its description"):
+        write_bundle(tmp_path, bundle.model, facts, make_images())
+
+
+def test_a_description_that_is_built_otherwise_today_is_refused(
+    bundle: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = ModelSpec(
+        layers=(ConvLayer(filters=4, padding="same", batch_norm=True, activation="elu"), GlobalPoolLayer())
+    )
+    pooled = ModelSpec(layers=(ConvLayer(filters=4, padding="same", batch_norm=True), GlobalPoolLayer(method="max")))
+    wider = ModelSpec(layers=(ConvLayer(filters=9, padding="same", batch_norm=True), GlobalPoolLayer()))
+    for spec, message in ((changed, "golden"), (pooled, "golden"), (wider, "does not fit its description")):
+        monkeypatch.setattr(cnn.bundle, "build_model", lambda _, *rest, spec=spec: build_model(spec, *rest))
+        with pytest.raises(RegistryError, match=message):
+            load_keras_model(bundle.folder)
+
+
+def test_mixed_precision_ends_at_the_bundle(bundle: Written, tmp_path: Path) -> None:
+    keras = import_keras()
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = make_model(bundle.facts)
+        info = write_bundle(tmp_path, model, bundle.facts, make_images())
+        assert keras.config.dtype_policy().name == "mixed_float16"
+    finally:
+        keras.config.set_dtype_policy(before)
+    _, probabilities = read_golden(tmp_path, info)
+    assert probabilities == pytest.approx(ask(bundle.model, make_images()), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "golden",
+    [np.zeros((0, 8, 6, 3), np.uint8), np.zeros((2, 6, 8, 3), np.uint8), np.zeros((2, 8, 6, 3), np.float32)],
+    ids=["none", "other shape", "other type"],
+)
+def test_golden_images_must_be_images_of_the_model(bundle: Written, tmp_path: Path, golden: NDArray[Any]) -> None:
+    with pytest.raises(ValueError, match=r"uint8 \(m, 8, 6, 3\) with m of at least 1, not"):
+        write_bundle(tmp_path, bundle.model, bundle.facts, golden)

@@ -1,0 +1,156 @@
+"""The figures of a model, held against scikit-learn and scipy, and against rules that hold for any answers."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    precision_recall_fscore_support,
+    top_k_accuracy_score,
+)
+
+from cnn.errors import DatasetError
+from cnn.metrics import Evaluation, bootstrap_accuracy, compare_paired, evaluate_probabilities
+
+
+def make_answers(seed: int, images: int, classes: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, images)
+    logits = rng.normal(size=(images, classes)) + 1.5 * np.eye(classes)[labels]
+    exponents = np.exp(logits)
+    return exponents / exponents.sum(axis=1, keepdims=True), labels
+
+
+def name_classes(count: int) -> list[str]:
+    return [f"class {number}" for number in range(count)]
+
+
+answers = st.tuples(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(2, 7))
+
+
+@given(answers)
+@settings(deadline=None, max_examples=60)
+def test_figures_are_those_of_scikit_learn(case: tuple[int, int, int]) -> None:
+    seed, images, classes = case
+    probabilities, labels = make_answers(seed, images, classes)
+    found = evaluate_probabilities(probabilities, labels, name_classes(classes), top_k=2)
+    predicted, every = probabilities.argmax(axis=1), list(range(classes))
+    precision, recall, f1, support = precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0)
+    assert found.accuracy == pytest.approx(accuracy_score(labels, predicted))
+    assert [one.precision for one in found.per_class] == pytest.approx(list(precision))
+    assert [one.recall for one in found.per_class] == pytest.approx(list(recall))
+    assert [one.f1 for one in found.per_class] == pytest.approx(list(f1))
+    assert [one.images for one in found.per_class] == list(support)
+    assert found.macro_f1 == pytest.approx(float(f1[support > 0].mean()))
+    assert np.array_equal(found.confusion, confusion_matrix(labels, predicted, labels=every))
+    if classes > 2:
+        assert found.top_k.k == 2
+        assert found.top_k.value == pytest.approx(top_k_accuracy_score(labels, probabilities, k=2, labels=every))
+
+
+@given(answers, st.integers(0, 1000))
+@settings(deadline=None, max_examples=60)
+def test_rules_that_hold_for_any_answers(case: tuple[int, int, int], seed: int) -> None:
+    probabilities, labels = make_answers(*case)
+    found = evaluate_probabilities(probabilities, labels, name_classes(case[2]), seed=seed)
+    low, high = found.accuracy_interval
+    assert 0.0 <= low <= found.accuracy <= high <= 1.0
+    assert found.top_k.value >= found.accuracy
+    assert 0.0 <= found.ece <= 1.0
+    assert sum(map(sum, found.confusion)) == found.images == sum(one.images for one in found.reliability)
+    order = np.random.default_rng(seed).permutation(case[1])
+    again = evaluate_probabilities(probabilities[order], labels[order], name_classes(case[2]), seed=seed)
+    assert again.summary() == pytest.approx(found.summary())
+
+
+def test_undefined_figures_are_zero_and_absent_classes_do_not_count() -> None:
+    probabilities = np.array([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0]])
+    found = evaluate_probabilities(probabilities, [0, 1], ["a", "b", "c"])
+    assert (found.per_class[1].precision, found.per_class[1].recall, found.per_class[1].f1) == (0.0, 0.0, 0.0)
+    assert (found.per_class[2].precision, found.per_class[2].recall, found.per_class[2].f1) == (0.0, 0.0, 0.0)
+    assert found.macro_f1 == pytest.approx((2 / 3 + 0) / 2)
+
+
+def test_summary_is_flat_and_the_evaluation_survives_json() -> None:
+    probabilities, labels = make_answers(1, 40, 3)
+    found = evaluate_probabilities(probabilities, labels, ["a", "b", "c"], temperature=1.25)
+    keys = "accuracy accuracy_low accuracy_high macro_f1 top_k ece temperature"
+    assert list(found.summary()) == keys.split()
+    assert found.summary()["temperature"] == 1.25
+    assert Evaluation.model_validate(json.loads(found.to_json())) == found
+
+
+@pytest.mark.parametrize(("asked", "classes", "used"), [(5, 2, 1), (5, 3, 2), (5, 10, 5), (1, 10, 1)])
+def test_top_k_is_never_trivially_one(asked: int, classes: int, used: int) -> None:
+    probabilities, labels = make_answers(0, 20, classes)
+    assert evaluate_probabilities(probabilities, labels, name_classes(classes), top_k=asked).top_k.k == used
+
+
+def test_equal_probabilities_rank_in_class_order() -> None:
+    found = evaluate_probabilities(np.full((4, 4), 0.25), [0, 1, 2, 3], name_classes(4), top_k=2)
+    assert (found.accuracy, found.top_k.value) == (0.25, 0.5)
+
+
+def test_interval_is_seeded_and_close_to_the_normal_one() -> None:
+    low, high = bootstrap_accuracy(900, 1000, seed=3)
+    assert (low, high) == bootstrap_accuracy(900, 1000, seed=3)
+    assert (low, high) != bootstrap_accuracy(900, 1000, seed=4)
+    spread = 1.96 * math.sqrt(0.9 * 0.1 / 1000)
+    assert low == pytest.approx(0.9 - spread, abs=0.003)
+    assert high == pytest.approx(0.9 + spread, abs=0.003)
+
+
+@pytest.mark.parametrize("images", [1, 10, 500])
+def test_interval_stays_open_where_the_bootstrap_is_blind(images: int) -> None:
+    exact = binomtest(images, images).proportion_ci(0.95, "exact")
+    assert bootstrap_accuracy(images, images, 0) == pytest.approx((exact.low, 1.0))
+    assert bootstrap_accuracy(0, images, 0) == pytest.approx((0.0, 1.0 - exact.low))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=60))
+def test_paired_test_is_the_exact_binomial_one(pairs: list[tuple[bool, bool]]) -> None:
+    challenger, champion = ([one[side] for one in pairs] for side in (0, 1))
+    found = compare_paired(challenger, champion)
+    assert found.images == len(pairs)
+    assert found.difference == pytest.approx((sum(challenger) - sum(champion)) / max(len(pairs), 1))
+    tosses = found.wins + found.losses
+    expected = binomtest(found.losses, tosses, 0.5, alternative="greater").pvalue if tosses else 1.0
+    assert found.p_worse == pytest.approx(expected)
+
+
+def test_many_losses_are_significant_and_many_wins_are_not() -> None:
+    right, wrong = np.ones(20, bool), np.zeros(20, bool)
+    assert compare_paired(wrong, right).p_worse == pytest.approx(0.5**20)
+    assert compare_paired(right, wrong).p_worse == 1.0
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "labels", "classes", "message"),
+    [
+        ([[0.5, 0.5]], [0, 1], ["a", "b"], r"not \(1, 2\) and \(2,\)"),
+        ([[0.5, 0.5]], [2], ["a", "b"], "labels lie from 0 to 1, not 2 to 2"),
+        ([[0.5, 0.5]], [-1], ["a", "b"], "not -1 to -1"),
+        ([[0.5, 0.5]], [0], ["a", "b", "c"], r"one column per class \(3\), not 2"),
+    ],
+)
+def test_nonsense_is_refused_with_rule_and_value(
+    probabilities: list[list[float]], labels: list[int], classes: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate_probabilities(probabilities, labels, classes)
+
+
+def test_other_refusals() -> None:
+    with pytest.raises(DatasetError, match=r"raise split\.test"):
+        evaluate_probabilities(np.empty((0, 2)), [], ["a", "b"])
+    with pytest.raises(ValueError, match="top_k is at least 1, not 0"):
+        evaluate_probabilities([[0.5, 0.5]], [0], ["a", "b"], top_k=0)
+    with pytest.raises(ValueError, match=r"not \(1,\) and \(2,\)"):
+        compare_paired([True], [True, False])
