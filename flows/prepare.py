@@ -3,19 +3,16 @@
 import time
 from typing import Any
 
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow
 
 from cnn.dataset import Manifest
 from flows.config import Config
 from flows.progress import say, show_stage
 from flows.reports import PrepareReport, ShardCounts
-from infra.cluster import ClusterSpec, open_cluster
+from flows.stages import choose_cluster, run_stage
+from infra.cluster import Cluster, open_cluster
 from tasks.building import BuildSpec, ChunkReport
 from tasks.preparing import Preparation, build_chunks, list_files, publish_version
-
-STAGE: Any = {"cache_policy": NO_CACHE, "persist_result": False}
-SERIAL = ClusterSpec(workers=0)  # one chunk is done in this process before a cluster would have started
 
 
 @flow(name="prepare", persist_result=False)
@@ -28,18 +25,17 @@ def prepare_dataset(source: str, workspace: str, config: Config) -> PrepareRepor
     """The body of the flow; also the first half of `retrain`."""
     spec = BuildSpec(image=config.image, augment=config.augment, split=config.split)
     job = Preparation(source, workspace, spec, config.budget, config.chunk.files)
-    list_stage(job)
-    start_up = time.monotonic()
-    with open_cluster(config.cluster if len(job.todo) > 1 else SERIAL) as cluster:
-        start_up = time.monotonic() - start_up
-        build_stage(job, cluster)
-        manifest, path = publish_stage(job, cluster)
+    run_stage("list", lambda: list_stage(job))
+    begin = time.monotonic()
+    with open_cluster(choose_cluster(config.cluster, len(job.todo))) as cluster:
+        start_up = time.monotonic() - begin
+        run_stage("build", lambda: build_stage(job, cluster))
+        manifest, path = run_stage("publish", lambda: publish_version(job, cluster))
     report = summarize(job, manifest, job.store.uri_of(path), start_up)
     say(describe(report))
     return report
 
 
-@task(name="list", **STAGE)
 def list_stage(job: Preparation) -> None:
     """List the source and plan the work."""
     list_files(job)
@@ -48,8 +44,7 @@ def list_stage(job: Preparation) -> None:
     say(f"list: {len(job.listed):,} files in {len(job.classes)} classes{kept}")
 
 
-@task(name="build", **STAGE)
-def build_stage(job: Preparation, cluster: Any) -> None:
+def build_stage(job: Preparation, cluster: Cluster) -> None:
     """Build the chunks on the cluster."""
     with show_stage("build", sum(len(chunk.items) for chunk in job.todo)) as stage:
         bad = 0
@@ -60,12 +55,6 @@ def build_stage(job: Preparation, cluster: Any) -> None:
             stage.advance(report.files, f"{bad} quarantined" if bad else "")
 
         build_chunks(job, cluster, note)
-
-
-@task(name="publish", **STAGE)
-def publish_stage(job: Preparation, cluster: Any) -> tuple[Manifest, str]:
-    """Settle duplicates, conflicts and leaks, and publish the version."""
-    return publish_version(job, cluster)
 
 
 def summarize(job: Preparation, manifest: Manifest, uri: str, start_up: float) -> PrepareReport:

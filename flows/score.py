@@ -5,15 +5,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow
 
 from cnn.bundle import read_bundle
 from flows.config import Config
 from flows.models import open_registry
 from flows.progress import say, show_stage
 from flows.reports import ScoreReport
-from infra.cluster import ClusterSpec, open_cluster, run_chunks
+from flows.stages import choose_cluster, run_stage
+from infra.cluster import Cluster, open_cluster, run_chunks
 from infra.home import cache_dir
 from infra.storage import Source, Store, open_source, open_store
 from tasks.batches import BatchRecord, ScorePlan, batch_path, find_finished, find_previous, plan_scoring
@@ -23,9 +23,6 @@ from tasks.planning import Chunk
 from tasks.predictions import write_csv
 from tasks.scoring import ChunkScores, ModelRef, ScoreJob, ScoreTask, score_chunk
 from tasks.shipping import ship_bundle
-
-STAGE: Any = {"cache_policy": NO_CACHE, "persist_result": False}
-SERIAL = ClusterSpec(workers=0)  # one chunk is done in this process before a cluster would have started
 
 
 @dataclass
@@ -69,17 +66,17 @@ def score(
 ) -> dict[str, Any]:
     """Score a folder with a model's champion: list → score (Dask, ONNX Runtime) → publish."""
     job = Scoring(source, workspace, config)
-    model = fetch_stage(job, name)
+    model = run_stage("fetch champion", lambda: fetch_stage(job, name))
     job.started = time.monotonic()
-    plan = plan_stage(job, model)
+    plan = run_stage("list", lambda: plan_stage(job, model))
     record = find_finished(job.store, plan)
     start_up = 0.0
     if record is None:
         begin = time.monotonic()
-        with open_cluster(config.cluster if len(plan.chunks) > 1 else SERIAL) as cluster:
+        with open_cluster(choose_cluster(config.cluster, len(plan.chunks))) as cluster:
             start_up = time.monotonic() - begin
-            score_stage(job, plan, cluster)
-            record = publish_stage(job, plan)
+            run_stage("score", lambda: score_stage(job, plan, cluster))
+            record = run_stage("publish", lambda: publish_batch(job.store, plan, job.source.read))
     report = summarize(job, record, start_up)
     if csv:
         write_table(job.store, record)
@@ -87,7 +84,6 @@ def score(
     return report.model_dump()
 
 
-@task(name="fetch champion", **STAGE)
 def fetch_stage(job: Scoring, name: str) -> ModelRef:
     """Bring the champion's bundle, verified, to where the workers find it."""
     registry = open_registry(job.workspace_uri)
@@ -98,7 +94,6 @@ def fetch_stage(job: Scoring, name: str) -> ModelRef:
     return ModelRef(name=name, version=str(champion.version), bundle=digest, classes=read_bundle(folder).classes)
 
 
-@task(name="list", **STAGE)
 def plan_stage(job: Scoring, model: ModelRef) -> ScorePlan:
     """List the source and find out what the previous batch answers already."""
     listed = list_source(job.source)
@@ -109,8 +104,7 @@ def plan_stage(job: Scoring, model: ModelRef) -> ScorePlan:
     return plan
 
 
-@task(name="score", **STAGE)
-def score_stage(job: Scoring, plan: ScorePlan, cluster: Any) -> None:
+def score_stage(job: Scoring, plan: ScorePlan, cluster: Cluster) -> None:
     """Score the chunks on the cluster."""
     job.submitted = time.monotonic()
     with show_stage("score", sum(len(chunk.items) for chunk in plan.chunks)) as stage:
@@ -122,12 +116,6 @@ def score_stage(job: Scoring, plan: ScorePlan, cluster: Any) -> None:
             stage.advance(done.files, f"{bad} quarantined" if bad else "")
 
         run_chunks(cluster, ScoreOne(plan.task), plan.chunks, note)
-
-
-@task(name="publish", **STAGE)
-def publish_stage(job: Scoring, plan: ScorePlan) -> BatchRecord:
-    """Put the parts together, write the report, and publish the batch."""
-    return publish_batch(job.store, plan, job.source.read)
 
 
 def write_table(store: Store, record: BatchRecord) -> None:

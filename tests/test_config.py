@@ -104,4 +104,4 @@ def test_no_value_is_a_traceback(name, value):
 def test_a_configuration_survives_json():
     config = load_config(None, ["image.size=[96,80]", "augment.copies=2", "model.preset=notes"])
     assert Config.model_validate_json(config.to_json()) == config
-    assert config.digest() == Config.model_validate_json(config.to_json()).digest()
+    assert config.fingerprint() == Config.model_validate_json(config.to_json()).fingerprint()

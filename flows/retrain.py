@@ -1,0 +1,73 @@
+"""A source folder in, a gated model version out: the flow `retrain`, prepare → train → evaluate → register → gate."""
+
+import json
+import time
+from typing import Any
+
+from prefect import flow
+
+from cnn.errors import ServerError
+from flows.config import Config
+from flows.models import open_registry
+from flows.prepare import prepare_dataset
+from flows.progress import say
+from flows.reports import TrainReport
+from flows.train import report_path, train_model, warm_up
+from infra.storage import open_store
+from infra.tracking import check_name
+from tasks.fitting import run_key, start_trainer
+
+
+@flow(name="retrain", persist_result=False)
+def retrain(
+    source: str,
+    name: str,
+    workspace: str = "./workspace",
+    config: Config = Config(),  # noqa: B008 - frozen
+) -> dict[str, Any]:
+    """Prepare a folder of class folders, train on it, and promote the model if it is not worse than the champion."""
+    check_name(name)
+    began = time.monotonic()
+    if config.train.deployment is not None:
+        report = retrain_elsewhere(source, name, workspace, config)
+    else:
+        report = retrain_here(source, name, workspace, config)
+    return report.model_copy(update={"seconds": round(time.monotonic() - began, 3)}).model_dump()
+
+
+def retrain_here(source: str, name: str, workspace: str, config: Config) -> TrainReport:
+    """Train on this machine. TensorFlow and MLflow load while the images are prepared."""
+    with start_trainer() as trainer:
+        warm = warm_up(lambda: open_registry(workspace).warm_up())
+        prepared = prepare_dataset(source, workspace, config)
+        warm.join()
+        return train_model(prepared.dataset, name, workspace, config, trainer)
+
+
+def retrain_elsewhere(source: str, name: str, workspace: str, config: Config) -> TrainReport:
+    """Prepare here, and run the deployment of `train` that the configuration names, where the GPU is.
+
+    Raises:
+        ServerError: that run did not finish; nothing was registered, or its own log says why.
+    """
+    from prefect.deployments import run_deployment
+
+    deployment = str(config.train.deployment)
+    prepared = prepare_dataset(source, workspace, config)
+    say(f"train: waiting for the deployment {deployment}")
+    parameters = {
+        "dataset": prepared.dataset,
+        "name": name,
+        "workspace": workspace,
+        "config": config.model_dump(mode="json"),
+    }
+    try:
+        run: Any = run_deployment(deployment, parameters=parameters)
+    except Exception as error:  # Prefect raises its own kinds for what does not exist or does not answer
+        text = " ".join(str(error).split())[:200]
+        raise ServerError(f"the deployment {deployment} (train.deployment) cannot be run: {text}") from None
+    if run.state is None or not run.state.is_completed():
+        state = run.state.name if run.state else "unknown"
+        raise ServerError(f"the run {run.name} of {deployment} ended as {state}; `prefect flow-run logs {run.id}` says why")
+    key = run_key(prepared.dataset, name, config.model, config.fit)
+    return TrainReport(**json.loads(open_store(workspace).read(report_path(key))))

@@ -1,0 +1,229 @@
+"""A dataset version in, a registered and gated model version out: the flow `train`."""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from cnn.dataset import Manifest
+from cnn.errors import SafelightError
+from flows.config import Config
+from flows.models import open_registry, who_asks
+from flows.progress import say, show_stage
+from flows.reports import GateReport, TrainReport
+from flows.stages import run_stage
+from infra.home import cache_dir, state_dir
+from infra.registry import Registry
+from infra.storage import Store, open_store
+from infra.tracking import check_name
+from infra.versions import AbsentError, VersionInfo
+from tasks.fitting import Trainer, run_key, run_training, start_trainer
+from tasks.judging import compare_answers, judge_champion
+from tasks.promoting import Verdict, apply_verdict, decide, name_alias, read_verdict
+from tasks.publishing import read_manifest
+from tasks.training import TrainingReport, TrainJob
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run of `train`: what was asked for, and where things are."""
+
+    manifest: Manifest
+    name: str
+    workspace: str
+    config: Config
+    store: Store
+    registry: Registry
+    key: str
+
+    @property
+    def folder(self) -> Path:
+        """The run's local folder; the key makes a killed run find it again."""
+        base = self.store.root if self.store.is_local else state_dir()
+        return base / "runs" / self.key[:16]
+
+
+@flow(name="train", persist_result=False)
+def train(
+    dataset: str,
+    name: str,
+    workspace: str = "./workspace",
+    config: Config = Config(),  # noqa: B008 - frozen
+) -> dict[str, Any]:
+    """Train, evaluate, register and gate a model on a dataset version."""
+    check_name(name)
+    with start_trainer() as trainer:
+        return train_model(dataset, name, workspace, config, trainer).model_dump()
+
+
+def train_model(dataset: str, name: str, workspace: str, config: Config, trainer: Trainer) -> TrainReport:
+    """The body of the flow; also the second half of `retrain`, which starts `trainer` early."""
+    started = time.monotonic()
+    job = open_training(dataset, name, workspace, config)
+    version = find_version(job)
+    if version is None or read_verdict(version) is None:
+        version = run_training_stages(job, trainer)
+    else:
+        say(f"train: nothing has changed since version {version.version}, which stands")
+    report = summarize(job, version, time.monotonic() - started)
+    job.store.write(report_path(job.key), report.to_json().encode())
+    say(f"gate: {report.gate.verdict}: {report.gate.reasons[0] if report.gate.reasons else ''}")
+    return report
+
+
+def open_training(dataset: str, name: str, workspace: str, config: Config) -> Training:
+    """Open the dataset and the registry, and name the run."""
+    store = open_store(workspace)
+    manifest = read_manifest(store, dataset)
+    key = run_key(dataset, name, config.model, config.fit)
+    return Training(manifest, name, workspace, config, store, open_registry(workspace), key)
+
+
+def report_path(key: str) -> str:
+    """Where the answer of a training lies in the workspace, for a `retrain` that waits on another machine."""
+    return f"runs/{key[:16]}/train.json"
+
+
+def find_version(job: Training) -> VersionInfo | None:
+    """The version that this very run registered before, or None."""
+    try:
+        versions = job.registry.versions(job.name)
+    except AbsentError:
+        return None
+    return next((version for version in versions if version.tags.get("run_key") == job.key), None)
+
+
+def run_training_stages(job: Training, trainer: Trainer) -> VersionInfo:
+    """Fit and evaluate in the trainer's process, then register and gate; a run that fails is marked so in MLflow."""
+    parameters = {
+        "dataset": job.manifest.dataset,
+        "dataset_digest": job.manifest.digest,
+        "image": job.manifest.image.model_dump(mode="json"),
+        "model": job.config.model.model_dump(mode="json"),
+        "fit": job.config.fit.model_dump(mode="json"),
+    }
+    run_id = job.registry.start_run(job.name, job.key, parameters)
+    status = "FAILED"
+    try:
+        report = run_stage("fit and evaluate", lambda: fit_stage(job, trainer, run_id))
+        version = run_stage("register", lambda: register_stage(job, report, run_id))
+        version = run_stage("gate", lambda: gate_stage(job, report, version))
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        with suppress(SafelightError):  # the fault itself counts more than its mark
+            job.registry.finish_run(run_id, status)
+    shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
+    return version
+
+
+def fit_stage(job: Training, trainer: Trainer, run_id: str) -> TrainingReport:
+    """Fit in the trainer's process; every epoch is shown and kept in MLflow as it comes."""
+    order = TrainJob(
+        workspace=job.workspace,
+        dataset=job.manifest.dataset,
+        name=job.name,
+        model=job.config.model,
+        fit=job.config.fit,
+        top_k=job.config.score.top_k,
+        folder=str(job.folder),
+    )
+    with show_stage("train", job.config.fit.epochs, "epochs") as stage:
+
+        def note(event: dict[str, Any]) -> None:
+            if event["event"] != "epoch":
+                return
+            figures = {key: value for key, value in event.items() if key not in ("event", "epoch")}
+            job.registry.log_epoch(run_id, figures, int(event["epoch"]))
+            stage.advance(int(event["epoch"]) - stage.completed, describe_epoch(event))
+
+        report = run_training(order, note, trainer)
+        stage.total = stage.completed  # early stopping: what was not needed is not missing
+    for warning in report.warnings:
+        say(f"train: {warning}")
+    say(describe_evaluation(report))
+    return report
+
+
+def register_stage(job: Training, report: TrainingReport, run_id: str) -> VersionInfo:
+    """Log the figures and make the version."""
+    job.registry.log_folder(run_id, Path(report.figures), "figures")
+    version = job.registry.register_version(job.name, run_id, Path(report.bundle), report.evaluation.summary())
+    say(f"register: {job.name} version {version.version}")
+    return version
+
+
+def gate_stage(job: Training, report: TrainingReport, version: VersionInfo) -> VersionInfo:
+    """Hold the version against the champion on the same test images, and move the aliases."""
+    champion = job.registry.champion(job.name)
+    if champion is None or champion.version == version.version:
+        verdict = decide(report.evaluation, None, job.config.gate)
+    else:
+        verdict = compare_with(job, champion, report)
+    return apply_verdict(job.registry, version, verdict, who_asks(), datetime.now(UTC))
+
+
+def compare_with(job: Training, champion: VersionInfo, report: TrainingReport) -> Verdict:
+    """What the gate says of the new version beside the present champion."""
+    bundle = job.registry.fetch_bundle(champion, cache_dir() / "champions")
+    judged = judge_champion(bundle, job.manifest, job.store)
+    if judged.refused is not None:
+        return decide(report.evaluation, None, job.config.gate, judged.refused)
+    return decide(report.evaluation, compare_answers(Path(report.test), judged), job.config.gate)
+
+
+def summarize(job: Training, version: VersionInfo, seconds: float) -> TrainReport:
+    """The answer of the command."""
+    verdict = read_verdict(version)
+    return TrainReport(
+        model=job.name,
+        version=version.version,
+        alias=name_alias(version.aliases) or "",
+        run_id=version.run_id,
+        dataset=job.manifest.dataset,
+        metrics=version.metrics,
+        gate=GateReport(
+            verdict=verdict.verdict if verdict else "", reasons=list(verdict.reasons) if verdict else []
+        ),
+        seconds=round(seconds, 3),
+    )
+
+
+def describe_epoch(event: dict[str, Any]) -> str:
+    """The figures of an epoch, as they stand behind the bar."""
+    accuracy = event.get("val_accuracy", event.get("accuracy", 0.0))
+    loss = event.get("val_loss", event.get("loss", 0.0))
+    return f"{event['images_per_second']:,.0f} images/s, loss {loss:.4f}, accuracy {accuracy:.4f}"
+
+
+def describe_evaluation(report: TrainingReport) -> str:
+    """One line of what the best epoch is worth."""
+    figures = report.evaluation
+    low, high = figures.accuracy_interval
+    again = f", went on from epoch {report.resumed_at}" if report.resumed_at else ""
+    return (
+        f"evaluate: accuracy {figures.accuracy:.4f} ({low:.4f} to {high:.4f}) on {figures.images:,} {report.judged_on} "
+        f"images, macro F1 {figures.macro_f1:.4f}, ECE {figures.ece:.4f}; best of {report.epochs} epochs: "
+        f"{report.best_epoch}{again}"
+    )
+
+
+def warm_up(work: Callable[[], None]) -> threading.Thread:
+    """Run `work` in the background; its faults show again where the work is really needed."""
+
+    def quietly() -> None:
+        with suppress(SafelightError):
+            work()
+
+    thread = threading.Thread(target=quietly, daemon=True)
+    thread.start()
+    return thread
