@@ -1,0 +1,57 @@
+"""Bytes of an image file in, a small picture as a `data:` URI out: nothing of the file but its pixels survives."""
+
+import base64
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.images import ImageSpec, encode_jpeg, encode_png, read_image
+
+SHOWN = 96  # pixels of the longer side on the page
+STORED = 144  # pixels of the longer side of a photograph in the file: sharp on dense screens, still small
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that can stand in a page, with its width and height in pixels."""
+
+    uri: str
+    width: int
+    height: int
+
+
+def make_picture(data: bytes) -> Picture:
+    """A thumbnail: photographs as JPEG of at most 144 pixels, tiny images as PNG, enlarged in whole squares.
+
+    Raises:
+        BadImage: the bytes give no picture.
+    """
+    decoded = read_image(data, ImageSpec(size=(STORED, STORED), resize="pad"))
+    longer = max(decoded.width, decoded.height)
+    if longer < SHOWN:  # enlarging by interpolation would turn an 8 x 8 digit into fog
+        exact = read_image(data, ImageSpec(size=(decoded.height, decoded.width), resize="stretch"))
+        factor = -(-SHOWN // longer)
+        pixels = exact.pixels.repeat(factor, axis=0).repeat(factor, axis=1)
+        return _embed(encode_png(_to_grey(pixels)), "png", pixels)
+    pixels = _cut_letterbox(decoded.pixels, decoded.width, decoded.height)
+    return _embed(encode_jpeg(pixels, quality=80), "jpeg", pixels)
+
+
+def _cut_letterbox(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """The picture without the bars that `pad` put around it."""
+    factor = STORED / max(width, height)
+    inner_height = min(STORED, max(1, round(height * factor)))
+    inner_width = min(STORED, max(1, round(width * factor)))
+    top, left = (STORED - inner_height) // 2, (STORED - inner_width) // 2
+    return np.ascontiguousarray(pixels[top : top + inner_height, left : left + inner_width])
+
+
+def _to_grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """One channel where all three are equal: a third of the bytes."""
+    grey = pixels[..., :1]
+    return grey if (pixels == grey).all() else pixels
+
+
+def _embed(data: bytes, kind: str, pixels: NDArray[np.uint8]) -> Picture:
+    return Picture(f"data:image/{kind};base64,{base64.b64encode(data).decode()}", pixels.shape[1], pixels.shape[0])

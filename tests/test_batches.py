@@ -1,0 +1,184 @@
+"""What a batch reads again and what it does not: nothing twice, nothing left out, whatever has changed."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tasks.scoring
+from cnn.errors import StorageError
+from cnn.images import ImageSpec, encode_png
+from infra.storage import open_source, open_store
+from tasks.batches import (
+    BatchRecord,
+    ScorePlan,
+    batch_path,
+    find_finished,
+    find_previous,
+    plan_scoring,
+    pointer_path,
+    read_record,
+)
+from tasks.committing import publish_batch
+from tasks.listing import list_source
+from tasks.scoring import ModelRef, Network, ScoreJob, ScoreSpec, score_chunk
+
+NIGHT = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
+MODEL = ModelRef(name="levels", version="3", bundle="ab" * 32, classes=("dark", "bright"))
+
+
+@pytest.fixture(autouse=True)
+def network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bright pictures are bright: no bundle is needed."""
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        bright = images.astype(np.float64).mean(axis=(1, 2, 3)) / 255
+        return np.stack([1 - bright, bright], axis=1)
+
+    loaded = Network(ImageSpec(size=(4, 4), channels=1), MODEL.classes, predict)
+    monkeypatch.setattr(tasks.scoring, "_load_network", lambda *_: loaded)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> ScoreJob:
+    """Ten pictures, one file that is none, one hidden file."""
+    for number in range(10):
+        put(tmp_path / "in", f"{number}.png", 20 * number + 30)
+    (tmp_path / "in" / "bad.jpg").write_bytes(b"text")
+    (tmp_path / "in" / ".hidden").write_bytes(b"")
+    return ScoreJob(str(tmp_path / "in"), str(tmp_path / "out"), MODEL, ScoreSpec(batch_size=3, sheet=2), NIGHT)
+
+
+def put(folder: Path, name: str, level: int) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(encode_png(np.full((4, 4, 1), level, np.uint8)))
+
+
+def plan(job: ScoreJob, files: int = 4) -> ScorePlan:
+    source, store = open_source(job.source), open_store(job.workspace)
+    return plan_scoring(list_source(source), job, find_previous(store, job), files)
+
+
+def run(job: ScoreJob) -> BatchRecord:
+    """What the flow does, in a loop."""
+    source, store, todo = open_source(job.source), open_store(job.workspace), plan(job)
+    record = find_finished(store, todo)
+    if record is None:
+        for chunk in todo.chunks:
+            score_chunk(chunk, todo.task)
+        record = publish_batch(store, todo, source.read)
+    return record
+
+
+def counts(record: BatchRecord) -> tuple[int, int]:
+    return record.scored, record.reused
+
+
+def test_first_batch_scores_everything(job: ScoreJob) -> None:
+    record = run(job)
+    assert record.outcomes == {"ok": 10, "quarantined": 1, "ignored": 1}
+    assert (record.files, counts(record), record.unread) == (12, (10, 0), 0)
+    assert sum(record.decisions.values()) == 10
+
+
+def test_unchanged_run_reads_no_file(job: ScoreJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(job)
+    monkeypatch.setattr(tasks.scoring, "read_image", lambda *_: pytest.fail("read"))
+    later = run(replace(job, scored_at=datetime(2026, 11, 24, tzinfo=UTC)))
+    assert (later.batch, later.predictions, counts(later)) == (first.batch, first.predictions, (0, 10))
+
+
+def test_only_what_changed_is_read(job: ScoreJob) -> None:
+    run(job)
+    put(Path(job.source), "3.png", 250)
+    put(Path(job.source), "new.png", 5)
+    (Path(job.source) / "9.png").unlink()
+    todo = plan(job)
+    read = sorted(entry.path for chunk in todo.chunks for entry in chunk.entries)
+    assert read == ["3.png", "bad.jpg", "new.png"]  # a bad file is tried again: its fault may have passed
+    record = run(job)
+    assert (record.files, counts(record)) == (12, (2, 8))
+    assert record.outcomes["ok"] == 10
+
+
+def test_rename_is_free(job: ScoreJob) -> None:
+    run(job)
+    shutil.move(Path(job.source) / "2.png", Path(job.source) / "moved.png")
+    assert counts(run(job)) == (0, 10)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda job: replace(job, model=MODEL.model_copy(update={"version": "4", "bundle": "cd" * 32})),
+        lambda job: replace(job, spec=job.spec.model_copy(update={"top_k": 1})),
+    ],
+    ids=["another version", "another top_k"],
+)
+def test_other_question_is_answered_anew(job: ScoreJob, change: Callable[[ScoreJob], ScoreJob]) -> None:
+    first, second = run(job), run(change(job))
+    assert counts(second) == (10, 0)
+    assert second.batch != first.batch
+
+
+def test_moved_threshold_decides_again_without_reading(job: ScoreJob) -> None:
+    assert run(job).decisions == {"accept": 3, "review": 7}
+    record = run(replace(job, spec=job.spec.model_copy(update={"accept": 0.5})))
+    assert (record.decisions, counts(record)) == ({"accept": 10, "review": 0}, (0, 10))
+
+
+def test_crashed_run_goes_on_where_it_was(job: ScoreJob) -> None:
+    todo = plan(job)
+    score_chunk(todo.chunks[0], todo.task)
+    again = plan(replace(job, scored_at=datetime(2026, 11, 24, tzinfo=UTC)))
+    assert again.task.batch == todo.task.batch
+    done = [score_chunk(chunk, again.task) for chunk in again.chunks]
+    assert [scores.resumed for scores in done] == [True, False, False]
+    assert publish_batch(open_store(job.workspace), again, open_source(job.source).read).files == 12
+
+
+def test_batch_whose_pointer_was_not_moved_is_found(job: ScoreJob) -> None:
+    store, record = open_store(job.workspace), run(job)
+    store.delete(pointer_path(job.source, "levels"))
+    assert counts(run(job)) == (0, 10)
+    assert store.exists(pointer_path(job.source, "levels"))
+    assert find_previous(store, job).record == record  # type: ignore[union-attr]
+
+
+def test_file_that_could_not_be_read_is_tried_again(job: ScoreJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    todo = plan(job)
+    gone = Path(job.source) / "5.png"
+    shutil.move(gone, gone.with_suffix(".away"))
+    for chunk in todo.chunks:
+        score_chunk(chunk, todo.task)
+    gone.with_suffix(".away").rename(gone)
+    record = publish_batch(open_store(job.workspace), todo, open_source(job.source).read)
+    assert (record.unread, record.outcomes["quarantined"]) == (1, 2)
+    again = run(job)
+    assert (again.unread, again.outcomes["ok"]) == (0, 10)
+    assert again.batch != record.batch
+    assert run(job).batch == again.batch
+
+
+def test_damaged_predictions_are_not_used_again(job: ScoreJob, caplog: pytest.LogCaptureFixture) -> None:
+    store, record = open_store(job.workspace), run(job)
+    data = bytearray(store.read(record.predictions.path))
+    data[len(data) // 2] ^= 1
+    store.write(record.predictions.path, bytes(data))
+    put(Path(job.source), "new.png", 5)
+    assert counts(run(job)) == (11, 0)
+    assert "predictions.parquet is not what its record says" in caplog.text
+
+
+def test_damaged_records_are_named(job: ScoreJob) -> None:
+    store, record = open_store(job.workspace), run(job)
+    store.write(batch_path(record.batch, "batch.json"), b"{}")
+    with pytest.raises(StorageError, match=r"batch\.json is no record of a batch; delete it"):
+        read_record(store, record.batch)
+    store.write(pointer_path(job.source, "levels"), b"[]")
+    with pytest.raises(StorageError, match=r"latest/.*\.json is damaged; delete it"):
+        find_previous(store, job)

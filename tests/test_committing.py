@@ -1,0 +1,142 @@
+"""A batch is published whole or not at all: its rows are the listing, and its record comes last."""
+
+import hashlib
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+import tasks.committing
+import tasks.scoring
+from cnn.errors import IntegrityError, StorageError
+from cnn.images import ImageSpec, encode_png
+from infra.storage import Store, open_source, open_store
+from tasks.batches import ScorePlan, batch_path, find_previous, plan_scoring
+from tasks.committing import publish_batch, reconcile_rows
+from tasks.listing import list_source
+from tasks.predictions import from_part, merge_tables, path_keys, to_part
+from tasks.scoring import ModelRef, Network, ScoreJob, ScoreSpec, part_path, score_chunk
+
+NIGHT = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
+MODEL = ModelRef(name="levels", version="3", bundle="ab" * 32, classes=("dark", "bright"))
+
+
+@pytest.fixture
+def scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, ScorePlan, Any]:
+    """A workspace with all parts of a batch, its plan, and its source of awkward names, a link and a bad file."""
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    for number, name in enumerate(
+        (b"a.png", b"b\xff.png", b"line\nbreak.png", "\u202eevil.png".encode(), b"sub/=1.png")
+    ):
+        place = os.path.join(os.fsencode(folder), name)
+        Path(os.fsdecode(place)).write_bytes(encode_png(np.full((4, 4, 1), 40 * number + 20, np.uint8)))
+    (folder / "bad.jpg").write_bytes(b"")
+    (folder / ".DS_Store").write_bytes(b"x")
+    (folder / "link.png").symlink_to("nowhere")
+    flat = Network(ImageSpec(size=(4, 4)), MODEL.classes, lambda images: np.full((len(images), 2), 0.5))
+    monkeypatch.setattr(tasks.scoring, "_load_network", lambda *_: flat)
+    source, store = open_source(str(folder)), open_store(str(tmp_path / "out"))
+    job = ScoreJob(source.uri, store.uri, MODEL, ScoreSpec(), NIGHT)
+    plan = plan_scoring(list_source(source), job, None, files=2)
+    for chunk in plan.chunks:
+        score_chunk(chunk, plan.task)
+    return store, plan, source
+
+
+def test_every_listed_file_has_one_row(scored: tuple[Store, ScorePlan, Any]) -> None:
+    store, plan, source = scored
+    record = publish_batch(store, plan, source.read)
+    frame = pd.read_parquet(store.fetch(record.predictions.path))
+    assert len(frame) == record.files == 8
+    assert frame.outcome.value_counts().to_dict() == {"ok": 5, "quarantined": 2, "ignored": 1}
+    reasons = {path: reason for path, reason in zip(frame.path, frame.reason, strict=True) if isinstance(reason, str)}
+    assert reasons == {"bad.jpg": "empty_file", ".DS_Store": "hidden", "link.png": "symlink_dangling"}
+    assert b"b\xff.png" in set(frame.path_raw.dropna())
+    assert frame.model_version.eq("3").all()
+
+
+def test_record_says_what_was_written(scored: tuple[Store, ScorePlan, Any]) -> None:
+    store, plan, source = scored
+    record = publish_batch(store, plan, source.read)
+    data = store.read(record.predictions.path)
+    assert record.predictions.sha256 == hashlib.sha256(data).hexdigest()
+    assert pq.read_metadata(store.fetch(record.predictions.path)).num_rows == record.predictions.rows
+    assert b"Content-Security-Policy" in store.read(record.report)
+    previous = find_previous(store, plan.task)
+    assert previous is not None
+    assert previous.record == record
+    assert not list(store.list(batch_path(record.batch, "parts/")))
+
+
+def test_same_parts_give_the_same_bytes(scored: tuple[Store, ScorePlan, Any]) -> None:
+    store, plan, source = scored
+    parts = {part_path(plan.task.batch, chunk.key): b"" for chunk in plan.chunks}
+    parts = {name: store.read(name) for name in parts}
+    first = publish_batch(store, plan, source.read)
+    for name, data in parts.items():
+        store.write(name, data)
+    assert publish_batch(store, plan, source.read) == first
+
+
+def change_part(store: Store, plan: ScorePlan, rows: slice | None) -> None:
+    """Take rows out of a part, or write its first one twice."""
+    name = part_path(plan.task.batch, plan.chunks[1].key)
+    table, facts = from_part(store.read(name), name)
+    changed = table.take([0, 0]) if rows is None else table.slice(rows.start, rows.stop - rows.start)
+    store.write(name, to_part(changed, facts))
+
+
+@pytest.mark.parametrize("rows", [slice(0, 1), slice(1, 2), slice(0, 0), None], ids=["first", "last", "none", "twice"])
+def test_rows_that_do_not_add_up_publish_nothing(scored: tuple[Store, ScorePlan, Any], rows: slice | None) -> None:
+    store, plan, source = scored
+    change_part(store, plan, rows)
+    with pytest.raises(
+        StorageError, match=r"do not agree with the 8 files listed, first at '.*'; nothing was published"
+    ):
+        publish_batch(store, plan, source.read)
+    assert not store.exists(batch_path(plan.task.batch, "predictions.parquet"))
+    assert not store.exists(batch_path(plan.task.batch, "batch.json"))
+
+
+def test_missing_and_damaged_parts_publish_nothing(scored: tuple[Store, ScorePlan, Any]) -> None:
+    store, plan, source = scored
+    name = part_path(plan.task.batch, plan.chunks[0].key)
+    store.write(name, store.read(name)[:-20])
+    with pytest.raises(IntegrityError, match="is damaged"):
+        publish_batch(store, plan, source.read)
+    store.delete(name)
+    with pytest.raises(StorageError, match="no such file"):
+        publish_batch(store, plan, source.read)
+    assert find_previous(store, plan.task) is None
+
+
+def test_crash_before_the_record_publishes_nothing(
+    scored: tuple[Store, ScorePlan, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, plan, source = scored
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks.committing, "make_report", lambda *_: exec_stop())
+        with pytest.raises(KeyboardInterrupt):
+            publish_batch(store, plan, source.read)
+    assert find_previous(store, plan.task) is None
+    assert publish_batch(store, plan, source.read).files == 8
+
+
+def exec_stop() -> str:
+    raise KeyboardInterrupt
+
+
+def test_rows_beyond_the_listing_are_refused(scored: tuple[Store, ScorePlan, Any]) -> None:
+    store, plan, _ = scored
+    tables = [from_part(store.read(part_path(plan.task.batch, chunk.key)), "part")[0] for chunk in plan.chunks]
+    keys = sorted(key for table in tables for key in path_keys(table).to_pylist())
+    assert sum(table.num_rows for table in reconcile_rows(merge_tables([[table] for table in tables]), keys)) == 6
+    for wrong in (keys[:-1], [*keys, b"zzz"], [b"0", *keys[1:]]):
+        with pytest.raises(StorageError):
+            list(reconcile_rows(merge_tables([[table] for table in tables]), wrong))

@@ -1,0 +1,264 @@
+"""The report says what the rows say, shows the right pictures, and no name makes it run, load or hide anything."""
+
+import base64
+import hashlib
+import io
+import re
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from cnn.errors import SourceError
+from cnn.images import encode_jpeg, encode_png
+from tasks.charts import BINS, choose_top, draw_histogram
+from tasks.ledger import show_path
+from tasks.predictions import to_rows_table, write_predictions
+from tasks.reporting import ReportFacts, make_report, show_name, show_percent, show_tail
+from tasks.summary import MAX_QUARANTINED, MAX_SHEETS, Summary, summarize_predictions
+from tasks.thumbnails import make_picture
+
+NIGHT = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
+TINY = encode_png(np.arange(64, dtype=np.uint8).reshape(8, 8, 1))
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>.jpg',
+    "' onmouseover='alert(1)",
+    "javascript:alert(1)",
+    "{{ 7*7 }}{% raw %}.png",
+    "</title></style><svg onload=alert(1)>",
+    "line\nbreak\x1b[31m.png",
+    "\u202egpj.exe",
+    "b\udcff.png",
+    "<!--",
+    "x" * 255,
+)
+
+
+class Page(HTMLParser):
+    """What a browser would find: elements, attributes, text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self._style = False
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        self._style = tag == "style"
+
+    def handle_endtag(self, tag: str) -> None:
+        self._style = False
+
+    def handle_data(self, data: str) -> None:
+        self.text += "" if self._style else data
+
+    def values(self, name: str) -> list[str]:
+        return [value for key, value in self.attributes if key == name]
+
+
+def make_row(path: str, label: str = "cat", confidence: float = 0.9, data: bytes = TINY) -> dict[str, Any]:
+    shown, raw = show_path(path)
+    row = {"path": shown, "path_raw": raw, "size": 3, "modified": "1.1", "outcome": "ok", "model_version": "7"}
+    decision = "accept" if confidence >= 0.8 else "review"
+    digest = hashlib.sha256(data).hexdigest()
+    return row | {"label": label, "confidence": confidence, "decision": decision, "digest": digest}
+
+
+def make_rest(path: str, outcome: str, reason: str) -> dict[str, Any]:
+    row = make_row(path) | {"outcome": outcome, "reason": reason}
+    return row | dict.fromkeys(("label", "confidence", "decision", "digest"))
+
+
+def summarize(folder: Path, rows: list[dict[str, Any]], sheet: int = 2) -> Summary:
+    rows.sort(key=lambda row: row["path_raw"] or row["path"].encode())
+    write_predictions([to_rows_table(rows)], folder / "predictions.parquet")
+    return summarize_predictions(folder / "predictions.parquet", sheet)
+
+
+def report(folder: Path, rows: list[dict[str, Any]], read: Any = lambda _: TINY, **changes: Any) -> Page:
+    summary = summarize(folder, rows)
+    facts = {"model": "digits", "version": "7", "source": "/in", "scored_at": NIGHT, "batch": "b1", "accept": 0.8}
+    facts |= {"predictions": "/out/predictions.parquet", "scored": summary.outcomes["ok"], "reused": 0}
+    return Page(make_report(ReportFacts(**facts | changes), summary, read))  # type: ignore[arg-type]
+
+
+def assert_harmless(page: Page) -> None:
+    """No script, no event handler, nothing referred to but pictures within and places on the page."""
+    assert not {"script", "iframe", "object", "embed", "link", "base", "form"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert all(value.startswith(("data:image/png;base64,", "data:image/jpeg;base64,")) for value in page.values("src"))
+    assert all(re.fullmatch(r"#class-\d+", value) for value in page.values("href"))
+    assert not {"srcset", "action", "formaction", "poster", "xlink:href", "background"} & dict(page.attributes).keys()
+    assert not [value for value in page.values("style") if "url" in value]
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in page.values("content")
+
+
+def test_hostile_names_are_harmless_and_visible(tmp_path: Path) -> None:
+    rows = [make_row(name, label) for name in HOSTILE for label in ("<b>bold</b>",)]
+    rows += [make_rest(f"bad/{name}", "quarantined", f"decode_error: {name[:9]!r}") for name in HOSTILE]
+    rows += [make_rest(f"no/{name}", "ignored", "hidden") for name in HOSTILE]
+    page = report(tmp_path, rows, model=HOSTILE[5], version=HOSTILE[0], source=HOSTILE[1], classes=HOSTILE)
+    assert_harmless(page)
+    assert page.tags.count("title") == 3  # of the page, of the histogram, and of its one bar
+    for shown in (
+        "<script>alert(1)</script>",
+        "\\u202egpj.exe",
+        "line\\u000abreak\\u001b[31m.png",
+        "{{ 7*7 }}{% raw %}",
+    ):
+        assert f"bad/{shown}" in page.text
+
+
+@given(st.text(max_size=40))
+def test_shown_names_hide_nothing(name: str) -> None:
+    shown = show_name(name)
+    assert shown.isprintable()
+    assert len(show_tail(name)) <= 30
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("Zoë 東京.png", "Zoë 東京.png"),
+        ("a\u202eb", "a\\u202eb"),
+        ("a\ud800", "a\\ud800"),
+        ("tag\U000e0041", "tag\\U000e0041"),
+        ("\u200b\ufeff", "\\u200b\\ufeff"),
+    ],
+)
+def test_names_are_shown_as_they_are_unless_they_deceive(name: str, shown: str) -> None:
+    assert show_name(name) == shown
+
+
+def test_long_names_are_cut_in_the_middle() -> None:
+    assert show_tail("folder/IMG_0001.jpg") == "IMG_0001.jpg"
+    assert show_tail("x" * 100 + "-0001.jpg", 20) == "xxxxxxxxx…x-0001.jpg"
+
+
+def test_figures_are_those_of_the_rows(tmp_path: Path) -> None:
+    rows = [make_row(f"{i}", "cat", 0.705 + i / 100) for i in range(20)] + [make_row("x", "dog", 1.0)]
+    rows += [make_rest(f"q{i}", "quarantined", "truncated: 3 bytes") for i in range(3)]
+    rows += [make_rest("q9", "quarantined", "empty_file"), make_rest(".a", "ignored", "hidden")]
+    summary = summarize(tmp_path, rows)
+    assert summary.outcomes == {"ok": 21, "quarantined": 4, "ignored": 1}
+    assert summary.decisions == {"accept": 11, "review": 10}
+    assert [(mix.label, mix.accept, mix.review) for mix in summary.mix] == [("cat", 10, 10), ("dog", 1, 0)]
+    assert summary.reasons == (("truncated", 3), ("empty_file", 1))
+    assert (sum(summary.accept_bins), sum(summary.review_bins), summary.accept_bins[-1]) == (11, 10, 1)
+    assert "21 of 26 files have a prediction" in " ".join(report(tmp_path, rows).text.split())
+
+
+@given(st.lists(st.sampled_from([0.2, 0.5, 0.9]), max_size=12), st.integers(1, 4))
+def test_sheets_hold_the_surest_and_the_least_sure(confidences: list[float], size: int) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [make_row(f"{i:02}", "cat", confidence) for i, confidence in enumerate(confidences)]
+        sheets = summarize(Path(folder), rows, size).sheets
+    ranked = sorted(range(len(confidences)), key=lambda i: (-confidences[i], i))
+    most = [int(shot.path) for sheet in sheets for shot in sheet.most]
+    least = [int(shot.path) for sheet in sheets for shot in sheet.least]
+    assert most == ranked[:size]
+    assert least == ranked[::-1][: max(0, min(size, len(ranked) - size))]
+
+
+def test_many_classes_are_capped_and_the_page_says_so(tmp_path: Path) -> None:
+    rows = [make_row(f"{label}-{i}", f"class {label}") for label in range(30) for i in range(1 + label % 3)]
+    page = report(tmp_path, rows)
+    assert page.tags.count("article") == MAX_SHEETS
+    assert f"Shown for the {MAX_SHEETS} most frequent of 30 classes" in page.text
+    assert "And 10 more classes with" in page.text
+
+
+def test_long_quarantine_is_capped_and_the_page_says_so(tmp_path: Path) -> None:
+    rows = [make_rest(f"{i:04}.jpg", "quarantined", "empty_file") for i in range(MAX_QUARANTINED + 25)]
+    page = report(tmp_path, rows)
+    assert "And 25 more: see predictions.parquet." in page.text
+    assert page.text.count(".jpg") == MAX_QUARANTINED
+    assert f"None of {MAX_QUARANTINED + 25} files could be scored." in " ".join(page.text.split())
+
+
+def test_no_files_make_a_page_that_says_so(tmp_path: Path) -> None:
+    page = report(tmp_path, [], classes=("a", "b"))
+    assert_harmless(page)
+    assert "nothing to score" in page.text
+
+
+def test_lost_and_changed_files_leave_a_placeholder(tmp_path: Path) -> None:
+    def read(path: str) -> bytes:
+        if path == "gone":
+            raise SourceError("the folder is gone")
+        return TINY + b" " if path == "other" else TINY
+
+    page = report(tmp_path, [make_row(name) for name in ("gone", "here", "other")], read)
+    assert page.tags.count("img") == 1
+    assert "no longer there" in page.text
+    assert "changed since" in page.text
+
+
+def test_pictures_are_read_by_their_real_names(tmp_path: Path) -> None:
+    page = report(tmp_path, [make_row("b\udcff.png")], {"b\udcff.png": TINY}.__getitem__)
+    assert page.tags.count("img") == 1
+
+
+def open_picture(uri: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+
+
+def test_tiny_images_are_enlarged_in_squares() -> None:
+    picture = make_picture(TINY)
+    pixels = np.asarray(open_picture(picture.uri))
+    assert (picture.width, picture.height) == (96, 96)
+    assert (pixels[::12, ::12].ravel() == np.arange(64)).all()
+    assert (pixels == pixels[::12, ::12].repeat(12, 0).repeat(12, 1)).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(300, 200), (200, 300), (97, 2), (1000, 999)])
+def test_photographs_keep_their_shape(height: int, width: int) -> None:
+    picture = make_picture(encode_jpeg(np.full((height, width, 3), 7, np.uint8)))
+    longer = max(height, width)
+    assert (picture.height, picture.width) == (
+        max(1, round(144 * height / longer)),
+        max(1, round(144 * width / longer)),
+    )
+    assert np.asarray(open_picture(picture.uri)).max() < 20  # none of the white that filled the square
+
+
+@given(
+    st.lists(st.integers(0, 10**6), min_size=BINS, max_size=BINS),
+    st.lists(st.integers(0, 10**6), min_size=BINS, max_size=BINS),
+    st.floats(0, 1),
+)
+def test_histogram_counts_everything_and_stays_inside(accept: list[int], review: list[int], threshold: float) -> None:
+    drawn = draw_histogram(accept, review, threshold)
+    assert sum(bar.accept for bar in drawn.bars) == sum(accept)
+    assert sum(bar.review for bar in drawn.bars) == sum(review)
+    for bar in drawn.bars:
+        assert drawn.left <= bar.x <= bar.x + bar.width <= drawn.right
+        assert drawn.top - 0.02 <= bar.accept_y
+        assert bar.review_y + bar.review_height <= drawn.bottom + 0.02
+    assert drawn.left <= drawn.threshold.at <= drawn.right
+
+
+@given(st.integers(0, 10**9))
+def test_axis_ends_at_a_round_number_above_the_bars(largest: int) -> None:
+    top = choose_top(largest)
+    assert largest <= top <= max(2, 2.5 * largest)
+    assert str(top).rstrip("0") in ("1", "2", "4", "6", "8")
+
+
+@pytest.mark.parametrize(("share", "text"), [(1.0, "100.0\u202f%"), (0.99999, "> 99.9\u202f%"), (0.876, "87.6\u202f%")])
+def test_percent_never_rounds_up_to_certainty(share: float, text: str) -> None:
+    assert show_percent(share) == text
