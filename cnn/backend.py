@@ -1,0 +1,66 @@
+"""Keras and TensorFlow, imported on demand and without their start-up chatter: nothing in, the module out.
+
+The only place that imports them first: `TF_CPP_MIN_LOG_LEVEL` counts only before TensorFlow's own import.
+"""
+
+import importlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# Lines that TensorFlow prints while it is imported whatever its log level; anything else is passed on.
+_CHATTER = (b"absl::InitializeLog", b"port.cc", b"cpu_feature_guard", b"rebuild TensorFlow", b"cuda_dnn", b"cuda_blas")
+
+
+def import_keras() -> Any:
+    """The `keras` module, on the backend that KERAS_BACKEND names (TensorFlow when unset)."""
+    return _import_quietly("keras")
+
+
+def import_tensorflow() -> Any:
+    """The `tensorflow` module."""
+    return _import_quietly("tensorflow")
+
+
+def count_gpus() -> int:
+    """GPUs that the Keras backend can train on; 0 where it has none or is neither TensorFlow nor JAX."""
+    backend = import_keras().backend.backend()
+    if backend == "tensorflow":
+        return len(import_tensorflow().config.list_physical_devices("GPU"))
+    if backend == "jax":
+        jax = importlib.import_module("jax")
+        return sum(device.platform == "gpu" for device in jax.devices())
+    return 0
+
+
+def _import_quietly(name: str) -> Any:
+    if name in sys.modules:
+        return sys.modules[name]
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with _chatter_dropped():
+        return importlib.import_module(name)
+
+
+@contextmanager
+def _chatter_dropped() -> Iterator[None]:
+    """Hold file descriptor 2 back while C++ code writes to it, then pass on all but the known chatter."""
+    try:
+        sys.stderr.flush()
+        saved = os.dup(2)
+    except (AttributeError, OSError):  # no stderr: nothing to keep quiet
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)
+            held.seek(0)
+            lines = (line for line in held if not any(word in line for word in _CHATTER))
+            os.write(2, b"".join(lines))

@@ -1,0 +1,82 @@
+"""Shards and what a manifest says of them in; silence, or an `IntegrityError` naming the shard, out.
+
+A shard's sha256 is computed once per machine: a stamp file remembers size and times of what was found right.
+"""
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+from cnn.dataset import ShardRef
+from cnn.errors import IntegrityError
+
+STAMPS = ".verified.json"
+HASHERS = 2  # threads; hashlib lets go of the interpreter
+
+
+def verify_shards(refs: Sequence[ShardRef], root: Path, stamps: Path) -> None:
+    """Compare size and sha256 of every shard with the manifest, except where `stamps` says that it was done.
+
+    Raises:
+        IntegrityError: a shard is missing, or its bytes are not those that were published.
+    """
+    known = _read_stamps(stamps)
+    marks = {ref.path: _mark(root / ref.path, ref) for ref in refs}
+    fresh = [ref for ref in refs if known.get(_place(root, ref)) != marks[ref.path]]
+    with ThreadPoolExecutor(HASHERS) as pool:
+        digests = list(pool.map(lambda ref: _hash(root / ref.path), fresh))
+    for ref, digest in zip(fresh, digests, strict=True):
+        if digest != ref.sha256:
+            raise IntegrityError(
+                f"{root / ref.path}: its sha256 is not the manifest's; delete the file and prepare the dataset again"
+            )
+    if fresh:
+        known = {**_read_stamps(stamps), **{_place(root, ref): marks[ref.path] for ref in fresh}}
+        _write_stamps(stamps, known)
+
+
+def _mark(path: Path, ref: ShardRef) -> str:
+    """Everything that changes when a file does: size, times, and the digest that was asked for."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        raise IntegrityError(f"{path}: the shard is missing; prepare the dataset again") from None
+    if stat.st_size != ref.bytes:
+        raise IntegrityError(
+            f"{path}: {stat.st_size} bytes where the manifest says {ref.bytes}; "
+            f"delete the file and prepare the dataset again"
+        )
+    return f"{stat.st_size}.{stat.st_mtime_ns}.{stat.st_ctime_ns}.{ref.sha256}"
+
+
+def _place(root: Path, ref: ShardRef) -> str:
+    return f"{platform.node()}:{(root / ref.path).absolute()}"
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_stamps(path: Path) -> dict[str, str]:
+    """What was verified before; nothing where the file is missing or damaged, for a stamp only saves time."""
+    try:
+        stamps = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return stamps if isinstance(stamps, dict) else {}
+
+
+def _write_stamps(path: Path, stamps: dict[str, str]) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(stamps, indent=0, sort_keys=True))
+        os.replace(temporary, path)
+    except OSError:  # a read-only workspace: verify again next time
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
