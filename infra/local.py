@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -143,9 +143,23 @@ class LocalStore:
 
     def write(self, path: str, data: bytes) -> None:
         """See `infra.storage.Store`."""
+        self.write_with(path, lambda temporary: _write_new(temporary, data))
+
+    def write_with(self, path: str, save: Callable[[Path], None]) -> None:
+        """Replace or create a file with what `save` writes to the temporary path that it is given."""
         place = self._place(path)
-        with _explained("write", place), self._replacing(place) as temporary:
-            _write_new(temporary, data)
+        with _explained("write", place):
+            self._make_folder(place.parent)
+            temporary = place.with_name(TEMPORARY + secrets.token_hex(8))
+            try:
+                save(temporary)
+                _sync(temporary)
+                os.replace(temporary, place)
+            except BaseException:
+                with suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+                raise
+            _sync(place.parent)
 
     def write_if(self, path: str, data: bytes, expected: bytes | None) -> bool:
         """See `infra.storage.Store`."""
@@ -160,11 +174,12 @@ class LocalStore:
                 return True
 
     def put_file(self, path: str, local: Path) -> None:
-        """See `infra.storage.Store`."""
-        place = self._place(path)
-        with _explained("write", place), self._replacing(place) as temporary:
-            shutil.copyfile(local, temporary)  # no link: a file that is written to later must not change this one
-            _sync(temporary)
+        """See `infra.storage.Store`. A copy, no link: later writes to `local` must not show here."""
+
+        def copy(temporary: Path) -> None:
+            shutil.copyfile(local, temporary)
+
+        self.write_with(path, copy)
 
     def fetch(self, path: str) -> Path:
         """See `infra.storage.Store`."""
@@ -192,20 +207,6 @@ class LocalStore:
     def _place(self, path: str) -> Path:
         return self.root / check_name(path)
 
-    @contextmanager
-    def _replacing(self, place: Path) -> Iterator[Path]:
-        """A new name in the folder of `place`, which takes its place, on disk, when the block ends well."""
-        self._make_folder(place.parent)
-        temporary = place.with_name(TEMPORARY + secrets.token_hex(8))
-        try:
-            yield temporary
-            os.replace(temporary, place)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
-        _sync(place.parent)
-
     def _make_folder(self, folder: Path) -> None:
         """Make `folder` and those above it; each new name is on disk before anything is written below it."""
         if folder.is_dir():
@@ -219,8 +220,6 @@ def _write_new(place: Path, data: bytes) -> None:
     handle = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     with os.fdopen(handle, "wb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _sync(place: Path) -> None:

@@ -1,0 +1,250 @@
+"""An s3://bucket/prefix in; a read-only `S3Source` or an `S3Store` out. The only module that knows boto3.
+
+The endpoint, the credentials and the checksum mode come from the environment or the AWS configuration files, never
+from an address or a setting.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from boto3.exceptions import Boto3Error
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from cnn.errors import BadImage, ConfigError, SafelightError, SourceError, StorageError
+from infra.entries import Entry, check_name, redact, sort_entries
+from infra.home import cache_dir
+from infra.local import LocalStore
+from infra.s3_faults import CHANGED, MISSING, UNSUPPORTED, code_of, explain_fault, to_bad_image
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+logger = logging.getLogger(__name__)
+
+CONFIG = Config(
+    retries={"mode": "standard", "max_attempts": 5},
+    connect_timeout=10,
+    read_timeout=60,
+    max_pool_connections=16,
+)
+TRANSFER = TransferConfig(multipart_threshold=64 << 20, multipart_chunksize=32 << 20, max_concurrency=4)
+ARCHIVES = {"GLACIER", "DEEP_ARCHIVE"}  # classes whose objects must be restored before they can be read
+FAULTS = (BotoCoreError, ClientError, Boto3Error)
+
+
+class S3Place:
+    """A bucket and what all keys in it begin with; keys are opaque, whatever characters they hold."""
+
+    is_local = False
+    fault: type[SafelightError] = StorageError
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.bucket, self.prefix = split_uri(uri)
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """See `infra.storage`; the listing is complete before the first entry is handed out."""
+        with self._explained("list"):
+            yield from sort_entries(self._list_unsorted(prefix))
+
+    def uri_of(self, path: str) -> str:
+        """See `infra.storage`."""
+        return f"s3://{self.bucket}/{self.prefix}{path}"
+
+    def _list_unsorted(self, prefix: str) -> Iterator[Entry]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
+        for page in pages:
+            for item in page.get("Contents", ()):
+                path = item["Key"].removeprefix(self.prefix)
+                if not path or (path.endswith("/") and item["Size"] == 0):
+                    continue  # what consoles make to show an empty folder
+                problem = "archived" if item.get("StorageClass") in ARCHIVES else None
+                yield Entry(path, item["Size"], item["ETag"].strip('"'), problem)
+
+    @property
+    def _client(self) -> "S3Client":
+        return make_client(tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_"))))
+
+    def _get(self, path: str) -> bytes:
+        """One object as it stood at one moment; a reply that breaks off is asked for again, for the same version."""
+        version: dict[str, Any] = {}
+        for attempt in range(3):
+            answer = self._client.get_object(Bucket=self.bucket, Key=self.prefix + path, **version)
+            version = {"IfMatch": answer["ETag"]}
+            try:
+                return answer["Body"].read()
+            except BotoCoreError:  # connection lost or body cut short: botocore retries requests, not bodies
+                if attempt == 2:
+                    raise
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def _explained(self, action: str, path: str = "") -> Iterator[None]:
+        try:
+            yield
+        except FAULTS as error:
+            place = self.uri_of(path)
+            raise self.fault(f"cannot {action} {place}: {explain_fault(error, self.bucket)}") from None
+
+
+class S3Source(S3Place):
+    """A prefix that is only read; see `infra.storage.Source`."""
+
+    fault = SourceError
+
+    def read(self, path: str) -> bytes:
+        """See `infra.storage.Source`."""
+        for _ in range(2):
+            with self._explained("read", path):
+                try:
+                    return self._get(path)
+                except ClientError as error:
+                    if code_of(error) not in CHANGED:
+                        raise to_bad_image(error) or error from None
+        raise BadImage("changed_during_read", "it was replaced while it was read, twice")
+
+
+class S3Store(S3Place):
+    """A workspace on S3; see `infra.storage.Store`. `root` is a cache folder with one subfolder per store."""
+
+    @property
+    def root(self) -> Path:
+        """See `infra.storage.Store`."""
+        address = f"{self._client.meta.endpoint_url} {self.bucket} {self.prefix}"
+        return cache_dir() / "s3" / hashlib.sha256(address.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    def read(self, path: str) -> bytes:
+        """See `infra.storage.Store`."""
+        with self._explained("read", path):
+            return self._get(check_name(path))
+
+    def write(self, path: str, data: bytes) -> None:
+        """See `infra.storage.Store`."""
+        with self._explained("write", path):
+            self._client.put_object(Bucket=self.bucket, Key=self.prefix + check_name(path), Body=data)
+
+    def write_if(self, path: str, data: bytes, expected: bytes | None) -> bool:
+        """See `infra.storage.Store`. Where the server knows no conditional writes, two writers at once are not told."""
+        with self._explained("write", path):
+            held, etag = self._get_version(path)
+            if held != expected:
+                return False
+            condition: dict[str, Any] = {"IfMatch": etag} if etag else {"IfNoneMatch": "*"}
+            try:
+                self._client.put_object(Bucket=self.bucket, Key=self.prefix + path, Body=data, **condition)
+            except ClientError as error:
+                if code_of(error) in CHANGED | MISSING:
+                    # The reply to our own first try may have been lost, then the retry finds what it wrote.
+                    return self._get_version(path)[0] == data
+                if code_of(error) not in UNSUPPORTED:
+                    raise
+                tell_once(
+                    f"bucket {self.bucket} knows no conditional writes; of two writers at once, the last one wins"
+                )
+                self.write(path, data)
+            return True
+
+    def put_file(self, path: str, local: Path) -> None:
+        """See `infra.storage.Store`."""
+        with self._explained("write", path):
+            try:
+                self._client.upload_file(str(local), self.bucket, self.prefix + check_name(path), Config=TRANSFER)
+            except OSError as error:
+                raise StorageError(f"cannot read {local}: {error.strerror}; run again") from None
+
+    def fetch(self, path: str) -> Path:
+        """See `infra.storage.Store`."""
+        with self._explained("read", path):
+            head = self._client.head_object(Bucket=self.bucket, Key=self.prefix + check_name(path))
+            version = f"{head['ContentLength']} {head['ETag']}".encode()
+            kept, versions = LocalStore(self.root), LocalStore(self.root.with_name(self.root.name + ".versions"))
+            place = self.root / path
+            if versions.exists(path) and versions.read(path) == version and size_of(place) == head["ContentLength"]:
+                return place
+            versions.delete(path)  # from here on the file and its version may differ
+            self._download(path, kept, head["ContentLength"])
+            versions.write(path, version)
+            return place
+
+    def exists(self, path: str) -> bool:
+        """See `infra.storage.Store`."""
+        with self._explained("read", path):
+            try:
+                self._client.head_object(Bucket=self.bucket, Key=self.prefix + check_name(path))
+            except ClientError as error:
+                if code_of(error) not in MISSING:
+                    raise
+                return False
+            return True
+
+    def delete(self, path: str) -> None:
+        """See `infra.storage.Store`."""
+        with self._explained("delete", path):
+            try:
+                self._client.delete_object(Bucket=self.bucket, Key=self.prefix + check_name(path))
+            except ClientError as error:
+                if code_of(error) not in MISSING:
+                    raise
+
+    def _get_version(self, path: str) -> tuple[bytes | None, str]:
+        """The bytes of an object and the ETag that stands for them, or (None, "") when there is none."""
+        try:
+            answer = self._client.get_object(Bucket=self.bucket, Key=self.prefix + check_name(path))
+        except ClientError as error:
+            if code_of(error) not in MISSING:
+                raise
+            return None, ""
+        return answer["Body"].read(), answer["ETag"]
+
+    def _download(self, path: str, kept: LocalStore, size: int) -> None:
+        def save(temporary: Path) -> None:
+            self._client.download_file(self.bucket, self.prefix + path, str(temporary), Config=TRANSFER)
+            if size_of(temporary) != size:
+                raise StorageError(f"{self.uri_of(path)} changed while it was downloaded; run again")
+
+        kept.write_with(path, save)
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """(bucket, what keys begin with: empty or ending in "/") of an s3:// address. Raises: ConfigError."""
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    if not bucket or "@" in bucket or ":" in bucket or "?" in uri or "#" in uri:
+        raise ConfigError(
+            f"{redact(uri)} is not s3://bucket/prefix; credentials come from the environment (AWS_ACCESS_KEY_ID,"
+            " AWS_SECRET_ACCESS_KEY, or an AWS profile), the server's address from AWS_ENDPOINT_URL"
+        )
+    return bucket, prefix if not prefix or prefix.endswith("/") else prefix + "/"
+
+
+@lru_cache(maxsize=4)
+def make_client(environment: tuple[tuple[str, str], ...]) -> "S3Client":
+    """The client of this process for these AWS_ variables; making one costs 50 ms or more. Clients are thread-safe."""
+    for name in ("boto3", "botocore", "s3transfer", "urllib3"):
+        # At DEBUG they log headers and bodies, and credentials with them (boto/botocore#2626).
+        library = logging.getLogger(name)
+        library.setLevel(max(logging.WARNING, library.level))
+    region = dict(environment).get("AWS_REGION") or dict(environment).get("AWS_DEFAULT_REGION")
+    try:
+        return boto3.session.Session(region_name=region).client("s3", config=CONFIG)
+    except ValueError:
+        raise ConfigError("AWS_ENDPOINT_URL is no address; write http://host:port or https://host") from None
+
+
+@lru_cache(maxsize=64)
+def tell_once(message: str) -> None:
+    """Log a warning the first time it comes up in this process."""
+    logger.warning(message)
+
+
+def size_of(place: Path) -> int | None:
+    """Bytes of a file, None when there is none."""
+    return place.stat().st_size if place.is_file() else None

@@ -1,0 +1,67 @@
+"""A fault of the S3 client in; its cause and the way out in words of our own, which hold no secrets, out."""
+
+import os
+
+from cnn.errors import BadImage
+from infra.entries import redact
+
+MISSING = {"404", "NoSuchKey", "NotFound"}
+CHANGED = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
+UNSUPPORTED = {"501", "NotImplemented"}
+DENIED = {"403", "AccessDenied", "Forbidden"}
+EXPLANATIONS: list[tuple[set[str], str]] = [
+    ({"NoSuchBucket"}, "there is no bucket {bucket!r}; create it, or check the address and AWS_ENDPOINT_URL"),
+    (MISSING, "it is not there; prepare the workspace again or name the right one"),
+    (DENIED, "access denied; give these credentials access to bucket {bucket!r}, or use others"),
+    (
+        {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"},
+        "the server does not accept these credentials; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    ),
+    (
+        {"PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"},
+        "bucket {bucket!r} is in another region; set AWS_REGION to it",
+    ),
+    ({"SlowDown", "503", "ServiceUnavailable"}, "the S3 server is overloaded; run again later"),
+    ({"QuotaExceeded", "507", "413"}, "no space is left; free some or choose another workspace"),
+    (
+        {"NoCredentialsError", "PartialCredentialsError"},
+        "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    ),
+    ({"ParamValidationError", "InvalidBucketName"}, "{bucket!r} is no name for a bucket; check the address"),
+    (
+        {"ProfileNotFound", "ConfigNotFound", "ConfigParseError"},
+        "no such AWS profile; check AWS_PROFILE and ~/.aws/config",
+    ),
+]
+
+
+def code_of(error: Exception) -> str:
+    """The code that the server answered, such as "NoSuchKey" or "404"; else the name of the error's class."""
+    response = getattr(error, "response", None)
+    code = response.get("Error", {}).get("Code", "") if isinstance(response, dict) else ""
+    return str(code) or type(error).__name__
+
+
+def explain_fault(error: Exception, bucket: str) -> str:
+    """The cause and the way out, for the end of a sentence."""
+    cause = error.__cause__ or error.__context__  # an upload's fault hides the server's answer behind its own class
+    for code in (code_of(error), code_of(cause) if isinstance(cause, Exception) else ""):
+        for codes, text in EXPLANATIONS:
+            if code in codes:
+                return text.format(bucket=bucket)
+    if hasattr(error, "response"):
+        return f"the S3 server answered {code_of(error)}; look at its logs, or run again"
+    address = redact(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS")
+    return f"no answer from {address} ({code_of(error)}); check the network and AWS_ENDPOINT_URL"
+
+
+def to_bad_image(error: Exception) -> BadImage | None:
+    """The fault as one of a single file; None when it is the server's or the bucket's."""
+    code = code_of(error)
+    if code in MISSING:
+        return BadImage("vanished", "it is no longer in the bucket")
+    if code in DENIED:
+        return BadImage("unreadable", "access denied")
+    if code == "InvalidObjectState":
+        return BadImage("archived", "it must be restored before it can be read")
+    return None
