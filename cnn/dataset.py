@@ -76,8 +76,9 @@ class Normalization(Spec):
         """Normalized float32 of the shape given, channels last."""
         values = images.astype(np.float32)
         if self.mean is not None and self.deviation is not None:
-            return (values - np.float32(self.mean)) / np.float32(self.deviation)
-        return values * np.float32(self.scale) + np.float32(self.offset)
+            mean, deviation = (np.array(constants, np.float32) for constants in (self.mean, self.deviation))
+            return np.asarray((values - mean) / deviation, np.float32)
+        return values * np.float32(self.scale or 0.0) + np.float32(self.offset or 0.0)
 
 
 class Manifest(Spec):
@@ -97,7 +98,9 @@ class Manifest(Spec):
     images: dict[str, int] = Field(default_factory=dict, description="images in each split, copies left out")
     files: int
     outcomes: dict[str, int]
-    build: str = Field("", description="digest of what shards depend on; the next version reuses shards of the same build")
+    build: str = Field(
+        "", description="digest of what shards depend on; the next version reuses shards of the same build"
+    )
     chunks: dict[str, dict[str, ShardRef]] = Field(default_factory=dict, description="what each chunk wrote, by split")
 
     def rows(self, split: str) -> int:

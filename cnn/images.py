@@ -28,7 +28,9 @@ ORIENTATIONS: dict[int, tuple[bool, bool, bool]] = {
     8: (True, True, False),
 }
 
-Image.MAX_IMAGE_PIXELS = None  # the limit is ours (`max_pixels`): checked before anything is allocated, and never a warning
+Image.MAX_IMAGE_PIXELS = (
+    None  # the limit is ours (`max_pixels`): checked before anything is allocated, and never a warning
+)
 
 
 class ImageSpec(Spec):
@@ -42,7 +44,9 @@ class ImageSpec(Spec):
     normalize: Literal["symmetric", "unit", "standardize"] = Field(
         "symmetric", description="(-1, 1), (0, 1), or mean 0 and deviation 1 over the training images"
     )
-    encoding: Literal["raw", "jpeg"] = Field("raw", description="how shards hold pixels: raw bytes, or JPEG to save disk")
+    encoding: Literal["raw", "jpeg"] = Field(
+        "raw", description="how shards hold pixels: raw bytes, or JPEG to save disk"
+    )
     background: tuple[int, int, int] = Field((255, 255, 255), description="RGB behind transparency and letterboxes")
     max_pixels: int = Field(50_000_000, ge=1, description="larger images are quarantined, not decoded")
 
@@ -235,9 +239,9 @@ def _scale(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uin
     """Antialiased resize. From two to four times the target: linear to twice, then area by two (measured: a median of
     43 dB against Pillow's bicubic at a fifth of its time); else area when shrinking, linear when growing."""
     ratio_y, ratio_x = pixels.shape[0] / height, pixels.shape[1] / width
-    if (ratio_y, ratio_x) == (1.0, 1.0):
+    if ratio_y == ratio_x == 1.0:
         return pixels
-    if 2.0 <= min(ratio_y, ratio_x) and max(ratio_y, ratio_x) <= 4.0:
+    if min(ratio_y, ratio_x) >= 2.0 and max(ratio_y, ratio_x) <= 4.0:
         double = cv2.resize(pixels, (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR)
         return np.asarray(cv2.resize(double, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
     method = cv2.INTER_AREA if max(ratio_y, ratio_x) > 1.0 else cv2.INTER_LINEAR

@@ -1,8 +1,8 @@
 """The shard format: TFRecord files of `tf.train.Example`, written and mapped without TensorFlow.
 
 A raw record has one length for a whole shard (key of fixed width, integers as varints padded to ten bytes), so a raw
-shard is at once a TFRecord file and an array at a constant stride. Sources of the format: TFRecord framing
-(tensorflow/core/lib/io/record_writer.h) and the protocol-buffers wire format (protobuf.dev/programming-guides/encoding).
+shard is at once a TFRecord file and an array at a constant stride. Sources of the format: TFRecord framing as in
+tensorflow/core/lib/io/record_writer.h, and the wire format of protocol buffers (protobuf.dev, "Encoding").
 """
 
 import struct

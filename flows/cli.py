@@ -1,4 +1,4 @@
-"""The command line: arguments in, one call of a flow each, one table or JSON object out. Imports nothing heavy at start."""
+"""The command line: arguments in, one call of a flow, one table or JSON object out. Imports nothing heavy at start."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -252,7 +252,7 @@ def down(
 
 
 def locate(address: str) -> str:
-    """An absolute local path (`~` expanded) or the s3:// address as it stands: workers may have another working folder."""
+    """An absolute local path (`~` expanded), or the address as it stands: workers may have another working folder."""
     if "://" in address:
         return address
     return str(Path(address).expanduser().absolute())

@@ -13,7 +13,9 @@ from cnn.errors import SafelightError
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
-def run_command(action: Callable[[], Mapping[str, Any]], as_json: bool, show: Callable[[Mapping[str, Any]], None]) -> None:
+def run_command(
+    action: Callable[[], Mapping[str, Any]], as_json: bool, show: Callable[[Mapping[str, Any]], None]
+) -> None:
     """Run a command's body and print its answer; end the process with the right code when it fails."""
     try:
         answer = action()
@@ -46,7 +48,7 @@ def show_table(title: str, rows: Mapping[str, Any]) -> None:
 
 
 def format_value(value: Any) -> str:
-    """A value as people read it: mappings and lists in one line, floats with four digits, control characters escaped."""
+    """A value as people read it: mappings and lists in one line, four digits of floats, control characters escaped."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {format_value(item)}" for name, item in value.items())
     if isinstance(value, list | tuple):

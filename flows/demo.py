@@ -82,7 +82,8 @@ def measure_inbox(workspace: str, batch: str, truth: dict[str, str]) -> float:
 
     table = pq.read_table(open_store(workspace).fetch(batch_path(batch, "predictions.parquet")))
     given = dict(zip(table.column("path").to_pylist(), table.column("label").to_pylist(), strict=True))
-    return round(sum(given.get(name) == label for name, label in truth.items()) / len(truth), 4)
+    right = sum(given.get(name) == label for name, label in truth.items())
+    return float(round(right / len(truth), 4))
 
 
 def _demo_folder(workspace: str) -> Path:

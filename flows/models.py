@@ -32,7 +32,13 @@ def promote_version(workspace: str, name: str, version: int, why: str) -> dict[s
     registry = open_registry(workspace)
     before = registry.champion(name)
     moved = registry.move_champion(name, version, why, who_asks(), datetime.now(UTC))
-    return {"model": name, "champion": version, "before": before.version if before else None, "moved": moved, "why": why}
+    return {
+        "model": name,
+        "champion": version,
+        "before": before.version if before else None,
+        "moved": moved,
+        "why": why,
+    }
 
 
 def rollback_version(workspace: str, name: str, why: str) -> dict[str, Any]:
@@ -71,7 +77,9 @@ def show_models(answer: Mapping[str, Any]) -> None:
         return
     versions = Table("version", "alias", "accuracy", "macro F1", "ECE", "dataset", "verdict", title=answer["model"])
     for row in answer["versions"]:
-        figures = [f"{row['metrics'][key]:.4f}" if key in row["metrics"] else "-" for key in ("accuracy", "macro_f1", "ece")]
+        figures = [
+            f"{row['metrics'][key]:.4f}" if key in row["metrics"] else "-" for key in ("accuracy", "macro_f1", "ece")
+        ]
         alias = ", ".join(row["aliases"]) or "-"
         versions.add_row(str(row["version"]), alias, *figures, row["dataset"], row["verdict"] or "-")
     console.print(versions)

@@ -1,4 +1,4 @@
-"""What a stage does while it does it: a bar on a terminal, a line elsewhere, an artifact in Prefect's UI. All on stderr."""
+"""What a stage does while it does it: on stderr a bar, or a line where there is no terminal; in Prefect an artifact."""
 
 import time
 from collections.abc import Iterator

@@ -68,6 +68,8 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config) ->
         raise ServerError(f"the deployment {deployment} (train.deployment) cannot be run: {text}") from None
     if run.state is None or not run.state.is_completed():
         state = run.state.name if run.state else "unknown"
-        raise ServerError(f"the run {run.name} of {deployment} ended as {state}; `prefect flow-run logs {run.id}` says why")
+        raise ServerError(
+            f"the run {run.name} of {deployment} ended as {state}; `prefect flow-run logs {run.id}` says why"
+        )
     key = run_key(prepared.dataset, name, config.model, config.fit)
     return TrainReport(**json.loads(open_store(workspace).read(report_path(key))))

@@ -17,8 +17,7 @@ T = TypeVar("T")
 
 def run_stage(name: str, work: Callable[[], T]) -> T:
     """What `work` returns; Prefect's UI shows the stage under this name."""
-    stage = task(work, name=name, cache_policy=NO_CACHE, persist_result=False)
-    return stage()
+    return task(name=name, cache_policy=NO_CACHE, persist_result=False)(work)()
 
 
 def choose_cluster(spec: ClusterSpec, chunks: int) -> ClusterSpec:

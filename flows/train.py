@@ -191,9 +191,7 @@ def summarize(job: Training, version: VersionInfo, seconds: float) -> TrainRepor
         run_id=version.run_id,
         dataset=job.manifest.dataset,
         metrics=version.metrics,
-        gate=GateReport(
-            verdict=verdict.verdict if verdict else "", reasons=list(verdict.reasons) if verdict else []
-        ),
+        gate=GateReport(verdict=verdict.verdict if verdict else "", reasons=list(verdict.reasons) if verdict else []),
         seconds=round(seconds, 3),
     )
 

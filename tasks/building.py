@@ -157,7 +157,7 @@ def _write_records(
 
 
 def sum_levels(pixels: NDArray[np.uint8]) -> list[int]:
-    """Per channel the sum of levels, then per channel the sum of squares: exact integers, so any order adds up alike."""
+    """Per channel the sum of levels, then per channel that of squares: exact integers, so any order adds up alike."""
     flat = pixels.reshape(-1, pixels.shape[-1]).astype(np.int64)
     return [*flat.sum(axis=0).tolist(), *(flat * flat).sum(axis=0).tolist()]
 

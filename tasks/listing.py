@@ -48,7 +48,7 @@ def ignore_rule(name: str) -> str | None:
 def find_classes(listed: Iterable[Listed], previous: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Class names; the position is the label id in the shards.
 
-    Classes of the previous version keep their ids and new ones follow, sorted; when one has vanished all are sorted anew.
+    Classes of the previous version keep their ids and new ones follow; when one has vanished, all are sorted anew.
     """
     names = {item.label for item in listed if item.label is not None and item.ignored is None}
     kept = previous if set(previous) <= names else ()

@@ -14,7 +14,9 @@ from tasks.listing import Listed
 class ChunkSpec(Spec):
     """How much work is one task of the cluster."""
 
-    files: int = Field(256, ge=1, le=100_000, description="files per chunk; a chunk is one task and at most three shards")
+    files: int = Field(
+        256, ge=1, le=100_000, description="files per chunk; a chunk is one task and at most three shards"
+    )
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def list_files(job: Preparation) -> None:
     job.classes = find_classes(job.listed, job.previous.classes if job.previous else ())
     if len(job.classes) < 2:
         raise SourceError(_describe_classes(job.source_uri, job.classes, len(job.listed)))
-    known = _known_rows(job) if job.previous else {}
+    known = _known_rows(job, job.previous) if job.previous else {}
     job.plan = plan_build(job.listed, job.classes, known, job.chunk_files, job.spec.salt())
     job.todo = _unfinished(job)
 
@@ -148,12 +148,11 @@ def _usable_previous(job: Preparation) -> Manifest | None:
     return previous
 
 
-def _known_rows(job: Preparation) -> dict[str, KnownRow]:
+def _known_rows(job: Preparation, previous: Manifest) -> dict[str, KnownRow]:
     """What the previous version knows, by path; a row stands only when its chunk's shard is still whole."""
-    assert job.previous is not None
     alive = {
         (key, split): job.standing.get(shard.path) == shard.bytes
-        for key, shards in job.previous.chunks.items()
+        for key, shards in previous.chunks.items()
         for split, shard in shards.items()
     }
     names = ("path", "path_raw", "size", "modified", "label_id", "outcome", "digest", "chunk", "split")

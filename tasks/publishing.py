@@ -59,13 +59,15 @@ def check_budget(table: pa.Table, budget: BudgetSpec) -> None:
     told = ", ".join(f"{reason} {count}" for reason, count in worst.most_common(3)) or "duplicates or conflicts"
     if worst.total() > budget.quarantined * looked_at:
         raise BudgetError(
-            f"{worst.total()} of {looked_at} files are unreadable ({told}), over the budget of {budget.quarantined:.1%}; "
+            f"{worst.total()} of {looked_at} files are unreadable ({told}), "
+            f"over the budget of {budget.quarantined:.1%}; "
             "repair or remove them, or raise budget.quarantined; nothing was published"
         )
     emptied = sorted(label for label, count in alive.items() if not count)
     if emptied:
         raise BudgetError(
-            f"class {emptied[0]!r} has no usable image left ({told}); repair its files or remove the folder; nothing was published"
+            f"class {emptied[0]!r} has no usable image left ({told}); "
+            "repair its files or remove the folder; nothing was published"
         )
 
 
@@ -177,7 +179,9 @@ def read_manifest(store: Store, dataset: str) -> Manifest:
     """
     name = manifest_path(dataset)
     if not re.fullmatch(r"[a-z0-9-]+", dataset) or not store.exists(name):
-        raise DatasetError(f"there is no dataset {dataset!r} in {store.uri}; `safelight prepare SOURCE` prints the name it makes")
+        raise DatasetError(
+            f"there is no dataset {dataset!r} in {store.uri}; `safelight prepare SOURCE` prints the name it makes"
+        )
     try:
         manifest = Manifest.model_validate_json(store.read(name))
     except ValidationError as error:

@@ -28,9 +28,7 @@ def settle_rows(table: pa.Table, leak_distance: int) -> pa.Table:
     return _with_columns(table, {"outcome": outcomes, "reason": reasons})
 
 
-def find_near_duplicates(
-    train: NDArray[np.uint8], others: NDArray[np.uint8], distance: int
-) -> NDArray[np.int64]:
+def find_near_duplicates(train: NDArray[np.uint8], others: NDArray[np.uint8], distance: int) -> NDArray[np.int64]:
     """For each of `others` the row of a training thumbnail within `distance` grey levels at every cell, else -1.
 
     Thumbnails are uint8 (n, 256). A k-d tree over 16 block means finds candidates in about n log n: where every cell is
@@ -62,7 +60,9 @@ def measure_normalization(table: pa.Table, image: ImageSpec) -> Normalization:
         return Normalization(method="unit", scale=1 / 255.0, offset=0.0)
     chosen = [
         sums
-        for sums, split, outcome in zip(*(table.column(name).to_pylist() for name in ("sums", "split", "outcome")), strict=True)
+        for sums, split, outcome in zip(
+            *(table.column(name).to_pylist() for name in ("sums", "split", "outcome")), strict=True
+        )
         if split == "train" and outcome == "ok"
     ]
     totals = [sum(column) for column in zip(*chosen, strict=True)]  # Python integers: exact at any size

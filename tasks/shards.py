@@ -42,7 +42,8 @@ class ShardWriter:
 
     def publish(self) -> ShardRef:
         """Move the records to their place in the workspace; the same content is the same file."""
-        assert self._file is not None, "publish follows append"
+        if self._file is None:
+            raise ValueError("a shard has one record or more")
         path = f"shards/{self._digest.hexdigest()}.tfrecord"
         try:
             self._file.flush()

@@ -21,7 +21,8 @@ def test_every_command_takes_the_common_options(command):
 
 
 @pytest.mark.parametrize(
-    "words", [["nonsense"], ["prepare"], ["retrain", "x"], ["promote", "birds", "1"], ["promote", "birds", "one", "--why", "x"]]
+    "words",
+    [["nonsense"], ["prepare"], ["retrain", "x"], ["promote", "birds", "1"], ["promote", "birds", "one", "--why", "x"]],
 )
 def test_wrong_use_exits_with_2(words):
     assert run(app, words).exit_code == 2
@@ -46,7 +47,8 @@ def test_a_setting_that_does_not_exist_exits_with_1_before_anything_starts(comma
 
 
 def test_help_loads_nothing_heavy():
-    code = "import sys, flows.cli; print([m for m in ('prefect', 'dask', 'mlflow', 'tensorflow', 'pydantic', 'numpy') if m in sys.modules])"
+    heavy = ["prefect", "dask", "mlflow", "tensorflow", "pydantic", "numpy"]
+    code = f"import sys, flows.cli; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -2,6 +2,7 @@
 
 import io
 import struct
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -126,7 +127,9 @@ def test_a_bomb_is_refused_by_its_header():
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    bomb = (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
     assert reason_of(bomb) == "too_many_pixels"
 
 
@@ -187,7 +190,5 @@ def test_thumbnails_of_a_picture_saved_twice_are_near():
 @given(data=st.binary(max_size=300))
 def test_no_bytes_raise_anything_but_bad_image(data):
     for prefix in (b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF", b"II*\x00", b"BM"):
-        try:
+        with suppress(BadImage):
             read_image(prefix + data, ImageSpec(size=(4, 4)))
-        except BadImage as fault:
-            assert fault.reason

@@ -17,7 +17,9 @@ def make_listing(numbers):
 def known_of(listed, **changes):
     return {
         item.entry.path: KnownRow(
-            row, **{"size": item.entry.size, "modified": item.entry.modified, "label_id": label_id(item), "usable": True} | changes
+            row,
+            **{"size": item.entry.size, "modified": item.entry.modified, "label_id": label_id(item), "usable": True}
+            | changes,
         )
         for row, item in enumerate(listed)
     }

@@ -37,7 +37,9 @@ def source(tmp_path):
 
 def make_job(source, workspace, files=9, budget=0.05, **changes):
     values = {"image": ImageSpec(size=(8, 8)), "augment": AugmentSpec(), "split": SplitSpec(validation=0.2, test=0.2)}
-    return Preparation(str(source), str(workspace), BuildSpec(**values | changes), BudgetSpec(quarantined=budget), files)
+    return Preparation(
+        str(source), str(workspace), BuildSpec(**values | changes), BudgetSpec(quarantined=budget), files
+    )
 
 
 def prepare(source, workspace, workers=0, **changes):
@@ -170,7 +172,8 @@ def test_settled_rows_are_in_no_shard(source, tmp_path):
     rows = rows_of(tmp_path / "work", manifest)
     assert rows["owl/copy.png"]["outcome"] == "duplicate"
     assert rows["owl/05.png"]["outcome"] == rows["cat/conflict.png"]["outcome"] == "conflict"
-    keys = [key for split in manifest.splits for key in open_split(manifest, split, tmp_path / "work").keys()]
+    opened = (open_split(manifest, split, tmp_path / "work") for split in manifest.splits)
+    keys = [key for shards in opened for key in shards.keys()]  # noqa: SIM118 - no mapping
     assert len(keys) == len(set(keys)) == 59
     assert rows["owl/05.png"]["digest"] not in keys
 

@@ -61,7 +61,9 @@ def test_near_duplicates_are_those_that_comparing_all_pairs_finds(seed, trains, 
     base = random.integers(0, 256 - spread, (1, 256))
     train = (base + random.integers(0, spread, (trains, 256))).astype(np.uint8)
     picked = train[random.integers(0, trains, others)] if trains else np.zeros((others, 256), np.uint8)
-    other = np.clip(picked.astype(int) + random.integers(-distance - 2, distance + 3, picked.shape), 0, 255).astype(np.uint8)
+    other = np.clip(picked.astype(int) + random.integers(-distance - 2, distance + 3, picked.shape), 0, 255).astype(
+        np.uint8
+    )
     other[::2] = picked[::2]
     found = find_near_duplicates(train, other, distance)
     for row, near in zip(other, found, strict=True):
