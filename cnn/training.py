@@ -31,7 +31,7 @@ EVALUATION_BATCH = 256
 class FitSpec(Spec):
     """How a network is trained."""
 
-    epochs: int = Field(30, ge=1, le=100_000, description="most epochs; the learning rate is planned over them")
+    epochs: int = Field(15, ge=1, le=100_000, description="most epochs; the learning rate is planned over them")
     batch_size: int = Field(64, ge=1, le=65_536)
     learning_rate: float = Field(1e-3, gt=0.0, description="at the start of the schedule")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="cosine: falls to zero over the epochs")
