@@ -61,16 +61,19 @@ def decide(challenger: Evaluation, paired: Paired | None, spec: GateSpec, unjudg
 
 def apply_verdict(registry: Versions, version: VersionInfo, verdict: Verdict, by: str, at: datetime) -> VersionInfo:
     """The version with the verdict as its tags and the alias that follows from it. Repeated after a crash, it goes on
-    where it stopped; once it has come to its end it never moves anything again.
+    where it stopped, with the verdict that it began with (by then the version may be the champion that it would be
+    compared with); once it has come to its end it never moves anything again.
 
     Raises:
         RegistryError: the registry refuses.
     """
     name, number = version.name, version.version
-    if APPLIED in registry.version(name, number).tags:
-        return registry.version(name, number)
+    present = registry.version(name, number)
+    if APPLIED in present.tags:
+        return present
+    verdict = _kept_verdict(present) or verdict
     reasons = json.dumps(verdict.reasons, ensure_ascii=False)
-    registry.set_tags(name, number, {"gate.verdict": verdict.verdict, "gate.reasons": reasons})
+    registry.set_tags(name, number, {"gate.reasons": reasons, "gate.verdict": verdict.verdict})  # complete by the last
     registry.set_alias(name, CHALLENGER, number)
     if verdict.verdict == "promote":
         registry.move_champion(name, number, f"gate: {'; '.join(verdict.reasons)}", by, at)
@@ -81,14 +84,18 @@ def apply_verdict(registry: Versions, version: VersionInfo, verdict: Verdict, by
 
 def read_verdict(version: VersionInfo) -> Verdict | None:
     """What the gate said about a version when it had come to its end; None before."""
-    if APPLIED not in version.tags or version.verdict is None:
-        return None
-    return Verdict("promote" if version.verdict == "promote" else "hold", version.reasons)
+    return _kept_verdict(version) if APPLIED in version.tags else None
 
 
 def name_alias(aliases: Sequence[str]) -> str | None:
     """The alias that says most: champion, else challenger, else none."""
     return next((alias for alias in (CHAMPION, CHALLENGER) if alias in aliases), None)
+
+
+def _kept_verdict(version: VersionInfo) -> Verdict | None:
+    if version.verdict is None:
+        return None
+    return Verdict("promote" if version.verdict == "promote" else "hold", version.reasons)
 
 
 def _compare(paired: Paired) -> str:

@@ -176,6 +176,18 @@ def test_killed_at_any_step_and_repeated_it_ends_the_same(verdict: Verdict, chan
     assert registry.history("m") == undisturbed.history("m")
 
 
+def test_a_verdict_that_was_begun_is_the_one_that_is_finished() -> None:
+    """Killed after the alias moved, the version would be compared with itself: what it began with stands."""
+    registry = FakeRegistry(1)
+    registry.changes_left = 5  # reasons, verdict, challenger, move, champion
+    with pytest.raises(KeyboardInterrupt):
+        apply_verdict(registry, registry.version("m", 1), PROMOTE, "gate", NOON)
+    assert registry.aliases[CHAMPION] == 1
+    registry.changes_left = 10**9
+    assert read_verdict(apply_verdict(registry, registry.version("m", 1), HOLD, "gate", NOON)) == PROMOTE
+    assert registry.aliases == {CHAMPION: 1}
+
+
 def test_a_verdict_that_was_applied_never_overrules_a_person() -> None:
     registry = FakeRegistry(2)
     for number in (1, 2):
