@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from prefect import flow
@@ -19,9 +20,8 @@ from infra.storage import Source, Store, open_source, open_store
 from tasks.batches import BatchRecord, ScorePlan, batch_path, find_finished, find_previous, plan_scoring
 from tasks.committing import publish_batch
 from tasks.listing import list_source
-from tasks.planning import Chunk
 from tasks.predictions import write_csv
-from tasks.scoring import ChunkScores, ModelRef, ScoreJob, ScoreTask, score_chunk
+from tasks.scoring import ChunkScores, ModelRef, ScoreJob, score_chunk
 from tasks.shipping import ship_bundle
 
 
@@ -44,16 +44,6 @@ class Scoring:
     def store(self) -> Store:
         """The workspace."""
         return open_store(self.workspace_uri)
-
-
-@dataclass(frozen=True)
-class ScoreOne:
-    """`score_chunk` with its task bound: what is sent to the workers."""
-
-    task: ScoreTask
-
-    def __call__(self, chunk: Chunk) -> ChunkScores:
-        return score_chunk(chunk, self.task)
 
 
 @flow(name="score", persist_result=False)
@@ -97,7 +87,7 @@ def fetch_stage(job: Scoring, name: str) -> ModelRef:
 def plan_stage(job: Scoring, model: ModelRef) -> ScorePlan:
     """List the source and find out what the previous batch answers already."""
     listed = list_source(job.source)
-    asked = ScoreJob(job.source_uri, job.workspace_uri, model, job.config.score, datetime.now(UTC))
+    asked = ScoreJob(job.source.uri, job.store.uri, model, job.config.score, datetime.now(UTC))
     plan = plan_scoring(listed, asked, find_previous(job.store, asked), job.config.chunk.files)
     todo = sum(len(chunk.items) for chunk in plan.chunks)
     say(f"list: {len(listed):,} files, {todo:,} to score")
@@ -115,7 +105,7 @@ def score_stage(job: Scoring, plan: ScorePlan, cluster: Cluster) -> None:
             bad += done.quarantined
             stage.advance(done.files, f"{bad} quarantined" if bad else "")
 
-        run_chunks(cluster, ScoreOne(plan.task), plan.chunks, note)
+        run_chunks(cluster, partial(score_chunk, task=plan.task), plan.chunks, note)
 
 
 def write_table(store: Store, record: BatchRecord) -> None:

@@ -6,6 +6,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -29,7 +30,7 @@ from tasks.publishing import (
     read_ledger,
 )
 from tasks.settling import settle_rows
-from tasks.shards import Thinning, sweep_scratch, thin_shard
+from tasks.shards import sweep_scratch, thin_shard
 
 OnReport = Callable[[ChunkReport], None]
 
@@ -91,28 +92,8 @@ def build_chunks(job: Preparation, cluster: Cluster, on_report: OnReport) -> Non
         job.done.append(report)
         on_report(report)
 
-    task = BuildTask(job.source_uri, job.workspace_uri, job.spec)
-    run_chunks(cluster, BuildOne(task), job.todo, keep)
-
-
-@dataclass(frozen=True)
-class BuildOne:
-    """`build_chunk` with its task bound: what is sent to the workers."""
-
-    task: BuildTask
-
-    def __call__(self, chunk: Chunk) -> ChunkReport:
-        return build_chunk(chunk, self.task)
-
-
-@dataclass(frozen=True)
-class ThinOne:
-    """`thin_shard` with its workspace bound."""
-
-    workspace: str
-
-    def __call__(self, work: Thinning) -> tuple[ShardRef, ShardRef]:
-        return thin_shard(work, self.workspace)
+    task = BuildTask(job.source.uri, job.store.uri, job.spec)
+    run_chunks(cluster, partial(build_chunk, task=task), job.todo, keep)
 
 
 def publish_version(job: Preparation, cluster: Cluster) -> tuple[Manifest, str]:
@@ -130,15 +111,15 @@ def publish_version(job: Preparation, cluster: Cluster) -> tuple[Manifest, str]:
     def note(result: tuple[ShardRef, ShardRef]) -> None:
         replaced[result[0].path] = result[1]
 
-    run_chunks(cluster, ThinOne(job.workspace_uri), thinned, note)
+    run_chunks(cluster, partial(thin_shard, workspace=job.store.uri), thinned, note)
     table, splits = place_rows(table, chunks, replaced)
     reconcile_ledger(table, [item.entry.path for item in job.listed])
-    draft = Draft(job.source_uri, job.spec, job.classes, table, chunks, splits)
+    draft = Draft(job.source.uri, job.spec, job.classes, table, chunks, splits)
     return publish_dataset(draft, job.store)
 
 
 def _usable_previous(job: Preparation) -> Manifest | None:
-    previous = read_latest(job.store, job.source_uri)
+    previous = read_latest(job.store, job.source.uri)
     if previous is None or previous.build != job.spec.salt():
         return None
     try:
