@@ -166,7 +166,7 @@ class LocalStore:
         place = self._place(path)
         with _explained("write", place):
             self._make_folder(place.parent)
-            with _locked(place.parent):
+            with lock_folder(place.parent):
                 held = place.read_bytes() if place.exists() else None
                 if held != expected:
                     return False
@@ -235,7 +235,7 @@ def _sync(place: Path) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder: on the folder itself, so that no lock file is left; it ends with its holder."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -1,0 +1,241 @@
+"""The address of a Prefect server out: the one that is configured, else a local one that this module starts and stops.
+
+The local server listens on loopback, keeps its SQLite database, log and state below `state_dir()`, and goes on running
+when the command that started it ends. Prefect is never imported here.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.request
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+
+from cnn.errors import ServerError
+from infra.entries import redact
+from infra.home import state_dir
+from infra.local import LocalStore, lock_folder
+
+STATE = "server.json"
+USUAL_PORT = 4200
+START_SECONDS = 120.0
+STOP_SECONDS = 10.0
+POLL_SECONDS = 0.05
+
+_children: dict[int, subprocess.Popen[bytes]] = {}  # servers started by this process: when one ends, it is to be reaped
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """A local Prefect server; `started` (seconds since the epoch) tells it from a later process with its number."""
+
+    pid: int
+    started: float
+    port: int
+    url: str  # of the API
+    version: str
+    log: str
+
+    @property
+    def ui(self) -> str:
+        """The address of the pages for people."""
+        return self.url.removesuffix("/api")
+
+
+def find_prefect_api() -> str | None:
+    """The API address that the environment, prefect.toml or the active Prefect profile names; None without one."""
+    if address := os.environ.get("PREFECT_API_URL"):
+        return address
+    project = _read_toml(Path("prefect.toml")).get("api")
+    if isinstance(project, dict) and project.get("url"):
+        return str(project["url"])
+    home = Path(os.environ.get("PREFECT_HOME") or os.path.expanduser("~/.prefect"))
+    content = _read_toml(Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml"))
+    profiles, active = content.get("profiles"), os.environ.get("PREFECT_PROFILE") or content.get("active")
+    profile = profiles.get(active) if isinstance(profiles, dict) else None
+    address = profile.get("PREFECT_API_URL") if isinstance(profile, dict) else None
+    return str(address) if address else None
+
+
+def ensure_prefect_server(announce: Callable[[str], None]) -> str:
+    """The API address of a Prefect server that answers; a local one is started, and announced, when there is none.
+
+    Raises:
+        ServerError: the configured server cannot be reached, or the local one does not start.
+    """
+    if configured := find_prefect_api():
+        _check_reachable(configured)
+        return configured
+    if running := server_status():
+        return wait_for_server(running).url
+    state = start_server(wait=False)
+    announce(f"Prefect server starting, its pages will be at {state.ui} (`safelight down` stops it)")
+    return wait_for_server(state).url
+
+
+def start_server(wait: bool = True) -> ServerState:
+    """The local server, started unless it runs; two commands at once start one. Raises: ServerError."""
+    folder = _folder()
+    with lock_folder(folder):
+        state = server_status()
+        if state is None or state.version != version("prefect"):
+            _end_process(state)
+            state = _launch(folder)
+            LocalStore(folder).write(STATE, json.dumps(asdict(state)).encode())
+    return wait_for_server(state) if wait else state
+
+
+def wait_for_server(state: ServerState, seconds: float = START_SECONDS) -> ServerState:
+    """`state`, once its server answers. Raises: ServerError when it ended, or was too slow and was stopped."""
+    until = time.monotonic() + seconds
+    while not _answers(state):
+        if not _is_running(state):
+            raise ServerError(f"the Prefect server ended while it started; see {state.log}, and run again")
+        if time.monotonic() > until:
+            _end_process(state)
+            raise ServerError(
+                f"the Prefect server did not answer within {seconds:.0f} s; see {state.log}, and run again"
+            )
+        time.sleep(POLL_SECONDS)
+    return state
+
+
+def stop_server() -> bool:
+    """Whether a local server was running; it no longer is."""
+    folder = _folder()
+    with lock_folder(folder):
+        state = server_status()
+        _end_process(state)
+        LocalStore(folder).delete(STATE)
+    return state is not None
+
+
+def server_status() -> ServerState | None:
+    """The local server if its process runs; what an earlier process with its number left behind does not count."""
+    try:
+        state = ServerState(**json.loads((_folder() / STATE).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None  # never started, or a file that is none of ours
+    return state if _is_running(state) else None
+
+
+def _launch(folder: Path) -> ServerState:
+    port = _choose_port()
+    log = folder / "server.log"
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,  # away from any prefect.toml or .env, and from folders that are to be unmounted
+            env=_environment(folder, port),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C and a closed terminal are not for the server
+        )
+    _children[process.pid] = process
+    started = psutil.Process(process.pid).create_time()
+    return ServerState(process.pid, started, port, f"http://127.0.0.1:{port}/api", version("prefect"), str(log))
+
+
+def _environment(folder: Path, port: int) -> dict[str, str]:
+    """The environment of the server: no setting meant for another one, nothing sent out, no other website let in."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return kept | {
+        "PREFECT_HOME": str(folder),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+def _choose_port() -> int:
+    """Prefect's usual port, or any other that is free."""
+    for port in (USUAL_PORT, 0):
+        with socket.socket() as attempt:
+            attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that just ended is no hindrance
+            try:
+                attempt.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(attempt.getsockname()[1])
+    raise ServerError("no port is free on 127.0.0.1 for the Prefect server; end other programs or set PREFECT_API_URL")
+
+
+def _answers(state: ServerState) -> bool:
+    # Loopback never goes through a proxy, whatever the environment says.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{state.url}/health", timeout=5) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
+
+
+def _is_running(state: ServerState) -> bool:
+    if child := _children.get(state.pid):
+        child.poll()
+    try:
+        process = psutil.Process(state.pid)
+        same = abs(process.create_time() - state.started) < 1.0
+        return same and bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def _end_process(state: ServerState | None) -> None:
+    """Ask the server's process group to end, then make it."""
+    if state is None or not _is_running(state):
+        return
+    for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
+        try:
+            os.killpg(state.pid, number)
+        except ProcessLookupError:
+            return
+        until = time.monotonic() + seconds
+        while _is_running(state) and time.monotonic() < until:
+            time.sleep(POLL_SECONDS)
+
+
+def _check_reachable(address: str) -> None:
+    """Raise ServerError when nothing listens at a configured address; behind a proxy that cannot be told."""
+    parts = urlsplit(address)
+    try:
+        port = parts.port or {"https": 443, "http": 80}[parts.scheme]
+        if urllib.request.getproxies().get(parts.scheme) and not urllib.request.proxy_bypass(parts.hostname or ""):
+            return
+        socket.create_connection((parts.hostname or "", port), timeout=10).close()
+    except (KeyError, ValueError):
+        raise ServerError(f"PREFECT_API_URL is {redact(address)}; write http://host:port/api") from None
+    except OSError as error:
+        raise ServerError(
+            f"no Prefect server answers at {redact(address)} ({error.strerror or error}); start it, or unset"
+            " PREFECT_API_URL (or the profile that sets it) to have a local one"
+        ) from None
+
+
+def _folder() -> Path:
+    folder = state_dir() / "prefect"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}  # Prefect itself says what is wrong with it
