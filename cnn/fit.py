@@ -12,7 +12,7 @@ from cnn.backend import import_keras
 from cnn.checkpoint import lock_folder
 from cnn.errors import DatasetError
 from cnn.loader import ShardSet, open_split
-from cnn.training import FitJob, FitSpec, Progress, Trainer
+from cnn.trainer import FitJob, FitSpec, Progress, Trainer
 
 __all__ = ["FitJob", "FitResult", "FitSpec", "fit_model"]
 

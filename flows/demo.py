@@ -35,7 +35,7 @@ def run_demo(workspace: str, config: Config) -> dict[str, Any]:
 
     folder, truth = write_digits(_demo_folder(workspace))
     say(f"digits: {len(truth):,} of 1,797 pictures are held back in {folder / 'inbox'}")
-    trained = retrain(str(folder / "train"), NAME, locate(workspace), config)
+    trained = retrain(str(folder / "digits"), NAME, locate(workspace), config)
     scored = score(str(folder / "inbox"), NAME, locate(workspace), config)
     return {
         "model": f"{NAME} version {trained['version']} ({trained['alias']})",
@@ -50,7 +50,7 @@ def run_demo(workspace: str, config: Config) -> dict[str, Any]:
 
 
 def write_digits(folder: Path) -> tuple[Path, dict[str, str]]:
-    """(the folder, the true label of each picture in its `inbox`); `train` has one folder per digit.
+    """(the folder, the true label of each picture in its `inbox`); `digits` has one folder per digit.
 
     Pictures that are there already are left alone, so that a second demo finds nothing changed.
     """
@@ -60,13 +60,13 @@ def write_digits(folder: Path) -> tuple[Path, dict[str, str]]:
     order = np.random.default_rng(0).permutation(len(digits.target))
     truth: dict[str, str] = {}
     for number in range(10):
-        (folder / "train" / str(number)).mkdir(parents=True, exist_ok=True)
+        (folder / "digits" / str(number)).mkdir(parents=True, exist_ok=True)
     (folder / "inbox").mkdir(exist_ok=True)
     for place, row in enumerate(order):
         label, name = str(digits.target[row]), f"digit-{row:04d}.png"
         if place < HELD_OUT:
             truth[name] = label
-        path = folder / "inbox" / name if place < HELD_OUT else folder / "train" / label / name
+        path = folder / "inbox" / name if place < HELD_OUT else folder / "digits" / label / name
         if not path.exists():
             pixels = np.rint(digits.images[row] * (255 / 16)).astype(np.uint8)
             path.write_bytes(encode_png(pixels[..., None]))

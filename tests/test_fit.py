@@ -29,7 +29,7 @@ from cnn.fit import FitJob, FitResult, FitSpec, fit_model
 from cnn.images import ImageSpec
 from cnn.loader import open_split
 from cnn.records import encode_record
-from cnn.training import weigh_classes
+from cnn.trainer import weigh_classes
 
 # Keras 3.15 on TensorFlow 2.21 and NumPy 2: its variables know no copy keyword yet.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
