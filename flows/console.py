@@ -67,10 +67,10 @@ def open_prefect() -> None:
 
     Called before Prefect is imported; its log goes to the server, and to the terminal only where nothing else tells.
     """
-    from flows.progress import say
+    from flows.progress import CONSOLE_LEVEL, say
     from infra.servers import ensure_prefect_server
 
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault(CONSOLE_LEVEL, "CRITICAL")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ["PREFECT_API_URL"] = ensure_prefect_server(say)
 

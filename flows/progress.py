@@ -1,5 +1,7 @@
 """What a stage does while it does it: on stderr a bar, or a line where there is no terminal; in Prefect an artifact."""
 
+import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,15 +12,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+CONSOLE_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
 ARTIFACT_SECONDS = 2.0  # Prefect's UI is told this often: each time is a request to its server
 
 
 class SpeedColumn(ProgressColumn):
-    """Units per second since the stage began."""
+    """Images per second since the stage began; nothing where other things are counted."""
 
     def render(self, task: Task) -> Text:
         elapsed = task.finished_time if task.finished else task.elapsed
         unit = task.fields.get("unit", "images")
+        if unit != "images":
+            return Text("")
         if not elapsed or not task.completed:
             return Text(f"-- {unit}/s", style="progress.data.speed")
         return Text(f"{task.completed / elapsed:,.0f} {unit}/s", style="progress.data.speed")
@@ -52,10 +57,9 @@ class Stage:
         elif self.total:
             state = "" if finished else " (stopped)"
             rate = self.completed / seconds if seconds else 0.0
-            self.console.print(
-                f"{self.name}: {self.completed:,} of {self.total:,} {self.unit} in {seconds:.1f} s, "
-                f"{rate:,.0f} {self.unit}/s{state}",
-                highlight=False,
+            say(
+                f"{self.name}: {self.completed:,} of {self.total:,} {self.unit} in {seconds:.1f} s"
+                f"{f', {rate:,.0f} {self.unit}/s' if self.unit == 'images' else ''}{state}"
             )
         if self._artifact is not None and finished:
             _update_artifact(self._artifact, self.total, self.total)
@@ -76,8 +80,23 @@ def show_stage(name: str, total: int, unit: str = "images", console: Console | N
 
 
 def say(text: str) -> None:
-    """One line on stderr; names of files are data, so no markup is read."""
-    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+    """One line on stderr, and in the log of the flow run, if there is one.
+
+    Where Prefect's own handler prints that log (in a worker, say), the line is not printed twice.
+    """
+    logged = _log(text)
+    if not logged or os.environ.get(CONSOLE_LEVEL) == "CRITICAL":
+        Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)  # names of files are data
+
+
+def _log(text: str) -> bool:
+    """Whether the line went to the log of a flow run. Commands that start no flow do not import Prefect for it."""
+    if "prefect" not in sys.modules or not _in_flow():
+        return False
+    from prefect import get_run_logger
+
+    get_run_logger().info("%s", text)
+    return True
 
 
 def _make_bar(console: Console) -> Progress:

@@ -144,7 +144,10 @@ def fit_stage(job: Training, trainer: Trainer, run_id: str) -> TrainingReport:
                 return
             figures = {key: value for key, value in event.items() if key not in ("event", "epoch")}
             job.registry.log_epoch(run_id, figures, int(event["epoch"]))
-            stage.advance(int(event["epoch"]) - stage.completed, describe_epoch(event))
+            told = describe_epoch(event)
+            stage.advance(int(event["epoch"]) - stage.completed, told)
+            if not stage.console.is_terminal:
+                say(f"epoch {event['epoch']:.0f} of {stage.total}: {told}")
 
         report = run_training(order, note, trainer)
         stage.total = stage.completed  # early stopping: what was not needed is not missing
