@@ -1,0 +1,149 @@
+"""What every test stands on: a home of its own, real servers started once, small pictures; and nothing left running."""
+
+import io
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import HealthCheck, configuration, settings
+from s3server import find_obstacle, run_s3_server
+
+HOME = pytest.StashKey[str]()
+CLEARED = ("AWS_", "DASK_", "MLFLOW_", "PREFECT_", "SAFELIGHT_HOME", "XDG_")
+BUCKETS = itertools.count()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any module is imported: a fresh home, and no setting of the person who runs the tests."""
+    home = tempfile.mkdtemp(prefix="safelight-tests-")
+    config.stash[HOME] = home
+    for name in [name for name in os.environ if name.startswith(CLEARED)]:
+        del os.environ[name]
+    os.environ |= {
+        "HOME": home,
+        "SAFELIGHT_HOME": f"{home}/safelight",
+        "PREFECT_HOME": f"{home}/prefect",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "1",
+        "NO_ALBUMENTATIONS_UPDATE": "1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    configuration.set_hypothesis_home_dir(f"{home}/hypothesis")
+    settings.register_profile("safelight", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("safelight")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the home."""
+    shutil.rmtree(config.stash[HOME], ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_running(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Fail when a process that a test started outlives the session; set up first, so torn down last."""
+    yield
+    left = find_left_over(pytestconfig.stash[HOME])
+    _, left = psutil.wait_procs(left, timeout=10)
+    names = [f"{process.pid} {process.name()}" for process in left]
+    for process in left:
+        process.kill()
+    assert not names, f"processes left running: {names}"
+
+
+def find_left_over(home: str) -> list[psutil.Process]:
+    """This user's other processes that live in this session's home, children of this one or not."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            ours = process.pid != os.getpid() and process.environ().get("HOME") == home
+            # multiprocessing's own helper ends with this process, by design.
+            if ours and not any("resource_tracker" in part for part in process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue  # gone, or another user's
+    return found
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[str]:
+    """The API address of a real Prefect server of this session; see `prefect_api` for tests in this process."""
+    from infra.servers import start_server, stop_server
+
+    state = start_server()
+    yield state.url
+    stop_server()
+
+
+@pytest.fixture
+def prefect_api(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The session's Prefect server as the configured one, for this process and for those it starts."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
+    with temporary_settings({PREFECT_API_URL: prefect_server}):
+        yield prefect_server
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment variables that reach a real S3 server of this session; see `s3_bucket`."""
+    folder = tmp_path_factory.mktemp("s3")
+    if obstacle := find_obstacle(folder):
+        if os.environ.get("SAFELIGHT_REQUIRE_SERVERS") == "1":
+            pytest.fail(f"no S3 server, though SAFELIGHT_REQUIRE_SERVERS=1: {obstacle}")
+        pytest.skip(f"no S3 server: {obstacle}")
+    with run_s3_server(folder) as environment:
+        yield environment
+
+
+@pytest.fixture
+def s3_bucket(s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The s3:// address of a fresh bucket; the environment reaches it, for this process and for those it starts."""
+    import boto3
+
+    for name, value in s3_server.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"bucket-{next(BUCKETS)}"
+    boto3.session.Session().client("s3").create_bucket(Bucket=bucket)
+    return f"s3://{bucket}"
+
+
+MakeImageFolder = Callable[..., list[Path]]
+
+
+@pytest.fixture(scope="session")
+def make_image_folder() -> MakeImageFolder:
+    """A function that writes class folders of small pictures which differ from each other, and by class."""
+    return write_image_folder
+
+
+def write_image_folder(
+    root: Path, classes: Sequence[str] = ("cat", "dog"), per_class: int = 8, size: int = 32, seed: int = 0
+) -> list[Path]:
+    """The paths of `per_class` pictures, PNG and JPEG in turn, in a folder of `root` for each class.
+
+    Noise over one tint per class: easy to tell apart, and no two files are equal.
+    """
+    import numpy as np
+    from PIL import Image
+
+    paths = []
+    for number, label in enumerate(classes):
+        draw = np.random.default_rng([seed, number])
+        tint = np.array([(number * 97 + 40 * channel) % 200 for channel in range(3)])
+        (root / label).mkdir(parents=True)
+        for index in range(per_class):
+            pixels = np.clip(tint + draw.integers(0, 56, (size, size, 3)), 0, 255).astype(np.uint8)
+            kind, options = (("png", {}), ("jpeg", {"quality": 95}))[index % 2]
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, kind, **options)
+            paths.append(root / label / f"{index:04d}.{kind}")
+            paths[-1].write_bytes(buffer.getvalue())
+    return paths
