@@ -22,7 +22,7 @@ def _private_folder(kind: str, variable: str, below_home: Path) -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(_no_folder(kind, f"cannot create {folder}: {error.strerror}")) from None
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
         raise StorageError(_no_folder(kind, f"cannot write to {folder}"))
     return folder
 

@@ -47,7 +47,7 @@ class LocalSource:
                 raise SourceError(f"{folder} is no folder; give the folder that holds the images")
         except OSError as error:
             raise SourceError(_explain_source(folder, error)) from None
-        if not os.access(self._root, os.R_OK | os.X_OK):
+        if not os.access(self._root, os.R_OK | os.X_OK, effective_ids=True):
             raise SourceError(f"{folder} cannot be read: permission denied; give this user read access to it")
 
     def list(self, prefix: str = "") -> Iterator[Entry]:

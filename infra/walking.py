@@ -110,7 +110,7 @@ def _to_entry(path: str, place: str, info: os.stat_result) -> Entry:
     problem = None
     if not stat.S_ISREG(info.st_mode):
         problem = "not_a_regular_file"
-    elif info.st_mode & ANYONE_READS != ANYONE_READS and not os.access(place, os.R_OK):
+    elif info.st_mode & ANYONE_READS != ANYONE_READS and not os.access(place, os.R_OK, effective_ids=True):
         problem = "unreadable"
     return Entry(path, info.st_size, f"{info.st_mtime_ns}.{info.st_ctime_ns}", problem)
 

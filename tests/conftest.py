@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,7 @@ from s3server import find_obstacle, run_s3_server
 HOME = pytest.StashKey[str]()
 CLEARED = ("AWS_", "DASK_", "MLFLOW_", "PREFECT_", "SAFELIGHT_HOME", "XDG_")
 BUCKETS = itertools.count()
+NOBODY = 65534
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -147,3 +149,30 @@ def write_image_folder(
             paths.append(root / label / f"{index:04d}.{kind}")
             paths[-1].write_bytes(buffer.getvalue())
     return paths
+
+
+@pytest.fixture
+def unprivileged(tmp_path: Path) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """A block in which permissions count: root, who may do anything, is another user for as long as it lasts."""
+    doors = [folder for folder in (tmp_path, *tmp_path.parents) if folder.stat().st_uid == os.getuid() == 0]
+    modes = [folder.stat().st_mode for folder in doors]
+
+    @contextmanager
+    def as_nobody() -> Iterator[None]:
+        if os.geteuid() != 0:
+            yield
+            return
+        for folder, mode in zip(doors, modes, strict=True):
+            folder.chmod(mode | 0o011)  # pytest keeps its folders to the user who runs it
+        os.seteuid(NOBODY)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+            for folder, mode in zip(doors, modes, strict=True):
+                folder.chmod(mode & 0o7777)
+
+    yield as_nobody
+    for path in tmp_path.rglob("*"):
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(0o755)  # so that it can be removed

@@ -1,0 +1,156 @@
+"""Local folders are listed without a gap: every file once, each that cannot be read with its reason."""
+
+import os
+import socket
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cnn.errors import BadImage, SourceError
+from infra.entries import sort_entries
+from infra.storage import open_source, open_store
+
+Unprivileged = Callable[[], AbstractContextManager[None]]
+NAMES = st.text(alphabet="ab.-!é~", min_size=1, max_size=3).filter(lambda name: name not in (".", ".."))
+PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
+
+
+def listed(folder: Path, prefix: str = "") -> dict[str, str | None]:
+    """Path to problem, for every entry; fails when a path comes twice."""
+    entries = list(open_source(str(folder)).list(prefix))
+    assert len({entry.path for entry in entries}) == len(entries)
+    return {entry.path: entry.problem for entry in entries}
+
+
+def reason_of(folder: Path, path: str) -> str:
+    with pytest.raises(BadImage) as caught:
+        open_source(str(folder)).read(path)
+    return caught.value.reason
+
+
+def test_every_kind_of_thing_is_listed_with_its_problem(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "class").mkdir(parents=True)
+    (source / "class" / "real.jpg").write_bytes(b"1")
+    (tmp_path / "outside.jpg").write_bytes(b"2")
+    os.mkfifo(source / "class" / "fifo")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(source / "class" / "socket"))
+    (source / "class" / "inside").symlink_to("real.jpg")
+    (source / "class" / "outside").symlink_to(tmp_path / "outside.jpg")
+    (source / "class" / "dangling").symlink_to("nothing")
+    (source / "class" / "self").symlink_to("self")
+    (source / "class" / "device").symlink_to("/dev/null")
+    assert listed(source) == {
+        "class/dangling": "symlink_dangling",
+        "class/device": "symlink_outside",
+        "class/fifo": "not_a_regular_file",
+        "class/inside": None,
+        "class/outside": "symlink_outside",
+        "class/real.jpg": None,
+        "class/self": "symlink_loop",
+        "class/socket": "not_a_regular_file",
+    }
+
+
+def test_links_to_folders_are_followed_once_and_loops_end(tmp_path: Path) -> None:
+    (tmp_path / "pool" / "deep").mkdir(parents=True)
+    (tmp_path / "pool" / "deep" / "x").write_bytes(b"x")
+    (tmp_path / "pool" / "deep" / "up").symlink_to("..")
+    (tmp_path / "pool" / "more").symlink_to("deep")
+    (tmp_path / "class").symlink_to("pool")
+    assert listed(tmp_path) == {
+        "class/deep/up": "symlink_loop",
+        "class/deep/x": None,
+        "class/more": "symlink_nested",
+        "pool/deep/up": "symlink_loop",
+        "pool/deep/x": None,
+        "pool/more/up": "symlink_loop",
+        "pool/more/x": None,
+    }
+
+
+def test_names_that_are_no_text_come_through(tmp_path: Path) -> None:
+    raw = [
+        b"\xff\xfe.png",
+        b"new\nline.png",
+        b"-dash",
+        b"%00",
+        "e\u0301.png".encode(),
+        "\u00e9.png".encode(),
+        b"x" * 255,
+    ]
+    for name in raw:
+        with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:
+            file.write(name)
+    source = open_source(str(tmp_path))
+    assert {os.fsencode(entry.path): source.read(entry.path) for entry in source.list()} == {name: name for name in raw}
+
+
+def test_a_name_changes_when_the_file_does(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"1")
+    before = next(open_source(str(tmp_path)).list())
+    os.utime(tmp_path / "x", ns=(1, 1))
+    after = next(open_source(str(tmp_path)).list())
+    assert before.path == after.path
+    assert before.modified != after.modified
+    assert after.modified.startswith("1.")
+
+
+@given(paths=st.sets(PATHS, max_size=12), prefix=st.text(alphabet="ab/.-", max_size=3))
+def test_every_file_is_listed_once_in_the_order_of_bytes(
+    paths: set[str], prefix: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = open_store(str(tmp_path_factory.mktemp("tree")))
+    # A name cannot be a file and a folder at once.
+    paths = {path for path in paths if not any(other.startswith(f"{path}/") for other in paths)}
+    for path in paths:
+        store.write(path, path.encode())
+    entries = list(open_source(store.uri).list())
+    assert {entry.path for entry in entries} == paths
+    assert entries == sort_entries(entries) == list(store.list())
+    assert list(store.list(prefix)) == [entry for entry in entries if entry.path.startswith(prefix)]
+
+
+def test_what_may_not_be_read_is_said_and_never_looks_empty(tmp_path: Path, unprivileged: Unprivileged) -> None:
+    store = open_store(str(tmp_path / "source"))
+    for path in ("closed/x", "blind/x", "open/x", "open/y"):
+        store.write(path, b"1")
+    (tmp_path / "source/open/x").chmod(0o000)
+    (tmp_path / "source/closed").chmod(0o000)
+    (tmp_path / "source/blind").chmod(0o444)  # its names can be read, what they name cannot
+    with unprivileged():
+        found = listed(tmp_path / "source")
+        reasons = {path: reason_of(tmp_path / "source", path) for path in ("open/x", "closed/x")}
+    assert found == {"blind/x": "unreadable", "closed": "unreadable", "open/x": "unreadable", "open/y": None}
+    assert set(reasons.values()) == {"unreadable"}
+
+
+def test_a_file_that_vanishes_while_its_folder_is_listed_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        (tmp_path / name / "x").parent.mkdir()
+        (tmp_path / name / "x").write_bytes(b"1")
+    source = open_source(str(tmp_path))
+    entries = source.list()
+    assert next(entries).path == "a/x"
+    (tmp_path / "b" / "x").unlink()
+    (tmp_path / "b").rmdir()
+    assert list(entries) == []
+
+
+def test_a_source_that_is_replaced_while_it_is_listed_is_a_fault(tmp_path: Path) -> None:
+    root = tmp_path / "source"
+    (root / "a").mkdir(parents=True)
+    (root / "a" / "x").write_bytes(b"1")
+    entries = open_source(str(root)).list()
+    next(entries)
+    root.rename(tmp_path / "away")  # what an unmounted share looks like
+    root.mkdir()
+    with pytest.raises(SourceError, match="cannot be read: stale file handle"):
+        list(entries)
