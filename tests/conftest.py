@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from hypothesis import HealthCheck, configuration, settings
-from s3server import find_obstacle, run_s3_server
+from s3server import choose_ports, find_obstacle, run_s3_server
 
 HOME = pytest.StashKey[str]()
 CLEARED = ("AWS_", "DASK_", "MLFLOW_", "PREFECT_", "SAFELIGHT_HOME", "XDG_")
@@ -176,3 +176,9 @@ def unprivileged(tmp_path: Path) -> Iterator[Callable[[], AbstractContextManager
     for path in tmp_path.rglob("*"):
         if path.is_dir() and not path.is_symlink():
             path.chmod(0o755)  # so that it can be removed
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A port of 127.0.0.1 where nothing listens."""
+    return choose_ports(1)[0]
