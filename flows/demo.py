@@ -16,13 +16,13 @@ DEMO_SETTINGS = (
     "image.size=[16,16]",
     "image.channels=1",
     "image.resize=stretch",
-    "augment.copies=3",
+    "augment.copies=5",
     "augment.crop=0.1",
     "augment.mirror=0.0",  # a mirrored 3 is no digit
     "augment.rotate=10.0",
     "augment.color=0.1",
     "split.test=0.2",
-    "fit.epochs=12",
+    "fit.epochs=15",
 )
 
 
