@@ -39,8 +39,9 @@ def prepare_dataset(source: str, workspace: str, config: Config) -> PrepareRepor
 def list_stage(job: Preparation) -> None:
     """List the source and plan the work."""
     list_files(job)
-    reused = len(job.listed) - sum(len(chunk.items) for chunk in job.todo)
-    kept = f", {reused:,} need no reading" if reused and job.listed else ""
+    done = set(job.plan.chunks) - set(job.todo)
+    known = len(job.plan.kept) + sum(len(chunk.items) for chunk in done)
+    kept = f", {known:,} of them built already" if known else ""
     say(f"list: {len(job.listed):,} files in {len(job.classes)} classes{kept}")
 
 

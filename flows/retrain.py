@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import flow
 
+from cnn.architecture import count_parameters
 from cnn.errors import ServerError
 from flows.config import Config
 from flows.models import open_registry
@@ -27,6 +28,7 @@ def retrain(
 ) -> dict[str, Any]:
     """Prepare a folder of class folders, train on it, and promote the model if it is not worse than the champion."""
     check_name(name)
+    count_parameters(config.model, config.image, 2)  # a network that does not fit is told now, not after an hour
     began = time.monotonic()
     if config.train.deployment is not None:
         report = retrain_elsewhere(source, name, workspace, config)
@@ -50,7 +52,9 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config) ->
     Raises:
         ServerError: that run did not finish; nothing was registered, or its own log says why.
     """
+    import httpx
     from prefect.deployments import run_deployment
+    from prefect.exceptions import PrefectException
 
     deployment = str(config.train.deployment)
     prepared = prepare_dataset(source, workspace, config)
@@ -63,7 +67,7 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config) ->
     }
     try:
         run: Any = run_deployment(deployment, parameters=parameters)
-    except Exception as error:  # Prefect raises its own kinds for what does not exist or does not answer
+    except (PrefectException, httpx.HTTPError) as error:
         text = " ".join(str(error).split())[:200]
         raise ServerError(f"the deployment {deployment} (train.deployment) cannot be run: {text}") from None
     if run.state is None or not run.state.is_completed():

@@ -12,6 +12,7 @@ from typing import Any
 
 from prefect import flow
 
+from cnn.architecture import count_parameters
 from cnn.dataset import Manifest
 from cnn.errors import SafelightError
 from flows.config import Config
@@ -137,6 +138,7 @@ def fit_stage(job: Training, trainer: Trainer, run_id: str) -> TrainingReport:
         top_k=job.config.score.top_k,
         folder=str(job.folder),
     )
+    say(describe_network(job))
     with show_stage("train", job.config.fit.epochs, "epochs") as stage:
 
         def note(event: dict[str, Any]) -> None:
@@ -196,6 +198,16 @@ def summarize(job: Training, version: VersionInfo, seconds: float) -> TrainRepor
         metrics=version.metrics,
         gate=GateReport(verdict=verdict.verdict if verdict else "", reasons=list(verdict.reasons) if verdict else []),
         seconds=round(seconds, 3),
+    )
+
+
+def describe_network(job: Training) -> str:
+    """One line on what is trained; the parameters are counted by formula."""
+    rows = count_parameters(job.config.model, job.manifest.image, len(job.manifest.classes))
+    height, width, channels = job.manifest.image.shape
+    return (
+        f"network: {sum(row.parameters for row in rows):,} parameters, {height}x{width}x{channels} pixels, "
+        f"{len(job.manifest.classes)} classes"
     )
 
 

@@ -45,7 +45,10 @@ class ClusterSpec(Spec):
     """Where chunks are worked on."""
 
     workers: int | None = Field(None, ge=0, description="processes on this machine; unset: one per core, 0: none")
-    address: str | None = Field(None, description="a Dask scheduler, tls://host:port or on this machine's loopback")
+    address: str | None = Field(
+        None,
+        description="Dask scheduler, tls:// or on loopback; unset: DASK_SCHEDULER_ADDRESS, else none",
+    )
     trust_plain_tcp: bool = Field(False, description="accept an unencrypted scheduler: whoever reaches it runs code")
 
 
@@ -60,8 +63,9 @@ class Cluster:
 @contextmanager
 def open_cluster(spec: ClusterSpec) -> Iterator[Cluster]:
     """A cluster for the length of the block. Raises: ConfigError, ServerError."""
-    if spec.address:
-        address = check_address(spec.address, spec.trust_plain_tcp)
+    configured = os.environ.get("DASK_SCHEDULER_ADDRESS") if spec.workers is None else None  # Dask's own variable
+    if given := spec.address or configured:
+        address = check_address(given, spec.trust_plain_tcp)
         with _connect(address) as client:
             yield Cluster(_count_workers(client, address), client)
     elif spec.workers == 0:
