@@ -2,6 +2,9 @@
 
 import hashlib
 import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,40 +16,40 @@ from cnn.augment import AugmentSpec
 from cnn.dataset import SplitSpec
 from cnn.errors import IntegrityError
 from cnn.images import ImageSpec, read_image
-from cnn.records import decode_record, iterate_frames
-from infra.storage import open_source, open_store
-from tasks.building import BuildSpec, BuildTask, build_chunk, choose_split, find_group, read_report
+from cnn.records import Record, decode_record, iterate_frames
+from infra.storage import Store, open_source, open_store
+from tasks.building import BuildSpec, BuildTask, ChunkReport, build_chunk, choose_split, find_group, read_report
 from tasks.listing import list_source
 from tasks.planning import plan_build
 from tasks.shards import Thinning, sweep_scratch, thin_shard
 
 
-def write_image(path, seed, size=(40, 30)):
+def write_image(path: Path, seed: int, size: tuple[int, int] = (40, 30)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(path)
 
 
-def make_spec(**changes):
-    values = {"image": ImageSpec(size=(8, 8)), "augment": AugmentSpec(), "split": SplitSpec()} | changes
+def make_spec(**changes: Any) -> BuildSpec:
+    values: dict[str, Any] = {"image": ImageSpec(size=(8, 8)), "augment": AugmentSpec(), "split": SplitSpec()} | changes
     return BuildSpec(**values)
 
 
-def build(source, workspace, spec, files=1000):
+def build(source: Path, workspace: Path | str, spec: BuildSpec, files: int = 1000) -> list[ChunkReport]:
     listed = list_source(open_source(str(source)))
     chunks = plan_build(listed, ("cat", "owl"), {}, files, spec.salt()).chunks
     return [build_chunk(chunk, BuildTask(str(source), str(workspace), spec)) for chunk in chunks]
 
 
 @pytest.fixture
-def source(tmp_path):
+def source(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     for number in range(12):
         write_image(folder / ("cat" if number % 2 else "owl") / f"{number}.png", number)
     return folder
 
 
-def read_records(store, reports):
+def read_records(store: Store, reports: Iterable[ChunkReport]) -> Iterator[tuple[str, Record]]:
     for report in reports:
         for split, shard in report.shards.items():
             data = store.read(shard.path)
@@ -56,7 +59,7 @@ def read_records(store, reports):
                 yield split, decode_record(data[start:end])
 
 
-def test_shards_hold_the_pixels_that_decoding_gives(source, tmp_path):
+def test_shards_hold_the_pixels_that_decoding_gives(source: Path, tmp_path: Path) -> None:
     spec, store = make_spec(), open_store(str(tmp_path / "work"))
     records = list(read_records(store, build(source, tmp_path / "work", spec)))
     assert len(records) == 12
@@ -68,9 +71,9 @@ def test_shards_hold_the_pixels_that_decoding_gives(source, tmp_path):
         assert split == choose_split(record.key, None, spec.split)
 
 
-def test_copies_are_made_for_training_images_only(source, tmp_path):
+def test_copies_are_made_for_training_images_only(source: Path, tmp_path: Path) -> None:
     spec, store = make_spec(augment=AugmentSpec(copies=2)), open_store(str(tmp_path / "work"))
-    copies = {"train": [], "validation": [], "test": []}
+    copies: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     for split, record in read_records(store, build(source, tmp_path / "work", spec)):
         copies[split].append(record.copy)
     assert sorted(set(copies["train"])) == [0, 1, 2]
@@ -78,21 +81,21 @@ def test_copies_are_made_for_training_images_only(source, tmp_path):
     assert set(copies["validation"] + copies["test"]) <= {0}
 
 
-def test_jpeg_shards_hold_jpegs(source, tmp_path):
+def test_jpeg_shards_hold_jpegs(source: Path, tmp_path: Path) -> None:
     spec = make_spec(image=ImageSpec(size=(32, 32), encoding="jpeg"))
     store = open_store(str(tmp_path / "work"))
     for _, record in read_records(store, build(source, tmp_path / "work", spec)):
         assert Image.open(io.BytesIO(record.image)).size == (32, 32)
 
 
-def test_the_same_files_give_the_same_bytes(source, tmp_path):
+def test_the_same_files_give_the_same_bytes(source: Path, tmp_path: Path) -> None:
     spec = make_spec(augment=AugmentSpec(copies=1))
     first = build(source, tmp_path / "one", spec, files=5)
     again = build(source, tmp_path / "two", spec, files=5)
     assert first == again
 
 
-def test_bad_files_become_rows_and_cost_nothing_else(source, tmp_path):
+def test_bad_files_become_rows_and_cost_nothing_else(source: Path, tmp_path: Path) -> None:
     good = (source / "cat" / "1.png").read_bytes()
     (source / "cat" / "cut.png").write_bytes(good[: len(good) // 2])
     (source / "cat" / "empty.jpg").write_bytes(b"")
@@ -109,7 +112,7 @@ def test_bad_files_become_rows_and_cost_nothing_else(source, tmp_path):
     assert (rows["cat/1.png"]["width"], rows["cat/1.png"]["height"]) == (30, 40)
 
 
-def test_a_damaged_report_is_found(source, tmp_path):
+def test_a_damaged_report_is_found(source: Path, tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "work"))
     report = build(source, tmp_path / "work", make_spec())[0]
     place = tmp_path / "work" / "chunks" / f"{report.key}.parquet"
@@ -118,7 +121,7 @@ def test_a_damaged_report_is_found(source, tmp_path):
         read_report(store, report.key)
 
 
-def test_thinning_keeps_the_records_asked_for(source, tmp_path):
+def test_thinning_keeps_the_records_asked_for(source: Path, tmp_path: Path) -> None:
     store, workspace = open_store(str(tmp_path / "work")), str(tmp_path / "work")
     shard = build(source, workspace, make_spec())[0].shards["train"]
     before = list(iterate_frames(store.read(shard.path)))
@@ -130,7 +133,7 @@ def test_thinning_keeps_the_records_asked_for(source, tmp_path):
     assert data == b"".join(original[before[n][0] : before[n][1]] for n in (0, 2))
 
 
-def test_thinning_refuses_a_damaged_shard(source, tmp_path):
+def test_thinning_refuses_a_damaged_shard(source: Path, tmp_path: Path) -> None:
     workspace = str(tmp_path / "work")
     shard = build(source, workspace, make_spec())[0].shards["train"]
     place = tmp_path / "work" / shard.path
@@ -141,7 +144,7 @@ def test_thinning_refuses_a_damaged_shard(source, tmp_path):
         thin_shard(Thinning(shard, (0,)), workspace)
 
 
-def test_what_killed_processes_left_is_swept_and_nothing_else(source, tmp_path):
+def test_what_killed_processes_left_is_swept_and_nothing_else(source: Path, tmp_path: Path) -> None:
     from tasks.shards import _machine
 
     store = open_store(str(tmp_path / "work"))
@@ -157,7 +160,7 @@ def test_what_killed_processes_left_is_swept_and_nothing_else(source, tmp_path):
 
 
 @given(st.integers(0, 10**6))
-def test_splits_have_about_the_shares_asked_for(seed):
+def test_splits_have_about_the_shares_asked_for(seed: int) -> None:
     spec = SplitSpec(validation=0.2, test=0.3, seed=seed)
     chosen = [choose_split(hashlib.sha256(bytes([n % 256, n // 256])).hexdigest(), None, spec) for n in range(400)]
     assert abs(chosen.count("test") / 400 - 0.3) < 0.15  # more than six standard deviations
@@ -165,7 +168,7 @@ def test_splits_have_about_the_shares_asked_for(seed):
 
 
 @given(st.text(max_size=20), st.text(max_size=20))
-def test_a_group_stays_in_one_split(one, two):
+def test_a_group_stays_in_one_split(one: str, two: str) -> None:
     spec = SplitSpec(validation=0.3, test=0.3)
     assert choose_split(one, "camera-7", spec) == choose_split(two, "camera-7", spec)
 
@@ -174,11 +177,11 @@ def test_a_group_stays_in_one_split(one, two):
     ("pattern", "group"),
     [(None, None), (r"cam\d+", "cam7"), (r"cam(\d+)", "7"), (r"(x)?cam", "cam"), (r"dog", None)],
 )
-def test_groups_come_from_the_path(pattern, group):
+def test_groups_come_from_the_path(pattern: str | None, group: str | None) -> None:
     assert find_group("owl/cam7/a.jpg", pattern) == group
 
 
-def test_normalization_and_strengths_without_copies_change_no_shard():
+def test_normalization_and_strengths_without_copies_change_no_shard() -> None:
     base = make_spec().salt()
     assert make_spec(image=ImageSpec(size=(8, 8), normalize="unit")).salt() == base
     assert make_spec(augment=AugmentSpec(rotate=45)).salt() == base
