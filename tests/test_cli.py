@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -13,7 +14,7 @@ run = CliRunner().invoke
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_takes_the_common_options(command):
+def test_every_command_takes_the_common_options(command: str) -> None:
     result = run(app, [command, "--help"], terminal_width=120)
     assert result.exit_code == 0
     for option in ("--workspace", "--config", "--set", "--json"):
@@ -24,12 +25,12 @@ def test_every_command_takes_the_common_options(command):
     "words",
     [["nonsense"], ["prepare"], ["retrain", "x"], ["promote", "birds", "1"], ["promote", "birds", "one", "--why", "x"]],
 )
-def test_wrong_use_exits_with_2(words):
+def test_wrong_use_exits_with_2(words: list[str]) -> None:
     assert run(app, words).exit_code == 2
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_setting_that_does_not_exist_exits_with_1_before_anything_starts(command, tmp_path):
+def test_a_setting_that_does_not_exist_exits_with_1_before_anything_starts(command: str, tmp_path: Path) -> None:
     needed = {
         "prepare": [str(tmp_path)],
         "train": ["photos", "--name", "birds"],
@@ -46,14 +47,14 @@ def test_a_setting_that_does_not_exist_exits_with_1_before_anything_starts(comma
     assert "image.siz" in result.stderr
 
 
-def test_help_loads_nothing_heavy():
+def test_help_loads_nothing_heavy() -> None:
     heavy = ["prefect", "dask", "mlflow", "tensorflow", "pydantic", "numpy"]
     code = f"import sys, flows.cli; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_addresses_are_made_absolute(tmp_path, monkeypatch):
+def test_addresses_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/ada")
     assert locate("photos") == str(tmp_path / "photos")
