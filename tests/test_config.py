@@ -1,6 +1,8 @@
 """flows/config.py: what a setting becomes, and one line for each that cannot be obeyed."""
 
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,11 +28,11 @@ from flows.config import Config, load_config, parse_setting, parse_value
         ('{kind = "flatten"}', {"kind": "flatten"}),
     ],
 )
-def test_values_are_toml_and_bare_words_are_strings(text, value):
+def test_values_are_toml_and_bare_words_are_strings(text: str, value: Any) -> None:
     assert parse_value(text) == value
 
 
-def test_settings_go_on_top_of_the_file(tmp_path):
+def test_settings_go_on_top_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "safelight.toml"
     file.write_text("[image]\nsize = [64, 64]\nchannels = 1\n[fit]\nepochs = 3\n")
     config = load_config(file, ["image.size=[96,80]", "model.preset=lenet"])
@@ -40,7 +42,7 @@ def test_settings_go_on_top_of_the_file(tmp_path):
     assert config.model.preset == "lenet"
 
 
-def test_a_file_here_is_found_and_none_is_needed(tmp_path, monkeypatch):
+def test_a_file_here_is_found_and_none_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_config(None) == Config()
     (tmp_path / "safelight.toml").write_text("[fit]\nepochs = 7\n")
@@ -61,7 +63,7 @@ def test_a_file_here_is_found_and_none_is_needed(tmp_path, monkeypatch):
         ("split.group=(", ["split.group", "regular expression"]),
     ],
 )
-def test_what_cannot_be_obeyed_is_one_line(setting, words):
+def test_what_cannot_be_obeyed_is_one_line(setting: str, words: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(None, [setting])
     assert "\n" not in str(caught.value)
@@ -69,12 +71,12 @@ def test_what_cannot_be_obeyed_is_one_line(setting, words):
         assert word in str(caught.value)
 
 
-def test_shares_that_leave_no_training_images_are_refused():
+def test_shares_that_leave_no_training_images_are_refused() -> None:
     with pytest.raises(ConfigError, match="split"):
         load_config(None, ["split.validation=0.6", "split.test=0.4"])
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path):
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere"):
         load_config(tmp_path / "nowhere.toml")
     broken = tmp_path / "broken.toml"
@@ -87,19 +89,19 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 
 
 @given(text=st.text(max_size=60))
-def test_no_setting_is_a_traceback(text):
+def test_no_setting_is_a_traceback(text: str) -> None:
     with suppress(ConfigError):
         load_config(None, [text])
 
 
 @given(name=st.sampled_from(["image.size", "fit.epochs", "model.layers", "split.group"]), value=st.text(max_size=30))
-def test_no_value_is_a_traceback(name, value):
+def test_no_value_is_a_traceback(name: str, value: str) -> None:
     assert parse_setting(f"{name}={value}")[:2] == tuple(name.split("."))
     with suppress(ConfigError):
         load_config(None, [f"{name}={value}"])
 
 
-def test_a_configuration_survives_json():
+def test_a_configuration_survives_json() -> None:
     config = load_config(None, ["image.size=[96,80]", "augment.copies=2", "model.preset=notes"])
     assert Config.model_validate_json(config.to_json()) == config
     assert config.fingerprint() == Config.model_validate_json(config.to_json()).fingerprint()
