@@ -1,6 +1,8 @@
 """flows/console.py: exit codes, one line for each known fault, one JSON object."""
 
 import json
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import pytest
 import typer
@@ -9,38 +11,38 @@ from cnn.errors import SourceError
 from flows.console import format_value, run_command
 
 
-def fail_with(error):
-    def action():
+def fail_with(error: BaseException) -> Callable[[], NoReturn]:
+    def action() -> NoReturn:
         raise error
 
     return action
 
 
-def end_of(action, capsys):
+def end_of(action: Callable[[], NoReturn], capsys: pytest.CaptureFixture[str]) -> tuple[int, Any]:
     with pytest.raises(typer.Exit) as caught:
         run_command(action, False, print)
     return caught.value.exit_code, capsys.readouterr()
 
 
-def test_a_known_fault_is_one_line_and_exit_code_1(capsys):
+def test_a_known_fault_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
     code, printed = end_of(fail_with(SourceError("/photos\nis no folder; give another")), capsys)
     assert code == 1
     assert printed.err == "error: /photos is no folder; give another\n"
     assert printed.out == ""
 
 
-def test_a_fault_of_the_system_names_the_file(capsys):
+def test_a_fault_of_the_system_names_the_file(capsys: pytest.CaptureFixture[str]) -> None:
     code, printed = end_of(fail_with(PermissionError(13, "Permission denied", "/secret")), capsys)
     assert (code, printed.err) == (1, "error: /secret: Permission denied\n")
 
 
-def test_ctrl_c_says_what_is_kept(capsys):
+def test_ctrl_c_says_what_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
     code, printed = end_of(fail_with(KeyboardInterrupt()), capsys)
     assert code == 130
     assert "what was finished is kept" in printed.err
 
 
-def test_json_is_exactly_one_object(capsys):
+def test_json_is_exactly_one_object(capsys: pytest.CaptureFixture[str]) -> None:
     run_command(lambda: {"b": 1, "a": [0.5]}, True, print)
     out = capsys.readouterr().out
     assert json.loads(out) == {"a": [0.5], "b": 1}
@@ -60,5 +62,5 @@ def test_json_is_exactly_one_object(capsys):
         ("Käuzchen", "Käuzchen"),
     ],
 )
-def test_values_as_people_read_them(value, text):
+def test_values_as_people_read_them(value: Any, text: str) -> None:
     assert format_value(value) == text
