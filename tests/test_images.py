@@ -3,11 +3,13 @@
 import io
 import struct
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from cnn.errors import BadImage
@@ -16,7 +18,7 @@ from cnn.images import ImageSpec, encode_jpeg, encode_png, read_image, resize_im
 PLAIN = ImageSpec(size=(32, 48))
 
 
-def make_photo(width=96, height=64, seed=0):
+def make_photo(width: int = 96, height: int = 64, seed: int = 0) -> NDArray[np.uint8]:
     """A smooth colour picture: uint8 (height, width, 3)."""
     y, x = np.mgrid[0:height, 0:width]
     noise = np.random.default_rng(seed).normal(0, 4, (height, width, 3))
@@ -24,20 +26,20 @@ def make_photo(width=96, height=64, seed=0):
     return np.clip(waves + noise, 0, 255).astype(np.uint8)
 
 
-def save(image, kind, **options):
+def save(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def reason_of(data, spec=PLAIN):
+def reason_of(data: bytes, spec: ImageSpec = PLAIN) -> str:
     with pytest.raises(BadImage) as caught:
         read_image(data, spec)
     return caught.value.reason
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"])
-def test_every_format_gives_the_same_picture(kind):
+def test_every_format_gives_the_same_picture(kind: str) -> None:
     photo = Image.fromarray(make_photo())
     decoded = read_image(save(photo, kind), PLAIN)
     assert decoded.pixels.shape == (32, 48, 3)
@@ -48,12 +50,12 @@ def test_every_format_gives_the_same_picture(kind):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(orientation):
+def test_exif_orientation_is_applied(orientation: int) -> None:
     photo = Image.fromarray(make_photo())
     exif = Image.Exif()
     exif[274] = orientation
     data = save(photo, "JPEG", quality=95, exif=exif)
-    upright = Image.open(io.BytesIO(data))
+    upright: Image.Image = Image.open(io.BytesIO(data))
     from PIL import ImageOps
 
     upright = ImageOps.exif_transpose(upright)
@@ -65,7 +67,7 @@ def test_exif_orientation_is_applied(orientation):
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 1000])
-def test_an_orientation_that_does_not_exist_is_upright(orientation):
+def test_an_orientation_that_does_not_exist_is_upright(orientation: int) -> None:
     exif = Image.Exif()
     exif[274] = orientation
     photo = Image.fromarray(make_photo())
@@ -73,26 +75,26 @@ def test_an_orientation_that_does_not_exist_is_upright(orientation):
     assert np.array_equal(read_image(plain, PLAIN).pixels, read_image(odd, PLAIN).pixels)
 
 
-def test_damaged_exif_does_not_cost_the_picture():
+def test_damaged_exif_does_not_cost_the_picture() -> None:
     data = save(Image.fromarray(make_photo()), "JPEG")
     segment = b"Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff" + b"\xff" * 30
     damaged = data[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + data[2:]
     assert np.array_equal(read_image(damaged, PLAIN).pixels, read_image(data, PLAIN).pixels)
 
 
-def test_cmyk_jpeg_keeps_its_colours():
+def test_cmyk_jpeg_keeps_its_colours() -> None:
     photo = Image.new("RGB", (64, 64), (200, 40, 90))
     decoded = read_image(save(photo.convert("CMYK"), "JPEG", quality=95), ImageSpec(size=(8, 8)))
     assert np.abs(decoded.pixels.astype(int) - (200, 40, 90)).max() <= 8
 
 
-def test_sixteen_bit_grey_keeps_its_levels():
+def test_sixteen_bit_grey_keeps_its_levels() -> None:
     ramp = np.tile(np.arange(256, dtype=np.uint16) * 257, (4, 1))
     decoded = read_image(save(Image.fromarray(ramp), "PNG"), ImageSpec(size=(4, 256), channels=1))
     assert np.array_equal(decoded.pixels[0, :, 0], np.arange(256))
 
 
-def test_transparency_shows_the_background():
+def test_transparency_shows_the_background() -> None:
     image = Image.new("RGBA", (16, 16), (255, 0, 0, 0))
     spec = ImageSpec(size=(8, 8), background=(10, 20, 30))
     assert np.array_equal(read_image(save(image, "PNG"), spec).pixels[0, 0], [10, 20, 30])
@@ -100,7 +102,7 @@ def test_transparency_shows_the_background():
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "I;16"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_mode_becomes_the_channels_asked_for(mode, channels):
+def test_every_mode_becomes_the_channels_asked_for(mode: str, channels: int) -> None:
     kind = "TIFF" if mode == "CMYK" else "PNG"
     base = Image.fromarray(make_photo()).convert("L" if mode == "I;16" else "RGB")
     image = Image.fromarray(np.asarray(base, np.uint16) * 257) if mode == "I;16" else base.convert(mode)
@@ -109,7 +111,7 @@ def test_every_mode_becomes_the_channels_asked_for(mode, channels):
     assert decoded.pixels.std() > 5
 
 
-def test_bad_bytes_have_a_reason():
+def test_bad_bytes_have_a_reason() -> None:
     photo = save(Image.fromarray(make_photo(400, 300)), "JPEG")
     assert reason_of(b"") == "empty_file"
     assert reason_of(b"<html>404</html>") == "not_an_image"
@@ -120,11 +122,11 @@ def test_bad_bytes_have_a_reason():
     assert reason_of(floats) == "unsupported_mode"
 
 
-def test_a_bomb_is_refused_by_its_header():
+def test_a_bomb_is_refused_by_its_header() -> None:
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
     import zlib
 
-    def chunk(kind, body):
+    def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     bomb = (
@@ -133,20 +135,20 @@ def test_a_bomb_is_refused_by_its_header():
     assert reason_of(bomb) == "too_many_pixels"
 
 
-def test_crop_takes_the_centre():
+def test_crop_takes_the_centre() -> None:
     pixels = np.zeros((20, 60, 3), np.uint8)
     pixels[:, 20:40] = 255
     assert resize_image(pixels, ImageSpec(size=(10, 10), resize="crop")).min() == 255
 
 
-def test_pad_keeps_the_whole_picture_on_the_background():
+def test_pad_keeps_the_whole_picture_on_the_background() -> None:
     pixels = np.zeros((10, 40, 3), np.uint8)
     padded = resize_image(pixels, ImageSpec(size=(40, 40), resize="pad", background=(9, 8, 7)))
     assert np.array_equal(padded[0, 0], [9, 8, 7])
     assert padded[15:25].max() == 0
 
 
-def test_stretch_fills_the_shape():
+def test_stretch_fills_the_shape() -> None:
     pixels = np.zeros((10, 40, 3), np.uint8)
     pixels[:, :20] = 200
     stretched = resize_image(pixels, ImageSpec(size=(20, 20), resize="stretch"))
@@ -161,7 +163,9 @@ def test_stretch_fills_the_shape():
     resize=st.sampled_from(["crop", "pad", "stretch"]),
     channels=st.sampled_from([1, 3]),
 )
-def test_any_picture_gets_the_shape_asked_for(height, width, size, resize, channels):
+def test_any_picture_gets_the_shape_asked_for(
+    height: int, width: int, size: tuple[int, int], resize: str, channels: int
+) -> None:
     pixels = np.full((height, width, channels), 77, np.uint8)
     result = resize_image(pixels, ImageSpec(size=size, resize=resize, channels=channels, background=(77, 77, 77)))
     assert result.shape == (*size, channels)
@@ -169,7 +173,7 @@ def test_any_picture_gets_the_shape_asked_for(height, width, size, resize, chann
 
 
 @pytest.mark.parametrize("factor", [1.3, 2.0, 2.7, 3.9, 6.5])
-def test_shrinking_is_antialiased(factor):
+def test_shrinking_is_antialiased(factor: float) -> None:
     side = 64
     big = make_photo(round(side * factor), round(side * factor), seed=3)
     shrunk = resize_image(big, ImageSpec(size=(side, side))).astype(float)
@@ -178,7 +182,7 @@ def test_shrinking_is_antialiased(factor):
     assert 10 * np.log10(255**2 / error) > 35
 
 
-def test_thumbnails_of_a_picture_saved_twice_are_near():
+def test_thumbnails_of_a_picture_saved_twice_are_near() -> None:
     photo = make_photo(200, 150)
     first = read_image(encode_png(photo), PLAIN).pixels
     again = read_image(encode_jpeg(photo, quality=85), PLAIN).pixels
@@ -188,7 +192,7 @@ def test_thumbnails_of_a_picture_saved_twice_are_near():
 
 
 @given(data=st.binary(max_size=300))
-def test_no_bytes_raise_anything_but_bad_image(data):
+def test_no_bytes_raise_anything_but_bad_image(data: bytes) -> None:
     for prefix in (b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF", b"II*\x00", b"BM"):
         with suppress(BadImage):
             read_image(prefix + data, ImageSpec(size=(4, 4)))
