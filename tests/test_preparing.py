@@ -4,45 +4,51 @@ import hashlib
 import json
 import os
 import shutil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cnn.augment import AugmentSpec
-from cnn.dataset import SplitSpec
+from cnn.dataset import Manifest, SplitSpec
 from cnn.errors import BudgetError, DatasetError, IntegrityError, SourceError
 from cnn.images import ImageSpec
 from cnn.loader import open_split
 from infra.cluster import ClusterSpec, open_cluster
 from infra.storage import open_store
-from tasks.building import BuildSpec
+from tasks.building import BuildSpec, ChunkReport
 from tasks.preparing import Preparation, build_chunks, list_files, publish_version
 from tasks.publishing import BudgetSpec, read_latest, read_ledger, read_manifest
 
 
-def write_image(path, seed, size=(20, 16)):
+def write_image(path: Path, seed: int, size: tuple[int, int] = (20, 16)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(path)
 
 
 @pytest.fixture
-def source(tmp_path):
+def source(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     for number in range(60):
         write_image(folder / ("bat", "cat", "owl")[number % 3] / f"{number:02}.png", number)
     return folder
 
 
-def make_job(source, workspace, files=9, budget=0.05, **changes):
-    values = {"image": ImageSpec(size=(8, 8)), "augment": AugmentSpec(), "split": SplitSpec(validation=0.2, test=0.2)}
+def make_job(source: Path, workspace: Path, files: int = 9, budget: float = 0.05, **changes: Any) -> Preparation:
+    values: dict[str, Any] = {
+        "image": ImageSpec(size=(8, 8)),
+        "augment": AugmentSpec(),
+        "split": SplitSpec(validation=0.2, test=0.2),
+    }
     return Preparation(
         str(source), str(workspace), BuildSpec(**values | changes), BudgetSpec(quarantined=budget), files
     )
 
 
-def prepare(source, workspace, workers=0, **changes):
+def prepare(source: Path, workspace: Path, workers: int = 0, **changes: Any) -> tuple[Preparation, Manifest]:
     job = make_job(source, workspace, **changes)
     list_files(job)
     with open_cluster(ClusterSpec(workers=workers)) as cluster:
@@ -51,11 +57,11 @@ def prepare(source, workspace, workers=0, **changes):
     return job, manifest
 
 
-def rows_of(workspace, manifest):
+def rows_of(workspace: Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
     return {row["path"]: row for row in read_ledger(open_store(str(workspace)), manifest).to_pylist()}
 
 
-def shard_bytes(workspace, manifest):
+def shard_bytes(workspace: Path, manifest: Manifest) -> dict[str, str]:
     return {
         shard.path: hashlib.sha256((workspace / shard.path).read_bytes()).hexdigest()
         for shards in manifest.splits.values()
@@ -63,16 +69,16 @@ def shard_bytes(workspace, manifest):
     }
 
 
-def read_all(folder):
+def read_all(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def read_times(folder):
+def read_times(folder: Path) -> dict[Path, tuple[int, ...]]:
     stats = {path: path.stat() for path in [folder, *sorted(folder.rglob("*"))]}
     return {path: (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_atime_ns, stat.st_mode) for path, stat in stats.items()}
 
 
-def test_a_version_adds_up(source, tmp_path):
+def test_a_version_adds_up(source: Path, tmp_path: Path) -> None:
     workspace = tmp_path / "work"
     _, manifest = prepare(source, workspace)
     rows = rows_of(workspace, manifest)
@@ -88,7 +94,7 @@ def test_a_version_adds_up(source, tmp_path):
         assert name == f"shards/{digest}.tfrecord"
 
 
-def test_the_manifest_has_what_other_programs_rely_on(source, tmp_path):
+def test_the_manifest_has_what_other_programs_rely_on(source: Path, tmp_path: Path) -> None:
     workspace = tmp_path / "work"
     _, manifest = prepare(source, workspace)
     body = json.loads((workspace / "datasets" / manifest.dataset / "manifest.json").read_bytes())
@@ -101,7 +107,7 @@ def test_the_manifest_has_what_other_programs_rely_on(source, tmp_path):
 
 
 @pytest.mark.integration
-def test_workers_chunks_and_history_do_not_change_the_digest(source, tmp_path):
+def test_workers_chunks_and_history_do_not_change_the_digest(source: Path, tmp_path: Path) -> None:
     _, alone = prepare(source, tmp_path / "one", workers=1)
     _, pair = prepare(source, tmp_path / "two", workers=2)
     assert alone == pair
@@ -110,7 +116,7 @@ def test_workers_chunks_and_history_do_not_change_the_digest(source, tmp_path):
     assert coarse.digest == alone.digest
 
 
-def test_the_source_is_left_as_it_was(source, tmp_path):
+def test_the_source_is_left_as_it_was(source: Path, tmp_path: Path) -> None:
     contents = read_all(source)
     times = read_times(source)
     prepare(source, tmp_path / "work")
@@ -118,7 +124,7 @@ def test_the_source_is_left_as_it_was(source, tmp_path):
     assert read_all(source) == contents
 
 
-def test_nothing_changed_means_nothing_read(source, tmp_path):
+def test_nothing_changed_means_nothing_read(source: Path, tmp_path: Path) -> None:
     _, first = prepare(source, tmp_path / "work")
     job, again = prepare(source, tmp_path / "work")
     assert again == first
@@ -126,7 +132,7 @@ def test_nothing_changed_means_nothing_read(source, tmp_path):
     assert not job.done
 
 
-def test_only_what_changed_is_built(source, tmp_path):
+def test_only_what_changed_is_built(source: Path, tmp_path: Path) -> None:
     prepare(source, tmp_path / "work")
     write_image(source / "owl" / "new.png", 1000)
     write_image(source / "cat" / "01.png", 1001)
@@ -141,7 +147,7 @@ def test_only_what_changed_is_built(source, tmp_path):
     assert total == 60
 
 
-def test_a_copy_that_stood_behind_another_takes_its_place(source, tmp_path):
+def test_a_copy_that_stood_behind_another_takes_its_place(source: Path, tmp_path: Path) -> None:
     shutil.copy(source / "owl" / "02.png", source / "owl" / "zz.png")
     _, first = prepare(source, tmp_path / "work")
     assert rows_of(tmp_path / "work", first)["owl/zz.png"]["outcome"] == "duplicate"
@@ -152,7 +158,7 @@ def test_a_copy_that_stood_behind_another_takes_its_place(source, tmp_path):
     assert second.digest == prepare(source, tmp_path / "other")[1].digest
 
 
-def test_new_and_vanished_classes(source, tmp_path):
+def test_new_and_vanished_classes(source: Path, tmp_path: Path) -> None:
     prepare(source, tmp_path / "work")
     write_image(source / "ape" / "a.png", 2000)
     job, grown = prepare(source, tmp_path / "work")
@@ -165,7 +171,7 @@ def test_new_and_vanished_classes(source, tmp_path):
     assert labels == {0, 1, 2}
 
 
-def test_settled_rows_are_in_no_shard(source, tmp_path):
+def test_settled_rows_are_in_no_shard(source: Path, tmp_path: Path) -> None:
     shutil.copy(source / "owl" / "02.png", source / "owl" / "copy.png")
     shutil.copy(source / "owl" / "05.png", source / "cat" / "conflict.png")
     _, manifest = prepare(source, tmp_path / "work")
@@ -178,7 +184,7 @@ def test_settled_rows_are_in_no_shard(source, tmp_path):
     assert rows["owl/05.png"]["digest"] not in keys
 
 
-def test_awkward_files_are_accounted_for(source, tmp_path):
+def test_awkward_files_are_accounted_for(source: Path, tmp_path: Path) -> None:
     good = (source / "owl" / "02.png").read_bytes()
     (source / "owl" / "cut.png").write_bytes(good[:200])
     (source / "owl" / ".hidden.png").write_bytes(good)
@@ -199,7 +205,7 @@ def test_awkward_files_are_accounted_for(source, tmp_path):
     assert rows["owl/\\xff\\xfe.png"]["path_raw"] == b"owl/\xff\xfe.png"
 
 
-def test_over_the_budget_nothing_is_published(source, tmp_path):
+def test_over_the_budget_nothing_is_published(source: Path, tmp_path: Path) -> None:
     for number in range(8):
         (source / "owl" / f"bad{number}.png").write_bytes(b"")
     with pytest.raises(BudgetError, match=r"8 of 68 files are unreadable \(empty_file 8\)"):
@@ -209,7 +215,7 @@ def test_over_the_budget_nothing_is_published(source, tmp_path):
     assert manifest.outcomes["quarantined"] == 8
 
 
-def test_a_class_that_lost_all_its_images_is_named(source, tmp_path):
+def test_a_class_that_lost_all_its_images_is_named(source: Path, tmp_path: Path) -> None:
     (source / "yak").mkdir()
     (source / "yak" / "a.png").write_bytes(b"")
     with pytest.raises(BudgetError, match="'yak' has no usable image"):
@@ -217,20 +223,20 @@ def test_a_class_that_lost_all_its_images_is_named(source, tmp_path):
 
 
 @pytest.mark.parametrize(("keep", "words"), [((), "holds no files"), (("owl",), "one class, 'owl'")])
-def test_a_source_without_classes_is_refused(source, tmp_path, keep, words):
+def test_a_source_without_classes_is_refused(source: Path, tmp_path: Path, keep: tuple[str, ...], words: str) -> None:
     for name in {"bat", "cat", "owl"} - set(keep):
         shutil.rmtree(source / name)
     with pytest.raises(SourceError, match=words):
         prepare(source, tmp_path / "work")
 
 
-def test_a_run_that_stopped_goes_on_where_it_was(source, tmp_path):
+def test_a_run_that_stopped_goes_on_where_it_was(source: Path, tmp_path: Path) -> None:
     _, undisturbed = prepare(source, tmp_path / "other")
     job = make_job(source, tmp_path / "work")
     list_files(job)
-    done = []
+    done: list[ChunkReport] = []
 
-    def stop_after_three(report):
+    def stop_after_three(report: ChunkReport) -> None:
         done.append(report)
         if len(done) == 3:
             raise KeyboardInterrupt
@@ -242,7 +248,7 @@ def test_a_run_that_stopped_goes_on_where_it_was(source, tmp_path):
     assert manifest == undisturbed
 
 
-def test_a_lost_shard_is_built_again(source, tmp_path):
+def test_a_lost_shard_is_built_again(source: Path, tmp_path: Path) -> None:
     _, manifest = prepare(source, tmp_path / "work")
     lost = manifest.splits["train"][0]
     (tmp_path / "work" / lost.path).unlink()
@@ -252,7 +258,7 @@ def test_a_lost_shard_is_built_again(source, tmp_path):
     assert open_split(again, "train", tmp_path / "work").rows == manifest.images["train"]
 
 
-def test_damage_is_found_and_named(source, tmp_path):
+def test_damage_is_found_and_named(source: Path, tmp_path: Path) -> None:
     _, manifest = prepare(source, tmp_path / "work")
     store = open_store(str(tmp_path / "work"))
     ledger = tmp_path / "work" / manifest.ledger.path
@@ -269,15 +275,15 @@ def test_damage_is_found_and_named(source, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["photos-000000000000", "../secret", "", "latest"])
-def test_a_dataset_that_is_not_there_is_named(tmp_path, name):
+def test_a_dataset_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(DatasetError, match="safelight prepare"):
         read_manifest(open_store(str(tmp_path)), name)
 
 
-def test_another_normalization_reuses_every_shard(source, tmp_path):
+def test_another_normalization_reuses_every_shard(source: Path, tmp_path: Path) -> None:
     _, first = prepare(source, tmp_path / "work")
     job, second = prepare(source, tmp_path / "work", image=ImageSpec(size=(8, 8), normalize="standardize"))
     assert not job.todo
     assert second.splits == first.splits
     assert second.normalization.method == "standardize"
-    assert len(second.normalization.mean) == 3
+    assert len(second.normalization.mean or ()) == 3
