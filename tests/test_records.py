@@ -1,5 +1,7 @@
 """cnn/records.py: TFRecord shards that any reader opens, and that are an array at a constant stride."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,14 +15,14 @@ records = st.tuples(st.binary(min_size=0, max_size=400), st.integers(0, 2**62), 
 
 
 @given(records)
-def test_a_record_comes_back(fields):
+def test_a_record_comes_back(fields: tuple[bytes, int, int]) -> None:
     image, label, copy = fields
     record = decode_record(encode_record(image, label, KEY, copy))
     assert (record.image, record.label, record.key, record.copy) == (image, label, KEY, copy)
 
 
 @given(size=st.integers(1, 70_000), label=st.integers(0, 2**40), copy=st.integers(0, 2**20))
-def test_raw_records_have_one_length_and_the_layout_finds_the_fields(size, label, copy):
+def test_raw_records_have_one_length_and_the_layout_finds_the_fields(size: int, label: int, copy: int) -> None:
     image = np.random.default_rng(size).bytes(size)
     record, layout = encode_record(image, label, KEY, copy), raw_layout(size)
     assert len(record) == layout.stride
@@ -32,7 +34,7 @@ def test_raw_records_have_one_length_and_the_layout_finds_the_fields(size, label
 
 
 @given(st.lists(records, min_size=1, max_size=5), st.data())
-def test_one_flipped_bit_is_found(items, data):
+def test_one_flipped_bit_is_found(items: list[tuple[bytes, int, int]], data: st.DataObject) -> None:
     shard = bytearray(b"".join(encode_record(image, label, KEY, copy) for image, label, copy in items))
     assert len(list(iterate_frames(bytes(shard)))) == len(items)
     position = data.draw(st.integers(0, len(shard) * 8 - 1))
@@ -41,7 +43,7 @@ def test_one_flipped_bit_is_found(items, data):
         list(iterate_frames(bytes(shard)))
 
 
-def test_a_shard_that_is_cut_short_is_found(tmp_path):
+def test_a_shard_that_is_cut_short_is_found(tmp_path: Path) -> None:
     shard = encode_record(bytes(12), 1, KEY, 0) * 3
     with pytest.raises(IntegrityError, match="byte"):
         list(iterate_frames(shard[:-5]))
@@ -51,7 +53,7 @@ def test_a_shard_that_is_cut_short_is_found(tmp_path):
         map_raw(path, 3, 12)
 
 
-def test_tensorflow_reads_the_same_records(tmp_path):
+def test_tensorflow_reads_the_same_records(tmp_path: Path) -> None:
     from cnn.backend import import_tensorflow
 
     tf = import_tensorflow()
