@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from conftest import MakeImageFolder
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -21,31 +24,31 @@ TINY = ["image.size=[16,16]", "model.preset=notes", "fit.epochs=2", "split.valid
 SETTINGS = [word for setting in TINY for word in ("--set", setting)]
 
 
-def start(*words, **options):
-    command = [Path(sys.executable).with_name("safelight"), *map(str, words)]
+def start(*words: object, **options: Any) -> "subprocess.Popen[str]":
+    command: list[str | Path] = [Path(sys.executable).with_name("safelight"), *map(str, words)]
     return subprocess.Popen(
         command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **options
     )
 
 
-def safelight(*words, code=0):
+def safelight(*words: object, code: int = 0) -> Any:
     process = start(*words)
     out, err = process.communicate()
     assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
     return json.loads(out) if code == 0 else err
 
 
-def prefect(*words):
+def prefect(*words: object) -> str:
     done = subprocess.run([*PREFECT, *map(str, words)], cwd=ROOT, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def read_table(folder):
+def read_table(folder: Path | str) -> dict[str, dict[str, Any]]:
     return {row["path"]: row for row in pq.read_table(folder).to_pylist()}
 
 
-def wait_until(condition, process, seconds=120.0):
+def wait_until(condition: Callable[[], object], process: "subprocess.Popen[str]", seconds: float = 120.0) -> None:
     """Poll a condition while the process lives; the pause is not what the test waits for."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -54,7 +57,7 @@ def wait_until(condition, process, seconds=120.0):
         time.sleep(0.01)
 
 
-def kill_group(process):
+def kill_group(process: "subprocess.Popen[str]") -> None:
     children = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
@@ -62,7 +65,7 @@ def kill_group(process):
     assert not left, f"children outlived the command: {left}"
 
 
-def test_the_loop_on_the_command_line(prefect_api, tmp_path, make_image_folder):
+def test_the_loop_on_the_command_line(prefect_api: str, tmp_path: Path, make_image_folder: MakeImageFolder) -> None:
     photos, inbox, work = tmp_path / "photos", tmp_path / "inbox", tmp_path / "work"
     make_image_folder(photos, ("bat", "cat", "owl"), 40)
     make_image_folder(inbox, ("unsorted",), 12, seed=9)
@@ -91,7 +94,7 @@ def test_the_loop_on_the_command_line(prefect_api, tmp_path, make_image_folder):
     check_versions(photos, common)
 
 
-def check_versions(photos, common):
+def check_versions(photos: Path, common: Sequence[object]) -> None:
     """Nothing changed is no new version; another seed is one; moves by hand keep their reasons."""
     assert safelight("retrain", photos, "--name", "birds", *common)["version"] == 1
     second = safelight("retrain", photos, "--name", "birds", *common, "--set", "fit.seed=1")
@@ -106,7 +109,7 @@ def check_versions(photos, common):
     assert [move["why"] for move in listing["history"]][-2:] == ["a look at the sheets", "it was the light"]
 
 
-def test_known_faults_are_one_line(prefect_api, tmp_path, make_image_folder):
+def test_known_faults_are_one_line(prefect_api: str, tmp_path: Path, make_image_folder: MakeImageFolder) -> None:
     make_image_folder(tmp_path / "photos", ("cat",), 2)
     work = ["--workspace", tmp_path / "work"]
     faults = {
@@ -122,7 +125,7 @@ def test_known_faults_are_one_line(prefect_api, tmp_path, make_image_folder):
         assert word in line
 
 
-def test_prefect_deployments(prefect_api, tmp_path, make_image_folder):
+def test_prefect_deployments(prefect_api: str, tmp_path: Path, make_image_folder: MakeImageFolder) -> None:
     photos, inbox, work = tmp_path / "photos", tmp_path / "inbox", tmp_path / "work"
     make_image_folder(photos, ("bat", "cat", "owl"), 20)
     make_image_folder(inbox, ("unsorted",), 6, seed=9)
@@ -148,7 +151,9 @@ def test_prefect_deployments(prefect_api, tmp_path, make_image_folder):
     assert {"image", "augment", "split", "model", "fit"} <= set(properties)
 
 
-def test_source_and_workspace_on_s3(prefect_api, s3_bucket, tmp_path, make_image_folder):
+def test_source_and_workspace_on_s3(
+    prefect_api: str, s3_bucket: str, tmp_path: Path, make_image_folder: MakeImageFolder
+) -> None:
     import boto3
 
     paths = make_image_folder(tmp_path / "photos", ("bat", "cat", "owl"), 20)
@@ -168,7 +173,7 @@ def test_source_and_workspace_on_s3(prefect_api, s3_bucket, tmp_path, make_image
     assert remote["shards"]["built"] == 0
 
 
-def test_prepare_goes_on_after_kill_9(prefect_api, tmp_path, make_image_folder):
+def test_prepare_goes_on_after_kill_9(prefect_api: str, tmp_path: Path, make_image_folder: MakeImageFolder) -> None:
     photos, work = tmp_path / "photos", tmp_path / "work"
     make_image_folder(photos, ("bat", "cat", "owl"), 400, size=64)
     common = ["--json", "--set", "chunk.files=20", "--set", "image.size=[64,64]", "--set", "augment.copies=8"]
@@ -187,7 +192,7 @@ def test_prepare_goes_on_after_kill_9(prefect_api, tmp_path, make_image_folder):
     assert all(name == f"{digest}.tfrecord" for name, digest in kept.items())
 
 
-def test_train_goes_on_after_kill_9(prefect_api, tmp_path, make_image_folder):
+def test_train_goes_on_after_kill_9(prefect_api: str, tmp_path: Path, make_image_folder: MakeImageFolder) -> None:
     photos, work = tmp_path / "photos", tmp_path / "work"
     make_image_folder(photos, ("bat", "cat", "owl"), 60)
     common = ["--workspace", work, "--json", *SETTINGS, "--set", "fit.epochs=40", "--set", "fit.patience=40"]
@@ -203,7 +208,9 @@ def test_train_goes_on_after_kill_9(prefect_api, tmp_path, make_image_folder):
 
 
 @pytest.mark.parametrize("what", ["prepare", "retrain"])
-def test_ctrl_c_stops_at_once_and_leaves_nothing(prefect_api, tmp_path, make_image_folder, what):
+def test_ctrl_c_stops_at_once_and_leaves_nothing(
+    prefect_api: str, tmp_path: Path, make_image_folder: MakeImageFolder, what: str
+) -> None:
     photos, work = tmp_path / "photos", tmp_path / "work"
     make_image_folder(photos, ("bat", "cat", "owl"), 400, size=64)
     name = ["--name", "birds"] if what == "retrain" else []
