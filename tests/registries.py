@@ -1,0 +1,52 @@
+"""A real SQLite registry in a workspace with an awkward name, and bundles that nobody trained."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cnn.architecture import ModelSpec
+from cnn.bundle import GOLDEN, INFO, ONNX, WEIGHTS, BundleInfo
+from cnn.dataset import Normalization, SplitSpec
+from cnn.images import ImageSpec
+from infra.registry import Registry, resolve_tracking
+
+METRICS = {"accuracy": 0.98, "macro_f1": 0.97}
+
+
+def make_bundle(folder: Path, content: bytes = b"weights") -> Path:
+    folder.mkdir(parents=True)
+    files = {GOLDEN: b"golden" + content, ONNX: b"onnx" + content, WEIGHTS: content}
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    info = BundleInfo(
+        model=ModelSpec(preset="lenet"),
+        image=ImageSpec(size=(8, 8), channels=1),
+        normalization=Normalization(method="unit", scale=1 / 255, offset=0.0),
+        classes=("cat", "dog"),
+        temperature=1.0,
+        dataset="pets-1",
+        dataset_digest="d" * 64,
+        split=SplitSpec(),
+        onnx_difference=0.0,
+        files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+    )
+    (folder / INFO).write_text(info.to_json())
+    return folder
+
+
+@contextmanager
+def open_registry(workspace: Path) -> Iterator[Registry]:
+    """The registry of this workspace, whose temporary files stay inside it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setattr("tempfile.tempdir", str(workspace))
+        yield Registry(*resolve_tracking(str(workspace)))
+
+
+def register(registry: Registry, name: str, bundle: Path, versions: int = 1) -> None:
+    for number in range(versions):
+        run = registry.start_run(name, hashlib.sha256(f"{name}{number}".encode()).hexdigest(), {})
+        registry.register_version(name, run, bundle, METRICS)

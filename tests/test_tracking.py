@@ -1,0 +1,81 @@
+"""Where runs and versions are kept, which names they may have, and what is never written down."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cnn.errors import ConfigError, StorageError
+from infra.registry import resolve_tracking
+from infra.tracking import check_name, flatten_parameters, prepare_database, redact
+
+
+def test_a_local_workspace_keeps_its_registry_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    expected = (f"sqlite:///{tmp_path}/mlflow/mlflow.db", f"file://{tmp_path}/mlflow/artifacts")
+    assert resolve_tracking(str(tmp_path)) == expected
+    assert resolve_tracking(tmp_path.as_uri()) == expected
+
+
+def test_a_bucket_keeps_artifacts_and_this_machine_the_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("SAFELIGHT_HOME", str(tmp_path))
+    uri, root = resolve_tracking("s3://bucket/prefix/")
+    assert root == "s3://bucket/prefix/mlflow/artifacts"
+    assert uri.startswith(f"sqlite:///{tmp_path}")
+    assert uri == resolve_tracking("s3://bucket/prefix")[0]
+    assert uri != resolve_tracking("s3://bucket/other")[0]
+
+
+@pytest.mark.parametrize(
+    ("address", "root"),
+    [("https://mlflow.example", None), ("postgresql://db/mlflow", "s3://bucket/mlflow/artifacts")],
+)
+def test_a_configured_server_is_obeyed(monkeypatch: pytest.MonkeyPatch, address: str, root: str | None) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    assert resolve_tracking("s3://bucket") == (address, root)
+
+
+def test_a_path_that_no_database_address_can_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ConfigError, match="rename the workspace folder"):
+        resolve_tracking(str(tmp_path / "what?"))
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    path.write_bytes(b"not a database, but long enough to look like one" * 30)
+    with pytest.raises(StorageError, match=r"mlflow\.db: MLflow's database does not open"):
+        prepare_database(f"sqlite:///{path}")
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a:b", ".hidden", "..", "a b", "x" * 65, "tab\t", "naïve", "-x", "a\n"])
+def test_names_that_mlflow_or_a_folder_cannot_hold_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="model name"):
+        check_name(name)
+
+
+@pytest.mark.parametrize("name", ["digits", "v1.2", "Birds_2-x", "7"])
+def test_plain_names_are_taken(name: str) -> None:
+    assert check_name(name) == name
+
+
+def test_parameters_carry_no_credentials() -> None:
+    flat = flatten_parameters(
+        {
+            "source": "s3://key:sesame@bucket/photos?X-Amz-Signature=sesame",
+            "store": {"secret_access_key": "sesame", "region": "eu"},
+            "urls": ["https://me:sesame@host/x"],
+            "long": "x" * 9000,
+        }
+    )
+    assert "sesame" not in json.dumps(flat)
+    assert flat["source"] == "s3://bucket/photos"
+    assert flat["store.region"] == "eu"
+    assert len(flat["long"]) == 500
+
+
+def test_an_address_that_cannot_be_read_is_not_shown() -> None:
+    assert redact("see http://[bad:sesame@x for more") == "see http://... for more"
