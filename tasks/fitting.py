@@ -109,9 +109,9 @@ class Trainer:
         """Hand the job over and follow it to its end; see `run_training`."""
         Path(job.folder).mkdir(parents=True, exist_ok=True)
         with suppress(BrokenPipeError):  # a process that died already is told below
-            assert self._process.stdin is not None
-            self._process.stdin.write(job.to_json().encode() + b"\n")
-            self._process.stdin.flush()
+            if self._process.stdin is not None:
+                self._process.stdin.write(job.to_json().encode() + b"\n")
+                self._process.stdin.flush()
         for line in self._events:
             message = _read_line(line)
             if "event" in message:
