@@ -23,6 +23,7 @@ DEMO_SETTINGS = (
     "augment.color=0.1",
     "split.test=0.2",
     "fit.epochs=15",
+    "fit.patience=15",  # 162 validation images say little about when to stop
 )
 
 
