@@ -5,6 +5,7 @@ Without Dask (`workers = 0`) the same function runs in a loop in this process.
 
 import ipaddress
 import logging
+import multiprocessing.resource_tracker
 import multiprocessing.spawn
 import os
 import signal
@@ -242,6 +243,7 @@ def _silence_dask() -> None:
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
     """Threads and processes started in the block never see Ctrl-C: this process ends them, and they say nothing."""
+    multiprocessing.resource_tracker.ensure_running()  # started inside, it would undo the block
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

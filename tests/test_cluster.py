@@ -3,13 +3,11 @@
 import functools
 import os
 import signal
-import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psutil
 import pytest
@@ -17,8 +15,6 @@ import pytest
 import infra.cluster
 from cnn.errors import BadImage, ConfigError, IntegrityError, SafelightError, ServerError
 from infra.cluster import Cluster, ClusterSpec, check_address, open_cluster, run_chunks
-
-END_SECONDS = 15
 
 
 def double(number: int) -> int:
@@ -221,78 +217,6 @@ def test_plain_tcp_elsewhere_needs_a_word_of_trust(address: str) -> None:
 def test_what_is_no_address_is_refused_even_with_trust(address: str) -> None:
     with pytest.raises(ConfigError, match=r"write tls://host:port or tcp://127\.0\.0\.1:port"):
         check_address(address, trust_plain_tcp=True)
-
-
-# --- processes -------------------------------------------------------------------------------------------------------
-
-SCRIPT = """
-import os, sys, time
-import test_cluster
-from infra.cluster import ClusterSpec, open_cluster, run_chunks
-print("imported", os.getpid(), file=open(sys.argv[1], "a"), flush=True)
-if __name__ == "__main__":
-    with open_cluster(ClusterSpec(workers=2)) as cluster:
-        run_chunks(cluster, test_cluster.double, range(20), lambda result: None)
-        if sys.argv[2] == "wait":
-            print("ready", flush=True)
-            run_chunks(cluster, time.sleep, [600] * 9, lambda result: None)
-"""
-
-
-def start_script(tmp_path: Path, mode: str) -> "subprocess.Popen[str]":
-    (tmp_path / "script.py").write_text(SCRIPT)
-    return subprocess.Popen(
-        [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "imports"), mode],
-        env=os.environ | {"PYTHONPATH": os.path.dirname(__file__)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def children_when_ready(process: "subprocess.Popen[str]") -> list[psutil.Process]:
-    stdout: IO[str] | None = process.stdout
-    assert stdout is not None
-    assert stdout.readline() == "ready\n"
-    children: list[psutil.Process] = psutil.Process(process.pid).children(recursive=True)
-    assert len(children) >= 2
-    return children
-
-
-def assert_all_end(processes: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=END_SECONDS)
-    alive = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
-    for process in alive:
-        process.kill()
-    assert alive == []
-
-
-def test_a_run_says_nothing_and_its_main_module_stays_out_of_the_workers(tmp_path: Path) -> None:
-    with start_script(tmp_path, "end") as process:
-        output = process.communicate(timeout=60)
-    assert (process.returncode, *output) == (0, "", "")
-    assert (tmp_path / "imports").read_text().splitlines() == [f"imported {process.pid}"]
-
-
-def test_ctrl_c_ends_the_workers_at_once_and_without_a_word_of_theirs(tmp_path: Path) -> None:
-    with start_script(tmp_path, "wait") as process:
-        children = children_when_ready(process)
-        started = time.monotonic()
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
-        _, errors = process.communicate(timeout=60)
-        assert time.monotonic() - started < END_SECONDS
-    assert process.returncode == -signal.SIGINT
-    assert errors.count("Traceback") == 1  # the main module's own
-    assert errors.rstrip().endswith("KeyboardInterrupt")
-    assert_all_end(children)
-
-
-def test_workers_end_when_what_started_them_is_killed(tmp_path: Path) -> None:
-    with start_script(tmp_path, "wait") as process:
-        children = children_when_ready(process)
-        process.kill()
-        assert_all_end(children)
 
 
 def test_a_cluster_opens_outside_of_the_main_thread() -> None:
