@@ -1,8 +1,10 @@
 # Safelight from a fresh clone: `make demo`. PYTHON names another interpreter: make demo PYTHON=python3.12
 PYTHON ?= python3
+# What is installed; on a machine with an NVIDIA GPU: make demo LOCK=infra/requirements-gpu.lock
+LOCK ?= requirements.lock
 ARGS ?=
 BIN := .venv/bin
-STAMP := .venv/.installed
+STAMP = .venv/.installed-$(notdir $(LOCK))
 ROOMS := cnn infra tasks flows
 
 .DEFAULT_GOAL := help
@@ -14,8 +16,8 @@ help: ## List the targets
 
 install: $(STAMP) ## Make .venv with the locked dependencies and this project
 
-$(STAMP): requirements.lock infra/bootstrap.lock infra/build.lock infra/install.sh pyproject.toml
-	@infra/install.sh "$(PYTHON)" .venv requirements.lock
+$(STAMP): $(LOCK) infra/bootstrap.lock infra/build.lock infra/install.sh pyproject.toml
+	@infra/install.sh "$(PYTHON)" .venv "$(LOCK)"
 	@touch $@
 
 demo: install ## Run the whole loop on 1,797 handwritten digits

@@ -24,15 +24,21 @@ case $version in
     ;;
 esac
 
-if [ -d "$environment" ] && ! "$environment/bin/python" -c "import sys, pip; sys.exit('%d.%d' % sys.version_info[:2] != '$version')" 2>/dev/null; then
-    rm -rf "$environment" # another Python's, or a half-made one
+if [ -e "$environment" ] && [ ! -f "$environment/pyvenv.cfg" ]; then
+    echo "safelight: $environment is there and is no virtual environment; name another folder" >&2
+    exit 1
 fi
-if [ ! -d "$environment" ]; then
-    if ! "$python" -m venv "$environment"; then
-        rm -rf "$environment"
-        echo "safelight: '$python' cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2
-        exit 1
-    fi
+is_ours() { # made by this Python, whole, and with these locks: what others brought would stay, as a second TensorFlow
+    "$environment/bin/python" -c "import sys, pip; sys.exit('%d.%d' % sys.version_info[:2] != '$version')" 2>/dev/null &&
+        { [ ! -f "$environment/.locks" ] || [ "$(cat "$environment/.locks")" = "$*" ]; }
+}
+if [ -e "$environment" ] && ! is_ours "$@"; then
+    rm -rf "$environment"
+fi
+if [ ! -e "$environment" ] && ! "$python" -m venv "$environment"; then
+    rm -rf "$environment"
+    echo "safelight: '$python' cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2
+    exit 1
 fi
 
 export PIP_USER=0
@@ -55,6 +61,8 @@ hand_on_settings() {
 find_setting() { # NAME: the last line `section.NAME='value'` of $settings; the environment comes last
     printf '%s\n' "$settings" | sed -n "s/^[^=]*\.$1='\(.*\)'\$/\1/p" | tail -n 1
 }
+
+printf '%s\n' "$*" >"$environment/.locks"
 
 # The positional parameters become: -r LOCK -r LOCK …
 count=$#
