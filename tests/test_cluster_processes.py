@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -25,16 +27,22 @@ if __name__ == "__main__":
 """
 
 
-def start_script(tmp_path: Path, nap: float) -> "subprocess.Popen[str]":
+@contextmanager
+def start_script(tmp_path: Path, nap: float) -> "Iterator[subprocess.Popen[str]]":
     (tmp_path / "script.py").write_text(SCRIPT)
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "imports"), str(nap)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def children_when_ready(process: "subprocess.Popen[str]") -> list[psutil.Process]:
