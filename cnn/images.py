@@ -32,6 +32,8 @@ Image.MAX_IMAGE_PIXELS = (
     None  # the limit is ours (`max_pixels`): checked before anything is allocated, and never a warning
 )
 
+cv2.setNumThreads(1)  # images are spread over processes: threads inside one image only get in their way
+
 
 class ImageSpec(Spec):
     """What every image becomes before a network sees it; training and scoring share it to the byte."""
@@ -117,6 +119,12 @@ def thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A perceptual fingerprint: uint8 (16, 16) grey means, near-equal for the same picture saved twice."""
     grey = pixels[..., 0] if pixels.shape[-1] == 1 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     return np.asarray(cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def count_levels(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How often each grey level occurs: int64 (channels, 256)."""
+    channels = range(pixels.shape[-1])  # OpenCV counts in float32, which is exact up to 2**24 pixels: the largest size
+    return np.stack([np.ravel(cv2.calcHist([pixels], [c], None, [256], [0, 256])) for c in channels]).astype(np.int64)
 
 
 def encode_jpeg(pixels: NDArray[np.uint8], quality: int = 95) -> bytes:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cnn.augment import AugmentSpec, augment_image
 from cnn.dataset import SPLITS, ShardRef, SplitSpec
 from cnn.errors import BadImage, IntegrityError
-from cnn.images import ImageSpec, encode_jpeg, read_image, thumbnail
+from cnn.images import ImageSpec, count_levels, encode_jpeg, read_image, thumbnail
 from cnn.records import encode_record
 from cnn.spec import Spec, canonical_json
 from infra.storage import Source, Store, open_source, open_store
@@ -158,8 +158,9 @@ def _write_records(
 
 def sum_levels(pixels: NDArray[np.uint8]) -> list[int]:
     """Per channel the sum of levels, then per channel that of squares: exact integers, so any order adds up alike."""
-    flat = pixels.reshape(-1, pixels.shape[-1]).astype(np.int64)
-    return [*flat.sum(axis=0).tolist(), *(flat * flat).sum(axis=0).tolist()]
+    counts = count_levels(pixels)
+    levels = np.arange(256, dtype=np.int64)
+    return [*(counts @ levels).tolist(), *(counts @ (levels * levels)).tolist()]
 
 
 @lru_cache(maxsize=8)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnn.errors import BadImage
-from cnn.images import ImageSpec, encode_jpeg, encode_png, read_image, resize_image, thumbnail
+from cnn.images import ImageSpec, count_levels, encode_jpeg, encode_png, read_image, resize_image, thumbnail
 
 PLAIN = ImageSpec(size=(32, 48))
 
@@ -196,3 +196,11 @@ def test_no_bytes_raise_anything_but_bad_image(data: bytes) -> None:
     for prefix in (b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF", b"II*\x00", b"BM"):
         with suppress(BadImage):
             read_image(prefix + data, ImageSpec(size=(4, 4)))
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3]), st.integers(0, 2**32 - 1))
+def test_levels_are_counted_exactly(height: int, width: int, channels: int, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, channels)).astype(np.uint8)
+    counts = count_levels(pixels)
+    for channel in range(channels):
+        assert counts[channel].tolist() == np.bincount(pixels[..., channel].ravel(), minlength=256).tolist()
