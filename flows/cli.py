@@ -229,7 +229,7 @@ def up(
 
     def action() -> Mapping[str, Any]:
         _load(config, settings)
-        from flows.servers import start_servers
+        from flows.hosting import start_servers
 
         return start_servers()
 
@@ -244,7 +244,7 @@ def down(
 
     def action() -> Mapping[str, Any]:
         _load(config, settings)
-        from flows.servers import stop_servers
+        from flows.hosting import stop_servers
 
         return stop_servers()
 
