@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from infra.storage import Entry, Source
+from tasks.ledger import show_path
 
 # What operating systems, file managers and half-finished transfers leave in folders; everything else is looked at.
 SYSTEM_NAMES = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r", "$recycle.bin", "system volume information")
@@ -28,7 +29,7 @@ def list_source(source: Source) -> list[Listed]:
 def classify_entry(entry: Entry) -> Listed:
     """The label and the ignore rule of one entry, from its path alone."""
     parts = entry.path.split("/")
-    label = parts[0] if len(parts) > 1 else None
+    label = show_path(parts[0])[0] if len(parts) > 1 else None
     rule = next(filter(None, map(ignore_rule, parts)), None)
     return Listed(entry, label, rule)
 
