@@ -6,6 +6,7 @@ from typing import Any
 from prefect import serve
 from prefect.schedules import Cron
 
+from cnn.errors import ConfigError
 from flows.config import Config
 from flows.progress import say
 from flows.retrain import retrain
@@ -30,16 +31,22 @@ def make_deployments(served: Served) -> list[Any]:
         (retrain, "nightly", served.config.schedule.retrain, served.source),
         (score, "hourly", served.config.schedule.score, served.inbox),
     )
-    return [
-        flow.to_deployment(
-            name=title,
-            schedules=[Cron(cron, timezone=served.config.schedule.timezone)],
-            paused=folder is None,
-            parameters=common | ({"source": folder} if folder else {}),
-            concurrency_limit=1,
-        )
-        for flow, title, cron, folder in plans
-    ]
+    try:
+        return [_make_deployment(served, common, plan) for plan in plans]
+    except ValueError as error:  # Prefect reads cron lines and zones
+        text = " ".join(str(error).split())[:200]
+        raise ConfigError(f"[schedule]: {text}; cron lines have five fields, zones an IANA name") from None
+
+
+def _make_deployment(served: Served, common: dict[str, Any], plan: tuple[Any, str, str, str | None]) -> Any:
+    flow, title, cron, folder = plan
+    return flow.to_deployment(
+        name=title,
+        # The slug says which schedule of an earlier deployment this one replaces.
+        schedules=[Cron(cron, timezone=served.config.schedule.timezone, active=folder is not None, slug=title)],
+        parameters=common | ({"source": folder} if folder else {}),
+        concurrency_limit=1,
+    )
 
 
 def serve_deployments(served: Served) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pyarrow.parquet as pq
 import pytest
@@ -149,6 +150,33 @@ def test_prefect_deployments(prefect_api: str, tmp_path: Path, make_image_folder
     assert shown["global_concurrency_limit"]["limit"] == 1
     properties = shown["parameter_openapi_schema"]["definitions"]["Config"]["properties"]
     assert {"image", "augment", "split", "model", "fit"} <= set(properties)
+
+
+def test_serve_runs_deployments_without_a_work_pool(
+    prefect_api: str, tmp_path: Path, make_image_folder: MakeImageFolder
+) -> None:
+    photos, work = tmp_path / "photos", tmp_path / "work"
+    make_image_folder(photos, ("bat", "cat"), 10)
+    process = start("serve", "--name", "birds", "--workspace", work, "--inbox", photos, *SETTINGS)
+
+    def is_served() -> bool:
+        found = [
+            httpx.get(f"{prefect_api}/deployments/name/{name}", timeout=30)
+            for name in ("retrain/nightly", "score/hourly")
+        ]
+        return all(answer.is_success and answer.json()["parameters"].get("workspace") == str(work) for answer in found)
+
+    try:
+        wait_until(is_served, process)
+        prefect("deployment", "run", "retrain/nightly", "--param", f"source={photos}", "--watch")
+        prefect("deployment", "run", "score/hourly", "--watch")
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 0, told
+    assert "retrain/nightly (paused: give --source)" in told
+    (predictions,) = work.glob("batches/*/predictions.parquet")
+    assert len(read_table(predictions)) == 20
 
 
 def test_source_and_workspace_on_s3(
