@@ -31,7 +31,7 @@ def augment_image(image: NDArray[np.uint8], spec: AugmentSpec, digest: str, copy
 
     The seed is taken from (`digest` of the source file, `copy`), so the copy is the same on any machine, in any order.
     """
-    pipeline = _pipeline(spec, *image.shape)
+    pipeline = _pipeline(spec, image.shape[-1])
     pipeline.set_random_seed(copy_seed(digest, copy))
     result: NDArray[np.uint8] = pipeline(image=image)["image"]
     return result.reshape(image.shape)
@@ -43,13 +43,13 @@ def copy_seed(digest: str, copy: int) -> int:
 
 
 @lru_cache(maxsize=8)
-def _pipeline(spec: AugmentSpec, height: int, width: int, channels: int) -> Any:
+def _pipeline(spec: AugmentSpec, channels: int) -> Any:
     import albumentations as A  # 1 to 2 s: only where copies are made
 
     steps: list[Any] = []
     if spec.crop:
-        smallest = (1.0 - spec.crop) ** 2
-        steps.append(A.RandomResizedCrop(size=(height, width), scale=(smallest, 1.0), ratio=(0.95, 1.05), p=1.0))
+        edge = (-spec.crop / 2, 0.0)  # each edge on its own, so that at most `crop` of a side is cut away
+        steps.append(A.CropAndPad(percent=(edge,) * 4, keep_size=True, sample_independently=True, p=1.0))
     if spec.mirror:
         steps.append(A.HorizontalFlip(p=spec.mirror))
     if spec.rotate:

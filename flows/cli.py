@@ -1,5 +1,6 @@
 """The command line: arguments in, one call of a flow, one table or JSON object out. Imports nothing heavy at start."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -253,9 +254,11 @@ def down(
 
 def locate(address: str) -> str:
     """An absolute local path (`~` expanded), or the address as it stands: workers may have another working folder."""
-    if "://" in address:
+    if "://" in address and not address.startswith("file://"):
         return address
-    return str(Path(address).expanduser().absolute())
+    from infra.storage import parse_folder
+
+    return os.path.normpath(parse_folder(address))
 
 
 def main() -> None:

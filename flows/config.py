@@ -27,7 +27,9 @@ class TrainSpec(Spec):
     """Where training runs."""
 
     deployment: str | None = Field(
-        None, description="Prefect deployment that `retrain` sends training to, such as train/gpu; null: this machine"
+        None,
+        pattern=r"^[^/]+/[^/]+$",
+        description="Prefect deployment that `retrain` sends training to, such as train/gpu; null: this machine",
     )
 
 

@@ -4,11 +4,14 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
 from cnn.errors import SafelightError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -24,9 +27,14 @@ def run_command(
     except KeyboardInterrupt:
         _end("stopped; what was finished is kept, the same command goes on from there", INTERRUPTED)
     except OSError as fault:
-        if not fault.strerror:
+        told = fault.strerror or str(fault) or type(fault).__name__
+        _fail(f"{fault.filename}: {told}" if fault.filename else told)
+    except Exception as fault:
+        if not _is_of_prefect(fault):
             raise
-        _fail(f"{fault.filename}: {fault.strerror}" if fault.filename else fault.strerror)
+        text = " ".join(str(fault).split())[:200] or type(fault).__name__
+        address = os.environ.get("PREFECT_API_URL", "")
+        _fail(f"the Prefect server at {address} failed ({text}); `safelight up` tells where its log is")
     if as_json:
         print(json.dumps(answer, sort_keys=True, allow_nan=False))
     else:
@@ -35,7 +43,6 @@ def run_command(
 
 def show_table(title: str, rows: Mapping[str, Any]) -> None:
     """A table of names and values on stdout."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -44,7 +51,15 @@ def show_table(title: str, rows: Mapping[str, Any]) -> None:
     table.add_column(overflow="fold")
     for name, value in rows.items():
         table.add_row(name, Text(format_value(value)))
-    Console().print(table)
+    make_console().print(table)
+
+
+def make_console() -> "Console":
+    """The console of stdout; where there is no terminal, lines are long rather than broken."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=250)
 
 
 def format_value(value: Any) -> str:
@@ -73,6 +88,16 @@ def open_prefect() -> None:
     os.environ.setdefault(CONSOLE_LEVEL, "CRITICAL")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ["PREFECT_API_URL"] = ensure_prefect_server(say)
+
+
+def _is_of_prefect(fault: Exception) -> bool:
+    """Whether Prefect's client raised it: its server went away, or is none."""
+    if "prefect" not in sys.modules:
+        return False
+    import httpx
+    from prefect.exceptions import PrefectException
+
+    return isinstance(fault, httpx.HTTPError | PrefectException) or "Failed to reach API" in str(fault)
 
 
 def _fail(message: str) -> NoReturn:

@@ -65,23 +65,24 @@ def who_asks() -> str:
 
 def show_models(answer: Mapping[str, Any]) -> None:
     """The answer of `list_models` as tables on stdout."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from flows.console import format_value
+    from flows.console import format_value, make_console
 
-    console = Console()
+    console = make_console()
     if "models" in answer:
         console.print("\n".join(answer["models"]) or "no model is registered yet", markup=False, highlight=False)
         return
-    versions = Table("version", "alias", "accuracy", "macro F1", "ECE", "dataset", "verdict", title=answer["model"])
+    versions = Table(
+        "version", "alias", "accuracy", "macro F1", "ECE", "dataset", "verdict", title=Text(answer["model"])
+    )
     for row in answer["versions"]:
         figures = [
             f"{row['metrics'][key]:.4f}" if key in row["metrics"] else "-" for key in ("accuracy", "macro_f1", "ece")
         ]
         alias = ", ".join(row["aliases"]) or "-"
-        versions.add_row(str(row["version"]), alias, *figures, row["dataset"], row["verdict"] or "-")
+        versions.add_row(str(row["version"]), alias, *figures, Text(row["dataset"]), row["verdict"] or "-")
     console.print(versions)
     moves = Table("at", "from", "to", "by", "why", title="moves of the champion")
     for move in answer["history"]:

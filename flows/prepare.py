@@ -43,6 +43,8 @@ def list_stage(job: Preparation) -> None:
     known = len(job.plan.kept) + sum(len(chunk.items) for chunk in done)
     kept = f", {known:,} of them built already" if known else ""
     say(f"list: {len(job.listed):,} files in {len(job.classes)} classes{kept}")
+    if job.previous and (gone := sorted(set(job.previous.classes) - set(job.classes))):
+        say(f"list: classes of the version before that are gone: {', '.join(map(repr, gone))}")
 
 
 def build_stage(job: Preparation, cluster: Cluster) -> None:

@@ -47,7 +47,12 @@ class Stage:
             self._bar.update(self._row, advance=count, note=note)
         if self._artifact is not None and time.monotonic() - self._told > ARTIFACT_SECONDS:
             self._told = time.monotonic()
-            _update_artifact(self._artifact, self.completed, self.total)
+            self._tell()
+
+    def _tell(self) -> None:
+        """Tell Prefect's UI how far it is; what goes wrong there is never asked again, and never stops the stage."""
+        if self._artifact is not None and not _update_artifact(self._artifact, self.completed, self.total):
+            self._artifact = None
 
     def close(self, finished: bool) -> None:
         """End the stage; where there is no terminal, say in one line what it did."""
@@ -61,8 +66,9 @@ class Stage:
                 f"{self.name}: {self.completed:,} of {self.total:,} {self.unit} in {seconds:.1f} s"
                 f"{f', {rate:,.0f} {self.unit}/s' if self.unit == 'images' else ''}{state}"
             )
-        if self._artifact is not None and finished:
-            _update_artifact(self._artifact, self.total, self.total)
+        if finished:
+            self.completed = self.total
+            self._tell()
 
 
 @contextmanager
@@ -120,13 +126,24 @@ def _in_flow() -> bool:
 def _start_artifact(name: str) -> UUID | None:
     if not _in_flow():
         return None
+    import httpx
     from prefect.artifacts import create_progress_artifact
+    from prefect.exceptions import PrefectException
 
-    artifact: Any = create_progress_artifact(progress=0.0, description=name)
+    try:
+        artifact: Any = create_progress_artifact(progress=0.0, description=name)
+    except (httpx.HTTPError, PrefectException, OSError, RuntimeError):
+        return None
     return artifact if isinstance(artifact, UUID) else None
 
 
-def _update_artifact(artifact: UUID, completed: int, total: int) -> None:
+def _update_artifact(artifact: UUID, completed: int, total: int) -> bool:
+    import httpx
     from prefect.artifacts import update_progress_artifact
+    from prefect.exceptions import PrefectException
 
-    update_progress_artifact(artifact_id=artifact, progress=100.0 * completed / max(total, 1))
+    try:
+        update_progress_artifact(artifact_id=artifact, progress=100.0 * completed / max(total, 1))
+    except (httpx.HTTPError, PrefectException, OSError, RuntimeError):
+        return False
+    return True

@@ -13,10 +13,11 @@ from flows.models import open_registry
 from flows.prepare import prepare_dataset
 from flows.progress import say
 from flows.reports import TrainReport
-from flows.train import report_path, train_model, warm_up
+from flows.train import name_run, report_path, train_model, warm_up
 from infra.storage import open_store
 from infra.tracking import check_name
-from tasks.fitting import run_key, start_trainer
+from tasks.fitting import start_trainer
+from tasks.publishing import read_manifest
 
 
 @flow(name="retrain", persist_result=False)
@@ -68,12 +69,16 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config) ->
     try:
         run: Any = run_deployment(deployment, parameters=parameters)
     except (PrefectException, httpx.HTTPError) as error:
-        text = " ".join(str(error).split())[:200]
-        raise ServerError(f"the deployment {deployment} (train.deployment) cannot be run: {text}") from None
+        text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ServerError(
+            f"the deployment {deployment} (train.deployment) cannot be run ({text}); is it deployed? "
+            "`prefect deploy --all --prefect-file infra/prefect.yaml`"
+        ) from None
     if run.state is None or not run.state.is_completed():
         state = run.state.name if run.state else "unknown"
         raise ServerError(
             f"the run {run.name} of {deployment} ended as {state}; `prefect flow-run logs {run.id}` says why"
         )
-    key = run_key(prepared.dataset, name, config.model, config.fit)
-    return TrainReport(**json.loads(open_store(workspace).read(report_path(key))))
+    store = open_store(workspace)
+    key = name_run(read_manifest(store, prepared.dataset), name, config)
+    return TrainReport(**json.loads(store.read(report_path(key))))

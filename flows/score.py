@@ -19,7 +19,7 @@ from infra.home import cache_dir
 from infra.storage import Source, Store, open_source, open_store
 from tasks.batches import BatchRecord, ScorePlan, batch_path, find_finished, find_previous, plan_scoring
 from tasks.committing import publish_batch
-from tasks.listing import list_source
+from tasks.listing import check_apart, list_source
 from tasks.predictions import write_csv
 from tasks.scoring import ChunkScores, ModelRef, ScoreJob, score_chunk
 from tasks.shipping import ship_bundle
@@ -86,6 +86,7 @@ def fetch_stage(job: Scoring, name: str) -> ModelRef:
 
 def plan_stage(job: Scoring, model: ModelRef) -> ScorePlan:
     """List the source and find out what the previous batch answers already."""
+    check_apart(job.source, job.store)
     listed = list_source(job.source)
     asked = ScoreJob(job.source.uri, job.store.uri, model, job.config.score, datetime.now(UTC))
     plan = plan_scoring(listed, asked, find_previous(job.store, asked), job.config.chunk.files)

@@ -13,8 +13,10 @@ from typing import Any
 from prefect import flow
 
 from cnn.architecture import count_parameters
+from cnn.bundle import read_bundle
 from cnn.dataset import Manifest
 from cnn.errors import SafelightError
+from cnn.spec import canonical_json
 from flows.config import Config
 from flows.models import open_registry, who_asks
 from flows.progress import say, show_stage
@@ -27,7 +29,7 @@ from infra.tracking import check_name
 from infra.versions import AbsentError, VersionInfo
 from tasks.fitting import Trainer, run_key, run_training, start_trainer
 from tasks.judging import compare_answers, judge_champion
-from tasks.promoting import Verdict, apply_verdict, decide, name_alias, read_verdict
+from tasks.promoting import Verdict, apply_verdict, decide, hold_for_lost_classes, name_alias, read_verdict
 from tasks.publishing import read_manifest
 from tasks.training import TrainingReport, TrainJob
 
@@ -83,8 +85,14 @@ def open_training(dataset: str, name: str, workspace: str, config: Config) -> Tr
     """Open the dataset and the registry, and name the run."""
     store = open_store(workspace)
     manifest = read_manifest(store, dataset)
-    key = run_key(dataset, name, config.model, config.fit)
+    key = name_run(manifest, name, config)
     return Training(manifest, name, workspace, config, store, open_registry(workspace), key)
+
+
+def name_run(manifest: Manifest, name: str, config: Config) -> str:
+    """The key of a training: what is learnt from counts, not the version's name, which covers time stamps too."""
+    learnt = [manifest.digest, manifest.classes, manifest.image.to_json(), manifest.normalization.to_json()]
+    return run_key(canonical_json(learnt), name, config.model, config.fit)
 
 
 def report_path(key: str) -> str:
@@ -162,7 +170,9 @@ def fit_stage(job: Training, trainer: Trainer, run_id: str) -> TrainingReport:
 def register_stage(job: Training, report: TrainingReport, run_id: str) -> VersionInfo:
     """Log the figures and make the version."""
     job.registry.log_folder(run_id, Path(report.figures), "figures")
-    version = job.registry.register_version(job.name, run_id, Path(report.bundle), report.evaluation.summary())
+    version = job.registry.register_version(
+        job.name, run_id, Path(report.bundle), report.evaluation.summary(), {"judged_on": report.judged_on}
+    )
     say(f"register: {job.name} version {version.version}")
     return version
 
@@ -171,7 +181,7 @@ def gate_stage(job: Training, report: TrainingReport, version: VersionInfo) -> V
     """Hold the version against the champion on the same test images, and move the aliases."""
     champion = job.registry.champion(job.name)
     if champion is None or champion.version == version.version:
-        verdict = decide(report.evaluation, None, job.config.gate)
+        verdict = decide(report.evaluation, None, job.config.gate, judged_on=report.judged_on)
     else:
         verdict = compare_with(job, champion, report)
     return apply_verdict(job.registry, version, verdict, who_asks(), datetime.now(UTC))
@@ -180,6 +190,8 @@ def gate_stage(job: Training, report: TrainingReport, version: VersionInfo) -> V
 def compare_with(job: Training, champion: VersionInfo, report: TrainingReport) -> Verdict:
     """What the gate says of the new version beside the present champion."""
     bundle = job.registry.fetch_bundle(champion, cache_dir() / "champions")
+    if (lost := hold_for_lost_classes(read_bundle(bundle).classes, job.manifest.classes)) is not None:
+        return lost
     judged = judge_champion(bundle, job.manifest, job.store)
     if judged.refused is not None:
         return decide(report.evaluation, None, job.config.gate, judged.refused)

@@ -13,8 +13,8 @@ class Entry:
 
     `path` is relative, with "/" between its parts; bytes that are no UTF-8 are surrogate escapes.
     `modified` changes when the file does: "mtime_ns.ctime_ns", or the ETag of an object.
-    `problem` is a reason code: not_a_regular_file, unreadable, symlink_outside, symlink_dangling, symlink_loop,
-    symlink_nested, archived.
+    `problem` is a reason code: not_a_regular_file, unreadable, unreadable_folder, symlink_outside,
+    symlink_outside_folder, symlink_dangling, symlink_loop, symlink_nested, archived.
     """
 
     path: str

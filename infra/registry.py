@@ -21,7 +21,7 @@ from typing import Any
 
 import cnn
 from cnn.bundle import read_bundle
-from cnn.errors import RegistryError, SafelightError, ServerError
+from cnn.errors import RegistryError, SafelightError, ServerError, StorageError
 from infra.bundles import bundle_tags, keep_bundle
 from infra.tracking import check_name, flatten_parameters, prepare_database, redact, silence_mlflow
 from infra.tracking import resolve_tracking as resolve_tracking
@@ -201,7 +201,10 @@ class Registry(Versions):
         prepare_database(self.tracking_uri)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what MLflow's tables deprecate is not for people who run Safelight
-            return MlflowClient(self.tracking_uri, self.tracking_uri)
+            try:
+                return MlflowClient(self.tracking_uri, self.tracking_uri)
+            except ImportError as error:
+                raise ServerError(f"MLflow at {redact(self.tracking_uri)} needs a driver: {_one_line(error)}") from None
 
     def _ask(self, verb: str, *values: Any, **named: Any) -> Any:
         return self._persist(lambda: getattr(self._client, verb)(*values, **named))
@@ -244,6 +247,10 @@ class Registry(Versions):
             return AbsentError(text)
         if _is_busy(error):
             return ServerError(f"MLflow at {redact(self.tracking_uri)} stays busy ({text}); run the same command again")
+        if "readonly database" in text:
+            return StorageError(
+                f"MLflow's database {redact(self.tracking_uri)} cannot be written; change its permissions"
+            )
         if "API request" in text or "Max retries" in text:
             return ServerError(
                 f"MLflow at {redact(self.tracking_uri)} does not answer ({text}); check MLFLOW_TRACKING_URI"
@@ -280,6 +287,8 @@ def _lay_out_model(model: Any, run_id: str, bundle: Path, scratch: Path) -> Path
 
 
 def _is_busy(error: Any) -> bool:
+    if "readonly database" in str(error):
+        return False
     return error.error_code == "TEMPORARILY_UNAVAILABLE" or "database is locked" in str(error)
 
 

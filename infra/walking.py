@@ -68,7 +68,7 @@ def _list_or_report(folder: Folder, real_root: str) -> list[Entry | Folder]:
     except FileNotFoundError:
         return []  # gone since its parent was listed
     except OSError:
-        return [Entry(folder.path, 0, "", "unreadable")]  # must not look like an empty folder
+        return [Entry(folder.path, 0, "", "unreadable_folder")]  # must not look like an empty folder
 
 
 def _classify(item: os.DirEntry[str], folder: Folder, real_root: str) -> Entry | Folder | None:
@@ -91,7 +91,7 @@ def _follow_link(place: str, path: str, folder: Folder, real_root: str) -> Entry
     try:
         target = os.path.realpath(place, strict=True)
         if not is_inside(target, real_root):
-            return Entry(path, 0, "", "symlink_outside")
+            return Entry(path, 0, "", "symlink_outside_folder" if os.path.isdir(target) else "symlink_outside")
         info = os.stat(target)
     except OSError as error:
         problems = {errno.ENOENT: "symlink_dangling", errno.ENOTDIR: "symlink_dangling", errno.ELOOP: "symlink_loop"}

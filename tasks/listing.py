@@ -1,10 +1,12 @@
 """A source in, one `Listed` per file out: its label (the top folder) or the rule by which it is ignored."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from infra.storage import Entry, Source
+from cnn.errors import ConfigError
+from infra.storage import Entry, Source, Store
 from tasks.ledger import show_path
 
 # What operating systems, file managers and half-finished transfers leave in folders; everything else is looked at.
@@ -44,6 +46,23 @@ def ignore_rule(name: str) -> str | None:
     if any(fnmatchcase(lowered, pattern) for pattern in UNFINISHED):
         return "unfinished"
     return None
+
+
+def check_apart(source: Source, store: Store) -> None:
+    """Refuse a workspace inside the source: the source is only read, and results are no images to learn from.
+
+    Raises:
+        ConfigError: both are named.
+    """
+    if source.is_local != store.is_local:
+        return
+    inner, outer = str(store.root) if store.is_local else store.uri, source.uri
+    if store.is_local:
+        inner, outer = os.path.realpath(inner), os.path.realpath(outer)
+    if f"{inner.rstrip('/')}/".startswith(f"{outer.rstrip('/')}/"):
+        raise ConfigError(
+            f"the workspace {store.uri} lies inside the source {source.uri}; give a --workspace outside it"
+        )
 
 
 def find_classes(listed: Iterable[Listed], previous: tuple[str, ...] = ()) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cnn.dataset import Manifest, ShardRef
 from cnn.errors import IntegrityError, SafelightError, SourceError
@@ -17,9 +18,10 @@ from infra.cluster import Cluster, run_chunks
 from infra.storage import Source, Store, open_source, open_store
 from tasks.building import BuildSpec, BuildTask, ChunkReport, build_chunk, read_report, report_path
 from tasks.ledger import DECODED, SCHEMA, reconcile_ledger, restore_path, show_path, to_table
-from tasks.listing import Listed, find_classes, list_source
+from tasks.listing import Listed, check_apart, find_classes, list_source
 from tasks.planning import Chunk, KnownRow, Plan, plan_build
 from tasks.publishing import (
+    NO_CLASS,
     BudgetSpec,
     Draft,
     check_budget,
@@ -28,10 +30,12 @@ from tasks.publishing import (
     publish_dataset,
     read_latest,
     read_ledger,
+    reconcile_shards,
 )
 from tasks.settling import settle_rows
-from tasks.shards import sweep_scratch, thin_shard
+from tasks.shards import Thinning, sweep_scratch, thin_shard
 
+FOLDER_PROBLEMS = ("unreadable_folder", "symlink_outside_folder", "symlink_nested")
 OnReport = Callable[[ChunkReport], None]
 
 
@@ -72,8 +76,10 @@ def list_files(job: Preparation) -> None:
     Raises:
         SourceError: there is nothing to learn from, or only one class.
     """
+    check_apart(job.source, job.store)
     job.listed = list_source(job.source)
     sweep_scratch(job.store)
+    refuse_lost_folders(job)
     job.standing = {entry.path: entry.size for entry in job.store.list("shards/")}
     job.previous = _usable_previous(job)
     job.classes = find_classes(job.listed, job.previous.classes if job.previous else ())
@@ -82,6 +88,20 @@ def list_files(job: Preparation) -> None:
     known = _known_rows(job, job.previous) if job.previous else {}
     job.plan = plan_build(job.listed, job.classes, known, job.chunk_files, job.spec.salt())
     job.todo = _unfinished(job)
+
+
+def refuse_lost_folders(job: Preparation) -> None:
+    """Stop when a folder cannot be looked into: nobody knows how many images, or whole classes, are missing.
+
+    Raises:
+        SourceError: the folder is named.
+    """
+    lost = [item.entry for item in job.listed if item.ignored is None and item.entry.problem in FOLDER_PROBLEMS]
+    if lost:
+        raise SourceError(
+            f"{job.source.uri_of(lost[0].path)} is a folder that cannot be looked into ({lost[0].problem}); "
+            "repair, move or hide it (a leading dot); nothing was published"
+        )
 
 
 def build_chunks(job: Preparation, cluster: Cluster, on_report: OnReport) -> None:
@@ -105,14 +125,14 @@ def publish_version(job: Preparation, cluster: Cluster) -> tuple[Manifest, str]:
     table, chunks = _gather_rows(job)
     table = settle_rows(table, job.spec.split.leak_distance)
     check_budget(table, job.budget)
-    _, thinned = plan_thinning(table, chunks)
-    replaced: dict[str, ShardRef] = {}
+    replaced: dict[tuple[str, str], ShardRef] = {}
 
-    def note(result: tuple[ShardRef, ShardRef]) -> None:
-        replaced[result[0].path] = result[1]
+    def note(result: tuple[Thinning, ShardRef]) -> None:
+        replaced[result[0].chunk, result[0].split] = result[1]
 
-    run_chunks(cluster, partial(thin_shard, workspace=job.store.uri), thinned, note)
+    run_chunks(cluster, partial(thin_shard, workspace=job.store.uri), plan_thinning(table, chunks), note)
     table, splits = place_rows(table, chunks, replaced)
+    reconcile_shards(table, splits)
     reconcile_ledger(table, [item.entry.path for item in job.listed])
     draft = Draft(job.source.uri, job.spec, job.classes, table, chunks, splits)
     return publish_dataset(draft, job.store)
@@ -154,12 +174,20 @@ def _unfinished(job: Preparation) -> tuple[Chunk, ...]:
         if report_path(chunk.key) not in reports:
             return False
         try:
-            _, shards = read_report(job.store, chunk.key)
+            table, shards = read_report(job.store, chunk.key)
         except IntegrityError:
+            return False
+        if has_unread(table):
             return False
         return all(job.standing.get(shard.path) == shard.bytes for shard in shards.values())
 
     return tuple(chunk for chunk in job.plan.chunks if not is_done(chunk))
+
+
+def has_unread(table: pa.Table) -> bool:
+    """Whether a file gave no bytes at all: that may have been a passing fault, so its chunk is done again."""
+    unread = pc.and_(pc.equal(table.column("outcome"), "quarantined"), pc.is_null(table.column("digest")))
+    return bool(pc.any(unread).as_py())
 
 
 def _gather_rows(job: Preparation) -> tuple[pa.Table, dict[str, Mapping[str, ShardRef]]]:
@@ -203,7 +231,7 @@ def _rows_without_reading(job: Preparation) -> pa.Table:
         elif entry.problem is not None:
             rows.append(row | {"outcome": "quarantined", "reason": entry.problem})
         elif item.label is None:
-            rows.append(row | {"outcome": "quarantined", "reason": "no_class_folder"})
+            rows.append(row | {"outcome": "quarantined", "reason": NO_CLASS})
     return to_table(rows)
 
 

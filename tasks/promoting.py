@@ -38,7 +38,13 @@ class Verdict:
     reasons: tuple[str, ...]
 
 
-def decide(challenger: Evaluation, paired: Paired | None, spec: GateSpec, unjudged: str | None = None) -> Verdict:
+def decide(
+    challenger: Evaluation,
+    paired: Paired | None,
+    spec: GateSpec,
+    unjudged: str | None = None,
+    judged_on: str = "test",
+) -> Verdict:
     """Promote when the new version is not worse than the champion on the same images.
 
     Without `paired` there is no champion yet, unless `unjudged` says why the champion could not be judged: then the
@@ -49,7 +55,9 @@ def decide(challenger: Evaluation, paired: Paired | None, spec: GateSpec, unjudg
         return Verdict("hold", (f"the champion could not be judged on the same images: {unjudged}",))
     if paired is None:
         low, high = challenger.accuracy_interval
-        figures = f"accuracy {challenger.accuracy:.4f} ({low:.4f} to {high:.4f}) on {challenger.images} test images"
+        figures = (
+            f"accuracy {challenger.accuracy:.4f} ({low:.4f} to {high:.4f}) on {challenger.images} {judged_on} images"
+        )
         return Verdict("promote", (FIRST, figures))
     if not paired.images:
         return Verdict("hold", ("there are no test images to compare with the champion on; raise split.test",))
@@ -57,6 +65,17 @@ def decide(challenger: Evaluation, paired: Paired | None, spec: GateSpec, unjudg
     plausible = paired.p_worse >= spec.significance
     reasons = (_compare(paired), _say_margin(paired, spec, near), _say_test(paired, spec, plausible))
     return Verdict("promote" if near and plausible else "hold", reasons)
+
+
+def hold_for_lost_classes(champion: Sequence[str], classes: Sequence[str]) -> Verdict | None:
+    """Hold a version that cannot name a class which the champion knows; None when it knows them all."""
+    lost = sorted(set(champion) - set(classes))
+    if not lost:
+        return None
+    shown = ", ".join(map(repr, lost[:5])) + (", …" if len(lost) > 5 else "")
+    return Verdict(
+        "hold", (f"it does not know {shown}, which the champion knows; promote it by hand if that is meant",)
+    )
 
 
 def apply_verdict(registry: Versions, version: VersionInfo, verdict: Verdict, by: str, at: datetime) -> VersionInfo:

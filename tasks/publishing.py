@@ -4,14 +4,14 @@ import hashlib
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 from pydantic import Field, ValidationError
 
 from cnn.dataset import SPLITS, LedgerRef, Manifest, ShardRef
-from cnn.errors import BudgetError, DatasetError, IntegrityError
+from cnn.errors import BudgetError, DatasetError, IntegrityError, StorageError
 from cnn.spec import Spec, canonical_json
 from infra.storage import Store
 from tasks.building import BuildSpec
@@ -19,6 +19,7 @@ from tasks.ledger import count_outcomes, from_parquet, to_parquet
 from tasks.settling import measure_normalization
 from tasks.shards import Thinning, records_of
 
+NO_CLASS = "no_class_folder"
 Shards = Mapping[str, Mapping[str, ShardRef]]  # chunk key → split → shard
 
 
@@ -45,17 +46,18 @@ def check_budget(table: pa.Table, budget: BudgetSpec) -> None:
 
     Raises:
         BudgetError: more files are quarantined than the budget allows, or a class has lost all its images.
+        DatasetError: no image is left to train on.
     """
     outcomes, reasons = table.column("outcome").to_pylist(), table.column("reason").to_pylist()
     labels = table.column("label").to_pylist()
     worst: Counter[str] = Counter()
     alive: dict[str, int] = defaultdict(int)
     for label, outcome, reason in zip(labels, outcomes, reasons, strict=True):
-        if outcome == "quarantined":
+        if outcome == "quarantined" and reason != NO_CLASS:
             worst[str(reason).split(":")[0]] += 1
-        if label is not None and outcome != "ignored":
+        if label is not None and outcome != "ignored":  # files beside the class folders were never asked to be images
             alive[label] += outcome == "ok"
-    looked_at = len(outcomes) - outcomes.count("ignored")
+    looked_at = len(outcomes) - outcomes.count("ignored") - reasons.count(NO_CLASS)
     told = ", ".join(f"{reason} {count}" for reason, count in worst.most_common(3)) or "duplicates or conflicts"
     if worst.total() > budget.quarantined * looked_at:
         raise BudgetError(
@@ -69,28 +71,28 @@ def check_budget(table: pa.Table, budget: BudgetSpec) -> None:
             f"class {emptied[0]!r} has no usable image left ({told}); "
             "repair its files or remove the folder; nothing was published"
         )
+    if ("ok", "train") not in set(zip(outcomes, table.column("split").to_pylist(), strict=True)):
+        raise DatasetError("no image is left to train on; lower split.validation and split.test, or add images")
 
 
-def plan_thinning(table: pa.Table, chunks: Shards) -> tuple[list[ShardRef], list[Thinning]]:
-    """(shards that stay whole, shards to be rewritten without the records of rows that are not ok)."""
+def plan_thinning(table: pa.Table, chunks: Shards) -> list[Thinning]:
+    """The shards that are to be rewritten without the records of rows that are not ok."""
     names = ("outcome", "chunk", "split", "record", "records")
     kept: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
     for outcome, chunk, split, record, records in zip(*(table.column(name).to_pylist() for name in names), strict=True):
         if outcome == "ok":
             kept[chunk, split].append((record, records))
-    whole, thinned = [], []
+    thinned = []
     for (chunk, split), rows in sorted(kept.items()):
         shard = chunks[chunk][split]
         keep = records_of(*zip(*rows, strict=True))
-        if len(keep) == shard.rows:
-            whole.append(shard)
-        else:
-            thinned.append(Thinning(shard, keep))
-    return whole, thinned
+        if len(keep) != shard.rows:
+            thinned.append(Thinning(chunk, split, shard, keep))
+    return thinned
 
 
 def place_rows(
-    table: pa.Table, chunks: Shards, replaced: Mapping[str, ShardRef]
+    table: pa.Table, chunks: Shards, replaced: Mapping[tuple[str, str], ShardRef]
 ) -> tuple[pa.Table, dict[str, tuple[ShardRef, ...]]]:
     """(the table with each ok row's shard, the shards of each split in the order of their chunks)."""
     used: dict[str, dict[str, ShardRef]] = {split: {} for split in SPLITS}
@@ -100,13 +102,35 @@ def place_rows(
         if outcome != "ok":
             places.append(None)
             continue
-        shard = chunks[chunk][split]
-        shard = replaced.get(shard.path, shard)
+        shard = replaced.get((chunk, split), chunks[chunk][split])
         used[split][chunk] = shard
         places.append(shard.path)
     index = table.schema.get_field_index("shard")
     table = table.set_column(index, table.schema.field(index), pa.array(places, pa.string()))
     return table, {split: tuple(by_chunk[chunk] for chunk in sorted(by_chunk)) for split, by_chunk in used.items()}
+
+
+def reconcile_shards(table: pa.Table, splits: Mapping[str, Sequence[ShardRef]]) -> None:
+    """Check that the shards hold exactly the records of the rows that are ok, and that no shard is in two splits.
+
+    Raises:
+        StorageError: the sums do not come out; nothing may be published.
+    """
+    names = ("outcome", "split", "shard", "records")
+    expected: Counter[tuple[str, str]] = Counter()
+    for outcome, split, shard, records in zip(*(table.column(name).to_pylist() for name in names), strict=True):
+        if outcome == "ok":
+            expected[split, shard] += records
+    found: Counter[tuple[str, str]] = Counter()
+    for split, shards in splits.items():
+        for ref in shards:
+            found[split, ref.path] += ref.rows
+    places = [shard for _, shard in found]
+    if found != expected or len(places) != len(set(places)):
+        raise StorageError(
+            f"ledger and shards disagree ({expected.total()} records expected, {found.total()} found); "
+            "nothing was published, please report this"
+        )
 
 
 def digest_dataset(table: pa.Table) -> str:
@@ -198,7 +222,7 @@ def read_latest(store: Store, source: str) -> Manifest | None:
         return None
     try:
         return read_manifest(store, str(json.loads(store.read(name))["dataset"]))
-    except (DatasetError, IntegrityError, ValueError, KeyError):
+    except (DatasetError, IntegrityError, ValueError, KeyError, TypeError):
         return None  # a version that is gone or damaged is no ground to stand on: everything is built anew
 
 

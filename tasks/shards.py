@@ -63,14 +63,19 @@ class ShardWriter:
 
 @dataclass(frozen=True)
 class Thinning:
-    """A chunk's shard, and the numbers of the records that stay."""
+    """A chunk's shard of a split, and the numbers of the records that stay.
 
+    Two chunks of the same pictures share one shard, but need not keep the same records of it.
+    """
+
+    chunk: str
+    split: str
     shard: ShardRef
     keep: tuple[int, ...]
 
 
-def thin_shard(work: Thinning, workspace: str) -> tuple[ShardRef, ShardRef]:
-    """(the shard given, the same without the records that do not stay); nothing is decoded.
+def thin_shard(work: Thinning, workspace: str) -> tuple[Thinning, ShardRef]:
+    """(the work, the shard without the records that do not stay); nothing is decoded.
 
     Raises:
         IntegrityError: the shard is not what its name says.
@@ -85,7 +90,7 @@ def thin_shard(work: Thinning, workspace: str) -> tuple[ShardRef, ShardRef]:
         for number in work.keep:
             start, end = frames[number]
             writer.append(data[start:end])
-        return work.shard, writer.publish()
+        return work, writer.publish()
     finally:
         writer.discard()
 

@@ -125,9 +125,9 @@ def test_thinning_keeps_the_records_asked_for(source: Path, tmp_path: Path) -> N
     store, workspace = open_store(str(tmp_path / "work")), str(tmp_path / "work")
     shard = build(source, workspace, make_spec())[0].shards["train"]
     before = list(iterate_frames(store.read(shard.path)))
-    same, thinned = thin_shard(Thinning(shard, (0, 2)), workspace)
+    work, thinned = thin_shard(Thinning("key", "train", shard, (0, 2)), workspace)
     data = store.read(thinned.path)
-    assert same == shard
+    assert (work.chunk, work.split, work.shard) == ("key", "train", shard)
     assert thinned.rows == len(list(iterate_frames(data))) == 2
     original = store.read(shard.path)
     assert data == b"".join(original[before[n][0] : before[n][1]] for n in (0, 2))
@@ -141,7 +141,7 @@ def test_thinning_refuses_a_damaged_shard(source: Path, tmp_path: Path) -> None:
     body[40] ^= 1
     place.write_bytes(bytes(body))
     with pytest.raises(IntegrityError, match=shard.sha256):
-        thin_shard(Thinning(shard, (0,)), workspace)
+        thin_shard(Thinning("key", "train", shard, (0,)), workspace)
 
 
 def test_what_killed_processes_left_is_swept_and_nothing_else(source: Path, tmp_path: Path) -> None:

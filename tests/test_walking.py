@@ -43,6 +43,7 @@ def test_every_kind_of_thing_is_listed_with_its_problem(tmp_path: Path) -> None:
     (source / "class" / "inside").symlink_to("real.jpg")
     (source / "class" / "outside").symlink_to(tmp_path / "outside.jpg")
     (source / "class" / "dangling").symlink_to("nothing")
+    (source / "class" / "pool").symlink_to(tmp_path.parent)
     (source / "class" / "self").symlink_to("self")
     (source / "class" / "device").symlink_to("/dev/null")
     assert listed(source) == {
@@ -51,6 +52,7 @@ def test_every_kind_of_thing_is_listed_with_its_problem(tmp_path: Path) -> None:
         "class/fifo": "not_a_regular_file",
         "class/inside": None,
         "class/outside": "symlink_outside",
+        "class/pool": "symlink_outside_folder",
         "class/real.jpg": None,
         "class/self": "symlink_loop",
         "class/socket": "not_a_regular_file",
@@ -126,7 +128,7 @@ def test_what_may_not_be_read_is_said_and_never_looks_empty(tmp_path: Path, unpr
     with unprivileged():
         found = listed(tmp_path / "source")
         reasons = {path: reason_of(tmp_path / "source", path) for path in ("open/x", "closed/x")}
-    assert found == {"blind/x": "unreadable", "closed": "unreadable", "open/x": "unreadable", "open/y": None}
+    assert found == {"blind/x": "unreadable", "closed": "unreadable_folder", "open/x": "unreadable", "open/y": None}
     assert set(reasons.values()) == {"unreadable"}
 
 
