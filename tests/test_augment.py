@@ -56,3 +56,18 @@ def test_strength_decides_how_far(name: str) -> None:
             copied = augment_image(image, AugmentSpec(copies=1, **{**OFF, name: value}), "d" * 64, copy)
             into.append(np.abs(copied.astype(int) - image).mean())
     assert np.mean(weak) < np.mean(strong)
+
+
+@pytest.mark.parametrize("shape", [(60, 60), (40, 120), (120, 40)])
+def test_a_crop_cuts_at_most_its_share_of_each_side(shape: tuple[int, int]) -> None:
+    height, width = shape
+    rows, columns = np.mgrid[0:height, 0:width]
+    image = np.stack([rows * 255 / (height - 1), columns * 255 / (width - 1), rows * 0], axis=-1).astype(np.uint8)
+    spec = AugmentSpec.model_validate({"copies": 1, **OFF, "crop": 0.2})
+    shares = []
+    for copy in range(1, 30):
+        cut = augment_image(image, spec, "e" * 64, copy).astype(float)
+        for channel in (0, 1):
+            shares.append((cut[..., channel].max() - cut[..., channel].min()) / 255)
+    assert min(shares) >= 0.8 - 0.05
+    assert np.std(shares) > 0.01

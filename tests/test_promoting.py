@@ -13,7 +13,16 @@ from pydantic import ValidationError
 from cnn.errors import RegistryError
 from cnn.metrics import Evaluation, Paired, compare_paired, evaluate_probabilities
 from infra.versions import CHALLENGER, CHAMPION, AbsentError, VersionInfo, Versions
-from tasks.promoting import APPLIED, GateSpec, Verdict, apply_verdict, decide, name_alias, read_verdict
+from tasks.promoting import (
+    APPLIED,
+    GateSpec,
+    Verdict,
+    apply_verdict,
+    decide,
+    hold_for_lost_classes,
+    name_alias,
+    read_verdict,
+)
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PROMOTE, HOLD = Verdict("promote", ("better",)), Verdict("hold", ("worse",))
@@ -212,3 +221,11 @@ def test_a_version_without_a_bundle_is_no_champion() -> None:
 def test_the_alias_that_says_most_is_named(aliases: tuple[str, ...], named: str | None) -> None:
     assert name_alias(aliases) == named
     assert isinstance(FakeRegistry(1).version("m", 1), VersionInfo)
+
+
+def test_a_version_that_lost_a_class_is_held() -> None:
+    assert hold_for_lost_classes(("cat", "owl"), ("ape", "owl", "cat")) is None
+    verdict = hold_for_lost_classes(("cat", "frog", "owl"), ("cat", "owl"))
+    assert verdict is not None
+    assert verdict.verdict == "hold"
+    assert "'frog'" in verdict.reasons[0]

@@ -1,0 +1,130 @@
+"""tasks/preparing.py where things go wrong: shared shards, passing faults, lost folders, a workspace in the source."""
+
+from pathlib import Path
+
+import pytest
+from test_preparing import prepare, rows_of, write_image
+
+from cnn.dataset import ShardRef, SplitSpec
+from cnn.errors import BadImage, ConfigError, DatasetError, SourceError, StorageError
+from cnn.loader import open_split
+from infra.local import LocalSource
+from tasks.ledger import to_table
+from tasks.publishing import place_rows, plan_thinning, reconcile_shards
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Sixty small pictures in three class folders."""
+    folder = tmp_path / "photos"
+    for number in range(60):
+        write_image(folder / ("bat", "cat", "owl")[number % 3] / f"{number:02}.png", number)
+    return folder
+
+
+def test_a_shard_that_two_chunks_share_is_thinned_for_each() -> None:
+    shard = ShardRef(path="shards/x.tfrecord", rows=2, bytes=2, sha256="x")
+    base = {"size": 1, "modified": "1", "outcome": "ok", "split": "train", "records": 1, "label": "owl"}
+    table = to_table(
+        [
+            base | {"path": "a", "chunk": "one", "record": 0, "digest": "A"},
+            base | {"path": "b", "chunk": "one", "record": 1, "digest": "B", "outcome": "duplicate"},
+            base | {"path": "c", "chunk": "two", "record": 0, "digest": "A", "outcome": "duplicate"},
+            base | {"path": "d", "chunk": "two", "record": 1, "digest": "B"},
+        ]
+    )
+    chunks = {"one": {"train": shard}, "two": {"train": shard}}
+    works = plan_thinning(table, chunks)
+    assert [(work.chunk, work.keep) for work in works] == [("one", (0,)), ("two", (1,))]
+    thin = {
+        (work.chunk, work.split): shard.model_copy(update={"path": f"shards/{work.chunk}", "rows": 1}) for work in works
+    }
+    placed, splits = place_rows(table, chunks, thin)
+    assert placed.column("shard").to_pylist() == ["shards/one", None, None, "shards/two"]
+    reconcile_shards(placed, splits)
+    with pytest.raises(StorageError, match="ledger and shards disagree"):
+        reconcile_shards(placed, {"train": splits["train"][:1]})
+    with pytest.raises(StorageError, match="ledger and shards disagree"):
+        reconcile_shards(placed, {**splits, "test": splits["train"]})
+
+
+def test_copies_that_come_night_by_night_lose_and_double_nothing(tmp_path: Path) -> None:
+    source, workspace = tmp_path / "photos", tmp_path / "work"
+    for number in range(40):
+        write_image(source / ("cat", "owl")[number % 2] / f"{number:02}.png", number)
+    _, first = prepare(source, workspace)
+    originals = sorted((source / "owl").iterdir())
+    for night, prefix in enumerate(("a", "z")):
+        for place, path in enumerate(originals[:6]):
+            name = f"{prefix}{(place * 5 + night * 3) % 6}.png"
+            (source / "owl" / name).write_bytes(path.read_bytes())
+        _, manifest = prepare(source, workspace)
+        rows = rows_of(workspace, manifest)
+        expected = sorted(row["digest"] for row in rows.values() if row["outcome"] == "ok")
+        opened = [open_split(manifest, split, workspace) for split in manifest.splits]
+        assert sorted(key for shards in opened for key in shards.keys()) == expected  # noqa: SIM118 - no mapping
+        assert manifest.digest == first.digest
+
+
+def test_a_file_that_gave_no_bytes_is_asked_again(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = LocalSource.read
+
+    def fail_once(self: LocalSource, path: str) -> bytes:
+        if path == "owl/02.png":
+            raise BadImage("unreadable", "a passing fault")
+        return read(self, path)
+
+    monkeypatch.setattr(LocalSource, "read", fail_once)
+    _, broken = prepare(source, tmp_path / "work")
+    assert broken.outcomes["quarantined"] == 1
+    monkeypatch.setattr(LocalSource, "read", read)
+    job, mended = prepare(source, tmp_path / "work")
+    assert mended.outcomes["ok"] == 60
+    assert len(job.todo) == 1
+    assert mended.digest == prepare(source, tmp_path / "other")[1].digest
+
+
+def test_the_same_faults_twice_leave_no_mark_on_the_third_night(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: LocalSource, path: str) -> bytes:
+        raise BadImage("unreadable", "nothing answers")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(LocalSource, "read", fail)
+        for _ in range(2):
+            with pytest.raises(Exception, match="unreadable 60"):
+                prepare(source, tmp_path / "work")
+    assert prepare(source, tmp_path / "work")[1].outcomes["ok"] == 60
+
+
+def test_a_folder_that_cannot_be_looked_into_stops_the_run(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (source / "yak").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SourceError, match="yak is a folder that cannot be looked into"):
+        prepare(source, tmp_path / "work")
+    assert not (tmp_path / "work" / "datasets").exists()
+
+
+@pytest.mark.parametrize("inside", ["", "work", "deep/work"])
+def test_a_workspace_inside_the_source_is_refused(source: Path, inside: str) -> None:
+    before = sorted(source.rglob("*"))
+    with pytest.raises(ConfigError, match="lies inside the source"):
+        prepare(source, source / inside)
+    assert sorted(source.rglob("*")) == before
+
+
+def test_files_beside_the_class_folders_are_told_and_count_for_nothing(source: Path, tmp_path: Path) -> None:
+    for number in range(8):
+        (source / f"note{number}.txt").write_text(str(number))
+    _, manifest = prepare(source, tmp_path / "work")
+    assert (manifest.outcomes["ok"], manifest.outcomes["quarantined"]) == (60, 8)
+
+
+def test_without_training_images_nothing_is_published(tmp_path: Path) -> None:
+    for number in range(2):
+        write_image(tmp_path / "photos" / ("cat", "owl")[number] / "a.png", number)
+    with pytest.raises(DatasetError, match="no image is left to train on"):
+        prepare(tmp_path / "photos", tmp_path / "work", split=SplitSpec(validation=0.499, test=0.5))
