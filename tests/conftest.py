@@ -4,6 +4,7 @@ import io
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -22,6 +23,8 @@ NOBODY = 65534
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before any module is imported: a fresh home, and no setting of the person who runs the tests."""
+    # A shell that starts jobs in the background has them ignore Ctrl-C, and what they start inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     home = tempfile.mkdtemp(prefix="safelight-tests-")
     config.stash[HOME] = home
     for name in [name for name in os.environ if name.startswith(CLEARED)]:
