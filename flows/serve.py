@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefect import serve
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
 from prefect.schedules import Cron
 
 from cnn.errors import ConfigError
@@ -49,10 +51,24 @@ def _make_deployment(served: Served, common: dict[str, Any], plan: tuple[Any, st
     )
 
 
+def replace_pooled(names: list[str]) -> None:
+    """Remove deployments of these names that wait for a work pool's worker: Prefect would mix their settings with ours."""
+    with get_client(sync_client=True) as client:
+        for name in names:
+            try:
+                found = client.read_deployment_by_name(name)
+            except ObjectNotFound:
+                continue
+            if found.work_pool_name is not None:
+                client.delete_deployment(found.id)
+                say(f"serving {name} in place of the deployment in the work pool {found.work_pool_name}")
+
+
 def serve_deployments(served: Served) -> dict[str, Any]:
     """Serve until Ctrl-C or SIGTERM; runs come from the schedules and from `prefect deployment run`."""
     deployments = make_deployments(served)
     names = ["retrain/nightly", "score/hourly"]
+    replace_pooled(names)
     for title, folder, option in zip(names, (served.source, served.inbox), ("--source", "--inbox"), strict=True):
         state = f"on schedule, from {folder}" if folder else f"paused: give {option}"
         say(f"serving {title} ({state})")
