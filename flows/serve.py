@@ -52,7 +52,7 @@ def _make_deployment(served: Served, common: dict[str, Any], plan: tuple[Any, st
 
 
 def replace_pooled(names: list[str]) -> None:
-    """Remove deployments of these names that wait for a work pool's worker: Prefect would mix their settings with ours."""
+    """Remove deployments of these names that wait in a work pool: Prefect would mix their settings with ours."""
     with get_client(sync_client=True) as client:
         for name in names:
             try:
