@@ -32,11 +32,8 @@ check: install ## Lint, formatting, types and the direction of imports
 	$(BIN)/mypy $(ROOMS) tests
 	$(BIN)/lint-imports
 
-bench: install ## Run the measurements in tests/bench
-	@set -e; for script in tests/bench/*.py; do \
-		test -e "$$script" || { echo "no measurement in tests/bench"; break; }; \
-		echo "== $$script"; $(BIN)/python "$$script" $(ARGS); \
-	done
+bench: install ## Measure speed, memory and fidelity beside their references (ARGS=--quick: in two minutes)
+	$(BIN)/python tests/bench/bench.py $(ARGS)
 
 # The other locks take their pins from requirements.lock. Pins stay as they are; ARGS=--upgrade renews them all,
 # ARGS="--upgrade-package pillow" one.

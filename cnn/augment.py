@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import random
 from functools import lru_cache
 from typing import Any
 
@@ -12,6 +13,8 @@ from pydantic import Field
 from cnn.spec import Spec
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would otherwise ask the network for a newer release
+
+_UNUSED = np.random.default_rng(0)  # the steps draw from Python's generator alone; theirs has to be handed over as well
 
 
 class AugmentSpec(Spec):
@@ -31,10 +34,13 @@ def augment_image(image: NDArray[np.uint8], spec: AugmentSpec, digest: str, copy
 
     The seed is taken from (`digest` of the source file, `copy`), so the copy is the same on any machine, in any order.
     """
-    pipeline = _pipeline(spec, image.shape[-1])
-    pipeline.set_random_seed(copy_seed(digest, copy))
-    result: NDArray[np.uint8] = pipeline(image=image)["image"]
-    return result.reshape(image.shape)
+    draw = random.Random(copy_seed(digest, copy))
+    changed: Any = image
+    for step in _steps(spec):
+        step.set_random_state(_UNUSED, draw)  # a Compose would seed two generators for each step at every copy
+        changed = step(image=changed)["image"]
+    result: NDArray[np.uint8] = changed.reshape(image.shape)
+    return result
 
 
 def copy_seed(digest: str, copy: int) -> int:
@@ -43,30 +49,16 @@ def copy_seed(digest: str, copy: int) -> int:
 
 
 @lru_cache(maxsize=8)
-def _pipeline(spec: AugmentSpec, channels: int) -> Any:
+def _steps(spec: AugmentSpec) -> list[Any]:
     import albumentations as A  # 1 to 2 s: only where copies are made
 
+    from cnn.transforms import Frame, Tint
+
     steps: list[Any] = []
-    if spec.crop:
-        edge = (-spec.crop / 2, 0.0)  # each edge on its own, so that at most `crop` of a side is cut away
-        steps.append(A.CropAndPad(percent=(edge,) * 4, keep_size=True, sample_independently=True, p=1.0))
-    if spec.mirror:
+    if spec.crop or spec.rotate:
+        steps.append(Frame(crop=spec.crop, mirror=spec.mirror, rotate=spec.rotate))
+    elif spec.mirror:
         steps.append(A.HorizontalFlip(p=spec.mirror))
-    if spec.rotate:
-        steps.append(A.Rotate(limit=(-spec.rotate, spec.rotate), border_mode=_reflect(), p=1.0))
     if spec.color:
-        steps.append(_color_step(A, spec.color, channels))
-    return A.Compose(steps)
-
-
-def _reflect() -> int:
-    import cv2
-
-    return int(cv2.BORDER_REFLECT_101)
-
-
-def _color_step(A: Any, strength: float, channels: int) -> Any:
-    span = (1.0 - strength, 1.0 + strength)
-    if channels == 1:
-        return A.RandomBrightnessContrast(brightness_limit=strength, contrast_limit=strength, p=1.0)
-    return A.ColorJitter(brightness=span, contrast=span, saturation=span, hue=(0.0, 0.0), p=1.0)
+        steps.append(Tint(color=spec.color))
+    return steps

@@ -102,6 +102,7 @@ class Manifest(Spec):
         "", description="digest of what shards depend on; the next version reuses shards of the same build"
     )
     chunks: dict[str, dict[str, ShardRef]] = Field(default_factory=dict, description="what each chunk wrote, by split")
+    derived: tuple[str, ...] = Field((), description="keys of the work by which chunks' shards became this version's")
 
     def rows(self, split: str) -> int:
         """Records in a split, augmented copies included."""

@@ -4,8 +4,6 @@ Raw shards are memory-mapped and never parsed; JPEG shards are mapped too and de
 Importing this module imports no TensorFlow.
 """
 
-import mmap
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from numpy.typing import NDArray
 from cnn.backend import import_tensorflow
 from cnn.dataset import Manifest, ShardRef
 from cnn.errors import DatasetError, IntegrityError
-from cnn.records import KEY_BYTES, decode_record, iterate_frames, map_raw, raw_layout, read_varints
+from cnn.records import KEY_BYTES, decode_record, iterate_frames, map_file, map_raw, raw_layout, read_varints
 from cnn.verification import STAMPS, verify_shards
 
 DECODERS = 4  # threads; OpenCV lets go of the interpreter while it decodes
@@ -157,18 +155,6 @@ def iterate_batches(shards: ShardSet, batch_size: int, seed: int | None, epoch: 
         yield shards.batch(order[start : start + batch_size])
 
 
-def as_tf_dataset(shards: ShardSet, batch_size: int, seed: int | None, first_epoch: int = 0) -> Any:
-    """A `tf.data.Dataset` of the batches above; each time it is iterated, the order of the next epoch."""
-    epoch = first_epoch
-
-    def iterate_next_epoch() -> Iterator[Batch]:
-        nonlocal epoch
-        epoch += 1
-        return iterate_batches(shards, batch_size, seed, epoch - 1)
-
-    return _wrap_batches(iterate_next_epoch, shards, batch_size)
-
-
 def as_epoch_dataset(shards: ShardSet, batch_size: int, seed: int | None, epoch: int) -> Any:
     """A `tf.data.Dataset` of one epoch's batches, the same each time it is iterated (Keras may look at it twice)."""
     return _wrap_batches(partial(iterate_batches, shards, batch_size, seed, epoch), shards, batch_size)
@@ -193,15 +179,8 @@ def _open_raw(path: Path, ref: ShardRef, shape: tuple[int, int, int]) -> _Shard:
     )
 
 
-def _map_file(path: Path) -> memoryview:
-    with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:  # nothing that could be mapped
-            return memoryview(b"")
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-
-
 def _open_jpeg(path: Path, ref: ShardRef, shape: tuple[int, int, int]) -> _Shard:
-    data = _map_file(path)
+    data = map_file(path)
     offsets = list(iterate_frames(data))
     if len(offsets) != ref.rows:
         raise IntegrityError(f"{path}: expected {ref.rows} records, found {len(offsets)}; prepare the dataset again")

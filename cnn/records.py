@@ -5,9 +5,12 @@ shard is at once a TFRecord file and an array at a constant stride. Sources of t
 tensorflow/core/lib/io/record_writer.h, and the wire format of protocol buffers (protobuf.dev, "Encoding").
 """
 
+import mmap
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import google_crc32c
@@ -45,27 +48,36 @@ class Record:
 
 def encode_record(image: bytes, label: int, key: str, copy: int) -> bytes:
     """One framed TFRecord: length, its checksum, the Example, its checksum."""
-    return frame(encode_example(image, label, key, copy))
+    head, tail = frame_image(image, label, key, copy)
+    return b"".join((head, image, tail))
 
 
-def encode_example(image: bytes, label: int, key: str, copy: int) -> bytes:
-    """A serialized `tf.train.Example` with the features copy, image, key and label, in this order."""
+def frame_image(image: bytes | NDArray[np.uint8], label: int, key: str, copy: int) -> tuple[bytes, bytes]:
+    """What stands before and after the image's bytes in its framed record, so that pixels need not be copied for it.
+
+    The payload is a serialized `tf.train.Example` with the features copy, image, key and label, in this order.
+    """
     raw_key = key.encode("ascii")
     if len(raw_key) != KEY_BYTES:
         raise ValueError(f"a key is {KEY_BYTES} hex digits, not {len(raw_key)}")
-    features = (
-        _entry(b"copy", _int64_feature(copy)),
-        _entry(b"image", _bytes_feature(image)),
-        _entry(b"key", _bytes_feature(raw_key)),
-        _entry(b"label", _int64_feature(label)),
-    )
-    return _field(1, b"".join(features))
+    head, length, head_crc = _head(len(image) if isinstance(image, bytes) else image.nbytes, copy)
+    tail = b"".join((_KEY_HEAD, raw_key, _LABEL_HEAD, _padded_varint(label)))
+    crc = google_crc32c.extend(google_crc32c.extend(head_crc, image), tail)
+    return b"".join((length, head)), tail + _mask(crc)
 
 
-def frame(payload: bytes) -> bytes:
-    """The TFRecord frame around a payload."""
-    length = struct.pack("<Q", len(payload))
-    return b"".join((length, _masked_crc(length), payload, _masked_crc(payload)))
+def relabel_record(record: bytes, label: int) -> bytes:
+    """The same framed record with this label; its checksum is made anew."""
+    value = _padded_varint(label)
+    if record[-4 - VARINT_BYTES : -4] == value:
+        return record
+    payload = record[12 : -4 - VARINT_BYTES] + value
+    return record[:12] + payload + _masked_crc(payload)
+
+
+def measure_crc(image: bytes | NDArray[np.uint8], crc: int = 0) -> int:
+    """CRC-32C of an image's bytes, continued from `crc`."""
+    return int(google_crc32c.extend(crc, image))
 
 
 def raw_layout(image_bytes: int) -> Layout:
@@ -129,6 +141,14 @@ def map_raw(path: Path, rows: int, image_bytes: int) -> NDArray[np.uint8]:
     return np.memmap(path, np.uint8, mode="r", shape=(rows, stride))
 
 
+def map_file(path: Path) -> memoryview:
+    """The bytes of a file, read-only, as the system's cache holds them."""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:  # nothing that could be mapped
+            return memoryview(b"")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
 def read_varints(rows: NDArray[np.uint8], offset: int) -> NDArray[np.int64]:
     """The padded varint at `offset` of every row: int64 (rows,)."""
     groups = rows[:, offset : offset + VARINT_BYTES].astype(np.int64) & 0x7F
@@ -136,8 +156,23 @@ def read_varints(rows: NDArray[np.uint8], offset: int) -> NDArray[np.int64]:
     return np.asarray((groups[:, : VARINT_BYTES - 1] << shifts).sum(axis=1), np.int64)
 
 
+@lru_cache(maxsize=1024)
+def _head(image_bytes: int, copy: int) -> tuple[bytes, bytes, int]:
+    """(payload up to the image, the frame's length and its checksum, CRC-32C of that part of the payload)."""
+    entry = _bytes_head(b"image", image_bytes)
+    copy_entry = _entry(b"copy", _int64_feature(copy))
+    tail_bytes = len(_KEY_HEAD) + KEY_BYTES + len(_LABEL_HEAD) + VARINT_BYTES
+    features = len(copy_entry) + len(entry) + image_bytes + tail_bytes
+    head = b"".join((b"\x0a", _plain_varint(features), copy_entry, entry))
+    length = struct.pack("<Q", len(head) + image_bytes + tail_bytes)
+    return head, length + _masked_crc(length), int(google_crc32c.value(head))
+
+
 def _masked_crc(data: bytes) -> bytes:
-    crc = google_crc32c.value(data)
+    return _mask(google_crc32c.value(data))
+
+
+def _mask(crc: int) -> bytes:
     return struct.pack("<I", (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF)
 
 
@@ -164,8 +199,13 @@ def _entry(name: bytes, feature: bytes) -> bytes:
     return _field(1, _field(1, name) + _field(2, feature))
 
 
-def _bytes_feature(value: bytes) -> bytes:
-    return _field(1, _field(1, value))
+def _bytes_head(name: bytes, size: int) -> bytes:
+    """What stands before the bytes of a feature that holds `size` of them: nested fields, each with its length."""
+    head = b""
+    for number in (1, 1, 2):  # the value, the list of bytes, the feature
+        head = bytes(((number << 3) | 2,)) + _plain_varint(len(head) + size) + head
+    body = _field(1, name) + head
+    return b"\x0a" + _plain_varint(len(body) + size) + body
 
 
 def _int64_feature(value: int) -> bytes:
@@ -205,3 +245,7 @@ def _features(payload: bytes) -> Iterator[tuple[str, tuple[int, bytes]]]:
             name, feature = (value for _, value in _fields(entry))
             kind, values = next(_fields(feature))
             yield name.decode(), (kind, next(_fields(values))[1])
+
+
+_KEY_HEAD = _bytes_head(b"key", KEY_BYTES)
+_LABEL_HEAD = _entry(b"label", _int64_feature(0))[:-VARINT_BYTES]

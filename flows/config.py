@@ -17,7 +17,7 @@ from cnn.spec import Spec
 from infra.cluster import ClusterSpec
 from tasks.planning import ChunkSpec
 from tasks.promoting import GateSpec
-from tasks.publishing import BudgetSpec
+from tasks.reckoning import BudgetSpec
 from tasks.scoring import ScoreSpec
 
 DEFAULT_FILE = "safelight.toml"

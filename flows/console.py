@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -13,7 +16,13 @@ from cnn.errors import SafelightError
 if TYPE_CHECKING:
     from rich.console import Console
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+STOPPED = "stopped; what was finished is kept, the same command goes on from there"
+INTERRUPTED = 128 + signal.SIGINT  # as shells have it
+TERMINATED = 128 + signal.SIGTERM
+
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM came: the command ends as it does on Ctrl-C, with a code of its own."""
 
 
 def run_command(
@@ -21,11 +30,12 @@ def run_command(
 ) -> None:
     """Run a command's body and print its answer; end the process with the right code when it fails."""
     try:
-        answer = action()
+        with _ended_by_sigterm():
+            answer = action()
     except SafelightError as fault:
         _fail(str(fault))
-    except KeyboardInterrupt:
-        _end("stopped; what was finished is kept, the same command goes on from there", INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        _end(STOPPED, TERMINATED if isinstance(stop, TerminatedError) else INTERRUPTED)
     except OSError as fault:
         told = fault.strerror or str(fault) or type(fault).__name__
         _fail(f"{fault.filename}: {told}" if fault.filename else told)
@@ -39,6 +49,23 @@ def run_command(
         print(json.dumps(answer, sort_keys=True, allow_nan=False))
     else:
         show(answer)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """In the block SIGTERM raises TerminatedError; Prefect, which handles it during a flow, passes it on afterwards."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python sets handlers in the main thread alone
+        return
+    before = signal.signal(signal.SIGTERM, _raise_terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _raise_terminated(number: int, frame: object) -> NoReturn:
+    raise TerminatedError
 
 
 def show_table(title: str, rows: Mapping[str, Any]) -> None:
@@ -80,14 +107,22 @@ def format_value(value: Any) -> str:
 def open_prefect() -> None:
     """Point Prefect at a server: the one configured, else a local one that is started now and reused later.
 
-    Called before Prefect is imported; its log goes to the server, and to the terminal only where nothing else tells.
+    Called before Prefect is imported, and the one place that sets what it reads: a variable that is set already stays.
     """
     from flows.progress import CONSOLE_LEVEL, say
-    from infra.servers import ensure_prefect_server
+    from infra.servers import ensure_prefect_server, is_own_server
 
-    os.environ.setdefault(CONSOLE_LEVEL, "CRITICAL")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    os.environ["PREFECT_API_URL"] = ensure_prefect_server(say)
+    address = ensure_prefect_server(say)
+    wanted = {
+        CONSOLE_LEVEL: "CRITICAL",  # its log goes to the server, and to the terminal only where nothing else tells
+        "DO_NOT_TRACK": "1",  # nothing is sent out
+        "PREFECT_API_URL": address,
+    }
+    if is_own_server(address):
+        # Two requests, each over a client of its own, would ask this server for a version that is known here.
+        wanted["PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED"] = "false"
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
 
 
 def _is_of_prefect(fault: Exception) -> bool:

@@ -7,57 +7,88 @@ from prefect import flow
 
 from cnn.dataset import Manifest
 from flows.config import Config
+from flows.crew import Crew, hire_crew
 from flows.progress import say, show_stage
 from flows.reports import PrepareReport, ShardCounts
-from flows.stages import choose_cluster, run_stage
-from infra.cluster import Cluster, open_cluster
+from flows.stages import run_stage
+from tasks.arranging import Selection
 from tasks.building import BuildSpec, ChunkReport
-from tasks.preparing import Preparation, build_chunks, list_files, publish_version
+from tasks.preparing import (
+    Preparation,
+    arrange_shards,
+    build_chunks,
+    list_files,
+    plan_arranging,
+    publish_version,
+    settle_files,
+)
 
 
 @flow(name="prepare", persist_result=False)
-def prepare(source: str, workspace: str = "./workspace", config: Config = Config()) -> dict[str, Any]:  # noqa: B008 - frozen
-    """Turn a folder of class folders into a dataset version: list → build (Dask) → publish."""
-    return prepare_dataset(source, workspace, config).model_dump()
+def prepare(
+    source: str,
+    workspace: str = "./workspace",
+    config: Config = Config(),  # noqa: B008 - frozen
+    verify: bool = False,
+) -> dict[str, Any]:
+    """Turn a folder of class folders into a dataset version: list → build (Dask) → publish.
+
+    With `verify`, files that look unchanged are read and compared with the ledger too.
+    """
+    return prepare_dataset(source, workspace, config, verify).model_dump()
 
 
-def prepare_dataset(source: str, workspace: str, config: Config) -> PrepareReport:
+def prepare_dataset(source: str, workspace: str, config: Config, verify: bool = False) -> PrepareReport:
     """The body of the flow; also the first half of `retrain`."""
     spec = BuildSpec(image=config.image, augment=config.augment, split=config.split)
-    job = Preparation(source, workspace, spec, config.budget, config.chunk.files)
+    job = Preparation(source, workspace, spec, config.budget, config.chunk.files, verify)
     run_stage("list", lambda: list_stage(job))
-    begin = time.monotonic()
-    with open_cluster(choose_cluster(config.cluster, len(job.todo))) as cluster:
-        start_up = time.monotonic() - begin
-        run_stage("build", lambda: build_stage(job, cluster))
-        manifest, path = run_stage("publish", lambda: publish_version(job, cluster))
-    report = summarize(job, manifest, job.store.uri_of(path), start_up)
-    say(describe(report))
+    with hire_crew(config.cluster) as crew:
+        crew.prepare(len(job.todo))
+        run_stage("build", lambda: build_stage(job, crew))
+        manifest, path = run_stage("publish", lambda: publish_stage(job, crew))
+    report = summarize(job, manifest, job.store.uri_of(path), crew.start_up)
+    say(describe(report, job))
     return report
 
 
 def list_stage(job: Preparation) -> None:
     """List the source and plan the work."""
     list_files(job)
-    done = set(job.plan.chunks) - set(job.todo)
-    known = len(job.plan.kept) + sum(len(chunk.items) for chunk in done)
-    kept = f", {known:,} of them built already" if known else ""
-    say(f"list: {len(job.listed):,} files in {len(job.classes)} classes{kept}")
-    if job.previous and (gone := sorted(set(job.previous.classes) - set(job.classes))):
+    facts = {"of them built already": job.kept, "moved": job.moved, "changed unseen": job.changed}
+    known = "".join(f", {count:,} {fact}" for fact, count in facts.items() if count)
+    say(f"list: {len(job.rows):,} files in {len(job.classes)} classes{known}")
+    before = job.previous.manifest.classes if job.previous else ()
+    if gone := sorted(set(before) - set(job.classes)):
         say(f"list: classes of the version before that are gone: {', '.join(map(repr, gone))}")
 
 
-def build_stage(job: Preparation, cluster: Cluster) -> None:
+def build_stage(job: Preparation, crew: Crew) -> None:
     """Build the chunks on the cluster."""
-    with show_stage("build", sum(len(chunk.items) for chunk in job.todo)) as stage:
+    with show_stage("build", job.files_to_build) as stage:
         bad = 0
 
         def note(report: ChunkReport) -> None:
             nonlocal bad
             bad += report.quarantined
-            stage.advance(report.files, f"{bad} quarantined" if bad else "")
+            stage.advance(report.files, f"{bad} quarantined" if bad else "", size=report.bytes)
 
-        build_chunks(job, cluster, note)
+        build_chunks(job, crew.run, note)
+
+
+def publish_stage(job: Preparation, crew: Crew) -> tuple[Manifest, str]:
+    """Settle what only the whole dataset can decide, arrange shards accordingly, and publish."""
+    parts = settle_files(job)
+    works, arranged = plan_arranging(job, parts)
+    copies = job.spec.augment.copies
+    with show_stage("arrange", sum(count_records(work, copies) for work in works)) as stage:
+        arranged |= arrange_shards(job, works, crew.run, lambda work: stage.advance(count_records(work, copies)))
+    return publish_version(job, parts, arranged, crew.run)
+
+
+def count_records(work: Selection, copies: int) -> int:
+    """How many images are written for this work."""
+    return len(work.records) * (copies if work.copies else 1)
 
 
 def summarize(job: Preparation, manifest: Manifest, uri: str, start_up: float) -> PrepareReport:
@@ -81,8 +112,9 @@ def summarize(job: Preparation, manifest: Manifest, uri: str, start_up: float) -
     )
 
 
-def describe(report: PrepareReport) -> str:
+def describe(report: PrepareReport, job: Preparation) -> str:
     """One line of what was published."""
     splits = ", ".join(f"{count:,} {name}" for name, count in report.splits.items())
     others = ", ".join(f"{count:,} {name}" for name, count in report.outcomes.items() if count and name != "ok")
-    return f"publish: {report.dataset}: {splits}" + (f" ({others})" if others else "")
+    told = ", nothing has changed" if job.unchanged else ""
+    return f"publish: {report.dataset}{told}: {splits}" + (f" ({others})" if others else "")

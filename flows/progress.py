@@ -2,31 +2,45 @@
 
 import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
 from rich.text import Text
 
 CONSOLE_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
 ARTIFACT_SECONDS = 2.0  # Prefect's UI is told this often: each time is a request to its server
+LINE_SECONDS = 30.0  # without a terminal, a line is said this often
+OTHERS_WIDTH = 76  # of "build      12,345/123,456 1,234 images/s, 123.4 MB/s 01:02 12 quarantined", beside the bar
+BAR_WIDTH = range(8, 29)  # columns of the bar itself, where the terminal has room for it
 
 
 class SpeedColumn(ProgressColumn):
-    """Images per second since the stage began; nothing where other things are counted."""
+    """Images (and with `wide` megabytes) per second since the stage began; nothing where other things are counted."""
+
+    def __init__(self, wide: bool) -> None:
+        super().__init__(table_column=Column(no_wrap=True))
+        self.wide = wide
 
     def render(self, task: Task) -> Text:
         elapsed = task.finished_time if task.finished else task.elapsed
-        unit = task.fields.get("unit", "images")
-        if unit != "images":
-            return Text("")
-        if not elapsed or not task.completed:
-            return Text(f"-- {unit}/s", style="progress.data.speed")
-        return Text(f"{task.completed / elapsed:,.0f} {unit}/s", style="progress.data.speed")
+        size = task.fields["size"] if self.wide else 0
+        told = describe_speed(task.completed, size, elapsed or 0.0) if task.fields["timed"] else ""
+        return Text(told, style="progress.data.speed")
 
 
 class Stage:
@@ -34,41 +48,80 @@ class Stage:
 
     def __init__(self, name: str, total: int, unit: str, console: Console) -> None:
         self.name, self.total, self.unit, self.console = name, total, unit, console
-        self.completed, self.started = 0, time.monotonic()
+        self.completed, self.size, self.note, self.started = 0, 0, "", monotonic()
         self._bar = _make_bar(console) if console.is_terminal else None
-        self._row = self._bar.add_task(name, total=total, unit=unit, note="") if self._bar else None
+        self._row = self._add_row(self._bar) if self._bar else None
         self._artifact = _start_artifact(name) if total > 1 else None
-        self._told = time.monotonic()
+        self._told = self._said = monotonic()
 
-    def advance(self, count: int, note: str = "") -> None:
-        """`count` more units are done; `note` stands behind the bar."""
-        self.completed += count
+    def advance(self, count: int, note: str = "", *, size: int = 0) -> None:
+        """`count` more units are done, `size` bytes of the source were read for them; `note` stands behind the bar."""
+        self.completed, self.size, self.note = self.completed + count, self.size + size, note
         if self._bar is not None and self._row is not None:
-            self._bar.update(self._row, advance=count, note=note)
-        if self._artifact is not None and time.monotonic() - self._told > ARTIFACT_SECONDS:
-            self._told = time.monotonic()
+            self._bar.update(self._row, advance=count, size=self.size, note=note)
+        elif self._is_timed and monotonic() - self._said > LINE_SECONDS and self.completed < self.total:
+            self._said = monotonic()
+            say(self._describe_middle())
+        if self._artifact is not None and monotonic() - self._told > ARTIFACT_SECONDS:
+            self._told = monotonic()
             self._tell()
+
+    def close(self, finished: bool) -> None:
+        """End the stage; where there is no terminal, say in one line what it did."""
+        if self._bar is not None:
+            self._bar.stop()
+        elif self.total:
+            say(self._describe_end(finished))
+        if finished:
+            self.completed = self.total
+            self._tell()
+
+    @property
+    def _is_timed(self) -> bool:
+        """Whether a speed means something: epochs, say, are counted but not raced."""
+        return self.unit == "images"
+
+    def _add_row(self, bar: Progress) -> TaskID:
+        return bar.add_task(self.name, total=self.total, timed=self._is_timed, size=0, note="")
+
+    def _describe_middle(self) -> str:
+        """How far the stage is, how fast, when it may end, and the note."""
+        seconds = monotonic() - self.started
+        left = (self.total - self.completed) * seconds / max(self.completed, 1)
+        parts = [
+            f"{self.completed:,} of {self.total:,} {self.unit}",
+            describe_speed(self.completed, self.size, seconds),
+            f"{describe_time(left)} left",
+            self.note,
+        ]
+        return f"{self.name}: {', '.join(filter(None, parts))}"
+
+    def _describe_end(self, finished: bool) -> str:
+        seconds = monotonic() - self.started
+        speed = describe_speed(self.completed, self.size, seconds) if self._is_timed else ""
+        parts = [f"{self.completed:,} of {self.total:,} {self.unit} in {seconds:.1f} s", speed, self.note]
+        return f"{self.name}: {', '.join(filter(None, parts))}{'' if finished else ' (stopped)'}"
 
     def _tell(self) -> None:
         """Tell Prefect's UI how far it is; what goes wrong there is never asked again, and never stops the stage."""
         if self._artifact is not None and not _update_artifact(self._artifact, self.completed, self.total):
             self._artifact = None
 
-    def close(self, finished: bool) -> None:
-        """End the stage; where there is no terminal, say in one line what it did."""
-        seconds = time.monotonic() - self.started
-        if self._bar is not None:
-            self._bar.stop()
-        elif self.total:
-            state = "" if finished else " (stopped)"
-            rate = self.completed / seconds if seconds else 0.0
-            say(
-                f"{self.name}: {self.completed:,} of {self.total:,} {self.unit} in {seconds:.1f} s"
-                f"{f', {rate:,.0f} {self.unit}/s' if self.unit == 'images' else ''}{state}"
-            )
-        if finished:
-            self.completed = self.total
-            self._tell()
+
+def describe_speed(count: float, size: int, seconds: float) -> str:
+    """Images per second, and megabytes (10^6 bytes) per second if bytes were counted; empty before the first image."""
+    if not count or seconds <= 0:
+        return ""
+    images = f"{count / seconds:,.0f} images/s"
+    return f"{images}, {size / seconds / 1e6:,.1f} MB/s" if size else images
+
+
+def describe_time(seconds: float) -> str:
+    """A time to wait, in the two largest units of it."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 @contextmanager
@@ -96,8 +149,8 @@ def say(text: str) -> None:
 
 
 def _log(text: str) -> bool:
-    """Whether the line went to the log of a flow run. Commands that start no flow do not import Prefect for it."""
-    if "prefect" not in sys.modules or not _in_flow():
+    """Whether the line went to the log of a flow run."""
+    if not _in_flow():
         return False
     from prefect import get_run_logger
 
@@ -106,18 +159,25 @@ def _log(text: str) -> bool:
 
 
 def _make_bar(console: Console) -> Progress:
+    """One line that is never wrapped; a narrow terminal goes without the bar itself and the megabytes."""
+    room = console.width - OTHERS_WIDTH
+    wide = room >= BAR_WIDTH.start
+    bar = [BarColumn(bar_width=min(room, BAR_WIDTH[-1]))] if wide else []
     return Progress(
-        TextColumn("{task.description:<10}"),
-        BarColumn(bar_width=28),
-        MofNCompleteColumn(),
-        SpeedColumn(),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-        TextColumn("{task.fields[note]}", style="dim"),
+        TextColumn("{task.description:<10}" if wide else "{task.description}", table_column=Column(no_wrap=True)),
+        *bar,
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        SpeedColumn(wide),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True, table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[note]}", style="dim", table_column=Column(no_wrap=True)),
         console=console,
     )
 
 
 def _in_flow() -> bool:
+    """Whether a flow runs here. Commands that start no flow do not import Prefect for it."""
+    if "prefect" not in sys.modules:
+        return False
     from prefect.context import FlowRunContext
 
     return FlowRunContext.get() is not None

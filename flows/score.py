@@ -116,7 +116,7 @@ def write_table(store: Store, record: BatchRecord) -> None:
     target = folder / f"{record.batch}.csv"
     try:
         write_csv(store.fetch(record.predictions.path), target)
-        store.put_file(batch_path(record.batch, "predictions.csv"), target)
+        store.take_file(batch_path(record.batch, "predictions.csv"), target)
     finally:
         target.unlink(missing_ok=True)
 

@@ -27,6 +27,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 CONNECT_SECONDS = 30
+THREADS = 2  # per worker process: one chunk waits for disk or network while another computes
 WORKER_NAME = "Dask Worker process"
 SETTINGS = {
     "distributed.scheduler.allowed-failures": 10,  # a chunk is not to blame for each worker that dies beside it
@@ -82,11 +83,12 @@ def run_chunks(
     items: Iterable[T],
     on_result: Callable[[R], None],
     *,
-    in_flight: int = 3,
+    in_flight: int = 4,
 ) -> None:
     """Call `on_result` with `function(item)` for each item, as results come; order is not kept.
 
-    At most `in_flight` items per worker are with the workers at a time. `function` is importable by name there.
+    At most `in_flight` items per worker process are with the workers at a time. `function` is importable by name there;
+    a local worker process runs it on two items at a time, in threads.
 
     Raises:
         Exception: the first that `function` or `on_result` raised, as it was; what is left is given up.
@@ -213,7 +215,7 @@ def _start_local(workers: int | None) -> Iterator[Any]:
             local = LocalCluster(  # type: ignore[no-untyped-call]
                 n_workers=workers or CPU_COUNT,
                 processes=True,
-                threads_per_worker=1,
+                threads_per_worker=THREADS,
                 host="127.0.0.1",
                 dashboard_address=None,
                 scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},

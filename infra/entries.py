@@ -1,14 +1,12 @@
-"""Listed files as values: one `Entry` for each, a fixed order, and names and addresses that can be trusted."""
+"""Listed files as values: one `Entry` for each, and names and addresses that can be trusted."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from cnn.errors import StorageError
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One file as it was listed; with a `problem` it is accounted for, but cannot be read.
 
     `path` is relative, with "/" between its parts; bytes that are no UTF-8 are surrogate escapes.
@@ -21,11 +19,6 @@ class Entry:
     size: int
     modified: str
     problem: str | None = None
-
-
-def sort_entries(entries: Iterable[Entry]) -> list[Entry]:
-    """The entries in the order of their paths' bytes, which is also the order of S3."""
-    return sorted(entries, key=lambda entry: entry.path.encode("utf-8", "surrogateescape"))
 
 
 def check_name(path: str) -> str:

@@ -175,11 +175,23 @@ class LocalStore:
 
     def put_file(self, path: str, local: Path) -> None:
         """See `infra.storage.Store`. A copy, no link: later writes to `local` must not show here."""
+        self.write_with(path, lambda temporary: _copy(local, temporary))
 
-        def copy(temporary: Path) -> None:
-            shutil.copyfile(local, temporary)
-
-        self.write_with(path, copy)
+    def take_file(self, path: str, local: Path) -> None:
+        """See `infra.storage.Store`. A file of the same disk is renamed, another one is copied and removed."""
+        place = self._place(path)
+        with _explained("write", place):
+            self._make_folder(place.parent)
+            _sync(local)
+            try:
+                os.replace(local, place)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                self.put_file(path, local)
+                local.unlink(missing_ok=True)
+            else:
+                _sync(place.parent)
 
     def fetch(self, path: str) -> Path:
         """See `infra.storage.Store`."""
@@ -214,6 +226,10 @@ class LocalStore:
         self._make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         _sync(folder.parent)
+
+
+def _copy(local: Path, temporary: Path) -> None:
+    shutil.copyfile(local, temporary)
 
 
 def _write_new(place: Path, data: bytes) -> None:

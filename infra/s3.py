@@ -20,7 +20,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from cnn.errors import BadImage, ConfigError, SafelightError, SourceError, StorageError
-from infra.entries import Entry, check_name, redact, sort_entries
+from infra.entries import Entry, check_name, redact
 from infra.home import cache_dir
 from infra.local import LocalStore
 from infra.s3_faults import CHANGED, MISSING, UNSUPPORTED, code_of, explain_fault, to_bad_image
@@ -52,15 +52,15 @@ class S3Place:
         self.bucket, self.prefix = split_uri(uri)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """See `infra.storage`; the listing is complete before the first entry is handed out."""
+        """See `infra.storage`; one page is asked for after another, in whatever order the server has."""
         with self._explained("list"):
-            yield from sort_entries(self._list_unsorted(prefix))
+            yield from self._list(prefix)
 
     def uri_of(self, path: str) -> str:
         """See `infra.storage`."""
         return f"s3://{self.bucket}/{self.prefix}{path}"
 
-    def _list_unsorted(self, prefix: str) -> Iterator[Entry]:
+    def _list(self, prefix: str) -> Iterator[Entry]:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
         for page in pages:
             for item in page.get("Contents", ()):
@@ -160,6 +160,11 @@ class S3Store(S3Place):
                 self._client.upload_file(str(local), self.bucket, self.prefix + check_name(path), Config=TRANSFER)
             except OSError as error:
                 raise StorageError(f"cannot read {local}: {error.strerror}; run again") from None
+
+    def take_file(self, path: str, local: Path) -> None:
+        """See `infra.storage.Store`."""
+        self.put_file(path, local)
+        local.unlink(missing_ok=True)
 
     def fetch(self, path: str) -> Path:
         """See `infra.storage.Store`."""

@@ -130,6 +130,12 @@ def server_status() -> ServerState | None:
     return state if _is_running(state) else None
 
 
+def is_own_server(address: str) -> bool:
+    """Whether the local server answers at this address, and is of the version of Prefect that is installed."""
+    state = server_status()
+    return state is not None and (state.url, state.version) == (address, version("prefect"))
+
+
 def _launch(folder: Path) -> ServerState:
     port = _choose_port()
     log = folder / "server.log"

@@ -25,7 +25,11 @@ class Source(Protocol):
         """Whether it is a folder of this machine."""
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Every file whose path begins with `prefix`, in the order of the paths' bytes. Raises: SourceError."""
+        """Every file whose path begins with `prefix`, in no particular order and never all of them in memory.
+
+        The first fault is raised wherever it comes up, so a listing may be used only when it has ended.
+        Raises: SourceError.
+        """
 
     def read(self, path: str) -> bytes:
         """All bytes of a file as they stood at one moment. Raises: BadImage (the file), SourceError (the source)."""
@@ -50,7 +54,7 @@ class Store(Protocol):
         """The local folder below which `fetch` puts a file at its own path: the store itself, or its cache."""
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Every file whose path begins with `prefix`, in the order of the paths' bytes."""
+        """Every file whose path begins with `prefix`, in no particular order; complete only when it has ended."""
 
     def read(self, path: str) -> bytes:
         """All bytes of a file."""
@@ -63,6 +67,9 @@ class Store(Protocol):
 
     def put_file(self, path: str, local: Path) -> None:
         """Replace or create a file with the bytes of a local one, which stays as it is."""
+
+    def take_file(self, path: str, local: Path) -> None:
+        """The same, but the local file is gone afterwards: it is moved where that is possible."""
 
     def fetch(self, path: str) -> Path:
         """The file as a local one, at `root / path`: itself, or downloaded unless the cache holds this version."""

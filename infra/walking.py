@@ -10,6 +10,9 @@ from infra.entries import Entry
 
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 ANYONE_READS = 0o444
+PLAIN_FILE = stat.S_IFREG | ANYONE_READS
+PLAIN_MASK = stat.S_IFMT(0o777777) | ANYONE_READS  # what tells a file that anyone may read from all else
+EXHAUSTED = {errno.EMFILE, errno.ENFILE}  # this process or machine is at its end, whatever the folder is like
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,74 +25,124 @@ class Folder:
     linked: bool  # reached through a symbolic link
 
 
+@dataclass(frozen=True, slots=True)
+class OpenFolder:
+    """A folder that is being listed: `names` are still to be looked at, the last one first; folders end in "/"."""
+
+    folder: Folder
+    base: str  # what the paths of all that lies in it begin with: empty or ending in "/"
+    handle: int
+    names: list[str]
+
+
 def walk_folder(root: str, prefix: str = "") -> Iterator[Entry]:
     """Every file below `root` whose path begins with `prefix`, in the order of the paths' bytes.
 
-    A symbolic link is followed when its target lies below `root`; one level deep for folders, so that links to
-    folders of links cannot multiply. Raises: OSError when `root` itself cannot be listed, or was replaced meanwhile.
+    Memory holds the names in one folder and in those above it; each file is looked at when its turn comes. A symbolic
+    link is followed when its target lies below `root`; one level deep for folders, so that links to folders of links
+    cannot multiply. Raises: OSError when `root` itself cannot be listed, or was replaced meanwhile.
     """
     real_root = os.path.realpath(root)
     before = os.stat(real_root)
     top = Folder(real_root, "", frozenset({(before.st_dev, before.st_ino)}), linked=False)
-    waiting = [iter(list_folder(top, real_root))]
-    while waiting:
-        found = next(waiting[-1], None)
-        if found is None:
-            waiting.pop()
-        elif isinstance(found, Folder):
-            if f"{found.path}/".startswith(prefix) or prefix.startswith(f"{found.path}/"):
-                waiting.append(iter(_list_or_report(found, real_root)))
-        elif found.path.startswith(prefix):
-            yield found
+    waiting = [open_folder(top, prefix, real_root)]
+    try:
+        while waiting:
+            for found in list_folder(waiting[-1], prefix, real_root):
+                if isinstance(found, OpenFolder):
+                    waiting.append(found)
+                    break
+                yield found
+            else:
+                os.close(waiting.pop().handle)
+    finally:
+        for here in waiting:
+            os.close(here.handle)
     # A share that was unmounted meanwhile must not pass for a folder that holds less than it did.
     after = os.stat(real_root)
     if (after.st_dev, after.st_ino) != (before.st_dev, before.st_ino):
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), root)
 
 
-def list_folder(folder: Folder, real_root: str) -> list[Entry | Folder]:
-    """What lies directly in `folder`, sorted so that a depth-first walk meets paths in the order of their bytes."""
-    keyed: list[tuple[bytes, Entry | Folder]] = []
+def open_folder(folder: Folder, prefix: str, real_root: str) -> OpenFolder:
+    """`folder` with the names in it that `prefix` allows, in such an order that a walk meets paths in that of bytes."""
+    base = f"{folder.path}/" if folder.path else ""
+    rest = prefix[len(base) :] if prefix.startswith(base) else ""
     handle = open_unseen(folder.place, FOLDER_FLAGS)
     try:
+        here = OpenFolder(folder, base, handle, [])
         with os.scandir(handle) as found:
             for item in found:
-                one = _classify(item, folder, real_root)
-                if one is not None:
-                    keyed.append((os.fsencode(item.name) + (b"/" if isinstance(one, Folder) else b""), one))
-    finally:
+                if not rest or item.name.startswith(rest) or rest.startswith(f"{item.name}/"):
+                    here.names.append(f"{item.name}/" if _is_folder(item, here, real_root) else item.name)
+        # Text has the order of its bytes, but for the escapes of bytes that are no UTF-8; its comparison is faster.
+        plain = all(map(str.isascii, here.names))
+        here.names.sort(key=None if plain else os.fsencode, reverse=True)
+    except BaseException:
         os.close(handle)
-    return [one for _, one in sorted(keyed, key=lambda pair: pair[0])]
+        raise
+    return here
 
 
-def _list_or_report(folder: Folder, real_root: str) -> list[Entry | Folder]:
+def _is_folder(item: os.DirEntry[str], here: OpenFolder, real_root: str) -> bool:
+    """Whether paths below this one follow, which places it in the order; what it is, is asked anew at its turn."""
     try:
-        return list_folder(folder, real_root)
-    except FileNotFoundError:
-        return []  # gone since its parent was listed
+        if not item.is_dir():
+            return False
+        return not item.is_symlink() or isinstance(_follow_link(item.name, here, real_root), Folder)
     except OSError:
-        return [Entry(folder.path, 0, "", "unreadable_folder")]  # must not look like an empty folder
+        return False
 
 
-def _classify(item: os.DirEntry[str], folder: Folder, real_root: str) -> Entry | Folder | None:
-    path = f"{folder.path}/{item.name}" if folder.path else item.name
-    place = f"{folder.place.rstrip('/')}/{item.name}"
+def list_folder(here: OpenFolder, prefix: str, real_root: str) -> Iterator[Entry | OpenFolder]:
+    """What the names stand for now, whatever they stood for when the folder was opened; each is taken off the list."""
+    names, base, handle = here.names, here.base, here.handle
+    while names:
+        name = names.pop().removesuffix("/")  # with the "/", a link would be followed
+        path = base + name
+        try:
+            info = os.stat(name, dir_fd=handle, follow_symlinks=False)
+        except FileNotFoundError:
+            continue  # gone since the folder was read
+        except OSError:
+            found: Entry | OpenFolder | None = Entry(path, 0, "", "unreadable")
+        else:
+            if info.st_mode & PLAIN_MASK == PLAIN_FILE:  # nearly all are
+                found = Entry(path, info.st_size, f"{info.st_mtime_ns}.{info.st_ctime_ns}")
+            else:
+                found = _look_closer(name, info, here, prefix, real_root)
+        if found is not None and (path.startswith(prefix) or isinstance(found, OpenFolder)):
+            yield found
+
+
+def _look_closer(
+    name: str, info: os.stat_result, here: OpenFolder, prefix: str, real_root: str
+) -> Entry | OpenFolder | None:
+    if stat.S_ISLNK(info.st_mode):
+        found = _follow_link(name, here, real_root)
+    elif stat.S_ISDIR(info.st_mode):
+        above = here.folder.above | {(info.st_dev, info.st_ino)}
+        found = Folder(_join(here.folder.place, name), here.base + name, above, here.folder.linked)
+    else:
+        found = _to_entry(here.base + name, info, name, here.handle)
+    return _open_or_report(found, prefix, real_root) if isinstance(found, Folder) else found
+
+
+def _open_or_report(folder: Folder, prefix: str, real_root: str) -> OpenFolder | Entry | None:
     try:
-        info = item.stat(follow_symlinks=False)
-        if stat.S_ISLNK(info.st_mode):
-            return _follow_link(place, path, folder, real_root)
+        return open_folder(folder, prefix, real_root)
     except FileNotFoundError:
-        return None  # gone since the folder was read
-    except OSError:
-        return Entry(path, 0, "", "unreadable")
-    if stat.S_ISDIR(info.st_mode):
-        return Folder(place, path, folder.above | {(info.st_dev, info.st_ino)}, folder.linked)
-    return _to_entry(path, place, info)
+        return None  # gone since its parent was listed
+    except OSError as error:
+        if error.errno in EXHAUSTED:
+            raise
+        return Entry(folder.path, 0, "", "unreadable_folder")  # must not look like an empty folder
 
 
-def _follow_link(place: str, path: str, folder: Folder, real_root: str) -> Entry | Folder:
+def _follow_link(name: str, here: OpenFolder, real_root: str) -> Entry | Folder:
+    path, folder = here.base + name, here.folder
     try:
-        target = os.path.realpath(place, strict=True)
+        target = os.path.realpath(_join(folder.place, name), strict=True)
         if not is_inside(target, real_root):
             return Entry(path, 0, "", "symlink_outside_folder" if os.path.isdir(target) else "symlink_outside")
         info = os.stat(target)
@@ -97,7 +150,7 @@ def _follow_link(place: str, path: str, folder: Folder, real_root: str) -> Entry
         problems = {errno.ENOENT: "symlink_dangling", errno.ENOTDIR: "symlink_dangling", errno.ELOOP: "symlink_loop"}
         return Entry(path, 0, "", problems.get(error.errno or 0, "unreadable"))
     if not stat.S_ISDIR(info.st_mode):
-        return _to_entry(path, target, info)
+        return _to_entry(path, info, target)
     identity = (info.st_dev, info.st_ino)
     if identity in folder.above:
         return Entry(path, 0, "", "symlink_loop")
@@ -106,13 +159,24 @@ def _follow_link(place: str, path: str, folder: Folder, real_root: str) -> Entry
     return Folder(target, path, folder.above | {identity}, linked=True)
 
 
-def _to_entry(path: str, place: str, info: os.stat_result) -> Entry:
+def _to_entry(path: str, info: os.stat_result, place: str, inside: int | None = None) -> Entry:
+    """The entry of what lies at `place`, a path or a name in the open folder `inside`, and is no folder."""
     problem = None
     if not stat.S_ISREG(info.st_mode):
         problem = "not_a_regular_file"
-    elif info.st_mode & ANYONE_READS != ANYONE_READS and not os.access(place, os.R_OK, effective_ids=True):
+    elif info.st_mode & ANYONE_READS != ANYONE_READS and not _may_read(info, place, inside):
         problem = "unreadable"
     return Entry(path, info.st_size, f"{info.st_mtime_ns}.{info.st_ctime_ns}", problem)
+
+
+def _may_read(info: os.stat_result, place: str, inside: int | None) -> bool:
+    if info.st_mode & stat.S_IRUSR and info.st_uid == os.geteuid():
+        return True  # for its owner no other rule counts, and one question to the system less is asked
+    return os.access(place, os.R_OK, dir_fd=inside, effective_ids=True)
+
+
+def _join(folder: str, name: str) -> str:
+    return f"{folder.rstrip('/')}/{name}"
 
 
 def is_inside(place: str, real_root: str) -> bool:

@@ -48,7 +48,7 @@ def publish_batch(store: Store, plan: ScorePlan, read: Callable[[str], bytes]) -
         reference = PredictionsRef(path=names["predictions.parquet"], rows=rows, sha256=digest_file(path))
         record = _make_record(plan, summary, reference, counts)
         # 2. The rows and the report. A reader opens neither before the record is there.
-        store.put_file(reference.path, path)
+        store.take_file(reference.path, path)
         report = make_report(_make_facts(store, plan, record), summary, read)
         store.write(names["report.html"], report.encode())
     # 3. The record commits the batch; the pointer makes it the latest; its parts are no longer needed.

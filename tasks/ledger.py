@@ -1,14 +1,17 @@
-"""The table with one row per file listed: its schema, how rows become Parquet, and the sums that must come out."""
+"""The table with one row per file listed: its schema, and how rows become Parquet and come back."""
 
 import io
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from cnn.errors import IntegrityError, StorageError
+from cnn.errors import IntegrityError
 
 OUTCOMES = ("ok", "quarantined", "duplicate", "conflict", "leak", "ignored")
 DECODED = ("ok", "duplicate", "conflict", "leak")  # outcomes of files whose pixels lie in a chunk's shard
@@ -20,7 +23,6 @@ SCHEMA = pa.schema(
         pa.field("size", pa.int64(), nullable=False),
         pa.field("modified", pa.string(), nullable=False),  # mtime_ns.ctime_ns, or the ETag
         pa.field("digest", pa.string()),  # sha256 of the file
-        pa.field("phash", pa.binary(256)),  # grey means of the image on a 16 x 16 grid
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("label", pa.string()),
@@ -30,13 +32,67 @@ SCHEMA = pa.schema(
         pa.field("outcome", pa.string(), nullable=False),
         pa.field("reason", pa.string()),
         pa.field("shard", pa.string()),  # where the record lies in this version
-        pa.field("chunk", pa.string()),  # the chunk that read the file
-        pa.field("record", pa.int32()),  # number of its first record in the chunk's shard of this split
-        pa.field("records", pa.int32()),  # 1 and its augmented copies
-        pa.field("record_digest", pa.string()),  # sha256 of the pixels of all its records
-        pa.field("sums", pa.list_(pa.int64())),  # per channel: sum of levels, then sum of squares
+        pa.field("chunk", pa.string()),  # the chunk that read the file: chunks/KEY.arrow
+        pa.field("report_row", pa.int32()),  # its row there
+        pa.field("record", pa.int32()),  # number of its record in the chunk's shard of this split
+        pa.field("record_label", pa.int32()),  # the label id that this record was written with
+        pa.field("pixels_crc32c", pa.uint32()),  # checksum of the image as the shard holds it
+        pa.field("copies_crc32c", pa.uint32()),  # the same over its augmented copies; 0: there are none
+        pa.field("fingerprint", pa.binary(16)),  # grey means of the image on a 4 x 4 grid
     ]
 )
+ROW_GROUP = 65_536
+IMAGE_FACTS = (  # null where a file gave no pixels
+    ["width", "height", "label_id", "report_row", "record", "record_label", "pixels_crc32c", "copies_crc32c"]
+)
+
+
+class LedgerWriter:
+    """Writes a ledger part by part, so that it is never in memory as a whole; equal rows give equal bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd", write_page_checksum=True)
+
+    def write(self, table: pa.Table) -> None:
+        """Add a part of at most `ROW_GROUP` rows."""
+        self._writer.write_table(table, row_group_size=ROW_GROUP)
+
+    def close(self) -> None:
+        """Write the end of the file."""
+        self._writer.close()
+
+
+def batch_table(inventory: pa.Table, facts: Mapping[str, Any], decoded: NDArray[np.bool_]) -> pa.Table:
+    """Rows of the ledger: these files of the inventory, with these facts; those of an image are null where none is.
+
+    `facts` are Arrow arrays, or numpy ones for `IMAGE_FACTS`; `decoded` (rows,) says which files gave pixels.
+    """
+    paths = inventory.column("path").combine_chunks()
+    shown, raw = show_paths(paths)
+    columns: dict[str, Any] = {"path": shown, "path_raw": raw}
+    columns |= {name: inventory.column(name) for name in ("size", "modified", "label")}
+    columns |= {name: pa.array(facts[name], mask=~decoded) for name in IMAGE_FACTS}
+    columns |= {name: value for name, value in facts.items() if name not in IMAGE_FACTS}
+    return pa.table({name: _cast(columns[name], SCHEMA.field(name).type) for name in SCHEMA.names}, schema=SCHEMA)
+
+
+def _cast(column: Any, kind: pa.DataType) -> Any:
+    return column if column.type.equals(kind) else column.cast(kind)
+
+
+def show_paths(paths: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """(paths that Parquet can hold as text, their raw bytes where they are not UTF-8); see `show_path`."""
+    try:
+        return paths.cast(pa.string()), pa.nulls(len(paths), pa.binary())
+    except pa.ArrowInvalid:
+        pairs = [show_path(path.decode("utf-8", "surrogateescape")) for path in paths.to_pylist()]
+        return pa.array([shown for shown, _ in pairs], pa.string()), pa.array([raw for _, raw in pairs], pa.binary())
+
+
+def restore_paths(table: pa.Table) -> pa.Array:
+    """The paths of a ledger's rows as the file system holds them; the inverse of `show_paths`."""
+    shown = table.column("path").combine_chunks().cast(pa.binary())
+    return pc.coalesce(table.column("path_raw").combine_chunks(), shown)
 
 
 def to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -48,7 +104,7 @@ def to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 def to_parquet(table: pa.Table) -> bytes:
     """Parquet bytes with page checksums; equal tables give equal bytes."""
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    pq.write_table(table, sink, row_group_size=ROW_GROUP, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
 
 
@@ -68,6 +124,23 @@ def from_parquet(data: bytes, name: str) -> pa.Table:
     return table
 
 
+def iterate_ledger(path: Path, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The parts of a ledger's file, one row group at a time, page checksums verified.
+
+    Raises:
+        IntegrityError: the file is damaged; `name` is said.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            if not file.schema_arrow.equals(SCHEMA):
+                raise IntegrityError(f"{name} is damaged (its columns are others); prepare the dataset again")
+            for number in range(file.num_row_groups):
+                yield file.read_row_group(number, columns=list(columns) if columns else None, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        text = " ".join(str(error).split())[:160]
+        raise IntegrityError(f"{name} is damaged ({text}); prepare the dataset again") from None
+
+
 def show_path(path: str) -> tuple[str, bytes | None]:
     """(a path that Parquet can hold, its raw bytes where it is not UTF-8); undecodable bytes show as `\\xff`."""
     raw = path.encode("utf-8", "surrogateescape")
@@ -80,28 +153,3 @@ def show_path(path: str) -> tuple[str, bytes | None]:
 def restore_path(path: str, raw: bytes | None) -> str:
     """The path as the source knows it; the inverse of `show_path`."""
     return path if raw is None else raw.decode("utf-8", "surrogateescape")
-
-
-def count_outcomes(table: pa.Table) -> dict[str, int]:
-    """Rows by outcome, every outcome present."""
-    counts = Counter(table.column("outcome").to_pylist())
-    return {outcome: counts.get(outcome, 0) for outcome in OUTCOMES}
-
-
-def reconcile_ledger(table: pa.Table, listed_paths: Sequence[str]) -> None:
-    """Check that every file listed has exactly one row, and that there is no other.
-
-    Raises:
-        StorageError: the sums do not come out; nothing may be published.
-    """
-    rows = Counter(
-        restore_path(path, raw)
-        for path, raw in zip(table.column("path").to_pylist(), table.column("path_raw").to_pylist(), strict=True)
-    )
-    expected = Counter(listed_paths)
-    if rows != expected:
-        wrong = sorted(set((rows - expected) + (expected - rows)))[:3]
-        raise StorageError(
-            f"the ledger does not add up: {len(expected)} files listed, {rows.total()} rows, "
-            f"first difference {wrong!r}; nothing was published, run the command again"
-        )

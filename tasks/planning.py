@@ -1,21 +1,27 @@
-"""A listing, the previous version and the configuration in; chunks to build and rows to keep out. Pure."""
+"""Files to read in, chunks of them out: cut by a hash of the path, so that a new file moves few others. Pure."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import Field
 
 from cnn.spec import Spec, canonical_json
 from infra.storage import Entry
-from tasks.listing import Listed
+
+SPREAD = 64  # chunks that a small folder is cut into at least, so that all workers end at about the same time
+FEWEST = 64  # files in a chunk of a small folder, about: smaller ones would cost more than they even out
 
 
 class ChunkSpec(Spec):
     """How much work is one task of the cluster."""
 
     files: int = Field(
-        256, ge=1, le=100_000, description="files per chunk; a chunk is one task and at most three shards"
+        256, ge=1, le=100_000, description="files per chunk, about; a chunk is one task and at most three shards"
     )
 
 
@@ -42,62 +48,69 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """`chunks` are to be built; `kept` maps the paths whose rows of the previous version stand to their row numbers."""
+class Cut:
+    """Where the files of the chunks lie: chunk i has the inventory rows `rows[starts[i] : starts[i + 1]]`."""
 
-    chunks: tuple[Chunk, ...]
-    kept: Mapping[str, int]
+    rows: NDArray[np.int64]
+    starts: NDArray[np.int64]
 
+    def __len__(self) -> int:
+        return len(self.starts) - 1
 
-@dataclass(frozen=True)
-class KnownRow:
-    """What the previous version knows of a path: its row, what the file looked like, and whether the row can stand."""
-
-    row: int
-    size: int
-    modified: str
-    label_id: int
-    usable: bool
+    def rows_of(self, number: int) -> NDArray[np.int64]:
+        """The inventory rows of a chunk, in its order."""
+        return self.rows[self.starts[number] : self.starts[number + 1]]
 
 
-def plan_build(
-    listed: Sequence[Listed], classes: Sequence[str], known: Mapping[str, KnownRow], files: int, salt: str
-) -> Plan:
-    """The plan of one dataset version.
+def cut_rows(inventory: pa.Table, rows: NDArray[np.int64], files: int) -> Cut:
+    """The chunks of these rows of the inventory, about `files` in each, none of them empty.
 
-    A path whose size, modification stamp and label are those of a usable known row keeps that row; the rest is cut into
-    chunks. `salt` is the digest of the specification that shards depend on.
+    A chunk holds the paths whose hashes begin with the same bits: each is a random mix of classes, and a file that
+    comes or goes changes its own chunk alone (all of them only where their number passes a power of two).
     """
+    if not len(rows):
+        return Cut(rows, np.zeros(1, np.int64))
+    hashes = hash_paths(inventory.column("path"), rows)
+    order = np.argsort(hashes, kind="stable")
+    bits = count_bits(len(rows), files)
+    buckets = hashes[order] >> np.uint64(64 - bits) if bits else np.zeros(len(rows), np.uint64)
+    starts = np.flatnonzero(np.concatenate(([True], buckets[1:] != buckets[:-1])))
+    return Cut(rows[order], np.append(starts, len(rows)).astype(np.int64))
+
+
+def count_bits(rows: int, files: int) -> int:
+    """The number of leading bits of the hash that tell chunks apart."""
+    wanted = min(files, max(FEWEST, rows // SPREAD))
+    return max(0, (-(-rows // wanted) - 1).bit_length())
+
+
+def make_chunk(inventory: pa.Table, rows: NDArray[np.int64], classes: Sequence[str], salt: str) -> Chunk:
+    """The files of these rows as values that travel to a worker; `salt` is the digest of what shards depend on."""
     ids = {name: number for number, name in enumerate(classes)}
-    kept: dict[str, int] = {}
-    fresh: list[Item] = []
-    for item in listed:
-        if item.ignored is not None or item.entry.problem is not None or item.label is None:
-            continue
-        candidate = Item(item.entry, item.label, ids[item.label])
-        row = known.get(item.entry.path)
-        if row is not None and _stands(row, candidate):
-            kept[item.entry.path] = row.row
-        else:
-            fresh.append(candidate)
-    return Plan(tuple(cut_chunks(fresh, files, salt)), kept)
+    part = inventory.select(["path", "size", "modified", "label"]).take(pa.array(rows))
+    items = tuple(
+        Item(Entry(decode_path(path), size, modified), label, ids[label])
+        for path, size, modified, label in zip(*(column.to_pylist() for column in part.columns), strict=True)
+    )
+    return Chunk(chunk_key(items, salt), items)
 
 
-def cut_chunks(items: Iterable[Item], files: int, salt: str) -> list[Chunk]:
-    """Chunks of at most `files` items, ordered by a hash of the path, so that each is a random mix of classes."""
-    ordered = sorted(items, key=lambda item: (hash_path(item.entry.path), item.entry.path))
-    groups = [tuple(ordered[start : start + files]) for start in range(0, len(ordered), files)]
-    return [Chunk(chunk_key(group, salt), group) for group in groups]
+def chunk_key(items: Sequence[Item], salt: str) -> str:
+    """40 hex digits over the salt and all that is known of the files before they are read.
+
+    Their labels do not count: a record is given another label without decoding its file again.
+    """
+    facts = [[encode_path(item.entry.path).hex(), item.entry.size, item.entry.modified] for item in items]
+    return hashlib.sha256(canonical_json([salt, facts]).encode()).hexdigest()[:40]
 
 
-def plan_chunks(entries: Iterable[Entry], files: int, salt: str) -> list[Chunk]:
-    """Chunks of unlabelled files, for scoring."""
-    return cut_chunks((Item(entry, "", -1) for entry in entries), files, salt)
-
-
-def hash_path(path: str) -> bytes:
-    """16 bytes that order paths at random, the same way everywhere."""
-    return hashlib.sha256(encode_path(path)).digest()[:16]
+def hash_paths(paths: pa.ChunkedArray, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """uint64 (rows,): the first 64 bits of the sha256 of each path, which order them at random, the same everywhere."""
+    parts = []
+    for batch in _batches(paths, rows):
+        joined = b"".join(hashlib.sha256(path).digest()[:8] for path in batch)
+        parts.append(np.frombuffer(joined, ">u8").astype(np.uint64))
+    return np.concatenate(parts) if parts else np.empty(0, np.uint64)
 
 
 def encode_path(path: str) -> bytes:
@@ -105,20 +118,11 @@ def encode_path(path: str) -> bytes:
     return path.encode("utf-8", "surrogateescape")
 
 
-def chunk_key(items: Sequence[Item], salt: str) -> str:
-    """40 hex digits over the salt and all that is known of the files before they are read."""
-    digest = hashlib.sha256(salt.encode())
-    for item in items:
-        entry = item.entry
-        facts = canonical_json([encode_path(entry.path).hex(), entry.size, entry.modified, item.label_id])
-        digest.update(facts.encode())
-    return digest.hexdigest()[:40]
+def decode_path(path: bytes) -> str:
+    """The path as Python's file functions take it; the inverse of `encode_path`."""
+    return path.decode("utf-8", "surrogateescape")
 
 
-def _stands(row: KnownRow, item: Item) -> bool:
-    return (
-        row.usable
-        and row.size == item.entry.size
-        and row.modified == item.entry.modified
-        and row.label_id == item.label_id
-    )
+def _batches(column: pa.ChunkedArray, rows: NDArray[np.int64], size: int = 65_536) -> Iterator[list[Any]]:
+    for start in range(0, len(rows), size):
+        yield column.take(pa.array(rows[start : start + size])).to_pylist()

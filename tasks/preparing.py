@@ -4,39 +4,36 @@
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cnn.dataset import Manifest, ShardRef
+from cnn.dataset import Manifest
 from cnn.errors import IntegrityError, SafelightError, SourceError
-from infra.cluster import Cluster, run_chunks
 from infra.storage import Source, Store, open_source, open_store
-from tasks.building import BuildSpec, BuildTask, ChunkReport, build_chunk, read_report, report_path
-from tasks.ledger import DECODED, SCHEMA, reconcile_ledger, restore_path, show_path, to_table
-from tasks.listing import Listed, check_apart, find_classes, list_source
-from tasks.planning import Chunk, KnownRow, Plan, plan_build
-from tasks.publishing import (
-    NO_CLASS,
-    BudgetSpec,
-    Draft,
-    check_budget,
-    place_rows,
-    plan_thinning,
-    publish_dataset,
-    read_latest,
-    read_ledger,
-    reconcile_shards,
-)
-from tasks.settling import settle_rows
-from tasks.shards import Thinning, sweep_scratch, thin_shard
+from tasks.arranging import Arranged, ArrangeTask, Selection, arrange_shard, find_arranged, measure_shard
+from tasks.building import BuildSpec, BuildTask, ChunkReport, build_chunk
+from tasks.comparing import Previous, keep_moved, keep_unchanged, verify_kept
+from tasks.inventory import class_names, take_inventory
+from tasks.listing import check_apart
+from tasks.placing import Part, Placement, divide_rows, place_rows
+from tasks.planning import Chunk, Cut, cut_rows, make_chunk
+from tasks.publishing import Draft, fetch_ledger, manifest_path, publish_dataset, read_latest
+from tasks.reckoning import BudgetSpec, check_budget, reconcile_rows, set_normalization
+from tasks.reports import read_report, report_path
+from tasks.rows import Report, Rows
+from tasks.settling import fetch_thumbnails, settle_rows
+from tasks.shards import sweep_scratch
 
 FOLDER_PROBLEMS = ("unreadable_folder", "symlink_outside_folder", "symlink_nested")
-OnReport = Callable[[ChunkReport], None]
+T = TypeVar("T")
+R = TypeVar("R")
+Run = Callable[[Callable[[Any], Any], Iterable[Any], Callable[[Any], None], int], None]
+"""How chunks are worked on: (function, items, what is done with each result, how many items there are at most)."""
 
 
 @dataclass
@@ -48,26 +45,48 @@ class Preparation:
     spec: BuildSpec
     budget: BudgetSpec
     chunk_files: int
-    listed: list[Listed] = field(default_factory=list)
+    verify: bool = False
     classes: tuple[str, ...] = ()
-    plan: Plan = field(default_factory=lambda: Plan((), {}))
-    todo: tuple[Chunk, ...] = ()
+    todo: list[int] = field(default_factory=list)  # numbers of the chunks that are to be built
     done: list[ChunkReport] = field(default_factory=list)
     standing: dict[str, int] = field(default_factory=dict)  # shards that were there before, with their sizes
-    previous: Manifest | None = None
-    previous_rows: pa.Table = field(default_factory=SCHEMA.empty_table)
+    previous: Previous | None = None
+    unchanged: bool = False  # nothing differs from the previous version
+    moved: int = 0  # files that were found again under another path
+    changed: int = 0  # files whose bytes have changed though size and time have not (`verify`)
+    kept: int = 0  # files that are not decoded by this run
     started: float = field(default_factory=time.monotonic)
     submitted: float | None = None
 
-    @property
+    @cached_property
     def source(self) -> Source:
         """The source, opened read-only."""
         return open_source(self.source_uri)
 
-    @property
+    @cached_property
     def store(self) -> Store:
         """The workspace."""
         return open_store(self.workspace_uri)
+
+    @cached_property
+    def rows(self) -> Rows:
+        """One row for each file listed; the first use lists them."""
+        inventory = take_inventory(self.source)
+        self.previous = find_previous(self)
+        self.classes = class_names(inventory, self.previous.manifest.classes if self.previous else ())
+        if len(self.classes) < 2:
+            raise SourceError(_describe_classes(self.source_uri, self.classes, inventory.num_rows))
+        return Rows(inventory, self.classes)
+
+    @cached_property
+    def cut(self) -> Cut:
+        """The chunks of all files that no row stands for; made when unchanged and moved files are known."""
+        return cut_rows(self.rows.inventory, self.rows.pending(), self.chunk_files)
+
+    @property
+    def files_to_build(self) -> int:
+        """How many files the chunks to build hold."""
+        return sum(len(self.cut.rows_of(number)) for number in self.todo)
 
 
 def list_files(job: Preparation) -> None:
@@ -77,17 +96,23 @@ def list_files(job: Preparation) -> None:
         SourceError: there is nothing to learn from, or only one class.
     """
     check_apart(job.source, job.store)
-    job.listed = list_source(job.source)
     sweep_scratch(job.store)
-    refuse_lost_folders(job)
     job.standing = {entry.path: entry.size for entry in job.store.list("shards/")}
-    job.previous = _usable_previous(job)
-    job.classes = find_classes(job.listed, job.previous.classes if job.previous else ())
-    if len(job.classes) < 2:
-        raise SourceError(_describe_classes(job.source_uri, job.classes, len(job.listed)))
-    known = _known_rows(job, job.previous) if job.previous else {}
-    job.plan = plan_build(job.listed, job.classes, known, job.chunk_files, job.spec.salt())
-    job.todo = _unfinished(job)
+    rows = job.rows
+    refuse_lost_folders(job)
+    if job.previous is not None:
+        try:
+            same, left = keep_unchanged(rows, job.previous)
+        except IntegrityError:  # a damaged ledger is no ground to stand on: everything is built anew
+            job.previous, job.rows = None, Rows(rows.inventory, job.classes)
+        else:
+            rows.shards.update(job.previous.manifest.chunks)
+            job.changed = verify_kept(rows, job.source) if job.verify else 0
+            job.moved = keep_moved(rows, job.source, left, job.spec.split)
+            job.unchanged = same == len(rows) and not job.changed and _is_same(job, job.previous.manifest)
+    known = sorted(_find_finished(job))
+    job.todo = [number for number in range(len(job.cut)) if number not in set(known)]
+    job.kept = int(rows.is_read.sum())
 
 
 def refuse_lost_folders(job: Preparation) -> None:
@@ -96,143 +121,159 @@ def refuse_lost_folders(job: Preparation) -> None:
     Raises:
         SourceError: the folder is named.
     """
-    lost = [item.entry for item in job.listed if item.ignored is None and item.entry.problem in FOLDER_PROBLEMS]
-    if lost:
+    inventory = job.rows.inventory
+    problem = pc.is_in(inventory.column("problem").cast(pa.string()), pa.array(FOLDER_PROBLEMS))
+    lost = inventory.filter(pc.and_(problem, pc.is_null(inventory.column("ignored"))))
+    if lost.num_rows:
+        path = lost.column("path")[0].as_py().decode("utf-8", "surrogateescape")
         raise SourceError(
-            f"{job.source.uri_of(lost[0].path)} is a folder that cannot be looked into ({lost[0].problem}); "
+            f"{job.source.uri_of(path)} is a folder that cannot be looked into ({lost.column('problem')[0]}); "
             "repair, move or hide it (a leading dot); nothing was published"
         )
 
 
-def build_chunks(job: Preparation, cluster: Cluster, on_report: OnReport) -> None:
+def build_chunks(job: Preparation, run: Run, on_report: Callable[[ChunkReport], None]) -> None:
     """Build every chunk that is not done yet; each that ends is kept, whatever happens to the others."""
     job.submitted = time.monotonic()
+    numbers: dict[str, int] = {}
 
-    def keep(report: ChunkReport) -> None:
-        job.done.append(report)
-        on_report(report)
+    def make() -> Iterator[Chunk]:
+        for number in job.todo:
+            chunk = make_chunk(job.rows.inventory, job.cut.rows_of(number), job.classes, job.spec.salt())
+            numbers[chunk.key] = number
+            yield chunk
 
-    task = BuildTask(job.source.uri, job.store.uri, job.spec)
-    run_chunks(cluster, partial(build_chunk, task=task), job.todo, keep)
+    def keep(done: ChunkReport) -> None:
+        fill_rows(job, numbers.pop(done.key), read_report(job.store, done.key))
+        job.done.append(done)
+        on_report(done)
+
+    run(partial(build_chunk, task=BuildTask(job.source.uri, job.store.uri, job.spec)), make(), keep, len(job.todo))
 
 
-def publish_version(job: Preparation, cluster: Cluster) -> tuple[Manifest, str]:
-    """Settle, check, reconcile and publish; returns the manifest and its path in the workspace.
+def fill_rows(job: Preparation, number: int, report: Report) -> None:
+    """Take over a chunk's report. Raises: IntegrityError when it is that of other files."""
+    rows = job.cut.rows_of(number)
+    if report.table.column("path").to_pylist() != job.rows.paths(rows):
+        raise IntegrityError(f"{job.store.uri_of(report_path(report.key))} is not of its chunk; prepare again")
+    job.rows.fill(rows, report)
+
+
+def settle_files(job: Preparation) -> list[Part]:
+    """Settle duplicates, conflicts and leaks; returns what each shard contributes.
 
     Raises:
         BudgetError: too much was lost; nothing is published.
     """
-    table, chunks = _gather_rows(job)
-    table = settle_rows(table, job.spec.split.leak_distance)
-    check_budget(table, job.budget)
-    replaced: dict[tuple[str, str], ShardRef] = {}
+    if not job.unchanged:
+        settle_rows(job.rows, job.spec.split.leak_distance, partial(fetch_thumbnails, job.rows, job.store))
+    check_budget(job.rows, job.classes, job.budget)
+    return [] if job.unchanged else divide_rows(job.rows)
 
-    def note(result: tuple[Thinning, ShardRef]) -> None:
-        replaced[result[0].chunk, result[0].split] = result[1]
 
-    run_chunks(cluster, partial(thin_shard, workspace=job.store.uri), plan_thinning(table, chunks), note)
-    table, splits = place_rows(table, chunks, replaced)
-    reconcile_shards(table, splits)
-    reconcile_ledger(table, [item.entry.path for item in job.listed])
-    draft = Draft(job.source.uri, job.spec, job.classes, table, chunks, splits)
+def plan_arranging(job: Preparation, parts: list[Part]) -> tuple[list[Selection], dict[Selection, Arranged]]:
+    """(the work that is to be done, what came out of the rest before)."""
+    task = arrange_task(job)
+    works = [part.work for part in parts if not part.as_it_is]
+    if job.spec.augment.copies:
+        works += [part.copies() for part in parts if part.work.split == "train"]
+    known = {work: found for work in works if (found := find_arranged(job.store, work, task)) is not None}
+    known = {work: found for work, found in known.items() if job.standing.get(found.shard.path) == found.shard.bytes}
+    return [work for work in works if work not in known], known
+
+
+def arrange_shards(
+    job: Preparation, works: list[Selection], run: Run, on_done: Callable[[Selection], None]
+) -> dict[Selection, Arranged]:
+    """Do this work; each piece that ends is remembered, whatever happens to the others."""
+    made: dict[Selection, Arranged] = {}
+
+    def keep(result: tuple[Selection, Arranged]) -> None:
+        made[result[0]] = result[1]
+        on_done(result[0])
+
+    run(partial(arrange_shard, task=arrange_task(job)), works, keep, len(works))
+    return made
+
+
+def publish_version(
+    job: Preparation, parts: list[Part], arranged: dict[Selection, Arranged], run: Run
+) -> tuple[Manifest, str]:
+    """Reconcile and publish; returns the manifest and its path in the workspace.
+
+    Raises:
+        StorageError: rows and shards, or rows and listing, do not add up; nothing is published.
+    """
+    if job.unchanged and job.previous is not None:
+        return job.previous.manifest, manifest_path(job.previous.manifest.dataset)
+    task = arrange_task(job)
+    placement = place_rows(job.rows, parts, arranged, (work.key(task) for work in arranged))
+    reconcile_rows(job.rows)
+    sums = measure_training(job, placement, run) if job.spec.image.normalize == "standardize" else []
+    images = sum(len(part.rows) for part in parts if part.work.split == "train")
+    normalization = set_normalization(job.spec.image, sums, images)
+    draft = Draft(job.source.uri, job.spec, job.classes, job.rows, placement, normalization)
     return publish_dataset(draft, job.store)
 
 
-def _usable_previous(job: Preparation) -> Manifest | None:
-    previous = read_latest(job.store, job.source.uri)
-    if previous is None or previous.build != job.spec.salt():
+def measure_training(job: Preparation, placement: Placement, run: Run) -> list[list[int]]:
+    """The sums of levels and squares of each shard of training images, copies left out."""
+    own = set(placement.names.texts)
+    shards = [shard for shard in placement.splits["train"] if shard.path in own]
+    sums: list[list[int]] = []
+    measure = partial(measure_shard, workspace=job.store.uri, image=job.spec.image)
+    run(measure, shards, lambda result: sums.append(result[1]), len(shards))
+    return sums
+
+
+def arrange_task(job: Preparation) -> ArrangeTask:
+    """What the workers need beside each selection."""
+    return ArrangeTask(job.store.uri, job.spec.image, job.spec.augment)
+
+
+def find_previous(job: Preparation) -> Previous | None:
+    """The latest version of the source, when its chunks are what this specification asks for."""
+    manifest = read_latest(job.store, job.source.uri)
+    if manifest is None or manifest.build != job.spec.salt():
         return None
     try:
-        job.previous_rows = read_ledger(job.store, previous)
+        ledger = fetch_ledger(job.store, manifest)
     except SafelightError:
-        return None  # a damaged ledger is no ground to stand on: everything is built anew
-    return previous
+        return None  # a lost or damaged ledger is no ground to stand on: everything is built anew
+    return Previous(manifest, ledger, job.store.uri_of(manifest.ledger.path), job.standing)
 
 
-def _known_rows(job: Preparation, previous: Manifest) -> dict[str, KnownRow]:
-    """What the previous version knows, by path; a row stands only when its chunk's shard is still whole."""
-    alive = {
-        (key, split): job.standing.get(shard.path) == shard.bytes
-        for key, shards in previous.chunks.items()
-        for split, shard in shards.items()
-    }
-    names = ("path", "path_raw", "size", "modified", "label_id", "outcome", "digest", "chunk", "split")
-    columns = (job.previous_rows.column(name).to_pylist() for name in names)
-    known = {}
-    for row, (path, raw, size, modified, label, outcome, digest, chunk, split) in enumerate(zip(*columns, strict=True)):
-        read = outcome in DECODED and alive.get((chunk, split), False)
-        refused = outcome == "quarantined" and digest is not None
-        known[restore_path(path, raw)] = KnownRow(row, size, modified, label, read or refused)
-    return known
-
-
-def _unfinished(job: Preparation) -> tuple[Chunk, ...]:
-    """The chunks without a report, or whose shards are gone: what an earlier run finished is not done again."""
-    reports = {entry.path for entry in job.store.list("chunks/")}
-
-    def is_done(chunk: Chunk) -> bool:
-        if report_path(chunk.key) not in reports:
-            return False
-        try:
-            table, shards = read_report(job.store, chunk.key)
-        except IntegrityError:
-            return False
-        if has_unread(table):
-            return False
-        return all(job.standing.get(shard.path) == shard.bytes for shard in shards.values())
-
-    return tuple(chunk for chunk in job.plan.chunks if not is_done(chunk))
-
-
-def has_unread(table: pa.Table) -> bool:
+def has_unread(report: Report) -> bool:
     """Whether a file gave no bytes at all: that may have been a passing fault, so its chunk is done again."""
-    unread = pc.and_(pc.equal(table.column("outcome"), "quarantined"), pc.is_null(table.column("digest")))
-    return bool(pc.any(unread).as_py())
+    return bool(report.table.column("digest").null_count)
 
 
-def _gather_rows(job: Preparation) -> tuple[pa.Table, dict[str, Mapping[str, ShardRef]]]:
-    """(a row for every file listed, the shards of every chunk that holds one of them)."""
-    tables = [_rows_without_reading(job)]
-    chunks: dict[str, Mapping[str, ShardRef]] = {}
-    for chunk in job.plan.chunks:
-        table, chunks[chunk.key] = read_report(job.store, chunk.key)
-        tables.append(table)
-    if job.plan.kept and job.previous is not None:
-        rows = job.previous_rows.take(pa.array(sorted(job.plan.kept.values()), pa.int64()))
-        tables.append(_unsettle(rows))
-        used = set(rows.column("chunk").to_pylist()) - {None}
-        chunks |= {key: job.previous.chunks[key] for key in sorted(used) if key in job.previous.chunks}
-    return pa.concat_tables(tables), {key: shards for key, shards in chunks.items() if shards}
+def _is_same(job: Preparation, manifest: Manifest) -> bool:
+    """Whether the previous version is what would come out again: the same settings, and all its shards stand."""
+    settings = (manifest.classes, manifest.image, manifest.augment, manifest.split, manifest.files)
+    asked = (job.classes, job.spec.image, job.spec.augment, job.spec.split, len(job.rows))
+    shards = [shard for split in manifest.splits.values() for shard in split]
+    return settings == asked and all(job.standing.get(shard.path) == shard.bytes for shard in shards)
 
 
-def _unsettle(rows: pa.Table) -> pa.Table:
-    """Rows of a published version as their chunk reported them, to be settled again among the new ones."""
-    outcomes = rows.column("outcome").to_pylist()
-    reasons = rows.column("reason").to_pylist()
-    plain = ["ok" if outcome in DECODED else outcome for outcome in outcomes]
-    kept = [None if outcome in DECODED else reason for outcome, reason in zip(outcomes, reasons, strict=True)]
-    columns = {"outcome": plain, "reason": kept, "shard": [None] * rows.num_rows}
-    for name, values in columns.items():
-        index = SCHEMA.get_field_index(name)
-        rows = rows.set_column(index, SCHEMA.field(index), pa.array(values, pa.string()))
-    return rows.cast(SCHEMA)
-
-
-def _rows_without_reading(job: Preparation) -> pa.Table:
-    """Rows of files that are not read: ignored names, what is no regular file, images outside any class folder."""
-    rows: list[dict[str, Any]] = []
-    for item in job.listed:
-        entry = item.entry
-        path, raw = show_path(entry.path)
-        row: dict[str, Any] = {"path": path, "path_raw": raw, "size": entry.size, "modified": entry.modified}
-        row["label"] = item.label
-        if item.ignored is not None:
-            rows.append(row | {"outcome": "ignored", "reason": item.ignored})
-        elif entry.problem is not None:
-            rows.append(row | {"outcome": "quarantined", "reason": entry.problem})
-        elif item.label is None:
-            rows.append(row | {"outcome": "quarantined", "reason": NO_CLASS})
-    return to_table(rows)
+def _find_finished(job: Preparation) -> Iterator[int]:
+    """Take over the reports that an earlier run left, when their shards stand; yields the numbers of their chunks."""
+    reports = {entry.path for entry in job.store.list("chunks/")} if len(job.cut) else set()
+    if not reports:
+        return
+    for number in range(len(job.cut)):
+        chunk = make_chunk(job.rows.inventory, job.cut.rows_of(number), job.classes, job.spec.salt())
+        if report_path(chunk.key) not in reports:
+            continue
+        try:
+            report = read_report(job.store, chunk.key)
+            if has_unread(report):
+                continue
+            if all(job.standing.get(shard.path) == shard.bytes for shard in report.shards.values()):
+                fill_rows(job, number, report)
+                yield number
+        except IntegrityError:
+            continue  # it is built anew
 
 
 def _describe_classes(source: str, classes: tuple[str, ...], files: int) -> str:

@@ -3,30 +3,23 @@
 import hashlib
 import json
 import re
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from cnn.dataset import SPLITS, LedgerRef, Manifest, ShardRef
-from cnn.errors import BudgetError, DatasetError, IntegrityError, StorageError
-from cnn.spec import Spec, canonical_json
+from cnn.dataset import LedgerRef, Manifest, Normalization
+from cnn.errors import DatasetError, IntegrityError
+from cnn.spec import canonical_json
 from infra.storage import Store
 from tasks.building import BuildSpec
-from tasks.ledger import count_outcomes, from_parquet, to_parquet
-from tasks.settling import measure_normalization
-from tasks.shards import Thinning, records_of
-
-NO_CLASS = "no_class_folder"
-Shards = Mapping[str, Mapping[str, ShardRef]]  # chunk key → split → shard
-
-
-class BudgetSpec(Spec):
-    """How much may go wrong before nothing is published."""
-
-    quarantined: float = Field(0.05, ge=0.0, le=1.0, description="largest share of files that may be unreadable")
+from tasks.ledger import ROW_GROUP, LedgerWriter, from_parquet
+from tasks.placing import Placement
+from tasks.reckoning import count_images, count_outcomes, digest_dataset
+from tasks.rows import Rows, iterate_slices
+from tasks.shards import scratch_folder, scratch_prefix
 
 
 @dataclass(frozen=True)
@@ -36,146 +29,64 @@ class Draft:
     source: str
     spec: BuildSpec
     classes: tuple[str, ...]
-    table: pa.Table
-    chunks: Shards
-    splits: Mapping[str, tuple[ShardRef, ...]]
-
-
-def check_budget(table: pa.Table, budget: BudgetSpec) -> None:
-    """Refuse a version that lost too much.
-
-    Raises:
-        BudgetError: more files are quarantined than the budget allows, or a class has lost all its images.
-        DatasetError: no image is left to train on.
-    """
-    outcomes, reasons = table.column("outcome").to_pylist(), table.column("reason").to_pylist()
-    labels = table.column("label").to_pylist()
-    worst: Counter[str] = Counter()
-    alive: dict[str, int] = defaultdict(int)
-    for label, outcome, reason in zip(labels, outcomes, reasons, strict=True):
-        if outcome == "quarantined" and reason != NO_CLASS:
-            worst[str(reason).split(":")[0]] += 1
-        if label is not None and outcome != "ignored":  # files beside the class folders were never asked to be images
-            alive[label] += outcome == "ok"
-    looked_at = len(outcomes) - outcomes.count("ignored") - reasons.count(NO_CLASS)
-    told = ", ".join(f"{reason} {count}" for reason, count in worst.most_common(3)) or "duplicates or conflicts"
-    if worst.total() > budget.quarantined * looked_at:
-        raise BudgetError(
-            f"{worst.total()} of {looked_at} files are unreadable ({told}), "
-            f"over the budget of {budget.quarantined:.1%}; "
-            "repair or remove them, or raise budget.quarantined; nothing was published"
-        )
-    emptied = sorted(label for label, count in alive.items() if not count)
-    if emptied:
-        raise BudgetError(
-            f"class {emptied[0]!r} has no usable image left ({told}); "
-            "repair its files or remove the folder; nothing was published"
-        )
-    if ("ok", "train") not in set(zip(outcomes, table.column("split").to_pylist(), strict=True)):
-        raise DatasetError("no image is left to train on; lower split.validation and split.test, or add images")
-
-
-def plan_thinning(table: pa.Table, chunks: Shards) -> list[Thinning]:
-    """The shards that are to be rewritten without the records of rows that are not ok."""
-    names = ("outcome", "chunk", "split", "record", "records")
-    kept: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
-    for outcome, chunk, split, record, records in zip(*(table.column(name).to_pylist() for name in names), strict=True):
-        if outcome == "ok":
-            kept[chunk, split].append((record, records))
-    thinned = []
-    for (chunk, split), rows in sorted(kept.items()):
-        shard = chunks[chunk][split]
-        keep = records_of(*zip(*rows, strict=True))
-        if len(keep) != shard.rows:
-            thinned.append(Thinning(chunk, split, shard, keep))
-    return thinned
-
-
-def place_rows(
-    table: pa.Table, chunks: Shards, replaced: Mapping[tuple[str, str], ShardRef]
-) -> tuple[pa.Table, dict[str, tuple[ShardRef, ...]]]:
-    """(the table with each ok row's shard, the shards of each split in the order of their chunks)."""
-    used: dict[str, dict[str, ShardRef]] = {split: {} for split in SPLITS}
-    places: list[str | None] = []
-    names = ("outcome", "chunk", "split")
-    for outcome, chunk, split in zip(*(table.column(name).to_pylist() for name in names), strict=True):
-        if outcome != "ok":
-            places.append(None)
-            continue
-        shard = replaced.get((chunk, split), chunks[chunk][split])
-        used[split][chunk] = shard
-        places.append(shard.path)
-    index = table.schema.get_field_index("shard")
-    table = table.set_column(index, table.schema.field(index), pa.array(places, pa.string()))
-    return table, {split: tuple(by_chunk[chunk] for chunk in sorted(by_chunk)) for split, by_chunk in used.items()}
-
-
-def reconcile_shards(table: pa.Table, splits: Mapping[str, Sequence[ShardRef]]) -> None:
-    """Check that the shards hold exactly the records of the rows that are ok, and that no shard is in two splits.
-
-    Raises:
-        StorageError: the sums do not come out; nothing may be published.
-    """
-    names = ("outcome", "split", "shard", "records")
-    expected: Counter[tuple[str, str]] = Counter()
-    for outcome, split, shard, records in zip(*(table.column(name).to_pylist() for name in names), strict=True):
-        if outcome == "ok":
-            expected[split, shard] += records
-    found: Counter[tuple[str, str]] = Counter()
-    for split, shards in splits.items():
-        for ref in shards:
-            found[split, ref.path] += ref.rows
-    places = [shard for _, shard in found]
-    if found != expected or len(places) != len(set(places)):
-        raise StorageError(
-            f"ledger and shards disagree ({expected.total()} records expected, {found.total()} found); "
-            "nothing was published, please report this"
-        )
-
-
-def digest_dataset(table: pa.Table) -> str:
-    """sha256 over the sorted (key, label, split, record digest) of all images: layout and history do not count."""
-    names = ("outcome", "digest", "label", "split", "record_digest")
-    rows = zip(*(table.column(name).to_pylist() for name in names), strict=True)
-    lines = sorted(canonical_json(row[1:]) for row in rows if row[0] == "ok")
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def count_images(table: pa.Table) -> dict[str, int]:
-    """Images that made it into each split, augmented copies left out."""
-    rows = zip(table.column("outcome").to_pylist(), table.column("split").to_pylist(), strict=True)
-    counts = Counter(split for outcome, split in rows if outcome == "ok")
-    return {split: counts.get(split, 0) for split in SPLITS}
+    rows: Rows
+    placement: Placement
+    normalization: Normalization
 
 
 def publish_dataset(draft: Draft, store: Store) -> tuple[Manifest, str]:
     """Write the ledger, then the manifest, then the pointer; returns the manifest and its path."""
-    body = to_parquet(draft.table)
-    ledger = LedgerRef(path="", rows=draft.table.num_rows, sha256=hashlib.sha256(body).hexdigest())
+    folder, prefix = scratch_folder(store), scratch_prefix()
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=prefix, delete=False) as file:
+        body = Path(file.name)
+    try:
+        write_ledger(draft, body)
+        with body.open("rb") as file:
+            ledger = LedgerRef(path="", rows=len(draft.rows), sha256=hashlib.file_digest(file, "sha256").hexdigest())
+        manifest = make_manifest(draft, ledger)
+        store.take_file(manifest.ledger.path, body)
+    finally:
+        body.unlink(missing_ok=True)
+    store.write(manifest_path(manifest.dataset), manifest.to_json().encode())
+    store.write(pointer_path(draft.source), canonical_json({"dataset": manifest.dataset}).encode())
+    return manifest, manifest_path(manifest.dataset)
+
+
+def write_ledger(draft: Draft, path: Path) -> None:
+    """Write the ledger's file part by part."""
+    writer = LedgerWriter(path)
+    try:
+        for start, stop in iterate_slices(len(draft.rows), ROW_GROUP):
+            writer.write(draft.rows.table(start, stop, draft.placement.shards, draft.placement.names))
+    finally:
+        writer.close()
+
+
+def make_manifest(draft: Draft, ledger: LedgerRef) -> Manifest:
+    """The manifest under the name that is made from its content."""
+    rows, spec = draft.rows, draft.spec
+    used = draft.placement.chunks
     manifest = Manifest(
         dataset="",
-        digest=digest_dataset(draft.table),
+        digest=digest_dataset(rows, draft.classes),
         source=draft.source,
         classes=draft.classes,
-        image=draft.spec.image,
-        augment=draft.spec.augment,
-        split=draft.spec.split,
-        normalization=measure_normalization(draft.table, draft.spec.image),
+        image=spec.image,
+        augment=spec.augment,
+        split=spec.split,
+        normalization=draft.normalization,
         ledger=ledger,
-        splits=dict(draft.splits),
-        images=count_images(draft.table),
-        files=draft.table.num_rows,
-        outcomes=count_outcomes(draft.table),
-        build=draft.spec.salt(),
-        chunks={key: dict(shards) for key, shards in draft.chunks.items()},
+        splits=dict(draft.placement.splits),
+        images=count_images(rows),
+        files=len(rows),
+        outcomes=count_outcomes(rows),
+        build=spec.salt(),
+        chunks={key: dict(rows.shards[key]) for key in used},
+        derived=draft.placement.derived,
     )
     name = f"{slug_of(draft.source)}-{manifest.digest_of_content()[:12]}"
     ledger = ledger.model_copy(update={"path": f"datasets/{name}/ledger.parquet"})
-    manifest = manifest.model_copy(update={"dataset": name, "ledger": ledger})
-    store.write(ledger.path, body)
-    store.write(manifest_path(name), manifest.to_json().encode())
-    store.write(pointer_path(draft.source), canonical_json({"dataset": name}).encode())
-    return manifest, manifest_path(name)
+    return manifest.model_copy(update={"dataset": name, "ledger": ledger})
 
 
 def manifest_path(dataset: str) -> str:
@@ -236,3 +147,17 @@ def read_ledger(store: Store, manifest: Manifest) -> pa.Table:
     if hashlib.sha256(body).hexdigest() != manifest.ledger.sha256:
         raise IntegrityError(f"{store.uri_of(manifest.ledger.path)} is damaged; prepare the dataset again")
     return from_parquet(body, store.uri_of(manifest.ledger.path))
+
+
+def fetch_ledger(store: Store, manifest: Manifest) -> Path:
+    """The ledger of a version as a local file, verified against the manifest.
+
+    Raises:
+        IntegrityError: the file is not the one that was published.
+        StorageError: it is gone.
+    """
+    path = store.fetch(manifest.ledger.path)
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != manifest.ledger.sha256:
+            raise IntegrityError(f"{store.uri_of(manifest.ledger.path)} is damaged; prepare the dataset again")
+    return path

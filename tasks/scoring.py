@@ -4,10 +4,7 @@ Decoding and inference share the process, so pixels stay in it; only counts go b
 TensorFlow, no MLflow and no Prefect.
 """
 
-import hashlib
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -28,9 +25,9 @@ from infra.storage import Entry, Source, Store, open_source, open_store
 from tasks.ledger import show_path
 from tasks.planning import Chunk, encode_path
 from tasks.predictions import from_part, iterate_predictions, path_keys, to_part, to_rows_table
+from tasks.reading import Content, Files, computing
 from tasks.shipping import local_bundle
 
-READ_AHEAD = 4  # files that are read and hashed while others are decoded: hides the latency of a store
 KNOWN = ("digest", "label", "confidence", "top_k", "scored_at", "width", "height")
 
 Row = dict[str, Any]
@@ -121,7 +118,12 @@ def score_chunk(chunk: Chunk, task: ScoreTask) -> ChunkScores:
         return done
     network = _load_network(task.workspace, task.model.bundle)
     known = _load_known(task.workspace, task.known) if task.known is not None else None
-    rows, scored = score_entries(chunk.entries, source, network, known, task)
+    files = Files(source, sorted(chunk.entries, key=lambda entry: encode_path(entry.path)))
+    try:
+        with computing():
+            rows, scored = score_files(files, network, known, task)
+    finally:
+        files.close()
     quarantined = sum(row["outcome"] == "quarantined" for row in rows)
     scores = ChunkScores(
         key=chunk.key,
@@ -137,13 +139,16 @@ def score_chunk(chunk: Chunk, task: ScoreTask) -> ChunkScores:
     return scores
 
 
-def score_entries(
-    entries: Sequence[Entry], source: Source, network: Network, known: "KnownPredictions | None", task: ScoreTask
+def score_files(
+    files: Iterable[tuple[Entry, str | None, Content]],
+    network: Network,
+    known: "KnownPredictions | None",
+    task: ScoreTask,
 ) -> tuple[list[Row], int]:
-    """(one row per entry, sorted by path; how many images the network saw)."""
+    """(one row per file, in their order; how many images the network saw)."""
     rows: list[Row] = []
     queue = BatchQueue(network, task)
-    for entry, digest, data in read_ahead(source, sorted(entries, key=lambda entry: encode_path(entry.path))):
+    for entry, digest, data in files:
         path, raw = show_path(entry.path)
         row: Row = {"path": path, "path_raw": raw, "size": entry.size, "modified": entry.modified, "digest": digest}
         row |= {"model_version": task.model.version, "scored_at": task.scored_at, "outcome": "quarantined"}
@@ -235,28 +240,6 @@ class KnownPredictions:
 def decide(confidence: float, accept: float) -> str:
     """`accept` from the threshold on, else `review`."""
     return "accept" if confidence >= accept else "review"
-
-
-def read_ahead(source: Source, entries: Sequence[Entry]) -> Iterator[tuple[Entry, str | None, bytes | BadImage]]:
-    """(entry, sha256 of the file, its bytes) in the order given; a file that cannot be read gives None and why."""
-    waiting: deque[tuple[Entry, Future[tuple[str | None, bytes | BadImage]]]] = deque()
-    with ThreadPoolExecutor(READ_AHEAD) as pool:
-        for entry in entries:
-            waiting.append((entry, pool.submit(_read_file, source, entry.path)))
-            if len(waiting) > READ_AHEAD:
-                first, future = waiting.popleft()
-                yield first, *future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, *future.result()
-
-
-def _read_file(source: Source, path: str) -> tuple[str | None, bytes | BadImage]:
-    try:
-        data = source.read(path)
-    except BadImage as fault:
-        return None, fault
-    return hashlib.sha256(data).hexdigest(), data
 
 
 def _find_part(store: Store, name: str, chunk: Chunk) -> ChunkScores | None:

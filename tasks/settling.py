@@ -1,133 +1,116 @@
-"""Rows of all chunks in, the same rows with duplicates, label conflicts and leaks between splits settled out."""
+"""Rows of all files in, the same rows with duplicates, label conflicts and leaks between splits settled."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from cnn.dataset import Normalization
-from cnn.images import THUMBNAIL, ImageSpec
+from cnn.dataset import SPLITS
+from infra.storage import Store
+from tasks.reports import read_report
+from tasks.rows import CONFLICT, DUPLICATE, LEAK, OK, Rows, thumbnails_of
 
+TRAIN = SPLITS.index("train")
 NEIGHBOURS = 8  # candidates looked at before all within reach are
+PART = 20_000  # images whose candidates are looked at together, so that their thumbnails fit into memory
+ROUNDING = 1  # block means are rounded: two that differ by d can be d + 1 apart
+Fetch = Callable[[NDArray[np.int64]], NDArray[np.uint8]]  # rows → their thumbnails, uint8 (n, 256)
 
 
-def settle_rows(table: pa.Table, leak_distance: int) -> pa.Table:
-    """The table, sorted by path, with the outcomes and reasons that only the whole dataset can decide.
+def settle_rows(rows: Rows, leak_distance: int, fetch: Fetch) -> None:
+    """Give rows the outcomes that only the whole dataset can decide.
 
     Exact copies: the first path stays; the same picture under two labels: all of them go out; an image of validation or
-    test that nearly equals a training image leaves its split.
+    test that nearly equals a training image leaves its split. `fetch` gives the thumbnails of rows.
     """
-    table = table.sort_by([("path", "ascending"), ("path_raw", "ascending")])
-    outcomes = table.column("outcome").to_pylist()
-    reasons = table.column("reason").to_pylist()
-    _settle_copies(table, outcomes, reasons)
+    for group in find_copies(rows.digest, np.flatnonzero(rows.outcome == OK)):
+        labels = sorted(set(rows.inventory.column("label").take(group).cast("string").to_pylist()))
+        if len(labels) > 1:
+            rows.outcome[group] = CONFLICT
+            rows.reason[group] = rows.reasons.number(f"the same picture under {', '.join(map(repr, labels))}")
+        else:
+            rows.outcome[group[1:]], rows.twin[group[1:]] = DUPLICATE, group[0]
     if leak_distance >= 0:
-        _settle_leaks(table, outcomes, reasons, leak_distance)
-    return _with_columns(table, {"outcome": outcomes, "reason": reasons})
+        chosen = np.flatnonzero(rows.outcome == OK)
+        train, others = (chosen[(rows.split[chosen] == TRAIN) == wanted] for wanted in (True, False))
+        found = find_near_duplicates(rows.coarse, train, others, leak_distance, fetch)
+        for other, twin in found.items():
+            rows.outcome[other], rows.twin[other] = LEAK, twin
 
 
-def find_near_duplicates(train: NDArray[np.uint8], others: NDArray[np.uint8], distance: int) -> NDArray[np.int64]:
-    """For each of `others` the row of a training thumbnail within `distance` grey levels at every cell, else -1.
+def find_copies(digests: NDArray[np.uint8], rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The groups of two or more of `rows` whose digests, uint8 (n, 32), are equal; each in ascending order."""
+    if not len(rows):
+        return []
+    heads = np.ascontiguousarray(digests[rows, :8]).view(">u8").ravel()
+    order = np.argsort(heads, kind="stable")
+    same = np.append(heads[order][1:] == heads[order][:-1], False)
+    suspects = rows[order[same | np.roll(same, 1)]]
+    groups: dict[bytes, list[int]] = defaultdict(list)
+    for row in np.sort(suspects).tolist():
+        groups[digests[row].tobytes()].append(row)
+    return [np.array(group, np.int64) for group in groups.values() if len(group) > 1]
 
-    Thumbnails are uint8 (n, 256). A k-d tree over 16 block means finds candidates in about n log n: where every cell is
-    within the distance, every block mean is, so no near-duplicate is missed.
+
+def find_near_duplicates(
+    coarse: NDArray[np.uint8], train: NDArray[np.int64], others: NDArray[np.int64], distance: int, fetch: Fetch
+) -> dict[int, int]:
+    """{row of `others`: the first row of `train` whose thumbnail is within `distance` grey levels at every cell}.
+
+    A k-d tree over the block means, uint8 (n, 16), finds candidates in about n log n: where every cell is within the
+    distance, every block mean is, so no near-duplicate is missed. Only candidates' thumbnails are fetched.
     """
-    found = np.full(len(others), -1, np.int64)
     if not len(train) or not len(others):
-        return found
+        return {}
     from scipy.spatial import cKDTree
 
-    tree, coarse = cKDTree(_block_means(train)), _block_means(others)
-    reach = distance + 1e-3
-    count = min(NEIGHBOURS, len(train))
-    gaps, nearest = tree.query(coarse, k=[*range(1, count + 1)], p=np.inf, distance_upper_bound=reach)
-    for row, (gap, candidates) in enumerate(zip(gaps, nearest, strict=True)):
-        within = candidates[np.isfinite(gap)]
-        found[row] = _first_equal(train, others[row], within, distance)
-        if found[row] < 0 and len(within) == NEIGHBOURS:
-            everyone = np.asarray(tree.query_ball_point(coarse[row], reach, p=np.inf))
-            found[row] = _first_equal(train, others[row], everyone, distance)
-    return found
-
-
-def measure_normalization(table: pa.Table, image: ImageSpec) -> Normalization:
-    """The constants of the first layer; mean and deviation come from the training images, copies left out."""
-    if image.normalize == "symmetric":
-        return Normalization(method="symmetric", scale=1 / 127.5, offset=-1.0)
-    if image.normalize == "unit":
-        return Normalization(method="unit", scale=1 / 255.0, offset=0.0)
-    chosen = [
-        sums
-        for sums, split, outcome in zip(
-            *(table.column(name).to_pylist() for name in ("sums", "split", "outcome")), strict=True
-        )
-        if split == "train" and outcome == "ok"
-    ]
-    totals = [sum(column) for column in zip(*chosen, strict=True)]  # Python integers: exact at any size
-    pixels = len(chosen) * image.size[0] * image.size[1]
-    channels = image.channels
-    means = [total / pixels for total in totals[:channels]]
-    variances = [square / pixels - mean**2 for square, mean in zip(totals[channels:], means, strict=True)]
-    deviations = [max(variance, 0.0) ** 0.5 or 1.0 for variance in variances]
-    return Normalization(method="standardize", mean=tuple(means), deviation=tuple(deviations))
-
-
-def _settle_copies(table: pa.Table, outcomes: list[str], reasons: list[str | None]) -> None:
-    paths, labels = table.column("path").to_pylist(), table.column("label").to_pylist()
-    same: dict[str, list[int]] = defaultdict(list)
-    for row, digest in enumerate(table.column("digest").to_pylist()):
-        if outcomes[row] == "ok":
-            same[digest].append(row)
-    for rows in same.values():
-        names = sorted({labels[row] for row in rows})
-        if len(names) > 1:
-            for row in rows:
-                outcomes[row], reasons[row] = "conflict", f"the same picture under {', '.join(map(repr, names))}"
-            continue
-        for row in rows[1:]:
-            outcomes[row], reasons[row] = "duplicate", f"the same bytes as {paths[rows[0]]!r}"
-
-
-def _settle_leaks(table: pa.Table, outcomes: list[str], reasons: list[str | None], distance: int) -> None:
-    splits, paths = table.column("split").to_pylist(), table.column("path").to_pylist()
-    chosen = [row for row, outcome in enumerate(outcomes) if outcome == "ok"]
-    train = [row for row in chosen if splits[row] == "train"]
-    others = [row for row in chosen if splits[row] != "train"]
-    thumbs = table.column("phash")
-    found = find_near_duplicates(_thumbnails(thumbs, train), _thumbnails(thumbs, others), distance)
-    for row, near in zip(others, found, strict=True):
-        if near >= 0:
-            outcomes[row], reasons[row] = "leak", f"nearly the same picture as {paths[train[near]]!r} in training"
-
-
-def _thumbnails(column: pa.ChunkedArray, rows: Sequence[int]) -> NDArray[np.uint8]:
-    if not rows:
-        return np.empty((0, THUMBNAIL**2), np.uint8)
-    values = column.take(pa.array(rows, pa.int64())).combine_chunks()
-    return np.frombuffer(b"".join(values.to_pylist()), np.uint8).reshape(len(rows), THUMBNAIL**2)
-
-
-def _block_means(thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
-    side = THUMBNAIL // 4
-    blocks = thumbs.reshape(-1, 4, side, 4, side).astype(np.float32)
-    return np.asarray(blocks.mean(axis=(2, 4)).reshape(-1, 16), np.float32)
+    tree = cKDTree(coarse[train].astype(np.float32))
+    reach = distance + ROUNDING + 0.5
+    points, count = coarse[others].astype(np.float32), min(NEIGHBOURS, len(train))
+    gaps, places = tree.query(points, k=[*range(1, count + 1)], p=np.inf, distance_upper_bound=reach, workers=-1)
+    answer: dict[int, int] = {}
+    crowded: list[int] = []
+    for part in np.array_split(np.flatnonzero(np.isfinite(gaps[:, 0])), max(1, len(others) // PART)):
+        candidates = [
+            np.sort(train[place[np.isfinite(gap)]]) for gap, place in zip(gaps[part], places[part], strict=True)
+        ]
+        answer |= _first_equal(others[part], candidates, distance, fetch)
+        full = np.isfinite(gaps[part, -1]) & ~np.isin(others[part], list(answer))
+        crowded.extend(part[full].tolist() if count < len(train) else [])
+    for row in crowded:  # eight others lay nearer by their block means and were not the same picture
+        everyone = np.sort(train[np.asarray(tree.query_ball_point(points[row], reach, p=np.inf))])
+        answer |= _first_equal(others[[row]], [everyone], distance, fetch)
+    return answer
 
 
 def _first_equal(
-    train: NDArray[np.uint8], thumb: NDArray[np.uint8], candidates: NDArray[np.int64], distance: int
-) -> int:
-    if not len(candidates):
-        return -1
-    rows = np.sort(candidates)
-    gaps = np.abs(train[rows].astype(np.int16) - thumb.astype(np.int16)).max(axis=1)
-    equal = rows[gaps <= distance]
-    return int(equal[0]) if len(equal) else -1
+    others: NDArray[np.int64], candidates: list[NDArray[np.int64]], distance: int, fetch: Fetch
+) -> dict[int, int]:
+    """{row of `others`: the first of its candidates whose thumbnail is within the distance at every cell}."""
+    if not len(others):
+        return {}
+    wanted = np.unique(np.concatenate([others, *candidates]))
+    thumbs = fetch(wanted).astype(np.int16)
+    answer: dict[int, int] = {}
+    for other, rows in zip(others.tolist(), candidates, strict=True):
+        own = thumbs[np.searchsorted(wanted, other)]
+        differences = np.abs(thumbs[np.searchsorted(wanted, rows)] - own).max(axis=1)
+        if len(equal := rows[differences <= distance]):
+            answer[other] = int(equal[0])
+    return answer
 
 
-def _with_columns(table: pa.Table, columns: dict[str, list[str | None]] | dict[str, list[str]]) -> pa.Table:
-    for name, values in columns.items():
-        index = table.schema.get_field_index(name)
-        table = table.set_column(index, table.schema.field(index), pa.array(values, pa.string()))
-    return table
+def fetch_thumbnails(rows: Rows, store: Store, wanted: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """uint8 (n, 256): the thumbnails of these rows, from the reports of the chunks that read their files.
+
+    Raises:
+        IntegrityError, StorageError: a report is damaged or gone.
+    """
+    thumbs = np.empty((len(wanted), 256), np.uint8)
+    chunks = rows.chunk[wanted]
+    order = np.argsort(chunks, kind="stable")
+    for group in np.split(order, np.flatnonzero(np.diff(chunks[order])) + 1):
+        report = read_report(store, rows.chunks.texts[chunks[group[0]]])
+        thumbs[group] = thumbnails_of(report.table.column("thumbnail"))[rows.report_row[wanted[group]]]
+    return thumbs

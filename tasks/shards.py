@@ -1,21 +1,23 @@
-"""Records in, one immutable shard named by its content out; and shards in, the same shards without some records."""
+"""Images in, one immutable TFRecord shard named by its content out."""
 
 import hashlib
 import os
 import platform
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cnn.dataset import ShardRef
-from cnn.errors import IntegrityError, StorageError
-from cnn.records import iterate_frames
-from infra.storage import Store, open_store
+from cnn.errors import StorageError
+from cnn.records import frame_image
+from infra.storage import Store
 
 SCRATCH = "tmp"
+MOST_PARTS = 512  # POSIX lets one call take 1,024 (IOV_MAX)
+BUFFER = 4 << 20  # bytes that are collected before they are written: few system calls, and memory stays flat
 
 
 class ShardWriter:
@@ -26,73 +28,68 @@ class ShardWriter:
         self._store = store
         self._digest = hashlib.sha256()
         self._bytes = 0
+        self._waiting: list[bytes | memoryview] = []
+        self._waiting_bytes = 0
         self._file: IO[bytes] | None = None
+
+    def append_image(self, image: bytes | NDArray[np.uint8], label: int, key: str, copy: int) -> None:
+        """Add the record of an image: raw pixels (which must not change any more) or a JPEG."""
+        head, tail = frame_image(image, label, key, copy)
+        self._append((head, image if isinstance(image, bytes) else image.reshape(-1).data, tail))
 
     def append(self, record: bytes) -> None:
         """Add one framed record."""
-        try:
-            if self._file is None:
-                self._file = _open_scratch(self._store)
-            self._file.write(record)
-        except OSError as error:
-            raise StorageError(f"cannot write a shard to {self._store.uri}: {error.strerror or error}") from None
-        self._digest.update(record)
-        self._bytes += len(record)
-        self.rows += 1
+        self._append((record,))
 
     def publish(self) -> ShardRef:
         """Move the records to their place in the workspace; the same content is the same file."""
-        if self._file is None:
+        if not self.rows:
             raise ValueError("a shard has one record or more")
+        self._flush()
+        if self._file is None:
+            raise AssertionError("records without a file")
+        self._file.close()
         path = f"shards/{self._digest.hexdigest()}.tfrecord"
-        try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise StorageError(f"cannot write a shard to {self._store.uri}: {error.strerror or error}") from None
-        self._store.put_file(path, Path(self._file.name))
+        self._store.take_file(path, Path(self._file.name))
         return ShardRef(path=path, rows=self.rows, bytes=self._bytes, sha256=self._digest.hexdigest())
 
     def discard(self) -> None:
         """Close and remove the scratch file, if it is still there."""
+        self._waiting = []
         if self._file is not None:
             self._file.close()
             Path(self._file.name).unlink(missing_ok=True)
             self._file = None
 
+    def _append(self, parts: tuple[bytes | memoryview, ...]) -> None:
+        for part in parts:
+            self._digest.update(part)
+            self._bytes += len(part)
+            self._waiting_bytes += len(part)
+        self._waiting.extend(parts)
+        self.rows += 1
+        if self._waiting_bytes >= BUFFER:
+            self._flush()
 
-@dataclass(frozen=True)
-class Thinning:
-    """A chunk's shard of a split, and the numbers of the records that stay.
-
-    Two chunks of the same pictures share one shard, but need not keep the same records of it.
-    """
-
-    chunk: str
-    split: str
-    shard: ShardRef
-    keep: tuple[int, ...]
+    def _flush(self) -> None:
+        try:
+            if self._file is None:
+                self._file = _open_scratch(self._store)
+            _write_all(self._file.fileno(), self._waiting)
+        except OSError as error:
+            raise StorageError(f"cannot write a shard to {self._store.uri}: {error.strerror or error}") from None
+        self._waiting, self._waiting_bytes = [], 0
 
 
-def thin_shard(work: Thinning, workspace: str) -> tuple[Thinning, ShardRef]:
-    """(the work, the shard without the records that do not stay); nothing is decoded.
-
-    Raises:
-        IntegrityError: the shard is not what its name says.
-    """
-    store = _open(workspace)
-    data = store.fetch(work.shard.path).read_bytes()
-    if hashlib.sha256(data).hexdigest() != work.shard.sha256:
-        raise IntegrityError(f"{store.uri_of(work.shard.path)} is damaged; delete it and prepare again")
-    frames = list(iterate_frames(data))
-    writer = ShardWriter(store)
-    try:
-        for number in work.keep:
-            start, end = frames[number]
-            writer.append(data[start:end])
-        return work, writer.publish()
-    finally:
-        writer.discard()
+def _write_all(handle: int, parts: list[bytes | memoryview]) -> None:
+    """Write the parts in as few system calls as there can be; what a call leaves over is written by the next."""
+    rest = [memoryview(part) for part in parts]
+    while rest:
+        written = os.writev(handle, rest[:MOST_PARTS])
+        while rest and written >= len(rest[0]):
+            written -= len(rest.pop(0))
+        if written:
+            rest[0] = rest[0][written:]
 
 
 def sweep_scratch(store: Store) -> int:
@@ -105,10 +102,19 @@ def sweep_scratch(store: Store) -> int:
 
 def _open_scratch(store: Store) -> IO[bytes]:
     """A new file beside the shards, named after the machine and process that writes it."""
+    return tempfile.NamedTemporaryFile(dir=scratch_folder(store), prefix=scratch_prefix(), delete=False, buffering=0)
+
+
+def scratch_folder(store: Store) -> Path:
+    """Where unfinished files lie, on the disk of the workspace (of its cache, where that is no folder)."""
     folder = store.root / SCRATCH
     folder.mkdir(parents=True, exist_ok=True)
-    prefix = f"{_machine()}-{os.getpid()}-"
-    return tempfile.NamedTemporaryFile(dir=folder, prefix=prefix, delete=False, buffering=1 << 20)
+    return folder
+
+
+def scratch_prefix() -> str:
+    """What the names of this process's unfinished files begin with."""
+    return f"{_machine()}-{os.getpid()}-"
 
 
 def _machine() -> str:
@@ -123,13 +129,3 @@ def _is_alive(name: str) -> bool:
     except (ValueError, IndexError, OSError):
         return True  # not ours to judge
     return True
-
-
-def records_of(first: Sequence[int], counts: Sequence[int]) -> tuple[int, ...]:
-    """The record numbers of rows that start at `first` and hold `counts` records each, sorted."""
-    return tuple(sorted(start + offset for start, count in zip(first, counts, strict=True) for offset in range(count)))
-
-
-@lru_cache(maxsize=8)
-def _open(workspace: str) -> Store:
-    return open_store(workspace)

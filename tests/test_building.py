@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from cnn.errors import IntegrityError
 from cnn.images import ImageSpec, read_image
 from cnn.records import Record, decode_record, iterate_frames
 from infra.storage import Store, open_source, open_store
-from tasks.building import BuildSpec, BuildTask, ChunkReport, build_chunk, choose_split, find_group, read_report
-from tasks.listing import list_source
-from tasks.planning import plan_build
-from tasks.shards import Thinning, sweep_scratch, thin_shard
+from tasks.building import BuildSpec, BuildTask, build_chunk, choose_split, find_group
+from tasks.inventory import take_inventory
+from tasks.planning import cut_rows, make_chunk
+from tasks.reports import read_report
+from tasks.rows import Report, Rows
+from tasks.shards import _machine, sweep_scratch
 
 
 def write_image(path: Path, seed: int, size: tuple[int, int] = (40, 30)) -> None:
@@ -35,10 +38,13 @@ def make_spec(**changes: Any) -> BuildSpec:
     return BuildSpec(**values)
 
 
-def build(source: Path, workspace: Path | str, spec: BuildSpec, files: int = 1000) -> list[ChunkReport]:
-    listed = list_source(open_source(str(source)))
-    chunks = plan_build(listed, ("cat", "owl"), {}, files, spec.salt()).chunks
-    return [build_chunk(chunk, BuildTask(str(source), str(workspace), spec)) for chunk in chunks]
+def build(source: Path, workspace: Path | str, spec: BuildSpec, files: int = 1000) -> list[Report]:
+    """The reports of all chunks of the source, in the order of their keys."""
+    inventory, classes = take_inventory(open_source(str(source))), ("cat", "owl")
+    cut = cut_rows(inventory, Rows(inventory, classes).pending(), files)
+    task, store = BuildTask(str(source), str(workspace), spec), open_store(str(workspace))
+    chunks = [make_chunk(inventory, cut.rows_of(number), classes, spec.salt()) for number in range(len(cut))]
+    return [read_report(store, build_chunk(chunk, task).key) for chunk in chunks]
 
 
 @pytest.fixture
@@ -49,7 +55,7 @@ def source(tmp_path: Path) -> Path:
     return folder
 
 
-def read_records(store: Store, reports: Iterable[ChunkReport]) -> Iterator[tuple[str, Record]]:
+def read_records(store: Store, reports: Iterable[Report]) -> Iterator[tuple[str, Record]]:
     for report in reports:
         for split, shard in report.shards.items():
             data = store.read(shard.path)
@@ -57,6 +63,10 @@ def read_records(store: Store, reports: Iterable[ChunkReport]) -> Iterator[tuple
             assert hashlib.sha256(data).hexdigest() == shard.sha256
             for start, end in iterate_frames(data):
                 yield split, decode_record(data[start:end])
+
+
+def flip_bit(body: bytes, position: int) -> bytes:
+    return body[:position] + bytes([body[position] ^ 1]) + body[position + 1 :]
 
 
 def test_shards_hold_the_pixels_that_decoding_gives(source: Path, tmp_path: Path) -> None:
@@ -71,16 +81,6 @@ def test_shards_hold_the_pixels_that_decoding_gives(source: Path, tmp_path: Path
         assert split == choose_split(record.key, None, spec.split)
 
 
-def test_copies_are_made_for_training_images_only(source: Path, tmp_path: Path) -> None:
-    spec, store = make_spec(augment=AugmentSpec(copies=2)), open_store(str(tmp_path / "work"))
-    copies: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
-    for split, record in read_records(store, build(source, tmp_path / "work", spec)):
-        copies[split].append(record.copy)
-    assert sorted(set(copies["train"])) == [0, 1, 2]
-    assert copies["train"].count(1) == copies["train"].count(0)
-    assert set(copies["validation"] + copies["test"]) <= {0}
-
-
 def test_jpeg_shards_hold_jpegs(source: Path, tmp_path: Path) -> None:
     spec = make_spec(image=ImageSpec(size=(32, 32), encoding="jpeg"))
     store = open_store(str(tmp_path / "work"))
@@ -89,9 +89,10 @@ def test_jpeg_shards_hold_jpegs(source: Path, tmp_path: Path) -> None:
 
 
 def test_the_same_files_give_the_same_bytes(source: Path, tmp_path: Path) -> None:
-    spec = make_spec(augment=AugmentSpec(copies=1))
+    spec = make_spec()
     first = build(source, tmp_path / "one", spec, files=5)
     again = build(source, tmp_path / "two", spec, files=5)
+    assert len(first) > 1
     assert first == again
 
 
@@ -100,58 +101,32 @@ def test_bad_files_become_rows_and_cost_nothing_else(source: Path, tmp_path: Pat
     (source / "cat" / "cut.png").write_bytes(good[: len(good) // 2])
     (source / "cat" / "empty.jpg").write_bytes(b"")
     (source / "owl" / "note.jpg").write_text("no picture")
-    spec, store = make_spec(), open_store(str(tmp_path / "work"))
-    report = build(source, tmp_path / "work", spec)[0]
-    rows = {row["path"]: row for row in read_report(store, report.key)[0].to_pylist()}
-    assert report.quarantined == 3
+    report = build(source, tmp_path / "work", make_spec())[0]
+    rows = {row["path"].decode(): row for row in report.table.to_pylist()}
+    assert [row["outcome"] for row in rows.values()].count("quarantined") == 3
     assert len(rows) == 15
     assert rows["cat/cut.png"]["reason"].startswith("truncated")
     assert rows["cat/empty.jpg"]["reason"] == "empty_file"
     assert rows["owl/note.jpg"]["reason"] == "not_an_image"
-    assert rows["owl/note.jpg"]["digest"] == hashlib.sha256(b"no picture").hexdigest()
+    assert rows["owl/note.jpg"]["digest"] == hashlib.sha256(b"no picture").digest()
     assert (rows["cat/1.png"]["width"], rows["cat/1.png"]["height"]) == (30, 40)
 
 
 def test_a_damaged_report_is_found(source: Path, tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "work"))
     report = build(source, tmp_path / "work", make_spec())[0]
-    place = tmp_path / "work" / "chunks" / f"{report.key}.parquet"
-    place.write_bytes(place.read_bytes()[:-9])
-    with pytest.raises(IntegrityError, match=report.key):
-        read_report(store, report.key)
-
-
-def test_thinning_keeps_the_records_asked_for(source: Path, tmp_path: Path) -> None:
-    store, workspace = open_store(str(tmp_path / "work")), str(tmp_path / "work")
-    shard = build(source, workspace, make_spec())[0].shards["train"]
-    before = list(iterate_frames(store.read(shard.path)))
-    work, thinned = thin_shard(Thinning("key", "train", shard, (0, 2)), workspace)
-    data = store.read(thinned.path)
-    assert (work.chunk, work.split, work.shard) == ("key", "train", shard)
-    assert thinned.rows == len(list(iterate_frames(data))) == 2
-    original = store.read(shard.path)
-    assert data == b"".join(original[before[n][0] : before[n][1]] for n in (0, 2))
-
-
-def test_thinning_refuses_a_damaged_shard(source: Path, tmp_path: Path) -> None:
-    workspace = str(tmp_path / "work")
-    shard = build(source, workspace, make_spec())[0].shards["train"]
-    place = tmp_path / "work" / shard.path
-    body = bytearray(place.read_bytes())
-    body[40] ^= 1
-    place.write_bytes(bytes(body))
-    with pytest.raises(IntegrityError, match=shard.sha256):
-        thin_shard(Thinning("key", "train", shard, (0,)), workspace)
+    place = tmp_path / "work" / "chunks" / f"{report.key}.arrow"
+    body = place.read_bytes()
+    for damaged in (body[:-9], b"", *(flip_bit(body, position) for position in range(0, len(body), 101))):
+        place.write_bytes(damaged)
+        with pytest.raises(IntegrityError, match=report.key):
+            read_report(store, report.key)
 
 
 def test_what_killed_processes_left_is_swept_and_nothing_else(source: Path, tmp_path: Path) -> None:
-    from tasks.shards import _machine
-
     store = open_store(str(tmp_path / "work"))
     build(source, tmp_path / "work", make_spec())
     scratch = tmp_path / "work" / "tmp"
-    import os
-
     (scratch / f"{_machine()}-{2**22 + 5}-dead").write_bytes(b"x")
     (scratch / f"{_machine()}-{os.getpid()}-mine").write_bytes(b"x")
     (scratch / "other-1-foreign").write_bytes(b"x")
@@ -181,10 +156,10 @@ def test_groups_come_from_the_path(pattern: str | None, group: str | None) -> No
     assert find_group("owl/cam7/a.jpg", pattern) == group
 
 
-def test_normalization_and_strengths_without_copies_change_no_shard() -> None:
+def test_normalization_and_augmentation_change_no_chunk() -> None:
     base = make_spec().salt()
     assert make_spec(image=ImageSpec(size=(8, 8), normalize="unit")).salt() == base
     assert make_spec(augment=AugmentSpec(rotate=45)).salt() == base
-    assert make_spec(augment=AugmentSpec(copies=1)).salt() != base
+    assert make_spec(augment=AugmentSpec(copies=1)).salt() == base
     assert make_spec(image=ImageSpec(size=(8, 9))).salt() != base
     assert make_spec(split=SplitSpec(seed=1)).salt() != base

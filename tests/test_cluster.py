@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,17 @@ def describe_worker(item: int) -> dict[str, Any]:
     own = psutil.Process().net_connections("inet")
     listening = [place.laddr.ip for place in own if place.status == psutil.CONN_LISTEN]
     return {"heavy": [name for name in heavy if name in sys.modules], "threads": threads, "listening": listening}
+
+
+def meet(item: int, folder: str) -> int:
+    """The process that works on this item, once the other one of 0 and 1 is worked on too."""
+    Path(folder, str(item)).touch()
+    until = time.monotonic() + 60
+    while not Path(folder, str(1 - item)).exists() and time.monotonic() < until:
+        threading.Event().wait(0.01)
+    if not Path(folder, str(1 - item)).exists():
+        raise TimeoutError(f"item {item} was alone")
+    return os.getpid()
 
 
 def die_once(item: int, folder: str) -> int:
@@ -123,7 +135,7 @@ def test_a_fault_of_the_receiver_ends_the_rest_too(cluster: Cluster) -> None:
     assert results[1:] == [8]
 
 
-def test_workers_are_light_single_threaded_and_on_loopback(workers: Cluster) -> None:
+def test_workers_are_light_and_on_loopback_and_libraries_take_one_thread(workers: Cluster) -> None:
     found: list[dict[str, Any]] = []
     run_chunks(workers, describe_worker, range(4), found.append)
     assert workers.workers == 2
@@ -131,6 +143,14 @@ def test_workers_are_light_single_threaded_and_on_loopback(workers: Cluster) -> 
     assert {value for facts in found for value in facts["threads"].values()} == {"1"}
     assert {place for facts in found for place in facts["listening"]} == {"127.0.0.1"}
     assert set(describe_worker(0)["listening"]) == {"127.0.0.1"}  # the scheduler is in this process
+
+
+def test_a_worker_process_works_on_two_items_at_a_time(tmp_path: Path) -> None:
+    found: list[int] = []
+    with open_cluster(ClusterSpec(workers=1)) as cluster:
+        run_chunks(cluster, functools.partial(meet, folder=str(tmp_path)), range(2), found.append)
+        assert cluster.workers == 1
+    assert len(set(found)) == 1
 
 
 def test_workers_that_die_are_replaced_and_nothing_is_lost(tmp_path: Path) -> None:

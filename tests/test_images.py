@@ -2,18 +2,28 @@
 
 import io
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
 from cnn.errors import BadImage
-from cnn.images import ImageSpec, count_levels, encode_jpeg, encode_png, read_image, resize_image, thumbnail
+from cnn.images import (
+    ImageSpec,
+    count_levels,
+    encode_jpeg,
+    encode_png,
+    read_image,
+    resize_image,
+    sum_levels,
+    thumbnail,
+)
 
 PLAIN = ImageSpec(size=(32, 48))
 
@@ -204,3 +214,66 @@ def test_levels_are_counted_exactly(height: int, width: int, channels: int, seed
     counts = count_levels(pixels)
     for channel in range(channels):
         assert counts[channel].tolist() == np.bincount(pixels[..., channel].ravel(), minlength=256).tolist()
+
+
+@given(
+    st.sampled_from([(1, 1), (1, 4096), (4096, 1), (7, 5), (224, 224), (1023, 1025), (2047, 4093), (4096, 4096)]),
+    st.sampled_from([1, 3]),
+    st.sampled_from([(0, 0), (255, 255), (254, 255), (0, 255), (0, 1), (0, 255)]),
+    st.floats(0.0, 1.0),
+)
+@settings(max_examples=40, deadline=None)
+def test_sums_of_levels_are_exact(shape: tuple[int, int], channels: int, levels: tuple[int, int], share: float) -> None:
+    pixels = np.full((*shape, channels), levels[0], np.uint8)
+    flat = pixels.reshape(-1)
+    flat[: max(1, int(share * flat.size)) : 1 + levels[1] % 3] = levels[1]
+    rows = pixels.reshape(-1, channels)
+    squares = rows.astype(np.uint16) ** 2
+    assert sum_levels(pixels) == [*rows.sum(0, dtype=np.int64).tolist(), *squares.sum(0, dtype=np.int64).tolist()]
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.sampled_from([1, 3]), st.integers(0, 2**32 - 1))
+def test_sums_of_levels_are_those_of_the_counts(height: int, width: int, channels: int, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, channels)).astype(np.uint8)
+    counts, levels = count_levels(pixels), np.arange(256, dtype=np.int64)
+    assert sum_levels(pixels) == [*(counts @ levels).tolist(), *(counts @ levels**2).tolist()]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(32, 48), (64, 96), (100, 30)])
+def test_pixels_go_into_the_array_of_the_caller(kind: str, resize: str, channels: int, size: tuple[int, int]) -> None:
+    data = save(Image.fromarray(make_photo()), kind)
+    spec = ImageSpec.model_validate({"size": size, "resize": resize, "channels": channels})
+    batch = np.full((3, *spec.shape), 99, np.uint8)
+    decoded = read_image(data, spec, batch[1])
+    assert np.shares_memory(decoded.pixels, batch)
+    assert np.array_equal(batch[1], read_image(data, spec).pixels)
+    assert (batch[[0, 2]] == 99).all()
+
+
+@pytest.mark.parametrize(
+    "out",
+    [np.empty((32, 48, 1), np.uint8), np.empty((32, 48, 3), np.float32), np.empty((32, 96, 3), np.uint8)[:, ::2]],
+)
+def test_an_array_that_does_not_fit_is_refused(out: Any) -> None:
+    with pytest.raises(ValueError, match="C-contiguous uint8"):
+        read_image(encode_png(make_photo()), PLAIN, out)
+
+
+def test_pixels_stay_when_the_next_file_is_read() -> None:
+    spec = ImageSpec(size=(64, 96))
+    first = read_image(encode_jpeg(make_photo()), spec).pixels
+    kept = first.copy()
+    read_image(encode_jpeg(make_photo(seed=9)[::-1]), spec)
+    assert np.array_equal(first, kept)
+
+
+def test_threads_do_not_share_buffers() -> None:
+    files = [encode_jpeg(make_photo(500, 400, seed)[:: 1 - 2 * (seed % 2)]) for seed in range(4)]
+    alone = [read_image(data, PLAIN).pixels for data in files]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(10):
+            together = list(pool.map(lambda data: read_image(data, PLAIN).pixels, files * 4))
+            assert all(np.array_equal(pixels, alone[i % 4]) for i, pixels in enumerate(together))

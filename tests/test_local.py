@@ -136,6 +136,22 @@ def test_a_file_that_was_put_is_its_own(tmp_path: Path) -> None:
     assert [entry.path for entry in store.list()] == ["a/b"]
 
 
+def test_a_file_that_was_taken_is_gone_also_from_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, local, replace = open_store(str(tmp_path / "store")), tmp_path / "local", os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if Path(source) == local:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        replace(source, target)
+
+    for data in (b"1", b"2"):
+        local.write_bytes(data)
+        store.take_file("a/b", local)
+        assert (store.read("a/b"), local.exists()) == (data, False)
+        monkeypatch.setattr(os, "replace", refuse)
+    assert [entry.path for entry in store.list()] == ["a/b"]
+
+
 def test_bytes_reach_the_disk_before_their_name_and_the_name_before_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,14 +3,13 @@
 from pathlib import Path
 
 import pytest
-from test_preparing import prepare, rows_of, write_image
+from steps import prepare
+from test_preparing import rows_of, write_image
 
-from cnn.dataset import ShardRef, SplitSpec
-from cnn.errors import BadImage, ConfigError, DatasetError, SourceError, StorageError
+from cnn.dataset import SplitSpec
+from cnn.errors import BadImage, ConfigError, DatasetError, SourceError
 from cnn.loader import open_split
 from infra.local import LocalSource
-from tasks.ledger import to_table
-from tasks.publishing import place_rows, plan_thinning, reconcile_shards
 
 
 @pytest.fixture
@@ -20,32 +19,6 @@ def source(tmp_path: Path) -> Path:
     for number in range(60):
         write_image(folder / ("bat", "cat", "owl")[number % 3] / f"{number:02}.png", number)
     return folder
-
-
-def test_a_shard_that_two_chunks_share_is_thinned_for_each() -> None:
-    shard = ShardRef(path="shards/x.tfrecord", rows=2, bytes=2, sha256="x")
-    base = {"size": 1, "modified": "1", "outcome": "ok", "split": "train", "records": 1, "label": "owl"}
-    table = to_table(
-        [
-            base | {"path": "a", "chunk": "one", "record": 0, "digest": "A"},
-            base | {"path": "b", "chunk": "one", "record": 1, "digest": "B", "outcome": "duplicate"},
-            base | {"path": "c", "chunk": "two", "record": 0, "digest": "A", "outcome": "duplicate"},
-            base | {"path": "d", "chunk": "two", "record": 1, "digest": "B"},
-        ]
-    )
-    chunks = {"one": {"train": shard}, "two": {"train": shard}}
-    works = plan_thinning(table, chunks)
-    assert [(work.chunk, work.keep) for work in works] == [("one", (0,)), ("two", (1,))]
-    thin = {
-        (work.chunk, work.split): shard.model_copy(update={"path": f"shards/{work.chunk}", "rows": 1}) for work in works
-    }
-    placed, splits = place_rows(table, chunks, thin)
-    assert placed.column("shard").to_pylist() == ["shards/one", None, None, "shards/two"]
-    reconcile_shards(placed, splits)
-    with pytest.raises(StorageError, match="ledger and shards disagree"):
-        reconcile_shards(placed, {"train": splits["train"][:1]})
-    with pytest.raises(StorageError, match="ledger and shards disagree"):
-        reconcile_shards(placed, {**splits, "test": splits["train"]})
 
 
 def test_copies_that_come_night_by_night_lose_and_double_nothing(tmp_path: Path) -> None:

@@ -42,20 +42,26 @@ def an_answer(data: bytes, etag: str = '"v1"', length: int | None = None) -> dic
     return {"Body": a_body(data, length), "ETag": etag, "ContentLength": length or len(data)}
 
 
-def test_every_page_is_listed_and_sorted_and_archives_are_told(stub: Stubber) -> None:
-    def item(key: str, **more: Any) -> dict[str, Any]:
-        return {"Key": f"in/{key}", "Size": 1, "ETag": '"e"', **more}
+def a_page(*keys: str, following: str = "", **more: Any) -> dict[str, Any]:
+    items = [{"Key": f"in/{key}", "Size": 1, "ETag": '"e"', **more} for key in keys]
+    return {"Contents": items} | ({"IsTruncated": True, "NextContinuationToken": following} if following else {})
 
-    first = {
-        "IsTruncated": True,
-        "NextContinuationToken": "t",
-        "Contents": [item("z"), item("b", StorageClass="GLACIER")],
-    }
+
+def test_every_page_is_listed_and_archives_are_told(stub: Stubber) -> None:
     where = {"Bucket": "bucket", "Prefix": "in/"}
-    stub.add_response("list_objects_v2", first, where)
-    stub.add_response("list_objects_v2", {"Contents": [item("a")]}, where | {"ContinuationToken": "t"})
-    found = [(entry.path, entry.problem) for entry in open_source("s3://bucket/in").list()]
-    assert found == [("a", None), ("b", "archived"), ("z", None)]
+    stub.add_response("list_objects_v2", a_page("z", "b", following="t", StorageClass="GLACIER"), where)
+    stub.add_response("list_objects_v2", a_page("a"), where | {"ContinuationToken": "t"})
+    found = {(entry.path, entry.problem) for entry in open_source("s3://bucket/in").list()}
+    assert found == {("a", None), ("b", "archived"), ("z", "archived")}
+
+
+def test_a_page_is_asked_for_when_the_one_before_is_used_up(stub: Stubber) -> None:
+    stub.add_response("list_objects_v2", a_page("a", "b", following="t"))
+    entries = open_source("s3://bucket/in").list()
+    assert [next(entries).path, next(entries).path] == ["a", "b"]  # a further request would have no answer
+    stub.add_client_error("list_objects_v2", "InternalError", http_status_code=400)
+    with pytest.raises(SourceError, match="cannot list s3://bucket/in/: .* answered InternalError"):
+        next(entries)
 
 
 def test_a_reply_cut_short_is_asked_for_again_in_the_same_version(stub: Stubber) -> None:

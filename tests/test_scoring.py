@@ -23,10 +23,11 @@ from cnn.bundle import BundleInfo
 from cnn.dataset import Normalization, SplitSpec
 from cnn.errors import BadImage, IntegrityError, RegistryError
 from cnn.images import ImageSpec
-from infra.storage import Entry, open_source, open_store
+from infra.storage import Entry, Source, open_source, open_store
 from tasks.planning import Chunk, Item
 from tasks.predictions import from_part, to_rows_table, write_predictions
-from tasks.scoring import KnownPredictions, ModelRef, Network, ScoreSpec, ScoreTask, decide, score_chunk, score_entries
+from tasks.reading import Files
+from tasks.scoring import KnownPredictions, ModelRef, Network, ScoreSpec, ScoreTask, decide, score_chunk, score_files
 from tasks.shipping import local_bundle, ship_bundle
 
 IMAGE = ImageSpec(size=(4, 5))
@@ -72,6 +73,10 @@ class Folder:
         return path
 
 
+def files_of(source: Source) -> Files:
+    return Files(source, sorted(source.list(), key=lambda entry: entry.path))
+
+
 def make_task(**facts: Any) -> ScoreTask:
     model = ModelRef(name="colours", version="3", bundle="ab" * 32, classes=LABELS)
     return replace(ScoreTask("in", "out", model, ScoreSpec(batch_size=2, top_k=2), NIGHT, batch="b1"), **facts)
@@ -90,7 +95,7 @@ FILES = st.one_of(st.sampled_from(sorted(BAD)), st.tuples(st.integers(0, 2), st.
 def test_bad_files_never_take_a_prediction(kinds: list[Any], batch_size: int) -> None:
     files = {f"{i:03}": BAD[kind] if isinstance(kind, str) else make_png(*kind) for i, kind in enumerate(kinds)}
     source, task = Folder(files), make_task(spec=ScoreSpec(batch_size=batch_size))
-    rows, scored = score_entries(list(source.list())[::-1], source, NETWORK, None, task)
+    rows, scored = score_files(files_of(source), NETWORK, None, task)
     assert [row["path"] for row in rows] == sorted(files)
     assert scored == sum(not isinstance(kind, str) for kind in kinds)
     for row, kind in zip(rows, kinds, strict=True):
@@ -107,7 +112,7 @@ def test_bad_files_never_take_a_prediction(kinds: list[Any], batch_size: int) ->
 
 def test_top_k_is_sorted_and_no_longer_than_the_classes() -> None:
     source = Folder({"a": make_png(1, 200)})
-    ((row,), _) = score_entries(list(source.list()), source, NETWORK, None, make_task(spec=ScoreSpec(top_k=9)))
+    ((row,), _) = score_files(files_of(source), NETWORK, None, make_task(spec=ScoreSpec(top_k=9)))
     assert [guess["label"] for guess in row["top_k"]] == ["green", "red", "blue"]
     assert row["top_k"][0]["probability"] == row["confidence"]
 
@@ -119,7 +124,7 @@ def test_threshold_belongs_to_accept(confidence: float, decision: str) -> None:
 
 def test_names_that_are_not_utf8_keep_their_bytes() -> None:
     source = Folder({"b\udcff.png": make_png(2, 200)})
-    ((row,), _) = score_entries(list(source.list()), source, NETWORK, None, make_task())
+    ((row,), _) = score_files(files_of(source), NETWORK, None, make_task())
     assert (row["path"], row["path_raw"]) == ("b\\xff.png", b"b\xff.png")
     assert to_rows_table([row]).column("label").to_pylist() == ["blue"]
 
@@ -128,14 +133,14 @@ def test_names_that_are_not_utf8_keep_their_bytes() -> None:
 def test_answers_that_are_no_probabilities_stop_the_run(outputs: NDArray[Any]) -> None:
     source, network = Folder({"a.png": make_png(0, 99)}), Network(IMAGE, LABELS, lambda _: outputs)
     with pytest.raises(RegistryError, match=r"colours version 3 gave no probabilities .* 'a\.png'"):
-        score_entries(list(source.list()), source, network, None, make_task())
+        score_files(files_of(source), network, None, make_task())
 
 
 @pytest.fixture
 def known(tmp_path: Path) -> KnownPredictions:
     files: dict[str, bytes | None] = {f"{i}.png": make_png(i % 3, 100 + i) for i in range(9)}
     source = Folder(files | {"bad": b""})
-    rows, _ = score_entries(list(source.list()), source, NETWORK, None, make_task())
+    rows, _ = score_files(files_of(source), NETWORK, None, make_task())
     write_predictions([to_rows_table(rows)], tmp_path / "predictions.parquet")
     return KnownPredictions(tmp_path / "predictions.parquet")
 
@@ -144,10 +149,10 @@ def test_known_bytes_are_not_decoded(known: KnownPredictions, monkeypatch: pytes
     source = Folder({"moved/elsewhere.png": make_png(1, 104)})
     monkeypatch.setattr(tasks.scoring, "read_image", lambda *_: pytest.fail("decoded"))
     later = make_task(scored_at=datetime(2027, 1, 1, tzinfo=UTC))
-    ((row,), scored) = score_entries(list(source.list()), source, NETWORK, known, later)
+    ((row,), scored) = score_files(files_of(source), NETWORK, known, later)
     assert (scored, row["path"], row["label"], row["scored_at"]) == (0, "moved/elsewhere.png", "green", NIGHT)
     strict = make_task(spec=ScoreSpec(accept=1.0))
-    assert score_entries(list(source.list()), source, NETWORK, known, strict)[0][0]["decision"] == "review"
+    assert score_files(files_of(source), NETWORK, known, strict)[0][0]["decision"] == "review"
 
 
 def test_only_predictions_are_known(known: KnownPredictions) -> None:

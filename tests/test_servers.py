@@ -26,6 +26,7 @@ from infra.servers import (
     ServerState,
     ensure_prefect_server,
     find_prefect_api,
+    is_own_server,
     server_status,
     start_server,
     stop_server,
@@ -46,7 +47,7 @@ def own_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def keep(state: ServerState) -> None:
     """Write the state file as `start_server` does."""
     folder = state_dir() / "prefect"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "server.json").write_text(json.dumps(asdict(state)))
 
 
@@ -158,6 +159,15 @@ def test_a_running_process_is_known_by_number_and_start(sleeper: ServerState) ->
     assert server_status() is None
 
 
+def test_a_server_is_our_own_by_its_address_and_version(sleeper: ServerState) -> None:
+    assert not is_own_server(sleeper.url)
+    keep(sleeper)
+    assert is_own_server(sleeper.url)
+    assert not is_own_server("http://elsewhere:4200/api")
+    (state_dir() / "prefect" / "server.json").write_text(json.dumps(asdict(replace(sleeper, version="3.0.0"))))
+    assert not is_own_server(sleeper.url)
+
+
 def test_a_later_process_with_the_same_number_is_left_alone(sleeper: ServerState) -> None:
     keep(replace(sleeper, started=sleeper.started - 60))
     assert server_status() is None
@@ -175,7 +185,7 @@ def test_a_process_that_ended_is_no_server(sleeper: ServerState) -> None:
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff", b'{"pid": "x"}'])
 def test_a_damaged_state_file_is_no_server(content: bytes) -> None:
     folder = state_dir() / "prefect"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "server.json").write_bytes(content)
     assert server_status() is None
     assert not stop_server()

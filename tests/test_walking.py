@@ -1,7 +1,9 @@
 """Local folders are listed without a gap: every file once, each that cannot be read with its reason."""
 
+import errno
 import os
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn.errors import BadImage, SourceError
-from infra.entries import sort_entries
 from infra.storage import open_source, open_store
+from infra.walking import walk_folder
 
 Unprivileged = Callable[[], AbstractContextManager[None]]
 NAMES = st.text(alphabet="ab.-!é~", min_size=1, max_size=3).filter(lambda name: name not in (".", ".."))
@@ -91,6 +93,7 @@ def test_names_that_are_no_text_come_through(tmp_path: Path) -> None:
             file.write(name)
     source = open_source(str(tmp_path))
     assert {os.fsencode(entry.path): source.read(entry.path) for entry in source.list()} == {name: name for name in raw}
+    assert [os.fsencode(entry.path) for entry in source.list()] == sorted(raw)
 
 
 def test_a_name_changes_when_the_file_does(tmp_path: Path) -> None:
@@ -114,7 +117,7 @@ def test_every_file_is_listed_once_in_the_order_of_bytes(
         store.write(path, path.encode())
     entries = list(open_source(store.uri).list())
     assert {entry.path for entry in entries} == paths
-    assert entries == sort_entries(entries) == list(store.list())
+    assert entries == sorted(entries, key=lambda entry: os.fsencode(entry.path)) == list(store.list())
     assert list(store.list(prefix)) == [entry for entry in entries if entry.path.startswith(prefix)]
 
 
@@ -156,3 +159,90 @@ def test_a_source_that_is_replaced_while_it_is_listed_is_a_fault(tmp_path: Path)
     root.mkdir()
     with pytest.raises(SourceError, match="cannot be read: stale file handle"):
         list(entries)
+
+
+def test_a_name_that_stands_for_something_else_meanwhile_is_taken_as_what_it_is_now(tmp_path: Path) -> None:
+    root = tmp_path / "source"
+    root.mkdir()
+    (tmp_path / "outside").write_bytes(b"1")
+    for name in ("a", "file to folder", "file to link", "file to pool", "folder to file/x", "folder to link/x"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"1")
+    entries = open_source(str(root)).list()
+    assert next(entries).path == "a"  # by now the names and their kinds are known
+    for name in ("file to folder", "file to link", "file to pool", "folder to file/x", "folder to link/x"):
+        (root / name).unlink()
+    (root / "folder to file").rmdir()
+    (root / "folder to file").write_bytes(b"12")
+    (root / "folder to link").rmdir()
+    (root / "folder to link").symlink_to(tmp_path)
+    (root / "file to folder").mkdir()
+    (root / "file to folder" / "y").write_bytes(b"123")
+    (root / "file to link").symlink_to("../outside")
+    (root / "file to pool").symlink_to("file to folder")
+    assert [(entry.path, entry.size, entry.problem) for entry in entries] == [
+        ("file to folder/y", 3, None),
+        ("file to link", 0, "symlink_outside"),
+        ("file to pool/y", 3, None),
+        ("folder to file", 2, None),
+        ("folder to link", 0, "symlink_outside_folder"),
+    ]
+
+
+def test_links_stand_where_their_paths_do(tmp_path: Path) -> None:
+    root = tmp_path / "source"
+    for folder in (root / "pool", tmp_path / "outside"):
+        folder.mkdir(parents=True)
+        (folder / "x").write_bytes(b"1")
+    for name in ("a!", "a0", "b!", "b0"):
+        (root / name).write_bytes(b"1")
+    (root / "a").symlink_to("pool")
+    (root / "b").symlink_to("../outside")
+    assert list(listed(root)) == ["a!", "a/x", "a0", "b", "b!", "b0", "pool/x"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc lists the open handles")
+def test_a_walk_holds_a_handle_for_each_level_and_gives_all_back(tmp_path: Path) -> None:
+    for number in range(5):
+        place = tmp_path / f"{number}" / "deep"
+        place.mkdir(parents=True)
+        (place / "x").write_bytes(b"1")
+    before = len(os.listdir("/proc/self/fd"))
+    entries = open_source(str(tmp_path)).list()
+    assert {len(os.listdir("/proc/self/fd")) - before for _ in entries} == {3}
+    assert len(os.listdir("/proc/self/fd")) == before
+    broken_off = walk_folder(str(tmp_path))
+    next(broken_off)
+    broken_off.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_process_without_free_handles_is_no_fault_of_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "class").mkdir()
+    (tmp_path / "x").write_bytes(b"1")
+    whole = os.open
+
+    def fail(place: str, flags: int) -> int:
+        if place.endswith("class"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return whole(place, flags)
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(SourceError, match="cannot be read: too many open files"):
+        list(open_source(str(tmp_path)).list())
+
+
+def test_files_that_their_owner_alone_may_read_are_readable_to_the_owner(
+    tmp_path: Path, unprivileged: Unprivileged
+) -> None:
+    (tmp_path / "private").write_bytes(b"1")
+    (tmp_path / "private").chmod(0o600)
+    (tmp_path / "locked").write_bytes(b"1")
+    (tmp_path / "locked").chmod(0o044)  # all others may read it, its owner may not
+    if os.geteuid() == 0:
+        for name in ("private", "locked"):
+            os.chown(tmp_path / name, 65534, 65534)
+    with unprivileged():
+        assert listed(tmp_path) == {"private": None, "locked": "unreadable"}

@@ -1,0 +1,168 @@
+"""A chunk's shard in; the shard that a version lists out: without what was settled out, relabelled, or augmented.
+
+Nothing is decoded from the source. What came out is remembered under a digest of what went in (`derived/KEY.json`), so
+that the next version does not do it again.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.augment import AugmentSpec, augment_image
+from cnn.dataset import ShardRef
+from cnn.errors import IntegrityError, StorageError
+from cnn.images import ImageSpec, encode_jpeg, sum_levels
+from cnn.records import decode_record, iterate_frames, map_file, measure_crc, relabel_record
+from cnn.spec import canonical_json
+from infra.storage import Store, open_store
+from tasks.reading import computing
+from tasks.reports import seal, unseal
+from tasks.shards import ShardWriter
+
+FORMAT = 1  # raise it when the same work would give other bytes
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The records of a chunk's shard of a split that belong to a version, by number, and the label id of each.
+
+    With `copies`, their augmented copies are asked for in place of the records themselves.
+    """
+
+    chunk: str
+    split: str
+    shard: ShardRef
+    records: tuple[int, ...]
+    labels: tuple[int, ...]
+    copies: bool = False
+
+    def key(self, task: "ArrangeTask") -> str:
+        """40 hex digits over all that decides the bytes of the shard that comes out."""
+        facts = [FORMAT, self.shard.sha256, self.records, self.labels]
+        made = [task.augment.model_dump(), task.image.encoding, task.image.shape] if self.copies else None
+        return hashlib.sha256(canonical_json([facts, made]).encode()).hexdigest()[:40]
+
+
+@dataclass(frozen=True)
+class ArrangeTask:
+    """What a worker needs beside the selection."""
+
+    workspace: str
+    image: ImageSpec
+    augment: AugmentSpec
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """The shard that came out; `crcs` are the checksums (CRC-32C) of each selected image's augmented copies."""
+
+    shard: ShardRef
+    crcs: tuple[int, ...] = ()
+
+
+def derived_path(key: str) -> str:
+    """Where it is remembered what came out."""
+    return f"derived/{key}.json"
+
+
+def arrange_shard(work: Selection, task: ArrangeTask) -> tuple[Selection, Arranged]:
+    """(the work, what came out of it).
+
+    Raises:
+        IntegrityError: the shard is not what its name says.
+        StorageError: the workspace does not answer.
+    """
+    store = _open(task.workspace)
+    writer = ShardWriter(store)
+    try:
+        with computing():
+            chosen = zip(read_records(store, work.shard, work.records), work.labels, strict=True)
+            records = (relabel_record(record, label) for record, label in chosen)
+            crcs = [_write_copies(record, task, writer) for record in records] if work.copies else []
+            for record in () if work.copies else records:
+                writer.append(record)
+        answer = Arranged(writer.publish(), tuple(crcs))
+    finally:
+        writer.discard()
+    facts = {"shard": answer.shard.model_dump(), "crcs": answer.crcs}
+    store.write(derived_path(work.key(task)), seal(canonical_json(facts).encode()))
+    return work, answer
+
+
+def find_arranged(store: Store, work: Selection, task: ArrangeTask) -> Arranged | None:
+    """What came out of this work before; None where nothing is remembered, or not as it was written."""
+    try:
+        facts = json.loads(unseal(store.read(derived_path(work.key(task)))))
+        return Arranged(ShardRef(**facts["shard"]), tuple(facts["crcs"]))
+    except (StorageError, ValueError, KeyError, TypeError):
+        return None
+
+
+def read_records(store: Store, shard: ShardRef, numbers: Iterable[int] | None = None) -> Iterator[bytes]:
+    """The framed records of a shard with these numbers, or all.
+
+    Raises:
+        IntegrityError: the shard is not what its name says.
+    """
+    data = map_file(store.fetch(shard.path))
+    if hashlib.sha256(data).hexdigest() != shard.sha256:
+        raise IntegrityError(f"{store.uri_of(shard.path)} is damaged; delete it and prepare again")
+    frames = list(iterate_frames(data))
+    for number in range(len(frames)) if numbers is None else numbers:
+        start, end = frames[number]
+        yield bytes(data[start:end])
+
+
+def measure_shard(work: ShardRef, workspace: str, image: ImageSpec) -> tuple[str, list[int]]:
+    """(the shard's path, per channel the sum of levels of its images, then per channel that of squares).
+
+    The sums are exact integers, so any order adds up alike; they are remembered under the shard's name.
+
+    Raises:
+        IntegrityError: the shard is not what its name says.
+    """
+    store = _open(workspace)
+    name, totals = derived_path(f"{work.sha256}-sums"), [0] * (2 * image.channels)
+    try:
+        return work.path, list(json.loads(unseal(store.read(name))))
+    except (StorageError, ValueError, TypeError):
+        pass  # not measured yet
+    with computing():
+        for record in read_records(store, work):
+            sums = sum_levels(_to_pixels(decode_record(record).image, image))
+            totals = [total + value for total, value in zip(totals, sums, strict=True)]
+    store.write(name, seal(canonical_json(totals).encode()))
+    return work.path, totals
+
+
+def _write_copies(record: bytes, task: ArrangeTask, writer: ShardWriter) -> int:
+    """Append the augmented copies of one image; returns the checksum of their bytes, one after the other."""
+    base, crc = decode_record(record), 0
+    pixels = _to_pixels(base.image, task.image)
+    for copy in range(1, task.augment.copies + 1):
+        image = augment_image(pixels, task.augment, base.key, copy)
+        content = image if task.image.encoding == "raw" else encode_jpeg(image)
+        crc = measure_crc(content, crc)
+        writer.append_image(content, base.label, base.key, copy)
+    return crc
+
+
+def _to_pixels(image: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
+    if spec.encoding == "raw":
+        return np.frombuffer(image, np.uint8).reshape(spec.shape)
+    flag = cv2.IMREAD_GRAYSCALE if spec.channels == 1 else cv2.IMREAD_COLOR_RGB
+    decoded = cv2.imdecode(np.frombuffer(image, np.uint8), flag)
+    if decoded is None:
+        raise IntegrityError("a record's JPEG cannot be decoded; prepare the dataset again")
+    return np.asarray(decoded, np.uint8).reshape(spec.shape)
+
+
+@lru_cache(maxsize=8)
+def _open(workspace: str) -> Store:
+    return open_store(workspace)

@@ -1,0 +1,141 @@
+"""A source in, its whole listing as one Arrow table out: some 100 bytes of memory for each file.
+
+Python objects exist for one batch of files at a time, so that a million files take no more of them than ten thousand.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
+from operator import le
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from infra.storage import Entry, Source
+from tasks.listing import SYSTEM_NAMES, UNFINISHED, classify_entry, ignore_rule
+
+BATCH = 4_000  # files that are Python objects at once, and rows in a chunk of the table
+NAMES = pa.dictionary(pa.int32(), pa.string())
+
+# A chunk never holds the 2 GiB that end a binary array: paths are at most 4 KiB long. All of the table may well.
+INVENTORY = pa.schema(
+    [
+        pa.field("path", pa.binary(), nullable=False),  # its bytes, as the file system holds them
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("modified", pa.string(), nullable=False),  # mtime_ns.ctime_ns, or the ETag
+        pa.field("problem", NAMES),  # why it cannot be read; see `infra.entries.Entry`
+        pa.field("label", NAMES),  # the top folder, null at the top level
+        pa.field("ignored", NAMES),  # the rule that leaves it out
+    ]
+)
+WIDER = {pa.binary(): pa.large_binary(), pa.string(): pa.large_string()}  # what may be longer than 2 GiB
+
+ENDINGS = tuple(pattern[1:] for pattern in UNFINISHED if pattern.startswith("*"))
+BEGINNINGS = tuple(pattern[:-1] for pattern in UNFINISHED if pattern.endswith("*"))
+
+
+class Codes:
+    """A column of few different texts: numbers for them, given as they come up."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def encode(self, texts: Iterable[str | None]) -> pa.Array:
+        """int32 (texts,): the number of each text, null for None."""
+        numbers = self._numbers
+        coded = (None if text is None else numbers.setdefault(text, len(numbers)) for text in texts)
+        return pa.array(coded, pa.int32())
+
+    def decode(self, chunks: Iterable[pa.Array]) -> list[pa.Array]:
+        """Chunks of `encode` as dictionary arrays, all over one dictionary."""
+        names = pa.array(self._numbers, pa.string())
+        return [pa.DictionaryArray.from_arrays(chunk, names) for chunk in chunks]
+
+
+def take_inventory(source: Source) -> pa.Table:
+    """Every file of the source, as rows of `INVENTORY` in the order of the paths' bytes.
+
+    The table is in chunks of at most `BATCH` rows; columns of one label, rule or problem share one dictionary.
+
+    Raises:
+        SourceError: the listing broke off.
+    """
+    chunks: list[list[pa.Array]] = [[] for _ in INVENTORY]
+    codes = {number: Codes() for number, field in enumerate(INVENTORY) if field.type == NAMES}
+    ordered, last = True, b""
+    for batch in _batches(source.list()):
+        columns = _to_columns(batch)
+        paths = columns[0]
+        ordered = ordered and last <= paths[0] and all(map(le, paths, islice(paths, 1, None)))
+        last = paths[-1]
+        for number, (values, field) in enumerate(zip(columns, INVENTORY, strict=True)):
+            chunks[number].append(codes[number].encode(values) if number in codes else pa.array(values, field.type))
+    for number, code in codes.items():
+        chunks[number] = code.decode(chunks[number])
+    joined = [pa.chunked_array(part, field.type) for part, field in zip(chunks, INVENTORY, strict=True)]
+    del chunks
+    return pa.Table.from_arrays(joined if ordered else _sort(joined), schema=INVENTORY)
+
+
+def classify_paths(paths: Sequence[str]) -> tuple[list[str | None], list[str | None]]:
+    """The labels and the ignore rules of paths, as `tasks.listing.classify_entry` has them, several times as fast."""
+    labels, rules = [], []
+    for path in paths:
+        start = path.rfind("/") + 1
+        label, rule = classify_folder(path[:start])
+        labels.append(label)
+        rules.append(rule or _name_rule(path[start:]))
+    return labels, rules
+
+
+@lru_cache(maxsize=4096)
+def classify_folder(folder: str) -> tuple[str | None, str | None]:
+    """The label, and the rule for whatever lies there, of a folder that ends in "/"; "" is the top level."""
+    inside = classify_entry(Entry(f"{folder}x", 0, ""))
+    return inside.label, inside.ignored
+
+
+def class_names(table: pa.Table, previous: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Class names of an inventory; the position is the label id in the shards.
+
+    Classes of the previous version keep their ids and new ones follow; when one has vanished, all are sorted anew.
+    """
+    labels = table.column("label").filter(pc.is_null(table.column("ignored")))
+    names = set(labels.unique().to_pylist()) - {None}
+    kept = previous if set(previous) <= names else ()
+    return (*kept, *sorted(names - set(kept)))
+
+
+def _batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
+    while batch := list(islice(entries, BATCH)):
+        yield batch
+
+
+def _to_columns(batch: Sequence[Entry]) -> tuple[list[Any], ...]:
+    """The columns of `INVENTORY` for some files."""
+    labels, rules = classify_paths([entry.path for entry in batch])
+    paths = [entry.path.encode("utf-8", "surrogateescape") for entry in batch]
+    facts = [entry.size for entry in batch], [entry.modified for entry in batch], [entry.problem for entry in batch]
+    return paths, *facts, labels, rules
+
+
+def _name_rule(name: str) -> str | None:
+    """`ignore_rule`, asked only about the few names that it may leave out."""
+    lowered = name.lower()
+    if name[:1] == "." or lowered in SYSTEM_NAMES or lowered.endswith(ENDINGS) or lowered.startswith(BEGINNINGS):
+        return ignore_rule(name)
+    return None
+
+
+def _sort(columns: list[pa.ChunkedArray]) -> list[pa.ChunkedArray]:
+    """The columns in the order of the first one; they are taken off the list one by one, to save memory."""
+    order, ordered = pc.sort_indices(columns[0]), []
+    while columns:
+        column = columns.pop(0)
+        kind = column.type
+        # In one piece: taking from chunks joins them each time, and fails beyond 2 GiB.
+        column = column.cast(WIDER.get(kind, kind)).combine_chunks()
+        parts = [column.take(order[start : start + BATCH]).cast(kind) for start in range(0, len(order), BATCH)]
+        ordered.append(pa.chunked_array(parts, kind))
+    return ordered

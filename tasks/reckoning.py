@@ -1,0 +1,119 @@
+"""Rows in; counts, the dataset's digest, and the refusal to publish where too much was lost, out."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import Field
+
+from cnn.dataset import SPLITS, Normalization
+from cnn.errors import BudgetError, DatasetError, StorageError
+from cnn.images import ImageSpec
+from cnn.spec import Spec, canonical_json
+from tasks.ledger import OUTCOMES
+from tasks.rows import IGNORED, NO_CLASS, OK, PENDING, QUARANTINED, Rows
+
+
+class BudgetSpec(Spec):
+    """How much may go wrong before nothing is published."""
+
+    quarantined: float = Field(0.05, ge=0.0, le=1.0, description="largest share of files that may be unreadable")
+
+
+def check_budget(rows: Rows, classes: Sequence[str], budget: BudgetSpec) -> None:
+    """Refuse a version that lost too much.
+
+    Raises:
+        BudgetError: more files are quarantined than the budget allows, or a class has lost all its images.
+        DatasetError: no image is left to train on.
+    """
+    beside = rows.reason == rows.reasons.number(NO_CLASS)  # they were never asked to be images
+    worst = _count_reasons(rows, (rows.outcome == QUARANTINED) & ~beside)
+    looked_at = int(((rows.outcome != IGNORED) & ~beside).sum())
+    told = ", ".join(f"{reason} {count}" for reason, count in worst.most_common(3)) or "duplicates or conflicts"
+    if worst.total() > budget.quarantined * looked_at:
+        raise BudgetError(
+            f"{worst.total()} of {looked_at} files are unreadable ({told}), "
+            f"over the budget of {budget.quarantined:.1%}; "
+            "repair or remove them, or raise budget.quarantined; nothing was published"
+        )
+    alive = np.bincount(rows.label_id[rows.outcome == OK], minlength=len(classes))
+    emptied = sorted(name for name, count in zip(classes, alive, strict=True) if not count)
+    if emptied:
+        raise BudgetError(
+            f"class {emptied[0]!r} has no usable image left ({told}); "
+            "repair its files or remove the folder; nothing was published"
+        )
+    if not ((rows.outcome == OK) & (rows.split == SPLITS.index("train"))).any():
+        raise DatasetError("no image is left to train on; lower split.validation and split.test, or add images")
+
+
+def reconcile_rows(rows: Rows) -> None:
+    """Check that every file listed has exactly one outcome.
+
+    Raises:
+        StorageError: one was forgotten, or listed twice; nothing may be published.
+    """
+    forgotten = int((rows.outcome == PENDING).sum())
+    paths = rows.inventory.column("path").combine_chunks()
+    twice = sum(paths[:-1].to_numpy(zero_copy_only=False) == paths[1:].to_numpy(zero_copy_only=False))
+    if forgotten or twice:
+        raise StorageError(
+            f"the ledger does not add up: {len(rows)} files listed, {forgotten} without an outcome, {twice} listed "
+            "twice; nothing was published, run the command again"
+        )
+
+
+def count_outcomes(rows: Rows) -> dict[str, int]:
+    """Rows by outcome, every outcome present."""
+    counts = np.bincount(rows.outcome, minlength=len(OUTCOMES))
+    return {outcome: int(count) for outcome, count in zip(OUTCOMES, counts, strict=False)}
+
+
+def count_images(rows: Rows) -> dict[str, int]:
+    """Images that made it into each split, augmented copies left out."""
+    counts = np.bincount(rows.split[rows.outcome == OK], minlength=len(SPLITS))
+    return {split: int(count) for split, count in zip(SPLITS, counts, strict=True)}
+
+
+def digest_dataset(rows: Rows, classes: Sequence[str]) -> str:
+    """sha256 over the classes and, sorted by key, (key, label, split, checksums of pixels and copies) of all images.
+
+    Neither the layout of the shards nor the history counts: labels are numbered in the order of their names.
+    """
+    ok = np.flatnonzero(rows.outcome == OK)
+    order = ok[np.lexsort(rows.digest[ok].T[::-1])] if len(ok) else ok
+    ranks = np.argsort(np.argsort(np.array(classes, object)))
+    digest = hashlib.sha256(canonical_json(sorted(classes)).encode())
+    fields = np.zeros(
+        len(order), [("key", "V32"), ("label", "<u4"), ("split", "u1"), ("crc", "<u4"), ("copies", "<u4")]
+    )
+    fields["key"] = np.ascontiguousarray(rows.digest[order]).view("V32").ravel()
+    fields["label"], fields["split"] = ranks[rows.label_id[order]], rows.split[order]
+    fields["crc"], fields["copies"] = rows.pixels[order], rows.copies[order]
+    digest.update(fields.tobytes())
+    return digest.hexdigest()
+
+
+def set_normalization(image: ImageSpec, sums: Sequence[Sequence[int]], images: int) -> Normalization:
+    """The constants of the first layer. For `standardize`, `sums` holds the exact sums of levels and squares of the
+    training images' parts, copies left out, and `images` is their number."""
+    if image.normalize == "symmetric":
+        return Normalization(method="symmetric", scale=1 / 127.5, offset=-1.0)
+    if image.normalize == "unit":
+        return Normalization(method="unit", scale=1 / 255.0, offset=0.0)
+    totals = [sum(column) for column in zip(*sums, strict=True)]  # Python integers: exact at any size
+    pixels = images * image.size[0] * image.size[1]
+    means = [total / pixels for total in totals[: image.channels]]
+    variances = [square / pixels - mean**2 for square, mean in zip(totals[image.channels :], means, strict=True)]
+    deviations = [max(variance, 0.0) ** 0.5 or 1.0 for variance in variances]
+    return Normalization(method="standardize", mean=tuple(means), deviation=tuple(deviations))
+
+
+def _count_reasons(rows: Rows, chosen: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for number, count in enumerate(np.bincount(rows.reason[chosen], minlength=1).tolist()):
+        if count:
+            counts[rows.reasons.texts[number].split(":")[0]] += count
+    return counts

@@ -1,0 +1,218 @@
+"""An inventory in, what is known of each of its files out: columns of fixed width, so that a million rows are small.
+
+Rows stand in the order of the inventory (that of the paths' bytes), so a row's number names its file all the way.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from cnn.dataset import SPLITS, ShardRef
+from tasks.ledger import DECODED, OUTCOMES, batch_table
+
+PENDING = len(OUTCOMES)  # of a file that is still to be read
+OK, QUARANTINED, DUPLICATE, CONFLICT, LEAK, IGNORED = range(len(OUTCOMES))
+NO_CLASS = "no_class_folder"
+COARSE = 16  # block means of a thumbnail, by which near-duplicates are looked for
+NONE = -1
+
+
+class Names:
+    """Texts that many rows share, each held once; a row holds its number."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self._numbers: dict[str, int] = {}
+
+    def number(self, text: str) -> int:
+        """The number of a text, a new one if it was not seen before."""
+        found = self._numbers.get(text)
+        if found is None:
+            found = self._numbers[text] = len(self.texts)
+            self.texts.append(text)
+        return found
+
+    def encode(self, column: pa.ChunkedArray | pa.Array) -> NDArray[np.int32]:
+        """int32 (rows,): the number of each text of an Arrow column, -1 for null."""
+        flat = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        flat = flat if pa.types.is_dictionary(flat.type) else flat.dictionary_encode()
+        numbers = np.array([*(self.number(text) for text in flat.dictionary.to_pylist()), NONE], np.int32)
+        places = np.asarray(flat.indices.fill_null(len(numbers) - 1).to_numpy(zero_copy_only=False), np.int64)
+        return numbers[places]
+
+    def decode(self, numbers: NDArray[np.int32]) -> pa.Array:
+        """The texts of these numbers as a dictionary array, null for -1."""
+        indices = pa.array(numbers, pa.int32(), mask=numbers < 0)
+        return pa.DictionaryArray.from_arrays(indices, pa.array(self.texts, pa.string()))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a chunk came to: a row per file in its order (`tasks.reports.REPORT`), and its shards by split."""
+
+    key: str
+    table: pa.Table
+    shards: Mapping[str, ShardRef]
+
+
+class Rows:
+    """One row for each file of `inventory`; columns are numpy arrays of one length."""
+
+    def __init__(self, inventory: pa.Table, classes: Sequence[str]) -> None:
+        count = inventory.num_rows
+        self.inventory = inventory
+        self.outcome = np.full(count, PENDING, np.uint8)  # an index into OUTCOMES
+        self.digest = np.zeros((count, 32), np.uint8)  # sha256 of the file
+        self.is_read = np.zeros(count, np.bool_)  # whether there is a digest
+        self.coarse = np.zeros((count, COARSE), np.uint8)
+        self.width, self.height = (np.zeros(count, np.int32) for _ in range(2))
+        self.label_id = _label_ids(inventory.column("label"), classes)
+        self.record, self.record_label, self.report_row = (np.full(count, NONE, np.int32) for _ in range(3))
+        self.split, self.twin = np.full(count, NONE, np.int8), np.full(count, NONE, np.int32)
+        self.reason, self.group, self.chunk = (np.full(count, NONE, np.int32) for _ in range(3))
+        self.pixels, self.copies = np.zeros(count, np.uint32), np.zeros(count, np.uint32)  # CRC-32C
+        self.reasons, self.groups, self.chunks = Names(), Names(), Names()
+        self.shards: dict[str, Mapping[str, ShardRef]] = {}  # chunk key → split → shard
+        self._settle_unread()
+
+    def __len__(self) -> int:
+        return len(self.outcome)
+
+    def pending(self) -> NDArray[np.int64]:
+        """The rows of files that are still to be read."""
+        return np.flatnonzero(self.outcome == PENDING)
+
+    def paths(self, rows: NDArray[np.int64]) -> list[bytes]:
+        """The paths of these rows, as the file system holds them."""
+        return list(self.inventory.column("path").take(pa.array(rows)).to_pylist())
+
+    def forget(self, rows: NDArray[np.int64]) -> None:
+        """Make these rows pending again: their files are to be read."""
+        self.outcome[rows] = PENDING
+
+    def fill(self, rows: NDArray[np.int64], report: Report) -> None:
+        """Take over the report of the chunk that holds the files of these rows, in its order."""
+        table = report.table
+        self._fill_common(rows, table)
+        self.reason[rows] = self.reasons.encode(table.column("reason"))
+        self.chunk[rows] = self.chunks.number(report.key)
+        self.report_row[rows] = np.arange(len(rows))
+        self.coarse[rows] = block_means(thumbnails_of(table.column("thumbnail")))
+        if report.shards:
+            self.shards[report.key] = report.shards
+
+    def keep(self, rows: NDArray[np.int64], table: pa.Table) -> None:
+        """Take over rows of the previous ledger, one for each of `rows`; they are to be settled again."""
+        self._fill_common(rows, table)
+        settled = pc.is_in(table.column("outcome"), pa.array(DECODED)).to_numpy(zero_copy_only=False)
+        self.outcome[rows[settled]] = OK
+        self.reason[rows] = np.where(settled, NONE, self.reasons.encode(table.column("reason")))
+        self.chunk[rows] = self.chunks.encode(table.column("chunk"))
+        self.report_row[rows] = _integers(table.column("report_row"), np.int32)
+        self.copies[rows] = _integers(table.column("copies_crc32c"), np.uint32)
+        self.coarse[rows] = _bytes(table.column("fingerprint"), COARSE)
+
+    def table(self, start: int, stop: int, shards: NDArray[np.int32], names: Names) -> pa.Table:
+        """These rows as the ledger has them; `shards` numbers each row's shard in `names`."""
+        part = slice(start, stop)
+        columns = {name: getattr(self, name)[part] for name in ("width", "height", "record", "record_label")}
+        columns |= {"report_row": self.report_row[part], "label_id": self.label_id[part]}
+        columns |= {"pixels_crc32c": self.pixels[part], "copies_crc32c": self.copies[part]}
+        texts = {"group": self.groups.decode(self.group[part]), "chunk": self.chunks.decode(self.chunk[part])}
+        texts |= {"shard": names.decode(shards[part]), "reason": self._told_reasons(part)}
+        texts["split"] = pa.array(SPLITS).take(pa.array(self.split[part], mask=self.split[part] < 0))
+        texts["outcome"] = pa.array(OUTCOMES).take(pa.array(self.outcome[part]))
+        facts = columns | texts | {"digest": self._hex_digests(part), "fingerprint": self._fingerprints(part)}
+        return batch_table(self.inventory.slice(start, stop - start), facts, self.split[part] >= 0)
+
+    def _fill_common(self, rows: NDArray[np.int64], table: pa.Table) -> None:
+        self.outcome[rows] = _codes(table.column("outcome"), OUTCOMES)
+        self.split[rows] = _codes(table.column("split"), SPLITS)
+        self.group[rows] = self.groups.encode(table.column("group"))
+        self.is_read[rows] = pc.is_valid(table.column("digest")).to_numpy(zero_copy_only=False)
+        self.digest[rows] = _digests(table.column("digest"))
+        for name in ("width", "height", "record", "record_label"):
+            getattr(self, name)[rows] = _integers(table.column(name), np.int32)
+        self.pixels[rows] = _integers(table.column("pixels_crc32c"), np.uint32)
+
+    def _settle_unread(self) -> None:
+        """Files that are not read: ignored names, what is no regular file, images outside any class folder."""
+        ignored, problem = (self.reasons.encode(self.inventory.column(name)) for name in ("ignored", "problem"))
+        for rule in (np.where(self.label_id < 0, self.reasons.number(NO_CLASS), NONE), problem):
+            self.reason = np.where(rule >= 0, rule, self.reason).astype(np.int32)
+        self.outcome[self.reason >= 0] = QUARANTINED
+        self.outcome[ignored >= 0] = IGNORED
+        self.reason[ignored >= 0] = ignored[ignored >= 0]
+
+    def _told_reasons(self, part: slice) -> pa.Array:
+        told = self.reasons.decode(self.reason[part]).cast(pa.string())
+        rows = np.flatnonzero(self.twin[part] >= 0)
+        if not len(rows):
+            return told
+        texts = told.to_pylist()
+        twins = self.paths(self.twin[part][rows].astype(np.int64))
+        for row, path in zip(rows, twins, strict=True):
+            shown = path.decode("utf-8", "backslashreplace")
+            outcome = self.outcome[part][row]
+            texts[row] = f"{'the same bytes as' if outcome == DUPLICATE else 'nearly the same picture as'} {shown!r}"
+            texts[row] += " in training" if outcome == LEAK else ""
+        return pa.array(texts, pa.string())
+
+    def _hex_digests(self, part: slice) -> pa.Array:
+        digests = self.digest[part].tobytes().hex()
+        found = np.frombuffer(digests.encode(), "S64").astype("U64") if digests else np.empty(0, "U64")
+        return pa.array(found, pa.string(), mask=~self.is_read[part])
+
+    def _fingerprints(self, part: slice) -> pa.Array:
+        values = pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(COARSE), len(self.coarse[part]), [None, pa.py_buffer(np.ascontiguousarray(self.coarse[part]))]
+        )
+        return pc.if_else(pa.array(self.split[part] >= 0), values, pa.scalar(None, pa.binary(COARSE)))
+
+
+def block_means(thumbs: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """uint8 (n, 16): the rounded means of the 4 x 4 blocks of thumbnails, uint8 (n, 256)."""
+    blocks = thumbs.reshape(-1, 4, 4, 4, 4).astype(np.uint16).sum(axis=(2, 4))
+    return np.asarray((blocks + 8) >> 4, np.uint8).reshape(-1, COARSE)
+
+
+def thumbnails_of(column: pa.ChunkedArray) -> NDArray[np.uint8]:
+    """uint8 (rows, 256): thumbnails of a chunk's report, zeros where there is none."""
+    return _bytes(column, 256)
+
+
+def iterate_slices(count: int, size: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of the parts of `count` rows."""
+    for start in range(0, count, size):
+        yield start, min(count, start + size)
+
+
+def _label_ids(labels: pa.ChunkedArray, classes: Sequence[str]) -> NDArray[np.int32]:
+    found = pc.index_in(labels.cast(pa.string()), value_set=pa.array(classes, pa.string()))
+    return np.array(found.fill_null(NONE).to_numpy(), np.int32)
+
+
+def _codes(column: pa.ChunkedArray, names: Sequence[str]) -> NDArray[np.int8]:
+    found = pc.index_in(column.cast(pa.string()), value_set=pa.array(names))
+    return np.asarray(found.fill_null(NONE).to_numpy(), np.int8)
+
+
+def _integers(column: pa.ChunkedArray, kind: type[np.integer]) -> NDArray[np.integer]:
+    return np.asarray(column.fill_null(NONE if kind is np.int32 else 0).to_numpy()).astype(kind)
+
+
+def _digests(column: pa.ChunkedArray) -> NDArray[np.uint8]:
+    """uint8 (rows, 32) of raw digests or of hex ones."""
+    if pa.types.is_fixed_size_binary(column.type):
+        return _bytes(column, 32)
+    text = b"".join(value.encode() for value in column.fill_null("0" * 64).to_pylist())
+    return np.frombuffer(bytes.fromhex(text.decode()), np.uint8).reshape(-1, 32)
+
+
+def _bytes(column: pa.ChunkedArray, width: int) -> NDArray[np.uint8]:
+    empty = bytes(width)
+    return np.frombuffer(b"".join(value or empty for value in column.to_pylist()), np.uint8).reshape(-1, width)

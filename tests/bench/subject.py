@@ -1,0 +1,147 @@
+"""The one module that knows the names of what is measured: decoder, steps of a preparation, command line."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.augment import AugmentSpec
+from cnn.dataset import SplitSpec
+from cnn.images import ImageSpec, read_image
+from flows.crew import Crew, hire_crew
+from infra.cluster import ClusterSpec
+from tasks.building import BuildSpec
+from tasks.planning import ChunkSpec
+from tasks.preparing import (
+    Preparation,
+    arrange_shards,
+    build_chunks,
+    list_files,
+    plan_arranging,
+    publish_version,
+    settle_files,
+)
+from tasks.reckoning import BudgetSpec
+
+SAFELIGHT = str(Path(sys.executable).with_name("safelight"))
+DASK = str(Path(sys.executable).with_name("dask"))
+FOREIGN = ("AWS_", "DASK_", "MLFLOW_", "PREFECT_", "SAFELIGHT_")
+
+
+def read_pixels(data: bytes, size: int) -> NDArray[np.uint8]:
+    """Decode and resize one file: uint8 (size, size, 3)."""
+    return read_image(data, ImageSpec(size=(size, size))).pixels
+
+
+def open_workers(processes: int) -> Any:
+    """A block with a cluster of worker processes."""
+    return hire_crew(ClusterSpec(workers=processes))
+
+
+def time_prepare(source: Path, workspace: str, crew: Crew, size: int, copies: int = 0, group: str = "") -> float:
+    """Seconds from the first chunk submitted to the manifest published, in a workspace that is new."""
+    split = SplitSpec(group=group or None)
+    build = BuildSpec(image=ImageSpec(size=(size, size)), augment=AugmentSpec(copies=copies), split=split)
+    job = Preparation(str(source), workspace, build, BudgetSpec(), ChunkSpec().files)
+    list_files(job)
+    began = time.monotonic()
+    build_chunks(job, crew.run, lambda report: None)
+    parts = settle_files(job)
+    works, arranged = plan_arranging(job, parts)
+    arranged |= arrange_shards(job, works, crew.run, lambda work: None)
+    publish_version(job, parts, arranged, crew.run)
+    return time.monotonic() - began
+
+
+@dataclass(frozen=True)
+class Home:
+    """The environment of commands that have a home, and a local Prefect server, of their own."""
+
+    environment: Mapping[str, str]
+
+    def prepare(self, source: str, workspace: Path, *settings: str) -> dict[str, Any]:
+        """What `safelight prepare --json` answers: dataset, digest, shards, seconds, images_per_second, …"""
+        done = subprocess.run(
+            command_line(source, workspace, settings), env=self.environment, capture_output=True, text=True
+        )
+        return parse_answer(done.returncode, done.stdout, done.stderr)
+
+
+def command_line(source: str, workspace: Path, settings: Sequence[str]) -> list[str]:
+    """The command of one preparation."""
+    chosen = [part for setting in settings for part in ("--set", setting)]
+    return [SAFELIGHT, "prepare", source, "--workspace", str(workspace), "--json", *chosen]
+
+
+def parse_answer(status: int, output: str, errors: str) -> dict[str, Any]:
+    """The object that a command printed last. Raises: RuntimeError, with the command's own last line."""
+    if status != 0:
+        raise RuntimeError(f"safelight ended with {status}: {(errors.strip().splitlines() or ['no word'])[-1]}")
+    answer: dict[str, Any] = json.loads(output[output.index("{") :])
+    return answer
+
+
+@contextmanager
+def open_home(folder: Path, extra: Mapping[str, str] | None = None) -> Iterator[Home]:
+    """A home below `folder` with its server started, for the length of the block; `extra` joins its environment."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+    own = {"SAFELIGHT_HOME": str(folder / "safelight"), "PREFECT_HOME": str(folder / "prefect")}
+    environment = kept | own | dict(extra or {})
+    subprocess.run([SAFELIGHT, "up"], env=environment, check=True, capture_output=True)
+    try:
+        yield Home(environment)
+    finally:
+        subprocess.run([SAFELIGHT, "down"], env=environment, check=True, capture_output=True)
+
+
+@contextmanager
+def open_scheduler(folder: Path, workers: int, environment: Mapping[str, str]) -> Iterator[str]:
+    """The address of a Dask scheduler on loopback with so many worker processes, all ended with the block."""
+    file = folder / f"scheduler-{workers}.json"
+    scheduler = [DASK, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file"]
+    worker = [DASK, "worker", "--nworkers", str(workers), "--nthreads", "1", "--no-dashboard", "--scheduler-file"]
+    quiet: dict[str, Any] = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    started = [subprocess.Popen([*scheduler, str(file)], **quiet)]
+    try:
+        wait_until(lambda: file.exists() and file.read_text().endswith("}"), 60)
+        local = ["--local-directory", str(folder)]
+        started.append(subprocess.Popen([*worker, str(file), *local], **quiet))
+        address = str(json.loads(file.read_text())["address"])
+        wait_until(lambda: count_workers(address) == workers, 60)
+        yield address
+    finally:
+        for process in reversed(started):
+            process.terminate()
+            process.wait(60)
+
+
+def count_workers(address: str) -> int:
+    """Worker processes that a scheduler knows."""
+    from distributed import Client
+
+    with Client(address, timeout=30, set_as_default=False) as client:  # type: ignore[no-untyped-call]
+        return len(client.scheduler_info(n_workers=-1)["workers"])
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float) -> None:
+    """Return when it is so. Raises: TimeoutError."""
+    until = time.monotonic() + seconds
+    while not is_so():
+        if time.monotonic() > until:
+            raise TimeoutError(f"nothing after {seconds:.0f} s")
+        time.sleep(0.1)
+
+
+def empty(folder: Path) -> None:
+    """Remove a workspace that is not needed any more."""
+    shutil.rmtree(folder, ignore_errors=True)

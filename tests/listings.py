@@ -1,0 +1,40 @@
+"""Rows as a preparation knows them, made without any file, for tests."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cnn.dataset import SPLITS
+from tasks.inventory import INVENTORY
+from tasks.rows import OK, Rows, block_means
+
+
+def make_inventory(paths: Sequence[str], ignored: Mapping[str, str] | None = None) -> pa.Table:
+    """An inventory of these paths; labels are the top folders."""
+    paths = sorted(paths, key=lambda path: path.encode("utf-8", "surrogateescape"))
+    columns: dict[str, list[Any]] = {
+        "path": [path.encode("utf-8", "surrogateescape") for path in paths],
+        "size": [1] * len(paths),
+        "modified": ["1.1"] * len(paths),
+        "problem": [None] * len(paths),
+        "label": [path.split("/")[0] if "/" in path else None for path in paths],
+        "ignored": [(ignored or {}).get(path) for path in paths],
+    }
+    return pa.table([pa.array(columns[field.name], field.type) for field in INVENTORY], schema=INVENTORY)
+
+
+def make_rows(classes: Sequence[str], facts: Mapping[str, tuple[str, str, int | None]]) -> tuple[Rows, Any]:
+    """(rows, all thumbnails) of decoded files: path → (text for the digest, split, grey level; None: noise)."""
+    rows = Rows(make_inventory(list(facts)), classes)
+    thumbs = np.zeros((len(rows), 256), np.uint8)
+    for row, path in enumerate(path.decode() for path in rows.inventory.column("path").to_pylist()):
+        digest, split, level = facts[path]
+        rows.outcome[row], rows.split[row], rows.is_read[row] = OK, SPLITS.index(split), True
+        rows.digest[row] = np.frombuffer(digest.encode().ljust(32, b"."), np.uint8)
+        noise = np.random.default_rng(sum(path.encode()) * 7919 + len(path)).integers(0, 256, 256)
+        thumbs[row] = noise if level is None else level
+        rows.width[row] = rows.height[row] = 5
+    rows.coarse[:] = block_means(thumbs)
+    return rows, thumbs

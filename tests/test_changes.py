@@ -1,0 +1,169 @@
+"""tasks/preparing.py: what changes costs what it must, and the result is that of a fresh run."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from steps import built_paths, prepare
+from test_preparing import rows_of, write_image
+
+import tasks.building
+from cnn.augment import AugmentSpec
+from cnn.dataset import Manifest, SplitSpec
+from cnn.images import ImageSpec
+from cnn.loader import open_split
+from infra.local import LocalSource
+from infra.storage import Entry
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Sixty small pictures in three class folders."""
+    folder = tmp_path / "photos"
+    for number in range(60):
+        write_image(folder / ("bat", "cat", "owl")[number % 3] / f"{number:02}.png", number)
+    return folder
+
+
+def read_split(workspace: Path, manifest: Manifest, split: str) -> dict[tuple[str, int], tuple[str, bytes]]:
+    """(key, copy) → (class name, pixels) of all records of a split."""
+    shards = open_split(manifest, split, workspace)
+    images, labels = shards.batch(np.arange(shards.rows))
+    names = [manifest.classes[label] for label in labels]
+    rows = zip(shards.keys(), shards.copies.tolist(), names, images, strict=True)
+    return {(key, copy): (name, image.tobytes()) for key, copy, name, image in rows}
+
+
+def assert_as_from_scratch(source: Path, workspace: Path, manifest: Manifest, **changes: Any) -> None:
+    """The version holds the same records in the same splits as one that was prepared with no history."""
+    fresh_home = workspace.with_name(f"{workspace.name}-fresh")
+    shutil.rmtree(fresh_home, ignore_errors=True)
+    _, fresh = prepare(source, fresh_home, **changes)
+    assert manifest.digest == fresh.digest
+    assert manifest.outcomes == fresh.outcomes
+    for split in ("train", "validation", "test"):
+        assert read_split(workspace, manifest, split) == read_split(fresh_home, fresh, split)
+
+
+@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+def test_files_that_moved_and_labels_that_changed_are_not_decoded(source: Path, tmp_path: Path, encoding: str) -> None:
+    changes: dict[str, Any] = {"image": ImageSpec(size=(8, 8), encoding=encoding), "augment": AugmentSpec(copies=1)}
+    prepare(source, tmp_path / "work", **changes)
+    (source / "owl" / "02.png").rename(source / "owl" / "renamed.png")
+    (source / "owl" / "05.png").rename(source / "cat" / "05.png")
+    (source / "bat").rename(source / "zebra")
+    job, manifest = prepare(source, tmp_path / "work", **changes)
+    assert (built_paths(job), job.moved) == (set(), 22)
+    assert rows_of(tmp_path / "work", manifest)["cat/05.png"]["label"] == "cat"
+    assert_as_from_scratch(source, tmp_path / "work", manifest, **changes)
+
+
+def test_a_copy_without_its_time_is_known_by_its_name_and_bytes(source: Path, tmp_path: Path) -> None:
+    prepare(source, tmp_path / "work")
+    (source / "owl" / "deep").mkdir()
+    shutil.copyfile(source / "owl" / "02.png", source / "owl" / "deep" / "02.png")
+    (source / "owl" / "02.png").unlink()
+    job, manifest = prepare(source, tmp_path / "work")
+    assert (built_paths(job), job.moved) == (set(), 1)
+    assert_as_from_scratch(source, tmp_path / "work", manifest)
+
+
+def test_two_files_that_changed_places_keep_their_pixels(source: Path, tmp_path: Path) -> None:
+    prepare(source, tmp_path / "work")
+    first, second, aside = source / "owl" / "02.png", source / "cat" / "01.png", source / "aside"
+    first.rename(aside)
+    second.rename(first)
+    aside.rename(second)
+    job, manifest = prepare(source, tmp_path / "work")
+    assert (built_paths(job), job.moved) == (set(), 2)
+    assert_as_from_scratch(source, tmp_path / "work", manifest)
+
+
+def test_a_file_that_moved_into_another_group_follows_its_group(source: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"split": SplitSpec(validation=0.3, test=0.3, group=r"^\w+/(\w)")}
+    prepare(source, tmp_path / "work", **changes)
+    for number, path in enumerate(sorted((source / "owl").iterdir())):
+        path.rename(path.with_name(f"{'abcdefghij'[number % 10]}{path.name}"))
+    _, manifest = prepare(source, tmp_path / "work", **changes)
+    assert_as_from_scratch(source, tmp_path / "work", manifest, **changes)
+
+
+def test_another_augmentation_decodes_nothing_and_leaves_the_images_where_they_are(
+    source: Path, tmp_path: Path
+) -> None:
+    _, first = prepare(source, tmp_path / "work", augment=AugmentSpec(copies=1))
+    job, second = prepare(source, tmp_path / "work", augment=AugmentSpec(copies=2, rotate=40.0))
+    assert not job.todo
+    assert {split: second.splits[split] for split in ("validation", "test")} == {
+        split: first.splits[split] for split in ("validation", "test")
+    }
+    common = {shard.path for shard in first.splits["train"]} & {shard.path for shard in second.splits["train"]}
+    assert sum(shard.rows for shard in second.splits["train"] if shard.path in common) == second.images["train"]
+    assert second.rows("train") == 3 * second.images["train"]
+    assert_as_from_scratch(source, tmp_path / "work", second, augment=AugmentSpec(copies=2, rotate=40.0))
+    _, third = prepare(source, tmp_path / "work", augment=AugmentSpec(copies=1))
+    assert third.splits == first.splits
+
+
+def test_nothing_changed_means_no_file_read_and_no_shard_written(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(source / "owl" / "02.png", source / "owl" / "copy.png")
+    (source / "owl" / ".hidden").write_bytes(b"x")
+    (source / "owl" / "broken.png").write_bytes(b"x")
+    _, first = prepare(source, tmp_path / "work", augment=AugmentSpec(copies=1))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.*")}
+
+    def refuse(self: LocalSource, path: str) -> bytes:
+        raise AssertionError(f"{path} was read")
+
+    monkeypatch.setattr(LocalSource, "read", refuse)
+    job, again = prepare(source, tmp_path / "work", augment=AugmentSpec(copies=1))
+    assert (job.unchanged, again) == (True, first)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.*")} == before
+
+
+def test_an_edit_that_left_size_and_time_alone_is_found_on_request(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, listing = source / "owl" / "02.png", LocalSource.list
+
+    def stand_still(self: LocalSource, prefix: str = "") -> Iterator[Entry]:
+        return (Entry(entry.path, entry.size, "1.1", entry.problem) for entry in listing(self, prefix))
+
+    monkeypatch.setattr(LocalSource, "list", stand_still)
+    prepare(source, tmp_path / "work")
+    size = path.stat().st_size
+    write_image(path, 77)
+    os.truncate(path, size)
+    job, _ = prepare(source, tmp_path / "work")
+    assert (built_paths(job), job.unchanged) == (set(), True)
+    job, manifest = prepare(source, tmp_path / "work", verify=True)
+    assert (job.changed, built_paths(job)) == (1, {"owl/02.png"})
+    assert_as_from_scratch(source, tmp_path / "work", manifest)
+
+
+def test_a_file_added_to_an_interrupted_build_disturbs_only_its_own_chunk(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    build = tasks.building.build_chunk
+
+    def count(chunk: Any, task: Any) -> Any:
+        seen.append(chunk.key)
+        if len(seen) == 8:
+            raise KeyboardInterrupt
+        return build(chunk, task)
+
+    monkeypatch.setattr("tasks.preparing.build_chunk", count)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, tmp_path / "work")
+    monkeypatch.undo()
+    write_image(source / "owl" / "late.png", 99)
+    job, manifest = prepare(source, tmp_path / "work")
+    assert 1 <= len(job.todo) <= 2
+    assert_as_from_scratch(source, tmp_path / "work", manifest)

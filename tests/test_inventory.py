@@ -1,0 +1,156 @@
+"""tasks/inventory.py: the table says of each file what `tasks.listing` says, in the order of bytes, in little memory."""
+
+import os
+import random
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tasks.inventory
+from infra.storage import Entry, Source, open_source
+from tasks.inventory import INVENTORY, class_names, classify_paths, take_inventory
+from tasks.listing import SYSTEM_NAMES, UNFINISHED, classify_entry, find_classes
+
+RULED = [".", "..", ".x", "thumbs.db.", "\u212a.TMP", "x.tm\u0130", *SYSTEM_NAMES]
+RULED += [pattern.replace("*", filling) for pattern in UNFINISHED for filling in ("", "x", ".", "\n", "a.b", "\udcff")]
+RULED += [name.upper() for name in RULED] + [f"{name}x" for name in RULED] + [f"x{name}" for name in RULED]
+NAMES = st.sampled_from(RULED) | st.text(alphabet="aé.~$*\n\udcff\U0001f600", max_size=4)
+PATHS = st.lists(NAMES, min_size=1, max_size=4).map("/".join)
+
+
+class Fake:
+    """A source whose listing is made up."""
+
+    is_local, uri = False, "s3://fake"
+
+    def __init__(self, make: Callable[[], Iterator[Entry]]) -> None:
+        self.make = make
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        return self.make()
+
+    def read(self, path: str) -> bytes:
+        raise NotImplementedError
+
+    def uri_of(self, path: str) -> str:
+        return path
+
+
+def row_of(entry: Entry) -> tuple[object, ...]:
+    listed = classify_entry(entry)
+    raw = entry.path.encode("utf-8", "surrogateescape")
+    return (raw, entry.size, entry.modified, entry.problem, listed.label, listed.ignored)
+
+
+def check(source: Source) -> pa.Table:
+    """The inventory, after a comparison with the rows made one by one."""
+    table = take_inventory(source)
+    table.validate(full=True)
+    assert table.schema.equals(INVENTORY)
+    expected = sorted(map(row_of, source.list()), key=lambda row: str(row[0]) if row[0] is None else row[0])
+    assert list(zip(*(column.to_pylist() for column in table.columns), strict=True)) == expected
+    return table
+
+
+def entries_of(paths: list[str]) -> list[Entry]:
+    return [Entry(path, number, f"{number}.0") for number, path in enumerate(paths)]
+
+
+@given(paths=st.lists(PATHS, max_size=8))
+def test_labels_and_rules_are_those_of_the_listing(paths: list[str]) -> None:
+    listed = [classify_entry(entry) for entry in entries_of(paths)]
+    assert classify_paths(paths) == ([item.label for item in listed], [item.ignored for item in listed])
+
+
+@pytest.mark.parametrize("name", RULED)
+def test_each_rule_is_met_in_files_and_folders(name: str) -> None:
+    for path in (name, f"a/{name}", f"{name}/a", f"a/{name}/b"):
+        listed = classify_entry(Entry(path, 0, ""))
+        assert classify_paths([path]) == ([listed.label], [listed.ignored])
+
+
+def test_an_awkward_tree_is_told_as_the_listing_tells_it(tmp_path: Path) -> None:
+    root = tmp_path / "source"
+    names = [
+        b"top.jpg",
+        b"owl/a.jpg",
+        b"owl!.jpg",
+        b"owl/night/b.jpg",
+        b"owl/Thumbs.db",
+        b".git/x",
+        b"owl/new\nline.jpg",
+    ]
+    names += [
+        b"caf\xe9/\xff.jpg",
+        "caf\u00e9/x.jpg".encode(),
+        "\ufb01/x.jpg".encode(),
+        b"cat/half.part",
+        b"__MACOSX/cat/x",
+    ]
+    for name in names:
+        place = os.path.join(os.fsencode(root), name)
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        with open(place, "wb") as file:
+            file.write(name)
+    (root / "cat" / "linked").symlink_to("../owl/night")
+    (root / "cat" / "nothing").symlink_to("missing")
+    (root / "cat" / "outside").symlink_to(tmp_path)
+    table = check(open_source(str(root)))
+    assert table.num_rows == len(names) + 3
+    assert class_names(table) == ("caf\\xe9", "cat", "café", "owl", "\ufb01")
+
+
+@pytest.mark.parametrize("batch", [1, 3, 1000])
+@given(
+    rows=st.lists(st.tuples(PATHS, st.sampled_from([None, "unreadable", "archived"])), max_size=20),
+    previous=st.lists(st.sampled_from(["a", "é", ".x"]), unique=True),
+)
+def test_any_order_gives_the_same_table(batch: int, rows: list[tuple[str, str | None]], previous: list[str]) -> None:
+    entries = [Entry(path, number, f"{number}.0", problem) for number, (path, problem) in enumerate(dict(rows).items())]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks.inventory, "BATCH", batch)
+        table = check(Fake(lambda: iter(entries)))
+    listed = [classify_entry(entry) for entry in entries]
+    assert class_names(table, tuple(previous)) == find_classes(listed, tuple(previous))
+
+
+def test_classes_keep_their_ids_until_one_vanishes() -> None:
+    table = take_inventory(Fake(lambda: iter(entries_of(["owl/a", "cat/a", "bat/a", "dog/.hidden", ".git/a", "top"]))))
+    assert class_names(table) == ("bat", "cat", "owl")
+    assert class_names(table, ("owl", "cat")) == ("owl", "cat", "bat")
+    assert class_names(table, ("owl", "dog", "cat")) == ("bat", "cat", "owl")
+
+
+def test_nothing_gives_an_empty_table() -> None:
+    table = check(Fake(lambda: iter(())))
+    assert (table.num_rows, class_names(table)) == (0, ())
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_memory_is_that_of_the_table_and_one_batch(shuffled: bool) -> None:
+    """200,000 files: as `Entry` objects they would take more than 60 MB."""
+    numbers = list(range(200_000))
+    if shuffled:
+        random.Random(0).shuffle(numbers)
+
+    def make() -> Iterator[Entry]:
+        for number in numbers:
+            path = f"class{number % 100:02d}/image-{number:08d}.jpg"
+            yield Entry(path, number, f"17000000000{number:08d}.1700000000{number:08d}")
+
+    take_inventory(Fake(lambda: iter(entries_of(["a/x"]))))  # what is imported on the way does not count
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    try:
+        table = take_inventory(Fake(make))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 6_000_000
+    assert table.nbytes < 100 * table.num_rows
+    assert pa.total_allocated_bytes() - before < 1.1 * table.nbytes
