@@ -47,8 +47,8 @@ class ImageSpec(Spec):
     )
     filter: Filter = Field(
         "fast",
-        description="fast: to twice the size, then area by two (area alone beyond four times), JPEGs decoded at 1/2, 1/4 "
-        "or 1/8; area: means when shrinking, linear when growing; bicubic, lanczos: Pillow's antialiased filters",
+        description="fast: to twice the size, area by two (area alone beyond four times), JPEGs decoded at 1/2, 1/4, "
+        "1/8; area: means when shrinking, linear when growing; bicubic, lanczos: Pillow's antialiased filters",
     )
     normalize: Literal["symmetric", "unit", "standardize"] = Field(
         "symmetric", description="(-1, 1), (0, 1), or mean 0 and deviation 1 over the training images"
@@ -137,12 +137,6 @@ def sum_levels(pixels: NDArray[np.uint8]) -> list[int]:
     mean, deviation = (values.ravel() for values in cv2.meanStdDev(pixels))
     sums = np.concatenate([mean, deviation * deviation + mean * mean]) * count
     return [int(value) for value in np.rint(sums)]
-
-
-def count_levels(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """How often each grey level occurs: int64 (channels, 256)."""
-    channels = range(pixels.shape[-1])  # OpenCV counts in float32, which is exact up to 2**24 pixels: the largest size
-    return np.stack([np.ravel(cv2.calcHist([pixels], [c], None, [256], [0, 256])) for c in channels]).astype(np.int64)
 
 
 def encode_jpeg(pixels: NDArray[np.uint8], quality: int = 95) -> bytes:

@@ -171,6 +171,7 @@ def _make_bar(console: Console) -> Progress:
         TimeRemainingColumn(compact=True, elapsed_when_finished=True, table_column=Column(no_wrap=True)),
         TextColumn("{task.fields[note]}", style="dim", table_column=Column(no_wrap=True)),
         console=console,
+        get_time=monotonic,
     )
 
 

@@ -71,3 +71,48 @@ def test_a_crop_cuts_at_most_its_share_of_each_side(shape: tuple[int, int]) -> N
             shares.append((cut[..., channel].max() - cut[..., channel].min()) / 255)
     assert min(shares) >= 0.8 - 0.05
     assert np.std(shares) > 0.01
+
+
+def test_a_small_rotation_turns_about_the_centre() -> None:
+    """A dot at the centre stays there, and one beside it is found at angles up to the limit, either way."""
+    image = np.zeros((61, 61, 3), np.uint8)
+    image[29:32, 29:32] = 255
+    image[29:32, 49:52] = 255
+    spec = AugmentSpec.model_validate({"copies": 1, **OFF, "rotate": 20.0})
+    angles = []
+    for copy in range(1, 30):
+        turned = augment_image(image, spec, "f" * 64, copy)[..., 0].astype(float)
+        assert turned[29:32, 29:32].mean() > 200
+        rows, columns = np.mgrid[0:61, 0:61] - 30
+        turned[np.hypot(rows, columns) < 10] = 0
+        angles.append(np.degrees(np.arctan2((rows * turned).sum(), (columns * turned).sum())))
+    assert np.abs(angles).max() <= 20.5
+    assert min(angles) < -5
+    assert max(angles) > 5
+
+
+def test_half_of_the_copies_are_mirrored_also_when_cropped() -> None:
+    image = np.tile(np.arange(0, 240, 4, dtype=np.uint8)[None, :, None], (60, 1, 3))
+    spec = AugmentSpec.model_validate({"copies": 1, **OFF, "mirror": 0.5, "crop": 0.1})
+    copies = [augment_image(image, spec, "a" * 64, copy).astype(int) for copy in range(1, 101)]
+    mirrored = sum(bool(copied[30, 5, 0] > copied[30, 54, 0]) for copied in copies)
+    assert 30 <= mirrored <= 70
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_color_is_brightness_contrast_and_saturation(channels: int) -> None:
+    """Each factor is drawn from 1 ± color; one matrix does what the three definitions say one after the other."""
+    from cnn.transforms import Tint
+
+    image = np.random.default_rng(1).integers(60, 180, (20, 30, channels)).astype(np.uint8)
+    brightness, contrast, saturation = 1.1, 0.8, 1.2
+    weights = np.array([1.0] if channels == 1 else [0.299, 0.587, 0.114])
+    expected = image * brightness
+    expected = contrast * expected + (1 - contrast) * (expected @ weights).mean()
+    expected = saturation * expected + (1 - saturation) * (expected @ weights)[..., None]
+    tinted = Tint(color=0.2).apply(image, factors=[brightness, contrast, saturation]).reshape(image.shape)
+    assert np.abs(tinted - expected.clip(0, 255)).max() < 1
+    drawn = np.array([Tint(color=0.2).get_params()["factors"] for _ in range(50)])
+    assert drawn.min() >= 0.8
+    assert drawn.max() <= 1.2
+    assert drawn.std(0).min() > 0.05

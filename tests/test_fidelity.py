@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from sklearn.datasets import load_sample_images
 
 from cnn.images import ImageSpec, encode_png, read_image, resize_image
 from cnn.resample import lay_out
@@ -40,8 +41,7 @@ def reduce_fully(data: bytes, spec: ImageSpec, how: Image.Resampling) -> NDArray
 
 @pytest.fixture(scope="module")
 def photos() -> list[Image.Image]:
-    datasets = pytest.importorskip("sklearn.datasets")
-    return [Image.fromarray(photo) for photo in datasets.load_sample_images().images]
+    return [Image.fromarray(photo) for photo in load_sample_images().images]
 
 
 @pytest.mark.parametrize("side", [224, 96, 64])

@@ -60,7 +60,7 @@ def test_a_page_is_asked_for_when_the_one_before_is_used_up(stub: Stubber) -> No
     entries = open_source("s3://bucket/in").list()
     assert [next(entries).path, next(entries).path] == ["a", "b"]  # a further request would have no answer
     stub.add_client_error("list_objects_v2", "InternalError", http_status_code=400)
-    with pytest.raises(SourceError, match="cannot list s3://bucket/in/: .* answered InternalError"):
+    with pytest.raises(SourceError, match=r"cannot list s3://bucket/in/: .* answered InternalError"):
         next(entries)
 
 

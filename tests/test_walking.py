@@ -4,7 +4,7 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from infra.walking import walk_folder
 Unprivileged = Callable[[], AbstractContextManager[None]]
 NAMES = st.text(alphabet="ab.-!é~", min_size=1, max_size=3).filter(lambda name: name not in (".", ".."))
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
+NOBODY = 65534
 
 
 def listed(folder: Path, prefix: str = "") -> dict[str, str | None]:
@@ -213,6 +214,7 @@ def test_a_walk_holds_a_handle_for_each_level_and_gives_all_back(tmp_path: Path)
     assert len(os.listdir("/proc/self/fd")) == before
     broken_off = walk_folder(str(tmp_path))
     next(broken_off)
+    assert isinstance(broken_off, Generator)
     broken_off.close()
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -237,12 +239,13 @@ def test_a_process_without_free_handles_is_no_fault_of_a_folder(
 def test_files_that_their_owner_alone_may_read_are_readable_to_the_owner(
     tmp_path: Path, unprivileged: Unprivileged
 ) -> None:
-    (tmp_path / "private").write_bytes(b"1")
-    (tmp_path / "private").chmod(0o600)
-    (tmp_path / "locked").write_bytes(b"1")
-    (tmp_path / "locked").chmod(0o044)  # all others may read it, its owner may not
-    if os.geteuid() == 0:
-        for name in ("private", "locked"):
-            os.chown(tmp_path / name, 65534, 65534)
+    root = tmp_path / "source"
+    root.mkdir()
+    for name, mode in (("private", 0o600), ("locked", 0o044)):  # all others may read "locked", its owner may not
+        (root / name).write_bytes(b"1")
+        (root / name).chmod(mode)
+        if os.geteuid() == 0:
+            os.chown(root / name, NOBODY, NOBODY)
     with unprivileged():
-        assert listed(tmp_path) == {"private": None, "locked": "unreadable"}
+        found = listed(root)
+    assert found == {"locked": "unreadable", "private": None}

@@ -9,6 +9,7 @@ turns; read the ratios, since the rest is the machine's. Status 1: a group faile
 import argparse
 import importlib
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -33,6 +34,7 @@ MODULES = {
 def main() -> int:
     """Measure the groups asked for and print the table."""
     given = parse_arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped and files removed
     groups: dict[str, list[Figure]] = {}
     failed = False
     with tempfile.TemporaryDirectory(dir=given.scratch, prefix="bench-") as scratch:

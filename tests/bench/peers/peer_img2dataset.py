@@ -13,7 +13,7 @@ from pathlib import Path
 
 from img2dataset import download  # type: ignore[import-not-found]
 
-THREADS = (1, 2, 4, 16)
+THREADS = (1, 4, 16)
 SHARDS_PER_PROCESS = 4  # it replaces a process after five
 
 
