@@ -34,6 +34,9 @@ ConfigFile = Annotated[
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated.")
 ]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Read files that look unchanged too, and compare them with what is known.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a table.")]
 
 
@@ -58,6 +61,7 @@ def demo(
 @app.command()
 def prepare(
     source: Source,
+    verify: Verify = False,
     workspace: Workspace = "./workspace",
     config: ConfigFile = None,
     settings: Settings = None,
@@ -71,7 +75,7 @@ def prepare(
         from flows.prepare import prepare as flow
         from flows.stages import run_flow
 
-        return run_flow(lambda: flow(locate(source), locate(workspace), chosen))
+        return run_flow(lambda: flow(locate(source), locate(workspace), chosen, verify))
 
     run_command(action, as_json, lambda answer: show_table("prepare", answer))
 
@@ -102,6 +106,7 @@ def train(
 def retrain(
     source: Source,
     name: Name,
+    verify: Verify = False,
     workspace: Workspace = "./workspace",
     config: ConfigFile = None,
     settings: Settings = None,
@@ -115,7 +120,7 @@ def retrain(
         from flows.retrain import retrain as flow
         from flows.stages import run_flow
 
-        return run_flow(lambda: flow(locate(source), name, locate(workspace), chosen))
+        return run_flow(lambda: flow(locate(source), name, locate(workspace), chosen, verify))
 
     run_command(action, as_json, lambda answer: show_table("retrain", answer))
 

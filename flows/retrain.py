@@ -26,28 +26,32 @@ def retrain(
     name: str,
     workspace: str = "./workspace",
     config: Config = Config(),  # noqa: B008 - frozen
+    verify: bool = False,
 ) -> dict[str, Any]:
-    """Prepare a folder of class folders, train on it, and promote the model if it is not worse than the champion."""
+    """Prepare a folder of class folders, train on it, and promote the model if it is not worse than the champion.
+
+    With `verify`, files that look unchanged are read and compared with the ledger too.
+    """
     check_name(name)
     count_parameters(config.model, config.image, 2)  # a network that does not fit is told now, not after an hour
     began = time.monotonic()
     if config.train.deployment is not None:
-        report = retrain_elsewhere(source, name, workspace, config)
+        report = retrain_elsewhere(source, name, workspace, config, verify)
     else:
-        report = retrain_here(source, name, workspace, config)
+        report = retrain_here(source, name, workspace, config, verify)
     return report.model_copy(update={"seconds": round(time.monotonic() - began, 3)}).model_dump()
 
 
-def retrain_here(source: str, name: str, workspace: str, config: Config) -> TrainReport:
+def retrain_here(source: str, name: str, workspace: str, config: Config, verify: bool) -> TrainReport:
     """Train on this machine. TensorFlow and MLflow load while the images are prepared."""
     with start_trainer() as trainer:
         warm = warm_up(lambda: open_registry(workspace).warm_up())
-        prepared = prepare_dataset(source, workspace, config)
+        prepared = prepare_dataset(source, workspace, config, verify)
         warm.join()
         return train_model(prepared.dataset, name, workspace, config, trainer)
 
 
-def retrain_elsewhere(source: str, name: str, workspace: str, config: Config) -> TrainReport:
+def retrain_elsewhere(source: str, name: str, workspace: str, config: Config, verify: bool) -> TrainReport:
     """Prepare here, and run the deployment of `train` that the configuration names, where the GPU is.
 
     Raises:
@@ -58,7 +62,7 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config) ->
     from prefect.exceptions import PrefectException
 
     deployment = str(config.train.deployment)
-    prepared = prepare_dataset(source, workspace, config)
+    prepared = prepare_dataset(source, workspace, config, verify)
     say(f"train: waiting for the deployment {deployment}")
     parameters = {
         "dataset": prepared.dataset,

@@ -10,11 +10,11 @@ from prefect import flow
 
 from cnn.bundle import read_bundle
 from flows.config import Config
+from flows.crew import Crew, hire_crew
 from flows.models import open_registry
 from flows.progress import say, show_stage
 from flows.reports import ScoreReport
-from flows.stages import choose_cluster, run_stage
-from infra.cluster import Cluster, open_cluster, run_chunks
+from flows.stages import run_stage
 from infra.home import cache_dir
 from infra.storage import Source, Store, open_source, open_store
 from tasks.batches import BatchRecord, ScorePlan, batch_path, find_finished, find_previous, plan_scoring
@@ -60,14 +60,12 @@ def score(
     job.started = time.monotonic()
     plan = run_stage("list", lambda: plan_stage(job, model))
     record = find_finished(job.store, plan)
-    start_up = 0.0
-    if record is None:
-        begin = time.monotonic()
-        with open_cluster(choose_cluster(config.cluster, len(plan.chunks))) as cluster:
-            start_up = time.monotonic() - begin
-            run_stage("score", lambda: score_stage(job, plan, cluster))
+    with hire_crew(config.cluster) as crew:
+        if record is None:
+            crew.prepare(len(plan.chunks))
+            run_stage("score", lambda: score_stage(job, plan, crew))
             record = run_stage("publish", lambda: publish_batch(job.store, plan, job.source.read))
-    report = summarize(job, record, start_up)
+    report = summarize(job, record, crew.start_up)
     if csv:
         write_table(job.store, record)
     say(describe(report))
@@ -95,7 +93,7 @@ def plan_stage(job: Scoring, model: ModelRef) -> ScorePlan:
     return plan
 
 
-def score_stage(job: Scoring, plan: ScorePlan, cluster: Cluster) -> None:
+def score_stage(job: Scoring, plan: ScorePlan, crew: Crew) -> None:
     """Score the chunks on the cluster."""
     job.submitted = time.monotonic()
     with show_stage("score", sum(len(chunk.items) for chunk in plan.chunks)) as stage:
@@ -104,9 +102,9 @@ def score_stage(job: Scoring, plan: ScorePlan, cluster: Cluster) -> None:
         def note(done: ChunkScores) -> None:
             nonlocal bad
             bad += done.quarantined
-            stage.advance(done.files, f"{bad} quarantined" if bad else "")
+            stage.advance(done.files, f"{bad} quarantined" if bad else "", size=done.bytes)
 
-        run_chunks(cluster, partial(score_chunk, task=plan.task), plan.chunks, note)
+        crew.run(partial(score_chunk, task=plan.task), plan.chunks, note, len(plan.chunks))
 
 
 def write_table(store: Store, record: BatchRecord) -> None:

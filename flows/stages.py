@@ -13,7 +13,6 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-from infra.cluster import ClusterSpec
 from infra.servers import is_own_server
 
 T = TypeVar("T")
@@ -33,8 +32,3 @@ def run_flow(flow: Callable[[], T]) -> T:
 def run_stage(name: str, work: Callable[[], T]) -> T:
     """What `work` returns; Prefect's UI shows the stage under this name."""
     return task(name=name, cache_policy=NO_CACHE, persist_result=False)(work)()
-
-
-def choose_cluster(spec: ClusterSpec, chunks: int) -> ClusterSpec:
-    """The cluster for so many chunks: one chunk is done in this process before a local cluster would have started."""
-    return spec if chunks > 1 or spec.address else spec.model_copy(update={"workers": 0})

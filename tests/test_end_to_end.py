@@ -206,9 +206,9 @@ def test_prepare_goes_on_after_kill_9(prefect_api: str, tmp_path: Path, make_ima
     make_image_folder(photos, ("bat", "cat", "owl"), 400, size=64)
     common = ["--json", "--set", "chunk.files=20", "--set", "image.size=[64,64]", "--set", "augment.copies=8"]
     process = start("prepare", photos, "--workspace", work, *common)
-    wait_until(lambda: len(list(work.glob("chunks/*.parquet"))) >= 5, process)
+    wait_until(lambda: len(list(work.glob("chunks/*.arrow"))) >= 5, process)
     kill_group(process)
-    done = {path.name for path in work.glob("chunks/*.parquet")}
+    done = {path.name for path in work.glob("chunks/*.arrow")}
     assert 5 <= len(done) < 60
     assert not list(work.glob("datasets/**/manifest.json"))
     finished = safelight("prepare", photos, "--workspace", work, *common)
@@ -243,7 +243,7 @@ def test_ctrl_c_stops_at_once_and_leaves_nothing(
     make_image_folder(photos, ("bat", "cat", "owl"), 400, size=64)
     name = ["--name", "birds"] if what == "retrain" else []
     process = start(what, photos, *name, "--workspace", work, "--set", "chunk.files=20", "--set", "augment.copies=20")
-    wait_until(lambda: list(work.glob("chunks/*.parquet")), process)
+    wait_until(lambda: list(work.glob("chunks/*.arrow")), process)
     children = psutil.Process(process.pid).children(recursive=True)
     began = time.monotonic()
     os.kill(process.pid, signal.SIGINT)
