@@ -108,11 +108,12 @@ def read_records(store: Store, shard: ShardRef, numbers: Iterable[int] | None = 
     """The framed records of a shard with these numbers, or all.
 
     Raises:
-        IntegrityError: the shard is not what its name says.
+        IntegrityError: the shard is not what its name says; it is removed, so that the next preparation builds it anew.
     """
     data = map_file(store.fetch(shard.path))
     if hashlib.sha256(data).hexdigest() != shard.sha256:
-        raise IntegrityError(f"{store.uri_of(shard.path)} is damaged; delete it and prepare again")
+        store.delete(shard.path)
+        raise IntegrityError(f"{store.uri_of(shard.path)} is damaged and was removed; prepare again, it is built anew")
     frames = list(iterate_frames(data))
     for number in range(len(frames)) if numbers is None else numbers:
         start, end = frames[number]

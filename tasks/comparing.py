@@ -18,6 +18,7 @@ from infra.storage import Source
 from tasks.building import choose_split, find_group
 from tasks.ledger import DECODED, OUTCOMES, SCHEMA, iterate_ledger, restore_paths
 from tasks.planning import decode_path
+from tasks.reports import report_path
 from tasks.rows import PENDING, Rows, iterate_slices
 
 HASHERS = 8  # files that are read and hashed at a time: the interpreter lets go of both
@@ -31,7 +32,7 @@ class Previous:
     manifest: Manifest
     ledger: Path
     name: str
-    standing: dict[str, int]  # path of every shard in the workspace → its size
+    standing: dict[str, int]  # path of every shard and report in the workspace → its size
 
 
 def keep_unchanged(rows: Rows, previous: Previous) -> tuple[int, pa.Table]:
@@ -139,7 +140,8 @@ def _usable(old: pa.Table, previous: Previous) -> NDArray[np.bool_]:
     for number, chunk in enumerate(chunks[0]):
         for place, split in enumerate(splits[0]):
             shard = previous.manifest.chunks.get(chunk, {}).get(split)
-            alive[number, place] = shard is not None and previous.standing.get(shard.path) == shard.bytes
+            stands = shard is not None and previous.standing.get(shard.path) == shard.bytes
+            alive[number, place] = stands and report_path(chunk) in previous.standing
     usable: NDArray[np.bool_] = (decoded & alive[chunks[1], splits[1]]) | refused.to_numpy(zero_copy_only=False)
     return usable
 

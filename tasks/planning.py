@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import log2
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from pydantic import Field
 from cnn.spec import Spec, canonical_json
 from infra.storage import Entry
 
-SPREAD = 64  # chunks that a small folder is cut into at least, so that all workers end at about the same time
+SPREAD = 32  # chunks that a small folder is cut into at least, so that all workers end at about the same time
 FEWEST = 64  # files in a chunk of a small folder, about: smaller ones would cost more than they even out
 
 
@@ -79,9 +80,9 @@ def cut_rows(inventory: pa.Table, rows: NDArray[np.int64], files: int) -> Cut:
 
 
 def count_bits(rows: int, files: int) -> int:
-    """The number of leading bits of the hash that tell chunks apart."""
+    """The number of leading bits of the hash that tell chunks apart: that which comes nearest to the size wanted."""
     wanted = min(files, max(FEWEST, rows // SPREAD))
-    return max(0, (-(-rows // wanted) - 1).bit_length())
+    return max(0, round(log2(rows / wanted)))
 
 
 def make_chunk(inventory: pa.Table, rows: NDArray[np.int64], classes: Sequence[str], salt: str) -> Chunk:

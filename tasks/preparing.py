@@ -49,7 +49,9 @@ class Preparation:
     classes: tuple[str, ...] = ()
     todo: list[int] = field(default_factory=list)  # numbers of the chunks that are to be built
     done: list[ChunkReport] = field(default_factory=list)
-    standing: dict[str, int] = field(default_factory=dict)  # shards that were there before, with their sizes
+    standing: dict[str, int] = field(
+        default_factory=dict
+    )  # shards and reports that were there before, with their sizes
     previous: Previous | None = None
     unchanged: bool = False  # nothing differs from the previous version
     moved: int = 0  # files that were found again under another path
@@ -97,7 +99,7 @@ def list_files(job: Preparation) -> None:
     """
     check_apart(job.source, job.store)
     sweep_scratch(job.store)
-    job.standing = {entry.path: entry.size for entry in job.store.list("shards/")}
+    job.standing = {entry.path: entry.size for kind in ("shards/", "chunks/") for entry in job.store.list(kind)}
     rows = job.rows
     refuse_lost_folders(job)
     if job.previous is not None:
@@ -258,12 +260,11 @@ def _is_same(job: Preparation, manifest: Manifest) -> bool:
 
 def _find_finished(job: Preparation) -> Iterator[int]:
     """Take over the reports that an earlier run left, when their shards stand; yields the numbers of their chunks."""
-    reports = {entry.path for entry in job.store.list("chunks/")} if len(job.cut) else set()
-    if not reports:
+    if not any(path.startswith("chunks/") for path in job.standing):
         return
     for number in range(len(job.cut)):
         chunk = make_chunk(job.rows.inventory, job.cut.rows_of(number), job.classes, job.spec.salt())
-        if report_path(chunk.key) not in reports:
+        if report_path(chunk.key) not in job.standing:
             continue
         try:
             report = read_report(job.store, chunk.key)

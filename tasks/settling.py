@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.dataset import SPLITS
+from cnn.errors import IntegrityError
 from infra.storage import Store
-from tasks.reports import read_report
-from tasks.rows import CONFLICT, DUPLICATE, LEAK, OK, Rows, thumbnails_of
+from tasks.reports import read_report, report_path
+from tasks.rows import CONFLICT, DUPLICATE, LEAK, OK, Report, Rows, thumbnails_of
 
 TRAIN = SPLITS.index("train")
 NEIGHBOURS = 8  # candidates looked at before all within reach are
@@ -111,6 +112,15 @@ def fetch_thumbnails(rows: Rows, store: Store, wanted: NDArray[np.int64]) -> NDA
     chunks = rows.chunk[wanted]
     order = np.argsort(chunks, kind="stable")
     for group in np.split(order, np.flatnonzero(np.diff(chunks[order])) + 1):
-        report = read_report(store, rows.chunks.texts[chunks[group[0]]])
+        report = _read_or_remove(store, rows.chunks.texts[chunks[group[0]]])
         thumbs[group] = thumbnails_of(report.table.column("thumbnail"))[rows.report_row[wanted[group]]]
     return thumbs
+
+
+def _read_or_remove(store: Store, key: str) -> Report:
+    """A chunk's report; a damaged one is removed, so that the next preparation builds the chunk anew."""
+    try:
+        return read_report(store, key)
+    except IntegrityError:
+        store.delete(report_path(key))
+        raise

@@ -113,11 +113,13 @@ def test_a_damaged_memory_is_none(store: Store) -> None:
 def test_a_damaged_shard_is_refused(store: Store) -> None:
     shard = write_shard(store, make_pixels())
     body = store.read(shard.path)
-    store.write(shard.path, body[:40] + bytes([body[40] ^ 1]) + body[41:])
-    with pytest.raises(IntegrityError, match=shard.sha256):
-        arrange_shard(Selection("key", "train", shard, (0,), (0,)), make_task(store))
-    with pytest.raises(IntegrityError, match=shard.sha256):
-        measure_shard(shard, store.uri, make_task(store).image)
+    task = make_task(store)
+    selection = Selection("key", "train", shard, (0,), (0,))
+    for work in (lambda: arrange_shard(selection, task), lambda: measure_shard(shard, store.uri, task.image)):
+        store.write(shard.path, body[:40] + bytes([body[40] ^ 1]) + body[41:])
+        with pytest.raises(IntegrityError, match=shard.sha256):
+            work()
+        assert not store.exists(shard.path)
 
 
 def test_sums_of_a_shard_are_those_of_its_images(store: Store) -> None:

@@ -14,6 +14,7 @@ from test_preparing import rows_of, write_image
 import tasks.building
 from cnn.augment import AugmentSpec
 from cnn.dataset import Manifest, SplitSpec
+from cnn.errors import IntegrityError
 from cnn.images import ImageSpec
 from cnn.loader import open_split
 from infra.local import LocalSource
@@ -167,3 +168,21 @@ def test_a_file_added_to_an_interrupted_build_disturbs_only_its_own_chunk(
     job, manifest = prepare(source, tmp_path / "work")
     assert 1 <= len(job.todo) <= 2
     assert_as_from_scratch(source, tmp_path / "work", manifest)
+
+
+def test_a_damaged_shard_or_report_is_named_removed_and_built_again(source: Path, tmp_path: Path) -> None:
+    shutil.copy(source / "owl" / "02.png", source / "owl" / "zz.png")  # something to settle, and to look up
+    _, first = prepare(source, tmp_path / "work")
+    shard = tmp_path / "work" / next(iter(first.chunks.values()))["train"].path
+    body = shard.read_bytes()
+    shard.write_bytes(body[:50] + bytes([body[50] ^ 1]) + body[51:])
+    with pytest.raises(IntegrityError, match=shard.name):
+        prepare(source, tmp_path / "work", augment=AugmentSpec(copies=1))
+    job, _ = prepare(source, tmp_path / "work", augment=AugmentSpec(copies=1))
+    assert 1 <= len(job.todo) <= 2
+    assert shard.read_bytes() == body
+    report = next((tmp_path / "work" / "chunks").iterdir())
+    report.unlink()
+    job, second = prepare(source, tmp_path / "work")
+    assert len(job.todo) == 1
+    assert_as_from_scratch(source, tmp_path / "work", second)
