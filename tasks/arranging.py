@@ -21,8 +21,8 @@ from cnn.images import ImageSpec, encode_jpeg, sum_levels
 from cnn.records import decode_record, iterate_frames, map_file, measure_crc, relabel_record
 from cnn.spec import canonical_json
 from infra.storage import Store, open_store
+from tasks.chunk_reports import seal, unseal
 from tasks.reading import computing
-from tasks.reports import seal, unseal
 from tasks.shards import ShardWriter
 
 FORMAT = 1  # raise it when the same work would give other bytes

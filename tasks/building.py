@@ -16,10 +16,10 @@ from cnn.images import ImageSpec, encode_jpeg, read_image, thumbnail
 from cnn.records import measure_crc
 from cnn.spec import Spec, canonical_json
 from infra.storage import Source, Store, open_source, open_store
+from tasks.chunk_reports import write_report
 from tasks.ledger import show_path
 from tasks.planning import Chunk, Item, encode_path
 from tasks.reading import Content, Files, computing
-from tasks.reports import write_report
 from tasks.shards import ShardWriter
 
 FORMAT = 2  # raise it when the same configuration would give other bytes

@@ -16,9 +16,9 @@ from cnn.dataset import Manifest, SplitSpec
 from cnn.errors import BadImage
 from infra.storage import Source
 from tasks.building import choose_split, find_group
+from tasks.chunk_reports import report_path
 from tasks.ledger import DECODED, OUTCOMES, SCHEMA, iterate_ledger, restore_paths
 from tasks.planning import decode_path
-from tasks.reports import report_path
 from tasks.rows import PENDING, Rows, iterate_slices
 
 HASHERS = 8  # files that are read and hashed at a time: the interpreter lets go of both

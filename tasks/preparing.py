@@ -17,6 +17,7 @@ from cnn.errors import IntegrityError, SafelightError, SourceError
 from infra.storage import Source, Store, open_source, open_store
 from tasks.arranging import Arranged, ArrangeTask, Selection, arrange_shard, find_arranged, measure_shard
 from tasks.building import BuildSpec, BuildTask, ChunkReport, build_chunk
+from tasks.chunk_reports import read_report, report_path
 from tasks.comparing import Previous, keep_moved, keep_unchanged, verify_kept
 from tasks.inventory import class_names, take_inventory
 from tasks.listing import check_apart
@@ -24,7 +25,6 @@ from tasks.placing import Part, Placement, divide_rows, place_rows
 from tasks.planning import Chunk, Cut, cut_rows, make_chunk
 from tasks.publishing import Draft, fetch_ledger, manifest_path, publish_dataset, read_latest
 from tasks.reckoning import BudgetSpec, check_budget, reconcile_rows, set_normalization
-from tasks.reports import read_report, report_path
 from tasks.rows import Report, Rows
 from tasks.settling import fetch_thumbnails, settle_rows
 from tasks.shards import sweep_scratch

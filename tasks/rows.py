@@ -52,7 +52,7 @@ class Names:
 
 @dataclass(frozen=True)
 class Report:
-    """What a chunk came to: a row per file in its order (`tasks.reports.REPORT`), and its shards by split."""
+    """What a chunk came to: a row per file in its order (`tasks.chunk_reports.REPORT`), and its shards by split."""
 
     key: str
     table: pa.Table

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from cnn.dataset import SPLITS
 from cnn.errors import IntegrityError
 from infra.storage import Store
-from tasks.reports import read_report, report_path
+from tasks.chunk_reports import read_report, report_path
 from tasks.rows import CONFLICT, DUPLICATE, LEAK, OK, Report, Rows, thumbnails_of
 
 TRAIN = SPLITS.index("train")

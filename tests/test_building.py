@@ -20,9 +20,9 @@ from cnn.images import ImageSpec, read_image
 from cnn.records import Record, decode_record, iterate_frames
 from infra.storage import Store, open_source, open_store
 from tasks.building import BuildSpec, BuildTask, build_chunk, choose_split, find_group
+from tasks.chunk_reports import read_report
 from tasks.inventory import take_inventory
 from tasks.planning import cut_rows, make_chunk
-from tasks.reports import read_report
 from tasks.rows import Report, Rows
 from tasks.shards import _machine, sweep_scratch
 
