@@ -22,6 +22,7 @@ from tasks.planning import decode_path
 from tasks.rows import PENDING, Rows, iterate_slices
 
 HASHERS = 8  # files that are read and hashed at a time: the interpreter lets go of both
+HASHED = 64  # files that a thread takes at a time
 PART = 4096
 
 
@@ -110,8 +111,10 @@ def hash_files(source: Source, paths: Sequence[str]) -> Iterator[str | None]:
         except BadImage:
             return None
 
+    groups = [paths[start : start + HASHED] for start in range(0, len(paths), HASHED)]
     with ThreadPoolExecutor(HASHERS) as pool:
-        yield from pool.map(hash_one, paths)
+        for digests in pool.map(lambda group: [hash_one(path) for path in group], groups):
+            yield from digests
 
 
 def _count_same_unread(rows: Rows, new: NDArray[np.int64], table: pa.Table, old: NDArray[np.int64]) -> int:

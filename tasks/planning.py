@@ -16,6 +16,7 @@ from infra.storage import Entry
 
 SPREAD = 32  # chunks that a small folder is cut into at least, so that all workers end at about the same time
 FEWEST = 64  # files in a chunk of a small folder, about: smaller ones would cost more than they even out
+MOST_BYTES = 16 << 20  # of files in a chunk, about: camera files are spread over all workers, and fit into memory
 
 
 class ChunkSpec(Spec):
@@ -73,7 +74,8 @@ def cut_rows(inventory: pa.Table, rows: NDArray[np.int64], files: int) -> Cut:
         return Cut(rows, np.zeros(1, np.int64))
     hashes = hash_paths(inventory.column("path"), rows)
     order = np.argsort(hashes, kind="stable")
-    bits = count_bits(len(rows), files)
+    sizes = inventory.column("size").to_numpy()[rows]
+    bits = count_bits(len(rows), min(files, max(1, round(MOST_BYTES / max(1.0, sizes.mean())))))
     buckets = hashes[order] >> np.uint64(64 - bits) if bits else np.zeros(len(rows), np.uint64)
     starts = np.flatnonzero(np.concatenate(([True], buckets[1:] != buckets[:-1])))
     return Cut(rows[order], np.append(starts, len(rows)).astype(np.int64))

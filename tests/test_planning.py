@@ -51,6 +51,12 @@ def test_chunks_have_about_the_size_asked_for(rows: int, files: int) -> None:
     assert mean > wanted / 1.5 or rows <= wanted
 
 
+def test_big_files_are_cut_into_more_chunks() -> None:
+    inventory = make_inventory(range(60))
+    big = inventory.set_column(1, INVENTORY.field(1), pa.array([4 << 20] * 60, pa.int64()))
+    assert (len(cut(inventory, 256)), len(cut(big, 256))) == (1, 16)
+
+
 def test_a_new_file_changes_one_chunk() -> None:
     before = {chunk.key for chunk in cut(make_inventory(range(100)))}
     after = {chunk.key for chunk in cut(make_inventory(range(101)))}

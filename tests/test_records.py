@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn.errors import IntegrityError
-from cnn.records import decode_record, encode_record, iterate_frames, map_raw, raw_layout, read_varints
+from cnn.records import (
+    Record,
+    decode_raw,
+    decode_record,
+    encode_record,
+    iterate_frames,
+    map_raw,
+    raw_layout,
+    read_varints,
+    relabel_record,
+)
 
 KEY = "0123456789abcdef" * 4
 records = st.tuples(st.binary(min_size=0, max_size=400), st.integers(0, 2**62), st.integers(0, 2**31))
@@ -31,6 +41,11 @@ def test_raw_records_have_one_length_and_the_layout_finds_the_fields(size: int, 
     assert read_varints(row, layout.label)[0] == label
     assert read_varints(row, layout.copy)[0] == copy
     assert record[layout.key : layout.key + 64] == KEY.encode()
+    assert decode_raw(record, layout) == decode_record(record)
+    other = relabel_record(record, label + 1)
+    assert list(iterate_frames(other)) == [(0, len(record))]
+    assert decode_record(other) == Record(image, label + 1, KEY, copy)
+    assert relabel_record(record, label) == record
 
 
 @given(st.lists(records, min_size=1, max_size=5), st.data())

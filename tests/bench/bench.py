@@ -37,6 +37,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped and files removed
     groups: dict[str, list[Figure]] = {}
     failed = False
+    if given.scratch is not None:
+        given.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=given.scratch, prefix="bench-") as scratch:
         os.environ["SAFELIGHT_HOME"] = f"{scratch}/home"
         bench = Workbench(Path(scratch), given.peers, given.photos, given.quick, given.full)
