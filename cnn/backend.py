@@ -6,10 +6,9 @@ The only place that imports them first: `TF_CPP_MIN_LOG_LEVEL` counts only befor
 import importlib
 import os
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
+
+from cnn.quiet import hold_stderr
 
 # Lines that TensorFlow prints while it is imported whatever its log level; anything else is passed on.
 _CHATTER = (b"absl::InitializeLog", b"port.cc", b"cpu_feature_guard", b"rebuild TensorFlow", b"cuda_dnn", b"cuda_blas")
@@ -40,27 +39,9 @@ def _import_quietly(name: str) -> Any:
     if name in sys.modules:
         return sys.modules[name]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with _chatter_dropped():
+    with hold_stderr(_is_chatter):
         return importlib.import_module(name)
 
 
-@contextmanager
-def _chatter_dropped() -> Iterator[None]:
-    """Hold file descriptor 2 back while C++ code writes to it, then pass on all but the known chatter."""
-    try:
-        sys.stderr.flush()
-        saved = os.dup(2)
-    except (AttributeError, OSError):  # no stderr: nothing to keep quiet
-        yield
-        return
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(saved, 2)
-            os.close(saved)
-            held.seek(0)
-            lines = (line for line in held if not any(word in line for word in _CHATTER))
-            os.write(2, b"".join(lines))
+def _is_chatter(line: bytes) -> bool:
+    return any(word in line for word in _CHATTER)

@@ -25,6 +25,7 @@ from cnn.calibration import as_class_probabilities
 from cnn.dataset import Normalization, SplitSpec
 from cnn.errors import IntegrityError, RegistryError, TrainingError
 from cnn.export import export_onnx
+from cnn.hashing import hash_file
 from cnn.images import ImageSpec
 from cnn.session import open_session, run_session
 from cnn.spec import Spec
@@ -100,7 +101,7 @@ def write_bundle(folder: Path, model: Any, facts: BundleFacts, golden: NDArray[n
     info = BundleInfo(
         **{name: getattr(facts, name) for name in asdict(facts)},
         onnx_difference=difference,
-        files={name: _hash_file(folder / name) for name in PARTS},
+        files={name: hash_file(folder / name) for name in PARTS},
     )
     _write_info(folder, info)
     return info
@@ -261,11 +262,6 @@ def _check_golden(golden: NDArray[np.uint8], image: ImageSpec) -> None:
             f"golden images are uint8 (m, {', '.join(map(str, image.shape))}) with m of at least 1, "
             f"not {golden.dtype} {golden.shape}"
         )
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_info(folder: Path, info: BundleInfo) -> None:

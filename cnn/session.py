@@ -2,18 +2,16 @@
 
 import os
 import re
-import sys
-import tempfile
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn.quiet import hold_stderr
+
 FATAL = 4  # ONNX Runtime's highest log severity; failures are raised as exceptions anyhow
-_SILENCE = threading.RLock()  # two threads that swap file descriptor 2 at once would leave it swapped
 _LIBRARY_LINE = re.compile(rb"WARNING: All log messages before absl|[IWEF]\d{4} [\d:.]+|.*\[[VIWEF]:onnxruntime")
 
 
@@ -51,23 +49,6 @@ def run_session(session: Any, images: NDArray[np.uint8], batch_size: int = 64) -
     return np.concatenate([session.run(None, {name: images[start : start + batch_size]})[0] for start in starts])
 
 
-@contextmanager
-def quiet_stderr() -> Iterator[None]:
+def quiet_stderr() -> AbstractContextManager[None]:
     """Hold back what C++ libraries log to file descriptor 2; anything that is no log line of theirs is passed on."""
-    with _SILENCE:
-        try:
-            sys.stderr.flush()
-            saved = os.dup(2)
-        except (AttributeError, OSError, ValueError):  # no stderr: nothing to keep quiet
-            yield
-            return
-        with tempfile.TemporaryFile() as held:
-            os.dup2(held.fileno(), 2)
-            try:
-                yield
-            finally:
-                sys.stderr.flush()
-                os.dup2(saved, 2)
-                os.close(saved)
-                held.seek(0)
-                os.write(2, b"".join(line for line in held if not _LIBRARY_LINE.match(line)))
+    return hold_stderr(_LIBRARY_LINE.match)

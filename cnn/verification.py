@@ -3,7 +3,6 @@
 A shard's sha256 is computed once per machine: a stamp file remembers size and times of what was found right.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from cnn.dataset import ShardRef
 from cnn.errors import IntegrityError
+from cnn.hashing import hash_file
 
 STAMPS = ".verified.json"
 HASHERS = 2  # threads; hashlib lets go of the interpreter
@@ -29,7 +29,7 @@ def verify_shards(refs: Sequence[ShardRef], root: Path, stamps: Path) -> None:
     marks = {ref.path: _mark(root / ref.path, ref) for ref in refs}
     fresh = [ref for ref in refs if known.get(_place(root, ref)) != marks[ref.path]]
     with ThreadPoolExecutor(HASHERS) as pool:
-        digests = list(pool.map(lambda ref: _hash(root / ref.path), fresh))
+        digests = list(pool.map(lambda ref: hash_file(root / ref.path), fresh))
     for ref, digest in zip(fresh, digests, strict=True):
         if digest != ref.sha256:
             raise IntegrityError(
@@ -56,11 +56,6 @@ def _mark(path: Path, ref: ShardRef) -> str:
 
 def _place(root: Path, ref: ShardRef) -> str:
     return f"{platform.node()}:{(root / ref.path).absolute()}"
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_stamps(path: Path) -> dict[str, str]:

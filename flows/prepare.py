@@ -1,6 +1,8 @@
 """A source folder in, a published dataset version out: the flow `prepare`."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from prefect import flow
@@ -13,15 +15,8 @@ from flows.reports import PrepareReport, ShardCounts
 from flows.stages import run_stage
 from tasks.arranging import Selection
 from tasks.building import BuildSpec, ChunkReport
-from tasks.preparing import (
-    Preparation,
-    arrange_shards,
-    build_chunks,
-    list_files,
-    plan_arranging,
-    publish_version,
-    settle_files,
-)
+from tasks.finishing import finish_version
+from tasks.preparing import Preparation, build_chunks, list_files
 
 
 @flow(name="prepare", persist_result=False)
@@ -78,12 +73,14 @@ def build_stage(job: Preparation, crew: Crew) -> None:
 
 def publish_stage(job: Preparation, crew: Crew) -> tuple[Manifest, str]:
     """Settle what only the whole dataset can decide, arrange shards accordingly, and publish."""
-    parts = settle_files(job)
-    works, arranged = plan_arranging(job, parts)
     copies = job.spec.augment.copies
-    with show_stage("arrange", sum(count_records(work, copies) for work in works)) as stage:
-        arranged |= arrange_shards(job, works, crew.run, lambda work: stage.advance(count_records(work, copies)))
-    return publish_version(job, parts, arranged, crew.run)
+
+    @contextmanager
+    def watch(works: list[Selection]) -> Iterator[Callable[[Selection], None]]:
+        with show_stage("arrange", sum(count_records(work, copies) for work in works)) as stage:
+            yield lambda work: stage.advance(count_records(work, copies))
+
+    return finish_version(job, crew.run, watch)
 
 
 def count_records(work: Selection, copies: int) -> int:

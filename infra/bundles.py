@@ -1,6 +1,5 @@
 """A registered version's bundle in, a verified local folder out, kept by digest. Who brings it is an argument."""
 
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pydantic import ValidationError
 
 from cnn.bundle import INFO, ONNX, BundleInfo, read_bundle
 from cnn.errors import IntegrityError
+from cnn.hashing import hash_file
 
 
 def bundle_tags(folder: Path, info: BundleInfo) -> dict[str, str]:
@@ -49,12 +49,6 @@ def keep_bundle(digest: str, folder: Path, bring: Callable[[str, Path], None], c
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return kept
-
-
-def hash_file(path: Path) -> str:
-    """sha256 (hex) of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check(folder: Path, digest: str, culprit: str) -> None:

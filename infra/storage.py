@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -10,7 +11,17 @@ from cnn.errors import ConfigError
 from infra.entries import Entry, check_name, redact
 from infra.local import LocalSource, LocalStore
 
-__all__ = ["Entry", "Source", "Store", "check_name", "open_source", "open_store", "redact"]
+__all__ = [
+    "Entry",
+    "Source",
+    "Store",
+    "check_name",
+    "open_source",
+    "open_store",
+    "redact",
+    "reuse_source",
+    "reuse_store",
+]
 
 
 class Source(Protocol):
@@ -100,6 +111,18 @@ def open_source(uri: str) -> Source:
 
         return S3Source(uri)
     return LocalSource(parse_folder(uri))
+
+
+@lru_cache(maxsize=8)
+def reuse_store(uri: str) -> Store:
+    """`open_store`, once for all tasks of a worker that name the same workspace."""
+    return open_store(uri)
+
+
+@lru_cache(maxsize=8)
+def reuse_source(uri: str) -> Source:
+    """`open_source`, once for all tasks of a worker that name the same source."""
+    return open_source(uri)
 
 
 def parse_folder(uri: str) -> Path:

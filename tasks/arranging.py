@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
 
 import cv2
@@ -30,7 +29,7 @@ from cnn.records import (
     relabel_record,
 )
 from cnn.spec import canonical_json
-from infra.storage import Store, open_store
+from infra.storage import Store, reuse_store
 from tasks.chunk_reports import seal, unseal
 from tasks.reading import computing
 from tasks.shards import ShardWriter
@@ -88,7 +87,7 @@ def arrange_shard(work: Selection, task: ArrangeTask) -> tuple[Selection, Arrang
         IntegrityError: the shard is not what its name says.
         StorageError: the workspace does not answer.
     """
-    store = _open(task.workspace)
+    store = reuse_store(task.workspace)
     writer = ShardWriter(store)
     try:
         with computing():
@@ -142,7 +141,7 @@ def measure_shard(work: ShardRef, workspace: str, image: ImageSpec) -> tuple[str
     Raises:
         IntegrityError: the shard is not what its name says.
     """
-    store = _open(workspace)
+    store = reuse_store(workspace)
     name, totals = derived_path(f"{work.sha256}-sums"), [0] * (2 * image.channels)
     try:
         return work.path, list(json.loads(unseal(store.read(name))))
@@ -180,8 +179,3 @@ def _to_pixels(image: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
     if decoded is None:
         raise IntegrityError("a record's JPEG cannot be decoded; prepare the dataset again")
     return np.asarray(decoded, np.uint8).reshape(spec.shape)
-
-
-@lru_cache(maxsize=8)
-def _open(workspace: str) -> Store:
-    return open_store(workspace)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from cnn.errors import StorageError
+from cnn.hashing import hash_file
 from cnn.spec import Spec, canonical_json
 from infra.storage import Store
 from tasks.listing import Listed
@@ -192,7 +193,7 @@ def _open_verified(store: Store, predictions: PredictionsRef) -> Path | None:
         logger.warning("%s is gone; its rows are scored again", store.uri_of(predictions.path))
         return None
     path = store.fetch(predictions.path)
-    if digest_file(path) != predictions.sha256:
+    if hash_file(path) != predictions.sha256:
         logger.warning("%s is not what its record says; its rows are scored again", store.uri_of(predictions.path))
         return None
     return path
@@ -210,8 +211,3 @@ def _digest_request(ordered: Sequence[Listed], job: ScoreJob) -> str:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
-
-
-def digest_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,7 +6,6 @@ The report is written after the shards it names, so a report that exists is a ch
 import hashlib
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from cnn.augment import AugmentSpec
@@ -15,7 +14,7 @@ from cnn.errors import BadImage
 from cnn.images import ImageSpec, encode_jpeg, read_image, thumbnail
 from cnn.records import measure_crc
 from cnn.spec import Spec, canonical_json
-from infra.storage import Source, Store, open_source, open_store
+from infra.storage import reuse_source, reuse_store
 from tasks.chunk_reports import write_report
 from tasks.ledger import show_path
 from tasks.planning import Chunk, Item, encode_path
@@ -67,7 +66,7 @@ def build_chunk(chunk: Chunk, task: BuildTask) -> ChunkReport:
     Raises:
         SourceError, StorageError: the source or the workspace as a whole does not answer.
     """
-    source, store = _open(task.source, task.workspace)
+    source, store = reuse_source(task.source), reuse_store(task.workspace)
     files = Files(source, chunk.entries)
     writers = {split: ShardWriter(store) for split in SPLITS}
     try:
@@ -129,8 +128,3 @@ def find_group(path: str, pattern: str | None) -> str | None:
     if match is None:
         return None
     return match.group(1) if match.re.groups and match.group(1) is not None else match.group(0)
-
-
-@lru_cache(maxsize=8)
-def _open(source: str, workspace: str) -> tuple[Source, Store]:
-    return open_source(source), open_store(workspace)

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cnn.errors import StorageError
+from cnn.hashing import hash_file
 from infra.storage import Store
-from tasks.batches import BatchRecord, PredictionsRef, ScorePlan, batch_path, digest_file, move_pointer
+from tasks.batches import BatchRecord, PredictionsRef, ScorePlan, batch_path, move_pointer
 from tasks.ledger import show_path
 from tasks.listing import Listed
 from tasks.predictions import (
@@ -45,7 +46,7 @@ def publish_batch(store: Store, plan: ScorePlan, read: Callable[[str], bytes]) -
         streams = (_read_parts(store, plan, counts), _read_kept(plan), _settled_rows(plan))
         rows = write_predictions(reconcile_rows(merge_tables(streams), plan.keys), path)
         summary = summarize_predictions(path, plan.task.spec.sheet)
-        reference = PredictionsRef(path=names["predictions.parquet"], rows=rows, sha256=digest_file(path))
+        reference = PredictionsRef(path=names["predictions.parquet"], rows=rows, sha256=hash_file(path))
         record = _make_record(plan, summary, reference, counts)
         # 2. The rows and the report. A reader opens neither before the record is there.
         store.take_file(reference.path, path)

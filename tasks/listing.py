@@ -1,7 +1,6 @@
 """A source in, one `Listed` per file out: its label (the top folder) or the rule by which it is ignored."""
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -63,13 +62,3 @@ def check_apart(source: Source, store: Store) -> None:
         raise ConfigError(
             f"the workspace {store.uri} lies inside the source {source.uri}; give a --workspace outside it"
         )
-
-
-def find_classes(listed: Iterable[Listed], previous: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Class names; the position is the label id in the shards.
-
-    Classes of the previous version keep their ids and new ones follow; when one has vanished, all are sorted anew.
-    """
-    names = {item.label for item in listed if item.label is not None and item.ignored is None}
-    kept = previous if set(previous) <= names else ()
-    return (*kept, *sorted(names - set(kept)))

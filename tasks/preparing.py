@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,23 +15,18 @@ import pyarrow.compute as pc
 from cnn.dataset import Manifest
 from cnn.errors import IntegrityError, SafelightError, SourceError
 from infra.storage import Source, Store, open_source, open_store
-from tasks.arranging import Arranged, ArrangeTask, Selection, arrange_shard, find_arranged, measure_shard
 from tasks.building import BuildSpec, BuildTask, ChunkReport, build_chunk
 from tasks.chunk_reports import read_report, report_path
 from tasks.comparing import Previous, keep_moved, keep_unchanged, verify_kept
 from tasks.inventory import class_names, take_inventory
 from tasks.listing import check_apart
-from tasks.placing import Part, Placement, divide_rows, place_rows
 from tasks.planning import Chunk, Cut, cut_rows, make_chunk
-from tasks.publishing import Draft, fetch_ledger, manifest_path, publish_dataset, read_latest
-from tasks.reckoning import BudgetSpec, check_budget, reconcile_rows, set_normalization
+from tasks.publishing import fetch_ledger, read_latest
+from tasks.reckoning import BudgetSpec
 from tasks.rows import Report, Rows
-from tasks.settling import fetch_thumbnails, settle_rows
 from tasks.shards import sweep_scratch
 
 FOLDER_PROBLEMS = ("unreadable_folder", "symlink_outside_folder", "symlink_nested")
-T = TypeVar("T")
-R = TypeVar("R")
 Run = Callable[[Callable[[Any], Any], Iterable[Any], Callable[[Any], None], int], None]
 """How chunks are worked on: (function, items, what is done with each result, how many items there are at most)."""
 
@@ -159,78 +154,6 @@ def fill_rows(job: Preparation, number: int, report: Report) -> None:
     if report.table.column("path").to_pylist() != job.rows.paths(rows):
         raise IntegrityError(f"{job.store.uri_of(report_path(report.key))} is not of its chunk; prepare again")
     job.rows.fill(rows, report)
-
-
-def settle_files(job: Preparation) -> list[Part]:
-    """Settle duplicates, conflicts and leaks; returns what each shard contributes.
-
-    Raises:
-        BudgetError: too much was lost; nothing is published.
-    """
-    if not job.unchanged:
-        settle_rows(job.rows, job.spec.split.leak_distance, partial(fetch_thumbnails, job.rows, job.store))
-    check_budget(job.rows, job.classes, job.budget)
-    return [] if job.unchanged else divide_rows(job.rows)
-
-
-def plan_arranging(job: Preparation, parts: list[Part]) -> tuple[list[Selection], dict[Selection, Arranged]]:
-    """(the work that is to be done, what came out of the rest before)."""
-    task = arrange_task(job)
-    works = [part.work for part in parts if not part.as_it_is]
-    if job.spec.augment.copies:
-        works += [part.copies() for part in parts if part.work.split == "train"]
-    known = {work: found for work in works if (found := find_arranged(job.store, work, task)) is not None}
-    known = {work: found for work, found in known.items() if job.standing.get(found.shard.path) == found.shard.bytes}
-    return [work for work in works if work not in known], known
-
-
-def arrange_shards(
-    job: Preparation, works: list[Selection], run: Run, on_done: Callable[[Selection], None]
-) -> dict[Selection, Arranged]:
-    """Do this work; each piece that ends is remembered, whatever happens to the others."""
-    made: dict[Selection, Arranged] = {}
-
-    def keep(result: tuple[Selection, Arranged]) -> None:
-        made[result[0]] = result[1]
-        on_done(result[0])
-
-    run(partial(arrange_shard, task=arrange_task(job)), works, keep, len(works))
-    return made
-
-
-def publish_version(
-    job: Preparation, parts: list[Part], arranged: dict[Selection, Arranged], run: Run
-) -> tuple[Manifest, str]:
-    """Reconcile and publish; returns the manifest and its path in the workspace.
-
-    Raises:
-        StorageError: rows and shards, or rows and listing, do not add up; nothing is published.
-    """
-    if job.unchanged and job.previous is not None:
-        return job.previous.manifest, manifest_path(job.previous.manifest.dataset)
-    task = arrange_task(job)
-    placement = place_rows(job.rows, parts, arranged, (work.key(task) for work in arranged))
-    reconcile_rows(job.rows)
-    sums = measure_training(job, placement, run) if job.spec.image.normalize == "standardize" else []
-    images = sum(len(part.rows) for part in parts if part.work.split == "train")
-    normalization = set_normalization(job.spec.image, sums, images)
-    draft = Draft(job.source.uri, job.spec, job.classes, job.rows, placement, normalization)
-    return publish_dataset(draft, job.store)
-
-
-def measure_training(job: Preparation, placement: Placement, run: Run) -> list[list[int]]:
-    """The sums of levels and squares of each shard of training images, copies left out."""
-    own = set(placement.names.texts)
-    shards = [shard for shard in placement.splits["train"] if shard.path in own]
-    sums: list[list[int]] = []
-    measure = partial(measure_shard, workspace=job.store.uri, image=job.spec.image)
-    run(measure, shards, lambda result: sums.append(result[1]), len(shards))
-    return sums
-
-
-def arrange_task(job: Preparation) -> ArrangeTask:
-    """What the workers need beside each selection."""
-    return ArrangeTask(job.store.uri, job.spec.image, job.spec.augment)
 
 
 def find_previous(job: Preparation) -> Previous | None:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from cnn.dataset import LedgerRef, Manifest, Normalization
 from cnn.errors import DatasetError, IntegrityError
+from cnn.hashing import hash_file
 from cnn.spec import canonical_json
 from infra.storage import Store
 from tasks.building import BuildSpec
@@ -41,8 +42,7 @@ def publish_dataset(draft: Draft, store: Store) -> tuple[Manifest, str]:
         body = Path(file.name)
     try:
         write_ledger(draft, body)
-        with body.open("rb") as file:
-            ledger = LedgerRef(path="", rows=len(draft.rows), sha256=hashlib.file_digest(file, "sha256").hexdigest())
+        ledger = LedgerRef(path="", rows=len(draft.rows), sha256=hash_file(body))
         manifest = make_manifest(draft, ledger)
         store.take_file(manifest.ledger.path, body)
     finally:
@@ -157,7 +157,6 @@ def fetch_ledger(store: Store, manifest: Manifest) -> Path:
         StorageError: it is gone.
     """
     path = store.fetch(manifest.ledger.path)
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != manifest.ledger.sha256:
-            raise IntegrityError(f"{store.uri_of(manifest.ledger.path)} is damaged; prepare the dataset again")
+    if hash_file(path) != manifest.ledger.sha256:
+        raise IntegrityError(f"{store.uri_of(manifest.ledger.path)} is damaged; prepare the dataset again")
     return path

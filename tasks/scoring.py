@@ -21,7 +21,7 @@ from cnn.errors import BadImage, IntegrityError, RegistryError
 from cnn.images import ImageSpec, read_image
 from cnn.runtime import load_scorer, rank_classes
 from cnn.spec import Spec
-from infra.storage import Entry, Source, Store, open_source, open_store
+from infra.storage import Entry, Store, reuse_source, reuse_store
 from tasks.ledger import show_path
 from tasks.planning import Chunk, encode_path
 from tasks.predictions import from_part, iterate_predictions, path_keys, to_part, to_rows_table
@@ -112,7 +112,7 @@ def score_chunk(chunk: Chunk, task: ScoreTask) -> ChunkScores:
         SourceError, StorageError: the source or the workspace as a whole does not answer.
         RegistryError: the model does not answer as it did when it was registered.
     """
-    source, store = _open(task.source, task.workspace)
+    source, store = reuse_source(task.source), reuse_store(task.workspace)
     name = part_path(task.batch, chunk.key)
     if (done := _find_part(store, name, chunk)) is not None:
         return done
@@ -255,15 +255,10 @@ def _find_part(store: Store, name: str, chunk: Chunk) -> ChunkScores | None:
     return scores if path_keys(table).to_pylist() == paths else None
 
 
-@lru_cache(maxsize=8)
-def _open(source: str, workspace: str) -> tuple[Source, Store]:
-    return open_source(source), open_store(workspace)
-
-
 @lru_cache(maxsize=2)
 def _load_network(workspace: str, digest: str) -> Network:
     scorer = load_scorer(
-        local_bundle(open_store(workspace), digest), threads=1
+        local_bundle(reuse_store(workspace), digest), threads=1
     )  # one thread: the cluster uses the cores
 
     def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -274,4 +269,4 @@ def _load_network(workspace: str, digest: str) -> Network:
 
 @lru_cache(maxsize=2)
 def _load_known(workspace: str, path: str) -> KnownPredictions:
-    return KnownPredictions(open_store(workspace).fetch(path))
+    return KnownPredictions(reuse_store(workspace).fetch(path))

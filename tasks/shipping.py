@@ -4,7 +4,8 @@ from pathlib import Path
 
 from cnn.bundle import INFO, read_bundle
 from cnn.errors import IntegrityError
-from infra.bundles import hash_file, keep_bundle
+from cnn.hashing import hash_file
+from infra.bundles import keep_bundle
 from infra.home import cache_dir
 from infra.storage import Store
 

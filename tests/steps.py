@@ -3,22 +3,39 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from cnn.augment import AugmentSpec
 from cnn.dataset import Manifest, SplitSpec
 from cnn.images import ImageSpec
 from flows.crew import hire_crew
 from infra.cluster import ClusterSpec
+from infra.storage import open_store
 from tasks.building import BuildSpec
-from tasks.preparing import (
-    Preparation,
-    arrange_shards,
-    build_chunks,
-    list_files,
-    plan_arranging,
-    publish_version,
-    settle_files,
-)
+from tasks.finishing import finish_version
+from tasks.preparing import Preparation, build_chunks, list_files
+from tasks.publishing import read_ledger
 from tasks.reckoning import BudgetSpec
+
+
+def write_image(path: Path, seed: int, size: tuple[int, int] = (20, 16)) -> None:
+    """A picture of noise, of (height, width) pixels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def write_photos(folder: Path, count: int = 60) -> Path:
+    """Small pictures in the class folders bat, cat and owl by turns; returns the folder."""
+    for number in range(count):
+        write_image(folder / ("bat", "cat", "owl")[number % 3] / f"{number:02}.png", number)
+    return folder
+
+
+def rows_of(workspace: Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
+    """path → row of a version's ledger."""
+    return {row["path"]: row for row in read_ledger(open_store(str(workspace)), manifest).to_pylist()}
 
 
 def make_job(source: Path, workspace: Path | str, files: int = 9, budget: float = 0.05, **changes: Any) -> Preparation:
@@ -38,10 +55,7 @@ def run_job(job: Preparation, workers: int = 0) -> Manifest:
     list_files(job)
     with hire_crew(ClusterSpec(workers=workers)) as crew:
         build_chunks(job, crew.run, lambda report: None)
-        parts = settle_files(job)
-        works, arranged = plan_arranging(job, parts)
-        arranged |= arrange_shards(job, works, crew.run, lambda work: None)
-        return publish_version(job, parts, arranged, crew.run)[0]
+        return finish_version(job, crew.run)[0]
 
 
 def prepare(source: Path, workspace: Path, workers: int = 0, **changes: Any) -> tuple[Preparation, Manifest]:

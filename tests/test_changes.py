@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from steps import built_paths, prepare
-from test_preparing import rows_of, write_image
+from steps import built_paths, prepare, rows_of, write_image, write_photos
 
 import tasks.building
 from cnn.augment import AugmentSpec
@@ -23,11 +22,7 @@ from infra.storage import Entry
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Sixty small pictures in three class folders."""
-    folder = tmp_path / "photos"
-    for number in range(60):
-        write_image(folder / ("bat", "cat", "owl")[number % 3] / f"{number:02}.png", number)
-    return folder
+    return write_photos(tmp_path / "photos")
 
 
 def read_split(workspace: Path, manifest: Manifest, split: str) -> dict[tuple[str, int], tuple[str, bytes]]:

@@ -17,6 +17,7 @@ from cnn import verification
 from cnn.augment import AugmentSpec
 from cnn.dataset import LedgerRef, Manifest, Normalization, ShardRef, SplitSpec
 from cnn.errors import DatasetError, IntegrityError
+from cnn.hashing import hash_file
 from cnn.images import ImageSpec, encode_jpeg
 from cnn.loader import ShardSet, as_epoch_dataset, iterate_batches, open_split
 from cnn.records import encode_record
@@ -215,13 +216,13 @@ def test_unknown_split_is_refused(tmp_path: Path) -> None:
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the shards whose sha256 is computed from here on."""
     names: list[str] = []
-    real = verification._hash
+    real = hash_file
 
     def count(path: Path) -> str:
         names.append(path.name)
         return real(path)
 
-    monkeypatch.setattr(verification, "_hash", count)
+    monkeypatch.setattr(verification, "hash_file", count)
     return names
 
 

@@ -5,12 +5,9 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
-from steps import built_paths, make_job, prepare
+from steps import built_paths, make_job, prepare, rows_of, write_image, write_photos
 
 from cnn.dataset import Manifest
 from cnn.errors import BudgetError, DatasetError, IntegrityError, SourceError
@@ -23,22 +20,9 @@ from tasks.preparing import build_chunks, list_files
 from tasks.publishing import read_latest, read_ledger, read_manifest
 
 
-def write_image(path: Path, seed: int, size: tuple[int, int] = (20, 16)) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
-    Image.fromarray(pixels).save(path)
-
-
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    for number in range(60):
-        write_image(folder / ("bat", "cat", "owl")[number % 3] / f"{number:02}.png", number)
-    return folder
-
-
-def rows_of(workspace: Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
-    return {row["path"]: row for row in read_ledger(open_store(str(workspace)), manifest).to_pylist()}
+    return write_photos(tmp_path / "photos")
 
 
 def shard_bytes(workspace: Path, manifest: Manifest) -> dict[str, str]:

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import pytest
-from steps import prepare
-from test_preparing import rows_of, write_image
+from steps import prepare, rows_of, write_image, write_photos
 
 from cnn.dataset import SplitSpec
 from cnn.errors import BadImage, ConfigError, DatasetError, SourceError
@@ -14,11 +13,7 @@ from infra.local import LocalSource
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Sixty small pictures in three class folders."""
-    folder = tmp_path / "photos"
-    for number in range(60):
-        write_image(folder / ("bat", "cat", "owl")[number % 3] / f"{number:02}.png", number)
-    return folder
+    return write_photos(tmp_path / "photos")
 
 
 def test_copies_that_come_night_by_night_lose_and_double_nothing(tmp_path: Path) -> None:

@@ -21,16 +21,9 @@ from cnn.images import ImageSpec, read_image
 from flows.crew import Crew, hire_crew
 from infra.cluster import ClusterSpec
 from tasks.building import BuildSpec
+from tasks.finishing import finish_version
 from tasks.planning import ChunkSpec
-from tasks.preparing import (
-    Preparation,
-    arrange_shards,
-    build_chunks,
-    list_files,
-    plan_arranging,
-    publish_version,
-    settle_files,
-)
+from tasks.preparing import Preparation, build_chunks, list_files
 from tasks.reckoning import BudgetSpec
 
 SAFELIGHT = str(Path(sys.executable).with_name("safelight"))
@@ -56,10 +49,7 @@ def time_prepare(source: Path, workspace: str, crew: Crew, size: int, copies: in
     list_files(job)
     began = time.monotonic()
     build_chunks(job, crew.run, lambda report: None)
-    parts = settle_files(job)
-    works, arranged = plan_arranging(job, parts)
-    arranged |= arrange_shards(job, works, crew.run, lambda work: None)
-    publish_version(job, parts, arranged, crew.run)
+    finish_version(job, crew.run)
     return time.monotonic() - began
 
 
