@@ -1,4 +1,4 @@
-"""A `ClusterSpec` in; workers that start when the first work for more than one of them comes, out."""
+"""A `ClusterSpec` in; workers that start when work that is worth it comes, out."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -6,29 +6,44 @@ from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 from infra.cluster import Cluster, ClusterSpec, open_cluster, run_chunks
+from infra.isolation import isolation
+from tasks.planning import Effort
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+# It takes about 3 s until workers have started and imported what they need, and two of them halve what comes then.
+WORTH = 5.0  # seconds of one core
+
 
 class Crew:
-    """Runs functions over many items on one cluster; a single item is done in this process before one had started."""
+    """Runs functions over many items on one cluster; before one had started, small work is done in this process."""
 
     def __init__(self, spec: ClusterSpec, stack: ExitStack) -> None:
         self.start_up = 0.0  # seconds that it took to start the cluster
         self._spec, self._stack = spec, stack
         self._cluster: Cluster | None = None
 
-    def run(self, function: Callable[[T], R], items: Iterable[T], on_result: Callable[[R], None], count: int) -> None:
-        """Call `on_result` with `function(item)` for each of at most `count` items; see `infra.cluster.run_chunks`."""
-        run_chunks(self._workers(count), function, items, on_result)
+    def run(
+        self,
+        function: Callable[[T], R],
+        items: Iterable[T],
+        on_result: Callable[[R], None],
+        effort: Effort,
+        guard: Callable[[T], T] | None = None,
+    ) -> None:
+        """Call `on_result` with `function(item)` for each item; see `infra.cluster.run_chunks`.
 
-    def prepare(self, count: int) -> None:
-        """Start the cluster now, if so many items need it."""
-        self._workers(count)
+        With `workers = 0` nothing is guarded: that is a choice to have all in one process, for a debugger, say.
+        """
+        run_chunks(self._workers(effort), function, items, on_result, guard=None if self._spec.workers == 0 else guard)
 
-    def _workers(self, count: int) -> Cluster:
-        if self._cluster is None and count <= 1 and not self._spec.address:
+    def prepare(self, effort: Effort) -> None:
+        """Start the cluster now, if there is one to start for this."""
+        self._workers(effort)
+
+    def _workers(self, effort: Effort) -> Cluster:
+        if self._cluster is None and not self._needs_cluster(effort):
             return Cluster(0)
         if self._cluster is None:
             begin = time.monotonic()
@@ -36,9 +51,16 @@ class Crew:
             self.start_up = time.monotonic() - begin
         return self._cluster
 
+    def _needs_cluster(self, effort: Effort) -> bool:
+        if self._spec.address or effort.pieces == 0:
+            return bool(self._spec.address)
+        asked = self._spec.workers is not None
+        return effort.pieces > 1 and (asked or effort.seconds >= WORTH)
+
 
 @contextmanager
 def hire_crew(spec: ClusterSpec) -> Iterator[Crew]:
     """A crew for the length of the block. Raises: ConfigError, ServerError."""
     with ExitStack() as stack:
+        stack.callback(isolation.close)
         yield Crew(spec, stack)

@@ -39,7 +39,7 @@ def prepare_dataset(source: str, workspace: str, config: Config, verify: bool = 
     job = Preparation(source, workspace, spec, config.budget, config.chunk.files, verify)
     run_stage("list", lambda: list_stage(job))
     with hire_crew(config.cluster) as crew:
-        crew.prepare(len(job.todo))
+        crew.prepare(job.effort)
         run_stage("build", lambda: build_stage(job, crew))
         manifest, path = run_stage("publish", lambda: publish_stage(job, crew))
     report = summarize(job, manifest, job.store.uri_of(path), crew.start_up)

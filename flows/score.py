@@ -20,6 +20,7 @@ from infra.storage import Source, Store, open_source, open_store
 from tasks.batches import BatchRecord, ScorePlan, batch_path, find_finished, find_previous, plan_scoring
 from tasks.committing import publish_batch
 from tasks.listing import check_apart, list_source
+from tasks.planning import Chunk, Effort, estimate_decoding
 from tasks.predictions import write_csv
 from tasks.scoring import ChunkScores, ModelRef, ScoreJob, score_chunk
 from tasks.shipping import ship_bundle
@@ -62,7 +63,7 @@ def score(
     record = find_finished(job.store, plan)
     with hire_crew(config.cluster) as crew:
         if record is None:
-            crew.prepare(len(plan.chunks))
+            crew.prepare(estimate_effort(plan))
             run_stage("score", lambda: score_stage(job, plan, crew))
             record = run_stage("publish", lambda: publish_batch(job.store, plan, job.source.read))
     report = summarize(job, record, crew.start_up)
@@ -104,7 +105,15 @@ def score_stage(job: Scoring, plan: ScorePlan, crew: Crew) -> None:
             bad += done.quarantined
             stage.advance(done.files, f"{bad} quarantined" if bad else "", size=done.bytes)
 
-        crew.run(partial(score_chunk, task=plan.task), plan.chunks, note, len(plan.chunks))
+        score_one = partial(score_chunk, task=plan.task)
+        crew.run(score_one, plan.chunks, note, estimate_effort(plan), Chunk.isolate)
+
+
+def estimate_effort(plan: ScorePlan) -> Effort:
+    """What the chunks take: decoding, and about as much again for a small network."""
+    entries = [entry for chunk in plan.chunks for entry in chunk.entries]
+    effort = estimate_decoding(len(plan.chunks), len(entries), sum(entry.size for entry in entries))
+    return Effort(effort.pieces, 2 * effort.seconds)
 
 
 def write_table(store: Store, record: BatchRecord) -> None:

@@ -22,15 +22,16 @@ from cnn.errors import ConfigError, SafelightError, ServerError
 from cnn.spec import Spec
 from infra.entries import redact
 from infra.home import cache_dir
+from infra.isolation import WORKER_NAME
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+MOST_RETURNS = 8  # times that an item may come back from workers that died: it is not to blame for each of them
 CONNECT_SECONDS = 30
 THREADS = 2  # per worker process: one chunk waits for disk or network while another computes
-WORKER_NAME = "Dask Worker process"
 SETTINGS = {
-    "distributed.scheduler.allowed-failures": 10,  # a chunk is not to blame for each worker that dies beside it
+    "distributed.scheduler.allowed-failures": 1,  # the second death beside a chunk brings it back to `run_chunks`
     "distributed.scheduler.no-workers-timeout": "120s",  # the default is to wait for ever
     # A place is given up when its worker is away at the 15th second after a death, even if it only died once more:
     # a chunk that kills workers would leave none. Places are never given up here.
@@ -91,45 +92,70 @@ def run_chunks(
     items: Iterable[T],
     on_result: Callable[[R], None],
     *,
+    guard: Callable[[T], T] | None = None,
     in_flight: int = 4,
 ) -> None:
     """Call `on_result` with `function(item)` for each item, as results come; order is not kept.
 
     At most `in_flight` items per worker process are with the workers at a time. `function` is importable by name there;
-    a local worker process runs it on two items at a time, in threads.
+    a local worker process runs it on two items at a time, in threads. An item beside which workers have died is tried
+    again as `guard(item)`: the same work, done so that it cannot end a process. What runs in this process is guarded
+    from the start.
 
     Raises:
         Exception: the first that `function` or `on_result` raised, as it was; what is left is given up.
         SafelightError: the workers died over one item, or the scheduler went away.
     """
+    guarded = guard or _leave
     if cluster.client is None:
         for item in items:
-            on_result(function(item))
+            on_result(function(guarded(item)))
         return
     with _explained_deaths():
-        _run_on(cluster.client, function, iter(items), on_result, in_flight * max(1, cluster.workers))
+        work = _Work(cluster.client, function, guarded)
+        work.run(iter(items), on_result, in_flight * max(1, cluster.workers))
 
 
-def _run_on(
-    client: Any, function: Callable[[T], R], items: Iterator[T], on_result: Callable[[R], None], window: int
-) -> None:
-    from distributed import as_completed
+class _Work:
+    """Items on their way through a client's workers, and how often each has come back from workers that died."""
 
-    pending = {client.submit(function, item, pure=False) for item in islice(items, window)}
-    done = as_completed(pending, loop=client.loop)  # type: ignore[no-untyped-call]
-    try:
-        for future in done:
-            result = future.result()
-            pending.discard(future)
-            future.release()  # a worker that dies with a result it still holds would have it computed again
-            for item in islice(items, 1):  # the next one goes out before this result is looked at
-                pending.add(extra := client.submit(function, item, pure=False))
-                done.add(extra)  # type: ignore[no-untyped-call]
-            on_result(result)
-    except BaseException:
-        with suppress(Exception):  # the first fault is the one to tell
-            client.cancel(list(pending), force=True)
-        raise
+    def __init__(self, client: Any, function: Callable[[T], R], guard: Callable[[T], T]) -> None:
+        self._client, self._function, self._guard = client, function, guard
+        self._pending: dict[Any, tuple[Any, int]] = {}
+
+    def run(self, items: Iterator[Any], on_result: Callable[[Any], None], window: int) -> None:
+        """Hand out the items, never more than `window` at a time, until each has given its result."""
+        from distributed import KilledWorker, as_completed
+
+        first = [self._submit(item) for item in islice(items, window)]
+        done = as_completed(first, loop=self._client.loop)  # type: ignore[no-untyped-call]
+        try:
+            for future in done:
+                item, returns = self._pending.pop(future)
+                try:
+                    result = future.result()
+                except KilledWorker:
+                    if returns == MOST_RETURNS:
+                        raise
+                    done.add(self._submit(self._guard(item), returns + 1))  # type: ignore[no-untyped-call]
+                    continue
+                future.release()  # a worker that dies with a result it still holds would have it computed again
+                for following in islice(items, 1):  # the next one goes out before this result is looked at
+                    done.add(self._submit(following))  # type: ignore[no-untyped-call]
+                on_result(result)
+        except BaseException:
+            with suppress(Exception):  # the first fault is the one to tell
+                self._client.cancel(list(self._pending), force=True)
+            raise
+
+    def _submit(self, item: Any, returns: int = 0) -> Any:
+        future = self._client.submit(self._function, item, pure=False)
+        self._pending[future] = item, returns
+        return future
+
+
+def _leave(item: T) -> T:
+    return item
 
 
 @contextmanager
@@ -142,9 +168,10 @@ def _explained_deaths() -> Iterator[None]:
     try:
         yield
     except KilledWorker as error:
+        deaths = (error.allowed_failures + 1) * (MOST_RETURNS + 1)
         raise SafelightError(
-            f"the worker processes died {error.allowed_failures + 1} times over the same chunk, most likely for want of"
-            " memory; lower chunk.files or cluster.workers, and run again: finished chunks are kept"
+            f"the worker processes died {deaths} times over the same chunk, most likely for want of memory;"
+            " lower chunk.files or cluster.workers, and run again: finished chunks are kept"
         ) from None
     except (NoValidWorkerError, NoWorkerError, FutureCancelledError, CommClosedError):
         raise ServerError(

@@ -16,6 +16,7 @@ from cnn.records import measure_crc
 from cnn.spec import Spec, canonical_json
 from infra.storage import reuse_source, reuse_store
 from tasks.chunk_reports import write_report
+from tasks.decoding import Decode, choose_decoder
 from tasks.ledger import show_path
 from tasks.planning import Chunk, Item, encode_path
 from tasks.reading import Content, Files, computing
@@ -70,9 +71,10 @@ def build_chunk(chunk: Chunk, task: BuildTask) -> ChunkReport:
     files = Files(source, chunk.entries)
     writers = {split: ShardWriter(store) for split in SPLITS}
     try:
+        decode = choose_decoder(chunk.isolated)
         with computing():
             rows = [
-                build_row(item, digest, data, task.spec, writers)
+                build_row(item, (digest, data), task.spec, writers, decode)
                 for item, (_, digest, data) in zip(chunk.items, files, strict=True)
             ]
         shards = {split: writer.publish() for split, writer in writers.items() if writer.rows}
@@ -90,15 +92,20 @@ def build_chunk(chunk: Chunk, task: BuildTask) -> ChunkReport:
 
 
 def build_row(
-    item: Item, digest: str | None, data: Content, spec: BuildSpec, writers: dict[str, ShardWriter]
+    item: Item,
+    content: tuple[str | None, Content],
+    spec: BuildSpec,
+    writers: dict[str, ShardWriter],
+    decode: Decode = read_image,
 ) -> dict[str, Any]:
-    """The row of a file in its chunk's report; its pixels go to the writer of its split."""
+    """The row of a file, of (digest, bytes), in its chunk's report; its pixels go to the writer of its split."""
+    digest, data = content
     row: dict[str, Any] = {"path": encode_path(item.entry.path), "outcome": "quarantined"}
     row["digest"] = None if digest is None else bytes.fromhex(digest)
     try:
         if isinstance(data, BadImage):
             raise data
-        decoded = read_image(data, spec.image)
+        decoded = decode(data, spec.image)
     except BadImage as fault:
         return row | {"reason": str(fault)}
     if digest is None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,15 +20,27 @@ from tasks.chunk_reports import read_report, report_path
 from tasks.comparing import Previous, keep_moved, keep_unchanged, verify_kept
 from tasks.inventory import class_names, take_inventory
 from tasks.listing import check_apart
-from tasks.planning import Chunk, Cut, cut_rows, make_chunk
+from tasks.planning import Chunk, Cut, Effort, cut_rows, estimate_decoding, make_chunk
 from tasks.publishing import fetch_ledger, read_latest
 from tasks.reckoning import BudgetSpec
 from tasks.rows import Report, Rows
 from tasks.shards import sweep_scratch
 
 FOLDER_PROBLEMS = ("unreadable_folder", "symlink_outside_folder", "symlink_nested")
-Run = Callable[[Callable[[Any], Any], Iterable[Any], Callable[[Any], None], int], None]
-"""How chunks are worked on: (function, items, what is done with each result, how many items there are at most)."""
+
+
+class Run(Protocol):
+    """How pieces of work are done; `flows.crew.Crew.run` is one."""
+
+    def __call__(
+        self,
+        function: Callable[[Any], Any],
+        items: Iterable[Any],
+        on_result: Callable[[Any], None],
+        effort: Effort,
+        guard: Callable[[Any], Any] | None = None,
+    ) -> None:
+        """Call `on_result` with `function(item)` for each item; `guard` makes of an item one that ends no process."""
 
 
 @dataclass
@@ -84,6 +96,13 @@ class Preparation:
     def files_to_build(self) -> int:
         """How many files the chunks to build hold."""
         return sum(len(self.cut.rows_of(number)) for number in self.todo)
+
+    @property
+    def effort(self) -> Effort:
+        """What the chunks to build take."""
+        sizes = self.rows.inventory.column("size").to_numpy()
+        size = sum(int(sizes[self.cut.rows_of(number)].sum()) for number in self.todo)
+        return estimate_decoding(len(self.todo), self.files_to_build, size)
 
 
 def list_files(job: Preparation) -> None:
@@ -145,7 +164,8 @@ def build_chunks(job: Preparation, run: Run, on_report: Callable[[ChunkReport], 
         job.done.append(done)
         on_report(done)
 
-    run(partial(build_chunk, task=BuildTask(job.source.uri, job.store.uri, job.spec)), make(), keep, len(job.todo))
+    task = BuildTask(job.source.uri, job.store.uri, job.spec)
+    run(partial(build_chunk, task=task), make(), keep, job.effort, Chunk.isolate)
 
 
 def fill_rows(job: Preparation, number: int, report: Report) -> None:

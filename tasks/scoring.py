@@ -22,6 +22,7 @@ from cnn.images import ImageSpec, read_image
 from cnn.runtime import load_scorer, rank_classes
 from cnn.spec import Spec
 from infra.storage import Entry, Store, reuse_source, reuse_store
+from tasks.decoding import Decode, choose_decoder
 from tasks.ledger import show_path
 from tasks.planning import Chunk, encode_path
 from tasks.predictions import from_part, iterate_predictions, path_keys, to_part, to_rows_table
@@ -121,7 +122,7 @@ def score_chunk(chunk: Chunk, task: ScoreTask) -> ChunkScores:
     files = Files(source, sorted(chunk.entries, key=lambda entry: encode_path(entry.path)))
     try:
         with computing():
-            rows, scored = score_files(files, network, known, task)
+            rows, scored = score_files(files, network, known, task, choose_decoder(chunk.isolated))
     finally:
         files.close()
     quarantined = sum(row["outcome"] == "quarantined" for row in rows)
@@ -144,6 +145,7 @@ def score_files(
     network: Network,
     known: "KnownPredictions | None",
     task: ScoreTask,
+    decode: Decode = read_image,
 ) -> tuple[list[Row], int]:
     """(one row per file, in their order; how many images the network saw)."""
     rows: list[Row] = []
@@ -160,7 +162,7 @@ def score_files(
             if earlier is not None:
                 row |= earlier | {"outcome": "ok", "decision": decide(earlier["confidence"], task.spec.accept)}
                 continue
-            decoded = read_image(data, network.image)
+            decoded = decode(data, network.image)
         except BadImage as fault:
             row["reason"] = str(fault)
             continue

@@ -50,8 +50,8 @@ def make_job(source: Path, workspace: Path | str, files: int = 9, budget: float 
     return Preparation(str(source), str(workspace), spec, allowed, files, verify)
 
 
-def run_job(job: Preparation, workers: int = 0) -> Manifest:
-    """All steps of a job in this process, or on a cluster of so many workers."""
+def run_job(job: Preparation, workers: int | None = 0) -> Manifest:
+    """All steps of a job in this process, or on a cluster of so many workers (None: as many as it is worth)."""
     list_files(job)
     with hire_crew(ClusterSpec(workers=workers)) as crew:
         build_chunks(job, crew.run, lambda report: None)

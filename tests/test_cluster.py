@@ -162,7 +162,7 @@ def test_workers_that_die_are_replaced_and_nothing_is_lost(tmp_path: Path) -> No
 
 
 def test_a_chunk_that_always_kills_its_worker_is_named_as_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(infra.cluster.SETTINGS, "distributed.scheduler.allowed-failures", 1)
+    monkeypatch.setattr(infra.cluster, "MOST_RETURNS", 0)
     with (
         open_cluster(ClusterSpec(workers=1)) as cluster,
         pytest.raises(SafelightError, match=r"died 2 times over the same chunk.*lower chunk.files") as caught,

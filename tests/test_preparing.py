@@ -206,7 +206,7 @@ def test_a_run_that_stopped_goes_on_where_it_was(source: Path, tmp_path: Path) -
 
     with pytest.raises(KeyboardInterrupt):
         build_chunks(
-            job, lambda function, items, keep, _: run_chunks(Cluster(0), function, items, keep), stop_after_three
+            job, lambda function, items, keep, *_: run_chunks(Cluster(0), function, items, keep), stop_after_three
         )
     again, manifest = prepare(source, tmp_path / "work")
     assert len(again.todo) == len(job.todo) - 3

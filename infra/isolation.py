@@ -1,0 +1,119 @@
+"""A file's bytes in, its pixels out, decoded in a child process that may crash or hang without harm to this one."""
+
+import atexit
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from typing import IO, Any
+
+import numpy as np
+
+from cnn.decoder import read_message, write_message
+from cnn.errors import BadImage
+from cnn.images import Decoded, ImageSpec
+
+SECRETS = ("AWS_", "AZURE_", "GOOGLE_", "MLFLOW_", "PREFECT_")  # a decoder that was taken over finds none of these
+WORKER_NAME = "Dask Worker process"  # what Dask calls the processes that it starts anew when they have died
+MOST_TOLD = 200  # characters of what a decoder printed last
+
+
+class Isolation:
+    """One child process, started with the first file; it is started anew after a file has ended it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._printed: IO[bytes] | None = None
+
+    def read(self, data: bytes, spec: ImageSpec, seconds: float) -> Decoded:
+        """What `cnn.images.read_image` gives for this file, within so many seconds.
+
+        Raises:
+            BadImage: as there; or decoder_crashed, twice in a row, or decoder_timeout.
+        """
+        request = json.dumps({"image": spec.model_dump(), "seconds": seconds}).encode()
+        with self._lock:
+            for last in (False, True):  # a child may have been killed for a reason that has nothing to do with the file
+                if (message := self._ask(request, data)) is not None:
+                    return _to_decoded(*message, spec)
+                fault = self._bury(seconds)
+                if last or fault.reason == "decoder_timeout":
+                    raise fault
+        raise AssertionError("the second try is the last")
+
+    def close(self) -> None:
+        """End the child."""
+        with self._lock:
+            if self._process is not None:
+                self._process.kill()
+                self._bury(0.0)
+
+    def _ask(self, request: bytes, data: bytes) -> tuple[bytes, bytes] | None:
+        """The child's answer; None when it died over the file."""
+        if self._process is None:
+            self._start()
+        if self._process is None or self._process.stdin is None or self._process.stdout is None:
+            raise AssertionError("a child without pipes")
+        try:
+            write_message(self._process.stdin, request, data)  # type: ignore[arg-type]
+        except BrokenPipeError:
+            return None
+        return read_message(self._process.stdout)  # type: ignore[arg-type]
+
+    def _start(self) -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(SECRETS)}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        self._printed = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "cnn.decoder"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._printed,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is this process's business; the child ends with its stdin
+        )
+
+    def _bury(self, seconds: float) -> BadImage:
+        """Why the child is dead; it is forgotten."""
+        process, printed = self._process, self._printed
+        self._process = self._printed = None
+        if process is None or printed is None:
+            raise AssertionError("no child to bury")
+        with process, printed:
+            process.kill()
+            code = process.wait()
+            printed.seek(0)
+            told = " ".join(printed.read().decode("utf-8", "replace").split())[-MOST_TOLD:]
+        if code == -signal.SIGALRM:
+            return BadImage("decoder_timeout", f"no picture after {seconds:g} s")
+        return BadImage("decoder_crashed", ": ".join(filter(None, (_name_end(code), told))))
+
+
+def is_expendable() -> bool:
+    """Whether this process is a worker that is replaced when it dies."""
+    return multiprocessing.current_process().name.startswith(WORKER_NAME)
+
+
+def _name_end(code: int) -> str:
+    if code >= 0:
+        return f"status {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def _to_decoded(facts: bytes, pixels: bytes, spec: ImageSpec) -> Decoded:
+    answer: dict[str, Any] = json.loads(facts)
+    if "reason" in answer:
+        raise BadImage(answer["reason"], answer["detail"])
+    return Decoded(np.frombuffer(pixels, np.uint8).reshape(spec.shape), answer["width"], answer["height"])
+
+
+isolation = Isolation()
+atexit.register(isolation.close)

@@ -1,0 +1,145 @@
+"""A file that crashes or hangs its decoder costs itself alone, wherever it is decoded."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from steps import make_job, prepare, rows_of, run_job, write_image, write_photos
+
+from cnn.errors import BadImage, ConfigError
+from cnn.images import ImageSpec, read_image
+from flows.crew import hire_crew
+from infra.cluster import ClusterSpec
+from infra.isolation import Isolation
+from tasks.decoding import read_limit
+from tasks.planning import Effort
+
+SPEC = ImageSpec(size=(8, 8))
+# Stands in for decoders with faults: every Python process that is started from here on has it.
+FAULTY = """
+import os, signal, sys
+import PIL.Image
+real = PIL.Image.open
+def open(stream, *args, **kwargs):
+    data = stream.getvalue()
+    if data.endswith(b"CRASH"):
+        os.write(2, b"free(): invalid pointer\\n")
+        os.kill(os.getpid(), signal.SIGSEGV)
+    while data.endswith(b"HANG"):
+        pass
+    if data.endswith(b"ENVIRONMENT"):
+        raise OSError(",".join(sorted(os.environ)))
+    return real(stream, *args, **kwargs)
+PIL.Image.open = open
+"""
+
+
+@pytest.fixture
+def faulty_decoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "faulty"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(FAULTY)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("SAFELIGHT_DECODE_SECONDS", "2")
+
+
+@pytest.fixture
+def isolation(faulty_decoders: None) -> Iterator[Isolation]:
+    apart = Isolation()
+    yield apart
+    apart.close()
+
+
+def make_picture(tmp_path: Path, end: bytes = b"") -> bytes:
+    write_image(tmp_path / "picture.png", 1)
+    return (tmp_path / "picture.png").read_bytes() + end
+
+
+def test_a_good_file_and_a_bad_one_are_as_without_isolation(tmp_path: Path, isolation: Isolation) -> None:
+    data = make_picture(tmp_path)
+    mine, theirs = read_image(data, SPEC), isolation.read(data, SPEC, 60)
+    assert mine.pixels.tobytes() == theirs.pixels.tobytes()
+    assert (mine.width, mine.height) == (theirs.width, theirs.height) == (16, 20)
+    with pytest.raises(BadImage, match=r"^not_an_image$"):
+        isolation.read(b"text", SPEC, 60)
+    assert isolation.read(data, SPEC, 60).pixels.shape == (8, 8, 3)
+
+
+def test_a_crash_and_a_hang_are_told_with_their_cause(tmp_path: Path, isolation: Isolation) -> None:
+    with pytest.raises(BadImage, match=r"^decoder_crashed: SIGSEGV: free\(\): invalid pointer$"):
+        isolation.read(make_picture(tmp_path, b"CRASH"), SPEC, 60)
+    with pytest.raises(BadImage, match=r"^decoder_timeout: no picture after 0.5 s$"):
+        isolation.read(make_picture(tmp_path, b"HANG"), SPEC, 0.5)
+    assert isolation.read(make_picture(tmp_path), SPEC, 60).width == 16
+
+
+def test_a_child_that_somebody_killed_is_replaced(tmp_path: Path, isolation: Isolation) -> None:
+    data = make_picture(tmp_path)
+    isolation.read(data, SPEC, 60)
+    (child,) = [one for one in psutil.Process().children() if "cnn.decoder" in one.cmdline()]
+    child.kill()
+    assert isolation.read(data, SPEC, 60).width == 16
+    isolation.close()
+    assert [one for one in psutil.Process().children() if "cnn.decoder" in one.cmdline()] == []
+
+
+def test_a_decoder_finds_no_credentials(tmp_path: Path, isolation: Isolation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with pytest.raises(BadImage) as caught:
+        isolation.read(make_picture(tmp_path, b"ENVIRONMENT"), SPEC, 60)
+    assert "AWS" not in caught.value.detail
+
+
+@pytest.mark.parametrize("given", ["", "soon", "0", "-1", "nan", "inf"])
+def test_a_limit_that_is_no_time_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAFELIGHT_DECODE_SECONDS", given)
+    with pytest.raises(ConfigError, match="is no time; give seconds"):
+        read_limit()
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+def test_the_culprits_alone_are_quarantined(workers: int | None, tmp_path: Path, faulty_decoders: None) -> None:
+    """In small work, which is done without workers, and on workers, which die."""
+    source, work = write_photos(tmp_path / "photos"), tmp_path / "work"
+    _, good = prepare(source, tmp_path / "good")
+    for name, end in (("crash", b"CRASH"), ("hang", b"HANG")):
+        write_image(source / "owl" / f"{name}.png", 1000)
+        with (source / "owl" / f"{name}.png").open("ab") as file:
+            file.write(end)
+    job = make_job(source, work, files=70)
+    manifest = run_job(job, workers)
+    rows = rows_of(work, manifest)
+    reasons = {path: row["reason"].split(":")[0] for path, row in rows.items() if row["outcome"] == "quarantined"}
+    assert reasons == {"owl/crash.png": "decoder_crashed", "owl/hang.png": "decoder_timeout"}
+    assert manifest.digest == good.digest
+    again, _ = prepare(source, work, files=70)
+    assert (again.todo, again.unchanged) == ([], True)
+
+
+def test_small_work_is_done_without_workers_unless_they_are_asked_for() -> None:
+    seen: list[int] = []
+    with hire_crew(ClusterSpec()) as crew:
+        crew.run(_where, range(3), seen.append, Effort(3, 0.1))
+        assert (crew.start_up, seen) == (0.0, [os.getpid()] * 3)
+    with hire_crew(ClusterSpec(workers=1)) as crew:
+        crew.run(_where, range(3), seen.append, Effort(3, 0.1))
+        assert crew.start_up > 0
+    assert os.getpid() not in seen[3:]
+
+
+def _where(_: int) -> int:
+    return os.getpid()
+
+
+def test_the_child_is_found_where_this_process_found_its_modules() -> None:
+    assert str(Path(__file__).parent) in sys.path  # so that what follows shows something
+    apart = Isolation()
+    try:
+        with pytest.raises(BadImage, match="empty_file"):
+            apart.read(b"", SPEC, 60)
+    finally:
+        apart.close()
