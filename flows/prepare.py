@@ -1,13 +1,13 @@
 """A source folder in, a published dataset version out: the flow `prepare`."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from prefect import flow
 
-from cnn.dataset import Manifest
+from cnn.dataset import SPLITS, Manifest
 from flows.config import Config
 from flows.crew import Crew, hire_crew
 from flows.progress import say, show_stage
@@ -16,6 +16,7 @@ from flows.stages import run_stage
 from tasks.arranging import Selection
 from tasks.building import BuildSpec, ChunkReport
 from tasks.finishing import finish_version
+from tasks.ledger import OUTCOMES
 from tasks.preparing import Preparation, build_chunks, list_files
 
 
@@ -100,13 +101,18 @@ def summarize(job: Preparation, manifest: Manifest, uri: str, start_up: float) -
         manifest=uri,
         digest=manifest.digest,
         files=manifest.files,
-        outcomes=manifest.outcomes,
-        splits=manifest.images,
+        outcomes=in_order(manifest.outcomes, OUTCOMES),
+        splits=in_order(manifest.images, SPLITS),
         classes=list(manifest.classes),
         shards=ShardCounts(built=len(shards) - reused, reused=reused),
         seconds=round(now - job.started - start_up, 3),
         images_per_second=round(files / working, 1) if files and working > 0 else 0.0,
     )
+
+
+def in_order(counts: Mapping[str, int], names: Sequence[str]) -> dict[str, int]:
+    """The counts in the order of the names; a manifest that was read has them in that of the alphabet."""
+    return {name: counts[name] for name in names if name in counts}
 
 
 def describe(report: PrepareReport, job: Preparation) -> str:

@@ -1,9 +1,11 @@
 """A folder of images in, predictions and a report out, by the champion of a model: the flow `score`."""
 
+import tempfile
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -23,6 +25,7 @@ from tasks.listing import check_apart, list_source
 from tasks.planning import Chunk, Effort, estimate_decoding
 from tasks.predictions import write_csv
 from tasks.scoring import ChunkScores, ModelRef, ScoreJob, score_chunk
+from tasks.shards import scratch_folder, scratch_prefix
 from tasks.shipping import ship_bundle
 
 
@@ -118,12 +121,13 @@ def estimate_effort(plan: ScorePlan) -> Effort:
 
 def write_table(store: Store, record: BatchRecord) -> None:
     """Write predictions.csv beside the Parquet file."""
-    folder = store.root / "tmp"
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{record.batch}.csv"
+    path = batch_path(record.batch, "predictions.csv")
+    with tempfile.NamedTemporaryFile(dir=scratch_folder(store), prefix=scratch_prefix(), delete=False) as file:
+        target = Path(file.name)
     try:
         write_csv(store.fetch(record.predictions.path), target)
-        store.take_file(batch_path(record.batch, "predictions.csv"), target)
+        store.take_file(path, target)
+        say(f"csv: {store.uri_of(path)}")
     finally:
         target.unlink(missing_ok=True)
 
