@@ -65,5 +65,10 @@ class BadImage(Exception):
         self.reason = reason
         self.detail = detail
 
+    @property
+    def may_pass(self) -> bool:
+        """Whether it lies with the machine and not with the file, so that the next run has to try again."""
+        return self.reason == "out_of_memory"
+
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}" if self.detail else self.reason

@@ -28,7 +28,7 @@ from tasks.planning import Chunk, Item, chunk_key, encode_path
 from tasks.predictions import iterate_predictions, path_keys
 from tasks.scoring import ModelRef, ScoreJob, ScoreSpec, ScoreTask
 
-RULES = 1  # raise it when the same bytes and the same model would give another row
+RULES = 2  # raise it when the same bytes and the same model would give another row
 logger = logging.getLogger(__name__)
 
 
@@ -58,6 +58,7 @@ class BatchRecord(Spec):
     scored_at: str
     predictions: PredictionsRef
     report: str
+    rules: int = 1  # those by which its images were decoded and scored
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def find_previous(store: Store, job: ScoreJob) -> Previous | None:
         raise StorageError(f"{store.uri_of(pointer)} is damaged; delete it and score again") from None
     if record is None:
         return None
-    usable = record.model == job.model and record.spec.top_k == job.spec.top_k
+    usable = (record.rules, record.model, record.spec.top_k) == (RULES, job.model, job.spec.top_k)
     return Previous(record, _open_verified(store, record.predictions) if usable else None)
 
 

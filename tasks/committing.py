@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from cnn.errors import StorageError
 from cnn.hashing import hash_file
 from infra.storage import Store
-from tasks.batches import BatchRecord, PredictionsRef, ScorePlan, batch_path, move_pointer
+from tasks.batches import RULES, BatchRecord, PredictionsRef, ScorePlan, batch_path, move_pointer
 from tasks.ledger import show_path
 from tasks.listing import Listed
 from tasks.predictions import (
@@ -116,6 +116,7 @@ def _settled_row(item: Listed, task: ScoreTask) -> Mapping[str, Any]:
 def _make_record(plan: ScorePlan, summary: Summary, predictions: PredictionsRef, counts: Counter[str]) -> BatchRecord:
     task = plan.task
     return BatchRecord(
+        rules=RULES,
         batch=task.batch,
         request=plan.request,
         source=task.source,

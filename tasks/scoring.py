@@ -165,6 +165,7 @@ def score_files(
             decoded = decode(data, network.image)
         except BadImage as fault:
             row["reason"] = str(fault)
+            row["digest"] = None if fault.may_pass else digest
             continue
         row |= {"width": decoded.width, "height": decoded.height}
         queue.add(decoded.pixels, row)

@@ -1,0 +1,151 @@
+"""A picture that Pillow decoded in, 8-bit grey or sRGB pixels out: bit depths, transparency and colour profiles."""
+
+import io
+import math
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, TiffImagePlugin
+
+from cnn.errors import BadImage
+
+LEVELS = 17  # of each channel that are looked at to find out whether a profile is sRGB but for rounding
+STRIP = 1 << 20  # pixels that are laid over the background at a time: a copy of all of them would be a gigabyte
+SPACES = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK"}  # modes whose profiles are followed → the profile's own word
+LOWEST, HIGHEST = 340, 341  # TIFF: SMinSampleValue, SMaxSampleValue
+
+
+def convert(image: Image.Image, channels: int, background: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """uint8 (height, width, channels): grey or sRGB, laid over the background where it is transparent.
+
+    16-bit levels keep their high byte, `level >> 8`, whatever the picture holds, so that two pictures stay comparable.
+    32-bit integers are taken as 16-bit levels. Floats go from 0 to 1, or over the range that the file states
+    (TIFF SMinSampleValue and SMaxSampleValue).
+
+    Raises:
+        BadImage: unsupported_mode; values outside of these ranges, which no rule could show without clipping.
+    """
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        image = Image.fromarray(_keep_high_byte(np.asarray(image)))
+    elif image.mode == "F":
+        image = Image.fromarray(_scale_floats(np.asarray(image), _stated_range(image)))
+    elif image.mode == "LAB":
+        image = _apply(image, _lab_to_srgb())
+    elif image.mode == "CMYK":
+        image = _apply(image, find_transform(image))
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info:
+        pixels = _flatten(image, mode, background)
+    else:
+        if image.mode == "P":
+            image = image.convert("RGB")
+            image = _apply(image, find_transform(image))
+        elif channels == 1 and image.mode in ("RGB", "L"):
+            image = _apply(image, find_transform(image))
+        pixels = np.asarray(image.convert(mode), np.uint8)
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def find_transform(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
+    """From the colours of an embedded ICC profile to sRGB; None where there is none, it is sRGB, or it is damaged."""
+    profile = image.info.get("icc_profile")
+    if not isinstance(profile, bytes) or image.mode not in SPACES:
+        return None
+    return _build_transform(profile, image.mode)
+
+
+def correct(pixels: NDArray[np.uint8], transform: ImageCms.ImageCmsTransform) -> None:
+    """Bring uint8 (height, width, 3), or the grey that all three channels hold, to sRGB, in place."""
+    given = pixels[..., 0] if transform.input_mode == "L" else pixels
+    pixels[:] = np.asarray(_apply(Image.fromarray(np.ascontiguousarray(given)), transform))
+
+
+@lru_cache(maxsize=64)
+def _build_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if source.profile.xcolor_space != SPACES[mode]:
+            return None
+        intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+        flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
+        made = ImageCms.buildTransform(source, _srgb(), mode, "RGB", intent, flags)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None  # a damaged profile never costs the picture
+    return None if _changes_nothing(made, mode) else made
+
+
+def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
+    """Whether no colour moves by more than two levels: the profile is sRGB, in one of its many wordings."""
+    if mode == "CMYK":
+        return False
+    steps = np.linspace(0, 255, LEVELS).round().astype(np.uint8)
+    grid = np.stack(np.meshgrid(*[steps] * 3), -1).reshape(1, -1, 3) if mode == "RGB" else steps[None]
+    after = np.asarray(ImageCms.applyTransform(Image.fromarray(grid), transform), np.int16)
+    before = grid.astype(np.int16) if mode == "RGB" else np.repeat(grid[..., None], 3, -1).astype(np.int16)
+    return bool(np.abs(after - before).max() <= 2)
+
+
+def _apply(image: Image.Image, transform: ImageCms.ImageCmsTransform | None) -> Image.Image:
+    corrected = image if transform is None else ImageCms.applyTransform(image, transform)
+    if corrected is None:
+        raise AssertionError("only a conversion in place gives no image")
+    return corrected
+
+
+def _flatten(image: Image.Image, mode: str, background: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """The picture over the background, strip by strip; its colours are corrected before they are mixed."""
+    pixels = np.empty((image.height, image.width, *(() if mode == "L" else (3,))), np.uint8)
+    profile = image.info.get("icc_profile")
+    transform = _build_transform(profile, "RGB") if isinstance(profile, bytes) else None
+    for top, bottom in _strips(image.size):
+        layer = image.crop((0, top, image.width, bottom)).convert("RGBA")
+        if transform is not None:
+            alpha = layer.getchannel("A")
+            layer = _apply(layer.convert("RGB"), transform)
+            layer.putalpha(alpha)
+        canvas = Image.new("RGBA", layer.size, (*background, 255))
+        pixels[top:bottom] = np.asarray(Image.alpha_composite(canvas, layer).convert(mode))
+    return pixels
+
+
+def _strips(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    rows = max(1, STRIP // size[0])
+    for top in range(0, size[1], rows):
+        yield top, min(size[1], top + rows)
+
+
+def _keep_high_byte(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    if values.dtype != np.uint16 and (values.min() < 0 or values.max() > 65535):
+        raise BadImage("unsupported_mode", "32-bit integers beyond 0 to 65535; save 16 bits")
+    return (values.astype(np.uint16) >> 8).astype(np.uint8)
+
+
+def _scale_floats(values: NDArray[np.float32], span: tuple[float, float]) -> NDArray[np.uint8]:
+    low, high = float(values.min()), float(values.max())
+    if not (span[0] <= low and high <= span[1]):  # also where one of them is not a number
+        wanted = f"{span[0]:g} to {span[1]:g}"
+        raise BadImage("unsupported_mode", f"floats from {low:g} to {high:g}, not in {wanted}; save 8 or 16 bits")
+    scaled: NDArray[np.float32] = np.rint((values - span[0]) * (255.0 / (span[1] - span[0])))
+    return scaled.astype(np.uint8)
+
+
+def _stated_range(image: Image.Image) -> tuple[float, float]:
+    """What a TIFF states as the range of its samples; 0 to 1 where nothing usable is stated."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return 0.0, 1.0
+    stated = [image.tag_v2.get(tag) for tag in (LOWEST, HIGHEST)]
+    ends = [float(value[0] if isinstance(value, tuple) else value) for value in stated if value is not None]
+    usable = len(ends) == 2 and all(map(math.isfinite, ends)) and ends[0] < ends[1]
+    return (ends[0], ends[1]) if usable else (0.0, 1.0)
+
+
+@lru_cache(maxsize=1)
+def _srgb() -> ImageCms.ImageCmsProfile:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+
+
+@lru_cache(maxsize=1)
+def _lab_to_srgb() -> ImageCms.ImageCmsTransform:
+    return ImageCms.buildTransform(ImageCms.createProfile("LAB"), _srgb(), "LAB", "RGB")
