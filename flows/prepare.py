@@ -16,7 +16,9 @@ from flows.stages import run_stage
 from tasks.arranging import Selection
 from tasks.building import BuildSpec, ChunkReport
 from tasks.finishing import finish_version
+from tasks.inventory import any_path_matches, count_labels
 from tasks.ledger import OUTCOMES
+from tasks.listing import find_empty_folders, find_twins
 from tasks.preparing import Preparation, build_chunks, list_files
 
 
@@ -54,9 +56,26 @@ def list_stage(job: Preparation) -> None:
     facts = {"of them built already": job.kept, "moved": job.moved, "changed unseen": job.changed}
     known = "".join(f", {count:,} {fact}" for fact, count in facts.items() if count)
     say(f"list: {len(job.rows):,} files in {len(job.classes)} classes{known}")
+    for doubt in find_doubts(job):
+        say(f"list: {doubt}")
     before = job.previous.manifest.classes if job.previous else ()
     if gone := sorted(set(before) - set(job.classes)):
         say(f"list: classes of the version before that are gone: {', '.join(map(repr, gone))}")
+
+
+def find_doubts(job: Preparation) -> list[str]:
+    """What may not be as it was meant, one line each: it is no fault, and the run goes on."""
+    doubts = [
+        f"classes {' and '.join(map(ascii, names))} differ only in case or encoding; if they are one, rename a folder"
+        for names in find_twins(job.classes)
+    ]
+    if empty := find_empty_folders(job.source, job.classes):
+        doubts.append(f"folders without images, which are no classes: {', '.join(map(repr, empty))}")
+    if single := [name for name, count in count_labels(job.rows.inventory).items() if count == 1]:
+        doubts.append(f"classes with one image, which is in one split alone: {', '.join(map(repr, sorted(single)))}")
+    if (pattern := job.spec.split.group) is not None and not any_path_matches(job.rows.inventory, pattern):
+        doubts.append(f"split.group {pattern!r} is found in no path: every image is a group of its own")
+    return doubts
 
 
 def build_stage(job: Preparation, crew: Crew) -> None:

@@ -5,6 +5,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from cnn.errors import StorageError
 
+MOST_BYTES = 512 << 20  # of a file of a source: files are read whole, and no picture that is decoded here is larger
+
 
 class Entry(NamedTuple):
     """One file as it was listed; with a `problem` it is accounted for, but cannot be read.
@@ -12,7 +14,7 @@ class Entry(NamedTuple):
     `path` is relative, with "/" between its parts; bytes that are no UTF-8 are surrogate escapes.
     `modified` changes when the file does: "mtime_ns.ctime_ns", or the ETag of an object.
     `problem` is a reason code: not_a_regular_file, unreadable, unreadable_folder, symlink_outside,
-    symlink_outside_folder, symlink_dangling, symlink_loop, symlink_nested, archived.
+    symlink_outside_folder, symlink_dangling, symlink_loop, symlink_nested, archived, too_large.
     """
 
     path: str

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cnn.errors import BadImage, SourceError, StorageError
-from infra.entries import Entry, check_name
+from infra.entries import MOST_BYTES, Entry, check_name
 from infra.walking import is_inside, open_unseen, walk_folder
 
 FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -90,6 +90,8 @@ def _read_steady(handle: int) -> bytes | None:
     before = os.fstat(handle)
     if not stat.S_ISREG(before.st_mode):
         raise BadImage("not_a_regular_file")
+    if before.st_size > MOST_BYTES:  # it has grown since it was listed
+        raise BadImage("too_large", f"{before.st_size} bytes")
     parts, wanted = [], before.st_size + 1  # one byte more than there should be, so that growth shows
     while wanted > 0 and (part := os.read(handle, wanted)):
         parts.append(part)

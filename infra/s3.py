@@ -20,7 +20,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from cnn.errors import BadImage, ConfigError, SafelightError, SourceError, StorageError
-from infra.entries import Entry, check_name, redact
+from infra.entries import MOST_BYTES, Entry, check_name, redact
 from infra.home import cache_dir
 from infra.local import LocalStore
 from infra.s3_faults import CHANGED, MISSING, UNSUPPORTED, code_of, explain_fault, to_bad_image
@@ -68,17 +68,24 @@ class S3Place:
                 if not path or (path.endswith("/") and item["Size"] == 0):
                     continue  # what consoles make to show an empty folder
                 problem = "archived" if item.get("StorageClass") in ARCHIVES else None
+                problem = problem or ("too_large" if item["Size"] > MOST_BYTES else None)
                 yield Entry(path, item["Size"], item["ETag"].strip('"'), problem)
 
     @property
     def _client(self) -> "S3Client":
         return make_client(tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_"))))
 
-    def _get(self, path: str) -> bytes:
-        """One object as it stood at one moment; a reply that breaks off is asked for again, for the same version."""
+    def _get(self, path: str, most: int | None = None) -> bytes:
+        """One object as it stood at one moment; a reply that breaks off is asked for again, for the same version.
+
+        Raises: BadImage when it has more than `most` bytes.
+        """
         version: dict[str, Any] = {}
         for attempt in range(3):
             answer = self._client.get_object(Bucket=self.bucket, Key=self.prefix + path, **version)
+            if most is not None and answer["ContentLength"] > most:
+                answer["Body"].close()
+                raise BadImage("too_large", f"{answer['ContentLength']} bytes")
             version = {"IfMatch": answer["ETag"]}
             try:
                 return answer["Body"].read()
@@ -106,7 +113,7 @@ class S3Source(S3Place):
         for _ in range(2):
             with self._explained("read", path):
                 try:
-                    return self._get(path)
+                    return self._get(path, MOST_BYTES)
                 except ClientError as error:
                     if code_of(error) not in CHANGED:
                         raise to_bad_image(error) or error from None

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from infra.entries import Entry
+from infra.entries import MOST_BYTES, Entry
 
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 ANYONE_READS = 0o444
@@ -108,7 +108,8 @@ def list_folder(here: OpenFolder, prefix: str, real_root: str) -> Iterator[Entry
             found: Entry | OpenFolder | None = Entry(path, 0, "", "unreadable")
         else:
             if info.st_mode & PLAIN_MASK == PLAIN_FILE:  # nearly all are
-                found = Entry(path, info.st_size, f"{info.st_mtime_ns}.{info.st_ctime_ns}")
+                problem = "too_large" if info.st_size > MOST_BYTES else None
+                found = Entry(path, info.st_size, f"{info.st_mtime_ns}.{info.st_ctime_ns}", problem)
             else:
                 found = _look_closer(name, info, here, prefix, real_root)
         if found is not None and (path.startswith(prefix) or isinstance(found, OpenFolder)):
@@ -166,6 +167,8 @@ def _to_entry(path: str, info: os.stat_result, place: str, inside: int | None = 
         problem = "not_a_regular_file"
     elif info.st_mode & ANYONE_READS != ANYONE_READS and not _may_read(info, place, inside):
         problem = "unreadable"
+    elif info.st_size > MOST_BYTES:
+        problem = "too_large"
     return Entry(path, info.st_size, f"{info.st_mtime_ns}.{info.st_ctime_ns}", problem)
 
 

@@ -3,6 +3,7 @@
 Python objects exist for one batch of files at a time, so that a million files take no more of them than ten thousand.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
@@ -105,6 +106,20 @@ def class_names(table: pa.Table, previous: tuple[str, ...] = ()) -> tuple[str, .
     names = set(labels.unique().to_pylist()) - {None}
     kept = previous if set(previous) <= names else ()
     return (*kept, *sorted(names - set(kept)))
+
+
+def count_labels(table: pa.Table) -> dict[str, int]:
+    """Class name → how many files of the inventory are in its folder, ignored ones left out."""
+    labels = table.column("label").filter(pc.is_null(table.column("ignored")))
+    return {
+        item["values"]: item["counts"] for item in pc.value_counts(labels).to_pylist() if item["values"] is not None
+    }
+
+
+def any_path_matches(table: pa.Table, pattern: str) -> bool:
+    """Whether the pattern is found in the path of any file that is not ignored."""
+    paths = table.column("path").filter(pc.is_null(table.column("ignored")))
+    return any(re.search(pattern, path.as_py().decode("utf-8", "surrogateescape")) for path in paths)
 
 
 def _batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:

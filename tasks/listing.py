@@ -1,6 +1,9 @@
 """A source in, one `Listed` per file out: its label (the top folder) or the rule by which it is ignored."""
 
 import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -30,7 +33,7 @@ def list_source(source: Source) -> list[Listed]:
 def classify_entry(entry: Entry) -> Listed:
     """The label and the ignore rule of one entry, from its path alone."""
     parts = entry.path.split("/")
-    label = show_path(parts[0])[0] if len(parts) > 1 else None
+    label = show_path(parts[0])[0] if len(parts) > 1 and parts[0] else None  # a key of S3 may begin with "/"
     rule = next(filter(None, map(ignore_rule, parts)), None)
     return Listed(entry, label, rule)
 
@@ -45,6 +48,22 @@ def ignore_rule(name: str) -> str | None:
     if any(fnmatchcase(lowered, pattern) for pattern in UNFINISHED):
         return "unfinished"
     return None
+
+
+def find_empty_folders(source: Source, classes: Collection[str]) -> list[str]:
+    """The names of folders of a local source that stand for no class, because no file is in them."""
+    if not source.is_local:
+        return []  # a store has no folders, only files
+    names = [item.name for item in os.scandir(source.uri) if item.is_dir() and ignore_rule(item.name) is None]
+    return sorted({show_path(name)[0] for name in names} - set(classes))
+
+
+def find_twins(classes: Iterable[str]) -> list[tuple[str, ...]]:
+    """Class names that differ only in case or in how accents are encoded, and that a person takes for one."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in classes:
+        groups[unicodedata.normalize("NFKC", unicodedata.normalize("NFC", name).casefold())].append(name)
+    return [tuple(sorted(names)) for names in groups.values() if len(names) > 1]
 
 
 def check_apart(source: Source, store: Store) -> None:

@@ -35,3 +35,4 @@ def test_the_label_is_the_top_folder() -> None:
     assert classify_entry(Entry("a.jpg", 1, "1")).label is None
     assert classify_entry(Entry("caf\udce9/a.jpg", 1, "1")).label == "caf\\xe9"  # no UTF-8: shown escaped
     assert classify_entry(Entry("owl/.cache/a.jpg", 1, "1")).ignored == "hidden"
+    assert classify_entry(Entry("/a.jpg", 1, "1")).label is None  # a key of S3 that begins with "/"

@@ -1,9 +1,17 @@
-"""flows/prepare.py: what is told of a version."""
+"""flows/prepare.py: what is told of a folder and of a version."""
+
+import shutil
+import unicodedata
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
+from steps import make_job, prepare, rows_of, run_job, write_image, write_photos
 
-from flows.prepare import in_order
+from cnn.dataset import SplitSpec
+from flows.prepare import find_doubts, in_order
+from infra.entries import MOST_BYTES
+from tasks.preparing import list_files
 
 NAMES = ("train", "validation", "test")
 
@@ -13,3 +21,48 @@ def test_counts_come_in_the_order_of_their_names_and_none_is_lost(counts: dict[s
     told = in_order(dict(sorted(counts.items())), NAMES)
     assert told == counts
     assert list(told) == [name for name in NAMES if name in counts]
+
+
+def doubts_of(source: Path, tmp_path: Path, group: str | None = None) -> list[str]:
+    job = make_job(source, tmp_path / "work", split=SplitSpec(validation=0.2, test=0.2, group=group))
+    list_files(job)
+    return find_doubts(job)
+
+
+def test_a_folder_as_it_should_be_leaves_no_doubt(tmp_path: Path) -> None:
+    source = write_photos(tmp_path / "photos")
+    (source / ".hidden").mkdir()
+    (source / "bat" / "deep").mkdir()
+    assert doubts_of(source, tmp_path, r"(\d)\.png") == []
+
+
+def test_what_may_not_be_meant_is_told_and_the_run_goes_on(tmp_path: Path) -> None:
+    source = write_photos(tmp_path / "photos")
+    names = ["Owl", *(unicodedata.normalize(form, "chaté") for form in ("NFC", "NFD"))]
+    for number, name in enumerate(names):
+        write_image(source / name / "a.png", 1000 + number)
+        write_image(source / name / "b.png", 2000 + number)
+    write_image(source / "single" / "a.png", 3000)
+    (source / "empty").mkdir()
+    (source / "hollow").mkdir()
+    (source / "hollow" / ".DS_Store").write_bytes(b"x")
+    case, accents, empty, single, group = doubts_of(source, tmp_path, "site-(.)")
+    assert case.startswith("classes 'Owl' and 'owl' differ only in case or encoding; if they are one, rename")
+    assert accents.startswith(r"classes 'chate\u0301' and 'chat\xe9' differ")
+    assert empty == "folders without images, which are no classes: 'empty', 'hollow'"
+    assert single == "classes with one image, which is in one split alone: 'single'"
+    assert group == "split.group 'site-(.)' is found in no path: every image is a group of its own"
+    _, manifest = prepare(source, tmp_path / "other")
+    assert len(manifest.classes) == 7
+    assert manifest.outcomes["ok"] == 67
+
+
+def test_a_file_too_large_to_be_a_picture_is_not_read(tmp_path: Path) -> None:
+    source = write_photos(tmp_path / "photos")
+    with (source / "owl" / "film.jpg").open("wb") as file:
+        file.truncate(MOST_BYTES + 1)
+    job = make_job(source, tmp_path / "work")
+    manifest = run_job(job)
+    assert rows_of(tmp_path / "work", manifest)["owl/film.jpg"]["reason"] == "too_large"
+    assert manifest.outcomes == {"ok": 60, "quarantined": 1, "duplicate": 0, "conflict": 0, "leak": 0, "ignored": 0}
+    shutil.rmtree(source)

@@ -13,6 +13,7 @@ from botocore.stub import Stubber
 
 import infra.s3
 from cnn.errors import BadImage, ConfigError, SourceError, StorageError
+from infra.entries import MOST_BYTES
 from infra.s3 import make_client, split_uri
 from infra.storage import Source, Store, open_source, open_store
 
@@ -221,3 +222,16 @@ def test_a_client_is_made_once(stub: Stubber) -> None:
     assert make_client((("AWS_REGION", "eu-west-1"),)) is one
     assert one.meta.region_name == "eu-west-1"
     assert make_client((("AWS_REGION", "eu-west-2"),)) is not one
+
+
+def test_an_object_too_large_to_be_a_picture_is_told_and_never_fetched(
+    stub: Stubber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = a_page("film")
+    page["Contents"][0]["Size"] = MOST_BYTES + 1
+    stub.add_response("list_objects_v2", page)
+    assert [entry.problem for entry in open_source("s3://bucket/in").list()] == ["too_large"]
+    monkeypatch.setattr(infra.s3, "MOST_BYTES", 4)
+    stub.add_response("get_object", an_answer(b"12345"))
+    with pytest.raises(BadImage, match="too_large: 5 bytes"):  # it was smaller when it was listed
+        open_source("s3://bucket").read("x")

@@ -1,0 +1,49 @@
+"""What is typed on the command line, in; addresses and settings that can be used, out."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from flows.config import Config
+
+Source = Annotated[str, typer.Argument(help="Folder or s3://bucket/prefix; it is only ever read.")]
+Name = Annotated[str, typer.Option("--name", help="Name of the model in the registry.")]
+Model = Annotated[str, typer.Argument(help="Name of the model in the registry.")]
+Why = Annotated[str, typer.Option("--why", help="The reason; it is kept in the history of moves.")]
+Workspace = Annotated[str, typer.Option("--workspace", help="Folder or s3://bucket/prefix that holds all results.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="TOML file of settings (default: safelight.toml here, if there is one).")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated.")
+]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Read files that look unchanged too, and compare them with what is known.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a table.")]
+
+
+def locate(address: str) -> str:
+    """An absolute local path (`~` expanded), or the address as it stands: workers may have another working folder."""
+    if "://" in address and not address.startswith("file://"):
+        return address
+    from infra.storage import parse_folder
+
+    return os.path.normpath(parse_folder(address))
+
+
+def look_at(source: str) -> None:
+    """Open the source once, before a server is started for it. Raises: ConfigError, SourceError."""
+    from infra.storage import open_source
+
+    open_source(locate(source))
+
+
+def load_settings(file: Path | None, settings: list[str] | None) -> "Config":
+    """The configuration of a command. Raises: ConfigError."""
+    from flows.config import load_config
+
+    return load_config(file, settings or [])
