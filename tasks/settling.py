@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from tasks.rows import CONFLICT, DUPLICATE, LEAK, OK, Report, Rows, thumbnails_o
 TRAIN = SPLITS.index("train")
 NEIGHBOURS = 8  # candidates looked at before all within reach are
 PART = 20_000  # images whose candidates are looked at together, so that their thumbnails fit into memory
+CELLS = 48  # of a thumbnail's 256 that part the frames of one scene: enough to tell them, few enough to keep
 ROUNDING = 1  # block means are rounded: two that differ by d can be d + 1 apart
 Fetch = Callable[[NDArray[np.int64]], NDArray[np.uint8]]  # rows → their thumbnails, uint8 (n, 256)
 
@@ -57,31 +59,74 @@ def find_copies(digests: NDArray[np.uint8], rows: NDArray[np.int64]) -> list[NDA
 def find_near_duplicates(
     coarse: NDArray[np.uint8], train: NDArray[np.int64], others: NDArray[np.int64], distance: int, fetch: Fetch
 ) -> dict[int, int]:
-    """{row of `others`: the first row of `train` whose thumbnail is within `distance` grey levels at every cell}.
+    """{row of `others`: a row of `train` whose thumbnail is within `distance` grey levels at every cell}.
 
     A k-d tree over the block means, uint8 (n, 16), finds candidates in about n log n: where every cell is within the
     distance, every block mean is, so no near-duplicate is missed. Only candidates' thumbnails are fetched.
     """
     if not len(train) or not len(others):
         return {}
-    from scipy.spatial import cKDTree
-
-    tree = cKDTree(coarse[train].astype(np.float32))
-    reach = distance + ROUNDING + 0.5
-    points, count = coarse[others].astype(np.float32), min(NEIGHBOURS, len(train))
-    gaps, places = tree.query(points, k=[*range(1, count + 1)], p=np.inf, distance_upper_bound=reach, workers=-1)
+    points, first, shared = _stack(coarse, train)
+    reach, count = distance + ROUNDING + 0.5, min(NEIGHBOURS, len(points))
+    gaps, places = _query(points, coarse[others], count, reach)
     answer: dict[int, int] = {}
     crowded: list[int] = []
     for part in np.array_split(np.flatnonzero(np.isfinite(gaps[:, 0])), max(1, len(others) // PART)):
-        candidates = [
-            np.sort(train[place[np.isfinite(gap)]]) for gap, place in zip(gaps[part], places[part], strict=True)
-        ]
-        answer |= _first_equal(others[part], candidates, distance, fetch)
-        full = np.isfinite(gaps[part, -1]) & ~np.isin(others[part], list(answer))
-        crowded.extend(part[full].tolist() if count < len(train) else [])
-    for row in crowded:  # eight others lay nearer by their block means and were not the same picture
-        everyone = np.sort(train[np.asarray(tree.query_ball_point(points[row], reach, p=np.inf))])
-        answer |= _first_equal(others[[row]], [everyone], distance, fetch)
+        near = [place[gap <= reach] for gap, place in zip(gaps[part], places[part], strict=True)]
+        answer |= _first_equal(others[part], [np.sort(first[place]) for place in near], distance, fetch)
+        unseen = np.array([shared[place].any() for place in near], np.bool_)  # rows that are not the first at a point
+        if count < len(points):
+            unseen |= np.isfinite(gaps[part, -1])
+        crowded.extend(part[unseen & ~np.isin(others[part], list(answer))].tolist())
+    if crowded:
+        gaps, _ = _query(coarse[others[crowded]], coarse[train], 1, reach)
+        answer |= _search_crowd(others[crowded], train[np.isfinite(gaps[:, 0])], distance, fetch)
+    return answer
+
+
+def _query(
+    points: NDArray[Any], wanted: NDArray[Any], count: int, reach: float
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """(gaps, places), each (wanted, count): points near to each, infinite gaps where there are fewer than `count`.
+
+    With `eps` a search ends early among many that are equally near, so these need not be the nearest; it looks twice as
+    far for that, so that less than `count` within reach are all there are.
+    """
+    from scipy.spatial import cKDTree
+
+    tree = cKDTree(points.astype(np.float32))
+    k, upper = [*range(1, count + 1)], 2 * reach
+    query = wanted.astype(np.float32)
+    gaps, places = tree.query(query, k, eps=1.0, p=np.inf, distance_upper_bound=upper, workers=-1)
+    return gaps, places
+
+
+def _stack(
+    coarse: NDArray[np.uint8], train: NDArray[np.int64]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
+    """(the points that differ, the first row at each, whether more rows are there): equal ones would all be searched."""
+    points, first, counts = np.unique(coarse[train], axis=0, return_index=True, return_counts=True)
+    return points, train[first], counts > 1
+
+
+def _search_crowd(others: NDArray[np.int64], members: NDArray[np.int64], distance: int, fetch: Fetch) -> dict[int, int]:
+    """The answers for pictures of one scene, the frames of a camera that stands still, which their means do not part.
+
+    A k-d tree over the cells that differ most, in place of means that even the noise out, does.
+    """
+    from scipy.spatial import cKDTree
+
+    thumbs = fetch(members)
+    cells = np.argsort(-thumbs[:: max(1, len(members) // PART)].astype(np.float32).std(axis=0), kind="stable")[:CELLS]
+    tree = cKDTree(thumbs[:, cells].astype(np.float32))
+    answer: dict[int, int] = {}
+    for part in np.array_split(others, max(1, len(others) // PART)):
+        own = fetch(part)
+        found = tree.query_ball_point(own[:, cells], distance + 0.5, p=np.inf, workers=-1, return_sorted=True)
+        for row, thumb, places in zip(part.tolist(), own.astype(np.int16), found, strict=True):
+            differences = np.abs(thumbs[places].astype(np.int16) - thumb).max(axis=1)
+            if len(equal := np.flatnonzero(differences <= distance)):
+                answer[row] = int(members[places[equal[0]]])
     return answer
 
 

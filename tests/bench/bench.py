@@ -27,6 +27,7 @@ MODULES = {
     "incremental": "bench_incremental",
     "memory": "bench_memory",
     "scaling": "bench_scaling",
+    "copies": "bench_copies",
     "start": "start_figures",
 }
 

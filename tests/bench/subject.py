@@ -25,6 +25,8 @@ from tasks.finishing import finish_version
 from tasks.planning import ChunkSpec
 from tasks.preparing import Preparation, build_chunks, list_files
 from tasks.reckoning import BudgetSpec
+from tasks.rows import block_means
+from tasks.settling import find_near_duplicates
 
 SAFELIGHT = str(Path(sys.executable).with_name("safelight"))
 DASK = str(Path(sys.executable).with_name("dask"))
@@ -51,6 +53,13 @@ def time_prepare(source: Path, workspace: str, crew: Crew, size: int, copies: in
     build_chunks(job, crew.run, lambda report: None)
     finish_version(job, crew.run)
     return time.monotonic() - began
+
+
+def find_copies_between(thumbnails: NDArray[np.uint8], held: NDArray[np.bool_], distance: int) -> dict[int, int]:
+    """{image held out: one of the others that looks the same}, from grey thumbnails, uint8 (n, 256)."""
+    coarse = block_means(thumbnails)
+    rows = np.flatnonzero(~held), np.flatnonzero(held)
+    return find_near_duplicates(coarse, *rows, distance, lambda wanted: thumbnails[wanted])
 
 
 @dataclass(frozen=True)
