@@ -104,7 +104,7 @@ def _query(
 def _stack(
     coarse: NDArray[np.uint8], train: NDArray[np.int64]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
-    """(the points that differ, the first row at each, whether more rows are there): equal ones would all be searched."""
+    """(the points that differ, the first row at each, whether more are there): equal ones would all be searched."""
     points, first, counts = np.unique(coarse[train], axis=0, return_index=True, return_counts=True)
     return points, train[first], counts > 1
 
