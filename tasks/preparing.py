@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from cnn.dataset import Manifest
 from cnn.errors import IntegrityError, SafelightError, SourceError
 from infra.storage import Source, Store, open_source, open_store
+from infra.unfinished import sweep_scratch
 from tasks.building import BuildSpec, BuildTask, ChunkReport, build_chunk
 from tasks.chunk_reports import read_report, report_path
 from tasks.comparing import Previous, keep_moved, keep_unchanged, verify_kept
@@ -24,7 +25,6 @@ from tasks.planning import Chunk, Cut, cut_rows, make_chunk
 from tasks.publishing import fetch_ledger, read_latest
 from tasks.reckoning import BudgetSpec
 from tasks.rows import Report, Rows
-from tasks.shards import sweep_scratch
 
 FOLDER_PROBLEMS = ("unreadable_folder", "symlink_outside_folder", "symlink_nested")
 Run = Callable[[Callable[[Any], Any], Iterable[Any], Callable[[Any], None], int], None]
@@ -93,7 +93,7 @@ def list_files(job: Preparation) -> None:
         SourceError: there is nothing to learn from, or only one class.
     """
     check_apart(job.source, job.store)
-    sweep_scratch(job.store)
+    sweep_scratch(job.store.root)
     job.standing = {entry.path: entry.size for kind in ("shards/", "chunks/") for entry in job.store.list(kind)}
     rows = job.rows
     refuse_lost_folders(job)

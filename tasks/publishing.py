@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +13,14 @@ from cnn.dataset import LedgerRef, Manifest, Normalization
 from cnn.errors import DatasetError, IntegrityError
 from cnn.hashing import hash_file
 from cnn.spec import canonical_json
+from infra.disk_faults import explained
 from infra.storage import Store
+from infra.unfinished import open_scratch
 from tasks.building import BuildSpec
 from tasks.ledger import ROW_GROUP, LedgerWriter, from_parquet
 from tasks.placing import Placement
 from tasks.reckoning import count_images, count_outcomes, digest_dataset
 from tasks.rows import Rows, iterate_slices
-from tasks.shards import scratch_folder, scratch_prefix
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,11 @@ class Draft:
 
 def publish_dataset(draft: Draft, store: Store) -> tuple[Manifest, str]:
     """Write the ledger, then the manifest, then the pointer; returns the manifest and its path."""
-    folder, prefix = scratch_folder(store), scratch_prefix()
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=prefix, delete=False) as file:
-        body = Path(file.name)
-    try:
-        write_ledger(draft, body)
-        ledger = LedgerRef(path="", rows=len(draft.rows), sha256=hash_file(body))
+    with explained("write the ledger to", store.uri), open_scratch(store.root) as body:
+        write_ledger(draft, body.path)
+        ledger = LedgerRef(path="", rows=len(draft.rows), sha256=hash_file(body.path))
         manifest = make_manifest(draft, ledger)
-        store.take_file(manifest.ledger.path, body)
-    finally:
-        body.unlink(missing_ok=True)
+        store.take_file(manifest.ledger.path, body.path)
     store.write(manifest_path(manifest.dataset), manifest.to_json().encode())
     store.write(pointer_path(draft.source), canonical_json({"dataset": manifest.dataset}).encode())
     return manifest, manifest_path(manifest.dataset)

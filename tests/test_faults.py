@@ -3,21 +3,13 @@
 import errno
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
 import pytest
-from faults import (
-    SYSTEM_CALLS,
-    Scene,
-    assert_nothing_lost,
-    failing_store,
-    failing_system,
-    make_changed,
-    make_fresh,
-    restart,
-    run_faulty,
-)
+from faults import SYSTEM_CALLS, Gate, failing_store, failing_system, run_faulty
+from scenes import Scene, assert_nothing_lost, make_changed, make_fresh, restart
 
 SCENES: dict[str, Callable[[Path], Scene]] = {"fresh": make_fresh, "changed": make_changed}
 
@@ -27,12 +19,14 @@ def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return SCENES[request.param](tmp_path_factory.mktemp(request.param))
 
 
-def try_every(scene: Scene, workspace: Path, kind: str, fault: Callable[[int], object], step: int = 1) -> int:
+def try_every(
+    scene: Scene, workspace: Path, kind: str, fault: Callable[[int], AbstractContextManager[Gate]], step: int = 1
+) -> int:
     """Inject the fault at every `step`-th place until a run is not reached by it; returns how many places that were."""
     number = 1
     while True:
         restart(scene, workspace)
-        told, _, reached = run_faulty(scene, workspace, kind, partial(fault, number))
+        told, reached = run_faulty(scene, workspace, kind, partial(fault, number))
         assert reached or told.error is None
         assert_nothing_lost(scene, workspace, told)
         if not reached:
