@@ -34,7 +34,7 @@ def verify_shards(refs: Sequence[ShardRef], root: Path, stamps: Path) -> None:
         digests = list(pool.map(lambda ref: _hash(root / ref.path), fresh))
     for ref, digest in zip(fresh, digests, strict=True):
         if digest != ref.sha256:
-            raise IntegrityError(f"{root / ref.path}: its sha256 is not the manifest's{_remove(root / ref.path)}")
+            raise IntegrityError(f"{root / ref.path}: its sha256 is not the manifest's{_remove(root / ref.path, ref)}")
     if fresh:
         known = {**_read_stamps(stamps), **{_place(root, ref): marks[ref.path] for ref in fresh}}
         _write_stamps(stamps, known)
@@ -47,7 +47,7 @@ def _mark(path: Path, ref: ShardRef) -> str:
     except FileNotFoundError:
         raise IntegrityError(f"{path}: the shard is missing; prepare the dataset again") from None
     if stat.st_size != ref.bytes:
-        raise IntegrityError(f"{path}: {stat.st_size} bytes where the manifest says {ref.bytes}{_remove(path)}")
+        raise IntegrityError(f"{path}: {stat.st_size} bytes where the manifest says {ref.bytes}{_remove(path, ref)}")
     return f"{stat.st_size}.{stat.st_mtime_ns}.{stat.st_ctime_ns}.{ref.sha256}"
 
 
@@ -59,13 +59,15 @@ def _hash(path: Path) -> str:
         raise StorageError(f"cannot read {path}: {cause}; check the disk, or prepare the dataset again") from None
 
 
-def _remove(path: Path) -> str:
-    """Remove a damaged shard; returns the end of the sentence that tells of it."""
+def _remove(path: Path, ref: ShardRef) -> str:
+    """Remove a damaged shard that is named by its content; returns the end of the sentence that tells of it."""
     try:
-        path.unlink(missing_ok=True)
+        if path.stem == ref.sha256:
+            path.unlink(missing_ok=True)
+            return "; it was removed, prepare the dataset again: it is built anew"
     except OSError:
-        return "; delete the file and prepare the dataset again"
-    return "; it was removed, prepare the dataset again: it is built anew"
+        pass  # a read-only workspace
+    return "; delete the file and prepare the dataset again"
 
 
 def _place(root: Path, ref: ShardRef) -> str:

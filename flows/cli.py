@@ -1,17 +1,28 @@
 """The command line: arguments in, one call of a flow, one table or JSON object out. Imports nothing heavy at start."""
 
 import gc
-import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from flows.console import open_prefect, run_command, show_table
-
-if TYPE_CHECKING:
-    from flows.config import Config
+from flows.options import (
+    AsJson,
+    ConfigFile,
+    DryRun,
+    Grace,
+    Keep,
+    Model,
+    Name,
+    Settings,
+    Source,
+    Verify,
+    Why,
+    Workspace,
+    load_settings,
+    locate,
+)
 
 app = typer.Typer(
     name="safelight",
@@ -23,22 +34,6 @@ app = typer.Typer(
 
 COLLECT_AFTER = 50_000  # objects made and not freed between two looks for garbage; Python's own number is 700
 
-Source = Annotated[str, typer.Argument(help="Folder or s3://bucket/prefix; it is only ever read.")]
-Name = Annotated[str, typer.Option("--name", help="Name of the model in the registry.")]
-Model = Annotated[str, typer.Argument(help="Name of the model in the registry.")]
-Why = Annotated[str, typer.Option("--why", help="The reason; it is kept in the history of moves.")]
-Workspace = Annotated[str, typer.Option("--workspace", help="Folder or s3://bucket/prefix that holds all results.")]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="TOML file of settings (default: safelight.toml here, if there is one).")
-]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated.")
-]
-Verify = Annotated[
-    bool, typer.Option("--verify", help="Read files that look unchanged too, and compare them with what is known.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a table.")]
-
 
 @app.command()
 def demo(
@@ -49,7 +44,7 @@ def demo(
     def action() -> Mapping[str, Any]:
         from flows.demo import DEMO_SETTINGS, run_demo
 
-        chosen = _load(config, [*DEMO_SETTINGS, *(settings or [])])
+        chosen = load_settings(config, [*DEMO_SETTINGS, *(settings or [])])
         open_prefect()
         from flows.stages import run_flow
 
@@ -70,7 +65,7 @@ def prepare(
     """Class folders of images become a dataset version."""
 
     def action() -> Mapping[str, Any]:
-        chosen = _load(config, settings)
+        chosen = load_settings(config, settings)
         open_prefect()
         from flows.prepare import prepare as flow
         from flows.stages import run_flow
@@ -92,7 +87,7 @@ def train(
     """A dataset version becomes a registered model version, champion if it is not worse."""
 
     def action() -> Mapping[str, Any]:
-        chosen = _load(config, settings)
+        chosen = load_settings(config, settings)
         open_prefect()
         from flows.stages import run_flow
         from flows.train import train as flow
@@ -115,7 +110,7 @@ def retrain(
     """Prepare, train, evaluate, register and gate."""
 
     def action() -> Mapping[str, Any]:
-        chosen = _load(config, settings)
+        chosen = load_settings(config, settings)
         open_prefect()
         from flows.retrain import retrain as flow
         from flows.stages import run_flow
@@ -138,7 +133,7 @@ def score(
     """Score a folder with the champion: predictions and a report."""
 
     def action() -> Mapping[str, Any]:
-        chosen = _load(config, settings)
+        chosen = load_settings(config, settings)
         open_prefect()
         from flows.score import score as flow
         from flows.stages import run_flow
@@ -159,7 +154,7 @@ def models(
     """Versions of a model with metrics and aliases, and the history of its champion."""
 
     def action() -> Mapping[str, Any]:
-        _load(config, settings)
+        load_settings(config, settings)
         from flows.models import list_models
 
         return list_models(locate(workspace), name)
@@ -185,7 +180,7 @@ def promote(
     """Make a version the champion, by hand."""
 
     def action() -> Mapping[str, Any]:
-        _load(config, settings)
+        load_settings(config, settings)
         from flows.models import promote_version
 
         return promote_version(locate(workspace), name, version, why)
@@ -205,7 +200,7 @@ def rollback(
     """Make the previous champion the champion again."""
 
     def action() -> Mapping[str, Any]:
-        _load(config, settings)
+        load_settings(config, settings)
         from flows.models import rollback_version
 
         return rollback_version(locate(workspace), name, why)
@@ -226,7 +221,7 @@ def serve(
     """Serve the deployments retrain/nightly and score/hourly on this machine until Ctrl-C; no work pool is needed."""
 
     def action() -> Mapping[str, Any]:
-        chosen = _load(config, settings)
+        chosen = load_settings(config, settings)
         open_prefect()
         from flows.serve import Served, serve_deployments
 
@@ -236,6 +231,27 @@ def serve(
     run_command(action, as_json, lambda answer: show_table("serve", answer))
 
 
+@app.command("gc")
+def collect(
+    keep: Keep = 3,
+    grace_hours: Grace = 24.0,
+    dry_run: DryRun = False,
+    workspace: Workspace = "./workspace",
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove old dataset versions, and what no version refers to."""
+
+    def action() -> Mapping[str, Any]:
+        load_settings(config, settings)
+        from flows.collect import collect_workspace
+
+        return collect_workspace(locate(workspace), keep, grace_hours, dry_run)
+
+    run_command(action, as_json, lambda answer: show_table("gc", answer))
+
+
 @app.command()
 def up(
     workspace: Workspace = "./workspace", config: ConfigFile = None, settings: Settings = None, as_json: AsJson = False
@@ -243,7 +259,7 @@ def up(
     """Start the local Prefect server in the background, unless one runs."""
 
     def action() -> Mapping[str, Any]:
-        _load(config, settings)
+        load_settings(config, settings)
         from flows.hosting import start_servers
 
         return start_servers()
@@ -258,21 +274,12 @@ def down(
     """Stop the local Prefect server."""
 
     def action() -> Mapping[str, Any]:
-        _load(config, settings)
+        load_settings(config, settings)
         from flows.hosting import stop_servers
 
         return stop_servers()
 
     run_command(action, as_json, lambda answer: show_table("down", answer))
-
-
-def locate(address: str) -> str:
-    """An absolute local path (`~` expanded), or the address as it stands: workers may have another working folder."""
-    if "://" in address and not address.startswith("file://"):
-        return address
-    from infra.storage import parse_folder
-
-    return os.path.normpath(parse_folder(address))
 
 
 def main() -> None:
@@ -284,9 +291,3 @@ def main() -> None:
         app()
     finally:
         gc.freeze()
-
-
-def _load(file: Path | None, settings: list[str] | None) -> "Config":
-    from flows.config import load_config
-
-    return load_config(file, settings or [])

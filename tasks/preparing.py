@@ -22,7 +22,7 @@ from tasks.comparing import Previous, keep_moved, keep_unchanged, verify_kept
 from tasks.inventory import class_names, take_inventory
 from tasks.listing import check_apart
 from tasks.planning import Chunk, Cut, cut_rows, make_chunk
-from tasks.publishing import fetch_ledger, read_latest
+from tasks.publishing import fetch_ledger, find_latest, read_manifest
 from tasks.reckoning import BudgetSpec
 from tasks.rows import Report, Rows
 
@@ -48,6 +48,7 @@ class Preparation:
         default_factory=dict
     )  # shards and reports that were there before, with their sizes
     previous: Previous | None = None
+    damaged: str | None = None  # name of the latest version, where its manifest or ledger is not what was published
     unchanged: bool = False  # nothing differs from the previous version
     moved: int = 0  # files that were found again under another path
     changed: int = 0  # files whose bytes have changed though size and time have not (`verify`)
@@ -158,13 +159,17 @@ def fill_rows(job: Preparation, number: int, report: Report) -> None:
 
 def find_previous(job: Preparation) -> Previous | None:
     """The latest version of the source, when its chunks are what this specification asks for."""
-    manifest = read_latest(job.store, job.source.uri)
-    if manifest is None or manifest.build != job.spec.salt():
-        return None
+    name = find_latest(job.store, job.source.uri)
     try:
+        manifest = None if name is None else read_manifest(job.store, name)
+        if manifest is None or manifest.source != job.source.uri or manifest.build != job.spec.salt():
+            return None
         ledger = fetch_ledger(job.store, manifest)
+    except IntegrityError:
+        job.damaged = name
+        return None  # a damaged version is no ground to stand on: everything is built anew
     except SafelightError:
-        return None  # a lost or damaged ledger is no ground to stand on: everything is built anew
+        return None  # nor is one that is gone
     return Previous(manifest, ledger, job.store.uri_of(manifest.ledger.path), job.standing)
 
 

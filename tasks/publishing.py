@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from cnn.dataset import LedgerRef, Manifest, Normalization
-from cnn.errors import DatasetError, IntegrityError
+from cnn.errors import DatasetError, IntegrityError, StorageError
 from cnn.hashing import hash_file
 from cnn.spec import canonical_json
 from infra.disk_faults import explained
@@ -42,9 +42,24 @@ def publish_dataset(draft: Draft, store: Store) -> tuple[Manifest, str]:
         ledger = LedgerRef(path="", rows=len(draft.rows), sha256=hash_file(body.path))
         manifest = make_manifest(draft, ledger)
         store.take_file(manifest.ledger.path, body.path)
+    check_standing(store, manifest)
     store.write(manifest_path(manifest.dataset), manifest.to_json().encode())
     store.write(pointer_path(draft.source), canonical_json({"dataset": manifest.dataset}).encode())
     return manifest, manifest_path(manifest.dataset)
+
+
+def check_standing(store: Store, manifest: Manifest) -> None:
+    """Refuse a version whose shards are not all there: some were there when the run began, and may have been removed.
+
+    Raises:
+        StorageError: a shard is named; nothing is published.
+    """
+    sizes = {entry.path: entry.size for entry in store.list("shards/")}
+    for shard in (shard for shards in manifest.splits.values() for shard in shards):
+        if sizes.get(shard.path) != shard.bytes:
+            raise StorageError(
+                f"{store.uri_of(shard.path)} was removed or replaced during this run; nothing was published, run again"
+            )
 
 
 def write_ledger(draft: Draft, path: Path) -> None:
@@ -121,15 +136,15 @@ def read_manifest(store: Store, dataset: str) -> Manifest:
     return manifest
 
 
-def read_latest(store: Store, source: str) -> Manifest | None:
-    """The manifest of the latest version of a source, or None where there is none to build on."""
+def find_latest(store: Store, source: str) -> str | None:
+    """The name of the latest version of a source; None where there is none, or nothing that names one."""
     name = pointer_path(source)
     if not store.exists(name):
         return None
     try:
-        return read_manifest(store, str(json.loads(store.read(name))["dataset"]))
-    except (DatasetError, IntegrityError, ValueError, KeyError, TypeError):
-        return None  # a version that is gone or damaged is no ground to stand on: everything is built anew
+        return str(json.loads(store.read(name))["dataset"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def read_ledger(store: Store, manifest: Manifest) -> pa.Table:

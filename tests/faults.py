@@ -53,8 +53,8 @@ class Gate:
 
 def run_faulty(
     scene: Scene, workspace: Path, kind: str, fault: Callable[[], AbstractContextManager[Gate]]
-) -> tuple[Told, int, bool]:
-    """(what was told, calls that passed the gate, whether it was reached) of a run under `fault`, a context of a Gate.
+) -> tuple[Told, bool]:
+    """(what was told, whether the gate was reached) of a run under `fault`, a context of a Gate.
 
     A run that fails must say so as one line that is fit for people.
     """

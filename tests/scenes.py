@@ -15,6 +15,7 @@ from cnn.dataset import Manifest
 from flows.crew import hire_crew
 from infra.cluster import ClusterSpec
 from infra.storage import Store, open_source, open_store
+from infra.upkeep import hold_workspace
 from tasks.building import ChunkReport
 from tasks.chunk_reports import read_report
 from tasks.finishing import finish_version
@@ -54,8 +55,8 @@ def prepare_told(
         told.chunks.append(report.key)
         on_told(f"chunk {report.key}")
 
-    list_files(job)
-    with hire_crew(ClusterSpec(workers=0)) as crew:
+    with hold_workspace(job.store), hire_crew(ClusterSpec(workers=0)) as crew:
+        list_files(job)
         build_chunks(job, crew.run, note)
         told.versions.append(finish_version(job, crew.run)[0].dataset)
     on_told(f"version {told.versions[-1]}")

@@ -1,0 +1,47 @@
+"""What commands share: their arguments and options, and an address as a person gives it in, one for any machine out."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from flows.config import Config
+
+Source = Annotated[str, typer.Argument(help="Folder or s3://bucket/prefix; it is only ever read.")]
+Name = Annotated[str, typer.Option("--name", help="Name of the model in the registry.")]
+Model = Annotated[str, typer.Argument(help="Name of the model in the registry.")]
+Why = Annotated[str, typer.Option("--why", help="The reason; it is kept in the history of moves.")]
+Workspace = Annotated[str, typer.Option("--workspace", help="Folder or s3://bucket/prefix that holds all results.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="TOML file of settings (default: safelight.toml here, if there is one).")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated.")
+]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Read files that look unchanged too, and compare them with what is known.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a table.")]
+Keep = Annotated[
+    int, typer.Option("--keep", min=0, help="Newest versions of each source to keep; the latest always is.")
+]
+Grace = Annotated[float, typer.Option("--grace-hours", min=0.0, help="What is younger than this is never removed.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")]
+
+
+def locate(address: str) -> str:
+    """An absolute local path (`~` expanded), or the address as it stands: workers may have another working folder."""
+    if "://" in address and not address.startswith("file://"):
+        return address
+    from infra.storage import parse_folder
+
+    return os.path.normpath(parse_folder(address))
+
+
+def load_settings(file: Path | None, settings: list[str] | None) -> "Config":
+    """The configuration that the options ask for. Raises: ConfigError."""
+    from flows.config import load_config
+
+    return load_config(file, settings or [])
