@@ -55,7 +55,7 @@ def prepare_and_die(case: dict[str, Any], told: int) -> None:
             gate = Gate(case["number"], die, case["after"])
             calls = tuple(SYSTEM_CALLS)
             stack.enter_context(gated_store(gate) if case["at"] == "store" else gated_system(gate, workspace, calls))
-        prepare_told(scene, workspace, Told(), tell)
+        prepare_told(scene, workspace, Told(), tell, case["copies"])
 
 
 def die(name: str) -> None:

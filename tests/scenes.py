@@ -46,10 +46,10 @@ class Told:
 
 
 def prepare_told(
-    scene: Scene, workspace: Path | str, told: Told, on_told: Callable[[str], None] = print
+    scene: Scene, workspace: Path | str, told: Told, on_told: Callable[[str], None], copies: int = 1
 ) -> Preparation:
     """Run a preparation; all that it reports as done goes to `told`, and to `on_told` as a line at that moment."""
-    job = make_scene_job(scene, workspace)
+    job = make_scene_job(scene, workspace, copies)
 
     def note(report: ChunkReport) -> None:
         told.chunks.append(report.key)
@@ -63,8 +63,8 @@ def prepare_told(
     return job
 
 
-def make_scene_job(scene: Scene, workspace: Path | str) -> Preparation:
-    return make_job(scene.source, workspace, files=9, budget=0.2, augment=AugmentSpec(copies=1))
+def make_scene_job(scene: Scene, workspace: Path | str, copies: int = 1) -> Preparation:
+    return make_job(scene.source, workspace, files=9, budget=0.2, augment=AugmentSpec(copies=copies))
 
 
 def silent(line: str) -> None:

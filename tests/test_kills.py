@@ -1,19 +1,15 @@
 """kill -9 at the N-th storage operation or system call of a preparation, and at random moments: nothing is lost."""
 
-import json
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from faults import TALLY
-from scenes import SECRET, Scene, Told, assert_nothing_lost, make_changed, make_fresh, restart
+from runners import open_runner
+from scenes import Scene, Told, assert_nothing_lost, make_changed, make_fresh, restart
 
-HERE = Path(__file__).parent
 SEED = int(os.environ.get("SAFELIGHT_TEST_SEED", "20261124"))
 Kill = Callable[..., tuple[Told, bool]]
 
@@ -27,33 +23,13 @@ def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="module")
 def kill() -> Iterator[Kill]:
     """A function that prepares in a process that is killed: (what it had told, whether it was killed)."""
-    path = os.pathsep.join([str(HERE), str(HERE.parent)])
-    environment = os.environ | {"PYTHONPATH": path, "AWS_SECRET_ACCESS_KEY": SECRET}
-    command = [sys.executable, str(HERE / "killing.py")]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
+    with open_runner() as runner:
 
         def run(scene: Scene, workspace: Path, **case: Any) -> tuple[Told, bool]:
-            case |= {"source": str(scene.source), "workspace": str(workspace)}
-            print(json.dumps(case), file=process.stdin, flush=True)
-            assert process.stdout is not None
-            answer = json.loads(process.stdout.readline())
-            assert answer["status"] in (0, -signal.SIGKILL), answer
-            return read_told(answer["lines"]), answer["status"] != 0
+            runner.send(scene, workspace, **case)
+            return runner.receive()
 
         yield run
-        _, errors = process.communicate()
-        assert SECRET not in errors
-        assert process.returncode == 0, errors
-
-
-def read_told(lines: list[str]) -> Told:
-    words = [line.split() for line in lines]
-    chunks = [rest[0] for kind, *rest in words if kind == "chunk"]
-    return Told(chunks, [rest[0] for kind, *rest in words if kind == "version"])
 
 
 def kill_everywhere(kill: Kill, scene: Scene, workspace: Path, step: int, **case: Any) -> int:
