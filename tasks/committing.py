@@ -12,7 +12,7 @@ from cnn.hashing import hash_file
 from infra.disk_faults import explained
 from infra.storage import Store
 from infra.unfinished import open_scratch
-from tasks.batches import BatchRecord, PredictionsRef, ScorePlan, batch_path, move_pointer
+from tasks.batches import BatchRecord, PredictionsRef, ScorePlan, batch_path, drop_parts, find_finished, move_pointer
 from tasks.ledger import show_path
 from tasks.listing import Listed
 from tasks.predictions import (
@@ -38,6 +38,16 @@ def publish_batch(store: Store, plan: ScorePlan, read: Callable[[str], bytes]) -
         StorageError: rows and listing do not agree, or a part is missing; nothing is published.
         IntegrityError: a part is damaged; nothing is published.
     """
+    try:
+        return _publish(store, plan, read)
+    except StorageError:
+        # Another run of the same batch may have been faster: it removes the parts when it has published them.
+        if (record := find_finished(store, plan)) is None:
+            raise
+        return record
+
+
+def _publish(store: Store, plan: ScorePlan, read: Callable[[str], bytes]) -> BatchRecord:
     batch, counts = plan.task.batch, Counter[str]()
     names = {name: batch_path(batch, name) for name in ("predictions.parquet", "report.html", "batch.json")}
     with explained("write the predictions to", store.uri), open_scratch(store.root) as body:
@@ -54,8 +64,7 @@ def publish_batch(store: Store, plan: ScorePlan, read: Callable[[str], bytes]) -
     # 3. The record commits the batch; the pointer makes it the latest; its parts are no longer needed.
     store.write(names["batch.json"], record.to_json().encode())
     move_pointer(store, plan.task)
-    for chunk in plan.chunks:
-        store.delete(part_path(batch, chunk.key))
+    drop_parts(store, batch)
     return record
 
 

@@ -114,7 +114,7 @@ def restart(scene: Scene, workspace: Path) -> None:
         shutil.copytree(scene.before, workspace, copy_function=shutil.copy2)
 
 
-def assert_nothing_lost(scene: Scene, workspace: Path, told: Told) -> None:
+def assert_nothing_lost(scene: Scene, workspace: Path | str, told: Told) -> None:
     """All that must hold after a fault; runs the same command again, twice."""
     assert scene.wanted is not None
     store = open_store(str(workspace))
@@ -133,7 +133,7 @@ def assert_nothing_lost(scene: Scene, workspace: Path, told: Told) -> None:
     check_rows(scene, store, manifest)
     check_versions(store, told)
     # 3. Nothing is left over, the source is what it was, and a third run finds nothing to do.
-    assert left_over(workspace) == []
+    assert left_over(store.root) == []
     assert look_at(scene.source) == scene.tree
     last = Told()
     assert prepare_told(scene, workspace, last, silent).unchanged
