@@ -43,12 +43,11 @@ class Gate:
             self.act(name)
         self.inside = True
         try:
-            answer = call()
+            return call()
         finally:
             self.inside = False
-        if hit and self.after:
-            self.act(name)
-        return answer
+            if hit and self.after:
+                self.act(name)
 
 
 def run_faulty(
@@ -146,3 +145,13 @@ def touches(target: Any, folder: Any, workspace: Path) -> bool:
         target = folder
     place = os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else os.fspath(target)
     return os.fsdecode(place).startswith(str(workspace))
+
+
+def make_table() -> str:
+    """The faults injected by this process, as a table in Markdown; one that broke a promise is a failed test."""
+    lines = ["| fault | injected | told in one line | absorbed |", "|---|---:|---:|---:|"]
+    for kind in sorted({kind for kind, _ in TALLY}):
+        counts = (TALLY[kind, name] for name in ("injected", "told", "absorbed"))
+        lines.append(f"| {kind} | {' | '.join(f'{count:,}' if count else '' for count in counts)} |")
+    total = sum(count for (_, name), count in TALLY.items() if name == "injected")
+    return "\n".join([*lines, f"| all | {total:,} | | |"])

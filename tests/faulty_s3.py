@@ -55,6 +55,7 @@ class Handler(BaseHTTPRequestHandler):
     """One request; path-style addresses only."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # a head and a body in two pieces must not wait for each other
     memory: ClassVar[Memory]
 
     def log_message(self, format: str, *values: object) -> None:
