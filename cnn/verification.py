@@ -1,18 +1,20 @@
 """Shards and what a manifest says of them in; silence, or an `IntegrityError` naming the shard, out.
 
-A shard's sha256 is computed once per machine: a stamp file remembers size and times of what was found right.
+A shard's sha256 is computed once per machine: a stamp file remembers size and times of what was found right. A damaged
+shard is removed: it is named by its content, so it is of no use to anyone, and the next preparation builds it anew.
 """
 
 import json
 import os
 import platform
+import secrets
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 from cnn.dataset import ShardRef
-from cnn.errors import IntegrityError
+from cnn.errors import IntegrityError, StorageError
 from cnn.hashing import hash_file
 
 STAMPS = ".verified.json"
@@ -29,12 +31,10 @@ def verify_shards(refs: Sequence[ShardRef], root: Path, stamps: Path) -> None:
     marks = {ref.path: _mark(root / ref.path, ref) for ref in refs}
     fresh = [ref for ref in refs if known.get(_place(root, ref)) != marks[ref.path]]
     with ThreadPoolExecutor(HASHERS) as pool:
-        digests = list(pool.map(lambda ref: hash_file(root / ref.path), fresh))
+        digests = list(pool.map(lambda ref: _hash(root / ref.path), fresh))
     for ref, digest in zip(fresh, digests, strict=True):
         if digest != ref.sha256:
-            raise IntegrityError(
-                f"{root / ref.path}: its sha256 is not the manifest's; delete the file and prepare the dataset again"
-            )
+            raise IntegrityError(f"{root / ref.path}: its sha256 is not the manifest's{_remove(root / ref.path, ref)}")
     if fresh:
         known = {**_read_stamps(stamps), **{_place(root, ref): marks[ref.path] for ref in fresh}}
         _write_stamps(stamps, known)
@@ -47,11 +47,27 @@ def _mark(path: Path, ref: ShardRef) -> str:
     except FileNotFoundError:
         raise IntegrityError(f"{path}: the shard is missing; prepare the dataset again") from None
     if stat.st_size != ref.bytes:
-        raise IntegrityError(
-            f"{path}: {stat.st_size} bytes where the manifest says {ref.bytes}; "
-            f"delete the file and prepare the dataset again"
-        )
+        raise IntegrityError(f"{path}: {stat.st_size} bytes where the manifest says {ref.bytes}{_remove(path, ref)}")
     return f"{stat.st_size}.{stat.st_mtime_ns}.{stat.st_ctime_ns}.{ref.sha256}"
+
+
+def _hash(path: Path) -> str:
+    try:
+        return hash_file(path)
+    except OSError as error:
+        cause = (error.strerror or type(error).__name__).lower()
+        raise StorageError(f"cannot read {path}: {cause}; check the disk, or prepare the dataset again") from None
+
+
+def _remove(path: Path, ref: ShardRef) -> str:
+    """Remove a damaged shard that is named by its content; returns the end of the sentence that tells of it."""
+    try:
+        if path.stem == ref.sha256:
+            path.unlink(missing_ok=True)
+            return "; it was removed, prepare the dataset again: it is built anew"
+    except OSError:
+        pass  # a read-only workspace
+    return "; delete the file and prepare the dataset again"
 
 
 def _place(root: Path, ref: ShardRef) -> str:
@@ -68,7 +84,7 @@ def _read_stamps(path: Path) -> dict[str, str]:
 
 
 def _write_stamps(path: Path, stamps: dict[str, str]) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(8)}")
     try:
         temporary.write_text(json.dumps(stamps, indent=0, sort_keys=True))
         os.replace(temporary, path)

@@ -6,9 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.arguments import (
+from flows.console import open_prefect, run_command, show_table
+from flows.options import (
     AsJson,
     ConfigFile,
+    DryRun,
+    Grace,
+    Keep,
     Model,
     Name,
     Settings,
@@ -19,8 +23,8 @@ from flows.arguments import (
     load_settings,
     locate,
     look_at,
+    print_version,
 )
-from flows.console import open_prefect, run_command, show_table
 
 app = typer.Typer(
     name="safelight",
@@ -31,15 +35,6 @@ app = typer.Typer(
 )
 
 COLLECT_AFTER = 50_000  # objects made and not freed between two looks for garbage; Python's own number is 700
-
-
-def print_version(asked: bool) -> None:
-    """Answer --version, and end."""
-    if asked:
-        from importlib.metadata import version
-
-        typer.echo(f"safelight {version('safelight')}")
-        raise typer.Exit
 
 
 @app.callback()
@@ -248,6 +243,27 @@ def serve(
         return serve_deployments(served)
 
     run_command(action, as_json, lambda answer: show_table("serve", answer))
+
+
+@app.command("gc")
+def collect(
+    keep: Keep = 3,
+    grace_hours: Grace = 24.0,
+    dry_run: DryRun = False,
+    workspace: Workspace = "./workspace",
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove old dataset versions, and what no version refers to."""
+
+    def action() -> Mapping[str, Any]:
+        load_settings(config, settings)
+        from flows.collect import collect_workspace
+
+        return collect_workspace(locate(workspace), keep, grace_hours, dry_run)
+
+    run_command(action, as_json, lambda answer: show_table("gc", answer))
 
 
 @app.command()

@@ -13,6 +13,7 @@ from flows.crew import Crew, hire_crew
 from flows.progress import say, show_stage
 from flows.reports import PrepareReport, ShardCounts
 from flows.stages import run_stage
+from infra.upkeep import hold_workspace
 from tasks.arranging import Selection
 from tasks.building import BuildSpec, ChunkReport
 from tasks.finishing import finish_version
@@ -40,8 +41,8 @@ def prepare_dataset(source: str, workspace: str, config: Config, verify: bool = 
     """The body of the flow; also the first half of `retrain`."""
     spec = BuildSpec(image=config.image, augment=config.augment, split=config.split)
     job = Preparation(source, workspace, spec, config.budget, config.chunk.files, verify)
-    run_stage("list", lambda: list_stage(job))
-    with hire_crew(config.cluster) as crew:
+    with hold_workspace(job.store), hire_crew(config.cluster) as crew:
+        run_stage("list", lambda: list_stage(job))
         crew.prepare(job.effort)
         run_stage("build", lambda: build_stage(job, crew))
         manifest, path = run_stage("publish", lambda: publish_stage(job, crew))

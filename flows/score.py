@@ -1,11 +1,9 @@
 """A folder of images in, predictions and a report out, by the champion of a model: the flow `score`."""
 
-import tempfile
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -19,13 +17,13 @@ from flows.reports import ScoreReport
 from flows.stages import run_stage
 from infra.home import cache_dir
 from infra.storage import Source, Store, open_source, open_store
+from infra.unfinished import open_scratch
 from tasks.batches import BatchRecord, ScorePlan, batch_path, find_finished, find_previous, plan_scoring
 from tasks.committing import publish_batch
 from tasks.listing import check_apart, list_source
 from tasks.planning import Chunk, Effort, estimate_decoding
 from tasks.predictions import write_csv
 from tasks.scoring import ChunkScores, ModelRef, ScoreJob, score_chunk
-from tasks.shards import scratch_folder, scratch_prefix
 from tasks.shipping import ship_bundle
 
 
@@ -122,14 +120,10 @@ def estimate_effort(plan: ScorePlan) -> Effort:
 def write_table(store: Store, record: BatchRecord) -> None:
     """Write predictions.csv beside the Parquet file."""
     path = batch_path(record.batch, "predictions.csv")
-    with tempfile.NamedTemporaryFile(dir=scratch_folder(store), prefix=scratch_prefix(), delete=False) as file:
-        target = Path(file.name)
-    try:
-        write_csv(store.fetch(record.predictions.path), target)
-        store.take_file(path, target)
-        say(f"csv: {store.uri_of(path)}")
-    finally:
-        target.unlink(missing_ok=True)
+    with open_scratch(store.root) as body:
+        write_csv(store.fetch(record.predictions.path), body.path)
+        store.take_file(path, body.path)
+    say(f"csv: {store.uri_of(path)}")
 
 
 def summarize(job: Scoring, record: BatchRecord, start_up: float) -> ScoreReport:

@@ -3,27 +3,19 @@
 import errno
 import fcntl
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from cnn.errors import BadImage, SourceError, StorageError
+from infra.disk_faults import explained
 from infra.entries import MOST_BYTES, Entry, check_name
+from infra.unfinished import BESIDE, SCRATCH, Scratch, make_folder, sync
 from infra.walking import is_inside, open_unseen, walk_folder
 
 FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-TEMPORARY = ".tmp-"
-WAYS_OUT = {
-    errno.ENOSPC: "free some space or choose another workspace",
-    errno.EDQUOT: "free some space or choose another workspace",
-    errno.EROFS: "choose a workspace that can be written to",
-    errno.EACCES: "change its permissions or choose another workspace",
-    errno.EPERM: "change its permissions or choose another workspace",
-    errno.ENOENT: "prepare the workspace again or name the right one",
-}
 REASONS = {
     errno.ENOENT: "vanished",
     errno.ENOTDIR: "vanished",
@@ -134,40 +126,36 @@ class LocalStore:
         """See `infra.storage.Store`."""
         if not self.root.exists():
             return
-        with _explained("list", self.root):
+        with explained("list", self.root):
             yield from walk_folder(self.uri, prefix)
 
     def read(self, path: str) -> bytes:
         """See `infra.storage.Store`."""
         place = self._place(path)
-        with _explained("read", place):
+        with explained("read", place):
             return place.read_bytes()
 
     def write(self, path: str, data: bytes) -> None:
         """See `infra.storage.Store`."""
-        self.write_with(path, lambda temporary: _write_new(temporary, data))
+        self.write_with(path, lambda temporary: _write_all(temporary, data))
 
     def write_with(self, path: str, save: Callable[[Path], None]) -> None:
         """Replace or create a file with what `save` writes to the temporary path that it is given."""
         place = self._place(path)
-        with _explained("write", place):
-            self._make_folder(place.parent)
-            temporary = place.with_name(TEMPORARY + secrets.token_hex(8))
+        with explained("write", place):
+            make_folder(place.parent)
             try:
-                save(temporary)
-                _sync(temporary)
-                os.replace(temporary, place)
-            except BaseException:
-                with suppress(OSError):
-                    temporary.unlink(missing_ok=True)
-                raise
-            _sync(place.parent)
+                _replace(place, Scratch(self.root / SCRATCH), save)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                _replace(place, Scratch(place.parent, BESIDE), save)  # a link leads to another disk
 
     def write_if(self, path: str, data: bytes, expected: bytes | None) -> bool:
         """See `infra.storage.Store`."""
         place = self._place(path)
-        with _explained("write", place):
-            self._make_folder(place.parent)
+        with explained("write", place):
+            make_folder(place.parent)
             with lock_folder(place.parent):
                 held = place.read_bytes() if place.exists() else None
                 if held != expected:
@@ -182,9 +170,9 @@ class LocalStore:
     def take_file(self, path: str, local: Path) -> None:
         """See `infra.storage.Store`. A file of the same disk is renamed, another one is copied and removed."""
         place = self._place(path)
-        with _explained("write", place):
-            self._make_folder(place.parent)
-            _sync(local)
+        with explained("write", place):
+            make_folder(place.parent)
+            sync(local)
             try:
                 os.replace(local, place)
             except OSError as error:
@@ -193,25 +181,25 @@ class LocalStore:
                 self.put_file(path, local)
                 local.unlink(missing_ok=True)
             else:
-                _sync(place.parent)
+                sync(place.parent)
 
     def fetch(self, path: str) -> Path:
         """See `infra.storage.Store`."""
         place = self._place(path)
-        with _explained("read", place):
+        with explained("read", place):
             place.stat()
         return place
 
     def exists(self, path: str) -> bool:
         """See `infra.storage.Store`."""
         place = self._place(path)
-        with _explained("read", place):
+        with explained("read", place):
             return place.is_file()
 
     def delete(self, path: str) -> None:
         """See `infra.storage.Store`."""
         place = self._place(path)
-        with _explained("delete", place):
+        with explained("delete", place):
             place.unlink(missing_ok=True)
 
     def uri_of(self, path: str) -> str:
@@ -221,35 +209,24 @@ class LocalStore:
     def _place(self, path: str) -> Path:
         return self.root / check_name(path)
 
-    def _make_folder(self, folder: Path) -> None:
-        """Make `folder` and those above it; each new name is on disk before anything is written below it."""
-        if folder.is_dir():
-            return
-        self._make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _sync(folder.parent)
+
+def _replace(place: Path, scratch: Scratch, save: Callable[[Path], None]) -> None:
+    """Write an unfinished file, bring it to disk, and give it its place and name."""
+    try:
+        save(scratch.path)
+        os.fsync(scratch.handle)
+        os.replace(scratch.path, place)
+        sync(place.parent)
+    finally:
+        scratch.discard()
+
+
+def _write_all(place: Path, data: bytes) -> None:
+    place.write_bytes(data)
 
 
 def _copy(local: Path, temporary: Path) -> None:
     shutil.copyfile(local, temporary)
-
-
-def _write_new(place: Path, data: bytes) -> None:
-    handle = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-
-
-def _sync(place: Path) -> None:
-    """Bring a file, or the names in a folder, to disk."""
-    handle = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some file systems cannot sync a folder
-            raise
-    finally:
-        os.close(handle)
 
 
 @contextmanager
@@ -261,14 +238,3 @@ def lock_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-@contextmanager
-def _explained(action: str, place: Path) -> Iterator[None]:
-    """Turn an OSError into one line that names the file and the way out."""
-    try:
-        yield
-    except OSError as error:
-        way_out = WAYS_OUT.get(error.errno or 0, "check the disk or choose another workspace")
-        cause = (error.strerror or type(error).__name__).lower()
-        raise StorageError(f"cannot {action} {place}: {cause}; {way_out}") from None

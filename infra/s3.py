@@ -8,7 +8,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,14 +171,15 @@ class S3Store(S3Place):
     def take_file(self, path: str, local: Path) -> None:
         """See `infra.storage.Store`."""
         self.put_file(path, local)
-        local.unlink(missing_ok=True)
+        with suppress(OSError):  # what stays is swept
+            local.unlink(missing_ok=True)
 
     def fetch(self, path: str) -> Path:
         """See `infra.storage.Store`."""
         with self._explained("read", path):
             head = self._client.head_object(Bucket=self.bucket, Key=self.prefix + check_name(path))
             version = f"{head['ContentLength']} {head['ETag']}".encode()
-            kept, versions = LocalStore(self.root), LocalStore(self.root.with_name(self.root.name + ".versions"))
+            kept, versions = self._cache()
             place = self.root / path
             if versions.exists(path) and versions.read(path) == version and size_of(place) == head["ContentLength"]:
                 return place
@@ -206,6 +207,36 @@ class S3Store(S3Place):
             except ClientError as error:
                 if code_of(error) not in MISSING:
                     raise
+            # The copy goes with its object: one that is damaged must not pass for the object that is made anew.
+            kept, versions = self._cache()
+            versions.delete(path)
+            kept.delete(path)
+
+    def list_dated(self, prefix: str) -> Iterator[tuple[str, int, float]]:
+        """(path, bytes, when it was written: seconds since 1970 by the server's clock) of every file."""
+        with self._explained("list"):
+            pages = self._client.get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix + prefix):
+                for item in page.get("Contents", ()):
+                    yield item["Key"].removeprefix(self.prefix), item["Size"], item["LastModified"].timestamp()
+
+    def abort_uploads(self, before: float) -> int:
+        """Give up the uploads in parts that began before a time and never ended; returns how many they were."""
+        with self._explained("list the uploads to"):
+            pages = self._client.get_paginator("list_multipart_uploads")
+            found = [
+                upload
+                for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix)
+                for upload in page.get("Uploads", ())
+                if upload["Initiated"].timestamp() <= before
+            ]
+            for upload in found:
+                self._client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+            return len(found)
+
+    def _cache(self) -> tuple[LocalStore, LocalStore]:
+        """(copies of objects, what tells which version of its object a copy is)."""
+        return LocalStore(self.root), LocalStore(self.root.with_name(self.root.name + ".versions"))
 
     def _get_version(self, path: str) -> tuple[bytes | None, str]:
         """The bytes of an object and the ETag that stands for them, or (None, "") when there is none."""
@@ -219,7 +250,8 @@ class S3Store(S3Place):
 
     def _download(self, path: str, kept: LocalStore, size: int) -> None:
         def save(temporary: Path) -> None:
-            self._client.download_file(self.bucket, self.prefix + path, str(temporary), Config=TRANSFER)
+            with temporary.open("r+b") as file:  # the file that is locked, where download_file would replace it
+                self._client.download_fileobj(self.bucket, self.prefix + path, file, Config=TRANSFER)
             if size_of(temporary) != size:
                 raise StorageError(f"{self.uri_of(path)} changed while it was downloaded; run again")
 

@@ -80,6 +80,11 @@ def derived_path(key: str) -> str:
     return f"derived/{key}.json"
 
 
+def sums_path(shard: ShardRef) -> str:
+    """Where the sums of a shard's levels are remembered."""
+    return derived_path(f"{shard.sha256}-sums")
+
+
 def arrange_shard(work: Selection, task: ArrangeTask) -> tuple[Selection, Arranged]:
     """(the work, what came out of it).
 
@@ -142,7 +147,7 @@ def measure_shard(work: ShardRef, workspace: str, image: ImageSpec) -> tuple[str
         IntegrityError: the shard is not what its name says.
     """
     store = reuse_store(workspace)
-    name, totals = derived_path(f"{work.sha256}-sums"), [0] * (2 * image.channels)
+    name, totals = sums_path(work), [0] * (2 * image.channels)
     try:
         return work.path, list(json.loads(unseal(store.read(name))))
     except (StorageError, ValueError, TypeError):

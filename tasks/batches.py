@@ -137,12 +137,20 @@ def find_finished(store: Store, plan: ScorePlan) -> BatchRecord | None:
     """The published batch that answers the plan already, as a run that scored nothing; None where there is work."""
     latest = plan.previous
     if latest and latest.path is not None and latest.record.request == plan.request and not latest.record.unread:
+        drop_parts(store, latest.record.batch)
         return _without_work(latest.record)
     record = read_record(store, plan.task.batch)
     if record is None or _open_verified(store, record.predictions) is None:
         return None
     move_pointer(store, plan.task)  # the run that wrote the batch may have died before it did
+    drop_parts(store, record.batch)  # or before it had removed these
     return _without_work(record)
+
+
+def drop_parts(store: Store, batch: str) -> None:
+    """Remove the parts of a batch that is published."""
+    for entry in list(store.list(batch_path(batch, "parts/"))):
+        store.delete(entry.path)
 
 
 def read_record(store: Store, batch: str) -> BatchRecord | None:

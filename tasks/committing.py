@@ -1,9 +1,7 @@
 """A plan and its finished parts in, a published batch out: rows, report, and `batch.json`, which commits them."""
 
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -11,8 +9,19 @@ import pyarrow.compute as pc
 
 from cnn.errors import StorageError
 from cnn.hashing import hash_file
+from infra.disk_faults import explained
 from infra.storage import Store
-from tasks.batches import RULES, BatchRecord, PredictionsRef, ScorePlan, batch_path, move_pointer
+from infra.unfinished import open_scratch
+from tasks.batches import (
+    RULES,
+    BatchRecord,
+    PredictionsRef,
+    ScorePlan,
+    batch_path,
+    drop_parts,
+    find_finished,
+    move_pointer,
+)
 from tasks.ledger import show_path
 from tasks.listing import Listed
 from tasks.predictions import (
@@ -38,25 +47,33 @@ def publish_batch(store: Store, plan: ScorePlan, read: Callable[[str], bytes]) -
         StorageError: rows and listing do not agree, or a part is missing; nothing is published.
         IntegrityError: a part is damaged; nothing is published.
     """
+    try:
+        return _publish(store, plan, read)
+    except StorageError:
+        # Another run of the same batch may have been faster: it removes the parts when it has published them.
+        if (record := find_finished(store, plan)) is None:
+            raise
+        return record
+
+
+def _publish(store: Store, plan: ScorePlan, read: Callable[[str], bytes]) -> BatchRecord:
     batch, counts = plan.task.batch, Counter[str]()
     names = {name: batch_path(batch, name) for name in ("predictions.parquet", "report.html", "batch.json")}
-    with tempfile.TemporaryDirectory(prefix="safelight-") as folder:
+    with explained("write the predictions to", store.uri), open_scratch(store.root) as body:
         # 1. All rows, in the order of their paths, held against the listing as they go by.
-        path = Path(folder, "predictions.parquet")
         streams = (_read_parts(store, plan, counts), _read_kept(plan), _settled_rows(plan))
-        rows = write_predictions(reconcile_rows(merge_tables(streams), plan.keys), path)
-        summary = summarize_predictions(path, plan.task.spec.sheet)
-        reference = PredictionsRef(path=names["predictions.parquet"], rows=rows, sha256=hash_file(path))
+        rows = write_predictions(reconcile_rows(merge_tables(streams), plan.keys), body.path)
+        summary = summarize_predictions(body.path, plan.task.spec.sheet)
+        reference = PredictionsRef(path=names["predictions.parquet"], rows=rows, sha256=hash_file(body.path))
         record = _make_record(plan, summary, reference, counts)
         # 2. The rows and the report. A reader opens neither before the record is there.
-        store.take_file(reference.path, path)
+        store.take_file(reference.path, body.path)
         report = make_report(_make_facts(store, plan, record), summary, read)
         store.write(names["report.html"], report.encode())
     # 3. The record commits the batch; the pointer makes it the latest; its parts are no longer needed.
     store.write(names["batch.json"], record.to_json().encode())
     move_pointer(store, plan.task)
-    for chunk in plan.chunks:
-        store.delete(part_path(batch, chunk.key))
+    drop_parts(store, batch)
     return record
 
 

@@ -92,7 +92,10 @@ def publish_version(
     images = sum(len(part.rows) for part in parts if part.work.split == "train")
     normalization = set_normalization(job.spec.image, sums, images)
     draft = Draft(job.source.uri, job.spec, job.classes, job.rows, placement, normalization)
-    return publish_dataset(draft, job.store)
+    manifest, path = publish_dataset(draft, job.store)
+    if job.damaged not in (None, manifest.dataset):
+        job.store.delete(manifest_path(str(job.damaged)))  # nobody can use it, and there is a whole one now
+    return manifest, path
 
 
 def measure_training(job: Preparation, placement: Placement, run: Run) -> list[list[int]]:

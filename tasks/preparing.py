@@ -15,16 +15,16 @@ import pyarrow.compute as pc
 from cnn.dataset import Manifest
 from cnn.errors import IntegrityError, SafelightError, SourceError
 from infra.storage import Source, Store, open_source, open_store
+from infra.unfinished import sweep_scratch
 from tasks.building import BuildSpec, BuildTask, ChunkReport, build_chunk
 from tasks.chunk_reports import read_report, report_path
 from tasks.comparing import Previous, keep_moved, keep_unchanged, verify_kept
 from tasks.inventory import class_names, take_inventory
 from tasks.listing import check_apart
 from tasks.planning import Chunk, Cut, Effort, cut_rows, estimate_decoding, make_chunk
-from tasks.publishing import fetch_ledger, read_latest
+from tasks.publishing import fetch_ledger, find_latest, read_manifest
 from tasks.reckoning import BudgetSpec
 from tasks.rows import Report, Rows
-from tasks.shards import sweep_scratch
 
 FOLDER_PROBLEMS = ("unreadable_folder", "symlink_outside_folder", "symlink_nested")
 
@@ -60,6 +60,7 @@ class Preparation:
         default_factory=dict
     )  # shards and reports that were there before, with their sizes
     previous: Previous | None = None
+    damaged: str | None = None  # name of the latest version, where its manifest or ledger is not what was published
     unchanged: bool = False  # nothing differs from the previous version
     moved: int = 0  # files that were found again under another path
     changed: int = 0  # files whose bytes have changed though size and time have not (`verify`)
@@ -112,7 +113,7 @@ def list_files(job: Preparation) -> None:
         SourceError: there is nothing to learn from, or only one class.
     """
     check_apart(job.source, job.store)
-    sweep_scratch(job.store)
+    sweep_scratch(job.store.root)
     job.standing = {entry.path: entry.size for kind in ("shards/", "chunks/") for entry in job.store.list(kind)}
     rows = job.rows
     refuse_lost_folders(job)
@@ -178,13 +179,17 @@ def fill_rows(job: Preparation, number: int, report: Report) -> None:
 
 def find_previous(job: Preparation) -> Previous | None:
     """The latest version of the source, when its chunks are what this specification asks for."""
-    manifest = read_latest(job.store, job.source.uri)
-    if manifest is None or manifest.build != job.spec.salt():
-        return None
+    name = find_latest(job.store, job.source.uri)
     try:
+        manifest = None if name is None else read_manifest(job.store, name)
+        if manifest is None or manifest.source != job.source.uri or manifest.build != job.spec.salt():
+            return None
         ledger = fetch_ledger(job.store, manifest)
+    except IntegrityError:
+        job.damaged = name
+        return None  # a damaged version is no ground to stand on: everything is built anew
     except SafelightError:
-        return None  # a lost or damaged ledger is no ground to stand on: everything is built anew
+        return None  # nor is one that is gone
     return Previous(manifest, ledger, job.store.uri_of(manifest.ledger.path), job.standing)
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +10,17 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from cnn.dataset import LedgerRef, Manifest, Normalization
-from cnn.errors import DatasetError, IntegrityError
+from cnn.errors import DatasetError, IntegrityError, StorageError
 from cnn.hashing import hash_file
 from cnn.spec import canonical_json
+from infra.disk_faults import explained
 from infra.storage import Store
+from infra.unfinished import open_scratch
 from tasks.building import BuildSpec
 from tasks.ledger import ROW_GROUP, LedgerWriter, from_parquet
 from tasks.placing import Placement
 from tasks.reckoning import count_images, count_outcomes, digest_dataset
 from tasks.rows import Rows, iterate_slices
-from tasks.shards import scratch_folder, scratch_prefix
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,29 @@ class Draft:
 
 def publish_dataset(draft: Draft, store: Store) -> tuple[Manifest, str]:
     """Write the ledger, then the manifest, then the pointer; returns the manifest and its path."""
-    folder, prefix = scratch_folder(store), scratch_prefix()
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=prefix, delete=False) as file:
-        body = Path(file.name)
-    try:
-        write_ledger(draft, body)
-        ledger = LedgerRef(path="", rows=len(draft.rows), sha256=hash_file(body))
+    with explained("write the ledger to", store.uri), open_scratch(store.root) as body:
+        write_ledger(draft, body.path)
+        ledger = LedgerRef(path="", rows=len(draft.rows), sha256=hash_file(body.path))
         manifest = make_manifest(draft, ledger)
-        store.take_file(manifest.ledger.path, body)
-    finally:
-        body.unlink(missing_ok=True)
+        store.take_file(manifest.ledger.path, body.path)
+    check_standing(store, manifest)
     store.write(manifest_path(manifest.dataset), manifest.to_json().encode())
     store.write(pointer_path(draft.source), canonical_json({"dataset": manifest.dataset}).encode())
     return manifest, manifest_path(manifest.dataset)
+
+
+def check_standing(store: Store, manifest: Manifest) -> None:
+    """Refuse a version whose shards are not all there: some were there when the run began, and may have been removed.
+
+    Raises:
+        StorageError: a shard is named; nothing is published.
+    """
+    sizes = {entry.path: entry.size for entry in store.list("shards/")}
+    for shard in (shard for shards in manifest.splits.values() for shard in shards):
+        if sizes.get(shard.path) != shard.bytes:
+            raise StorageError(
+                f"{store.uri_of(shard.path)} was removed or replaced during this run; nothing was published, run again"
+            )
 
 
 def write_ledger(draft: Draft, path: Path) -> None:
@@ -126,15 +136,15 @@ def read_manifest(store: Store, dataset: str) -> Manifest:
     return manifest
 
 
-def read_latest(store: Store, source: str) -> Manifest | None:
-    """The manifest of the latest version of a source, or None where there is none to build on."""
+def find_latest(store: Store, source: str) -> str | None:
+    """The name of the latest version of a source; None where there is none, or nothing that names one."""
     name = pointer_path(source)
     if not store.exists(name):
         return None
     try:
-        return read_manifest(store, str(json.loads(store.read(name))["dataset"]))
-    except (DatasetError, IntegrityError, ValueError, KeyError, TypeError):
-        return None  # a version that is gone or damaged is no ground to stand on: everything is built anew
+        return str(json.loads(store.read(name))["dataset"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def read_ledger(store: Store, manifest: Manifest) -> pa.Table:

@@ -2,20 +2,16 @@
 
 import hashlib
 import os
-import platform
-import tempfile
-from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnn.dataset import ShardRef
-from cnn.errors import StorageError
 from cnn.records import frame_image
+from infra.disk_faults import explained
 from infra.storage import Store
+from infra.unfinished import SCRATCH, Scratch
 
-SCRATCH = "tmp"
 MOST_PARTS = 512  # POSIX lets one call take 1,024 (IOV_MAX)
 BUFFER = 4 << 20  # bytes that are collected before they are written: few system calls, and memory stays flat
 
@@ -30,7 +26,7 @@ class ShardWriter:
         self._bytes = 0
         self._waiting: list[bytes | memoryview] = []
         self._waiting_bytes = 0
-        self._file: IO[bytes] | None = None
+        self._file: Scratch | None = None
 
     def append_image(self, image: bytes | NDArray[np.uint8], label: int, key: str, copy: int) -> None:
         """Add the record of an image: raw pixels (which must not change any more) or a JPEG."""
@@ -48,17 +44,15 @@ class ShardWriter:
         self._flush()
         if self._file is None:
             raise AssertionError("records without a file")
-        self._file.close()
         path = f"shards/{self._digest.hexdigest()}.tfrecord"
-        self._store.take_file(path, Path(self._file.name))
+        self._store.take_file(path, self._file.path)
         return ShardRef(path=path, rows=self.rows, bytes=self._bytes, sha256=self._digest.hexdigest())
 
     def discard(self) -> None:
-        """Close and remove the scratch file, if it is still there."""
+        """Let go of the scratch file, and remove it if it is still there."""
         self._waiting = []
         if self._file is not None:
-            self._file.close()
-            Path(self._file.name).unlink(missing_ok=True)
+            self._file.discard()
             self._file = None
 
     def _append(self, parts: tuple[bytes | memoryview, ...]) -> None:
@@ -72,12 +66,10 @@ class ShardWriter:
             self._flush()
 
     def _flush(self) -> None:
-        try:
+        with explained("write a shard to", self._store.uri):
             if self._file is None:
-                self._file = _open_scratch(self._store)
-            _write_all(self._file.fileno(), self._waiting)
-        except OSError as error:
-            raise StorageError(f"cannot write a shard to {self._store.uri}: {error.strerror or error}") from None
+                self._file = Scratch(self._store.root / SCRATCH)
+            _write_all(self._file.handle, self._waiting)
         self._waiting, self._waiting_bytes = [], 0
 
 
@@ -90,42 +82,3 @@ def _write_all(handle: int, parts: list[bytes | memoryview]) -> None:
             written -= len(rest.pop(0))
         if written:
             rest[0] = rest[0][written:]
-
-
-def sweep_scratch(store: Store) -> int:
-    """Remove what killed processes of this machine left unfinished; returns how many files that was."""
-    left = [path for path in (store.root / SCRATCH).glob(f"{_machine()}-*") if not _is_alive(path.name)]
-    for path in left:
-        path.unlink(missing_ok=True)
-    return len(left)
-
-
-def _open_scratch(store: Store) -> IO[bytes]:
-    """A new file beside the shards, named after the machine and process that writes it."""
-    return tempfile.NamedTemporaryFile(dir=scratch_folder(store), prefix=scratch_prefix(), delete=False, buffering=0)
-
-
-def scratch_folder(store: Store) -> Path:
-    """Where unfinished files lie, on the disk of the workspace (of its cache, where that is no folder)."""
-    folder = store.root / SCRATCH
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def scratch_prefix() -> str:
-    """What the names of this process's unfinished files begin with."""
-    return f"{_machine()}-{os.getpid()}-"
-
-
-def _machine() -> str:
-    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
-
-
-def _is_alive(name: str) -> bool:
-    try:
-        os.kill(int(name.split("-")[1]), 0)
-    except ProcessLookupError:
-        return False
-    except (ValueError, IndexError, OSError):
-        return True  # not ours to judge
-    return True

@@ -5,6 +5,7 @@ import itertools
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -48,6 +49,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the home."""
     shutil.rmtree(config.stash[HOME], ignore_errors=True)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print what `make soak` injected."""
+    if config.getoption("markexpr") == "soak" and (faults := sys.modules.get("faults")) is not None:
+        terminalreporter.section("faults injected")
+        terminalreporter.write_line(faults.make_table())
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,6 +12,7 @@ from cnn.images import ImageSpec
 from flows.crew import hire_crew
 from infra.cluster import ClusterSpec
 from infra.storage import open_store
+from infra.upkeep import hold_workspace
 from tasks.building import BuildSpec
 from tasks.finishing import finish_version
 from tasks.preparing import Preparation, build_chunks, list_files
@@ -52,8 +53,8 @@ def make_job(source: Path, workspace: Path | str, files: int = 9, budget: float 
 
 def run_job(job: Preparation, workers: int | None = 0) -> Manifest:
     """All steps of a job in this process, or on a cluster of so many workers (None: as many as it is worth)."""
-    list_files(job)
-    with hire_crew(ClusterSpec(workers=workers)) as crew:
+    with hold_workspace(job.store), hire_crew(ClusterSpec(workers=workers)) as crew:
+        list_files(job)
         build_chunks(job, crew.run, lambda report: None)
         return finish_version(job, crew.run)[0]
 

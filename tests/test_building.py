@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from tasks.chunk_reports import read_report
 from tasks.inventory import take_inventory
 from tasks.planning import cut_rows, make_chunk
 from tasks.rows import Report, Rows
-from tasks.shards import _machine, sweep_scratch
 
 
 def write_image(path: Path, seed: int, size: tuple[int, int] = (40, 30)) -> None:
@@ -121,17 +119,6 @@ def test_a_damaged_report_is_found(source: Path, tmp_path: Path) -> None:
         place.write_bytes(damaged)
         with pytest.raises(IntegrityError, match=report.key):
             read_report(store, report.key)
-
-
-def test_what_killed_processes_left_is_swept_and_nothing_else(source: Path, tmp_path: Path) -> None:
-    store = open_store(str(tmp_path / "work"))
-    build(source, tmp_path / "work", make_spec())
-    scratch = tmp_path / "work" / "tmp"
-    (scratch / f"{_machine()}-{2**22 + 5}-dead").write_bytes(b"x")
-    (scratch / f"{_machine()}-{os.getpid()}-mine").write_bytes(b"x")
-    (scratch / "other-1-foreign").write_bytes(b"x")
-    assert sweep_scratch(store) == 1
-    assert sorted(path.name for path in scratch.iterdir()) == [f"{_machine()}-{os.getpid()}-mine", "other-1-foreign"]
 
 
 @given(st.integers(0, 10**6))

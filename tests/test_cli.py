@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows.arguments import locate
 from flows.cli import app
+from flows.options import locate
 
 COMMANDS = ["demo", "prepare", "train", "retrain", "score", "models", "promote", "rollback", "serve", "up", "down"]
 run = CliRunner().invoke

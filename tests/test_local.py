@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import infra.local
 from cnn.errors import BadImage, StorageError
 from infra.storage import open_source, open_store
 
@@ -157,23 +156,23 @@ def test_bytes_reach_the_disk_before_their_name_and_the_name_before_the_end(
 ) -> None:
     store = open_store(str(tmp_path))
     steps: list[str] = []
-    replace, sync = os.replace, infra.local._sync
+    replace, sync = os.replace, os.fsync
 
     def note_replace(before: Path, after: Path) -> None:
         steps.append(f"name {after}")
         replace(before, after)
 
-    def note_sync(place: Path) -> None:
-        steps.append(f"sync {place}")
-        sync(place)
+    def note_sync(handle: int) -> None:
+        steps.append("sync " + os.readlink(f"/proc/self/fd/{handle}"))
+        sync(handle)
 
     monkeypatch.setattr(os, "replace", note_replace)
-    monkeypatch.setattr(infra.local, "_sync", note_sync)
+    monkeypatch.setattr(os, "fsync", note_sync)
     store.write("new/x", b"1")
     steps = [step.replace(str(tmp_path), "") for step in steps]
-    assert steps[0] == "sync "  # the folder's own name
-    assert steps[1].startswith("sync /new/.tmp-")
-    assert steps[2:] == ["name /new/x", "sync /new"]
+    assert steps[:2] == ["sync ", "sync "]  # the folders' own names
+    assert steps[2].startswith("sync /tmp/")
+    assert steps[3:] == ["name /new/x", "sync /new"]
 
 
 @pytest.mark.parametrize("step", ["open", "fsync", "replace"])
@@ -191,7 +190,7 @@ def test_a_write_that_fails_leaves_the_old_bytes_and_nothing_else(
         patch.setattr(os, step, fail)
         with pytest.raises(StorageError, match=rf"^cannot write {tmp_path}/x: .*; [^\n]*workspace[^\n]*$"):
             store.write("x", b"new")
-    assert os.listdir(tmp_path) == ["x"]
+    assert [entry.path for entry in store.list()] == ["x"]
     assert store.read("x") == b"old"
 
 

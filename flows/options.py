@@ -1,4 +1,4 @@
-"""What is typed on the command line, in; addresses and settings that can be used, out."""
+"""What commands share: their arguments and options, and an address as a person gives it in, one for any machine out."""
 
 import os
 from pathlib import Path
@@ -24,6 +24,11 @@ Verify = Annotated[
     bool, typer.Option("--verify", help="Read files that look unchanged too, and compare them with what is known.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a table.")]
+Keep = Annotated[
+    int, typer.Option("--keep", min=0, help="Newest versions of each source to keep; the latest always is.")
+]
+Grace = Annotated[float, typer.Option("--grace-hours", min=0.0, help="What is younger than this is never removed.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")]
 
 
 def locate(address: str) -> str:
@@ -43,7 +48,16 @@ def look_at(source: str) -> None:
 
 
 def load_settings(file: Path | None, settings: list[str] | None) -> "Config":
-    """The configuration of a command. Raises: ConfigError."""
+    """The configuration that the options ask for. Raises: ConfigError."""
     from flows.config import load_config
 
     return load_config(file, settings or [])
+
+
+def print_version(asked: bool) -> None:
+    """Answer --version, and end."""
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"safelight {version('safelight')}")
+        raise typer.Exit
