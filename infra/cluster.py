@@ -27,6 +27,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 CONNECT_SECONDS = 30
+TRUST = "SAFELIGHT_TRUST_PLAIN_TCP"
 THREADS = 2  # per worker process: one chunk waits for disk or network while another computes
 WORKER_NAME = "Dask Worker process"
 SETTINGS = {
@@ -59,7 +60,11 @@ class ClusterSpec(Spec):
         None,
         description="Dask scheduler, tls:// or on loopback; unset: DASK_SCHEDULER_ADDRESS, else none",
     )
-    trust_plain_tcp: bool = Field(False, description="accept an unencrypted scheduler: whoever reaches it runs code")
+    trust_plain_tcp: bool = Field(
+        False,
+        description="accept an unencrypted scheduler, where SAFELIGHT_TRUST_PLAIN_TCP=1 is set too: whoever reaches it"
+        " runs code",
+    )
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,14 @@ def _explained_deaths() -> Iterator[None]:
 
 
 def check_address(address: str, trust_plain_tcp: bool) -> str:
-    """The address with its scheme, if what travels there is encrypted or stays on this machine. Raises: ConfigError."""
+    """The address with its scheme, if what travels there is encrypted or stays on this machine.
+
+    Other addresses need two words of trust: the setting, which may come from a file that somebody else wrote, and
+    SAFELIGHT_TRUST_PLAIN_TCP=1 in the environment, which only whoever starts the process sets.
+
+    Raises:
+        ConfigError: it is no address, or a word of trust is missing; the line says which.
+    """
     full = address if "://" in address else f"tcp://{address}"
     try:
         parts = urlsplit(full)
@@ -164,10 +176,13 @@ def check_address(address: str, trust_plain_tcp: bool) -> str:
         raise ConfigError(
             f"cluster.address {redact(full)} is no scheduler; write tls://host:port or tcp://127.0.0.1:port"
         )
-    if parts.scheme == "tcp" and not trust_plain_tcp and not _is_loopback(host):
+    words = {"cluster.trust_plain_tcp=true": trust_plain_tcp, f"{TRUST}=1": os.environ.get(TRUST) == "1"}
+    if parts.scheme == "tcp" and not all(words.values()) and not _is_loopback(host):
+        missing = " and ".join(word for word, said in words.items() if not said)
         raise ConfigError(
             f"cluster.address {redact(full)} is not encrypted, and whoever reaches a Dask scheduler runs code on it;"
-            " use tls://, or set cluster.trust_plain_tcp=true on a network that only you reach"
+            " use tls://, or, on a network that only you reach, set both cluster.trust_plain_tcp=true and"
+            f" {TRUST}=1 in the environment (missing: {missing})"
         )
     return full
 

@@ -1,9 +1,12 @@
 """Listed files as values: one `Entry` for each, and names and addresses that can be trusted."""
 
+import re
 from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from cnn.errors import StorageError
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]+")
 
 
 class Entry(NamedTuple):
@@ -35,7 +38,13 @@ def redact(uri: str) -> str:
         return uri
     try:
         parts = urlsplit(uri)
+        _ = parts.port  # "user:pass" of http://user:pass/word@host reads as a host and no port
     except ValueError:
         return uri.partition("://")[0] + "://..."
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def redact_text(text: str) -> str:
+    """The text with user names, passwords and query strings cut out of every address in it."""
+    return _ADDRESS.sub(lambda found: redact(found.group()), text)

@@ -38,10 +38,10 @@ _children: dict[int, subprocess.Popen[bytes]] = {}  # servers started by this pr
 
 @dataclass(frozen=True)
 class ServerState:
-    """A local Prefect server; `started` (seconds since the epoch) tells it from a later process with its number."""
+    """A local Prefect server; `birth` (see `_read_birth`) tells it from a later process with its number."""
 
     pid: int
-    started: float
+    birth: str
     port: int
     url: str  # of the API
     version: str
@@ -151,8 +151,7 @@ def _launch(folder: Path) -> ServerState:
             start_new_session=True,  # Ctrl-C and a closed terminal are not for the server
         )
     _children[process.pid] = process
-    started = psutil.Process(process.pid).create_time()
-    return ServerState(process.pid, started, port, f"http://127.0.0.1:{port}/api", version("prefect"), str(log))
+    return ServerState(process.pid, _read_birth(process.pid), port, f"http://127.0.0.1:{port}/api", version("prefect"), str(log))
 
 
 def _environment(folder: Path, port: int) -> dict[str, str]:
@@ -196,11 +195,22 @@ def _is_running(state: ServerState) -> bool:
     if child := _children.get(state.pid):
         child.poll()
     try:
-        process = psutil.Process(state.pid)
-        same = abs(process.create_time() - state.started) < 1.0
-        return same and bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
+        same = _read_birth(state.pid) == state.birth
+        return same and bool(psutil.Process(state.pid).status() != psutil.STATUS_ZOMBIE)
+    except (psutil.Error, OSError):
         return False
+
+
+def _read_birth(pid: int) -> str:
+    """When a process began, as text that no other process with its number shares. Raises: psutil.Error, OSError.
+
+    On Linux it is counted in ticks since this boot: the time of day, which psutil gives, is reckoned anew from the
+    clock at every look, so that a server would be taken for a stranger once the clock has been set.
+    """
+    if sys.platform != "linux":
+        return repr(psutil.Process(pid).create_time())
+    fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()  # the name may hold anything
+    return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {fields[19].decode()}"
 
 
 def _end_process(state: ServerState | None) -> None:

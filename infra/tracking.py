@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cnn.errors import ConfigError, StorageError
-from infra.entries import redact as redact_address
+from infra.entries import redact_text as redact
 from infra.home import state_dir
 from infra.storage import parse_folder
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 PARAMETER_CHARACTERS = 500
 _SECRET = re.compile(r"password|passwd|secret|token|credential|api_?key|access_?key", re.IGNORECASE)
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]+")
 
 
 QUIET = {
@@ -94,11 +93,6 @@ def check_name(name: str) -> str:
             f"model name {name[:80]!r}: use 1 to 64 letters, digits, '.', '_' or '-', and begin with a letter or digit"
         )
     return name
-
-
-def redact(text: str) -> str:
-    """The text with user names, passwords and query strings cut out of every address in it."""
-    return _ADDRESS.sub(lambda found: redact_address(found.group()), text)
 
 
 def flatten_parameters(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
