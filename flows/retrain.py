@@ -14,8 +14,8 @@ from flows.prepare import prepare_dataset
 from flows.progress import say
 from flows.reports import TrainReport
 from flows.train import name_run, report_path, train_model, warm_up
-from infra.storage import open_store
 from infra.entries import redact_text
+from infra.storage import open_store
 from infra.tracking import check_name
 from tasks.fitting import start_trainer
 from tasks.publishing import read_manifest

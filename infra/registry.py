@@ -23,7 +23,8 @@ import cnn
 from cnn.bundle import read_bundle
 from cnn.errors import RegistryError, SafelightError, ServerError, StorageError
 from infra.bundles import bundle_tags, keep_bundle
-from infra.tracking import check_name, flatten_parameters, prepare_database, redact, silence_mlflow
+from infra.entries import redact_text as redact
+from infra.tracking import check_name, flatten_parameters, prepare_database, silence_mlflow
 from infra.tracking import resolve_tracking as resolve_tracking
 from infra.versions import CHALLENGER as CHALLENGER
 from infra.versions import CHAMPION as CHAMPION

@@ -14,6 +14,7 @@ import time
 import tomllib
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -91,7 +92,7 @@ def start_server(wait: bool = True) -> ServerState:
         state = server_status()
         if state is None or state.version != version("prefect"):
             _end_process(state)
-            state = _launch(folder)
+            state = _launch(folder, _choose_port())
             LocalStore(folder).write(STATE, json.dumps(asdict(state)).encode())
     return wait_for_server(state) if wait else state
 
@@ -123,11 +124,16 @@ def stop_server() -> bool:
 
 def server_status() -> ServerState | None:
     """The local server if its process runs; what an earlier process with its number left behind does not count."""
+    state = _read_state()
+    return state if state is not None and _is_running(state) else None
+
+
+def _read_state() -> ServerState | None:
+    """The server that was started last and not stopped since, whether it runs or not."""
     try:
-        state = ServerState(**json.loads((_folder() / STATE).read_bytes()))
+        return ServerState(**json.loads((_folder() / STATE).read_bytes()))
     except (OSError, ValueError, TypeError):
         return None  # never started, or a file that is none of ours
-    return state if _is_running(state) else None
 
 
 def is_own_server(address: str) -> bool:
@@ -136,8 +142,20 @@ def is_own_server(address: str) -> bool:
     return state is not None and (state.url, state.version) == (address, version("prefect"))
 
 
-def _launch(folder: Path) -> ServerState:
-    port = _choose_port()
+def revive_server(dead: ServerState) -> ServerState | None:
+    """The server that runs now, at the old place: another command may have started it, or stopped it for good."""
+    folder = _folder()
+    with lock_folder(folder):
+        if _read_state() != dead:
+            return server_status()
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(dead.pid, signal.SIGKILL)  # what is left of it holds the port
+        state = _launch(folder, dead.port)
+        LocalStore(folder).write(STATE, json.dumps(asdict(state)).encode())
+    return state
+
+
+def _launch(folder: Path, port: int) -> ServerState:
     log = folder / "server.log"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as output:
@@ -151,7 +169,8 @@ def _launch(folder: Path) -> ServerState:
             start_new_session=True,  # Ctrl-C and a closed terminal are not for the server
         )
     _children[process.pid] = process
-    return ServerState(process.pid, _read_birth(process.pid), port, f"http://127.0.0.1:{port}/api", version("prefect"), str(log))
+    birth, url = _read_birth(process.pid), f"http://127.0.0.1:{port}/api"
+    return ServerState(process.pid, birth, port, url, version("prefect"), str(log))
 
 
 def _environment(folder: Path, port: int) -> dict[str, str]:

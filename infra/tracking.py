@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cnn.errors import ConfigError, StorageError
-from infra.entries import redact_text as redact
+from infra.entries import redact_text
 from infra.home import state_dir
 from infra.storage import parse_folder
 
@@ -105,7 +105,7 @@ def flatten_parameters(values: Mapping[str, object], prefix: str = "") -> dict[s
         elif _SECRET.search(name):
             flat[name] = "(not shown)"
         else:
-            text = redact(str(value))
+            text = redact_text(str(value))
             flat[name] = text if len(text) <= PARAMETER_CHARACTERS else text[: PARAMETER_CHARACTERS - 1] + "…"
     return flat
 

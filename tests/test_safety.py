@@ -1,4 +1,4 @@
-"""What our own source never does: unpickle, run text as code, read YAML into objects, unpack archives, skip escaping."""
+"""What our own source never does: unpickle, run text as code, read YAML, unpack archives, leave out escaping."""
 
 import ast
 from collections.abc import Iterator
@@ -11,7 +11,16 @@ MODULES = sorted(path for room in ("cnn", "infra", "tasks", "flows") for path in
 # Modules that turn bytes into objects or code, and those that unpack what others packed.
 BANNED = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml", "tarfile", "code"}
 BUILTINS = {"eval", "exec", "compile", "__import__"}
-LOADERS = {"unpack_archive", "extractall", "ZipFile", "read_pickle", "to_pickle", "load_model", "unsafe_load", "full_load"}
+LOADERS = {
+    "unpack_archive",
+    "extractall",
+    "ZipFile",
+    "read_pickle",
+    "to_pickle",
+    "load_model",
+    "unsafe_load",
+    "full_load",
+}
 
 
 def find_faults(source: str) -> list[str]:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from cnn.errors import ConfigError, StorageError
+from infra.entries import redact_text as redact
 from infra.registry import resolve_tracking
-from infra.tracking import check_name, flatten_parameters, prepare_database, redact
+from infra.tracking import check_name, flatten_parameters, prepare_database
 
 
 def test_a_local_workspace_keeps_its_registry_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
