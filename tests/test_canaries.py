@@ -43,7 +43,9 @@ def safelight(home: Path, *words: str, code: int = 0, **environment: str) -> str
 
 
 def find_canaries(place: str, data: bytes) -> list[str]:
-    return [f"{canary} in {place}" for canary in CANARIES if canary.encode() in data]
+    """The canaries in the data, each with some bytes around it."""
+    spots = [(canary, data.find(canary.encode())) for canary in CANARIES]
+    return [f"{canary} in {place}: {data[max(0, at - 60) : at + 60]!r}" for canary, at in spots if at >= 0]
 
 
 def read_tables(path: Path) -> bytes:
