@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cnn.errors import ConfigError, StorageError
-from infra.entries import redact_text
+from infra.entries import redact_text, silence_clients
 from infra.home import state_dir
 from infra.storage import parse_folder
 
@@ -33,6 +33,7 @@ def silence_mlflow() -> None:
     """Set what keeps MLflow from phoning home and from chattering, before it is imported; the user's settings stay."""
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
+    silence_clients()  # MLflow makes clients of its own
     for name, level in LEVELS.items():
         logging.getLogger(name).setLevel(level)
 
