@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from cnn.errors import SafelightError
+from infra.entries import redact_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,7 +45,10 @@ def run_command(
             raise
         text = " ".join(str(fault).split())[:200] or type(fault).__name__
         address = os.environ.get("PREFECT_API_URL", "")
-        _fail(f"the Prefect server at {address} failed ({text}); `safelight up` tells where its log is")
+        _fail(
+            f"the Prefect server at {address} failed ({text}); finished chunks are kept: run the same command again"
+            " (`safelight up` tells where its log is)"
+        )
     if as_json:
         print(json.dumps(answer, sort_keys=True, allow_nan=False))
     else:
@@ -136,7 +140,7 @@ def _is_of_prefect(fault: Exception) -> bool:
 
 
 def _fail(message: str) -> NoReturn:
-    _end(f"error: {' '.join(message.split())}", 1)
+    _end(f"error: {redact_text(' '.join(message.split()))}", 1)
 
 
 def _end(message: str, code: int) -> NoReturn:

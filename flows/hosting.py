@@ -3,6 +3,7 @@
 from typing import Any
 
 from flows.progress import say
+from infra.entries import redact
 from infra.servers import ensure_prefect_server, server_status, stop_server
 
 
@@ -12,8 +13,8 @@ def start_servers() -> dict[str, Any]:
     state = server_status()
     ours = state is not None and state.url == url
     return {
-        "api": url,
-        "ui": url.removesuffix("/api"),
+        "api": redact(url),
+        "ui": redact(url).removesuffix("/api"),
         "started_here": ours,
         "pid": str(state.pid) if ours and state else None,
         "log": state.log if ours and state else None,

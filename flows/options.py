@@ -33,10 +33,10 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell what would be
 
 def locate(address: str) -> str:
     """An absolute local path (`~` expanded), or the address as it stands: workers may have another working folder."""
-    if "://" in address and not address.startswith("file://"):
-        return address
-    from infra.storage import parse_folder
+    from infra.storage import open_source, parse_folder
 
+    if "://" in address and not address.startswith("file://"):
+        return open_source(address).uri  # refused here if it holds credentials: Prefect keeps the parameters of flows
     return os.path.normpath(parse_folder(address))
 
 

@@ -14,6 +14,7 @@ from flows.prepare import prepare_dataset
 from flows.progress import say
 from flows.reports import TrainReport
 from flows.train import name_run, report_path, train_model, warm_up
+from infra.entries import redact_text
 from infra.storage import open_store
 from infra.tracking import check_name
 from tasks.fitting import start_trainer
@@ -73,7 +74,7 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config, ve
     try:
         run: Any = run_deployment(deployment, parameters=parameters)
     except (PrefectException, httpx.HTTPError) as error:
-        text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        text = redact_text(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
         raise ServerError(
             f"the deployment {deployment} (train.deployment) cannot be run ({text}); is it deployed? "
             "`prefect deploy --all --prefect-file infra/prefect.yaml`"

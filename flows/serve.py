@@ -1,5 +1,6 @@
 """A model's name, its folders and cron lines in; deployments served by this process until it is stopped."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from flows.config import Config
 from flows.progress import say
 from flows.retrain import retrain
 from flows.score import score
+from infra.keeping import keep_server
 
 
 @dataclass(frozen=True)
@@ -72,5 +74,6 @@ def serve_deployments(served: Served) -> dict[str, Any]:
     for title, folder, option in zip(names, (served.source, served.inbox), ("--source", "--inbox"), strict=True):
         state = f"on schedule, from {folder}" if folder else f"paused: give {option}"
         say(f"serving {title} ({state})")
-    serve(*deployments, print_starting_message=False, limit=1)
+    with keep_server(os.environ.get("PREFECT_API_URL", "")):
+        serve(*deployments, print_starting_message=False, limit=1)
     return {"served": names, "model": served.name}

@@ -13,6 +13,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
+from infra.keeping import keep_server
 from infra.servers import is_own_server
 
 T = TypeVar("T")
@@ -22,10 +23,15 @@ def run_flow(flow: Callable[[], T]) -> T:
     """What `flow` returns, run in this process for a person who waits.
 
     No heartbeat is sent to a local server: at the end of a flow Prefect waits, for up to a second, until the thread
-    that sends it wakes up. A shared server may have someone who watches heartbeats, and gets them.
+    that sends it wakes up. A shared server may have someone who watches heartbeats, and gets them. A local server
+    that dies on the way is started again, so that the run comes to its end.
     """
-    silent = is_own_server(os.environ.get("PREFECT_API_URL", ""))
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}) if silent else nullcontext():
+    address = os.environ.get("PREFECT_API_URL", "")
+    silent = is_own_server(address)
+    with (
+        keep_server(address),
+        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}) if silent else nullcontext(),
+    ):
         return flow()
 
 

@@ -29,6 +29,7 @@ R = TypeVar("R")
 
 MOST_RETURNS = 8  # times that an item may come back from workers that died: it is not to blame for each of them
 CONNECT_SECONDS = 30
+TRUST = "SAFELIGHT_TRUST_PLAIN_TCP"
 THREADS = 2  # per worker process: one chunk waits for disk or network while another computes
 SETTINGS = {
     "distributed.scheduler.allowed-failures": 1,  # the second death beside a chunk brings it back to `run_chunks`
@@ -60,7 +61,11 @@ class ClusterSpec(Spec):
         None,
         description="Dask scheduler, tls:// or on loopback; unset: DASK_SCHEDULER_ADDRESS, else none",
     )
-    trust_plain_tcp: bool = Field(False, description="accept an unencrypted scheduler: whoever reaches it runs code")
+    trust_plain_tcp: bool = Field(
+        False,
+        description="accept an unencrypted scheduler, where SAFELIGHT_TRUST_PLAIN_TCP=1 is set too: whoever reaches it"
+        " runs code",
+    )
 
 
 @dataclass(frozen=True)
@@ -180,7 +185,14 @@ def _explained_deaths() -> Iterator[None]:
 
 
 def check_address(address: str, trust_plain_tcp: bool) -> str:
-    """The address with its scheme, if what travels there is encrypted or stays on this machine. Raises: ConfigError."""
+    """The address with its scheme, if what travels there is encrypted or stays on this machine.
+
+    Other addresses need two words of trust: the setting, which may come from a file that somebody else wrote, and
+    SAFELIGHT_TRUST_PLAIN_TCP=1 in the environment, which only whoever starts the process sets.
+
+    Raises:
+        ConfigError: it is no address, or a word of trust is missing; the line says which.
+    """
     full = address if "://" in address else f"tcp://{address}"
     try:
         parts = urlsplit(full)
@@ -191,10 +203,13 @@ def check_address(address: str, trust_plain_tcp: bool) -> str:
         raise ConfigError(
             f"cluster.address {redact(full)} is no scheduler; write tls://host:port or tcp://127.0.0.1:port"
         )
-    if parts.scheme == "tcp" and not trust_plain_tcp and not _is_loopback(host):
+    words = {"cluster.trust_plain_tcp=true": trust_plain_tcp, f"{TRUST}=1": os.environ.get(TRUST) == "1"}
+    if parts.scheme == "tcp" and not all(words.values()) and not _is_loopback(host):
+        missing = " and ".join(word for word, said in words.items() if not said)
         raise ConfigError(
             f"cluster.address {redact(full)} is not encrypted, and whoever reaches a Dask scheduler runs code on it;"
-            " use tls://, or set cluster.trust_plain_tcp=true on a network that only you reach"
+            " use tls://, or, on a network that only you reach, set both cluster.trust_plain_tcp=true and"
+            f" {TRUST}=1 in the environment (missing: {missing})"
         )
     return full
 

@@ -1,11 +1,27 @@
 """Listed files as values: one `Entry` for each, and names and addresses that can be trusted."""
 
+import logging
+import re
 from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from cnn.errors import StorageError
 
 MOST_BYTES = 512 << 20  # of a file of a source: files are read whole, and no picture that is decoded here is larger
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]+")
+
+# At DEBUG they log headers and bodies, and credentials with them (boto/botocore#2626). A level of their own holds even
+# where somebody, Prefect's PREFECT_LOGGING_EXTRA_LOGGERS say, sets that of "botocore" afterwards.
+_CLIENTS = ("boto3", "botocore", "s3transfer", "urllib3", "boto3.resources", "urllib3.connectionpool")
+_PARTS = "args auth awsrequest client credentials endpoint handlers hooks httpchecksum httpsession loaders parsers"
+_PARTS += " regions retries.standard retryhandler session signers tokens utils configprovider"
+
+
+def silence_clients() -> None:
+    """Keep what S3's client libraries would log below WARNING out of every log."""
+    for name in (*_CLIENTS, *(f"botocore.{part}" for part in _PARTS.split())):
+        library = logging.getLogger(name)
+        library.setLevel(max(logging.WARNING, library.level))
 
 
 class Entry(NamedTuple):
@@ -37,7 +53,13 @@ def redact(uri: str) -> str:
         return uri
     try:
         parts = urlsplit(uri)
+        _ = parts.port  # "user:pass" of http://user:pass/word@host reads as a host and no port
     except ValueError:
         return uri.partition("://")[0] + "://..."
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def redact_text(text: str) -> str:
+    """The text with user names, passwords and query strings cut out of every address in it."""
+    return _ADDRESS.sub(lambda found: redact(found.group()), text)

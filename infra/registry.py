@@ -23,7 +23,8 @@ import cnn
 from cnn.bundle import read_bundle
 from cnn.errors import RegistryError, SafelightError, ServerError, StorageError
 from infra.bundles import bundle_tags, keep_bundle
-from infra.tracking import check_name, flatten_parameters, prepare_database, redact, silence_mlflow
+from infra.entries import redact_text as redact
+from infra.tracking import check_name, flatten_parameters, prepare_database, silence_mlflow
 from infra.tracking import resolve_tracking as resolve_tracking
 from infra.versions import CHALLENGER as CHALLENGER
 from infra.versions import CHAMPION as CHAMPION
@@ -44,11 +45,13 @@ class Registry(Versions):
         artifact_root: str | None,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
+        elapsed: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tracking_uri = tracking_uri
         self.artifact_root = artifact_root.rstrip("/") if artifact_root else None
         self._clock = clock
         self._sleep = sleep
+        self._elapsed = elapsed  # for waits: `clock`, which dates things, may be set back
         self._experiments: dict[str, str] = {}
 
     def warm_up(self) -> None:
@@ -231,12 +234,12 @@ class Registry(Versions):
         import_mlflow()
         from mlflow.exceptions import MlflowException
 
-        began, pause = self._clock(), 0.1
+        began, pause = self._elapsed(), 0.1
         while True:
             try:
                 return ask()
             except MlflowException as error:
-                if not _is_busy(error) or self._clock() - began > RETRY_SECONDS:
+                if not _is_busy(error) or self._elapsed() - began > RETRY_SECONDS:
                     raise self._explain(error) from None
             self._sleep(pause * random.uniform(0.5, 1.5))
             pause = min(2 * pause, 10.0)

@@ -20,7 +20,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from cnn.errors import BadImage, ConfigError, SafelightError, SourceError, StorageError
-from infra.entries import MOST_BYTES, Entry, check_name, redact
+from infra.entries import MOST_BYTES, Entry, check_name, redact, silence_clients
 from infra.home import cache_dir
 from infra.local import LocalStore
 from infra.s3_faults import CHANGED, MISSING, UNSUPPORTED, code_of, explain_fault, to_bad_image
@@ -272,10 +272,7 @@ def split_uri(uri: str) -> tuple[str, str]:
 @lru_cache(maxsize=4)
 def make_client(environment: tuple[tuple[str, str], ...]) -> "S3Client":
     """The client of this process for these AWS_ variables; making one costs 50 ms or more. Clients are thread-safe."""
-    for name in ("boto3", "botocore", "s3transfer", "urllib3"):
-        # At DEBUG they log headers and bodies, and credentials with them (boto/botocore#2626).
-        library = logging.getLogger(name)
-        library.setLevel(max(logging.WARNING, library.level))
+    silence_clients()
     region = dict(environment).get("AWS_REGION") or dict(environment).get("AWS_DEFAULT_REGION")
     try:
         return boto3.session.Session(region_name=region).client("s3", config=CONFIG)

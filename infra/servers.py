@@ -14,6 +14,7 @@ import time
 import tomllib
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -38,10 +39,10 @@ _children: dict[int, subprocess.Popen[bytes]] = {}  # servers started by this pr
 
 @dataclass(frozen=True)
 class ServerState:
-    """A local Prefect server; `started` (seconds since the epoch) tells it from a later process with its number."""
+    """A local Prefect server; `birth` (see `_read_birth`) tells it from a later process with its number."""
 
     pid: int
-    started: float
+    birth: str
     port: int
     url: str  # of the API
     version: str
@@ -91,7 +92,7 @@ def start_server(wait: bool = True) -> ServerState:
         state = server_status()
         if state is None or state.version != version("prefect"):
             _end_process(state)
-            state = _launch(folder)
+            state = _launch(folder, _choose_port())
             LocalStore(folder).write(STATE, json.dumps(asdict(state)).encode())
     return wait_for_server(state) if wait else state
 
@@ -123,11 +124,16 @@ def stop_server() -> bool:
 
 def server_status() -> ServerState | None:
     """The local server if its process runs; what an earlier process with its number left behind does not count."""
+    state = _read_state()
+    return state if state is not None and _is_running(state) else None
+
+
+def _read_state() -> ServerState | None:
+    """The server that was started last and not stopped since, whether it runs or not."""
     try:
-        state = ServerState(**json.loads((_folder() / STATE).read_bytes()))
+        return ServerState(**json.loads((_folder() / STATE).read_bytes()))
     except (OSError, ValueError, TypeError):
         return None  # never started, or a file that is none of ours
-    return state if _is_running(state) else None
 
 
 def is_own_server(address: str) -> bool:
@@ -136,8 +142,20 @@ def is_own_server(address: str) -> bool:
     return state is not None and (state.url, state.version) == (address, version("prefect"))
 
 
-def _launch(folder: Path) -> ServerState:
-    port = _choose_port()
+def revive_server(dead: ServerState) -> ServerState | None:
+    """The server that runs now, at the old place: another command may have started it, or stopped it for good."""
+    folder = _folder()
+    with lock_folder(folder):
+        if _read_state() != dead:
+            return server_status()
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(dead.pid, signal.SIGKILL)  # what is left of it holds the port
+        state = _launch(folder, dead.port)
+        LocalStore(folder).write(STATE, json.dumps(asdict(state)).encode())
+    return state
+
+
+def _launch(folder: Path, port: int) -> ServerState:
     log = folder / "server.log"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as output:
@@ -151,8 +169,8 @@ def _launch(folder: Path) -> ServerState:
             start_new_session=True,  # Ctrl-C and a closed terminal are not for the server
         )
     _children[process.pid] = process
-    started = psutil.Process(process.pid).create_time()
-    return ServerState(process.pid, started, port, f"http://127.0.0.1:{port}/api", version("prefect"), str(log))
+    birth, url = _read_birth(process.pid), f"http://127.0.0.1:{port}/api"
+    return ServerState(process.pid, birth, port, url, version("prefect"), str(log))
 
 
 def _environment(folder: Path, port: int) -> dict[str, str]:
@@ -196,11 +214,22 @@ def _is_running(state: ServerState) -> bool:
     if child := _children.get(state.pid):
         child.poll()
     try:
-        process = psutil.Process(state.pid)
-        same = abs(process.create_time() - state.started) < 1.0
-        return same and bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
+        same = _read_birth(state.pid) == state.birth
+        return same and bool(psutil.Process(state.pid).status() != psutil.STATUS_ZOMBIE)
+    except (psutil.Error, OSError):
         return False
+
+
+def _read_birth(pid: int) -> str:
+    """When a process began, as text that no other process with its number shares. Raises: psutil.Error, OSError.
+
+    On Linux it is counted in ticks since this boot: the time of day, which psutil gives, is reckoned anew from the
+    clock at every look, so that a server would be taken for a stranger once the clock has been set.
+    """
+    if sys.platform != "linux":
+        return repr(psutil.Process(pid).create_time())
+    fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()  # the name may hold anything
+    return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {fields[19].decode()}"
 
 
 def _end_process(state: ServerState | None) -> None:

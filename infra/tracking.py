@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cnn.errors import ConfigError, StorageError
-from infra.entries import redact as redact_address
+from infra.entries import redact_text, silence_clients
 from infra.home import state_dir
 from infra.storage import parse_folder
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 PARAMETER_CHARACTERS = 500
 _SECRET = re.compile(r"password|passwd|secret|token|credential|api_?key|access_?key", re.IGNORECASE)
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]+")
 
 
 QUIET = {
@@ -34,6 +33,7 @@ def silence_mlflow() -> None:
     """Set what keeps MLflow from phoning home and from chattering, before it is imported; the user's settings stay."""
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
+    silence_clients()  # MLflow makes clients of its own
     for name, level in LEVELS.items():
         logging.getLogger(name).setLevel(level)
 
@@ -96,11 +96,6 @@ def check_name(name: str) -> str:
     return name
 
 
-def redact(text: str) -> str:
-    """The text with user names, passwords and query strings cut out of every address in it."""
-    return _ADDRESS.sub(lambda found: redact_address(found.group()), text)
-
-
 def flatten_parameters(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
     """Nested settings as `section.key` → text fit for MLflow: no credentials, at most 500 characters each."""
     flat: dict[str, str] = {}
@@ -111,7 +106,7 @@ def flatten_parameters(values: Mapping[str, object], prefix: str = "") -> dict[s
         elif _SECRET.search(name):
             flat[name] = "(not shown)"
         else:
-            text = redact(str(value))
+            text = redact_text(str(value))
             flat[name] = text if len(text) <= PARAMETER_CHARACTERS else text[: PARAMETER_CHARACTERS - 1] + "…"
     return flat
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, configuration, settings
 from s3server import choose_ports, find_obstacle, run_s3_server
 
 HOME = pytest.StashKey[str]()
-CLEARED = ("AWS_", "DASK_", "MLFLOW_", "PREFECT_", "SAFELIGHT_HOME", "XDG_")
+CLEARED = ("AWS_", "DASK_", "MLFLOW_", "PREFECT_", "SAFELIGHT_HOME", "SAFELIGHT_TRUST", "XDG_")
 BUCKETS = itertools.count()
 NOBODY = 65534
 

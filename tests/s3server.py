@@ -14,6 +14,7 @@ from pathlib import Path
 
 PACKAGES = ("swift-proxy", "swift-account", "swift-container", "swift-object", "memcached")
 COMMANDS = tuple(f"swift-{name}-server" for name in ("proxy", "account", "container", "object"))
+SECRET = "canary-testing-7c1e"  # to be recognised wherever it must not be
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
 PIPELINE = (
@@ -32,7 +33,7 @@ for name, port in (argument.split("=") for argument in sys.argv[1:]):
 """  # what nine calls of swift-ring-builder do, in one process
 OPTIONS = {
     "cache": {"use": "egg:swift#memcache"},
-    "tempauth": {"user_test_tester": "testing .admin"},
+    "tempauth": {"user_test_tester": f"{SECRET} .admin"},
     "versioned_writes": {"allow_object_versioning": "true"},
 }
 
@@ -66,7 +67,7 @@ def run_s3_server(folder: Path) -> Iterator[dict[str, str]]:
         yield {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports['proxy']}",
             "AWS_ACCESS_KEY_ID": "test:tester",
-            "AWS_SECRET_ACCESS_KEY": "testing",
+            "AWS_SECRET_ACCESS_KEY": SECRET,
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
             "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",

@@ -227,8 +227,15 @@ def test_encrypted_and_loopback_addresses_are_taken(address: str, full: str) -> 
 @pytest.mark.parametrize(
     "address", ["tcp://10.0.0.1:8786", "scheduler:8786", "tcp://0.0.0.0:8786", "127.0.0.1.evil.example:8786", "[::]:1"]
 )
-def test_plain_tcp_elsewhere_needs_a_word_of_trust(address: str) -> None:
-    with pytest.raises(ConfigError, match=r"use tls://, or set cluster.trust_plain_tcp=true"):
+def test_plain_tcp_elsewhere_needs_two_words_of_trust(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = r"use tls://, or, .* both cluster\.trust_plain_tcp=true and SAFELIGHT_TRUST_PLAIN_TCP=1"
+    setting, variable = r"cluster\.trust_plain_tcp=true", "SAFELIGHT_TRUST_PLAIN_TCP=1"
+    with pytest.raises(ConfigError, match=rf"{both} .*missing: {setting} and {variable}\)"):
+        check_address(address, trust_plain_tcp=False)
+    with pytest.raises(ConfigError, match=rf"{both} .*missing: {variable}\)"):
+        check_address(address, trust_plain_tcp=True)
+    monkeypatch.setenv("SAFELIGHT_TRUST_PLAIN_TCP", "1")
+    with pytest.raises(ConfigError, match=rf"{both} .*missing: {setting}\)"):
         check_address(address, trust_plain_tcp=False)
     assert check_address(address, trust_plain_tcp=True).startswith("tcp://")
 

@@ -235,9 +235,10 @@ def test_train_goes_on_after_kill_9(prefect_api: str, tmp_path: Path, make_image
     assert json.loads(out)["version"] == 1
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("what", ["prepare", "retrain"])
-def test_ctrl_c_stops_at_once_and_leaves_nothing(
-    prefect_api: str, tmp_path: Path, make_image_folder: MakeImageFolder, what: str
+def test_ctrl_c_and_sigterm_stop_at_once_and_leave_nothing(
+    prefect_api: str, tmp_path: Path, make_image_folder: MakeImageFolder, what: str, number: int
 ) -> None:
     photos, work = tmp_path / "photos", tmp_path / "work"
     make_image_folder(photos, ("bat", "cat", "owl"), 400, size=64)
@@ -246,10 +247,10 @@ def test_ctrl_c_stops_at_once_and_leaves_nothing(
     wait_until(lambda: list(work.glob("chunks/*.arrow")), process)
     children = psutil.Process(process.pid).children(recursive=True)
     began = time.monotonic()
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, number)
     _, err = process.communicate()
     assert time.monotonic() - began < 30
-    assert process.returncode == 130, err
+    assert process.returncode == 128 + number, err
     assert "what was finished is kept" in err
     assert "Traceback" not in err
     _, left = psutil.wait_procs(children, timeout=20)

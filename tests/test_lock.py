@@ -9,6 +9,7 @@ import pytest
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 LOCKS = {
@@ -131,6 +132,31 @@ def test_this_environment_is_the_locked_one() -> None:
         name: (version, installed.get(name)) for name, version in pins.items() if installed.get(name) != version
     }
     assert not differing, "pinned and installed differ; run make install"
+
+
+# The first versions without the faults that were known on 2026-11-24: what holds where no advisory service is in reach.
+SAFE = {
+    "pillow": "13.0.0",
+    "keras": "3.15.1",
+    "mlflow": "3.17.0",
+    "distributed": "2026.1.0",
+    "starlette": "1.3.0",
+    "jinja2": "3.1.6",
+}
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+@pytest.mark.parametrize(("library", "least"), SAFE.items())
+def test_no_library_is_older_than_its_last_known_fault(name: str, library: str, least: str) -> None:
+    assert Version(pins_for(name, environment_of("3.12"))[library]) >= Version(least)
+
+
+@pytest.mark.parametrize(("library", "least"), SAFE.items())
+def test_no_older_one_may_be_installed_beside_the_lock(library: str, least: str) -> None:
+    rules = [rule for rule in wanted(("cpu", "servers")) if canonicalize_name(rule.name) == library]
+    assert rules
+    floors = [Version(part.version) for rule in rules for part in rule.specifier if part.operator in (">=", "==")]
+    assert max(floors) >= Version(least)
 
 
 def licence_of(found: metadata.Distribution) -> str:

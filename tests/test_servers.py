@@ -57,10 +57,10 @@ def start_sleeper(on_terminate: str, port: int) -> Iterator[ServerState]:
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        started = psutil.Process(process.pid).create_time()
+        birth = infra.servers._read_birth(process.pid)
         url = f"http://127.0.0.1:{port}/api"
         infra.servers._children[process.pid] = process
-        yield ServerState(process.pid, started, port, url, version("prefect"), "server.log")
+        yield ServerState(process.pid, birth, port, url, version("prefect"), "server.log")
         process.kill()
 
 
@@ -169,10 +169,18 @@ def test_a_server_is_our_own_by_its_address_and_version(sleeper: ServerState) ->
 
 
 def test_a_later_process_with_the_same_number_is_left_alone(sleeper: ServerState) -> None:
-    keep(replace(sleeper, started=sleeper.started - 60))
+    keep(replace(sleeper, birth=sleeper.birth + "0"))
     assert server_status() is None
     assert not stop_server()
     assert psutil.Process(sleeper.pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_server_is_known_after_the_clock_was_set(sleeper: ServerState, monkeypatch: pytest.MonkeyPatch) -> None:
+    """psutil reckons when a process began from the time of boot, which moves when the clock is set."""
+    keep(sleeper)
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: 0.0)
+    assert server_status() == sleeper
+    assert stop_server()
 
 
 def test_a_process_that_ended_is_no_server(sleeper: ServerState) -> None:

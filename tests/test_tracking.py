@@ -1,13 +1,15 @@
 """Where runs and versions are kept, which names they may have, and what is never written down."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from cnn.errors import ConfigError, StorageError
+from infra.entries import redact_text as redact
 from infra.registry import resolve_tracking
-from infra.tracking import check_name, flatten_parameters, prepare_database, redact
+from infra.tracking import check_name, flatten_parameters, prepare_database
 
 
 def test_a_local_workspace_keeps_its_registry_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +77,23 @@ def test_parameters_carry_no_credentials() -> None:
     assert flat["source"] == "s3://bucket/photos"
     assert flat["store.region"] == "eu"
     assert len(flat["long"]) == 500
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://ada:sesame@host:5000/api",
+        "http://ada:se/same@host",
+        "s3://ada:sesame@bucket/key",
+        "https://host/key?X-Amz-Signature=sesame&X-Amz-Credential=ada",
+        "postgresql+pg8000://ada:sesame@db/mlflow",
+        "http://ada:sesame@[bad",
+    ],
+)
+def test_an_address_is_shown_without_what_opens_it(address: str) -> None:
+    shown = redact(f"cannot reach '{address}', try again")
+    assert not re.search("ada|same", shown)
+    assert shown.endswith("', try again")
 
 
 def test_an_address_that_cannot_be_read_is_not_shown() -> None:
