@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from cnn.errors import SafelightError
-from infra.entries import redact_text
+from infra.entries import escape_unseen, redact_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -105,7 +105,7 @@ def format_value(value: Any) -> str:
         return f"{value:,.4f}".rstrip("0").rstrip(".")
     if isinstance(value, int):
         return f"{value:,}"
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(value))
+    return escape_unseen(str(value))
 
 
 def open_prefect() -> None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cnn.errors import ConfigError
+
 if TYPE_CHECKING:
     from flows.config import Config
 
@@ -37,7 +39,16 @@ def locate(address: str) -> str:
 
     if "://" in address and not address.startswith("file://"):
         return open_source(address).uri  # refused here if it holds credentials: Prefect keeps the parameters of flows
-    return os.path.normpath(parse_folder(address))
+    path = os.path.normpath(parse_folder(address))
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise ConfigError(
+            f"{shown} is no UTF-8, and servers and manifests name folders in UTF-8; rename it, or give a symbolic link"
+            " to it (files inside may have any name)"
+        ) from None
+    return path
 
 
 def look_at(source: str) -> None:

@@ -22,6 +22,8 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+from infra.entries import escape_unseen
+
 CONSOLE_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
 ARTIFACT_SECONDS = 2.0  # Prefect's UI is told this often: each time is a request to its server
 LINE_SECONDS = 30.0  # without a terminal, a line is said this often
@@ -143,6 +145,7 @@ def say(text: str) -> None:
 
     Where Prefect's own handler prints that log (in a worker, say), the line is not printed twice.
     """
+    text = escape_unseen(text)
     logged = _log(text)
     if not logged or os.environ.get(CONSOLE_LEVEL) == "CRITICAL":
         Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)  # names of files are data

@@ -47,6 +47,11 @@ def check_name(path: str) -> str:
     return path
 
 
+def escape_unseen(text: str) -> str:
+    """`text` with control characters, right-to-left marks and whatever else is not printed as escapes."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def redact(uri: str) -> str:
     """`uri` without user information, query and fragment: fit for logs, databases and people."""
     if "://" not in uri:

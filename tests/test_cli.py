@@ -61,3 +61,18 @@ def test_addresses_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert locate("photos") == str(tmp_path / "photos")
     assert locate("~/photos") == "/home/ada/photos"
     assert locate("s3://bucket/photos") == "s3://bucket/photos"
+
+
+def test_a_name_cannot_play_tricks_on_the_terminal(tmp_path: Path) -> None:
+    name = "a\x1b[2J\u202egpj"
+    told = run(app, ["prepare", str(tmp_path / name)])
+    assert told.exit_code == 1
+    assert "a\\x1b[2J\\u202egpj cannot be read" in told.stderr
+
+
+def test_an_address_that_is_no_utf_8_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    told = run(app, ["prepare", str(folder)])
+    assert told.exit_code == 1
+    assert r"caf\xe9 is no UTF-8" in told.stderr
