@@ -8,7 +8,7 @@ from cnn.errors import BadImage
 REASONS = {
     "empty_file": "it has no bytes",
     "not_an_image": "its first bytes are those of no image format: text, HTML or another kind of file",
-    "unsupported_format": "a format that is not decoded here: HEIC without the extra `heif`, JPEG XL",
+    "unsupported_format": "a format that is not decoded here: HEIC, JPEG XL",
     "truncated": "it ends before the picture does; fetch it again",
     "damaged": "a checksum inside of it (PNG) does not match; fetch it again",
     "decode_error": "its decoder refuses it; the detail is the decoder's own word",
