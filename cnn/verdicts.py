@@ -5,18 +5,30 @@ import zlib
 
 from cnn.errors import BadImage
 
+# Every reason for which a file is quarantined, and what it means to its owner. First those of the bytes, then those of
+# reading them (infra/).
 REASONS = {
-    "empty_file": "it has no bytes",
-    "not_an_image": "its first bytes are those of no image format: text, HTML or another kind of file",
-    "unsupported_format": "a format that is not decoded here: HEIC, JPEG XL",
-    "truncated": "it ends before the picture does; fetch it again",
-    "damaged": "a checksum inside of it (PNG) does not match; fetch it again",
-    "decode_error": "its decoder refuses it; the detail is the decoder's own word",
-    "unsupported_mode": "levels that no rule could show without clipping; save 8 or 16 bits",
-    "too_many_pixels": "more than `image.max_pixels`; raise it, or save the picture smaller",
-    "out_of_memory": "memory was short while it was decoded; it is tried again by the next run",
+    "empty_file": "the file has no content",
+    "not_an_image": "the content is no image, whatever the name says",
+    "unsupported_format": "an image format that is not read",
+    "truncated": "the file ends before the picture does",
+    "damaged": "a checksum inside the file does not match",
+    "decode_error": "the picture cannot be decoded",
+    "unsupported_mode": "levels that no rule can show without clipping; save 8 or 16 bits",
+    "too_many_pixels": "larger than image.max_pixels",
+    "out_of_memory": "memory was short; it is tried again by the next run",
     "decoder_crashed": "its decoder ended the process, twice",
     "decoder_timeout": "its decoder took longer than SAFELIGHT_DECODE_SECONDS",
+    "too_large": "more bytes than a picture has",
+    "unreadable": "the file could not be read",
+    "vanished": "the file was gone when it was to be read",
+    "changed_during_read": "written to while it was read",
+    "not_a_regular_file": "neither a file nor a folder",
+    "symlink_outside": "a link that leaves the source",
+    "symlink_dangling": "a link to nothing",
+    "symlink_loop": "a link that leads back to itself",
+    "symlink_nested": "a link to a folder",
+    "archived": "kept in cold storage, which would have to be thawed first",
 }
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"II*\x00", b"MM\x00*", b"\x00\x00\x00\x1cftypavif")
 HEIF = (b"heic", b"heix", b"mif1", b"msf1", b"hevc", b"heim", b"heis")

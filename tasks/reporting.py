@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 from cnn.errors import BadImage, SafelightError
+from cnn.verdicts import REASONS
 from tasks.charts import draw_histogram
 from tasks.summary import MAX_QUARANTINED, Shot, Summary
 from tasks.thumbnails import Picture, make_picture
@@ -24,24 +25,6 @@ RULES = {
     "hidden": "name starts with a dot",
     "system": "left behind by an operating system",
     "unfinished": "a transfer that has not finished",
-}
-REASONS = {
-    "empty_file": "the file has no content",
-    "not_an_image": "the content is no image, whatever the name says",
-    "unsupported_format": "an image format that is not read",
-    "unsupported_mode": "pixels of a kind that is not read",
-    "too_many_pixels": "larger than the limit",
-    "truncated": "the file ends before the picture does",
-    "decode_error": "the picture cannot be decoded",
-    "unreadable": "the file could not be read",
-    "vanished": "the file was gone when it was to be read",
-    "not_a_regular_file": "neither a file nor a folder",
-    "symlink_outside": "a link that leaves the source",
-    "symlink_dangling": "a link to nothing",
-    "symlink_loop": "a link that leads back to itself",
-    "symlink_nested": "a link to a folder",
-    "archived": "kept in cold storage, which would have to be thawed first",
-    "changed_during_read": "written to while it was read",
 }
 
 

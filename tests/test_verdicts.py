@@ -1,9 +1,11 @@
 """cnn/images.py: what becomes of every kind of file that a decoder may meet; pixels against Pillow or a formula."""
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from cnn.errors import BadImage
 from cnn.images import ImageSpec, read_image
+from cnn.verdicts import REASONS
 
 HEIGHT, WIDTH = 32, 48
 SPEC = ImageSpec(size=(HEIGHT, WIDTH), background=(10, 200, 30))
@@ -438,3 +441,14 @@ def test_want_of_memory_is_not_held_against_the_file(monkeypatch: pytest.MonkeyP
         read_image(PNG, SPEC)
     assert caught.value.may_pass
     assert not BadImage("truncated").may_pass
+
+
+def test_every_reason_in_the_code_is_explained_and_in_the_table_of_the_readme() -> None:
+    root = Path(__file__).parents[1]
+    code = "".join(path.read_text() for room in ("cnn", "infra") for path in sorted((root / room).glob("*.py")))
+    given = set(re.findall(r'BadImage\(\s*"(\w+)"', code))
+    assert given >= {"not_an_image", "decoder_crashed", "too_large", "damaged"}  # so that the pattern finds them
+    assert given <= set(REASONS)
+    table = (root / "README.md").read_text().split("## Verdicts")[1].split("\n## ")[0]
+    told = {reason for reason in REASONS if f"`{reason}`" in table}
+    assert set(REASONS) - told <= {"symlink_nested"}  # "…"
