@@ -29,11 +29,12 @@ test: install ## Run the tests, in under ten minutes on two cores (ARGS="-k name
 soak: install ## Inject thousands of faults, in about half an hour (SAFELIGHT_TEST_SEED=N for other seeds)
 	$(BIN)/python -m pytest -m soak -o timeout=1800 $(ARGS)
 
-check: install ## Lint, formatting, types and the direction of imports
+check: install ## Lint, formatting, types, the direction of imports, known faults of the dependencies
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy $(ROOMS) tests
 	$(BIN)/lint-imports
+	infra/audit.sh $(BIN)/pip-audit requirements.lock
 
 bench: install ## Measure speed, memory and fidelity beside their references (ARGS=--quick: in two minutes)
 	$(BIN)/python tests/bench/bench.py $(ARGS)

@@ -68,7 +68,7 @@ class BadImage(Exception):
     @property
     def may_pass(self) -> bool:
         """Whether it lies with the machine and not with the file, so that the next run has to try again."""
-        return self.reason == "out_of_memory"
+        return self.reason in ("out_of_memory", "needs_heic")
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}" if self.detail else self.reason

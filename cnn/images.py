@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 
 from cnn.colour import convert, correct, find_transform
 from cnn.errors import BadImage
+from cnn.heif import is_heif, register_heif
 from cnn.jpeg import choose_divisor, decode_jpeg
 from cnn.quiet import hold_stderr
 from cnn.resample import Box, Filter, Layout, lay_out, resample
@@ -163,8 +164,9 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def _open(data: bytes) -> Image.Image:
+    formats = (*FORMATS, "HEIF") if is_heif(data) and register_heif() else FORMATS
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError:
         raise judge_unknown(data) from None
     except Exception as error:  # foreign decoders raise ten kinds of error; the kind is recorded

@@ -4,6 +4,7 @@ import struct
 import zlib
 
 from cnn.errors import BadImage
+from cnn.heif import WAY_OUT, is_heif, register_heif
 
 # Every reason for which a file is quarantined, and what it means to its owner. First those of the bytes, then those of
 # reading them (infra/).
@@ -11,6 +12,7 @@ REASONS = {
     "empty_file": "the file has no content",
     "not_an_image": "the content is no image, whatever the name says",
     "unsupported_format": "an image format that is not read",
+    "needs_heic": "a HEIC picture; the optional extra reads it, and the next run then tries it again",
     "truncated": "the file ends before the picture does",
     "damaged": "a checksum inside the file does not match",
     "decode_error": "the picture cannot be decoded",
@@ -31,15 +33,14 @@ REASONS = {
     "archived": "kept in cold storage, which would have to be thawed first",
 }
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"II*\x00", b"MM\x00*", b"\x00\x00\x00\x1cftypavif")
-HEIF = (b"heic", b"heix", b"mif1", b"msf1", b"hevc", b"heim", b"heis")
 
 
 def judge_unknown(data: bytes) -> BadImage:
     """Why no decoder knows these bytes."""
     if not data:
         return BadImage("empty_file")
-    if data[4:8] == b"ftyp" and data[8:12] in HEIF:
-        return BadImage("unsupported_format", "heif")
+    if is_heif(data):
+        return BadImage("truncated", "the header is damaged") if register_heif() else BadImage("needs_heic", WAY_OUT)
     if data.startswith((b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")):
         return BadImage("unsupported_format", "jxl")
     if data.startswith(MAGIC):

@@ -11,7 +11,7 @@ import pytest
 from conftest import MakeImageFolder
 from s3server import SECRET
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(400)]
 
 WRONG = {"AWS_ACCESS_KEY_ID": "CANARYWRONGID", "AWS_SECRET_ACCESS_KEY": "canary-wrong-secret"}
 CANARIES = (SECRET, "test:tester", *WRONG.values(), "canary-user", "canary-word")

@@ -14,7 +14,7 @@ from test_end_to_end import safelight, start, wait_until
 from infra.keeping import keep_server
 from infra.servers import server_status, start_server, stop_server
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture

@@ -125,7 +125,7 @@ def test_bad_bytes_have_a_reason() -> None:
     assert reason_of(b"") == "empty_file"
     assert reason_of(b"<html>404</html>") == "not_an_image"
     assert reason_of(photo[: len(photo) // 2]) == "truncated"
-    assert reason_of(b"\x00\x00\x00\x20ftypheic" + bytes(64)) == "unsupported_format"
+    assert reason_of(b"\x00\x00\x00\x20ftypheic" + bytes(64)) == "truncated"
     assert reason_of(photo, ImageSpec(size=(8, 8), max_pixels=1000)) == "too_many_pixels"
     floats = save(Image.fromarray(np.full((4, 4), 1.5, np.float32)), "TIFF")
     assert reason_of(floats) == "unsupported_mode"
