@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.console import open_prefect, run_command, show_table
+from flows.console import run_command, show_table
 from flows.options import (
     AsJson,
     ConfigFile,
@@ -22,7 +22,7 @@ from flows.options import (
     Workspace,
     load_settings,
     locate,
-    look_at,
+    open_run,
     print_version,
 )
 
@@ -55,8 +55,7 @@ def demo(
     def action() -> Mapping[str, Any]:
         from flows.demo import DEMO_SETTINGS, run_demo
 
-        chosen = load_settings(config, [*DEMO_SETTINGS, *(settings or [])])
-        open_prefect()
+        chosen = open_run(config, [*DEMO_SETTINGS, *(settings or [])])
         from flows.stages import run_flow
 
         return run_flow(lambda: run_demo(workspace, chosen))
@@ -76,9 +75,7 @@ def prepare(
     """Class folders of images become a dataset version."""
 
     def action() -> Mapping[str, Any]:
-        chosen = load_settings(config, settings)
-        look_at(source)
-        open_prefect()
+        chosen = open_run(config, settings, source)
         from flows.prepare import prepare as flow
         from flows.stages import run_flow
 
@@ -99,8 +96,7 @@ def train(
     """A dataset version becomes a registered model version, champion if it is not worse."""
 
     def action() -> Mapping[str, Any]:
-        chosen = load_settings(config, settings)
-        open_prefect()
+        chosen = open_run(config, settings)
         from flows.stages import run_flow
         from flows.train import train as flow
 
@@ -122,9 +118,7 @@ def retrain(
     """Prepare, train, evaluate, register and gate."""
 
     def action() -> Mapping[str, Any]:
-        chosen = load_settings(config, settings)
-        look_at(source)
-        open_prefect()
+        chosen = open_run(config, settings, source)
         from flows.retrain import retrain as flow
         from flows.stages import run_flow
 
@@ -146,9 +140,7 @@ def score(
     """Score a folder with the champion: predictions and a report."""
 
     def action() -> Mapping[str, Any]:
-        chosen = load_settings(config, settings)
-        look_at(source)
-        open_prefect()
+        chosen = open_run(config, settings, source)
         from flows.score import score as flow
         from flows.stages import run_flow
 
@@ -235,8 +227,7 @@ def serve(
     """Serve the deployments retrain/nightly and score/hourly on this machine until Ctrl-C; no work pool is needed."""
 
     def action() -> Mapping[str, Any]:
-        chosen = load_settings(config, settings)
-        open_prefect()
+        chosen = open_run(config, settings, source)
         from flows.serve import Served, serve_deployments
 
         served = Served(name, locate(workspace), chosen, source and locate(source), inbox and locate(inbox))

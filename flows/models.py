@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from cnn.errors import RegistryError
 from infra.moves import describe_move
 from infra.registry import Registry, resolve_tracking
+from infra.tracking import holds_registry
 from infra.versions import VersionInfo
 
 
@@ -15,9 +17,22 @@ def open_registry(workspace: str) -> Registry:
     return Registry(*resolve_tracking(workspace))
 
 
+def open_present(workspace: str) -> Registry:
+    """The registry of a workspace that has one: a mistyped workspace is told, and none is made there.
+
+    Raises:
+        RegistryError: there is none.
+    """
+    if not holds_registry(resolve_tracking(workspace)[0]):
+        raise RegistryError(f"{workspace}: no model is registered there yet; give another --workspace or retrain")
+    return open_registry(workspace)
+
+
 def list_models(workspace: str, name: str | None) -> dict[str, Any]:
     """The versions and the history of one model, or the names of all."""
-    registry = open_registry(workspace)
+    if name is None and not holds_registry(resolve_tracking(workspace)[0]):
+        return {"models": []}
+    registry = open_present(workspace)
     if name is None:
         return {"models": registry.names()}
     return {
@@ -29,7 +44,7 @@ def list_models(workspace: str, name: str | None) -> dict[str, Any]:
 
 def promote_version(workspace: str, name: str, version: int, why: str) -> dict[str, Any]:
     """Make a version the champion; the reason is kept."""
-    registry = open_registry(workspace)
+    registry = open_present(workspace)
     before = registry.champion(name)
     moved = registry.move_champion(name, version, why, who_asks(), datetime.now(UTC))
     return {
@@ -43,7 +58,7 @@ def promote_version(workspace: str, name: str, version: int, why: str) -> dict[s
 
 def rollback_version(workspace: str, name: str, why: str) -> dict[str, Any]:
     """Make the previous champion the champion again; the reason is kept."""
-    registry = open_registry(workspace)
+    registry = open_present(workspace)
     before = registry.champion(name)
     now = registry.rollback_champion(name, why, who_asks(), datetime.now(UTC))
     return {

@@ -51,18 +51,28 @@ def locate(address: str) -> str:
     return path
 
 
-def look_at(source: str) -> None:
-    """Open the source once, before a server is started for it. Raises: ConfigError, SourceError."""
-    from infra.storage import open_source
-
-    open_source(locate(source))
-
-
 def load_settings(file: Path | None, settings: list[str] | None) -> "Config":
     """The configuration that the options ask for. Raises: ConfigError."""
     from flows.config import load_config
 
     return load_config(file, settings or [])
+
+
+def open_run(file: Path | None, settings: list[str] | None, source: str | None = None) -> "Config":
+    """The configuration of a flow that is about to run; the source is looked at before a server is started for it.
+
+    Raises:
+        ConfigError: a setting or an address.
+        SourceError: there is no such source.
+    """
+    from flows.console import open_prefect
+    from infra.storage import open_source
+
+    config = load_settings(file, settings)
+    if source is not None:
+        open_source(locate(source))
+    open_prefect()
+    return config
 
 
 def print_version(asked: bool) -> None:

@@ -71,13 +71,15 @@ def train_model(dataset: str, name: str, workspace: str, config: Config, trainer
     started = time.monotonic()
     job = open_training(dataset, name, workspace, config)
     version = find_version(job)
-    if version is None or read_verdict(version) is None:
+    stands = version is not None and read_verdict(version) is not None
+    if version is None or not stands:
         version = run_training_stages(job, trainer)
-    else:
-        say(f"train: nothing has changed since version {version.version}, which stands")
     report = summarize(job, version, time.monotonic() - started)
     job.store.write(report_path(job.key), report.to_json().encode())
-    say(f"gate: {report.gate.verdict}: {report.gate.reasons[0] if report.gate.reasons else ''}")
+    if stands:
+        say(f"train: nothing has changed since version {version.version}, which stands ({report.alias or 'no alias'})")
+    else:
+        say(f"gate: {report.gate.verdict}: {report.gate.reasons[0] if report.gate.reasons else ''}")
     return report
 
 

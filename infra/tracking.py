@@ -60,6 +60,11 @@ def resolve_tracking(workspace_uri: str) -> tuple[str, str | None]:
     return f"sqlite:///{folder / 'mlflow.db'}", artifacts
 
 
+def holds_registry(tracking_uri: str) -> bool:
+    """Whether there may be a registry: a SQLite database that is not there yet holds none. Makes nothing."""
+    return not tracking_uri.startswith("sqlite:///") or Path(tracking_uri.removeprefix("sqlite:///")).exists()
+
+
 def prepare_database(tracking_uri: str) -> None:
     """Make a SQLite database's folder, see that it opens, and let readers work beside a writer where WAL can be had.
 

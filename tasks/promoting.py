@@ -58,13 +58,23 @@ def decide(
         figures = (
             f"accuracy {challenger.accuracy:.4f} ({low:.4f} to {high:.4f}) on {challenger.images} {judged_on} images"
         )
-        return Verdict("promote", (FIRST, figures))
+        return Verdict("promote", (FIRST + doubt_first(challenger), figures))
     if not paired.images:
         return Verdict("hold", ("there are no test images to compare with the champion on; raise split.test",))
     near = paired.difference >= -spec.margin
     plausible = paired.p_worse >= spec.significance
     reasons = (_compare(paired), _say_margin(paired, spec, near), _say_test(paired, spec, plausible))
     return Verdict("promote" if near and plausible else "hold", reasons)
+
+
+def doubt_first(evaluation: Evaluation) -> str:
+    """What to add when a version has learnt nothing that can be shown: against the best constant answer."""
+    counts = [sum(row) for row in evaluation.confusion]
+    if not evaluation.images or evaluation.accuracy_interval[0] > max(counts) / evaluation.images:
+        return ""
+    commonest = evaluation.classes[counts.index(max(counts))]
+    share = max(counts) / evaluation.images
+    return f", though not shown to be better than always answering {commonest!r} ({share:.4f})"
 
 
 def hold_for_lost_classes(champion: Sequence[str], classes: Sequence[str]) -> Verdict | None:

@@ -48,6 +48,25 @@ def test_a_setting_that_does_not_exist_exits_with_1_before_anything_starts(comma
     assert "image.siz" in result.stderr
 
 
+@pytest.mark.parametrize("words", [["models"], ["models", "birds"], ["rollback", "birds", "--why", "x"]])
+def test_asking_for_models_where_there_are_none_makes_nothing(words: list[str], tmp_path: Path) -> None:
+    mistyped = tmp_path / "wrkspace"
+    result = run(app, [*words, "--workspace", str(mistyped)])
+    if words == ["models"]:
+        assert (result.exit_code, result.stdout) == (0, "no model is registered yet\n")
+    else:
+        assert result.exit_code == 1
+        assert f"{mistyped}: no model is registered there yet" in result.stderr
+    assert not mistyped.exists()
+
+
+def test_a_folder_that_is_not_there_is_told_before_a_server_starts(tmp_path: Path) -> None:
+    result = run(app, ["serve", "--name", "birds", "--source", str(tmp_path / "gone")])
+    assert result.exit_code == 1
+    assert "gone" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def test_help_loads_nothing_heavy() -> None:
     heavy = ["prefect", "dask", "mlflow", "tensorflow", "pydantic", "numpy"]
     code = f"import sys, flows.cli; print([name for name in {heavy} if name in sys.modules])"

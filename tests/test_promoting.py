@@ -62,9 +62,23 @@ def test_a_version_is_promoted_when_it_is_not_worse(
 def test_the_first_version_is_promoted_with_its_figures(evaluation: Evaluation) -> None:
     found = decide(evaluation, None, GateSpec())
     assert found.verdict == "promote"
-    assert found.reasons[0] == "first version"
+    assert found.reasons[0].startswith("first version")
     assert "accuracy 0.9500" in found.reasons[1]
     assert "20 test images" in found.reasons[1]
+
+
+@pytest.mark.parametrize(
+    ("right", "doubt"),
+    [(60, ", though not shown to be better than always answering 'owl' (0.6000)"), (95, "")],
+)
+def test_a_first_version_that_learnt_nothing_is_told(right: int, doubt: str) -> None:
+    """Sixty owls and forty bats; at `right` 60 all are called owls."""
+    answers = np.full((100, 2), 0.1, np.float32)
+    labels = np.array([1] * 60 + [0] * 40)
+    said = np.where(np.arange(100) < right, labels, 1 - labels)
+    answers[np.arange(100), said] = 0.9
+    found = decide(evaluate_probabilities(answers, labels, ("bat", "owl")), None, GateSpec())
+    assert found.reasons[0] == "first version" + doubt
 
 
 def test_a_champion_that_cannot_be_judged_stays(evaluation: Evaluation) -> None:
