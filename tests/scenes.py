@@ -46,7 +46,12 @@ class Told:
 
 
 def prepare_told(
-    scene: Scene, workspace: Path | str, told: Told, on_told: Callable[[str], None], copies: int = 1
+    scene: Scene,
+    workspace: Path | str,
+    told: Told,
+    on_told: Callable[[str], None],
+    copies: int = 1,
+    cluster: ClusterSpec = ClusterSpec(workers=0),  # noqa: B008 - frozen
 ) -> Preparation:
     """Run a preparation; all that it reports as done goes to `told`, and to `on_told` as a line at that moment."""
     job = make_scene_job(scene, workspace, copies)
@@ -55,7 +60,7 @@ def prepare_told(
         told.chunks.append(report.key)
         on_told(f"chunk {report.key}")
 
-    with hold_workspace(job.store), hire_crew(ClusterSpec(workers=0)) as crew:
+    with hold_workspace(job.store), hire_crew(cluster) as crew:
         list_files(job)
         build_chunks(job, crew.run, note)
         told.versions.append(finish_version(job, crew.run)[0].dataset)

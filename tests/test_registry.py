@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,29 @@ def _busy() -> None:
     from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
     raise MlflowException("database is locked", TEMPORARILY_UNAVAILABLE)
+
+
+@pytest.mark.slow  # SQLite waits within each try
+@pytest.mark.parametrize("freed", [True, False])
+def test_a_database_that_another_process_locks_is_waited_for(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, freed: bool
+) -> None:
+    """SQLite itself holds the lock: freed after the first try it costs a wait, else the run ends with a way out."""
+    key = f"{int(freed):064d}"
+    registry.warm_up()
+    clock = iter(range(0, 100_000, 60))
+    monkeypatch.setattr(registry, "_elapsed", lambda: float(next(clock)))
+    path = registry.tracking_uri.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path, isolation_level=None)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        monkeypatch.setattr(registry, "_sleep", lambda seconds: holder.rollback() if freed else None)
+        if freed:
+            assert registry.start_run("birds", key, {})
+        else:
+            with pytest.raises(ServerError, match=r"stays busy.*run the same command again") as caught:
+                registry.start_run("birds", key, {})
+            assert "\n" not in str(caught.value)
+    assert registry.start_run("birds", key, {})
 
 
 def test_a_server_that_is_not_there_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:

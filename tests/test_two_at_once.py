@@ -80,7 +80,7 @@ def test_readers_sweepers_and_gc_beside_it(two: tuple[Runner, Runner], scene: Sc
     store, looks = open_store(str(workspace)), 0
     while looks < 3 or not all(runner.has_ended() for runner in two):
         check_versions(store, Told())  # a reader never sees half a version
-        assert sweep_scratch(workspace) == 0
+        sweep_scratch(workspace)  # may take a file before its writer has locked it: the writer then makes another
         with suppress(StorageError):  # in use
             collect_garbage(store, keep=3, grace=0.0)
         looks += 1
