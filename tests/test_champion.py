@@ -1,7 +1,7 @@
 """Aliases, the champion and its history, on a real SQLite registry; nothing is trained."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -48,6 +48,15 @@ def test_rollback_returns_to_the_champion_before(registry: Registry, bundle: Pat
     with pytest.raises(RegistryError, match="model back had no champion before version 1"):
         registry.rollback_champion("back", "and 1", "ada", NOON)
     assert [(move.to_version, move.kind) for move in registry.history("back")][-1] == (1, "rollback")
+
+
+def test_a_clock_that_is_set_back_changes_neither_the_champion_nor_the_order(registry: Registry, bundle: Path) -> None:
+    register(registry, "clock", bundle, 3)
+    for number in (1, 2, 3):
+        registry.move_champion("clock", number, "gate", "gate", NOON - timedelta(hours=number))
+    assert registry.require_champion("clock").version == 3
+    assert [move.to_version for move in registry.history("clock")] == [1, 2, 3]
+    assert registry.rollback_champion("clock", "3 is bad", "ada", NOON - timedelta(days=1)).version == 2
 
 
 def test_a_move_cut_short_is_made_good_by_the_next(
