@@ -23,6 +23,7 @@ from cnn.errors import StorageError
 from cnn.hashing import hash_file
 from cnn.spec import Spec, canonical_json
 from infra.storage import Store
+from infra.unfinished import sweep_scratch
 from tasks.listing import Listed
 from tasks.planning import Chunk, Item, chunk_key, encode_path
 from tasks.predictions import iterate_predictions, path_keys
@@ -96,7 +97,11 @@ def pointer_path(source: str, model: str) -> str:
 
 
 def find_previous(store: Store, job: ScoreJob) -> Previous | None:
-    """The latest batch of this source and model, or None; damaged predictions are not used, and the log says so."""
+    """The latest batch of this source and model, or None; damaged predictions are not used, and the log says so.
+
+    What killed runs left unfinished is removed.
+    """
+    sweep_scratch(store.root)
     pointer = pointer_path(job.source, job.model.name)
     if not store.exists(pointer):
         return None

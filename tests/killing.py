@@ -1,4 +1,4 @@
-"""A folder and lines of JSON on stdin in; for each, a fork that prepares until it kills itself; what it told, out.
+"""A folder and lines of JSON on stdin in; for each, a fork that works until it kills itself; what it told, out.
 
 The modules are imported once: a fork costs milliseconds where a fresh process costs a second. Run as a program.
 """
@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from batch_scenes import score_folder
 from faults import SYSTEM_CALLS, Gate, gated_store, gated_system
 from scenes import Scene, Told, prepare_told
 
@@ -31,7 +32,7 @@ def run_forked(case: dict[str, Any]) -> dict[str, Any]:
     if child == 0:
         os.close(reading)
         try:
-            prepare_and_die(case, writing)
+            work_and_die(case, writing)
         except BaseException as error:  # nothing may come back into the loop of the parent
             os.write(writing, f"raised {type(error).__name__} {error}\n".encode())
             os._exit(1)
@@ -42,8 +43,8 @@ def run_forked(case: dict[str, Any]) -> dict[str, Any]:
     return {"lines": lines, "status": os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}
 
 
-def prepare_and_die(case: dict[str, Any], told: int) -> None:
-    """Prepare; at the N-th call, or after so many milliseconds, this process kills itself as kill -9 does."""
+def work_and_die(case: dict[str, Any], told: int) -> None:
+    """Prepare or score; at the N-th call, or after so many milliseconds, this process kills itself as kill -9 does."""
     scene, workspace = Scene(Path(case["source"]), Path(case["workspace"])), Path(case["workspace"])
     tell: Callable[[str], Any] = lambda line: os.write(told, f"{line}\n".encode())  # noqa: E731
     with ExitStack() as stack:
@@ -55,7 +56,10 @@ def prepare_and_die(case: dict[str, Any], told: int) -> None:
             gate = Gate(case["number"], die, case["after"])
             calls = tuple(SYSTEM_CALLS)
             stack.enter_context(gated_store(gate) if case["at"] == "store" else gated_system(gate, workspace, calls))
-        prepare_told(scene, workspace, Told(), tell, case["copies"])
+        if case["work"] == "score":
+            score_folder(scene.source, workspace)
+        else:
+            prepare_told(scene, workspace, Told(), tell, case["copies"])
 
 
 def die(name: str) -> None:

@@ -24,7 +24,7 @@ class Runner:
 
     def send(self, scene: Scene, workspace: Path, **case: Any) -> None:
         """Begin a case; without more facts it is never killed."""
-        facts = {"at": "store", "number": 0, "after": False, "copies": 1}
+        facts = {"at": "store", "number": 0, "after": False, "copies": 1, "work": "prepare"}
         facts |= {"source": str(scene.source), "workspace": str(workspace), **case}
         print(json.dumps(facts), file=self.process.stdin, flush=True)
 

@@ -1,80 +1,25 @@
-"""The N-th storage operation of a batch's commit fails, or another run is faster: the batch is whole or not there."""
+"""The N-th call of a scoring fails, kills, or another run is faster: the batch is whole or not there."""
 
 import shutil
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import pytest
+from batch_scenes import check_batches, check_healed, score_folder, write_inbox
 from faults import TALLY, Gate, failing_store, failing_system, gated_store, is_fit
-from scenes import left_over, look_at
+from runners import open_runner
+from scenes import Scene, look_at
 
-import tasks.scoring
 from cnn.errors import SafelightError
-from cnn.hashing import hash_file
-from cnn.images import ImageSpec, encode_png
-from infra.storage import open_source, open_store
-from tasks.batches import BatchRecord, find_finished, find_previous, plan_scoring, read_record
-from tasks.committing import publish_batch
-from tasks.listing import list_source
-from tasks.predictions import iterate_predictions, path_keys
-from tasks.scoring import ModelRef, Network, ScoreJob, ScoreSpec, score_chunk
-
-NIGHT = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
-MODEL = ModelRef(name="levels", version="3", bundle="ab" * 32, classes=("dark", "bright"))
 
 
 @pytest.fixture
-def inbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def inbox(tmp_path: Path) -> Iterator[Path]:
     """Seven files, one of them no picture; nothing may be written here."""
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for number in range(6):
-        (folder / f"{number}.png").write_bytes(encode_png(np.full((4, 4, 1), 40 * number + 20, np.uint8)))
-    (folder / "bad.jpg").write_bytes(b"")
-    flat = Network(ImageSpec(size=(4, 4)), MODEL.classes, lambda images: np.full((len(images), 2), 0.5))
-    monkeypatch.setattr(tasks.scoring, "_load_network", lambda *_: flat)
+    folder = write_inbox(tmp_path / "in")
     before = look_at(folder)
     yield folder
     assert look_at(folder) == before
-
-
-def score(inbox: Path, workspace: Path) -> BatchRecord:
-    """The steps of `safelight score` without a flow around them."""
-    source, store = open_source(str(inbox)), open_store(str(workspace))
-    job = ScoreJob(source.uri, store.uri, MODEL, ScoreSpec(), NIGHT)
-    plan = plan_scoring(list_source(source), job, find_previous(store, job), files=2)
-    if (finished := find_finished(store, plan)) is not None:
-        return finished
-    for chunk in plan.chunks:
-        score_chunk(chunk, plan.task)
-    return publish_batch(store, plan, source.read)
-
-
-def check_batches(inbox: Path, workspace: Path) -> None:
-    """Every record that can be seen is that of a whole batch: all files, each once, and the bytes that it names."""
-    for place in workspace.glob("batches/*/batch.json"):
-        record = read_record(open_store(str(workspace)), place.parent.name)
-        assert record is not None
-        path = workspace / record.predictions.path
-        assert hash_file(path) == record.predictions.sha256
-        keys = [key for table in iterate_predictions(path) for key in path_keys(table).to_pylist()]
-        assert keys == sorted(path.name.encode() for path in inbox.iterdir())
-        assert (workspace / record.report).is_file()
-
-
-def check_healed(inbox: Path, workspace: Path) -> None:
-    """The same command again ends, leaves nothing over, and a third one has nothing to do."""
-    check_batches(inbox, workspace)
-    record = score(inbox, workspace)
-    check_batches(inbox, workspace)
-    assert record.outcomes == {"ok": 6, "quarantined": 1} | {name: 0 for name in record.outcomes if name == "ignored"}
-    assert record.files == 7
-    last = score(inbox, workspace)
-    assert (last.scored, last.batch) == (0, record.batch)
-    assert left_over(workspace) == []
-    assert list(workspace.glob("batches/*/parts/*")) == []
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
@@ -85,7 +30,7 @@ def test_every_storage_operation_fails_in_turn(inbox: Path, tmp_path: Path, afte
         shutil.rmtree(workspace, ignore_errors=True)
         with failing_store(number, after) as gate:
             try:
-                score(inbox, workspace)
+                score_folder(inbox, workspace)
             except SafelightError as error:
                 told = str(error)
                 check_batches(inbox, workspace)
@@ -105,7 +50,7 @@ def test_every_system_call_fails_in_turn(inbox: Path, tmp_path: Path, call: str,
         shutil.rmtree(workspace, ignore_errors=True)
         with failing_system(workspace, call, number, code) as gate:
             try:
-                score(inbox, workspace)
+                score_folder(inbox, workspace)
             except SafelightError as error:
                 assert is_fit(str(error))  # noqa: PT017
         check_healed(inbox, workspace)
@@ -122,13 +67,39 @@ def test_another_run_of_the_same_batch_may_overtake_at_any_moment(inbox: Path, t
         shutil.rmtree(workspace, ignore_errors=True)
         gate = Overtaken(number, inbox, workspace)
         with gated_store(gate):
-            record = score(inbox, workspace)
+            record = score_folder(inbox, workspace)
         assert record.files == 7
         check_healed(inbox, workspace)
         if gate.passed < number:
             break
         TALLY["another run of the same batch overtakes", "injected"] += 1
     assert number > 20
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("at", ["store", "system"])
+def test_kill_9_at_every_call_of_a_scoring(inbox: Path, tmp_path: Path, at: str, after: bool) -> None:
+    assert kill_everywhere(inbox, tmp_path / "out", at, after, 1) > 20
+
+
+@pytest.mark.parametrize("at", ["store", "system"])
+def test_kill_9_at_some_calls_of_a_scoring(inbox: Path, tmp_path: Path, at: str) -> None:
+    assert kill_everywhere(inbox, tmp_path / "out", at, False, 13) > 1
+
+
+def kill_everywhere(inbox: Path, workspace: Path, at: str, after: bool, step: int) -> int:
+    """Kill at every `step`-th call until a run is not reached; returns how many runs were killed."""
+    number, runs, killed = 1, -1, True
+    with open_runner() as runner:
+        while killed:
+            shutil.rmtree(workspace, ignore_errors=True)
+            runner.send(Scene(inbox, workspace), workspace, work="score", at=at, number=number, after=after)
+            _, killed = runner.receive()
+            check_healed(inbox, workspace)
+            TALLY[f"kill -9 at a {at} call in scoring", "injected"] += killed
+            number, runs = number + step, runs + 1
+    return runs
 
 
 class Overtaken(Gate):
@@ -139,5 +110,5 @@ class Overtaken(Gate):
 
     def overtake(self, inbox: Path, workspace: Path) -> None:
         self.inside = True  # the other run passes without being counted
-        score(inbox, workspace)
+        score_folder(inbox, workspace)
         self.inside = False
