@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from typing import IO, Any
 
 import numpy as np
@@ -84,9 +85,12 @@ class Isolation:
         self._process = self._printed = None
         if process is None or printed is None:
             raise AssertionError("no child to bury")
-        with process, printed:
+        with printed:
             process.kill()
             code = process.wait()
+            for pipe in (process.stdin, process.stdout):
+                with suppress(OSError):  # a part of the file may still wait for a reader that is gone
+                    pipe.close()  # type: ignore[union-attr]
             printed.seek(0)
             told = " ".join(printed.read().decode("utf-8", "replace").split())[-MOST_TOLD:]
         if code == -signal.SIGALRM:

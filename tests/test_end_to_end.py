@@ -152,6 +152,7 @@ def test_prefect_deployments(prefect_api: str, tmp_path: Path, make_image_folder
     assert {"image", "augment", "split", "model", "fit"} <= set(properties)
 
 
+@pytest.mark.slow
 def test_serve_runs_deployments_without_a_work_pool(
     prefect_api: str, tmp_path: Path, make_image_folder: MakeImageFolder
 ) -> None:

@@ -93,6 +93,16 @@ def test_a_child_that_somebody_killed_is_replaced(tmp_path: Path, isolation: Iso
     assert find_children() == []
 
 
+def test_a_child_that_is_dead_before_it_is_asked_is_replaced(tmp_path: Path, isolation: Isolation) -> None:
+    """What was written for it, and not read, breaks the pipe a second time when that is closed."""
+    data = make_picture(tmp_path)
+    isolation.read(data, SPEC, 60)
+    (child,) = find_children()
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert isolation.read(data, SPEC, 60).width == 16
+
+
 def test_a_decoder_finds_no_credentials(tmp_path: Path, isolation: Isolation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     with pytest.raises(BadImage) as caught:
