@@ -44,12 +44,13 @@ class SplitSpec(Spec):
 
 
 class ShardRef(Spec):
-    """One immutable TFRecord file: path relative to the workspace, number of records, size in bytes, sha256 (hex)."""
+    """One immutable TFRecord file: path relative to the workspace, number of records, size in bytes, and its
+    `cnn.records.digest_shard`."""
 
     path: str
     rows: int
     bytes: int
-    sha256: str
+    digest: str
 
 
 class LedgerRef(Spec):
@@ -84,7 +85,7 @@ class Normalization(Spec):
 class Manifest(Spec):
     """A dataset version. Readers open the manifest and nothing that it does not list."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     dataset: str
     digest: str
     source: str

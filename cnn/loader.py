@@ -121,7 +121,7 @@ class ShardSet:
 def open_split(manifest: Manifest, split: str, root: Path, stamps: Path | None = None) -> ShardSet:
     """The rows of a split, ready to read; `root` is the folder that shard paths are relative to.
 
-    Each shard's sha256 is computed once per machine; `stamps` is the file that remembers it (default: `.verified.json`
+    Each shard's digest is computed once per machine; `stamps` is the file that remembers it (default: `.verified.json`
     in `root`; where it cannot be written, shards are verified each time).
 
     Raises:

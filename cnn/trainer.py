@@ -57,7 +57,7 @@ class FitJob:
     def digest(self) -> str:
         """sha256 (hex) of all that decides what is learned; a checkpoint of another digest is foreign."""
         manifest = self.manifest
-        shards = {split: [ref.sha256 for ref in manifest.splits.get(split, ())] for split in ("train", "validation")}
+        shards = {split: [ref.digest for ref in manifest.splits.get(split, ())] for split in ("train", "validation")}
         parts = (manifest.image, manifest.normalization, self.model, self.fit)
         facts = [1, list(manifest.classes), shards, [part.model_dump(mode="json") for part in parts]]
         return hashlib.sha256(canonical_json(facts).encode()).hexdigest()

@@ -1,6 +1,6 @@
 """Shards and what a manifest says of them in; silence, or an `IntegrityError` naming the shard, out.
 
-A shard's sha256 is computed once per machine: a stamp file remembers size and times of what was found right. A damaged
+A shard's digest is computed once per machine: a stamp file remembers size and times of what was found right. A damaged
 shard is removed: it is named by its content, so it is of no use to anyone, and the next preparation builds it anew.
 """
 
@@ -15,14 +15,14 @@ from pathlib import Path
 
 from cnn.dataset import ShardRef
 from cnn.errors import IntegrityError, StorageError
-from cnn.hashing import hash_file
+from cnn.records import digest_shard, map_file
 
 STAMPS = ".verified.json"
-HASHERS = 2  # threads; hashlib lets go of the interpreter
+HASHERS = 2  # threads: one waits for the disk while the other computes
 
 
 def verify_shards(refs: Sequence[ShardRef], root: Path, stamps: Path) -> None:
-    """Compare size and sha256 of every shard with the manifest, except where `stamps` says that it was done.
+    """Compare size and digest of every shard with the manifest, except where `stamps` says that it was done.
 
     Raises:
         IntegrityError: a shard is missing, or its bytes are not those that were published.
@@ -31,10 +31,10 @@ def verify_shards(refs: Sequence[ShardRef], root: Path, stamps: Path) -> None:
     marks = {ref.path: _mark(root / ref.path, ref) for ref in refs}
     fresh = [ref for ref in refs if known.get(_place(root, ref)) != marks[ref.path]]
     with ThreadPoolExecutor(HASHERS) as pool:
-        digests = list(pool.map(lambda ref: _hash(root / ref.path), fresh))
-    for ref, digest in zip(fresh, digests, strict=True):
-        if digest != ref.sha256:
-            raise IntegrityError(f"{root / ref.path}: its sha256 is not the manifest's{_remove(root / ref.path, ref)}")
+        faults = list(pool.map(lambda ref: _examine(root / ref.path, ref), fresh))
+    for ref, fault in zip(fresh, faults, strict=True):
+        if fault is not None:
+            raise IntegrityError(f"{root / ref.path}: {fault}{_remove(root / ref.path, ref)}")
     if fresh:
         known = {**_read_stamps(stamps), **{_place(root, ref): marks[ref.path] for ref in fresh}}
         _write_stamps(stamps, known)
@@ -48,12 +48,15 @@ def _mark(path: Path, ref: ShardRef) -> str:
         raise IntegrityError(f"{path}: the shard is missing; prepare the dataset again") from None
     if stat.st_size != ref.bytes:
         raise IntegrityError(f"{path}: {stat.st_size} bytes where the manifest says {ref.bytes}{_remove(path, ref)}")
-    return f"{stat.st_size}.{stat.st_mtime_ns}.{stat.st_ctime_ns}.{ref.sha256}"
+    return f"{stat.st_size}.{stat.st_mtime_ns}.{stat.st_ctime_ns}.{ref.digest}"
 
 
-def _hash(path: Path) -> str:
+def _examine(path: Path, ref: ShardRef) -> str | None:
+    """What is wrong with a shard; None for nothing."""
     try:
-        return hash_file(path)
+        return None if digest_shard(map_file(path)) == ref.digest else "it is not the shard of the manifest"
+    except IntegrityError as fault:
+        return str(fault)
     except OSError as error:
         cause = (error.strerror or type(error).__name__).lower()
         raise StorageError(f"cannot read {path}: {cause}; check the disk, or prepare the dataset again") from None
@@ -62,7 +65,7 @@ def _hash(path: Path) -> str:
 def _remove(path: Path, ref: ShardRef) -> str:
     """Remove a damaged shard that is named by its content; returns the end of the sentence that tells of it."""
     try:
-        if path.stem == ref.sha256:
+        if path.stem == ref.digest:
             path.unlink(missing_ok=True)
             return "; it was removed, prepare the dataset again: it is built anew"
     except OSError:

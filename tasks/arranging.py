@@ -34,7 +34,7 @@ from tasks.chunk_reports import seal, unseal
 from tasks.reading import computing
 from tasks.shards import ShardWriter
 
-FORMAT = 1  # raise it when the same work would give other bytes
+FORMAT = 2  # raise it when the same work would give other bytes
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Selection:
 
     def key(self, task: "ArrangeTask") -> str:
         """40 hex digits over all that decides the bytes of the shard that comes out."""
-        facts = [FORMAT, self.shard.sha256, self.records, self.labels]
+        facts = [FORMAT, self.shard.digest, self.records, self.labels]
         made = [task.augment.model_dump(), task.image.encoding, task.image.shape] if self.copies else None
         return hashlib.sha256(canonical_json([facts, made]).encode()).hexdigest()[:40]
 
@@ -82,7 +82,7 @@ def derived_path(key: str) -> str:
 
 def sums_path(shard: ShardRef) -> str:
     """Where the sums of a shard's levels are remembered."""
-    return derived_path(f"{shard.sha256}-sums")
+    return derived_path(f"{shard.digest}-sums")
 
 
 def arrange_shard(work: Selection, task: ArrangeTask) -> tuple[Selection, Arranged]:

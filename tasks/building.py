@@ -22,7 +22,7 @@ from tasks.planning import Chunk, Item, encode_path
 from tasks.reading import Content, Files, computing
 from tasks.shards import ShardWriter
 
-FORMAT = 3  # raise it when the same configuration would give other bytes
+FORMAT = 4  # raise it when the same configuration would give other bytes
 
 
 class BuildSpec(Spec):

@@ -119,7 +119,7 @@ def read_manifest(store: Store, dataset: str) -> Manifest:
     """The manifest of a dataset version.
 
     Raises:
-        DatasetError: there is no such version in this workspace.
+        DatasetError: there is no such version in this workspace, or it is of another release's format.
         IntegrityError: the manifest is damaged.
     """
     name = manifest_path(dataset)
@@ -127,9 +127,14 @@ def read_manifest(store: Store, dataset: str) -> Manifest:
         raise DatasetError(
             f"there is no dataset {dataset!r} in {store.uri}; `safelight prepare SOURCE` prints the name it makes"
         )
+    body = store.read(name)
     try:
-        manifest = Manifest.model_validate_json(store.read(name))
+        manifest = Manifest.model_validate_json(body)
     except ValidationError as error:
+        if any(fault["loc"] == ("format",) and isinstance(fault["input"], int) for fault in error.errors()):
+            raise DatasetError(
+                f"{store.uri_of(name)} was made by another release of Safelight; prepare again"
+            ) from None
         raise IntegrityError(f"{store.uri_of(name)} is damaged ({error.error_count()} errors); prepare again") from None
     if not manifest.dataset.endswith(manifest.digest_of_content()[:12]):
         raise IntegrityError(f"{store.uri_of(name)} is damaged (it does not match its name); prepare again")

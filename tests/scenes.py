@@ -12,6 +12,7 @@ from steps import make_job, write_image, write_photos
 
 from cnn.augment import AugmentSpec
 from cnn.dataset import Manifest
+from cnn.records import digest_shard
 from flows.crew import hire_crew
 from infra.cluster import ClusterSpec
 from infra.storage import Store, open_source, open_store
@@ -157,15 +158,15 @@ def check_versions(store: Store, told: Told) -> None:
         check_complete(store, read_manifest(store, name))
     for key in told.chunks:
         for shard in read_report(store, key).shards.values():
-            assert hashlib.sha256(store.read(shard.path)).hexdigest() == shard.sha256
+            assert digest_shard(store.read(shard.path)) == shard.digest
 
 
 def check_complete(store: Store, manifest: Manifest) -> None:
-    """A version's ledger and all its shards are there with size and sha256."""
+    """A version's ledger and all its shards are there with size and digest."""
     assert read_ledger(store, manifest).num_rows == manifest.files
     for shard in [shard for split in manifest.splits.values() for shard in split]:
         data = store.read(shard.path)
-        assert (len(data), hashlib.sha256(data).hexdigest()) == (shard.bytes, shard.sha256)
+        assert (len(data), digest_shard(data)) == (shard.bytes, shard.digest)
 
 
 def check_rows(scene: Scene, store: Store, manifest: Manifest) -> None:

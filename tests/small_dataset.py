@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cnn.augment import AugmentSpec
 from cnn.dataset import LedgerRef, Manifest, Normalization, ShardRef, SplitSpec
 from cnn.images import ImageSpec, encode_png, read_image
-from cnn.records import encode_record
+from cnn.records import digest_shard, encode_record
 from tasks.ledger import to_parquet, to_table
 from tasks.publishing import manifest_path
 
@@ -91,5 +91,4 @@ def _write_shard(workspace: Path, split: str, records: Sequence[bytes]) -> tuple
     path = workspace / f"shards/{split}.tfrecord"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
-    digest = hashlib.sha256(data).hexdigest()
-    return (ShardRef(path=f"shards/{split}.tfrecord", rows=len(records), bytes=len(data), sha256=digest),)
+    return (ShardRef(path=f"shards/{split}.tfrecord", rows=len(records), bytes=len(data), digest=digest_shard(data)),)

@@ -117,7 +117,7 @@ def test_a_damaged_shard_is_refused(store: Store) -> None:
     selection = Selection("key", "train", shard, (0,), (0,))
     for work in (lambda: arrange_shard(selection, task), lambda: measure_shard(shard, store.uri, task.image)):
         store.write(shard.path, body[:40] + bytes([body[40] ^ 1]) + body[41:])
-        with pytest.raises(IntegrityError, match=shard.sha256):
+        with pytest.raises(IntegrityError, match=shard.digest):
             work()
         assert not store.exists(shard.path)
 

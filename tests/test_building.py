@@ -16,7 +16,7 @@ from cnn.augment import AugmentSpec
 from cnn.dataset import SplitSpec
 from cnn.errors import IntegrityError
 from cnn.images import ImageSpec, read_image
-from cnn.records import Record, decode_record, iterate_frames
+from cnn.records import Record, decode_record, digest_shard, iterate_frames
 from infra.storage import Store, open_source, open_store
 from tasks.building import BuildSpec, BuildTask, build_chunk, choose_split, find_group
 from tasks.chunk_reports import read_report
@@ -58,7 +58,7 @@ def read_records(store: Store, reports: Iterable[Report]) -> Iterator[tuple[str,
         for split, shard in report.shards.items():
             data = store.read(shard.path)
             assert len(data) == shard.bytes
-            assert hashlib.sha256(data).hexdigest() == shard.sha256
+            assert digest_shard(data) == shard.digest
             for start, end in iterate_frames(data):
                 yield split, decode_record(data[start:end])
 

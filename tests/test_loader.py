@@ -17,10 +17,9 @@ from cnn import verification
 from cnn.augment import AugmentSpec
 from cnn.dataset import LedgerRef, Manifest, Normalization, ShardRef, SplitSpec
 from cnn.errors import DatasetError, IntegrityError
-from cnn.hashing import hash_file
 from cnn.images import ImageSpec, encode_jpeg
 from cnn.loader import ShardSet, as_epoch_dataset, iterate_batches, open_split
-from cnn.records import encode_record
+from cnn.records import digest_shard, encode_record, map_file
 
 Pixels = NDArray[np.uint8]
 
@@ -45,7 +44,7 @@ def make_dataset(
         )
         path = root / f"shard-{number}.tfrecord"
         path.write_bytes(data)
-        refs.append(ShardRef(path=path.name, rows=rows, bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
+        refs.append(ShardRef(path=path.name, rows=rows, bytes=len(data), digest=digest_shard(data)))
         start += rows
     height, width, channels = pixels.shape[1:]
     return Manifest(
@@ -172,7 +171,7 @@ def test_flipped_bit_is_found_and_named(tmp_path: Path, encoding: Literal["raw",
     manifest = make_dataset(tmp_path, draw_pixels(9, (8, 8, 1)), (4, 5), encoding)
     open_split(manifest, "train", tmp_path)
     flip_byte(tmp_path / "shard-1.tfrecord", 200)
-    with pytest.raises(IntegrityError, match=r"shard-1.tfrecord: its sha256"):
+    with pytest.raises(IntegrityError, match=r"shard-1.tfrecord: record at byte"):
         open_split(manifest, "train", tmp_path)
 
 
@@ -214,15 +213,15 @@ def test_unknown_split_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the shards whose sha256 is computed from here on."""
+    """Names of the shards whose digest is computed from here on."""
     names: list[str] = []
-    real = hash_file
+    real = map_file
 
-    def count(path: Path) -> str:
+    def count(path: Path) -> memoryview:
         names.append(path.name)
         return real(path)
 
-    monkeypatch.setattr(verification, "hash_file", count)
+    monkeypatch.setattr(verification, "map_file", count)
     return names
 
 

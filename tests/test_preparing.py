@@ -13,6 +13,7 @@ from cnn.dataset import Manifest
 from cnn.errors import BudgetError, DatasetError, IntegrityError, SourceError
 from cnn.images import ImageSpec
 from cnn.loader import open_split
+from cnn.records import digest_shard
 from infra.cluster import Cluster, run_chunks
 from infra.storage import open_store
 from tasks.building import ChunkReport
@@ -54,8 +55,23 @@ def test_a_version_adds_up(source: Path, tmp_path: Path) -> None:
         assert shards.rows == manifest.images[split] > 0
         keys = {row["digest"] for row in rows.values() if row["split"] == split}
         assert set(shards.keys()) == keys
-    for name, digest in shard_bytes(workspace, manifest).items():
-        assert name == f"shards/{digest}.tfrecord"
+    for shard in (shard for shards in manifest.splits.values() for shard in shards):
+        assert shard.path == f"shards/{shard.digest}.tfrecord"
+        assert digest_shard((workspace / shard.path).read_bytes()) == shard.digest
+
+
+def test_a_version_of_another_release_is_left_alone(source: Path, tmp_path: Path) -> None:
+    workspace = tmp_path / "work"
+    _, manifest = prepare(source, workspace)
+    place = workspace / "datasets" / manifest.dataset / "manifest.json"
+    old = json.loads(place.read_bytes()) | {"format": 1}
+    place.write_text(json.dumps(old))
+    with pytest.raises(DatasetError, match=r"manifest.json was made by another release of Safelight; prepare again"):
+        read_manifest(open_store(str(workspace)), manifest.dataset)
+    job, again = prepare(source, workspace, image=ImageSpec(size=(9, 9)))
+    assert job.damaged is None
+    assert json.loads(place.read_bytes()) == old
+    assert again.files == 60
 
 
 def test_the_manifest_has_what_other_programs_rely_on(source: Path, tmp_path: Path) -> None:
@@ -65,7 +81,7 @@ def test_the_manifest_has_what_other_programs_rely_on(source: Path, tmp_path: Pa
     assert {"digest", "classes", "image", "normalization", "ledger", "splits"} <= set(body)
     assert set(body["ledger"]) == {"path", "rows", "sha256"}
     assert set(body["splits"]) == {"train", "validation", "test"}
-    assert {"path", "rows", "bytes", "sha256"} == set(body["splits"]["train"][0])
+    assert {"path", "rows", "bytes", "digest"} == set(body["splits"]["train"][0])
     assert body["normalization"]["scale"] == pytest.approx(1 / 127.5)
     assert (workspace / body["ledger"]["path"]).name == "ledger.parquet"
 

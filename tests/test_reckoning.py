@@ -23,7 +23,7 @@ from tasks.rows import DUPLICATE, OK, QUARANTINED, Rows
 def make_four() -> Rows:
     """Two chunks of the same two pictures, each with one of them left."""
     rows, _ = make_rows(("owl", "yak"), {f"owl/{name}": (name, "train", None) for name in "abcd"})
-    shard = ShardRef(path="shards/x.tfrecord", rows=2, bytes=2, sha256="x")
+    shard = ShardRef(path="shards/x.tfrecord", rows=2, bytes=2, digest="x")
     rows.chunk[:] = [rows.chunks.number(key) for key in ("two", "two", "one", "one")]
     rows.record[:], rows.record_label[:] = [0, 1, 0, 1], 0
     rows.shards = {"one": {"train": shard}, "two": {"train": shard}}
@@ -39,7 +39,7 @@ def test_a_shard_that_two_chunks_share_is_thinned_for_each() -> None:
         ("two", (0,), False),
     ]
     thin = {
-        part.work: Arranged(ShardRef(path=f"shards/{part.work.chunk}", rows=1, bytes=1, sha256="y")) for part in parts
+        part.work: Arranged(ShardRef(path=f"shards/{part.work.chunk}", rows=1, bytes=1, digest="y")) for part in parts
     }
     placed = place_rows(rows, parts, thin, ["key"])
     assert [placed.names.texts[number] if number >= 0 else None for number in placed.shards] == [
@@ -50,7 +50,7 @@ def test_a_shard_that_two_chunks_share_is_thinned_for_each() -> None:
     ]
     assert [shard.path for shard in placed.splits["train"]] == ["shards/one", "shards/two"]
     short = {work: Arranged(arranged.shard.model_copy(update={"rows": 2})) for work, arranged in thin.items()}
-    same = {work: Arranged(ShardRef(path="shards/z", rows=1, bytes=1, sha256="z")) for work in thin}
+    same = {work: Arranged(ShardRef(path="shards/z", rows=1, bytes=1, digest="z")) for work in thin}
     for wrong in (short, same):
         with pytest.raises(StorageError, match="ledger and shards disagree"):
             place_rows(rows, parts, wrong, [])

@@ -12,6 +12,7 @@ from cnn.records import (
     Record,
     decode_raw,
     decode_record,
+    digest_shard,
     encode_record,
     iterate_frames,
     map_raw,
@@ -19,6 +20,8 @@ from cnn.records import (
     read_varints,
     relabel_record,
 )
+from infra.storage import open_store
+from tasks.shards import ShardWriter
 
 KEY = "0123456789abcdef" * 4
 records = st.tuples(st.binary(min_size=0, max_size=400), st.integers(0, 2**62), st.integers(0, 2**31))
@@ -88,3 +91,29 @@ def test_tensorflow_reads_the_same_records(tmp_path: Path) -> None:
     assert {row["key"].numpy() for row in parsed} == {KEY.encode()}
     mapped, layout = map_raw(path, 5, 48), raw_layout(48)
     assert [mapped[row, layout.image : layout.image + 48].tobytes() for row in range(5)] == images
+
+
+@given(st.lists(records, min_size=2, max_size=4), st.data())
+def test_the_digest_of_a_shard_tells_its_records_apart(
+    items: list[tuple[bytes, int, int]], data: st.DataObject
+) -> None:
+    framed = [encode_record(image, label, KEY, copy) for image, label, copy in items]
+    changed = data.draw(st.integers(0, len(items) - 1))
+    image, label, copy = items[changed]
+    others = [(image, label ^ 1, KEY, copy), (image, label, "f" * 64, copy), (image, label, KEY, copy + 1)]
+    others += [(bytes([image[0] ^ 1]) + image[1:], label, KEY, copy)] if image else []
+    digests = {digest_shard(b"".join(framed)), digest_shard(b"".join(framed[:-1]))}
+    for other in others:
+        digests.add(digest_shard(b"".join([*framed[:changed], encode_record(*other), *framed[changed + 1 :]])))
+    assert len(digests) == 2 + len(others)
+
+
+def test_the_writer_and_the_reader_of_a_shard_agree_on_its_digest(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    for image in (np.full((9, 9, 3), 7, np.uint8).tobytes(), b"a JPEG"):
+        writers = [ShardWriter(store), ShardWriter(store)]
+        writers[0].append_image(image if image == b"a JPEG" else np.frombuffer(image, np.uint8), 3, KEY, 1)
+        writers[1].append(encode_record(image, 3, KEY, 1))
+        refs = [writer.publish() for writer in writers]
+        assert refs[0] == refs[1]
+        assert refs[0].digest == digest_shard(store.read(refs[0].path))

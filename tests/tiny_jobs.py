@@ -15,7 +15,7 @@ from cnn.dataset import LedgerRef, Manifest, Normalization, ShardRef, SplitSpec
 from cnn.fit import FitJob, FitResult, FitSpec
 from cnn.images import ImageSpec
 from cnn.loader import open_split
-from cnn.records import encode_record
+from cnn.records import digest_shard, encode_record
 
 SIDE = 8
 TINY = ModelSpec.model_validate(
@@ -44,7 +44,7 @@ def write_shard(root: Path, name: str, images: NDArray[np.uint8], labels: NDArra
     rows = zip(images, labels.tolist(), keys, strict=True)
     data = b"".join(encode_record(image.tobytes(), label, key, 0) for image, label, key in rows)
     (root / name).write_bytes(data)
-    return ShardRef(path=name, rows=len(images), bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    return ShardRef(path=name, rows=len(images), bytes=len(data), digest=digest_shard(data))
 
 
 def make_job(root: Path, classes: int = 3, rows: int = 96, held: int = 30, **fit: Any) -> FitJob:

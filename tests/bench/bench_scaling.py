@@ -4,14 +4,17 @@ import hashlib
 import os
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from bench_table import Figure, not_measured
 from subject import Home, empty, open_home, open_scheduler
+from timing import time_pool
 from workbench import Workbench, list_files, tell
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -20,6 +23,7 @@ from s3server import find_obstacle, run_s3_server
 WORKERS = (1, 2, 4)
 SETTINGS = ("image.size=[224,224]", "chunk.files=64", r"split.group='photo-(\d+)'")
 BUCKET = "photographs"
+THREADS = 8  # requests at a time of each process that only downloads
 
 
 def measure(bench: Workbench) -> list[Figure]:
@@ -71,6 +75,7 @@ def measure_s3(bench: Workbench) -> list[Figure]:
         (Path(scratch) / "server").mkdir()
         with run_s3_server(Path(scratch, "server")) as variables, open_home(Path(scratch, "home"), variables) as home:
             upload(bench.photographs, variables)
+            alone = download_rate(bench, variables)
             rates: dict[str, list[float]] = {f"s3://{BUCKET}/all": [], str(bench.photographs): []}
             for number in range(rounds := 1 if bench.quick else 3):
                 tell(f"round {number + 1} of {rounds}")
@@ -78,7 +83,33 @@ def measure_s3(bench: Workbench) -> list[Figure]:
                     with bench.fresh("workspace") as workspace:
                         each.append(run(home, source, Path(workspace))["images_per_second"])
     remote, local = (statistics.median(each) for each in rates.values())
-    return [Figure(name, remote, "images/s", "source on disk", local, ">= 0.7")]
+    both = 1.0 / (1.0 / alone + 1.0 / local)  # where server, transfer and decoding share the same cores
+    return [
+        Figure(name, remote, "images/s", "source on disk", local, ">= 0.7"),
+        Figure(name, remote, "images/s", "downloading and nothing else", alone),
+        Figure(name, remote, "images/s", "the sum of downloading and preparing from disk", both),
+    ]
+
+
+def download_rate(bench: Workbench, variables: dict[str, str]) -> float:
+    """Images a second of as many processes that only download, and throw away what comes."""
+    keys = [f"all/{Path(path).relative_to(bench.photographs)}" for path in list_files(bench.photographs)]
+    groups = [keys[start : start + 64] for start in range(0, len(keys), 64)]
+    tell("downloading alone")
+    with patch.dict(os.environ, variables), get_context("spawn").Pool(bench.processes) as pool:
+        pool.map(download, groups[: bench.processes])  # imports
+        return len(keys) / time_pool(pool, download, groups)
+
+
+def download(keys: Sequence[str]) -> int:
+    """Read some objects; how many there were."""
+    with s3_client({}) as client, ThreadPoolExecutor(THREADS) as threads:
+        return sum(bool(data) for data in threads.map(lambda key: read_object(client, key), keys))
+
+
+def read_object(client: Any, key: str) -> bytes:
+    """The bytes of an object."""
+    return bytes(client.get_object(Bucket=BUCKET, Key=key)["Body"].read())
 
 
 def upload(folder: Path, variables: dict[str, str]) -> None:
