@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from cnn.dataset import Manifest
 from cnn.errors import IntegrityError, SafelightError, SourceError
@@ -89,6 +91,11 @@ class Preparation:
         return Rows(inventory, self.classes)
 
     @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """int64 (rows,): the size of each file."""
+        return np.asarray(self.rows.inventory.column("size").to_numpy(), np.int64)
+
+    @cached_property
     def cut(self) -> Cut:
         """The chunks of all files that no row stands for; made when unchanged and moved files are known."""
         return cut_rows(self.rows.inventory, self.rows.pending(), self.chunk_files)
@@ -101,9 +108,11 @@ class Preparation:
     @property
     def effort(self) -> Effort:
         """What the chunks to build take."""
-        sizes = self.rows.inventory.column("size").to_numpy()
-        size = sum(int(sizes[self.cut.rows_of(number)].sum()) for number in self.todo)
-        return estimate_decoding(len(self.todo), self.files_to_build, size)
+        return estimate_decoding(len(self.todo), self.files_to_build, sum(map(self.bytes_of, self.todo)))
+
+    def bytes_of(self, number: int) -> int:
+        """How many bytes the files of a chunk have."""
+        return int(self.sizes[self.cut.rows_of(number)].sum())
 
 
 def list_files(job: Preparation) -> None:
@@ -155,7 +164,7 @@ def build_chunks(job: Preparation, run: Run, on_report: Callable[[ChunkReport], 
     numbers: dict[str, int] = {}
 
     def make() -> Iterator[Chunk]:
-        for number in job.todo:
+        for number in sorted(job.todo, key=job.bytes_of, reverse=True):  # the small ones last: workers end together
             chunk = make_chunk(job.rows.inventory, job.cut.rows_of(number), job.classes, job.spec.salt())
             numbers[chunk.key] = number
             yield chunk
