@@ -44,7 +44,8 @@ def prepare_dataset(source: str, workspace: str, config: Config, verify: bool = 
     with hold_workspace(job.store), hire_crew(config.cluster) as crew:
         run_stage("list", lambda: list_stage(job))
         crew.prepare(job.effort)
-        run_stage("build", lambda: build_stage(job, crew))
+        if job.todo:
+            run_stage("build", lambda: build_stage(job, crew))
         manifest, path = run_stage("publish", lambda: publish_stage(job, crew))
     report = summarize(job, manifest, job.store.uri_of(path), crew.start_up)
     say(describe(report, job))
