@@ -118,6 +118,8 @@ def stop_server() -> bool:
     with lock_folder(folder):
         state = server_status()
         _end_process(state)
+        if state is not None and (child := _children.pop(state.pid, None)):
+            child.wait()  # it has ended; Python is told, too
         LocalStore(folder).delete(STATE)
     return state is not None
 
