@@ -43,7 +43,7 @@ class Layout:
 class Record:
     """One parsed record: `image` is raw pixels or a JPEG, `key` the hex digest of the source file."""
 
-    image: bytes
+    image: bytes | memoryview
     label: int
     key: str
     copy: int
@@ -69,13 +69,13 @@ def frame_image(image: bytes | NDArray[np.uint8], label: int, key: str, copy: in
     return b"".join((length, head)), tail + _mask(crc)
 
 
-def relabel_record(record: bytes, label: int) -> bytes:
+def relabel_record(record: bytes | memoryview, label: int) -> bytes | memoryview:
     """The same framed record with this label; its checksum is made anew."""
     value = _padded_varint(label)
     if record[-4 - VARINT_BYTES : -4] == value:
         return record
-    payload = record[12 : -4 - VARINT_BYTES] + value
-    return record[:12] + payload + _masked_crc(payload)
+    payload = b"".join((record[12 : -4 - VARINT_BYTES], value))
+    return b"".join((record[:12], payload, _masked_crc(payload)))
 
 
 def outline_record(record: bytes | memoryview) -> bytes:
@@ -151,14 +151,13 @@ def decode_record(record: bytes | memoryview) -> Record:
     )
 
 
-def decode_raw(record: bytes, layout: Layout) -> Record:
-    """Take a raw record apart by its layout: the same as `decode_record`, without parsing."""
-    row = np.frombuffer(record, np.uint8)[None]
+def decode_raw(record: bytes | memoryview, layout: Layout) -> Record:
+    """Take a raw record apart by its layout: the same as `decode_record`, without parsing or copying the image."""
     return Record(
         image=record[layout.image : layout.image + layout.image_bytes],
-        label=int(read_varints(row, layout.label)[0]),
-        key=record[layout.key : layout.key + KEY_BYTES].decode("ascii"),
-        copy=int(read_varints(row, layout.copy)[0]),
+        label=_varint(record, layout.label)[0],
+        key=bytes(record[layout.key : layout.key + KEY_BYTES]).decode("ascii"),
+        copy=_varint(record, layout.copy)[0],
     )
 
 
@@ -253,7 +252,7 @@ def _int64_value_offset() -> int:
     return len(_field(2, feature)) - VARINT_BYTES
 
 
-def _varint(data: bytes, position: int) -> tuple[int, int]:
+def _varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = data[position]

@@ -96,12 +96,11 @@ def arrange_shard(work: Selection, task: ArrangeTask) -> tuple[Selection, Arrang
     writer = ShardWriter(store)
     try:
         with computing():
-            chosen = zip(read_records(store, work.shard, work.records), work.labels, strict=True)
-            records = (relabel_record(record, label) for record, label in chosen)
-            crcs = [_write_copies(record, task, writer) for record in records] if work.copies else []
-            for record in () if work.copies else records:
-                writer.append(record)
-        answer = Arranged(writer.publish(), tuple(crcs))
+            crcs = _write_copies(store, work, task, writer) if work.copies else ()
+            if not work.copies:
+                for record, label in _selected(store, work):
+                    writer.append(relabel_record(record, label))
+        answer = Arranged(writer.publish(), crcs)
     finally:
         writer.discard()
     facts = {"shard": answer.shard.model_dump(), "crcs": answer.crcs}
@@ -118,8 +117,8 @@ def find_arranged(store: Store, work: Selection, task: ArrangeTask) -> Arranged 
         return None
 
 
-def read_records(store: Store, shard: ShardRef, numbers: Iterable[int] | None = None) -> Iterator[bytes]:
-    """The framed records of a shard with these numbers, or all.
+def read_records(store: Store, shard: ShardRef, numbers: Iterable[int] | None = None) -> Iterator[memoryview]:
+    """The framed records of a shard with these numbers, or all, as the system's cache holds them.
 
     Raises:
         IntegrityError: the shard is not what its name says; it is removed, so that the next preparation builds it anew.
@@ -135,7 +134,7 @@ def read_records(store: Store, shard: ShardRef, numbers: Iterable[int] | None = 
         raise IntegrityError(f"{place} is damaged ({error}) and was removed; prepare again, it is built anew") from None
     for number in range(len(frames)) if numbers is None else numbers:
         start, end = frames[number]
-        yield bytes(data[start:end])
+        yield data[start:end]
 
 
 def measure_shard(work: ShardRef, workspace: str, image: ImageSpec) -> tuple[str, list[int]]:
@@ -160,23 +159,31 @@ def measure_shard(work: ShardRef, workspace: str, image: ImageSpec) -> tuple[str
     return work.path, totals
 
 
-def _write_copies(record: bytes, task: ArrangeTask, writer: ShardWriter) -> int:
-    """Append the augmented copies of one image; returns the checksum of their bytes, one after the other."""
-    base, crc = _take_apart(record, task.image), 0
-    pixels = _to_pixels(base.image, task.image)
-    for copy in range(1, task.augment.copies + 1):
-        image = augment_image(pixels, task.augment, base.key, copy)
-        content = image if task.image.encoding == "raw" else encode_jpeg(image)
-        crc = measure_crc(content, crc)
-        writer.append_image(content, base.label, base.key, copy)
-    return crc
+def _selected(store: Store, work: Selection) -> Iterator[tuple[memoryview, int]]:
+    """(framed record, label id) of each image of a selection."""
+    return zip(read_records(store, work.shard, work.records), work.labels, strict=True)
 
 
-def _take_apart(record: bytes, spec: ImageSpec) -> Record:
+def _write_copies(store: Store, work: Selection, task: ArrangeTask, writer: ShardWriter) -> tuple[int, ...]:
+    """Append the augmented copies; returns the checksum of those of each image, of their bytes one after the other."""
+    crcs = []
+    for record, label in _selected(store, work):
+        base, crc = _take_apart(record, task.image), 0
+        pixels = _to_pixels(base.image, task.image)
+        for copy in range(1, task.augment.copies + 1):
+            image = augment_image(pixels, task.augment, base.key, copy)
+            content = image if task.image.encoding == "raw" else encode_jpeg(image)
+            crc = measure_crc(content, crc)
+            writer.append_image(content, label, base.key, copy)
+        crcs.append(crc)
+    return tuple(crcs)
+
+
+def _take_apart(record: memoryview, spec: ImageSpec) -> Record:
     return decode_raw(record, raw_layout(prod(spec.shape))) if spec.encoding == "raw" else decode_record(record)
 
 
-def _to_pixels(image: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
+def _to_pixels(image: bytes | memoryview, spec: ImageSpec) -> NDArray[np.uint8]:
     if spec.encoding == "raw":
         return np.frombuffer(image, np.uint8).reshape(spec.shape)
     flag = cv2.IMREAD_GRAYSCALE if spec.channels == 1 else cv2.IMREAD_COLOR_RGB

@@ -35,8 +35,8 @@ class ShardWriter:
             (head, image if isinstance(image, bytes) else image.reshape(-1).data, tail), head[:HEAD_EDGE] + tail
         )
 
-    def append(self, record: bytes) -> None:
-        """Add one framed record."""
+    def append(self, record: bytes | memoryview) -> None:
+        """Add one framed record, which must not change any more."""
         self._append((record,), outline_record(record))
 
     def publish(self) -> ShardRef:
