@@ -8,8 +8,8 @@ from cnn.dataset import Manifest
 from tasks.arranging import Arranged, ArrangeTask, Selection, arrange_shard, find_arranged, measure_shard
 from tasks.placing import Part, Placement, divide_rows, place_rows
 from tasks.planning import Effort
-from tasks.preparing import Preparation, Run
-from tasks.publishing import Draft, manifest_path, publish_dataset
+from tasks.preparing import Preparation, Run, has_missing
+from tasks.publishing import Draft, Latest, manifest_path, point_to, publish_dataset
 from tasks.reckoning import check_budget, reconcile_rows, set_normalization
 from tasks.settling import fetch_thumbnails, settle_rows
 
@@ -43,6 +43,8 @@ def settle_files(job: Preparation) -> list[Part]:
     Raises:
         BudgetError: too much was lost; nothing is published.
     """
+    if job.recognised:
+        return []  # the budget was kept when the version was made
     if not job.unchanged:
         settle_rows(job.rows, job.spec.split.leak_distance, partial(fetch_thumbnails, job.rows, job.store))
     check_budget(job.rows, job.classes, job.budget)
@@ -84,18 +86,27 @@ def publish_version(
         StorageError: rows and shards, or rows and listing, do not add up; nothing is published.
     """
     if job.unchanged and job.previous is not None:
-        return job.previous.manifest, manifest_path(job.previous.manifest.dataset)
+        return keep_version(job, job.previous.manifest)
     task = arrange_task(job)
     placement = place_rows(job.rows, parts, arranged, (work.key(task) for work in arranged))
     reconcile_rows(job.rows)
     sums = measure_training(job, placement, run) if job.spec.image.normalize == "standardize" else []
     images = sum(len(part.rows) for part in parts if part.work.split == "train")
     normalization = set_normalization(job.spec.image, sums, images)
-    draft = Draft(job.source.uri, job.spec, job.classes, job.rows, placement, normalization)
+    listing = "" if has_missing(job.rows) else job.listing
+    draft = Draft(job.source.uri, job.spec, job.classes, job.rows, placement, normalization, listing)
     manifest, path = publish_dataset(draft, job.store)
     if job.damaged not in (None, manifest.dataset):
         job.store.delete(manifest_path(str(job.damaged)))  # nobody can use it, and there is a whole one now
     return manifest, path
+
+
+def keep_version(job: Preparation, manifest: Manifest) -> tuple[Manifest, str]:
+    """The version that stands, and its path; where its ledger had to be gone through to know that, it is noted."""
+    latest = Latest(manifest.dataset, job.listing)
+    if not job.recognised and job.latest != latest and not has_missing(job.rows):
+        point_to(job.store, job.source.uri, latest)
+    return manifest, manifest_path(manifest.dataset)
 
 
 def measure_training(job: Preparation, placement: Placement, run: Run) -> list[list[int]]:

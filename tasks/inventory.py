@@ -3,6 +3,7 @@
 Python objects exist for one batch of files at a time, so that a million files take no more of them than ten thousand.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -13,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cnn.spec import canonical_json
 from infra.storage import Entry, Source
 from tasks.listing import SYSTEM_NAMES, UNFINISHED, classify_entry, ignore_rule
 
@@ -106,6 +108,16 @@ def class_names(table: pa.Table, previous: tuple[str, ...] = ()) -> tuple[str, .
     names = set(labels.unique().to_pylist()) - {None}
     kept = previous if set(previous) <= names else ()
     return (*kept, *sorted(names - set(kept)))
+
+
+def digest_inventory(table: pa.Table) -> str:
+    """sha256 (hex) of all that an inventory says; it may differ for equal ones that came in another order."""
+    digest = hashlib.sha256(str(table.num_rows).encode())
+    for name in (field.name for field in INVENTORY if field.type == NAMES and table.num_rows):
+        digest.update(canonical_json(table.column(name).chunk(0).dictionary.to_pylist()).encode())
+    for batch in table.to_batches():
+        digest.update(batch.serialize())
+    return digest.hexdigest()
 
 
 def count_labels(table: pa.Table) -> dict[str, int]:

@@ -3,6 +3,7 @@
 `Preparation` holds what the steps hand to each other, so that no orchestrator has to carry a million rows.
 """
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,17 +17,19 @@ from numpy.typing import NDArray
 
 from cnn.dataset import Manifest
 from cnn.errors import IntegrityError, SafelightError, SourceError
+from cnn.spec import canonical_json
 from infra.storage import Source, Store, open_source, open_store
 from infra.unfinished import sweep_scratch
 from tasks.building import BuildSpec, BuildTask, ChunkReport, build_chunk
 from tasks.chunk_reports import read_report, report_path
 from tasks.comparing import Previous, keep_moved, keep_unchanged, verify_kept
-from tasks.inventory import class_names, take_inventory
+from tasks.inventory import class_names, digest_inventory, take_inventory
+from tasks.ledger import DECODED
 from tasks.listing import check_apart
 from tasks.planning import Chunk, Cut, Effort, cut_rows, estimate_decoding, make_chunk
-from tasks.publishing import fetch_ledger, find_latest, read_manifest
+from tasks.publishing import Latest, fetch_ledger, find_latest, read_manifest
 from tasks.reckoning import BudgetSpec
-from tasks.rows import Report, Rows
+from tasks.rows import OK, QUARANTINED, Report, Rows
 
 FOLDER_PROBLEMS = ("unreadable_folder", "symlink_outside_folder", "symlink_nested")
 
@@ -62,8 +65,10 @@ class Preparation:
         default_factory=dict
     )  # shards and reports that were there before, with their sizes
     previous: Previous | None = None
+    latest: Latest | None = None  # what the source's pointer says
     damaged: str | None = None  # name of the latest version, where its manifest or ledger is not what was published
     unchanged: bool = False  # nothing differs from the previous version
+    recognised: bool = False  # nor does the listing: the previous ledger was not gone through, no row is filled
     moved: int = 0  # files that were found again under another path
     changed: int = 0  # files whose bytes have changed though size and time have not (`verify`)
     kept: int = 0  # files that are not decoded by this run
@@ -100,6 +105,12 @@ class Preparation:
         """The chunks of all files that no row stands for; made when unchanged and moved files are known."""
         return cut_rows(self.rows.inventory, self.rows.pending(), self.chunk_files)
 
+    @cached_property
+    def listing(self) -> str:
+        """sha256 (hex) of what the source listed and of all that decides what comes of it."""
+        facts = [self.spec.model_dump(mode="json"), self.budget.model_dump(mode="json"), self.chunk_files, self.classes]
+        return hashlib.sha256(f"{canonical_json(facts)}{digest_inventory(self.rows.inventory)}".encode()).hexdigest()
+
     @property
     def files_to_build(self) -> int:
         """How many files the chunks to build hold."""
@@ -126,6 +137,8 @@ def list_files(job: Preparation) -> None:
     job.standing = {entry.path: entry.size for kind in ("shards/", "chunks/") for entry in job.store.list(kind)}
     rows = job.rows
     refuse_lost_folders(job)
+    if recognise_listing(job):
+        return
     if job.previous is not None:
         try:
             same, left = keep_unchanged(rows, job.previous)
@@ -138,7 +151,21 @@ def list_files(job: Preparation) -> None:
             job.unchanged = same == len(rows) and not job.changed and _is_same(job, job.previous.manifest)
     known = sorted(_find_finished(job))
     job.todo = [number for number in range(len(job.cut)) if number not in set(known)]
-    job.kept = int(rows.is_read.sum())
+    job.kept = int((rows.outcome == OK).sum())
+
+
+def recognise_listing(job: Preparation) -> bool:
+    """Whether the source lists what it did when the latest version was made, all of which stands; takes it over."""
+    if job.previous is None or job.latest is None or job.verify or job.latest.listing != job.listing:
+        return False
+    manifest = job.previous.manifest
+    reports = all(report_path(key) in job.standing for key in manifest.chunks)
+    shards = (shard for chunk in manifest.chunks.values() for shard in chunk.values())
+    stands = reports and all(job.standing.get(shard.path) == shard.bytes for shard in shards)
+    if stands and _is_same(job, manifest):
+        job.recognised = job.unchanged = True
+        job.kept = sum(manifest.outcomes.get(outcome, 0) for outcome in DECODED)
+    return job.recognised
 
 
 def refuse_lost_folders(job: Preparation) -> None:
@@ -188,7 +215,8 @@ def fill_rows(job: Preparation, number: int, report: Report) -> None:
 
 def find_previous(job: Preparation) -> Previous | None:
     """The latest version of the source, when its chunks are what this specification asks for."""
-    name = find_latest(job.store, job.source.uri)
+    job.latest = find_latest(job.store, job.source.uri)
+    name = None if job.latest is None else job.latest.dataset
     try:
         manifest = None if name is None else read_manifest(job.store, name)
         if manifest is None or manifest.source != job.source.uri or manifest.build != job.spec.salt():
@@ -200,6 +228,11 @@ def find_previous(job: Preparation) -> Previous | None:
     except SafelightError:
         return None  # nor is one that is gone
     return Previous(manifest, ledger, job.store.uri_of(manifest.ledger.path), job.standing)
+
+
+def has_missing(rows: Rows) -> bool:
+    """Whether a file that was asked for gave no bytes: the next preparation asks again."""
+    return bool(((rows.outcome == QUARANTINED) & (rows.chunk >= 0) & ~rows.is_read).any())
 
 
 def has_unread(report: Report) -> bool:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -33,6 +33,16 @@ class Draft:
     rows: Rows
     placement: Placement
     normalization: Normalization
+    listing: str = ""  # see `Latest`
+
+
+@dataclass(frozen=True)
+class Latest:
+    """The newest version of a source; under the same `listing` (what the source listed, and all settings) the same
+    version would come out again. It is empty where that is not sure: a file gave no bytes, and may give some later."""
+
+    dataset: str
+    listing: str = ""
 
 
 def publish_dataset(draft: Draft, store: Store) -> tuple[Manifest, str]:
@@ -44,8 +54,13 @@ def publish_dataset(draft: Draft, store: Store) -> tuple[Manifest, str]:
         store.take_file(manifest.ledger.path, body.path)
     check_standing(store, manifest)
     store.write(manifest_path(manifest.dataset), manifest.to_json().encode())
-    store.write(pointer_path(draft.source), canonical_json({"dataset": manifest.dataset}).encode())
+    point_to(store, draft.source, Latest(manifest.dataset, draft.listing))
     return manifest, manifest_path(manifest.dataset)
+
+
+def point_to(store: Store, source: str, latest: Latest) -> None:
+    """Make a version the newest one of its source."""
+    store.write(pointer_path(source), canonical_json(asdict(latest)).encode())
 
 
 def check_standing(store: Store, manifest: Manifest) -> None:
@@ -141,13 +156,14 @@ def read_manifest(store: Store, dataset: str) -> Manifest:
     return manifest
 
 
-def find_latest(store: Store, source: str) -> str | None:
-    """The name of the latest version of a source; None where there is none, or nothing that names one."""
+def find_latest(store: Store, source: str) -> Latest | None:
+    """The latest version of a source; None where there is none, or nothing that names one."""
     name = pointer_path(source)
     if not store.exists(name):
         return None
     try:
-        return str(json.loads(store.read(name))["dataset"])
+        facts = json.loads(store.read(name))
+        return Latest(str(facts["dataset"]), str(facts.get("listing", "")))
     except (ValueError, KeyError, TypeError):
         return None
 

@@ -11,13 +11,15 @@ import pytest
 from steps import built_paths, prepare, rows_of, write_image, write_photos
 
 import tasks.building
+import tasks.preparing
 from cnn.augment import AugmentSpec
 from cnn.dataset import Manifest, SplitSpec
-from cnn.errors import IntegrityError
+from cnn.errors import BadImage, BudgetError, IntegrityError
 from cnn.images import ImageSpec
 from cnn.loader import open_split
 from infra.local import LocalSource
 from infra.storage import Entry
+from tasks.publishing import pointer_path
 
 
 @pytest.fixture
@@ -121,6 +123,56 @@ def test_nothing_changed_means_no_file_read_and_no_shard_written(
     job, again = prepare(source, tmp_path / "work", augment=AugmentSpec(copies=1))
     assert (job.unchanged, again) == (True, first)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.*")} == before
+
+
+def test_a_listing_that_is_known_needs_no_look_into_the_ledger(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, first = prepare(source, tmp_path / "work")
+    job, again = prepare(source, tmp_path / "work")
+    assert (job.recognised, again) == (True, first)
+    (source / "owl" / "02.png").touch()
+    job, touched = prepare(source, tmp_path / "work")
+    assert (job.recognised, job.unchanged, touched.digest) == (False, False, first.digest)
+    (tmp_path / "work" / pointer_path(str(source))).write_text(f'{{"dataset": "{touched.dataset}"}}')
+    job, same = prepare(source, tmp_path / "work")  # an older pointer, which knows of no listing
+    assert (job.recognised, job.unchanged, same) == (False, True, touched)
+    monkeypatch.setattr(tasks.preparing, "keep_unchanged", None)
+    assert prepare(source, tmp_path / "work")[0].recognised
+
+
+@pytest.mark.parametrize("kind", ["shards", "chunks"])
+def test_a_known_listing_whose_shards_are_gone_is_built_anew(source: Path, tmp_path: Path, kind: str) -> None:
+    _, first = prepare(source, tmp_path / "work")
+    sorted((tmp_path / "work" / kind).iterdir())[0].unlink()
+    job, again = prepare(source, tmp_path / "work")
+    assert (job.recognised, bool(built_paths(job)), again.digest) == (False, True, first.digest)
+
+
+def test_a_file_that_gave_no_bytes_is_asked_for_again_though_the_listing_is_known(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        read = LocalSource.read
+
+        def fail_once(self: LocalSource, path: str) -> bytes:
+            if path == "owl/02.png":
+                raise BadImage("unreadable", "the disk had a bad moment")
+            return read(self, path)
+
+        patch.setattr(LocalSource, "read", fail_once)
+        _, first = prepare(source, tmp_path / "work", budget=0.5)
+    assert first.outcomes["quarantined"] == 1
+    job, manifest = prepare(source, tmp_path / "work", budget=0.5)
+    assert (job.recognised, manifest.outcomes["quarantined"]) == (False, 0)
+    assert_as_from_scratch(source, tmp_path / "work", manifest)
+
+
+def test_a_smaller_budget_holds_for_a_known_listing_too(source: Path, tmp_path: Path) -> None:
+    (source / "owl" / "broken.png").write_bytes(b"x")
+    prepare(source, tmp_path / "work", budget=0.5)
+    with pytest.raises(BudgetError, match="1 of"):
+        prepare(source, tmp_path / "work", budget=0.0)
 
 
 def test_an_edit_that_left_size_and_time_alone_is_found_on_request(

@@ -4,6 +4,7 @@ import os
 import random
 import tracemalloc
 from collections.abc import Callable, Iterator
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 import tasks.inventory
 from infra.storage import Entry, Source, open_source
-from tasks.inventory import INVENTORY, class_names, classify_paths, take_inventory
+from tasks.inventory import INVENTORY, class_names, classify_paths, digest_inventory, take_inventory
 from tasks.listing import SYSTEM_NAMES, UNFINISHED, classify_entry
 
 RULED = [".", "..", ".x", "thumbs.db.", "\u212a.TMP", "x.tm\u0130", *SYSTEM_NAMES]
@@ -144,3 +145,21 @@ def test_memory_is_that_of_the_table_and_one_batch(shuffled: bool) -> None:
     assert peak < 6_000_000
     assert table.nbytes < 100 * table.num_rows
     assert pa.total_allocated_bytes() - before < 1.1 * table.nbytes
+
+
+ENTRIES = st.builds(
+    Entry, PATHS, st.integers(0, 9), st.sampled_from(["1.1", "2.1", ""]), st.sampled_from([None, "unreadable"])
+)
+LISTINGS = st.lists(ENTRIES, max_size=6, unique_by=lambda entry: entry.path)
+
+
+@given(LISTINGS, LISTINGS)
+def test_equal_listings_alone_have_equal_digests(one: list[Entry], other: list[Entry]) -> None:
+    first, again, second = (
+        take_inventory(
+            Fake(partial(iter, sorted(entries, key=lambda entry: entry.path.encode("utf-8", "surrogateescape"))))
+        )
+        for entries in (one, list(one), other)
+    )
+    assert digest_inventory(first) == digest_inventory(again)
+    assert (digest_inventory(first) == digest_inventory(second)) == (set(one) == set(other))
