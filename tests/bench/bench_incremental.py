@@ -5,29 +5,53 @@ from pathlib import Path
 from typing import Any
 
 from bench_table import Figure
+from photographs import GROUP, collect_photos, copy_photos
 from subject import Home, open_home
 from tiny_files import make_patterns
-from workbench import Workbench, tell
+from workbench import Workbench, list_files, tell
 
 SETTINGS = ("image.size=[48,48]",)
+PHOTOGRAPHS = ("image.size=[224,224]", f"split.group={GROUP!r}")
 FULL = "full run"
 
 
 def measure(bench: Workbench) -> list[Figure]:
+    """Tiny files, where what is done for each file weighs most; photographs, which are what is run every night."""
+    return [*measure_tiny(bench), *([] if bench.quick else measure_photographs(bench))]
+
+
+def measure_photographs(bench: Workbench) -> list[Figure]:
+    """The full run on photographs of about 100 KB, then nothing changed, then new ones."""
+    count = 100_000 if bench.full else 20_000
+    found = [Path(path) for path in list_files(bench.photographs)]
+    new = range(count, count + count // 100)
+    with bench.fresh("photographs") as scratch, open_home(Path(scratch, "home")) as home:
+        source, workspace = Path(scratch, "source"), Path(scratch, "workspace")
+        tell(f"copying {count:,} photographs")
+        collect_photos(bench.photographs, source, count)
+        full = run(home, source, workspace, *PHOTOGRAPHS)
+        same = run(home, source, workspace, *PHOTOGRAPHS)
+        copy_photos(found, source, new)
+        more = run(home, source, workspace, *PHOTOGRAPHS)
+    rows = (("nothing changed, photographs", same), ("1 % new photographs", more))
+    return [compare(name, answer, full["seconds"], "< 0.05", count) for name, answer in rows]
+
+
+def measure_tiny(bench: Workbench) -> list[Figure]:
     """The full run before and after, and between them: nothing changed, new files, moved ones, a class renamed."""
     count = 2_000 if bench.quick else 100_000
     with bench.fresh("incremental") as scratch, open_home(Path(scratch, "home")) as home:
         source, workspace = Path(scratch, "source"), Path(scratch, "workspace")
         tell(f"making {count:,} files")
         make_patterns(source, range(count), bench.processes)
-        first = run(home, source, Path(scratch, "first"))  # the server's and the decoder's caches
-        before = run(home, source, workspace)
+        first = run(home, source, Path(scratch, "first"), *SETTINGS)  # the server's and the decoder's caches
+        before = run(home, source, workspace, *SETTINGS)
         answers = []
         for name, target, change in steps(bench, count):
             change(source)
-            answers.append((name, target, run(home, source, workspace)))
-        augmented = run(home, source, workspace, "augment.copies=1")
-        fresh = run(home, source, Path(scratch, "again"), "augment.copies=1")
+            answers.append((name, target, run(home, source, workspace, *SETTINGS)))
+        augmented = run(home, source, workspace, *SETTINGS, "augment.copies=1")
+        fresh = run(home, source, Path(scratch, "again"), *SETTINGS, "augment.copies=1")
     full = (first["seconds"] + before["seconds"]) / 2
     figures = [compare(name, answer, full, target, count) for name, target, answer in answers]
     moved = next(answer for name, _, answer in answers if name.startswith("all files moved"))
@@ -57,7 +81,7 @@ def compare(name: str, answer: dict[str, Any], full: float, target: str, count: 
 def run(home: Home, source: Path, workspace: Path, *settings: str) -> dict[str, Any]:
     """The answer of one preparation."""
     tell(f"prepare {workspace.name} {' '.join(settings)}")
-    return home.prepare(str(source), workspace, *SETTINGS, *settings)
+    return home.prepare(str(source), workspace, *settings)
 
 
 def move_files(source: Path) -> None:

@@ -55,7 +55,12 @@ def collect_photos(given: Path, folder: Path, count: int) -> None:
         raise SystemExit(f"bench: no JPEG files below {given}; name another folder with --photos")
     for name in CLASSES:
         (folder / name).mkdir(parents=True)
-    for number in range(count):
+    copy_photos(found, folder, range(count))
+
+
+def copy_photos(found: Sequence[Path], folder: Path, numbers: Sequence[int]) -> None:
+    """Copies with these numbers, which go through all that were found again and again, into the class folders."""
+    for number in numbers:
         photo, copy = number % len(found), number // len(found)
         path = folder / CLASSES[photo % 2] / f"photo-{photo:06}-{copy:03}.jpg"
         path.write_bytes(found[photo].read_bytes() + f"copy {copy}".encode() * bool(copy))
