@@ -51,22 +51,23 @@ class Record:
 
 def encode_record(image: bytes, label: int, key: str, copy: int) -> bytes:
     """One framed TFRecord: length, its checksum, the Example, its checksum."""
-    head, tail = frame_image(image, label, key, copy)
+    head, tail, _ = frame_image(image, label, key, copy)
     return b"".join((head, image, tail))
 
 
-def frame_image(image: bytes | NDArray[np.uint8], label: int, key: str, copy: int) -> tuple[bytes, bytes]:
-    """What stands before and after the image's bytes in its framed record, so that pixels need not be copied for it.
+def frame_image(image: bytes | NDArray[np.uint8], label: int, key: str, copy: int) -> tuple[bytes, bytes, int]:
+    """(what stands before, and after, the image's bytes in its framed record, CRC-32C of these bytes).
 
-    The payload is a serialized `tf.train.Example` with the features copy, image, key and label, in this order.
+    The pixels are not copied for it, and are gone through once only. The payload is a serialized `tf.train.Example`
+    with the features copy, image, key and label, in this order.
     """
     raw_key = key.encode("ascii")
     if len(raw_key) != KEY_BYTES:
         raise ValueError(f"a key is {KEY_BYTES} hex digits, not {len(raw_key)}")
-    head, length, head_crc = _head(len(image) if isinstance(image, bytes) else image.nbytes, copy)
+    start, before = _head(len(image) if isinstance(image, bytes) else image.nbytes, copy)
     tail = b"".join((_KEY_HEAD, raw_key, _LABEL_HEAD, _padded_varint(label)))
-    crc = google_crc32c.extend(google_crc32c.extend(head_crc, image), tail)
-    return b"".join((length, head)), tail + _mask(crc)
+    crc = measure_crc(image)
+    return start, tail + _mask(google_crc32c.extend(before ^ crc, tail)), crc
 
 
 def relabel_record(record: bytes | memoryview, label: int) -> bytes | memoryview:
@@ -191,15 +192,21 @@ def read_varints(rows: NDArray[np.uint8], offset: int) -> NDArray[np.int64]:
 
 
 @lru_cache(maxsize=1024)
-def _head(image_bytes: int, copy: int) -> tuple[bytes, bytes, int]:
-    """(payload up to the image, the frame's length and its checksum, CRC-32C of that part of the payload)."""
+def _head(image_bytes: int, copy: int) -> tuple[bytes, int]:
+    """(the framed record up to the image, what makes the CRC-32C of an image that of head and image by XOR).
+
+    A CRC is linear: that of A and B, one after the other, is that of B, XOR that of A carried over the length of B.
+    """
     entry = _bytes_head(b"image", image_bytes)
     copy_entry = _entry(b"copy", _int64_feature(copy))
     tail_bytes = len(_KEY_HEAD) + KEY_BYTES + len(_LABEL_HEAD) + VARINT_BYTES
     features = len(copy_entry) + len(entry) + image_bytes + tail_bytes
     head = b"".join((b"\x0a", _plain_varint(features), copy_entry, entry))
     length = struct.pack("<Q", len(head) + image_bytes + tail_bytes)
-    return head, length + _masked_crc(length), int(google_crc32c.value(head))
+    carried = google_crc32c.extend(google_crc32c.value(head), bytes(image_bytes)) ^ google_crc32c.value(
+        bytes(image_bytes)
+    )
+    return b"".join((length, _masked_crc(length), head)), int(carried)
 
 
 def _masked_crc(data: bytes) -> bytes:

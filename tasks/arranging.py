@@ -173,8 +173,8 @@ def _write_copies(store: Store, work: Selection, task: ArrangeTask, writer: Shar
         for copy in range(1, task.augment.copies + 1):
             image = augment_image(pixels, task.augment, base.key, copy)
             content = image if task.image.encoding == "raw" else encode_jpeg(image)
-            crc = measure_crc(content, crc)
-            writer.append_image(content, label, base.key, copy)
+            own = writer.append_image(content, label, base.key, copy)
+            crc = own if copy == 1 else measure_crc(content, crc)
         crcs.append(crc)
     return tuple(crcs)
 

@@ -12,7 +12,6 @@ from cnn.augment import AugmentSpec
 from cnn.dataset import SPLITS, SplitSpec
 from cnn.errors import BadImage
 from cnn.images import ImageSpec, encode_jpeg, read_image, thumbnail
-from cnn.records import measure_crc
 from cnn.spec import Spec, canonical_json
 from infra.storage import reuse_source, reuse_store
 from tasks.chunk_reports import write_report
@@ -115,8 +114,8 @@ def build_row(
     image = decoded.pixels if spec.image.encoding == "raw" else encode_jpeg(decoded.pixels)
     row |= {"outcome": "ok", "width": decoded.width, "height": decoded.height, "split": split}
     row |= {"group": None if group is None else show_path(group)[0], "thumbnail": thumbnail(decoded.pixels).tobytes()}
-    row |= {"record": writers[split].rows, "record_label": item.label_id, "pixels_crc32c": measure_crc(image)}
-    writers[split].append_image(image, item.label_id, digest, 0)
+    row |= {"record": writers[split].rows, "record_label": item.label_id}
+    row["pixels_crc32c"] = writers[split].append_image(image, item.label_id, digest, 0)
     return row
 
 

@@ -28,12 +28,13 @@ class ShardWriter:
         self._waiting_bytes = 0
         self._file: Scratch | None = None
 
-    def append_image(self, image: bytes | NDArray[np.uint8], label: int, key: str, copy: int) -> None:
-        """Add the record of an image: raw pixels (which must not change any more) or a JPEG."""
-        head, tail = frame_image(image, label, key, copy)
+    def append_image(self, image: bytes | NDArray[np.uint8], label: int, key: str, copy: int) -> int:
+        """Add the record of an image: raw pixels (which must not change any more) or a JPEG; returns its CRC-32C."""
+        head, tail, crc = frame_image(image, label, key, copy)
         self._append(
             (head, image if isinstance(image, bytes) else image.reshape(-1).data, tail), head[:HEAD_EDGE] + tail
         )
+        return crc
 
     def append(self, record: bytes | memoryview) -> None:
         """Add one framed record, which must not change any more."""

@@ -5,7 +5,8 @@ import platform
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,9 +52,20 @@ class Workbench:
         make_photos(folder, 16 if self.quick else 60, CAMERA, self.processes)
         return folder
 
-    def fresh(self, name: str) -> tempfile.TemporaryDirectory[str]:
-        """A new folder below the scratch folder that is removed after its block."""
-        return tempfile.TemporaryDirectory(dir=self.scratch, prefix=f"{name}-")
+    @contextmanager
+    def fresh(self, name: str) -> Iterator[str]:
+        """A new folder below the scratch folder, whose files are emptied after its block.
+
+        They are removed when the run ends: for minutes after files were removed, ext4 looks at what became of each
+        whenever it makes a new one, and what is measured next would pay for it.
+        """
+        folder = tempfile.mkdtemp(dir=self.scratch, prefix=f"{name}-")
+        try:
+            yield folder
+        finally:
+            for path in list_files(folder):
+                if os.path.isfile(path) and not os.path.islink(path):
+                    os.truncate(path, 0)
 
     def take_turns(self, measured: Mapping[str, Callable[[], float]]) -> dict[str, float]:
         """The median of each, measured in turns, so that a slow minute of the machine slows all of them."""
@@ -70,7 +82,7 @@ def tell(text: str) -> None:
     print(f"  {text}", file=sys.stderr, flush=True)
 
 
-def list_files(folder: Path) -> Sequence[str]:
+def list_files(folder: str | Path) -> Sequence[str]:
     """The paths of all files below a folder, sorted."""
     return sorted(os.path.join(root, name) for root, _, names in os.walk(folder) for name in names)
 
