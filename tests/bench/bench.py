@@ -27,6 +27,7 @@ MODULES = {
     "incremental": "bench_incremental",
     "memory": "bench_memory",
     "scaling": "bench_scaling",
+    "s3": "bench_s3",
     "copies": "bench_copies",
     "start": "start_figures",
 }
