@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 from cnn.colour import convert, correct, find_transform
 from cnn.errors import BadImage
 from cnn.heif import is_heif, register_heif
-from cnn.jpeg import choose_divisor, decode_jpeg
+from cnn.jpeg import choose_divisor, decode_jpeg, read_plain
 from cnn.quiet import hold_stderr
 from cnn.resample import Box, Filter, Layout, lay_out, resample
 from cnn.spec import Spec
@@ -23,7 +23,7 @@ from cnn.verdicts import check_png, judge_error, judge_unknown
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF")  # no "MPO": its first picture opens as JPEG
 THUMBNAIL = 16
-ORIENTATION_TAG = 274
+ORIENTATION_TAG, UPRIGHT = 274, 1
 # What each EXIF orientation asks for: a transpose first, then flips of rows and columns (EXIF 2.3, table 6).
 ORIENTATIONS: dict[int, tuple[bool, bool, bool]] = {
     2: (False, False, True),
@@ -102,6 +102,25 @@ def read_image(data: bytes, spec: ImageSpec, out: NDArray[np.uint8] | None = Non
     Raises:
         BadImage: the bytes give no picture; the reason is one of `cnn.verdicts.REASONS`.
     """
+    return _read_plain(data, spec, out) or _read_any(data, spec, out)
+
+
+def _read_plain(data: bytes, spec: ImageSpec, out: NDArray[np.uint8] | None) -> Decoded | None:
+    """What `_read_any` gives, for a JPEG file that needs nothing else of Pillow; None where Pillow is to judge."""
+    head = read_plain(data)
+    if head is None or head.size[0] * head.size[1] > spec.max_pixels:
+        return None
+    (width, height), mode = head
+    layout = lay_out((height, width), spec.size, spec.resize)
+    divisor = choose_divisor(head.size, layout.ratio) if spec.filter == "fast" else 1
+    pixels = decode_jpeg(data, head.size, divisor, (mode, spec.channels))
+    if pixels is None:
+        return None
+    source = _locate(layout.source, (height, width), divisor, (pixels, UPRIGHT))
+    return Decoded(_fill(pixels, layout._replace(source=source), spec, out), width, height)
+
+
+def _read_any(data: bytes, spec: ImageSpec, out: NDArray[np.uint8] | None) -> Decoded:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a decoder's doubts are either an error or not worth a line on the terminal
         image = _open(data)
