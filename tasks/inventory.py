@@ -1,4 +1,4 @@
-"""A source in, its whole listing as one Arrow table out: some 100 bytes of memory for each file.
+"""A source in, its whole listing as one Arrow table out: some 110 bytes of memory for each file.
 
 Python objects exist for one batch of files at a time, so that a million files take no more of them than ten thousand.
 """
@@ -18,22 +18,20 @@ from cnn.spec import canonical_json
 from infra.storage import Entry, Source
 from tasks.listing import SYSTEM_NAMES, UNFINISHED, classify_entry, ignore_rule
 
-BATCH = 4_000  # files that are Python objects at once, and rows in a chunk of the table
+BATCH = 4_000  # files that are Python objects at once
 NAMES = pa.dictionary(pa.int32(), pa.string())
 
-# A chunk never holds the 2 GiB that end a binary array: paths are at most 4 KiB long. All of the table may well.
+# Of one piece, with 64-bit offsets: some rows taken of many pieces cost a look at each of these, every time.
 INVENTORY = pa.schema(
     [
-        pa.field("path", pa.binary(), nullable=False),  # its bytes, as the file system holds them
+        pa.field("path", pa.large_binary(), nullable=False),  # its bytes, as the file system holds them
         pa.field("size", pa.int64(), nullable=False),
-        pa.field("modified", pa.string(), nullable=False),  # mtime_ns.ctime_ns, or the ETag
+        pa.field("modified", pa.large_string(), nullable=False),  # mtime_ns.ctime_ns, or the ETag
         pa.field("problem", NAMES),  # why it cannot be read; see `infra.entries.Entry`
         pa.field("label", NAMES),  # the top folder, null at the top level
         pa.field("ignored", NAMES),  # the rule that leaves it out
     ]
 )
-WIDER = {pa.binary(): pa.large_binary(), pa.string(): pa.large_string()}  # what may be longer than 2 GiB
-
 ENDINGS = tuple(pattern[1:] for pattern in UNFINISHED if pattern.startswith("*"))
 BEGINNINGS = tuple(pattern[:-1] for pattern in UNFINISHED if pattern.endswith("*"))
 
@@ -59,7 +57,7 @@ class Codes:
 def take_inventory(source: Source) -> pa.Table:
     """Every file of the source, as rows of `INVENTORY` in the order of the paths' bytes.
 
-    The table is in chunks of at most `BATCH` rows; columns of one label, rule or problem share one dictionary.
+    Columns are of one piece; those of labels, rules and problems have a dictionary.
 
     Raises:
         SourceError: the listing broke off.
@@ -76,9 +74,11 @@ def take_inventory(source: Source) -> pa.Table:
             chunks[number].append(codes[number].encode(values) if number in codes else pa.array(values, field.type))
     for number, code in codes.items():
         chunks[number] = code.decode(chunks[number])
-    joined = [pa.chunked_array(part, field.type) for part, field in zip(chunks, INVENTORY, strict=True)]
-    del chunks
-    return pa.Table.from_arrays(joined if ordered else _sort(joined), schema=INVENTORY)
+    joined = [_join(chunks.pop(0), field.type) for field in INVENTORY]
+    if not ordered:
+        order = pc.sort_indices(joined[0])
+        joined = [joined.pop(0).take(order) for _ in INVENTORY]
+    return pa.Table.from_arrays(joined, schema=INVENTORY)
 
 
 def classify_paths(paths: Sequence[str]) -> tuple[list[str | None], list[str | None]]:
@@ -115,7 +115,7 @@ def digest_inventory(table: pa.Table) -> str:
     digest = hashlib.sha256(str(table.num_rows).encode())
     for name in (field.name for field in INVENTORY if field.type == NAMES and table.num_rows):
         digest.update(canonical_json(table.column(name).chunk(0).dictionary.to_pylist()).encode())
-    for batch in table.to_batches():
+    for batch in table.to_batches(max_chunksize=BATCH):
         digest.update(batch.serialize())
     return digest.hexdigest()
 
@@ -155,14 +155,6 @@ def _name_rule(name: str) -> str | None:
     return None
 
 
-def _sort(columns: list[pa.ChunkedArray]) -> list[pa.ChunkedArray]:
-    """The columns in the order of the first one; they are taken off the list one by one, to save memory."""
-    order, ordered = pc.sort_indices(columns[0]), []
-    while columns:
-        column = columns.pop(0)
-        kind = column.type
-        # In one piece: taking from chunks joins them each time, and fails beyond 2 GiB.
-        column = column.cast(WIDER.get(kind, kind)).combine_chunks()
-        parts = [column.take(order[start : start + BATCH]).cast(kind) for start in range(0, len(order), BATCH)]
-        ordered.append(pa.chunked_array(parts, kind))
-    return ordered
+def _join(pieces: list[pa.Array], kind: pa.DataType) -> pa.Array:
+    """The pieces as one array; they are let go of with it, to save memory."""
+    return pa.chunked_array(pieces, kind).combine_chunks()

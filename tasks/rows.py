@@ -214,5 +214,7 @@ def _digests(column: pa.ChunkedArray) -> NDArray[np.uint8]:
 
 
 def _bytes(column: pa.ChunkedArray, width: int) -> NDArray[np.uint8]:
-    empty = bytes(width)
-    return np.frombuffer(b"".join(value or empty for value in column.to_pylist()), np.uint8).reshape(-1, width)
+    """uint8 (rows, width) of a column of so many bytes each, zeros for null."""
+    flat = column.combine_chunks().fill_null(bytes(width))
+    held = np.frombuffer(flat.buffers()[1], np.uint8)[: (flat.offset + len(flat)) * width]
+    return held[flat.offset * width :].reshape(-1, width)
