@@ -215,6 +215,8 @@ def _digests(column: pa.ChunkedArray) -> NDArray[np.uint8]:
 
 def _bytes(column: pa.ChunkedArray, width: int) -> NDArray[np.uint8]:
     """uint8 (rows, width) of a column of so many bytes each, zeros for null."""
+    if not len(column):
+        return np.empty((0, width), np.uint8)
     flat = column.combine_chunks().fill_null(bytes(width))
     held = np.frombuffer(flat.buffers()[1], np.uint8)[: (flat.offset + len(flat)) * width]
     return held[flat.offset * width :].reshape(-1, width)
