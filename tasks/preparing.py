@@ -29,8 +29,9 @@ from tasks.listing import check_apart
 from tasks.planning import Chunk, Cut, Effort, cut_rows, estimate_decoding, make_chunk
 from tasks.publishing import Latest, fetch_ledger, find_latest, read_manifest
 from tasks.reckoning import BudgetSpec
-from tasks.rows import OK, QUARANTINED, Report, Rows
+from tasks.rows import OK, QUARANTINED, Filled, Report, Rows
 
+FILL_ROWS = 4_096  # whose reports are taken over together: each time costs as much as some hundred rows
 FOLDER_PROBLEMS = ("unreadable_folder", "symlink_outside_folder", "symlink_nested")
 
 
@@ -189,28 +190,35 @@ def build_chunks(job: Preparation, run: Run, on_report: Callable[[ChunkReport], 
     """Build every chunk that is not done yet; each that ends is kept, whatever happens to the others."""
     job.submitted = time.monotonic()
     numbers: dict[str, int] = {}
+    waiting: list[Filled] = []
+    salt = job.spec.salt()
 
     def make() -> Iterator[Chunk]:
         for number in sorted(job.todo, key=job.bytes_of, reverse=True):  # the small ones last: workers end together
-            chunk = make_chunk(job.rows.inventory, job.cut.rows_of(number), job.classes, job.spec.salt())
+            chunk = make_chunk(job.rows.inventory, job.cut.rows_of(number), job.classes, salt)
             numbers[chunk.key] = number
             yield chunk
 
     def keep(done: ChunkReport) -> None:
-        fill_rows(job, numbers.pop(done.key), read_report(job.store, done.key))
+        waiting.append(match_report(job, numbers.pop(done.key), read_report(job.store, done.key)))
+        if sum(len(rows) for rows, _ in waiting) >= FILL_ROWS:
+            job.rows.fill(waiting)
+            waiting.clear()
         job.done.append(done)
         on_report(done)
 
     task = BuildTask(job.source.uri, job.store.uri, job.spec)
     run(partial(build_chunk, task=task), make(), keep, job.effort, Chunk.isolate)
+    job.rows.fill(waiting)
 
 
-def fill_rows(job: Preparation, number: int, report: Report) -> None:
-    """Take over a chunk's report. Raises: IntegrityError when it is that of other files."""
+def match_report(job: Preparation, number: int, report: Report) -> Filled:
+    """A chunk's rows and its report. Raises: IntegrityError when it is that of other files."""
     rows = job.cut.rows_of(number)
-    if report.table.column("path").to_pylist() != job.rows.paths(rows):
+    paths = job.rows.inventory.column("path").take(pa.array(rows))
+    if not report.table.column("path").cast(paths.type).equals(paths):
         raise IntegrityError(f"{job.store.uri_of(report_path(report.key))} is not of its chunk; prepare again")
-    job.rows.fill(rows, report)
+    return rows, report
 
 
 def find_previous(job: Preparation) -> Previous | None:
@@ -252,8 +260,9 @@ def _find_finished(job: Preparation) -> Iterator[int]:
     """Take over the reports that an earlier run left, when their shards stand; yields the numbers of their chunks."""
     if not any(path.startswith("chunks/") for path in job.standing):
         return
+    salt = job.spec.salt()
     for number in range(len(job.cut)):
-        chunk = make_chunk(job.rows.inventory, job.cut.rows_of(number), job.classes, job.spec.salt())
+        chunk = make_chunk(job.rows.inventory, job.cut.rows_of(number), job.classes, salt)
         if report_path(chunk.key) not in job.standing:
             continue
         try:
@@ -261,7 +270,7 @@ def _find_finished(job: Preparation) -> Iterator[int]:
             if has_unread(report):
                 continue
             if all(job.standing.get(shard.path) == shard.bytes for shard in report.shards.values()):
-                fill_rows(job, number, report)
+                job.rows.fill([match_report(job, number, report)])
                 yield number
         except IntegrityError:
             continue  # it is built anew

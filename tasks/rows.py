@@ -59,6 +59,10 @@ class Report:
     shards: Mapping[str, ShardRef]
 
 
+Filled = tuple[NDArray[np.int64], Report]
+"""The rows of a chunk's files, and what it came to."""
+
+
 class Rows:
     """One row for each file of `inventory`; columns are numpy arrays of one length."""
 
@@ -94,16 +98,20 @@ class Rows:
         """Make these rows pending again: their files are to be read."""
         self.outcome[rows] = PENDING
 
-    def fill(self, rows: NDArray[np.int64], report: Report) -> None:
-        """Take over the report of the chunk that holds the files of these rows, in its order."""
-        table = report.table
+    def fill(self, parts: Sequence[Filled]) -> None:
+        """Take over the reports of chunks, each with the rows of its files in its order."""
+        if not parts:
+            return
+        rows = np.concatenate([part for part, _ in parts])
+        table = pa.concat_tables([report.table for _, report in parts])
         self._fill_common(rows, table)
         self.reason[rows] = self.reasons.encode(table.column("reason"))
-        self.chunk[rows] = self.chunks.number(report.key)
-        self.report_row[rows] = np.arange(len(rows))
+        self.chunk[rows] = np.repeat(
+            [self.chunks.number(report.key) for _, report in parts], [len(p) for p, _ in parts]
+        )
+        self.report_row[rows] = np.concatenate([np.arange(len(part)) for part, _ in parts])
         self.coarse[rows] = block_means(thumbnails_of(table.column("thumbnail")))
-        if report.shards:
-            self.shards[report.key] = report.shards
+        self.shards.update((report.key, report.shards) for _, report in parts if report.shards)
 
     def keep(self, rows: NDArray[np.int64], table: pa.Table) -> None:
         """Take over rows of the previous ledger, one for each of `rows`; they are to be settled again."""
