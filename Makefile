@@ -36,7 +36,7 @@ check: install ## Lint, formatting, types, the direction of imports, known fault
 	$(BIN)/lint-imports
 	infra/audit.sh $(BIN)/pip-audit requirements.lock
 
-bench: install ## Measure speed, memory and fidelity beside their references (ARGS=--quick: in two minutes)
+bench: install ## Measure speed, memory and fidelity beside their references (ARGS=--quick: in four minutes)
 	$(BIN)/python tests/bench/bench.py $(ARGS)
 
 # The other locks take their pins from requirements.lock. Pins stay as they are; ARGS=--upgrade renews them all,

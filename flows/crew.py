@@ -1,5 +1,6 @@
 """A `ClusterSpec` in; workers that start when work that is worth it comes, out."""
 
+import gc
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -60,7 +61,13 @@ class Crew:
 
 @contextmanager
 def hire_crew(spec: ClusterSpec) -> Iterator[Crew]:
-    """A crew for the length of the block. Raises: ConfigError, ServerError."""
+    """A crew for the length of the block. Raises: ConfigError, ServerError.
+
+    Meanwhile the garbage collector looks only at what the block makes: to go through all that was imported took it a
+    sixth of the time of listing a folder.
+    """
     with ExitStack() as stack:
+        gc.freeze()
+        stack.callback(gc.unfreeze)
         stack.callback(isolation.close)
         yield Crew(spec, stack)

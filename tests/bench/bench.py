@@ -2,8 +2,8 @@
 
     python tests/bench/bench.py [--quick | --full] [--only GROUP] [--json FILE] [--markdown [FILE]]
 
-About ten minutes on two cores, two with --quick. Figures are medians of rounds in which a thing and its reference take
-turns; read the ratios, since the rest is the machine's. Status 1: a group failed; a missed target is no failure.
+About twenty minutes on two cores, four with --quick. Figures are medians of rounds in which a thing and its reference
+take turns; read the ratios, since the rest is the machine's. Status 1: a group failed; a missed target is no failure.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def parse_arguments() -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="smaller folders, in under two minutes")
+    size.add_argument("--quick", action="store_true", help="smaller folders, in about four minutes")
     size.add_argument("--full", action="store_true", help="up to a million files")
     parser.add_argument("--only", action="append", choices=MODULES, help="one group; may be repeated")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"), metavar="FILE")
