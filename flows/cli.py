@@ -76,9 +76,11 @@ def prepare(
 
     def action() -> Mapping[str, Any]:
         chosen = open_run(config, settings, source)
+        from cnn.lean_arrow import leave_pandas_out
         from flows.prepare import prepare as flow
         from flows.stages import run_flow
 
+        leave_pandas_out()
         return run_flow(lambda: flow(locate(source), locate(workspace), chosen, verify))
 
     run_command(action, as_json, lambda answer: show_table("prepare", answer))
@@ -289,8 +291,7 @@ def down(
 
 def main() -> None:
     """The console script."""
-    # Imports make half a million objects that all live on: looking through them for garbage as they come, and once more
-    # when the process ends, took a fifth of a short command's time.
+    # To look through what is imported for garbage, meanwhile and at the end, took a fifth of a short command's time.
     gc.set_threshold(COLLECT_AFTER)
     try:
         app()

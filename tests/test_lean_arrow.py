@@ -1,0 +1,33 @@
+"""cnn/lean_arrow.py: pyarrow converts as ever, and pandas is not imported for it."""
+
+import subprocess
+import sys
+
+CODE = """
+import sys
+import pyarrow as pa
+from cnn.lean_arrow import leave_pandas_out
+{before}
+leave_pandas_out()
+column = pa.array(["a", None, "b"])
+assert column.to_pylist() == ["a", None, "b"], column
+print("pandas" in sys.modules)
+import pandas
+print(pandas.Series([1, 2]).sum())
+"""
+
+
+def run(before: str) -> list[str]:
+    code = CODE.format(before=before)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_pandas_is_not_imported_and_can_be_later() -> None:
+    assert run("") == ["False", "3"]
+
+
+def test_where_pandas_is_there_nothing_changes() -> None:
+    assert run("import pandas") == ["True", "3"]
+    to_pandas = "import pandas; leave_pandas_out(); assert list(pa.array([1]).to_pandas()) == [1]"
+    assert run(to_pandas) == ["True", "3"]
