@@ -2,16 +2,24 @@
 
 import shutil
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from steps import make_job, prepare, rows_of, run_job, write_image, write_photos
 
+import flows.prepare
+from cnn.augment import AugmentSpec
 from cnn.dataset import SplitSpec
-from flows.prepare import find_doubts, in_order
+from flows.crew import hire_crew
+from flows.prepare import find_doubts, in_order, publish_stage
+from infra.cluster import ClusterSpec
 from infra.entries import MOST_BYTES
-from tasks.preparing import list_files
+from tasks.preparing import build_chunks, list_files
 
 NAMES = ("train", "validation", "test")
 
@@ -66,3 +74,23 @@ def test_a_file_too_large_to_be_a_picture_is_not_read(tmp_path: Path) -> None:
     assert rows_of(tmp_path / "work", manifest)["owl/film.jpg"]["reason"] == "too_large"
     assert manifest.outcomes == {"ok": 60, "quarantined": 1, "duplicate": 0, "conflict": 0, "leak": 0, "ignored": 0}
     shutil.rmtree(source)
+
+
+@pytest.mark.parametrize("copies", [0, 1])
+def test_a_bar_is_shown_for_what_is_arranged_and_for_nothing_else(
+    copies: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[str, int]] = []
+
+    @contextmanager
+    def show(name: str, total: int) -> Iterator[SimpleNamespace]:
+        shown.append((name, total))
+        yield SimpleNamespace(advance=lambda count: None)
+
+    monkeypatch.setattr(flows.prepare, "show_stage", show)
+    job = make_job(write_photos(tmp_path / "photos"), tmp_path / "work", augment=AugmentSpec(copies=copies))
+    with hire_crew(ClusterSpec(workers=0)) as crew:
+        list_files(job)
+        build_chunks(job, crew.run, lambda report: None)
+        manifest, _ = publish_stage(job, crew)
+    assert shown == [("arrange", manifest.images["train"])] * copies
