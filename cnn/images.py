@@ -205,10 +205,10 @@ def _inside(filled: NDArray[np.uint8], layout: Layout) -> NDArray[np.uint8]:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        value = image.getexif().get(ORIENTATION_TAG, 1)
+        value = image.getexif().get(ORIENTATION_TAG, UPRIGHT)
     except Exception:  # broken metadata never costs the picture
-        return 1
-    return value if isinstance(value, int) and value in ORIENTATIONS else 1
+        return UPRIGHT
+    return value if isinstance(value, int) and value in ORIENTATIONS else UPRIGHT
 
 
 def _load(image: Image.Image, data: bytes, spec: ImageSpec, divisor: int) -> NDArray[np.uint8]:

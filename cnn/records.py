@@ -203,10 +203,9 @@ def _head(image_bytes: int, copy: int) -> tuple[bytes, int]:
     features = len(copy_entry) + len(entry) + image_bytes + tail_bytes
     head = b"".join((b"\x0a", _plain_varint(features), copy_entry, entry))
     length = struct.pack("<Q", len(head) + image_bytes + tail_bytes)
-    carried = google_crc32c.extend(google_crc32c.value(head), bytes(image_bytes)) ^ google_crc32c.value(
-        bytes(image_bytes)
-    )
-    return b"".join((length, _masked_crc(length), head)), int(carried)
+    zeros = bytes(image_bytes)
+    carried = measure_crc(zeros, google_crc32c.value(head)) ^ measure_crc(zeros)
+    return b"".join((length, _masked_crc(length), head)), carried
 
 
 def _masked_crc(data: bytes) -> bytes:

@@ -99,9 +99,6 @@ def publish_stage(job: Preparation, crew: Crew) -> tuple[Manifest, str]:
 
     @contextmanager
     def watch(works: list[Selection]) -> Iterator[Callable[[Selection], None]]:
-        if not works:  # no bar for nothing
-            yield lambda work: None
-            return
         with show_stage("arrange", sum(count_records(work, copies) for work in works)) as stage:
             yield lambda work: stage.advance(count_records(work, copies))
 

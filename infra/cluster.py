@@ -23,7 +23,7 @@ from cnn.errors import ConfigError, SafelightError, ServerError
 from cnn.spec import Spec
 from infra.entries import redact
 from infra.home import cache_dir
-from infra.isolation import WORKER_NAME
+from infra.isolation import WORKER_NAME, is_expendable
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -174,6 +174,10 @@ def call_packed(function: bytes, item: bytes) -> Any:
     """What a worker runs: the packed function on the packed item."""
     from distributed.protocol.pickle import loads
 
+    from cnn.lean_arrow import leave_pandas_out
+
+    if is_expendable():  # on a worker that others use too, pyarrow is left as it is
+        leave_pandas_out()
     return _unpack_function(function)(loads(item))  # type: ignore[no-untyped-call]
 
 

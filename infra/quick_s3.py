@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Callable
 from datetime import timedelta
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -61,7 +60,6 @@ class QuickReader:
         return data if data is not None and len(data) == size else None
 
 
-@lru_cache(maxsize=8)
 def choose_reader(client: "S3Client", bucket: str) -> QuickReader | None:
     """The quick reader of a bucket that this boto3 client reaches; None where boto3 does what it would not.
 

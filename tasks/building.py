@@ -12,9 +12,7 @@ from cnn.augment import AugmentSpec
 from cnn.dataset import SPLITS, SplitSpec
 from cnn.errors import BadImage
 from cnn.images import ImageSpec, encode_jpeg, read_image, thumbnail
-from cnn.lean_arrow import leave_pandas_out
 from cnn.spec import Spec, canonical_json
-from infra.isolation import is_expendable
 from infra.storage import reuse_source, reuse_store
 from tasks.chunk_reports import write_report
 from tasks.decoding import Decode, choose_decoder
@@ -68,8 +66,6 @@ def build_chunk(chunk: Chunk, task: BuildTask) -> ChunkReport:
     Raises:
         SourceError, StorageError: the source or the workspace as a whole does not answer.
     """
-    if is_expendable():
-        leave_pandas_out()
     source, store = reuse_source(task.source), reuse_store(task.workspace)
     files = Files(source, chunk.entries)
     writers = {split: ShardWriter(store) for split in SPLITS}

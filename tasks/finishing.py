@@ -32,7 +32,7 @@ def finish_version(job: Preparation, run: Run, watch: Watch = unwatched) -> tupl
     """
     parts = settle_files(job)
     works, known = plan_arranging(job, parts)
-    with watch(works) as on_done:
+    with (watch if works else unwatched)(works) as on_done:
         arranged = known | arrange_shards(job, works, run, on_done)
     return publish_version(job, parts, arranged, run)
 

@@ -215,7 +215,7 @@ def build_chunks(job: Preparation, run: Run, on_report: Callable[[ChunkReport], 
 def match_report(job: Preparation, number: int, report: Report) -> Filled:
     """A chunk's rows and its report. Raises: IntegrityError when it is that of other files."""
     rows = job.cut.rows_of(number)
-    paths = job.rows.inventory.column("path").take(pa.array(rows))
+    paths = job.rows.path_column(rows)
     if not report.table.column("path").cast(paths.type).equals(paths):
         raise IntegrityError(f"{job.store.uri_of(report_path(report.key))} is not of its chunk; prepare again")
     return rows, report

@@ -92,7 +92,11 @@ class Rows:
 
     def paths(self, rows: NDArray[np.int64]) -> list[bytes]:
         """The paths of these rows, as the file system holds them."""
-        return list(self.inventory.column("path").take(pa.array(rows)).to_pylist())
+        return list(self.path_column(rows).to_pylist())
+
+    def path_column(self, rows: NDArray[np.int64]) -> pa.ChunkedArray:
+        """The same as a column, without an object for each."""
+        return self.inventory.column("path").take(pa.array(rows))
 
     def forget(self, rows: NDArray[np.int64]) -> None:
         """Make these rows pending again: their files are to be read."""

@@ -12,6 +12,8 @@ from typing import ClassVar
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
 
+from s3server import client_variables
+
 BUCKET = "bucket"
 
 
@@ -159,17 +161,7 @@ def run_faulty_s3() -> Iterator[tuple[Memory, dict[str, str]]]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
-        yield (
-            memory,
-            {
-                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
-                "AWS_ACCESS_KEY_ID": "hunter2-key",
-                "AWS_SECRET_ACCESS_KEY": "hunter2-canary",
-                "AWS_DEFAULT_REGION": "us-east-1",
-                "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-                "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
-            },
-        )
+        yield memory, client_variables(server.server_port, "hunter2-key", "hunter2-canary")
     finally:
         server.shutdown()
         server.server_close()

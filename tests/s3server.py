@@ -64,16 +64,21 @@ def run_s3_server(folder: Path) -> Iterator[dict[str, str]]:
             command = [f"swift-{name}-server", str(folder / f"{name}-server.conf")]
             processes.append(launch(folder, name, command))
         wait_for(list(ports.values()), processes, folder)
-        yield {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports['proxy']}",
-            "AWS_ACCESS_KEY_ID": "test:tester",
-            "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-            "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
-        }
+        yield client_variables(ports["proxy"], "test:tester", SECRET)
     finally:
         stop(processes)
+
+
+def client_variables(port: int, key: str, secret: str) -> dict[str, str]:
+    """The environment in which boto3 reaches a server on loopback that knows none of AWS' checksums."""
+    return {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": key,
+        "AWS_SECRET_ACCESS_KEY": secret,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+    }
 
 
 def choose_ports(count: int) -> list[int]:

@@ -81,9 +81,7 @@ def test_what_is_missing_is_told_by_boto3(source: S3Source) -> None:
 
 def test_after_too_many_failures_boto3_does_it_all(source: S3Source, memory: Memory) -> None:
     for _ in range(MOST_FAILURES):
-        memory.reset(
-            {"in/a.jpg": b"1"}, Fault(1, "403 AccessDenied")
-        )  # as where presigned or plain requests are not let in
+        memory.reset({"in/a.jpg": b"1"}, Fault(1, "403 AccessDenied"))  # to boto3's request alone it says yes
         assert source.read("a.jpg") == b"1"
         assert memory.passed == 2
     memory.reset({"in/a.jpg": b"1"}, Fault())

@@ -20,12 +20,12 @@ from unittest.mock import patch
 import psutil
 from bench_peers import PeerError, install
 from bench_table import Figure, not_measured
-from subject import Home, open_home, wait_until
+from subject import Home, open_home, open_reader
 from timing import time_pool
 from workbench import Workbench, list_files, tell
 
 sys.path.append(str(Path(__file__).parents[1]))
-from s3server import choose_ports, find_obstacle, run_s3_server
+from s3server import choose_ports, client_variables, find_obstacle, run_s3_server, stop, wait_for
 
 SETTINGS = ("image.size=[224,224]", r"split.group='photo-(\d+)'")
 BUCKET = "photographs"
@@ -43,7 +43,7 @@ def measure(bench: Workbench) -> list[Figure]:
         except PeerError as error:
             figures.append(not_measured(f"prepare, source on {name}", str(error)))
             continue
-        with bench.fresh("s3") as scratch, patch.dict(os.environ):
+        with bench.fresh("s3") as scratch:
             figures += measure_server(bench, name, server, Path(scratch))
     return figures
 
@@ -65,29 +65,15 @@ def find_nanio(bench: Workbench) -> Server:
         (port,) = choose_ports(1)
         names = {"NANIO_ACCESS_KEY": "nanio-user", "NANIO_SECRET_KEY": "nanio-word-of-trust"}
         place = ["--data-dir", str(folder), "--host", "127.0.0.1", "--port", str(port), "--no-access-log"]
-        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
         process = subprocess.Popen([str(python.with_name("nanio")), "serve", *place], env=os.environ | names, **quiet)
         try:
-            wait_until(lambda: listens(process.pid, port), 30)
-            yield {
-                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-                "AWS_ACCESS_KEY_ID": names["NANIO_ACCESS_KEY"],
-                "AWS_SECRET_ACCESS_KEY": names["NANIO_SECRET_KEY"],
-                "AWS_DEFAULT_REGION": "us-east-1",
-                "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-                "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
-            }
+            wait_for([port], [process], folder)
+            yield client_variables(port, *names.values())
         finally:
-            process.terminate()
-            process.wait(30)
+            stop([process])
 
     return run
-
-
-def listens(process: int, port: int) -> bool:
-    """Whether a process waits for connections at a port."""
-    found = psutil.Process(process).net_connections(kind="tcp")
-    return any(each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in found)
 
 
 def measure_server(bench: Workbench, name: str, run_server: Server, scratch: Path) -> list[Figure]:
@@ -151,11 +137,8 @@ def download_rate(bench: Workbench, variables: dict[str, str]) -> float:
 
 def download(keys: Sequence[str]) -> int:
     """Read some objects; how many there were."""
-    from infra.storage import reuse_source
-
-    source = reuse_source(f"s3://{BUCKET}/all")
     with ThreadPoolExecutor(THREADS) as threads:
-        return sum(bool(data) for data in threads.map(source.read, keys))
+        return sum(bool(data) for data in threads.map(open_reader(f"s3://{BUCKET}/all"), keys))
 
 
 def upload(folder: Path, variables: dict[str, str]) -> None:

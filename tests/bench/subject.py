@@ -20,6 +20,7 @@ from cnn.dataset import SplitSpec
 from cnn.images import ImageSpec, read_image
 from flows.crew import Crew, hire_crew
 from infra.cluster import ClusterSpec
+from infra.storage import reuse_source
 from tasks.building import BuildSpec
 from tasks.finishing import finish_version
 from tasks.planning import ChunkSpec
@@ -36,6 +37,11 @@ FOREIGN = ("AWS_", "DASK_", "MLFLOW_", "PREFECT_", "SAFELIGHT_")
 def read_pixels(data: bytes, size: int) -> NDArray[np.uint8]:
     """Decode and resize one file: uint8 (size, size, 3)."""
     return read_image(data, ImageSpec(size=(size, size))).pixels
+
+
+def open_reader(address: str) -> Callable[[str], bytes]:
+    """What gives the bytes of a file of this source; in a process, one for each address."""
+    return reuse_source(address).read
 
 
 def open_workers(processes: int) -> Any:
