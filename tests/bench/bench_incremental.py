@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from bench_table import Figure
-from photographs import GROUP, collect_photos, copy_photos
+from photographs import SETTINGS as PHOTOGRAPHS
+from photographs import collect_photos, copy_photos
 from subject import Home, open_home
 from tiny_files import make_patterns
 from workbench import Workbench, list_files, tell
 
 SETTINGS = ("image.size=[48,48]",)
-PHOTOGRAPHS = ("image.size=[224,224]", f"split.group={GROUP!r}")
 FULL = "full run"
 
 

@@ -20,6 +20,7 @@ from unittest.mock import patch
 import psutil
 from bench_peers import PeerError, install
 from bench_table import Figure, not_measured
+from photographs import SETTINGS
 from subject import Home, open_home, open_reader
 from timing import time_pool
 from workbench import Workbench, list_files, tell
@@ -27,7 +28,6 @@ from workbench import Workbench, list_files, tell
 sys.path.append(str(Path(__file__).parents[1]))
 from s3server import choose_ports, client_variables, find_obstacle, run_s3_server, stop, wait_for
 
-SETTINGS = ("image.size=[224,224]", r"split.group='photo-(\d+)'")
 BUCKET = "photographs"
 THREADS = 8  # requests at a time of each process that only downloads
 

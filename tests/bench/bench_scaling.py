@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from bench_table import Figure
+from photographs import SETTINGS
 from subject import Home, empty, open_home, open_scheduler
 from workbench import Workbench, list_files, tell
 
 WORKERS = (1, 2, 4)
-SETTINGS = ("image.size=[224,224]", "chunk.files=64", r"split.group='photo-(\d+)'")
+FEW = "chunk.files=64"  # so that there is something to share out
 
 
 def measure(bench: Workbench) -> list[Figure]:
@@ -36,7 +37,7 @@ def measure(bench: Workbench) -> list[Figure]:
 
 def run(home: Home, source: str, workspace: Path, *settings: str) -> dict[str, Any]:
     """The answer of one preparation."""
-    return home.prepare(source, workspace, *SETTINGS, *settings)
+    return home.prepare(source, workspace, *SETTINGS, FEW, *settings)
 
 
 def digest_shards(workspace: Path) -> str:

@@ -17,6 +17,7 @@ from sklearn.datasets import load_sample_images
 
 CLASSES = ("day", "night")
 GROUP = r"photo-(\d+)"  # copies of one photograph stay in one split
+SETTINGS = ("image.size=[224,224]", f"split.group='{GROUP}'")  # TOML: between these quotes a backslash is itself
 FULL_CHROMA = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 HALF_CHROMA = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
 
