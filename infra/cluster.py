@@ -1,12 +1,9 @@
 """A `ClusterSpec` in, workers that run one function on many small items out; the only module that knows Dask.
 
-Without Dask (`workers = 0`) the same function runs in a loop in this process.
+Without Dask the same function runs in this process: in threads, or with `workers = 0` in a loop.
 """
 
-import ipaddress
 import logging
-import multiprocessing.resource_tracker
-import multiprocessing.spawn
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -15,22 +12,23 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from cnn.errors import ConfigError, SafelightError, ServerError
+from cnn.errors import SafelightError, ServerError
 from cnn.spec import Spec
+from infra.addresses import check_address
 from infra.entries import redact
 from infra.home import cache_dir
-from infra.isolation import WORKER_NAME, is_expendable
+from infra.isolation import is_expendable
+from infra.spawning import bare_workers, without_interrupts
+from infra.threads import run_in_threads
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 MOST_RETURNS = 8  # times that an item may come back from workers that died: it is not to blame for each of them
 CONNECT_SECONDS = 30
-TRUST = "SAFELIGHT_TRUST_PLAIN_TCP"
 THREADS = 2  # per worker process: one chunk waits for disk or network while another computes
 SETTINGS = {
     "distributed.scheduler.allowed-failures": 1,  # the second death beside a chunk brings it back to `run_chunks`
@@ -108,20 +106,21 @@ def run_chunks(
     At most `in_flight` items per worker process are with the workers at a time. `function` is importable by name there;
     a local worker process runs it on two items at a time, in threads. An item beside which workers have died is tried
     again as `guard(item)`: the same work, done so that it cannot end a process. What runs in this process is guarded
-    from the start.
+    from the start, and done in a few threads; without a guard it is done in a loop.
 
     Raises:
         Exception: the first that `function` or `on_result` raised, as it was; what is left is given up.
         SafelightError: the workers died over one item, or the scheduler went away.
     """
-    guarded = guard or _leave
-    if cluster.client is None:
+    if cluster.client is not None:
+        with _explained_deaths():
+            work = _Work(cluster.client, function, guard or _leave)
+            work.run(iter(items), on_result, in_flight * max(1, cluster.workers))
+    elif guard is not None:
+        run_in_threads(function, map(guard, items), on_result)
+    else:
         for item in items:
-            on_result(function(guarded(item)))
-        return
-    with _explained_deaths():
-        work = _Work(cluster.client, function, guarded)
-        work.run(iter(items), on_result, in_flight * max(1, cluster.workers))
+            on_result(function(item))
 
 
 class _Work:
@@ -214,43 +213,6 @@ def _explained_deaths() -> Iterator[None]:
         ) from None
 
 
-def check_address(address: str, trust_plain_tcp: bool) -> str:
-    """The address with its scheme, if what travels there is encrypted or stays on this machine.
-
-    Other addresses need two words of trust: the setting, which may come from a file that somebody else wrote, and
-    SAFELIGHT_TRUST_PLAIN_TCP=1 in the environment, which only whoever starts the process sets.
-
-    Raises:
-        ConfigError: it is no address, or a word of trust is missing; the line says which.
-    """
-    full = address if "://" in address else f"tcp://{address}"
-    try:
-        parts = urlsplit(full)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        host, port = "", None
-    if not host or port is None or parts.scheme not in ("tls", "tcp") or parts.path.strip("/"):
-        raise ConfigError(
-            f"cluster.address {redact(full)} is no scheduler; write tls://host:port or tcp://127.0.0.1:port"
-        )
-    words = {"cluster.trust_plain_tcp=true": trust_plain_tcp, f"{TRUST}=1": os.environ.get(TRUST) == "1"}
-    if parts.scheme == "tcp" and not all(words.values()) and not _is_loopback(host):
-        missing = " and ".join(word for word, said in words.items() if not said)
-        raise ConfigError(
-            f"cluster.address {redact(full)} is not encrypted, and whoever reaches a Dask scheduler runs code on it;"
-            " use tls://, or, on a network that only you reach, set both cluster.trust_plain_tcp=true and"
-            f" {TRUST}=1 in the environment (missing: {missing})"
-        )
-    return full
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 @contextmanager
 def _connect(address: str) -> Iterator[Any]:
     import dask
@@ -290,8 +252,8 @@ def _start_local(workers: int | None) -> Iterator[Any]:
     environment = {**dask.config.get("distributed.nanny.pre-spawn-environ", {}), **MEMORY, **QUIET}
     with ExitStack() as stack:
         stack.enter_context(dask.config.set({**SETTINGS, "distributed.nanny.pre-spawn-environ": environment}))
-        stack.enter_context(_bare_workers())
-        with _without_interrupts():
+        stack.enter_context(bare_workers())
+        with without_interrupts():
             local = LocalCluster(  # type: ignore[no-untyped-call]
                 n_workers=workers or CPU_COUNT,
                 processes=True,
@@ -320,37 +282,3 @@ def _silence_dask() -> None:
     """Keep Dask's own messages off the terminal: what matters comes back as an exception."""
     for name in ("distributed", "distributed.client", "tornado", "tornado.application"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Threads and processes started in the block never see Ctrl-C: this process ends them, and they say nothing."""
-    multiprocessing.resource_tracker.ensure_running()  # started inside, it would undo the block
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _bare_workers() -> Iterator[None]:
-    """Worker processes started in the block do not import this process's main module.
-
-    Spawned processes import it to unpickle what it defines. Here that is the command line or Prefect's engine: seconds
-    per worker for nothing, since functions that are sent to workers stand in modules of their own.
-    """
-    original = multiprocessing.spawn.get_preparation_data
-
-    def prepare(name: str) -> dict[str, Any]:
-        data = original(name)
-        if name.startswith(WORKER_NAME):
-            data.pop("init_main_from_name", None)
-            data.pop("init_main_from_path", None)
-        return data
-
-    multiprocessing.spawn.get_preparation_data = prepare
-    try:
-        yield
-    finally:
-        multiprocessing.spawn.get_preparation_data = original

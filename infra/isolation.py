@@ -23,36 +23,78 @@ WORKER_NAME = "Dask Worker process"  # what Dask calls the processes that it sta
 MOST_TOLD = 200  # characters of what a decoder printed last
 
 
+class DecodersClosedError(Exception):
+    """The decoders were closed while one was at work, or before it was asked: what became of the file is not known."""
+
+
 class Isolation:
-    """One child process, started with the first file; it is started anew after a file has ended it."""
+    """Child processes, one for each caller at a time, which wait for the next file when they have answered."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._printed: IO[bytes] | None = None
+        self._idle: list[_Child] = []
+        self._busy: set[_Child] = set()
+        self.term = 0  # how often the decoders were closed
 
-    def read(self, data: bytes, spec: ImageSpec, seconds: float) -> Decoded:
+    def read(self, data: bytes, spec: ImageSpec, seconds: float, term: int | None = None) -> Decoded:
         """What `cnn.images.read_image` gives for this file, within so many seconds.
 
         Raises:
             BadImage: as there; or decoder_crashed, twice in a row, or decoder_timeout.
+            DecodersClosedError: `close` was called meanwhile, or since the decoders had the `term` that is given.
         """
-        request = json.dumps({"image": spec.model_dump(), "seconds": seconds}).encode()
         with self._lock:
-            for last in (False, True):  # a child may have been killed for a reason that has nothing to do with the file
-                if (message := self._ask(request, data)) is not None:
-                    return _to_decoded(*message, spec)
-                fault = self._bury(seconds)
-                if last or fault.reason == "decoder_timeout":
-                    raise fault
-        raise AssertionError("the second try is the last")
+            if term not in (None, self.term):
+                raise DecodersClosedError
+            child = self._idle.pop() if self._idle else _Child()
+            self._busy.add(child)
+        try:
+            return child.read(data, spec, seconds)
+        finally:
+            with self._lock:
+                self._busy.discard(child)
+                if child.closed:
+                    child.bury(0.0)
+                else:
+                    self._idle.append(child)
 
     def close(self) -> None:
-        """End the child."""
+        """End all children; those at work let their callers know."""
         with self._lock:
-            if self._process is not None:
-                self._process.kill()
-                self._bury(0.0)
+            self.term += 1
+            idle, self._idle = self._idle, []
+            for child in self._busy:
+                child.kill()
+        for child in idle:
+            child.kill()
+            child.bury(0.0)
+
+
+class _Child:
+    """One child process, started with the first file; it is started anew after a file has ended it."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._printed: IO[bytes] | None = None
+
+    def read(self, data: bytes, spec: ImageSpec, seconds: float) -> Decoded:
+        request = json.dumps({"image": spec.model_dump(), "seconds": seconds}).encode()
+        for last in (False, True):  # a child may have been killed for a reason that has nothing to do with the file
+            if (message := self._ask(request, data)) is not None:
+                return _to_decoded(*message, spec)
+            fault = self.bury(seconds)
+            if self.closed:
+                raise DecodersClosedError
+            if last or fault.reason == "decoder_timeout":
+                raise fault
+        raise AssertionError("the second try is the last")
+
+    def kill(self) -> None:
+        """End the process for good; whoever waits for its answer gets none."""
+        self.closed = True
+        if (process := self._process) is not None:
+            process.kill()
 
     def _ask(self, request: bytes, data: bytes) -> tuple[bytes, bytes] | None:
         """The child's answer; None when it died over the file."""
@@ -60,6 +102,8 @@ class Isolation:
             self._start()
         if self._process is None or self._process.stdin is None or self._process.stdout is None:
             raise AssertionError("a child without pipes")
+        if self.closed:  # before it was started; if not, `kill` has seen it
+            self._process.kill()
         try:
             write_message(self._process.stdin, request, data)  # type: ignore[arg-type]
         except BrokenPipeError:
@@ -79,12 +123,12 @@ class Isolation:
             start_new_session=True,  # Ctrl-C is this process's business; the child ends with its stdin
         )
 
-    def _bury(self, seconds: float) -> BadImage:
+    def bury(self, seconds: float) -> BadImage:
         """Why the child is dead; it is forgotten."""
         process, printed = self._process, self._printed
         self._process = self._printed = None
         if process is None or printed is None:
-            raise AssertionError("no child to bury")
+            return BadImage("decoder_crashed", "it was never started")
         with printed:
             process.kill()
             code = process.wait()

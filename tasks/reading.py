@@ -24,6 +24,16 @@ def computing() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Give up the turn, inside `computing`, while another process computes for this thread."""
+    _one_at_a_time.release()
+    try:
+        yield
+    finally:
+        _one_at_a_time.acquire()
+
+
 class Files:
     """Iterates over (entry, sha256 of the file in hex, its bytes); a file that gives no bytes has None and the fault.
 

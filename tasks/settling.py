@@ -21,6 +21,11 @@ ROUNDING = 1  # block means are rounded: two that differ by d can be d + 1 apart
 Fetch = Callable[[NDArray[np.int64]], NDArray[np.uint8]]  # rows → their thumbnails, uint8 (n, 256)
 
 
+def load_trees() -> None:
+    """Import what searches for near-duplicates: a third of a second, best spent while decoders are at work."""
+    import scipy.spatial  # noqa: F401
+
+
 def settle_rows(rows: Rows, leak_distance: int, fetch: Fetch) -> None:
     """Give rows the outcomes that only the whole dataset can decide.
 

@@ -15,7 +15,8 @@ import pytest
 
 import infra.cluster
 from cnn.errors import BadImage, ConfigError, IntegrityError, SafelightError, ServerError
-from infra.cluster import Cluster, ClusterSpec, check_address, open_cluster, run_chunks
+from infra.addresses import check_address
+from infra.cluster import Cluster, ClusterSpec, open_cluster, run_chunks
 
 
 def double(number: int) -> int:

@@ -2,20 +2,24 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 from steps import make_job, prepare, rows_of, run_job, write_image, write_photos
 
+import infra.threads
 from cnn.errors import BadImage, ConfigError
 from cnn.images import ImageSpec, read_image
 from flows.crew import hire_crew
 from infra.cluster import ClusterSpec
-from infra.isolation import Isolation
+from infra.isolation import DecodersClosedError, Isolation
+from tasks.building import ChunkReport
 from tasks.decoding import read_limit
 from tasks.planning import Effort
+from tasks.preparing import build_chunks, list_files
 
 SPEC = ImageSpec(size=(8, 8))
 # Stands in for decoders with faults: every Python process that is started from here on has it.
@@ -28,6 +32,8 @@ def open(stream, *args, **kwargs):
     if data.endswith(b"CRASH"):
         os.write(2, b"free(): invalid pointer\\n")
         os.kill(os.getpid(), signal.SIGSEGV)
+    if data.endswith(b"HANG") and "TOLD_OF_HANGS" in os.environ:
+        os.close(os.open(os.environ["TOLD_OF_HANGS"], os.O_WRONLY))  # returns when the test reads there
     while data.endswith(b"HANG"):
         pass
     if data.endswith(b"ENVIRONMENT"):
@@ -45,6 +51,16 @@ def faulty_decoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(folder))
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setenv("SAFELIGHT_DECODE_SECONDS", "2")
+
+
+@pytest.fixture
+def hanging(faulty_decoders: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """What returns when a decoder hangs."""
+    fifo = tmp_path / "hangs"
+    os.mkfifo(fifo)
+    monkeypatch.setenv("TOLD_OF_HANGS", str(fifo))
+    monkeypatch.setenv("SAFELIGHT_DECODE_SECONDS", "600")
+    return lambda: fifo.open("rb").close()
 
 
 @pytest.fixture
@@ -101,6 +117,52 @@ def test_a_child_that_is_dead_before_it_is_asked_is_replaced(tmp_path: Path, iso
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert isolation.read(data, SPEC, 60).width == 16
+
+
+def test_callers_do_not_wait_for_each_other_and_learn_that_the_decoders_are_closed(
+    tmp_path: Path, isolation: Isolation, hanging: Callable[[], None]
+) -> None:
+    term = isolation.term
+    with ThreadPoolExecutor(1) as pool:
+        stuck = pool.submit(isolation.read, make_picture(tmp_path, b"HANG"), SPEC, 600)
+        hanging()
+        assert isolation.read(make_picture(tmp_path), SPEC, 60).width == 16
+        assert len(find_children()) == 2
+        isolation.close()
+        with pytest.raises(DecodersClosedError):
+            stuck.result()
+    assert find_children() == []
+    with pytest.raises(DecodersClosedError):
+        isolation.read(make_picture(tmp_path), SPEC, 60, term)
+    assert isolation.read(make_picture(tmp_path), SPEC, 60).width == 16
+
+
+def test_an_interrupt_ends_small_work_at_once_and_says_nothing_false_of_the_file_at_work(
+    tmp_path: Path, hanging: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its decoder is ended too, and has not crashed; what the other thread had finished is kept."""
+    monkeypatch.setattr(infra.threads, "count_cores", lambda: 2)
+    source = write_photos(tmp_path / "photos", 3)
+    write_image(source / "owl" / "hang.png", 1000)
+    with (source / "owl" / "hang.png").open("ab") as file:
+        file.write(b"HANG")
+    job = make_job(source, tmp_path / "work", files=1, budget=0.5)
+
+    def interrupt(report: ChunkReport) -> None:
+        hanging()
+        raise KeyboardInterrupt
+
+    with hire_crew(ClusterSpec()) as crew:
+        list_files(job)
+        with pytest.raises(KeyboardInterrupt):
+            build_chunks(job, crew.run, interrupt)
+        assert find_children() == []
+    monkeypatch.delenv("TOLD_OF_HANGS")
+    monkeypatch.setenv("SAFELIGHT_DECODE_SECONDS", "2")
+    again = make_job(source, tmp_path / "work", files=1, budget=0.5)
+    rows = rows_of(tmp_path / "work", run_job(again, workers=None))
+    assert 0 < len(again.todo) <= len(job.todo) - len(job.done)
+    assert rows["owl/hang.png"]["reason"].startswith("decoder_timeout")
 
 
 def test_a_decoder_finds_no_credentials(tmp_path: Path, isolation: Isolation, monkeypatch: pytest.MonkeyPatch) -> None:
