@@ -17,6 +17,7 @@ SMALLEST = 16  # pixels: below, several of the decoder's scales give one size, a
 FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive
 PASSED = {0xC4, 0xDB, 0xDD, 0xE0, 0xFE}  # Huffman and quantization tables, restarts, APP0 (JFIF), comments
 SCAN = 0xDA
+APP0, LEAST_APP0 = 0xE0, 9  # Pillow refuses a JFIF segment without a version
 
 
 class Plain(NamedTuple):
@@ -41,7 +42,7 @@ def read_plain(data: bytes) -> Plain | None:
             frame = head
         elif marker == SCAN:
             return _describe(frame)
-        elif marker not in PASSED:
+        elif marker not in PASSED or (marker == APP0 and length < LEAST_APP0):
             return None
         at += 2 + length
     return None

@@ -23,7 +23,7 @@ class _NoPandas:
 def leave_pandas_out() -> None:
     """Have pyarrow find that there is no pandas, for as long as this process lives, unless pandas is imported already.
 
-    For processes that are Safelight's own: `to_pandas` is no longer to be had in them. pandas itself is.
+    For processes that are Safelight's own: from then on `pa.array` does not know pandas' own types any more.
     """
     if "pandas" in sys.modules:
         return

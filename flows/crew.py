@@ -67,7 +67,8 @@ def hire_crew(spec: ClusterSpec) -> Iterator[Crew]:
     sixth of the time of listing a folder, where it is not called as seldom as on the command line.
     """
     with ExitStack() as stack:
-        gc.freeze()
-        stack.callback(gc.unfreeze)
+        if not gc.get_freeze_count():  # else it is somebody else's, and stays
+            gc.freeze()
+            stack.callback(gc.unfreeze)
         stack.callback(isolation.close)
         yield Crew(spec, stack)

@@ -49,7 +49,7 @@ class LocalSource:
         except OSError as error:
             raise SourceError(_explain_source(self.uri, error)) from None
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, stamp: str = "") -> bytes:
         """See `infra.storage.Source`."""
         for _ in range(2):
             data = self._read_once(path)

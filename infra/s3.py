@@ -1,4 +1,4 @@
-"""An s3://bucket/prefix in; a read-only `S3Source` or an `S3Store` out. The only module that knows boto3.
+"""An s3://bucket/prefix in; a read-only `S3Source` or an `S3Store` out. The one module that asks boto3 for anything.
 
 The endpoint, the credentials and the checksum mode come from the environment or the AWS configuration files, never
 from an address or a setting.
@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from cnn.errors import BadImage, ConfigError, SafelightError, SourceError, Stora
 from infra.entries import MOST_BYTES, Entry, check_name, redact, silence_clients
 from infra.home import cache_dir
 from infra.local import LocalStore
-from infra.quick_s3 import QuickReader, choose_reader
+from infra.quick_s3 import reuse_reader
 from infra.s3_faults import CHANGED, MISSING, UNSUPPORTED, code_of, explain_fault, to_bad_image
 
 if TYPE_CHECKING:
@@ -109,13 +109,11 @@ class S3Source(S3Place):
 
     fault = SourceError
 
-    @cached_property
-    def _reader(self) -> QuickReader | None:
-        return choose_reader(self._client, self.bucket)
-
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, stamp: str = "") -> bytes:
         """See `infra.storage.Source`."""
-        if self._reader is not None and (data := self._reader.read(self.prefix + path)) is not None:
+        with self._explained("read", path):
+            reader = reuse_reader(self._client, self.bucket) if stamp else None
+        if reader is not None and (data := reader.read(self.prefix + path, stamp)) is not None:
             return data
         for _ in range(2):
             with self._explained("read", path):

@@ -42,8 +42,11 @@ class Source(Protocol):
         Raises: SourceError.
         """
 
-    def read(self, path: str) -> bytes:
-        """All bytes of a file as they stood at one moment. Raises: BadImage (the file), SourceError (the source)."""
+    def read(self, path: str, stamp: str = "") -> bytes:
+        """All bytes of a file as they stood at one moment. Raises: BadImage (the file), SourceError (the source).
+
+        With `stamp`, the `Entry.modified` that was listed, a store may read faster; what is read is the same.
+        """
 
     def uri_of(self, path: str) -> str:
         """The address of a file, for people."""

@@ -75,8 +75,8 @@ def keep_moved(rows: Rows, source: Source, left: pa.Table, split: SplitSpec) -> 
     for start, stop in iterate_slices(len(suspects), PART):
         part = suspects[start:stop]
         pairs: list[tuple[int, int]] = []
-        paths = [decode_path(path) for path in rows.paths(part)]
-        for row, path, digest in zip(part.tolist(), paths, hash_files(source, paths), strict=True):
+        files = _name_files(rows, part)
+        for row, (path, _), digest in zip(part.tolist(), files, hash_files(source, files), strict=True):
             old = rows_by_digest.get(digest) if digest is not None else None
             if old is not None and choose_split(str(digest), find_group(path, split.group), split) == splits[old]:
                 pairs.append((row, old))
@@ -91,30 +91,34 @@ def verify_kept(rows: Rows, source: Source) -> int:
     kept, changed = np.flatnonzero(rows.is_read), 0
     for start, stop in iterate_slices(len(kept), PART):
         part = kept[start:stop]
-        paths = [decode_path(path) for path in rows.paths(part)]
         expected = rows.digest[part]
         differs = [
             digest is None or bytes.fromhex(digest) != known.tobytes()
-            for digest, known in zip(hash_files(source, paths), expected, strict=True)
+            for digest, known in zip(hash_files(source, _name_files(rows, part)), expected, strict=True)
         ]
         rows.forget(part[np.array(differs, np.bool_)])
         changed += sum(differs)
     return changed
 
 
-def hash_files(source: Source, paths: Sequence[str]) -> Iterator[str | None]:
-    """The sha256 (hex) of each file, None for one that cannot be read."""
+def hash_files(source: Source, files: Sequence[tuple[str, str]]) -> Iterator[str | None]:
+    """The sha256 (hex) of each file, of (path, what the listing said of its version); None where it cannot be read."""
 
-    def hash_one(path: str) -> str | None:
+    def hash_one(path: str, stamp: str) -> str | None:
         try:
-            return hashlib.sha256(source.read(path)).hexdigest()
+            return hashlib.sha256(source.read(path, stamp)).hexdigest()
         except BadImage:
             return None
 
-    groups = [paths[start : start + HASHED] for start in range(0, len(paths), HASHED)]
+    groups = [files[start : start + HASHED] for start in range(0, len(files), HASHED)]
     with ThreadPoolExecutor(HASHERS) as pool:
-        for digests in pool.map(lambda group: [hash_one(path) for path in group], groups):
+        for digests in pool.map(lambda group: [hash_one(*file) for file in group], groups):
             yield from digests
+
+
+def _name_files(rows: Rows, part: NDArray[np.int64]) -> list[tuple[str, str]]:
+    stamps = rows.inventory.column("modified").take(pa.array(part)).to_pylist()
+    return [(decode_path(path), stamp) for path, stamp in zip(rows.paths(part), stamps, strict=True)]
 
 
 def _count_same_unread(rows: Rows, new: NDArray[np.int64], table: pa.Table, old: NDArray[np.int64]) -> int:

@@ -52,7 +52,7 @@ class Files:
     def __iter__(self) -> Iterator[tuple[Entry, str | None, Content]]:
         if self._pool is None:
             for entry in self._entries:
-                yield entry, *read_file(self._source, entry.path)
+                yield entry, *read_file(self._source, entry)
         while self._waiting:
             entry, future = self._waiting.popleft()
             self._ahead -= entry.size
@@ -72,13 +72,13 @@ class Files:
             if entry is None:
                 return
             self._ahead += entry.size
-            self._waiting.append((entry, self._pool.submit(read_file, self._source, entry.path)))
+            self._waiting.append((entry, self._pool.submit(read_file, self._source, entry)))
 
 
-def read_file(source: Source, path: str) -> tuple[str | None, Content]:
+def read_file(source: Source, entry: Entry) -> tuple[str | None, Content]:
     """(sha256 in hex, bytes) of a file, or (None, why it gave none)."""
     try:
-        data = source.read(path)
+        data = source.read(entry.path, entry.modified)
     except BadImage as fault:
         return None, fault
     return hashlib.sha256(data).hexdigest(), data

@@ -61,6 +61,14 @@ def die_once(item: int, folder: str) -> int:
     return item
 
 
+def count_nulls(_: int) -> int:
+    """What pyarrow makes of a missing number of pandas'; 0 where it does not know pandas."""
+    import pandas
+    import pyarrow
+
+    return int(pyarrow.array(pandas.Series([1.0, float("nan")])).null_count)
+
+
 def die(item: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -208,6 +216,20 @@ def test_a_scheduler_without_workers_is_named(monkeypatch: pytest.MonkeyPatch) -
         address = ClusterSpec(address=empty.scheduler_address)
         with pytest.raises(ServerError, match="has no workers; start some for it"), open_cluster(address):
             pass
+
+
+def test_workers_that_others_use_too_are_left_as_they_are() -> None:
+    """Safelight's own do without pandas; on others, what their users' code gives does not change."""
+    from distributed import LocalCluster
+
+    nulls: list[int] = []
+    with open_cluster(ClusterSpec(workers=1)) as own:
+        run_chunks(own, count_nulls, [0], nulls.append)
+    options = {"dashboard_address": None, "scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"}}
+    foreign = LocalCluster(n_workers=1, host="127.0.0.1", **options)  # type: ignore[no-untyped-call]
+    with foreign, open_cluster(ClusterSpec(address=foreign.scheduler_address)) as cluster:
+        run_chunks(cluster, count_nulls, [0], nulls.append)
+    assert nulls == [0, 1]
 
 
 @pytest.mark.parametrize(

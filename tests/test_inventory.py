@@ -36,7 +36,7 @@ class Fake:
     def list(self, prefix: str = "") -> Iterator[Entry]:
         return self.make()
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, stamp: str = "") -> bytes:
         raise NotImplementedError
 
     def uri_of(self, path: str) -> str:
