@@ -39,7 +39,9 @@ def rows_of(workspace: Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
     return {row["path"]: row for row in read_ledger(open_store(str(workspace)), manifest).to_pylist()}
 
 
-def make_job(source: Path, workspace: Path | str, files: int = 9, budget: float = 0.05, **changes: Any) -> Preparation:
+def make_job(
+    source: Path | str, workspace: Path | str, files: int = 9, budget: float = 0.05, **changes: Any
+) -> Preparation:
     """A preparation of small images; `changes` are sections of its specification."""
     values: dict[str, Any] = {
         "image": ImageSpec(size=(8, 8)),
@@ -59,7 +61,7 @@ def run_job(job: Preparation, workers: int | None = 0) -> Manifest:
         return finish_version(job, crew.run)[0]
 
 
-def prepare(source: Path, workspace: Path, workers: int = 0, **changes: Any) -> tuple[Preparation, Manifest]:
+def prepare(source: Path | str, workspace: Path, workers: int = 0, **changes: Any) -> tuple[Preparation, Manifest]:
     """A finished job and the version that it published."""
     job = make_job(source, workspace, **changes)
     return job, run_job(job, workers)
