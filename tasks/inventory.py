@@ -33,6 +33,7 @@ INVENTORY = pa.schema(
     ]
 )
 ENDINGS = tuple(pattern[1:] for pattern in UNFINISHED if pattern.startswith("*"))
+ORDINARY = {".jpg", ".JPG", ".png", ".PNG", "jpeg", "JPEG"}  # no rule is about such a name, unless for how it begins
 BEGINNINGS = tuple(pattern[:-1] for pattern in UNFINISHED if pattern.endswith("*"))
 
 
@@ -88,7 +89,9 @@ def classify_paths(paths: Sequence[str]) -> tuple[list[str | None], list[str | N
         start = path.rfind("/") + 1
         label, rule = classify_folder(path[:start])
         labels.append(label)
-        rules.append(rule or _name_rule(path[start:]))
+        if rule is None and (path[-4:] not in ORDINARY or path[start] in ".~"):
+            rule = _name_rule(path[start:])
+        rules.append(rule)
     return labels, rules
 
 

@@ -21,6 +21,7 @@ from tasks.listing import SYSTEM_NAMES, UNFINISHED, classify_entry
 RULED = [".", "..", ".x", "thumbs.db.", "\u212a.TMP", "x.tm\u0130", *SYSTEM_NAMES]
 RULED += [pattern.replace("*", filling) for pattern in UNFINISHED for filling in ("", "x", ".", "\n", "a.b", "\udcff")]
 RULED += [name.upper() for name in RULED] + [f"{name}x" for name in RULED] + [f"x{name}" for name in RULED]
+RULED += [f"{name}{end}" for name in RULED for end in (".jpg", ".jpeg", "JPEG")]
 NAMES = st.sampled_from(RULED) | st.text(alphabet="aé.~$*\n\udcff\U0001f600", max_size=4)
 PATHS = st.lists(NAMES, min_size=1, max_size=4).map("/".join)
 
