@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import struct
+from functools import lru_cache
 from typing import BinaryIO
 
 from cnn.errors import BadImage
@@ -38,15 +39,21 @@ def write_message(stream: BinaryIO, facts: bytes, body: bytes | memoryview) -> N
 
 def answer(facts: bytes, data: bytes) -> tuple[bytes, bytes | memoryview]:
     """The JSON and the pixels for one request."""
-    request = json.loads(facts)
-    signal.setitimer(signal.ITIMER_REAL, request["seconds"])
+    spec, seconds = _read_request(facts)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        decoded = read_image(data, ImageSpec(**request["image"]))
+        decoded = read_image(data, spec)
     except BadImage as fault:
         return json.dumps({"reason": fault.reason, "detail": fault.detail}).encode(), b""
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     return json.dumps({"width": decoded.width, "height": decoded.height}).encode(), decoded.pixels.reshape(-1).data
+
+
+@lru_cache(maxsize=8)
+def _read_request(facts: bytes) -> tuple[ImageSpec, float]:
+    request = json.loads(facts)
+    return ImageSpec(**request["image"]), float(request["seconds"])
 
 
 def main() -> None:

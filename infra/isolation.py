@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 from contextlib import suppress
+from functools import lru_cache
 from typing import IO, Any
 
 import numpy as np
@@ -79,7 +80,7 @@ class _Child:
         self._printed: IO[bytes] | None = None
 
     def read(self, data: bytes, spec: ImageSpec, seconds: float) -> Decoded:
-        request = json.dumps({"image": spec.model_dump(), "seconds": seconds}).encode()
+        request = _write_request(spec, seconds)
         for last in (False, True):  # a child may have been killed for a reason that has nothing to do with the file
             if (message := self._ask(request, data)) is not None:
                 return _to_decoded(*message, spec)
@@ -140,6 +141,11 @@ class _Child:
         if code == -signal.SIGALRM:
             return BadImage("decoder_timeout", f"no picture after {seconds:g} s")
         return BadImage("decoder_crashed", ": ".join(filter(None, (_name_end(code), told))))
+
+
+@lru_cache(maxsize=8)
+def _write_request(spec: ImageSpec, seconds: float) -> bytes:
+    return json.dumps({"image": spec.model_dump(), "seconds": seconds}).encode()
 
 
 def is_expendable() -> bool:
