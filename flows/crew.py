@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 from infra.cluster import Cluster, ClusterSpec, open_cluster, run_chunks
-from infra.isolation import isolation
 from tasks.planning import Effort
 
 T = TypeVar("T")
@@ -70,5 +69,4 @@ def hire_crew(spec: ClusterSpec) -> Iterator[Crew]:
         if not gc.get_freeze_count():  # else it is somebody else's, and stays
             gc.freeze()
             stack.callback(gc.unfreeze)
-        stack.callback(isolation.close)
         yield Crew(spec, stack)

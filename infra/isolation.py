@@ -35,22 +35,27 @@ class Isolation:
         self._lock = threading.Lock()
         self._idle: list[_Child] = []
         self._busy: set[_Child] = set()
-        self.term = 0  # how often the decoders were closed
+        self._closed = False
 
-    def read(self, data: bytes, spec: ImageSpec, seconds: float, term: int | None = None) -> Decoded:
+    def read(self, data: bytes, spec: ImageSpec, seconds: float) -> Decoded:
         """What `cnn.images.read_image` gives for this file, within so many seconds.
 
         Raises:
-            BadImage: as there; or decoder_crashed, twice in a row, or decoder_timeout.
-            DecodersClosedError: `close` was called meanwhile, or since the decoders had the `term` that is given.
+            BadImage: as there; or decoder_crashed or out_of_memory, twice in a row, or decoder_timeout.
+            DecodersClosedError: `close` was called, before this or meanwhile.
         """
         with self._lock:
-            if term not in (None, self.term):
+            if self._closed:
                 raise DecodersClosedError
             child = self._idle.pop() if self._idle else _Child()
             self._busy.add(child)
         try:
             return child.read(data, spec, seconds)
+        except BadImage:
+            raise  # it has answered, or was buried
+        except BaseException:  # what it still has to say would be taken for the answer to the next file
+            child.kill()
+            raise
         finally:
             with self._lock:
                 self._busy.discard(child)
@@ -60,9 +65,9 @@ class Isolation:
                     self._idle.append(child)
 
     def close(self) -> None:
-        """End all children; those at work let their callers know."""
+        """End all children for good; those at work let their callers know."""
         with self._lock:
-            self.term += 1
+            self._closed = True
             idle, self._idle = self._idle, []
             for child in self._busy:
                 child.kill()
@@ -140,6 +145,8 @@ class _Child:
             told = " ".join(printed.read().decode("utf-8", "replace").split())[-MOST_TOLD:]
         if code == -signal.SIGALRM:
             return BadImage("decoder_timeout", f"no picture after {seconds:g} s")
+        if code == -signal.SIGKILL:  # the kernel, for want of memory
+            return BadImage("out_of_memory", "its decoder was killed")
         return BadImage("decoder_crashed", ": ".join(filter(None, (_name_end(code), told))))
 
 
@@ -169,5 +176,20 @@ def _to_decoded(facts: bytes, pixels: bytes, spec: ImageSpec) -> Decoded:
     return Decoded(np.frombuffer(pixels, np.uint8).reshape(spec.shape), answer["width"], answer["height"])
 
 
-isolation = Isolation()
-atexit.register(isolation.close)
+class _OfThread(threading.local):
+    isolation: Isolation | None = None
+
+
+_of_process = Isolation()
+_of_thread = _OfThread()
+atexit.register(_of_process.close)
+
+
+def adopt(isolation: Isolation) -> None:
+    """Have `read_apart` in this thread use these decoders."""
+    _of_thread.isolation = isolation
+
+
+def read_apart(data: bytes, spec: ImageSpec, seconds: float) -> Decoded:
+    """`Isolation.read`, by the decoders that this thread has adopted, else by those of the process."""
+    return (_of_thread.isolation or _of_process).read(data, spec, seconds)

@@ -52,6 +52,8 @@ class QuickReader:
             credential_provider=credentials,
             client_options={"allow_http": url.scheme == "http", "connect_timeout": CONNECT, "timeout": REQUEST},
             retry_config={"max_retries": 0},
+            skip_signature=False,
+            request_payer=False,
         )
         if urlsplit(sign(self._store, "GET", "x", timedelta(minutes=1)))[:3] != url[:3]:
             raise ValueError("variables of obstore's own lead elsewhere")

@@ -1,42 +1,54 @@
 """A function and items in, results as they come out: in a few threads of this process, each with its own decoder."""
 
 import os
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future
 from itertools import islice
+from queue import SimpleQueue
+from threading import Thread
 from typing import TypeVar
 
-from infra.isolation import isolation
+from infra.isolation import Isolation, adopt
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 MOST_THREADS = 4  # a decoder takes a third of a second to start: more of them pay for work that workers do better
+GRACE = 2.0  # seconds for a thread to end after a fault; one that waits for a disk or a server is left behind
 
 
 def run_in_threads(function: Callable[[T], R], items: Iterator[T], on_result: Callable[[R], None]) -> None:
     """Call `on_result`, in this thread, with `function(item)` for each item, as results come; order is not kept.
 
     It is worth it for functions that wait for isolated decoders. Raises: the first fault of `function` or `on_result`,
-    as it was, or an interrupt; then what is under way is given up, within a file of its end.
+    as it was, or an interrupt; then the decoders are closed, and what is under way ends with the file it is at.
     """
-    given_up = threading.Event()
+    asked: SimpleQueue[tuple[Future[R], T] | None] = SimpleQueue()
+    answered: SimpleQueue[Future[R]] = SimpleQueue()
+    decoders = Isolation()
 
-    def work(item: T) -> R:
-        if given_up.is_set():
-            raise RuntimeError("given up")  # nobody asks for it any more
-        return function(item)
+    def work() -> None:
+        adopt(decoders)
+        while (job := asked.get()) is not None:
+            future, item = job
+            try:
+                future.set_result(function(item))
+            except BaseException as error:
+                future.set_exception(error)
+            answered.put(future)
 
-    pool = ThreadPoolExecutor(min(MOST_THREADS, count_cores()))
+    # Daemons: a thread that a dead file server holds must not keep this process from its end.
+    threads = [Thread(target=work, name=f"chunk-{n}", daemon=True) for n in range(min(MOST_THREADS, count_cores()))]
+    for thread in threads:
+        thread.start()
     try:
-        _hand_out(lambda item: pool.submit(work, item), items, on_result)
-    except BaseException:
-        given_up.set()
-        isolation.close()
-        raise
+        _hand_out(lambda item: asked.put((Future(), item)), items, len(threads) + 1, answered, on_result)
     finally:
-        pool.shutdown(cancel_futures=True)
+        decoders.close()
+        for _ in threads:
+            asked.put(None)
+        for thread in threads:
+            thread.join(GRACE)
 
 
 def count_cores() -> int:
@@ -44,11 +56,22 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _hand_out(submit: Callable[[T], Future[R]], items: Iterator[T], on_result: Callable[[R], None]) -> None:
-    """Keep each thread, and one item more, supplied."""
-    pending = {submit(item) for item in islice(items, MOST_THREADS + 1)}
-    while pending:
-        done, pending = wait(pending, return_when=FIRST_COMPLETED)
-        for future in done:
-            pending |= {submit(item) for item in islice(items, 1)}  # it goes out before this result is looked at
-            on_result(future.result())
+def _hand_out(
+    ask: Callable[[T], None],
+    items: Iterator[T],
+    window: int,
+    answered: "SimpleQueue[Future[R]]",
+    on_result: Callable[[R], None],
+) -> None:
+    """Have `window` items asked for at a time until each has been answered."""
+    waiting = 0
+    for item in islice(items, window):
+        ask(item)
+        waiting += 1
+    while waiting:
+        future = answered.get()
+        waiting -= 1
+        for following in islice(items, 1):  # it goes out before this result is looked at
+            ask(following)
+            waiting += 1
+        on_result(future.result())

@@ -1,4 +1,4 @@
-"""One chunk of files in, its shards and its report (one row per file) out. Runs in a Dask worker or in a loop.
+"""One chunk of files in, its shards and its report (one row per file) out. Runs in Dask workers, threads or a loop.
 
 The report is written after the shards it names, so a report that exists is a chunk that is done.
 """

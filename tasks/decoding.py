@@ -8,11 +8,10 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from functools import partial
 
 from cnn.errors import ConfigError
 from cnn.images import Decoded, ImageSpec, read_image
-from infra.isolation import is_expendable, isolation
+from infra.isolation import is_expendable, read_apart
 from tasks.reading import waiting
 
 LIMIT = "SAFELIGHT_DECODE_SECONDS"
@@ -23,16 +22,16 @@ def choose_decoder(isolated: bool) -> Decode:
     """The function that decodes a chunk's files. Raises: ConfigError when SAFELIGHT_DECODE_SECONDS is no time."""
     seconds = read_limit()
     if isolated:
-        return partial(read_apart, seconds=seconds, term=isolation.term)
+        return lambda data, spec: read_beside(data, spec, seconds)
     if is_expendable():
         return lambda data, spec: read_or_die(data, spec, seconds)
     return read_image
 
 
-def read_apart(data: bytes, spec: ImageSpec, seconds: float, term: int) -> Decoded:
-    """`read_image` in a child process; other threads compute meanwhile. `term` is that of the chunk's beginning."""
+def read_beside(data: bytes, spec: ImageSpec, seconds: float) -> Decoded:
+    """`read_image` in a child process; other threads compute meanwhile."""
     with waiting():
-        return isolation.read(data, spec, seconds, term)
+        return read_apart(data, spec, seconds)
 
 
 def read_or_die(data: bytes, spec: ImageSpec, seconds: float) -> Decoded:

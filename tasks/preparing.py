@@ -4,9 +4,9 @@
 """
 
 import hashlib
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Protocol
@@ -31,7 +31,7 @@ from tasks.planning import Chunk, Cut, Effort, cut_rows, estimate_decoding, make
 from tasks.publishing import Latest, fetch_ledger, find_latest, read_manifest
 from tasks.reckoning import BudgetSpec
 from tasks.rows import OK, QUARANTINED, Filled, Report, Rows
-from tasks.settling import load_trees
+from tasks.settling import loading_trees
 
 FILL_ROWS = 4_096  # whose reports are taken over together: each time costs as much as some hundred rows
 FOLDER_PROBLEMS = ("unreadable_folder", "symlink_outside_folder", "symlink_nested")
@@ -191,8 +191,6 @@ def refuse_lost_folders(job: Preparation) -> None:
 def build_chunks(job: Preparation, run: Run, on_report: Callable[[ChunkReport], None]) -> None:
     """Build every chunk that is not done yet; each that ends is kept, whatever happens to the others."""
     job.submitted = time.monotonic()
-    if job.todo and job.spec.split.leak_distance >= 0:
-        threading.Thread(target=load_trees, name="load-trees").start()
     numbers: dict[str, int] = {}
     waiting: list[Filled] = []
     salt = job.spec.salt()
@@ -212,7 +210,9 @@ def build_chunks(job: Preparation, run: Run, on_report: Callable[[ChunkReport], 
         on_report(done)
 
     task = BuildTask(job.source.uri, job.store.uri, job.spec)
-    run(partial(build_chunk, task=task), make(), keep, job.effort, Chunk.isolate)
+    compares = bool(job.todo) and job.spec.split.leak_distance >= 0
+    with loading_trees() if compares else nullcontext():
+        run(partial(build_chunk, task=task), make(), keep, job.effort, Chunk.isolate)
     job.rows.fill(waiting)
 
 

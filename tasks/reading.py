@@ -19,7 +19,7 @@ _one_at_a_time = threading.Lock()
 
 @contextmanager
 def computing() -> Iterator[None]:
-    """Hold the processor's turn of this worker process: one of its tasks computes, others read and write meanwhile."""
+    """Hold the processor's turn of this process: one of its tasks computes, others read and write meanwhile."""
     with _one_at_a_time:
         yield
 

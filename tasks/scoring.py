@@ -1,9 +1,10 @@
-"""One chunk of files in, one Parquet part of predictions (one row per file) out. Runs in a Dask worker or in a loop.
+"""One chunk of files in, one Parquet part of predictions (one row per file) out. Runs in workers, threads or a loop.
 
 Decoding and inference share the process, so pixels stay in it; only counts go back through the scheduler. Imports no
 TensorFlow, no MLflow and no Prefect.
 """
 
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -32,6 +33,7 @@ from tasks.shipping import local_bundle
 KNOWN = ("digest", "label", "confidence", "top_k", "scored_at", "width", "height")
 
 Row = dict[str, Any]
+_loading = threading.Lock()  # of threads that begin at once, one loads and the others find it loaded
 
 
 class ScoreSpec(Spec):
@@ -117,8 +119,9 @@ def score_chunk(chunk: Chunk, task: ScoreTask) -> ChunkScores:
     name = part_path(task.batch, chunk.key)
     if (done := _find_part(store, name, chunk)) is not None:
         return done
-    network = _load_network(task.workspace, task.model.bundle)
-    known = _load_known(task.workspace, task.known) if task.known is not None else None
+    with _loading:
+        network = _load_network(task.workspace, task.model.bundle)
+        known = _load_known(task.workspace, task.known) if task.known is not None else None
     files = Files(source, sorted(chunk.entries, key=lambda entry: encode_path(entry.path)))
     try:
         with computing():

@@ -1,7 +1,9 @@
 """Rows of all files in, the same rows with duplicates, label conflicts and leaks between splits settled."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -21,9 +23,20 @@ ROUNDING = 1  # block means are rounded: two that differ by d can be d + 1 apart
 Fetch = Callable[[NDArray[np.int64]], NDArray[np.uint8]]  # rows → their thumbnails, uint8 (n, 256)
 
 
-def load_trees() -> None:
-    """Import what searches for near-duplicates: a third of a second, best spent while decoders are at work."""
-    import scipy.spatial  # noqa: F401
+@contextmanager
+def loading_trees() -> Iterator[None]:
+    """Import, beside the block, what finds near-duplicates: a third of a second, best spent while others work."""
+    thread = Thread(target=_load_trees, name="load-trees", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def _load_trees() -> None:
+    with suppress(ImportError):  # whoever needs them meets it again
+        import scipy.spatial  # noqa: F401
 
 
 def settle_rows(rows: Rows, leak_distance: int, fetch: Fetch) -> None:

@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     home = tempfile.mkdtemp(prefix="safelight-tests-")
     config.stash[HOME] = home
-    for name in [name for name in os.environ if name.startswith(CLEARED)]:
+    for name in [name for name in os.environ if name.startswith(CLEARED) or name.lower().endswith("_proxy")]:
         del os.environ[name]
     os.environ |= {
         "HOME": home,

@@ -39,6 +39,7 @@ class Memory:
     uploads: dict[str, tuple[str, float]] = field(default_factory=dict)
     fault: Fault = field(default_factory=Fault)
     passed: int = 0
+    headers: dict[str, str] = field(default_factory=dict)  # of the last request
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def reset(self, files: dict[str, bytes], fault: Fault) -> None:
@@ -72,6 +73,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.memory.headers = {name.lower(): value for name, value in self.headers.items()}
         fault = self.memory.next_fault()
         parts = urlsplit(self.path)
         key = unquote(parts.path).removeprefix(f"/{BUCKET}").removeprefix("/")

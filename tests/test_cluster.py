@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import infra.cluster
 from cnn.errors import BadImage, ConfigError, IntegrityError, SafelightError, ServerError
 from infra.addresses import check_address
 from infra.cluster import Cluster, ClusterSpec, open_cluster, run_chunks
+from infra.threads import MOST_THREADS
 
 
 def double(number: int) -> int:
@@ -79,23 +80,30 @@ def workers() -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.fixture(params=["in this process", "on workers"])
-def cluster(request: pytest.FixtureRequest) -> Cluster:
-    if request.param == "in this process":
-        return Cluster(0)
-    on_workers: Cluster = request.getfixturevalue("workers")
-    return on_workers
+@pytest.fixture(params=["in a loop", "in threads", "on workers"])
+def run(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """`run_chunks` where the parameter says."""
+    if request.param == "in a loop":
+        return functools.partial(run_chunks, Cluster(0))
+    if request.param == "in threads":
+        return functools.partial(run_chunks, Cluster(0), guard=keep)
+    return functools.partial(run_chunks, request.getfixturevalue("workers"))
 
 
-def test_every_item_gives_one_result(cluster: Cluster) -> None:
+def keep(item: int) -> int:
+    """A guard for items that need none."""
+    return item
+
+
+def test_every_item_gives_one_result(run: Callable[..., None]) -> None:
     results: list[int] = []
-    run_chunks(cluster, double, range(50), results.append)
+    run(double, range(50), results.append)
     assert sorted(results) == [2 * number for number in range(50)]
-    run_chunks(cluster, double, [], results.append)
+    run(double, [], results.append)
     assert len(results) == 50
 
 
-def test_items_are_taken_as_they_are_needed(cluster: Cluster) -> None:
+def test_items_are_taken_as_they_are_needed(run: Callable[..., None]) -> None:
     taken, done, most = 0, 0, 0
 
     def items() -> Iterator[int]:
@@ -109,12 +117,12 @@ def test_items_are_taken_as_they_are_needed(cluster: Cluster) -> None:
         nonlocal done
         done += 1
 
-    run_chunks(cluster, double, items(), note, in_flight=2)
+    run(double, items(), note, in_flight=2)
     assert (taken, done) == (40, 40)
-    assert most <= 2 * max(1, cluster.workers) + 1
+    assert most <= max(2 * 2, MOST_THREADS + 1) + 1  # of two workers, or of threads
 
 
-def test_the_first_fault_comes_back_as_it_was_and_ends_the_rest(cluster: Cluster) -> None:
+def test_the_first_fault_comes_back_as_it_was_and_ends_the_rest(run: Callable[..., None]) -> None:
     taken = []
 
     def items() -> Iterator[int]:
@@ -123,14 +131,14 @@ def test_the_first_fault_comes_back_as_it_was_and_ends_the_rest(cluster: Cluster
             yield number
 
     with pytest.raises(IntegrityError, match=r"^shard 7 is damaged; delete it$"):
-        run_chunks(cluster, functools.partial(fail_at, culprit=7), items(), lambda result: None)
+        run(functools.partial(fail_at, culprit=7), items(), lambda result: None)
     assert len(taken) < 100
     with pytest.raises(BadImage) as caught:
-        run_chunks(cluster, fail_badly, [3], lambda result: None)
+        run(fail_badly, [3], lambda result: None)
     assert (caught.value.reason, caught.value.detail) == ("truncated", "at 3")
 
 
-def test_a_fault_of_the_receiver_ends_the_rest_too(cluster: Cluster) -> None:
+def test_a_fault_of_the_receiver_ends_the_rest_too(run: Callable[..., None]) -> None:
     results: list[int] = []
 
     def refuse(result: int) -> None:
@@ -138,9 +146,9 @@ def test_a_fault_of_the_receiver_ends_the_rest_too(cluster: Cluster) -> None:
         raise KeyError(result)
 
     with pytest.raises(KeyError):
-        run_chunks(cluster, double, range(100), refuse)
+        run(double, range(100), refuse)
     assert len(results) == 1
-    run_chunks(cluster, double, [4], results.append)  # the workers go on as if nothing had been
+    run(double, [4], results.append)  # the workers go on as if nothing had been
     assert results[1:] == [8]
 
 

@@ -7,6 +7,7 @@ from infra.cluster import ClusterSpec
 
 
 def test_the_collector_looks_at_everything_again_when_the_crew_is_gone() -> None:
+    gc.unfreeze()
     with hire_crew(ClusterSpec(workers=0)):
         assert gc.get_freeze_count() > 0
     assert gc.get_freeze_count() == 0

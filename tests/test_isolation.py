@@ -10,6 +10,7 @@ import psutil
 import pytest
 from steps import make_job, prepare, rows_of, run_job, write_image, write_photos
 
+import infra.isolation
 import infra.threads
 from cnn.errors import BadImage, ConfigError
 from cnn.images import ImageSpec, read_image
@@ -32,6 +33,8 @@ def open(stream, *args, **kwargs):
     if data.endswith(b"CRASH"):
         os.write(2, b"free(): invalid pointer\\n")
         os.kill(os.getpid(), signal.SIGSEGV)
+    if data.endswith(b"KILLED"):
+        os.kill(os.getpid(), signal.SIGKILL)
     if data.endswith(b"HANG") and "TOLD_OF_HANGS" in os.environ:
         os.close(os.open(os.environ["TOLD_OF_HANGS"], os.O_WRONLY))  # returns when the test reads there
     while data.endswith(b"HANG"):
@@ -122,19 +125,42 @@ def test_a_child_that_is_dead_before_it_is_asked_is_replaced(tmp_path: Path, iso
 def test_callers_do_not_wait_for_each_other_and_learn_that_the_decoders_are_closed(
     tmp_path: Path, isolation: Isolation, hanging: Callable[[], None]
 ) -> None:
-    term = isolation.term
     with ThreadPoolExecutor(1) as pool:
-        stuck = pool.submit(isolation.read, make_picture(tmp_path, b"HANG"), SPEC, 600)
-        hanging()
-        assert isolation.read(make_picture(tmp_path), SPEC, 60).width == 16
-        assert len(find_children()) == 2
-        isolation.close()
+        try:
+            stuck = pool.submit(isolation.read, make_picture(tmp_path, b"HANG"), SPEC, 600)
+            hanging()
+            assert isolation.read(make_picture(tmp_path), SPEC, 60).width == 16
+            assert len(find_children()) == 2
+        finally:
+            isolation.close()
         with pytest.raises(DecodersClosedError):
             stuck.result()
     assert find_children() == []
     with pytest.raises(DecodersClosedError):
-        isolation.read(make_picture(tmp_path), SPEC, 60, term)
-    assert isolation.read(make_picture(tmp_path), SPEC, 60).width == 16
+        isolation.read(make_picture(tmp_path), SPEC, 60)
+
+
+def test_a_child_whose_answer_was_not_taken_gives_no_other_file_its_pixels(
+    tmp_path: Path, isolation: Isolation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_picture(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(infra.isolation, "read_message", fail_for_memory)
+        with pytest.raises(MemoryError):
+            isolation.read(data, SPEC, 60)
+    write_image(tmp_path / "other.png", 2)
+    other = (tmp_path / "other.png").read_bytes()
+    assert isolation.read(other, SPEC, 60).pixels.tobytes() == read_image(other, SPEC).pixels.tobytes()
+
+
+def fail_for_memory(stream: object) -> None:
+    raise MemoryError
+
+
+def test_a_decoder_that_is_killed_is_no_verdict_on_the_file(tmp_path: Path, isolation: Isolation) -> None:
+    with pytest.raises(BadImage, match=r"^out_of_memory: its decoder was killed$") as caught:
+        isolation.read(make_picture(tmp_path, b"KILLED"), SPEC, 60)
+    assert caught.value.may_pass
 
 
 def test_an_interrupt_ends_small_work_at_once_and_says_nothing_false_of_the_file_at_work(
