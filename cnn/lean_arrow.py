@@ -3,32 +3,30 @@ pandas to find out: a third of a second and 50 MiB in every process, for nothing
 """
 
 import sys
-from collections.abc import Sequence
+import threading
 from functools import lru_cache
-from types import ModuleType
 
 import pyarrow as pa
 
-
-class _NoPandas:
-    """A finder of modules (`sys.meta_path`) that knows one thing."""
-
-    @staticmethod
-    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
-        if name == "pandas":
-            raise ModuleNotFoundError("left out")
+_one_at_a_time = threading.Lock()
 
 
-@lru_cache(maxsize=1)
 def leave_pandas_out() -> None:
     """Have pyarrow find that there is no pandas, for as long as this process lives, unless pandas is imported already.
 
-    For processes that are Safelight's own: from then on `pa.array` does not know pandas' own types any more.
+    For processes that are Safelight's own: from then on `pa.array` does not know pandas' own types any more. Threads
+    that import other modules meanwhile notice nothing: no list of finders changes under them.
     """
+    with _one_at_a_time:
+        _ask_once()
+
+
+@lru_cache(maxsize=1)
+def _ask_once() -> None:
     if "pandas" in sys.modules:
         return
-    sys.meta_path.insert(0, _NoPandas)
+    sys.modules["pandas"] = None  # type: ignore[assignment]  # to the import system: there is no such module
     try:
         pa.array([])
     finally:
-        sys.meta_path.remove(_NoPandas)
+        del sys.modules["pandas"]
