@@ -229,7 +229,7 @@ def serve(
     """Serve the deployments retrain/nightly and score/hourly on this machine until Ctrl-C; no work pool is needed."""
 
     def action() -> Mapping[str, Any]:
-        chosen = open_run(config, settings, source)
+        chosen = open_run(config, settings, source, inbox)
         from flows.serve import Served, serve_deployments
 
         served = Served(name, locate(workspace), chosen, source and locate(source), inbox and locate(inbox))

@@ -58,8 +58,8 @@ def load_settings(file: Path | None, settings: list[str] | None) -> "Config":
     return load_config(file, settings or [])
 
 
-def open_run(file: Path | None, settings: list[str] | None, source: str | None = None) -> "Config":
-    """The configuration of a flow that is about to run; the source is looked at before a server is started for it.
+def open_run(file: Path | None, settings: list[str] | None, *sources: str | None) -> "Config":
+    """The configuration of a flow that is about to run; its sources are looked at before a server is started for it.
 
     Raises:
         ConfigError: a setting or an address.
@@ -69,7 +69,7 @@ def open_run(file: Path | None, settings: list[str] | None, source: str | None =
     from infra.storage import open_source
 
     config = load_settings(file, settings)
-    if source is not None:
+    for source in filter(None, sources):
         open_source(locate(source))
     open_prefect()
     return config

@@ -21,6 +21,7 @@ from tasks.inventory import any_path_matches, count_labels
 from tasks.ledger import OUTCOMES
 from tasks.listing import find_empty_folders, find_twins
 from tasks.preparing import Preparation, build_chunks, list_files
+from tasks.reckoning import describe_quarantine, find_gaps
 
 
 @flow(name="prepare", persist_result=False)
@@ -49,7 +50,17 @@ def prepare_dataset(source: str, workspace: str, config: Config, verify: bool = 
         manifest, path = run_stage("publish", lambda: publish_stage(job, crew))
     report = summarize(job, manifest, job.store.uri_of(path), crew.start_up)
     say(describe(report, job))
+    if not job.recognised:  # else the run that filled the rows has told it
+        tell_losses(job, job.store.uri_of(manifest.ledger.path))
     return report
+
+
+def tell_losses(job: Preparation, ledger: str) -> None:
+    """What is not in the version, and why."""
+    if reasons := describe_quarantine(job.rows):
+        say(f"publish: quarantined: {reasons}; each file stands in {ledger}")
+    for gap in find_gaps(job.rows, job.classes, job.spec.split.group):
+        say(f"publish: {gap}")
 
 
 def list_stage(job: Preparation) -> None:

@@ -20,7 +20,7 @@ from infra.storage import Source, Store, open_source, open_store
 from infra.unfinished import open_scratch
 from tasks.batches import BatchRecord, ScorePlan, batch_path, find_finished, find_previous, plan_scoring
 from tasks.committing import publish_batch
-from tasks.listing import check_apart, list_source
+from tasks.listing import check_apart, find_lost_folders, list_source
 from tasks.planning import Chunk, Effort, estimate_decoding
 from tasks.predictions import write_csv
 from tasks.scoring import ChunkScores, ModelRef, ScoreJob, score_chunk
@@ -92,6 +92,9 @@ def plan_stage(job: Scoring, model: ModelRef) -> ScorePlan:
     plan = plan_scoring(listed, asked, find_previous(job.store, asked), job.config.chunk.files)
     todo = sum(len(chunk.items) for chunk in plan.chunks)
     say(f"list: {len(listed):,} files, {todo:,} to score")
+    if lost := find_lost_folders(listed):
+        shown = ", ".join(map(repr, lost[:5])) + (", …" if len(lost) > 5 else "")
+        say(f"list: folders that cannot be looked into, whose images are not scored: {shown}")
     return plan
 
 

@@ -1,12 +1,15 @@
 """A model's name, its folders and cron lines in; deployments served by this process until it is stopped."""
 
+import asyncio
 import os
+import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from prefect import serve
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
+from prefect.runner import Runner
 from prefect.schedules import Cron
 
 from cnn.errors import ConfigError
@@ -66,6 +69,13 @@ def replace_pooled(names: list[str]) -> None:
                 say(f"serving {name} in place of the deployment in the work pool {found.work_pool_name}")
 
 
+class _Runner(Runner):
+    """Prefect's, which on SIGTERM ends as it does on Ctrl-C; its own way leaves a coroutine behind, and says so."""
+
+    def handle_sigterm(self, *args: Any, **kwargs: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
 def serve_deployments(served: Served) -> dict[str, Any]:
     """Serve until Ctrl-C or SIGTERM; runs come from the schedules and from `prefect deployment run`."""
     deployments = make_deployments(served)
@@ -74,6 +84,9 @@ def serve_deployments(served: Served) -> dict[str, Any]:
     for title, folder, option in zip(names, (served.source, served.inbox), ("--source", "--inbox"), strict=True):
         state = f"on schedule, from {folder}" if folder else f"paused: give {option}"
         say(f"serving {title} ({state})")
-    with keep_server(os.environ.get("PREFECT_API_URL", "")):
-        serve(*deployments, print_starting_message=False, limit=1)
+    runner = _Runner(limit=1)
+    for deployment in deployments:
+        runner.add_deployment(deployment)
+    with keep_server(os.environ.get("PREFECT_API_URL", "")), suppress(KeyboardInterrupt):
+        asyncio.run(runner.start())
     return {"served": names, "model": served.name}

@@ -236,10 +236,11 @@ def describe_evaluation(report: TrainingReport) -> str:
     """One line of what the best epoch is worth."""
     figures = report.evaluation
     low, high = figures.accuracy_interval
+    own = " (those that it was trained on: this says little)" if report.judged_on == "train" else ""
     again = f", went on from epoch {report.resumed_at}" if report.resumed_at else ""
     return (
         f"evaluate: accuracy {figures.accuracy:.4f} ({low:.4f} to {high:.4f}) on {figures.images:,} {report.judged_on} "
-        f"images, macro F1 {figures.macro_f1:.4f}, ECE {figures.ece:.4f}; best of {report.epochs} epochs: "
+        f"images{own}, macro F1 {figures.macro_f1:.4f}, ECE {figures.ece:.4f}; best of {report.epochs} epochs: "
         f"{report.best_epoch}{again}"
     )
 

@@ -13,6 +13,7 @@ from tasks.ledger import show_path
 
 # What operating systems, file managers and half-finished transfers leave in folders; everything else is looked at.
 SYSTEM_NAMES = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r", "$recycle.bin", "system volume information")
+FOLDER_PROBLEMS = ("unreadable_folder", "symlink_outside_folder", "symlink_nested")  # each hides any number of files
 UNFINISHED = ("*.tmp", "*.part", "*.partial", "*.crdownload", "~$*")
 
 
@@ -56,6 +57,11 @@ def find_empty_folders(source: Source, classes: Collection[str]) -> list[str]:
         return []  # a store has no folders, only files
     names = [item.name for item in os.scandir(source.uri) if item.is_dir() and ignore_rule(item.name) is None]
     return sorted({show_path(name)[0] for name in names} - set(classes))
+
+
+def find_lost_folders(listed: Iterable[Listed]) -> list[str]:
+    """The folders that could not be looked into, among what was listed; nobody knows what lies in them."""
+    return [item.entry.path for item in listed if item.entry.problem in FOLDER_PROBLEMS]
 
 
 def find_twins(classes: Iterable[str]) -> list[tuple[str, ...]]:

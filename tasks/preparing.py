@@ -26,7 +26,7 @@ from tasks.chunk_reports import read_report, report_path
 from tasks.comparing import Previous, keep_moved, keep_unchanged, verify_kept
 from tasks.inventory import class_names, digest_inventory, take_inventory
 from tasks.ledger import DECODED
-from tasks.listing import check_apart
+from tasks.listing import FOLDER_PROBLEMS, check_apart
 from tasks.planning import Chunk, Cut, Effort, cut_rows, estimate_decoding, make_chunk
 from tasks.publishing import Latest, fetch_ledger, find_latest, read_manifest
 from tasks.reckoning import BudgetSpec
@@ -34,7 +34,6 @@ from tasks.rows import OK, QUARANTINED, Filled, Report, Rows
 from tasks.settling import loading_trees
 
 FILL_ROWS = 4_096  # whose reports are taken over together: each time costs as much as some hundred rows
-FOLDER_PROBLEMS = ("unreadable_folder", "symlink_outside_folder", "symlink_nested")
 
 
 class Run(Protocol):

@@ -58,7 +58,8 @@ def decide(
         figures = (
             f"accuracy {challenger.accuracy:.4f} ({low:.4f} to {high:.4f}) on {challenger.images} {judged_on} images"
         )
-        return Verdict("promote", (FIRST + doubt_first(challenger), figures))
+        alone = "" if judged_on != "train" else "; these are the images that it was trained on: there are no others"
+        return Verdict("promote", (FIRST + doubt_first(challenger), figures + alone))
     if not paired.images:
         return Verdict("hold", ("there are no test images to compare with the champion on; raise split.test",))
     near = paired.difference >= -spec.margin

@@ -49,6 +49,28 @@ def check_budget(rows: Rows, classes: Sequence[str], budget: BudgetSpec) -> None
         raise DatasetError("no image is left to train on; lower split.validation and split.test, or add images")
 
 
+def find_gaps(rows: Rows, classes: Sequence[str], group: str | None) -> list[str]:
+    """What a version lacks that training or its judgement will miss, one line each."""
+    ok = rows.outcome == OK
+    trained = np.bincount(rows.label_id[ok & (rows.split == SPLITS.index("train"))], minlength=len(classes))
+    unlearnt = sorted(name for name, count in zip(classes, trained, strict=True) if not count)
+    empty = [split for split, count in count_images(rows).items() if not count]
+    why = f"; split.group {group!r} keeps the images of a group in one split" if group else ""
+    gaps = []
+    if unlearnt:
+        shown = ", ".join(map(repr, unlearnt[:5])) + (", …" if len(unlearnt) > 5 else "")
+        gaps.append(f"classes without training images: {shown}{why}; nothing can be trained on this version")
+    if empty:
+        gaps.append(f"no {' and no '.join(empty)} images{why}; a model of this version is judged on others")
+    return gaps
+
+
+def describe_quarantine(rows: Rows) -> str:
+    """Why files are quarantined, and how many for each reason, the most frequent first; "" where none is."""
+    counts = _count_reasons(rows, rows.outcome == QUARANTINED)
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common())
+
+
 def reconcile_rows(rows: Rows) -> None:
     """Check that every file listed has exactly one outcome.
 

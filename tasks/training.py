@@ -142,9 +142,10 @@ def check_classes(manifest: Manifest, labels: NDArray[np.int64]) -> None:
     counts = np.bincount(labels, minlength=len(manifest.classes))
     if lacking := [name for name, count in zip(manifest.classes, counts, strict=True) if not count]:
         shown = ", ".join(lacking[:5]) + (", …" if len(lacking) > 5 else "")
+        grouped = ", or choose a split.group of smaller groups" if manifest.split.group else ""
         raise DatasetError(
-            f"dataset {manifest.dataset} has no training images of {shown}; add images, or lower split.validation and "
-            f"split.test, and prepare again"
+            f"dataset {manifest.dataset} has no training images of {shown}; add images, lower split.validation and "
+            f"split.test{grouped}, and prepare again"
         )
 
 

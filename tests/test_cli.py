@@ -60,8 +60,9 @@ def test_asking_for_models_where_there_are_none_makes_nothing(words: list[str], 
     assert not mistyped.exists()
 
 
-def test_a_folder_that_is_not_there_is_told_before_a_server_starts(tmp_path: Path) -> None:
-    result = run(app, ["serve", "--name", "birds", "--source", str(tmp_path / "gone")])
+@pytest.mark.parametrize("option", ["--source", "--inbox"])
+def test_a_folder_that_is_not_there_is_told_before_a_server_starts(tmp_path: Path, option: str) -> None:
+    result = run(app, ["serve", "--name", "birds", option, str(tmp_path / "gone")])
     assert result.exit_code == 1
     assert "gone" in result.stderr
     assert result.stderr.count("\n") == 1

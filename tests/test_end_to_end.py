@@ -173,9 +173,10 @@ def test_serve_runs_deployments_without_a_work_pool(
         prefect("deployment", "run", "retrain/nightly", "--param", f"source={photos}", "--watch")
         prefect("deployment", "run", "score/hourly", "--watch")
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=60)
     assert process.returncode == 0, told
+    assert "Warning" not in told
     assert "retrain/nightly (paused: give --source)" in told
     (predictions,) = work.glob("batches/*/predictions.parquet")
     assert len(read_table(predictions)) == 20

@@ -19,6 +19,7 @@ from flows.crew import hire_crew
 from flows.prepare import find_doubts, in_order, publish_stage
 from infra.cluster import ClusterSpec
 from infra.entries import MOST_BYTES
+from tasks.building import choose_split
 from tasks.preparing import build_chunks, list_files
 
 NAMES = ("train", "validation", "test")
@@ -94,3 +95,37 @@ def test_a_bar_is_shown_for_what_is_arranged_and_for_nothing_else(
         build_chunks(job, crew.run, lambda report: None)
         manifest, _ = publish_stage(job, crew)
     assert shown == [("arrange", manifest.images["train"])] * copies
+
+
+def test_what_a_version_lacks_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One site with all bats, which comes into one split as a whole; and a file that is no picture."""
+    source = write_photos(tmp_path / "photos", 30)
+    for path in (source / "bat").iterdir():
+        path.rename(path.with_name(f"site-1-{path.name}"))
+    (source / "owl" / "text.png").write_bytes(b"text")
+    split = SplitSpec(validation=0.2, test=0.2, group=r"(site-\d|\d\d)", seed=find_seed("site-1", "test"))
+    job = make_job(source, tmp_path / "work", split=split, budget=0.5)
+    run_job(job)
+    flows.prepare.tell_losses(job, "LEDGER")
+    quarantined, unlearnt, *empty = capsys.readouterr().err.splitlines()
+    assert quarantined == "publish: quarantined: 1 not_an_image; each file stands in LEDGER"
+    assert unlearnt == (
+        f"publish: classes without training images: 'bat'; split.group {split.group!r} keeps the images of a group in"
+        " one split; nothing can be trained on this version"
+    )
+    assert empty == []
+
+
+def find_seed(group: str, split: str) -> int:
+    """A seed with which this group comes into this split."""
+    specs = (SplitSpec(validation=0.2, test=0.2, seed=seed) for seed in range(1000))
+    return next(spec.seed for spec in specs if choose_split("", group, spec) == split)
+
+
+def test_a_version_with_one_split_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_photos(tmp_path / "photos", 30)
+    job = make_job(source, tmp_path / "work", split=SplitSpec(validation=0.0, test=0.0))
+    run_job(job)
+    flows.prepare.tell_losses(job, "LEDGER")
+    told = "publish: no validation and no test images; a model of this version is judged on others\n"
+    assert capsys.readouterr().err == told

@@ -67,6 +67,12 @@ def test_the_first_version_is_promoted_with_its_figures(evaluation: Evaluation) 
     assert "20 test images" in found.reasons[1]
 
 
+def test_a_first_version_that_is_judged_on_what_it_learnt_from_says_so(evaluation: Evaluation) -> None:
+    verdict = decide(evaluation, None, GateSpec(), judged_on="train")
+    assert verdict.verdict == "promote"
+    assert verdict.reasons[-1].endswith("; these are the images that it was trained on: there are no others")
+
+
 @pytest.mark.parametrize(
     ("right", "doubt"),
     [(60, ", though not shown to be better than always answering 'owl' (0.6000)"), (95, "")],
