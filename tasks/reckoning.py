@@ -61,7 +61,7 @@ def find_gaps(rows: Rows, classes: Sequence[str], group: str | None) -> list[str
         shown = ", ".join(map(repr, unlearnt[:5])) + (", …" if len(unlearnt) > 5 else "")
         gaps.append(f"classes without training images: {shown}{why}; nothing can be trained on this version")
     if empty:
-        gaps.append(f"no {' and no '.join(empty)} images{why}; a model of this version is judged on others")
+        gaps.append(f"no {' and no '.join(empty)} images{why}; models are judged on those that are left")
     return gaps
 
 

@@ -127,5 +127,5 @@ def test_a_version_with_one_split_is_told(tmp_path: Path, capsys: pytest.Capture
     job = make_job(source, tmp_path / "work", split=SplitSpec(validation=0.0, test=0.0))
     run_job(job)
     flows.prepare.tell_losses(job, "LEDGER")
-    told = "publish: no validation and no test images; a model of this version is judged on others\n"
+    told = "publish: no validation and no test images; models are judged on those that are left\n"
     assert capsys.readouterr().err == told
