@@ -20,7 +20,7 @@ from cnn.dataset import SplitSpec
 from cnn.images import ImageSpec, read_image
 from flows.crew import Crew, hire_crew
 from infra.cluster import ClusterSpec
-from infra.storage import reuse_source
+from infra.storage import open_source, reuse_source
 from tasks.building import BuildSpec
 from tasks.finishing import finish_version
 from tasks.planning import ChunkSpec
@@ -39,9 +39,15 @@ def read_pixels(data: bytes, size: int) -> NDArray[np.uint8]:
     return read_image(data, ImageSpec(size=(size, size))).pixels
 
 
-def open_reader(address: str) -> Callable[[str], bytes]:
-    """What gives the bytes of a file of this source; in a process, one for each address."""
-    return reuse_source(address).read
+def list_stamps(address: str) -> list[tuple[str, str]]:
+    """(path, what the listing says of its version) of each file of this source."""
+    return [(entry.path, entry.modified) for entry in open_source(address).list()]
+
+
+def open_reader(address: str) -> Callable[[tuple[str, str]], bytes]:
+    """What gives the bytes of a file, as `list_stamps` names it; in a process, one for each address."""
+    source = reuse_source(address)
+    return lambda file: source.read(*file)
 
 
 def open_workers(processes: int) -> Any:
