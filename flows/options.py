@@ -14,7 +14,18 @@ if TYPE_CHECKING:
 Source = Annotated[str, typer.Argument(help="Folder or s3://bucket/prefix; it is only ever read.")]
 Name = Annotated[str, typer.Option("--name", help="Name of the model in the registry.")]
 Model = Annotated[str, typer.Argument(help="Name of the model in the registry.")]
-Why = Annotated[str, typer.Option("--why", help="The reason; it is kept in the history of moves.")]
+
+
+def require_words(text: str) -> str:
+    """The text, if it says anything."""
+    if not text.strip():
+        raise typer.BadParameter("say in a few words why")
+    return text
+
+
+Why = Annotated[
+    str, typer.Option("--why", callback=require_words, help="The reason; it is kept in the history of moves.")
+]
 Workspace = Annotated[str, typer.Option("--workspace", help="Folder or s3://bucket/prefix that holds all results.")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="TOML file of settings (default: safelight.toml here, if there is one).")

@@ -96,3 +96,10 @@ def test_an_address_that_is_no_utf_8_is_refused_before_anything_starts(tmp_path:
     told = run(app, ["prepare", str(folder)])
     assert told.exit_code == 1
     assert r"caf\xe9 is no UTF-8" in told.stderr
+
+
+@pytest.mark.parametrize("words", [["promote", "birds", "2"], ["rollback", "birds"]])
+def test_a_reason_says_something(words: list[str]) -> None:
+    result = run(app, [*words, "--why", " "])
+    assert result.exit_code == 2
+    assert "say in a few words why" in result.stderr
