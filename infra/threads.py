@@ -1,6 +1,7 @@
 """A function and items in, results as they come out: in a few threads of this process, each with its own decoder."""
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from itertools import islice
@@ -14,7 +15,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 MOST_THREADS = 4  # a decoder takes a third of a second to start: more of them pay for work that workers do better
-GRACE = 2.0  # seconds for a thread to end after a fault; one that waits for a disk or a server is left behind
+GRACE = 1.0  # seconds for threads to end after a fault; one that waits for a disk or a server is left behind
 
 
 def run_in_threads(function: Callable[[T], R], items: Iterator[T], on_result: Callable[[R], None]) -> None:
@@ -47,8 +48,9 @@ def run_in_threads(function: Callable[[T], R], items: Iterator[T], on_result: Ca
         decoders.close()
         for _ in threads:
             asked.put(None)
+        until = time.monotonic() + GRACE
         for thread in threads:
-            thread.join(GRACE)
+            thread.join(max(0.0, until - time.monotonic()))
 
 
 def count_cores() -> int:
