@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -13,6 +14,7 @@ from unittest.mock import patch
 from scenes import SECRET, Scene, Told, prepare_told, silent
 
 from cnn.errors import SafelightError, StorageError
+from infra.cluster import ClusterSpec
 from infra.local import LocalStore
 
 TALLY: Counter[tuple[str, str]] = Counter()  # (kind of fault, injected | told | absorbed) → how often
@@ -32,13 +34,24 @@ class Gate:
 
     def __init__(self, number: int, act: Callable[[str], None], after: bool = False) -> None:
         self.number, self.act, self.after, self.passed = number, act, after, 0
-        self.inside = False
+        self._counting = threading.Lock()
+        self._thread = threading.local()
+
+    @property
+    def inside(self) -> bool:
+        """Whether this thread is in something that has passed; what it is made of is not counted."""
+        return getattr(self._thread, "inside", False)
+
+    @inside.setter
+    def inside(self, value: bool) -> None:
+        self._thread.inside = value
 
     def run(self, name: str, call: Callable[[], Any]) -> Any:
         if self.inside:
             return call()  # what a storage operation is made of
-        self.passed += 1
-        hit = self.passed == self.number
+        with self._counting:
+            self.passed += 1
+            hit = self.passed == self.number
         if hit and not self.after:
             self.act(name)
         self.inside = True
@@ -51,7 +64,11 @@ class Gate:
 
 
 def run_faulty(
-    scene: Scene, workspace: Path, kind: str, fault: Callable[[], AbstractContextManager[Gate]]
+    scene: Scene,
+    workspace: Path,
+    kind: str,
+    fault: Callable[[], AbstractContextManager[Gate]],
+    cluster: ClusterSpec = ClusterSpec(workers=0),  # noqa: B008 - frozen
 ) -> tuple[Told, bool]:
     """(what was told, whether the gate was reached) of a run under `fault`, a context of a Gate.
 
@@ -60,7 +77,7 @@ def run_faulty(
     told = Told()
     with fault() as gate:
         try:
-            prepare_told(scene, workspace, told, silent)
+            prepare_told(scene, workspace, told, silent, cluster=cluster)
         except SafelightError as error:
             told.error = str(error)
     reached = gate.number <= gate.passed
