@@ -50,7 +50,7 @@ def prepare_dataset(source: str, workspace: str, config: Config, verify: bool = 
         manifest, path = run_stage("publish", lambda: publish_stage(job, crew))
     report = summarize(job, manifest, job.store.uri_of(path), crew.start_up)
     say(describe(report, job))
-    if not job.recognised:  # else the run that filled the rows has told it
+    if not job.unchanged:  # else it was told before
         tell_losses(job, job.store.uri_of(manifest.ledger.path))
     return report
 
@@ -59,7 +59,7 @@ def tell_losses(job: Preparation, ledger: str) -> None:
     """What is not in the version, and why."""
     if reasons := describe_quarantine(job.rows):
         say(f"publish: quarantined: {reasons}; each file stands in {ledger}")
-    for gap in find_gaps(job.rows, job.classes, job.spec.split.group):
+    for gap in find_gaps(job.rows, job.classes, job.spec.split):
         say(f"publish: {gap}")
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -72,8 +71,16 @@ def replace_pooled(names: list[str]) -> None:
 class _Runner(Runner):
     """Prefect's, which on SIGTERM ends as it does on Ctrl-C; its own way leaves a coroutine behind, and says so."""
 
+    _serving: "asyncio.Task[None] | None" = None
+
+    async def serve(self) -> None:
+        """Run until this task is cancelled."""
+        self._serving = asyncio.current_task()
+        await self.start()
+
     def handle_sigterm(self, *args: Any, **kwargs: Any) -> None:
-        signal.raise_signal(signal.SIGINT)
+        if self._serving is not None:
+            self._serving.get_loop().call_soon_threadsafe(self._serving.cancel)
 
 
 def serve_deployments(served: Served) -> dict[str, Any]:
@@ -85,8 +92,8 @@ def serve_deployments(served: Served) -> dict[str, Any]:
         state = f"on schedule, from {folder}" if folder else f"paused: give {option}"
         say(f"serving {title} ({state})")
     runner = _Runner(limit=1)
-    for deployment in deployments:
-        runner.add_deployment(deployment)
-    with keep_server(os.environ.get("PREFECT_API_URL", "")), suppress(KeyboardInterrupt):
-        asyncio.run(runner.start())
+    with keep_server(os.environ.get("PREFECT_API_URL", "")), suppress(KeyboardInterrupt, asyncio.CancelledError):
+        for deployment in deployments:
+            runner.add_deployment(deployment)
+        asyncio.run(runner.serve())
     return {"served": names, "model": served.name}

@@ -12,6 +12,7 @@ import threading
 from contextlib import suppress
 from functools import lru_cache
 from typing import IO, Any
+from weakref import WeakSet
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from cnn.images import Decoded, ImageSpec
 
 SECRETS = ("AWS_", "AZURE_", "GOOGLE_", "MLFLOW_", "PREFECT_")  # a decoder that was taken over finds none of these
 WORKER_NAME = "Dask Worker process"  # what Dask calls the processes that it starts anew when they have died
+END_SECONDS = 2.0  # from a process's last word to its end
 MOST_TOLD = 200  # characters of what a decoder printed last
 
 
@@ -35,7 +37,8 @@ class Isolation:
         self._lock = threading.Lock()
         self._idle: list[_Child] = []
         self._busy: set[_Child] = set()
-        self._closed = False
+        self.closed = False
+        _every.add(self)
 
     def read(self, data: bytes, spec: ImageSpec, seconds: float) -> Decoded:
         """What `cnn.images.read_image` gives for this file, within so many seconds.
@@ -45,7 +48,7 @@ class Isolation:
             DecodersClosedError: `close` was called, before this or meanwhile.
         """
         with self._lock:
-            if self._closed:
+            if self.closed:
                 raise DecodersClosedError
             child = self._idle.pop() if self._idle else _Child()
             self._busy.add(child)
@@ -67,7 +70,7 @@ class Isolation:
     def close(self) -> None:
         """End all children for good; those at work let their callers know."""
         with self._lock:
-            self._closed = True
+            self.closed = True
             idle, self._idle = self._idle, []
             for child in self._busy:
                 child.kill()
@@ -136,8 +139,7 @@ class _Child:
         if process is None or printed is None:
             return BadImage("decoder_crashed", "it was never started")
         with printed:
-            process.kill()
-            code = process.wait()
+            code = _wait_for_end(process)
             for pipe in (process.stdin, process.stdout):
                 with suppress(OSError):  # a part of the file may still wait for a reader that is gone
                     pipe.close()  # type: ignore[union-attr]
@@ -145,6 +147,8 @@ class _Child:
             told = " ".join(printed.read().decode("utf-8", "replace").split())[-MOST_TOLD:]
         if code == -signal.SIGALRM:
             return BadImage("decoder_timeout", f"no picture after {seconds:g} s")
+        if code is None:
+            return BadImage("decoder_crashed", "it stopped answering")
         if code == -signal.SIGKILL:  # the kernel, for want of memory
             return BadImage("out_of_memory", "its decoder was killed")
         return BadImage("decoder_crashed", ": ".join(filter(None, (_name_end(code), told))))
@@ -158,6 +162,16 @@ def _write_request(spec: ImageSpec, seconds: float) -> bytes:
 def is_expendable() -> bool:
     """Whether this process is a worker that is replaced when it dies."""
     return multiprocessing.current_process().name.startswith(WORKER_NAME)
+
+
+def _wait_for_end(process: subprocess.Popen[bytes]) -> int | None:
+    """How a process ended that answers no more; None when it had to be killed for it."""
+    try:
+        return process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return None
 
 
 def _name_end(code: int) -> str:
@@ -180,9 +194,15 @@ class _OfThread(threading.local):
     isolation: Isolation | None = None
 
 
+_every: "WeakSet[Isolation]" = WeakSet()
 _of_process = Isolation()
 _of_thread = _OfThread()
-atexit.register(_of_process.close)
+
+
+@atexit.register
+def _close_all() -> None:
+    for isolation in list(_every):
+        isolation.close()
 
 
 def adopt(isolation: Isolation) -> None:

@@ -30,7 +30,7 @@ def run_in_threads(function: Callable[[T], R], items: Iterator[T], on_result: Ca
 
     def work() -> None:
         adopt(decoders)
-        while (job := asked.get()) is not None:
+        while (job := asked.get()) is not None and not decoders.closed:
             future, item = job
             try:
                 future.set_result(function(item))

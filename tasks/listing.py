@@ -61,7 +61,7 @@ def find_empty_folders(source: Source, classes: Collection[str]) -> list[str]:
 
 def find_lost_folders(listed: Iterable[Listed]) -> list[str]:
     """The folders that could not be looked into, among what was listed; nobody knows what lies in them."""
-    return [item.entry.path for item in listed if item.entry.problem in FOLDER_PROBLEMS]
+    return [item.entry.path for item in listed if item.entry.problem in FOLDER_PROBLEMS and item.ignored is None]
 
 
 def find_twins(classes: Iterable[str]) -> list[tuple[str, ...]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
-from cnn.dataset import SPLITS, Normalization
+from cnn.dataset import SPLITS, Normalization, SplitSpec
 from cnn.errors import BudgetError, DatasetError, StorageError
 from cnn.images import ImageSpec
 from cnn.spec import Spec, canonical_json
@@ -49,13 +49,14 @@ def check_budget(rows: Rows, classes: Sequence[str], budget: BudgetSpec) -> None
         raise DatasetError("no image is left to train on; lower split.validation and split.test, or add images")
 
 
-def find_gaps(rows: Rows, classes: Sequence[str], group: str | None) -> list[str]:
+def find_gaps(rows: Rows, classes: Sequence[str], split: SplitSpec) -> list[str]:
     """What a version lacks that training or its judgement will miss, one line each."""
     ok = rows.outcome == OK
     trained = np.bincount(rows.label_id[ok & (rows.split == SPLITS.index("train"))], minlength=len(classes))
     unlearnt = sorted(name for name, count in zip(classes, trained, strict=True) if not count)
-    empty = [split for split, count in count_images(rows).items() if not count]
-    why = f"; split.group {group!r} keeps the images of a group in one split" if group else ""
+    shares = {"train": 1.0, "validation": split.validation, "test": split.test}
+    empty = [name for name, count in count_images(rows).items() if not count and shares[name]]
+    why = f"; split.group {split.group!r} keeps the images of a group in one split" if split.group else ""
     gaps = []
     if unlearnt:
         shown = ", ".join(map(repr, unlearnt[:5])) + (", …" if len(unlearnt) > 5 else "")

@@ -35,7 +35,7 @@ def loading_trees() -> Iterator[None]:
 
 
 def _load_trees() -> None:
-    with suppress(ImportError):  # whoever needs them meets it again
+    with suppress(Exception):  # whoever needs them meets it again
         import scipy.spatial  # noqa: F401
 
 

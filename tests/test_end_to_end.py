@@ -159,7 +159,9 @@ def test_serve_runs_deployments_without_a_work_pool(
 ) -> None:
     photos, work = tmp_path / "photos", tmp_path / "work"
     make_image_folder(photos, ("bat", "cat"), 10)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as for a job that a script starts in the background
     process = start("serve", "--name", "birds", "--workspace", work, "--inbox", photos, *SETTINGS)
+    signal.signal(signal.SIGINT, before)
 
     def is_served() -> bool:
         found = [

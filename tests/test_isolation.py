@@ -33,6 +33,8 @@ def open(stream, *args, **kwargs):
     if data.endswith(b"CRASH"):
         os.write(2, b"free(): invalid pointer\\n")
         os.kill(os.getpid(), signal.SIGSEGV)
+    if data.endswith(b"EXITS"):
+        raise SystemExit(3)
     if data.endswith(b"KILLED"):
         os.kill(os.getpid(), signal.SIGKILL)
     if data.endswith(b"HANG") and "TOLD_OF_HANGS" in os.environ:
@@ -93,6 +95,8 @@ def test_a_crash_and_a_hang_are_told_with_their_cause(tmp_path: Path, isolation:
         isolation.read(make_picture(tmp_path, b"CRASH"), SPEC, 60)
     with pytest.raises(BadImage, match=r"^decoder_timeout: no picture after 0.5 s$"):
         isolation.read(make_picture(tmp_path, b"HANG"), SPEC, 0.5)
+    with pytest.raises(BadImage, match=r"^decoder_crashed: status 3$"):
+        isolation.read(make_picture(tmp_path, b"EXITS"), SPEC, 60)
     assert isolation.read(make_picture(tmp_path), SPEC, 60).width == 16
 
 

@@ -45,6 +45,7 @@ def test_folders_that_cannot_be_looked_into_are_found(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "inbox" / "cam" / "a.jpg").write_bytes(b"x")
     (tmp_path / "inbox" / "cam" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "inbox" / ".cache").symlink_to(tmp_path / "elsewhere")
     listed = list_source(open_source(str(tmp_path / "inbox")))
-    assert len(listed) == 2
+    assert len(listed) == 3
     assert find_lost_folders(listed) == ["cam/linked"]

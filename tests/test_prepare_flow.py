@@ -21,6 +21,7 @@ from infra.cluster import ClusterSpec
 from infra.entries import MOST_BYTES
 from tasks.building import choose_split
 from tasks.preparing import build_chunks, list_files
+from tasks.reckoning import find_gaps
 
 NAMES = ("train", "validation", "test")
 
@@ -124,8 +125,12 @@ def find_seed(group: str, split: str) -> int:
 
 def test_a_version_with_one_split_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write_photos(tmp_path / "photos", 30)
-    job = make_job(source, tmp_path / "work", split=SplitSpec(validation=0.0, test=0.0))
+    group = SplitSpec(validation=0.2, test=0.2, group="png", seed=find_seed("png", "train"))
+    job = make_job(source, tmp_path / "work", split=group)
     run_job(job)
     flows.prepare.tell_losses(job, "LEDGER")
-    told = "publish: no validation and no test images; models are judged on those that are left\n"
-    assert capsys.readouterr().err == told
+    assert capsys.readouterr().err == (
+        "publish: no validation and no test images; split.group 'png' keeps the images of a group in one split;"
+        " models are judged on those that are left\n"
+    )
+    assert find_gaps(job.rows, job.classes, SplitSpec(validation=0.0, test=0.0)) == []
