@@ -1,6 +1,7 @@
 """Listed files as values: one `Entry` for each, and names and addresses that can be trusted."""
 
 import logging
+import os
 import re
 from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
@@ -37,6 +38,11 @@ class Entry(NamedTuple):
     size: int
     modified: str
     problem: str | None = None
+
+
+def read_variables() -> tuple[tuple[str, str], ...]:
+    """The AWS variables of the environment: what decides which server answers, and as whom."""
+    return tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
 
 
 def check_name(path: str) -> str:

@@ -12,7 +12,6 @@ import re
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -35,7 +34,6 @@ CONNECT, REQUEST = timedelta(seconds=10), timedelta(seconds=60)
 # After which boto3 is asked for them again. It renews what ends within ten minutes; obstore asks five minutes early.
 CREDENTIALS = timedelta(minutes=10)
 GLOBAL = "s3.amazonaws.com"  # what boto3 writes into addresses for others in place of a region's own host
-_one_at_a_time = threading.Lock()
 
 
 class QuickReader:
@@ -72,15 +70,20 @@ class QuickReader:
         return data if found == etag and data is not None and len(data) == size else None
 
 
-def reuse_reader(client: "S3Client", bucket: str) -> QuickReader | None:
-    """`choose_reader`, once for this client and bucket."""
-    with _one_at_a_time:
-        return _keep_reader(client, bucket)
+class Choice:
+    """`choose_reader`, asked once by the first of many threads; no lock and no variable is looked at after that."""
 
+    def __init__(self) -> None:
+        self._choosing = threading.Lock()
+        self._chosen: tuple[QuickReader | None] | None = None
 
-@lru_cache(maxsize=16)
-def _keep_reader(client: "S3Client", bucket: str) -> QuickReader | None:
-    return choose_reader(client, bucket)
+    def reader(self, client: Callable[[], "S3Client"], bucket: str) -> QuickReader | None:
+        """The reader of this bucket by the client that there is when it is asked first."""
+        if self._chosen is None:
+            with self._choosing:
+                if self._chosen is None:
+                    self._chosen = (choose_reader(client(), bucket),)
+        return self._chosen[0]
 
 
 def choose_reader(client: "S3Client", bucket: str) -> QuickReader | None:

@@ -6,7 +6,6 @@ from an address or a setting.
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -20,10 +19,10 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from cnn.errors import BadImage, ConfigError, SafelightError, SourceError, StorageError
-from infra.entries import MOST_BYTES, Entry, check_name, redact, silence_clients
+from infra.entries import MOST_BYTES, Entry, check_name, read_variables, redact, silence_clients
 from infra.home import cache_dir
 from infra.local import LocalStore
-from infra.quick_s3 import reuse_reader
+from infra.quick_s3 import Choice
 from infra.s3_faults import CHANGED, MISSING, UNSUPPORTED, code_of, explain_fault, to_bad_image
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ class S3Place:
 
     @property
     def _client(self) -> "S3Client":
-        return make_client(tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_"))))
+        return make_client(read_variables())
 
     def _get(self, path: str, most: int | None = None) -> bytes:
         """One object as it stood at one moment; a reply that breaks off is asked for again, for the same version.
@@ -109,10 +108,14 @@ class S3Source(S3Place):
 
     fault = SourceError
 
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        self._choice = Choice()
+
     def read(self, path: str, stamp: str = "") -> bytes:
         """See `infra.storage.Source`."""
         with self._explained("read", path):
-            reader = reuse_reader(self._client, self.bucket) if stamp else None
+            reader = self._choice.reader(lambda: self._client, self.bucket) if stamp else None
         if reader is not None and (data := reader.read(self.prefix + path, stamp)) is not None:
             return data
         for _ in range(2):

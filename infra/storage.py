@@ -8,7 +8,7 @@ from typing import Protocol
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from cnn.errors import ConfigError
-from infra.entries import Entry, check_name, redact
+from infra.entries import Entry, check_name, read_variables, redact
 from infra.local import LocalSource, LocalStore
 
 __all__ = [
@@ -122,9 +122,13 @@ def reuse_store(uri: str) -> Store:
     return open_store(uri)
 
 
-@lru_cache(maxsize=8)
 def reuse_source(uri: str) -> Source:
-    """`open_source`, once for all tasks of a worker that name the same source."""
+    """`open_source`, once for all tasks of a worker that name the same source, under the same AWS variables."""
+    return _keep_source(uri, read_variables() if uri.startswith("s3://") else ())
+
+
+@lru_cache(maxsize=8)
+def _keep_source(uri: str, variables: tuple[tuple[str, str], ...]) -> Source:
     return open_source(uri)
 
 

@@ -55,7 +55,7 @@ def try_every(memory: Memory, files: dict[str, bytes], folder: Path, kind: str, 
     """Let every `step`-th request of a preparation go wrong; returns how many runs that was."""
     memory.reset(files, Fault())
     quick = os.environ["AWS_RESPONSE_CHECKSUM_VALIDATION"] == "when_required"
-    assert (infra.quick_s3.reuse_reader(infra.s3.S3Source(SOURCE)._client, BUCKET) is not None) == quick
+    assert (infra.quick_s3.choose_reader(infra.s3.S3Source(SOURCE)._client, BUCKET) is not None) == quick
     _, wanted = prepare(SOURCE, folder / "wanted", budget=1.0)
     asked, numbers = memory.passed, range(1, memory.passed + 1, step)
     assert asked > FILES
