@@ -16,6 +16,8 @@ A per-file fault is data: `BadImage` never leaves the function that handles the 
     BadImage              one file that gives no pixels
 """
 
+from collections.abc import Sequence
+
 
 class SafelightError(Exception):
     """A known fault of a run; `str()` is one line that names the culprit and the way out."""
@@ -72,3 +74,8 @@ class BadImage(Exception):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+def name_some(names: Sequence[str]) -> str:
+    """The first five of the names, for a line that is to stay one."""
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

@@ -9,6 +9,7 @@ from typing import Any
 from prefect import flow
 
 from cnn.bundle import read_bundle
+from cnn.errors import name_some
 from flows.config import Config
 from flows.crew import Crew, hire_crew
 from flows.models import open_registry
@@ -93,7 +94,7 @@ def plan_stage(job: Scoring, model: ModelRef) -> ScorePlan:
     todo = sum(len(chunk.items) for chunk in plan.chunks)
     say(f"list: {len(listed):,} files, {todo:,} to score")
     if lost := find_lost_folders(listed):
-        shown = ", ".join(map(repr, lost[:5])) + (", …" if len(lost) > 5 else "")
+        shown = name_some(list(map(repr, lost)))
         say(f"list: folders that cannot be looked into, whose images are not scored: {shown}")
     return plan
 

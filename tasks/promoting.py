@@ -12,6 +12,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from cnn.errors import name_some
 from cnn.metrics import Evaluation, Paired
 from cnn.spec import Spec
 from infra.moves import format_time
@@ -83,7 +84,7 @@ def hold_for_lost_classes(champion: Sequence[str], classes: Sequence[str]) -> Ve
     lost = sorted(set(champion) - set(classes))
     if not lost:
         return None
-    shown = ", ".join(map(repr, lost[:5])) + (", …" if len(lost) > 5 else "")
+    shown = name_some(list(map(repr, lost)))
     return Verdict(
         "hold", (f"it does not know {shown}, which the champion knows; promote it by hand if that is meant",)
     )

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from cnn.dataset import SPLITS, Normalization, SplitSpec
-from cnn.errors import BudgetError, DatasetError, StorageError
+from cnn.errors import BudgetError, DatasetError, StorageError, name_some
 from cnn.images import ImageSpec
 from cnn.spec import Spec, canonical_json
 from tasks.ledger import OUTCOMES
@@ -59,7 +59,7 @@ def find_gaps(rows: Rows, classes: Sequence[str], split: SplitSpec) -> list[str]
     why = f"; split.group {split.group!r} keeps the images of a group in one split" if split.group else ""
     gaps = []
     if unlearnt:
-        shown = ", ".join(map(repr, unlearnt[:5])) + (", …" if len(unlearnt) > 5 else "")
+        shown = name_some(list(map(repr, unlearnt)))
         gaps.append(f"classes without training images: {shown}{why}; nothing can be trained on this version")
     if empty:
         gaps.append(f"no {' and no '.join(empty)} images{why}; models are judged on those that are left")

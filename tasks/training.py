@@ -19,7 +19,7 @@ from cnn.architecture import ModelSpec, summarize_model
 from cnn.bundle import BundleFacts, BundleInfo, write_bundle
 from cnn.calibration import as_class_probabilities
 from cnn.dataset import Manifest
-from cnn.errors import DatasetError
+from cnn.errors import DatasetError, name_some
 from cnn.fit import FitJob, FitResult, FitSpec, fit_model
 from cnn.loader import ShardSet, open_split
 from cnn.metrics import Evaluation, evaluate_probabilities, fit_temperature
@@ -141,7 +141,7 @@ def check_classes(manifest: Manifest, labels: NDArray[np.int64]) -> None:
     """
     counts = np.bincount(labels, minlength=len(manifest.classes))
     if lacking := [name for name, count in zip(manifest.classes, counts, strict=True) if not count]:
-        shown = ", ".join(lacking[:5]) + (", …" if len(lacking) > 5 else "")
+        shown = name_some(lacking)
         grouped = ", or choose a split.group of smaller groups" if manifest.split.group else ""
         raise DatasetError(
             f"dataset {manifest.dataset} has no training images of {shown}; add images, lower split.validation and "
