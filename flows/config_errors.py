@@ -29,9 +29,8 @@ def describe_invalid(error: ValidationError, model: type[BaseModel], values: Map
     if first["type"] == OWN_RULE:
         message = first["msg"].removeprefix("Value error, ")
         return f"{written}: {message[0].lower()}{message[1:]}"
-    example = (
-        f", such as {_show(found['default'])}" if isinstance(found.get("default"), list) and found["default"] else ""
-    )
+    usual = found.get("default")
+    example = f", such as {_show(usual)}" if usual and isinstance(usual, list) else ""
     return f"{written}: expected {_describe(schema, found)}{example}"
 
 
