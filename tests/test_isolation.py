@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from steps import make_job, prepare, rows_of, run_job, write_image, write_photos
+from steps import built_paths, make_job, prepare, rows_of, run_job, write_image, write_photos
 
 import infra.isolation
 import infra.threads
@@ -148,6 +148,7 @@ def test_a_child_whose_answer_was_not_taken_gives_no_other_file_its_pixels(
     tmp_path: Path, isolation: Isolation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = make_picture(tmp_path)
+    isolation.read(data, SPEC, 60)
     with monkeypatch.context() as patch:
         patch.setattr(infra.isolation, "read_message", fail_for_memory)
         with pytest.raises(MemoryError):
@@ -157,7 +158,7 @@ def test_a_child_whose_answer_was_not_taken_gives_no_other_file_its_pixels(
     assert isolation.read(other, SPEC, 60).pixels.tobytes() == read_image(other, SPEC).pixels.tobytes()
 
 
-def fail_for_memory(stream: object) -> None:
+def fail_for_memory(stream: object, most: int) -> None:
     raise MemoryError
 
 
@@ -210,7 +211,9 @@ def test_a_limit_that_is_no_time_is_refused(given: str, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("workers", [None, 2])
-def test_the_culprits_alone_are_quarantined(workers: int | None, tmp_path: Path, faulty_decoders: None) -> None:
+def test_the_culprits_alone_are_quarantined_and_asked_again(
+    workers: int | None, tmp_path: Path, faulty_decoders: None
+) -> None:
     """In small work, which is done without workers, and on workers, which die."""
     source, work = write_photos(tmp_path / "photos"), tmp_path / "work"
     _, good = prepare(source, tmp_path / "good")
@@ -224,8 +227,10 @@ def test_the_culprits_alone_are_quarantined(workers: int | None, tmp_path: Path,
     reasons = {path: row["reason"].split(":")[0] for path, row in rows.items() if row["outcome"] == "quarantined"}
     assert reasons == {"owl/crash.png": "decoder_crashed", "owl/hang.png": "decoder_timeout"}
     assert manifest.digest == good.digest
-    again, _ = prepare(source, work, files=70)
-    assert (again.todo, again.unchanged) == ([], True)
+    again = make_job(source, work, files=70)
+    same = run_job(again, workers)
+    assert {path.rsplit("/")[-1] for path in built_paths(again)} == {"crash.png", "hang.png"}  # both are asked again
+    assert same.digest == good.digest
 
 
 def test_small_work_is_done_without_workers_unless_they_are_asked_for() -> None:
