@@ -10,7 +10,19 @@ from collections.abc import Mapping
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # of this project: site-packages, or a checkout
 
-NEEDED = ("cv2", "dask", "distributed", "keras", "mlflow", "numpy", "PIL", "prefect", "pyarrow", "tensorflow", "uvicorn")
+NEEDED = (
+    "cv2",
+    "dask",
+    "distributed",
+    "keras",
+    "mlflow",
+    "numpy",
+    "PIL",
+    "prefect",
+    "pyarrow",
+    "tensorflow",
+    "uvicorn",
+)
 INSTALLED = (".dist-info", ".egg-info")
 CUSTOM = ("sitecustomize.", "usercustomize.")
 
@@ -29,12 +41,13 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def order_folders(folders: list[str], environment: Mapping[str, str], here: str | None) -> list[str]:
-    """`sys.path` as it should be: those of PYTHONPATH last, the working folder (`here`) gone; the project's own stays.
+    """`sys.path` as it should be: those of PYTHONPATH last, the working folder (`here`) gone;
+    the project's own stays.
 
     What PYTHONPATH names may hold packages that are wanted, so it is kept, but what is installed goes before it.
     """
     given = _read_given(environment)
-    own = [path for path in folders if path not in ("", here, *given) or path == ROOT]
+    own = [path for path in folders if path == ROOT or (os.path.isabs(path) and path not in (here, *given))]
     first = [] if ROOT in own else [ROOT]
     return [*first, *own, *(path for path in given if path not in (here, ROOT))]
 

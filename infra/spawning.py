@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from infra.home import state_dir
 from infra.import_path import find_working_folder, order_folders, python_environment
 from infra.isolation import WORKER_NAME
 
@@ -36,6 +37,18 @@ def safe_folders() -> Iterator[None]:
         yield
     finally:
         _set_variables(before)
+
+
+def leave_working_folder() -> None:
+    """Go on in an empty folder of this user. Raises: StorageError, OSError.
+
+    Prefect puts the folder where it is started before all others when it imports a flow, and reads settings there.
+    """
+    if given := os.environ.get("SAFELIGHT_HOME"):
+        os.environ["SAFELIGHT_HOME"] = os.path.abspath(given)
+    folder = state_dir() / "served"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    os.chdir(folder)
 
 
 def _set_variables(values: Mapping[str, str | None]) -> None:
