@@ -159,7 +159,7 @@ def revive_server(dead: ServerState) -> ServerState | None:
 
 def _launch(folder: Path, port: int) -> ServerState:
     log = folder / "server.log"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,

@@ -15,7 +15,7 @@ from cnn.images import ImageSpec, encode_jpeg, read_image, thumbnail
 from cnn.spec import Spec, canonical_json
 from infra.storage import reuse_source, reuse_store
 from tasks.chunk_reports import write_report
-from tasks.decoding import Decode, choose_decoder
+from tasks.decoding import Decode, choose_decoder, refuse_crashes
 from tasks.ledger import show_path
 from tasks.planning import Chunk, Item, encode_path
 from tasks.reading import Content, Files, computing
@@ -65,6 +65,7 @@ def build_chunk(chunk: Chunk, task: BuildTask) -> ChunkReport:
 
     Raises:
         SourceError, StorageError: the source or the workspace as a whole does not answer.
+        InstallationError: no file of the chunk can be decoded here.
     """
     source, store = reuse_source(task.source), reuse_store(task.workspace)
     files = Files(source, chunk.entries)
@@ -76,6 +77,7 @@ def build_chunk(chunk: Chunk, task: BuildTask) -> ChunkReport:
                 build_row(item, (digest, data), task.spec, writers, decode)
                 for item, (_, digest, data) in zip(chunk.items, files, strict=True)
             ]
+        refuse_crashes(chunk, [row.get("reason") for row in rows])
         shards = {split: writer.publish() for split, writer in writers.items() if writer.rows}
     finally:
         files.close()

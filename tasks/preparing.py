@@ -7,7 +7,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cnn.dataset import Manifest
-from cnn.errors import IntegrityError, SafelightError, SourceError
+from cnn.errors import PASSING, IntegrityError, SafelightError, SourceError
 from cnn.spec import canonical_json
 from infra.storage import Source, Store, open_source, open_store
 from infra.unfinished import sweep_scratch
@@ -25,7 +25,7 @@ from tasks.building import BuildSpec, BuildTask, ChunkReport, build_chunk
 from tasks.chunk_reports import read_report, report_path
 from tasks.comparing import Previous, keep_moved, keep_unchanged, verify_kept
 from tasks.inventory import class_names, digest_inventory, take_inventory
-from tasks.ledger import DECODED
+from tasks.ledger import DECODED, has_code
 from tasks.listing import FOLDER_PROBLEMS, check_apart
 from tasks.planning import Chunk, Cut, Effort, cut_rows, estimate_decoding, make_chunk
 from tasks.publishing import Latest, fetch_ledger, find_latest, read_manifest
@@ -33,6 +33,7 @@ from tasks.reckoning import BudgetSpec
 from tasks.rows import OK, QUARANTINED, Filled, Report, Rows
 from tasks.settling import loading_trees
 
+LISTING_RULES = 2  # raise it when a version that stands may have to be looked through though its source lists the same
 FILL_ROWS = 4_096  # whose reports are taken over together: each time costs as much as some hundred rows
 
 
@@ -111,6 +112,7 @@ class Preparation:
     def listing(self) -> str:
         """sha256 (hex) of what the source listed and of all that decides what comes of it."""
         facts = [self.spec.model_dump(mode="json"), self.budget.model_dump(mode="json"), self.chunk_files, self.classes]
+        facts.append(LISTING_RULES)
         return hashlib.sha256(f"{canonical_json(facts)}{digest_inventory(self.rows.inventory)}".encode()).hexdigest()
 
     @property
@@ -196,9 +198,10 @@ def build_chunks(job: Preparation, run: Run, on_report: Callable[[ChunkReport], 
 
     def make() -> Iterator[Chunk]:
         for number in sorted(job.todo, key=job.bytes_of, reverse=True):  # the small ones last: workers end together
-            chunk = make_chunk(job.rows.inventory, job.cut.rows_of(number), job.classes, salt)
+            rows = job.cut.rows_of(number)
+            chunk = make_chunk(job.rows.inventory, rows, job.classes, salt)
             numbers[chunk.key] = number
-            yield chunk
+            yield replace(chunk, doubted=int(job.rows.doubted[rows].sum()))
 
     def keep(done: ChunkReport) -> None:
         waiting.append(match_report(job, numbers.pop(done.key), read_report(job.store, done.key)))
@@ -242,13 +245,14 @@ def find_previous(job: Preparation) -> Previous | None:
 
 
 def has_missing(rows: Rows) -> bool:
-    """Whether a file that was asked for gave no bytes: the next preparation asks again."""
+    """Whether a file that was asked for gave no bytes, or its decoder no answer: the next preparation asks again."""
     return bool(((rows.outcome == QUARANTINED) & (rows.chunk >= 0) & ~rows.is_read).any())
 
 
 def has_unread(report: Report) -> bool:
-    """Whether a file gave no bytes at all: that may have been a passing fault, so its chunk is done again."""
-    return bool(report.table.column("digest").null_count)
+    """Whether a file gave no bytes, or its decoder no answer: that may pass, so the chunk is done again."""
+    passing = pc.any(has_code(report.table.column("reason"), PASSING)).as_py()
+    return bool(report.table.column("digest").null_count or passing)
 
 
 def _is_same(job: Preparation, manifest: Manifest) -> bool:
