@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from urllib.parse import urlsplit
-from urllib.request import proxy_bypass_environment
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
 from cnn.errors import ServerError
 from infra.entries import redact
@@ -55,7 +55,8 @@ def bypass_loopback(*addresses: str | None) -> None:
 def find_proxy(address: str) -> Proxy | None:
     """The proxy that the environment puts between this machine and an http(s) address; None for loopback."""
     scheme, host = urlsplit(address).scheme, _host(address)
-    if is_loopback(host) or proxy_bypass_environment(host, {"no": _read("no_proxy")[1] if _read("no_proxy") else ""}):
+    named = _read("no_proxy")
+    if is_loopback(host) or (named and proxy_bypass_environment(host, {"no": named[1]})):
         return None
     for name in (scheme, "all"):
         if found := _read(f"{name}_proxy") or _read_aside(name):
@@ -66,7 +67,7 @@ def find_proxy(address: str) -> Proxy | None:
 def set_socks_aside() -> None:
     """Take SOCKS proxies out of the environment, unless the package is there without which httpx fails at once.
 
-    It does so for every server, also for one on loopback that it would reach without a proxy. `find_proxy` knows them still.
+    It fails for every server then, also for one that it would reach without a proxy. `find_proxy` knows them still.
     """
     if find_spec("socksio") is not None:
         return
@@ -97,7 +98,7 @@ def check_socks(address: str, who: str, package: str | None) -> None:
 
 
 def explain_proxy(address: str) -> str:
-    """" through the proxy …" and the way out, for the end of a sentence on a server that does not answer; or nothing."""
+    """For the end of a sentence on a server that does not answer: the proxy in the way, and the way out; or nothing."""
     if (proxy := find_proxy(address)) is None:
         return ""
     return f" through the proxy {proxy}; if it is reached without one, add {_host(address)} to NO_PROXY"

@@ -1,6 +1,6 @@
 """The local Prefect server's own process: Prefect's command, and a thread that bounds its log and ends it when idle.
 
-`infra.servers` starts it by its path, as `python -P server_process.py FOLDER PORT`; nothing of this project is imported.
+`infra.servers` starts it by its path (`python -P server_process.py FOLDER PORT`); nothing of this project is imported.
 A command that uses the server holds a shared lock on the file CLIENTS; the kernel lets go of it however the command
 ends. The thread takes that lock alone before it ends the server, and holds it until the process is gone: a command that
 comes meanwhile waits, finds no server, and starts one.
@@ -110,7 +110,7 @@ def lock_alone(path: Path) -> int | None:
 
 
 def has_visitor(port: int) -> bool:
-    """Whether anyone is connected to the server, or was within the last minute: a page in a browser asks now and then."""
+    """Whether anyone is connected to the server, or was within the last minute, as a page in a browser is."""
     try:
         lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     except OSError:

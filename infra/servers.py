@@ -21,14 +21,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import psutil
 from pydantic import Field
 
 import infra.server_process
 from cnn.errors import ServerError
-from cnn.spec import Spec
+from cnn.spec import Settings
 from infra.entries import redact
 from infra.home import state_dir
 from infra.local import LocalStore, lock_folder
@@ -47,8 +47,8 @@ START_SECONDS = 120.0
 STOP_SECONDS = 10.0
 POLL_SECONDS = 0.05
 
-# Loops of the server that look for work, and took 4 to 6 % of a core for ever. Schedules keep their pace: runs of the
-# next hour are laid out each minute (Prefect's own pace), those of a deployment that has just been made within ten seconds.
+# Loops that look for work, of which there is next to none on one machine: they took most of what an idle server takes.
+# Schedules keep their pace: runs are laid out an hour ahead, each minute, and within ten seconds for a new deployment.
 CALM = {
     "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT60S",  # of automations that wait for what does not happen
     "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "60",
@@ -64,7 +64,7 @@ _children: dict[int, subprocess.Popen[bytes]] = {}  # servers started by this pr
 _used: dict[Path, int] = {}  # handles of locks: while this process lives, the servers of these folders do not end idle
 
 
-class ServerSpec(Spec):
+class ServerSpec(Settings):
     """The local Prefect server; they count when it is started, and not where another server is configured."""
 
     port: int | None = Field(
@@ -76,7 +76,6 @@ class ServerSpec(Spec):
     idle_minutes: float | None = Field(
         60.0,
         gt=0,
-        allow_inf_nan=False,
         description="a local Prefect server that a command started ends after this long without a command or a browser"
         " that uses it; null: never, as with `safelight up`",
     )
@@ -268,19 +267,28 @@ def _write_state(folder: Path, state: ServerState) -> None:
 def _environment(folder: Path, port: int) -> dict[str, str]:
     """The environment of the server: no setting meant for another one, nothing sent out, no other website let in."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    return kept | CALM | {
-        "PREFECT_HOME": str(folder),
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",  # else its pages ask whatever is on port 4200
-        "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
-        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
-        "DO_NOT_TRACK": "1",
-    }
+    return (
+        kept
+        | CALM
+        | {
+            "PREFECT_HOME": str(folder),
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": _name_database(folder / "prefect.db"),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+            "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",  # else its pages ask whatever is on port 4200
+            "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
+            "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
+            "DO_NOT_TRACK": "1",
+        }
+    )
 
 
-def _choose_port(wanted: int | None) -> int:
+def _name_database(path: Path) -> str:
+    """The address of a SQLite database, in the form that has every character of the path quoted."""
+    return f"sqlite+aiosqlite:///file:{quote(str(path))}?uri=true"
+
+
+def _choose_port(wanted: int | None = None) -> int:
     """The port that was asked for, else Prefect's usual one, or any other that is free. Raises: ServerError."""
     for port in (wanted,) if wanted else (USUAL_PORT, 0):
         with socket.socket() as attempt:
@@ -345,7 +353,7 @@ def _end_process(state: ServerState | None) -> None:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise ServerError when no server answers at a configured address, or a proxy that is in the way does not let by."""
+    """Raise ServerError when no server answers at a configured address, or a proxy in the way does not let by."""
     parts = urlsplit(address)
     try:
         port = parts.port or {"https": 443, "http": 80}[parts.scheme]
