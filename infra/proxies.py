@@ -52,13 +52,16 @@ def bypass_loopback(*addresses: str | None) -> None:
         os.environ[variable] = _join(own or "", wanted)
 
 
-def find_proxy(address: str) -> Proxy | None:
-    """The proxy that the environment puts between this machine and an http(s) address; None for loopback."""
+def find_proxy(address: str, catch_all: bool = True) -> Proxy | None:
+    """The proxy that the environment puts between this machine and an http(s) address; None for loopback.
+
+    Without `catch_all`, ALL_PROXY does not count: boto3 does not read it.
+    """
     scheme, host = urlsplit(address).scheme, _host(address)
     named = _read("no_proxy")
     if is_loopback(host) or (named and proxy_bypass_environment(host, {"no": named[1]})):
         return None
-    for name in (scheme, "all"):
+    for name in (scheme, "all") if catch_all else (scheme,):
         if found := _read(f"{name}_proxy") or _read_aside(name):
             return Proxy(found[0], found[1] if "://" in found[1] else f"http://{found[1]}")
     return None
@@ -80,11 +83,11 @@ def set_socks_aside() -> None:
 
 
 def check_socks(address: str, who: str, package: str | None) -> None:
-    """Raise ServerError when a SOCKS proxy is between this machine and an address, and `who` asks there without it.
+    """Raise ServerError when a SOCKS proxy is between this machine and an address, and `who` cannot go through it.
 
-    `package` is what `who` needs for it, None where there is no such thing.
+    `package` is what `who` needs for it; None for boto3, which cannot at all.
     """
-    proxy = find_proxy(address)
+    proxy = find_proxy(address, catch_all=package is not None)
     if proxy is None or not proxy.is_socks:
         return
     aside = any(name.startswith(ASIDE) for name in os.environ)
@@ -97,9 +100,9 @@ def check_socks(address: str, who: str, package: str | None) -> None:
     )
 
 
-def explain_proxy(address: str) -> str:
+def explain_proxy(address: str, catch_all: bool = True) -> str:
     """For the end of a sentence on a server that does not answer: the proxy in the way, and the way out; or nothing."""
-    if (proxy := find_proxy(address)) is None:
+    if (proxy := find_proxy(address, catch_all)) is None:
         return ""
     return f" through the proxy {proxy}; if it is reached without one, add {_host(address)} to NO_PROXY"
 

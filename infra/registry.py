@@ -24,6 +24,7 @@ from cnn.bundle import read_bundle
 from cnn.errors import RegistryError, SafelightError, ServerError, StorageError
 from infra.bundles import bundle_tags, keep_bundle
 from infra.entries import redact_text as redact
+from infra.proxies import explain_proxy
 from infra.tracking import check_name, flatten_parameters, prepare_database, silence_mlflow
 from infra.tracking import resolve_tracking as resolve_tracking
 from infra.versions import CHALLENGER as CHALLENGER
@@ -256,7 +257,8 @@ class Registry(Versions):
             )
         if "API request" in text or "Max retries" in text:
             return ServerError(
-                f"MLflow at {redact(self.tracking_uri)} does not answer ({text}); check MLFLOW_TRACKING_URI"
+                f"MLflow at {redact(self.tracking_uri)} does not answer ({text}){explain_proxy(self.tracking_uri)};"
+                " check MLFLOW_TRACKING_URI"
             )
         return RegistryError(f"MLflow at {redact(self.tracking_uri)} refused ({text})")
 
