@@ -40,16 +40,18 @@ class Proxy:
 def bypass_loopback(*addresses: str | None) -> None:
     """Where a proxy is set, have NO_PROXY name loopback for this process and its children; what it named stays.
 
-    Of the addresses of servers, those that are on loopback under another name, such as 127.0.0.2, are named too.
+    Of the addresses of servers, those that are on loopback under another name, such as 127.0.0.2, are named too. Names
+    that httpx cannot read, and fails at, are written in the way that it can, or left out where no client reads them.
     """
-    if not any(_read(f"{scheme}_proxy") for scheme in SCHEMES):
-        return  # with any variable set, Python no longer asks macOS and Windows for their own settings
-    hosts = (_host(address) for address in addresses if address)
-    wanted = [*LOOPBACK, *sorted({host for host in hosts if is_loopback(host)} - set(LOOPBACK))]
+    proxied = any(_read(f"{scheme}_proxy") for scheme in SCHEMES)
+    hosts = {_host(address) for address in addresses if address} if proxied else set()
+    wanted = [*LOOPBACK, *sorted(host for host in hosts if is_loopback(host) and host not in LOOPBACK)] * proxied
     named = {variable: os.environ.get(variable) for variable in ("no_proxy", "NO_PROXY")}
     for variable, other in (("no_proxy", "NO_PROXY"), ("NO_PROXY", "no_proxy")):
-        own = named[variable] if named[variable] is not None else named[other]
-        os.environ[variable] = _join(own or "", wanted)
+        own = named[variable] if named[variable] is not None or not proxied else named[other]
+        # With any variable set Python no longer asks macOS and Windows for their own settings: none is set for nothing.
+        if own is not None or proxied:
+            os.environ[variable] = _join(own or "", wanted)
 
 
 def find_proxy(address: str, catch_all: bool = True) -> Proxy | None:
@@ -119,10 +121,22 @@ def is_loopback(host: str) -> bool:
 
 
 def _join(own: str, wanted: list[str]) -> str:
-    names = [name for name in re.split(r"[\s,]+", own) if name]
+    names = [_rewrite(name) for name in re.split(r"[\s,]+", own) if name]
     if names == ["*"]:
-        return own  # it stands for all only when it stands alone
-    return ",".join([own] * bool(names) + [name for name in wanted if name not in names])
+        return "*"  # for urllib it stands for all only when it stands alone
+    return ",".join(dict.fromkeys(name for name in [*names, *wanted] if name))
+
+
+def _rewrite(name: str) -> str:
+    """A name of NO_PROXY for all clients: IPv6 addresses without brackets, and no networks of them."""
+    plain = name.strip("[]")
+    try:
+        network = ipaddress.ip_network(plain, strict=False)
+    except ValueError:
+        return name
+    if network.version == 4:
+        return name
+    return "" if "/" in plain else plain
 
 
 def _read(variable: str) -> tuple[str, str] | None:
