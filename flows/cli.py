@@ -1,6 +1,7 @@
 """The command line: arguments in, one call of a flow, one table or JSON object out. Imports nothing heavy at start."""
 
 import gc
+import os
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -25,6 +26,7 @@ from flows.options import (
     open_run,
     print_version,
 )
+from infra.proxies import bypass_loopback
 
 app = typer.Typer(
     name="safelight",
@@ -44,6 +46,7 @@ def common(
     ] = False,
 ) -> None:
     """Folders of images become classifiers that retrain on schedule, and every new folder gets scored."""
+    bypass_loopback(os.environ.get("MLFLOW_TRACKING_URI"))
 
 
 @app.command()
@@ -252,10 +255,10 @@ def up(config: ConfigFile = None, settings: Settings = None, as_json: AsJson = F
     """Start the local Prefect server in the background, unless one runs."""
 
     def action() -> Mapping[str, Any]:
-        load_settings(config, settings)
+        chosen = load_settings(config, settings)
         from flows.hosting import start_servers
 
-        return start_servers()
+        return start_servers(chosen.server)
 
     run_command(action, as_json, lambda answer: show_table("up", answer))
 

@@ -16,6 +16,7 @@ from cnn.images import ImageSpec
 from cnn.spec import Settings
 from flows.config_errors import describe_invalid
 from infra.cluster import ClusterSpec
+from infra.servers import ServerSpec
 from tasks.planning import ChunkSpec
 from tasks.promoting import GateSpec
 from tasks.reckoning import BudgetSpec
@@ -57,6 +58,7 @@ class Config(Settings):
     gate: GateSpec = Field(default_factory=GateSpec)
     score: ScoreSpec = Field(default_factory=ScoreSpec)
     schedule: ScheduleSpec = Field(default_factory=ScheduleSpec)
+    server: ServerSpec = Field(default_factory=ServerSpec)
 
 
 def load_config(file: Path | None, settings: Sequence[str] = ()) -> Config:

@@ -82,7 +82,7 @@ def open_run(file: Path | None, settings: list[str] | None, *sources: str | None
     config = load_settings(file, settings)
     for source in filter(None, sources):
         open_source(locate(source))
-    open_prefect()
+    open_prefect(config.server)
     return config
 
 

@@ -12,6 +12,7 @@ from flows.config import Config
 from flows.crew import Crew, hire_crew
 from flows.progress import say, show_stage
 from flows.reports import PrepareReport, ShardCounts
+from flows.run_page import link_dataset, name_run_by
 from flows.stages import run_stage
 from infra.upkeep import hold_workspace
 from tasks.arranging import Selection
@@ -24,7 +25,7 @@ from tasks.preparing import Preparation, build_chunks, list_files
 from tasks.reckoning import describe_quarantine, find_gaps
 
 
-@flow(name="prepare", persist_result=False)
+@flow(name="prepare", flow_run_name=name_run_by("prepare", "source"), persist_result=False)
 def prepare(
     source: str,
     workspace: str = "./workspace",
@@ -52,6 +53,7 @@ def prepare_dataset(source: str, workspace: str, config: Config, verify: bool = 
     say(describe(report, job))
     if not job.unchanged:  # else it was told before
         tell_losses(job, job.store.uri_of(manifest.ledger.path))
+    link_dataset(report)
     return report
 
 

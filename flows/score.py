@@ -15,6 +15,7 @@ from flows.crew import Crew, hire_crew
 from flows.models import open_registry
 from flows.progress import say, show_stage
 from flows.reports import ScoreReport
+from flows.run_page import link_batch, name_run_by
 from flows.stages import run_stage
 from infra.home import cache_dir
 from infra.storage import Source, Store, open_source, open_store
@@ -49,7 +50,7 @@ class Scoring:
         return open_store(self.workspace_uri)
 
 
-@flow(name="score", persist_result=False)
+@flow(name="score", flow_run_name=name_run_by("score", "name"), persist_result=False)
 def score(
     source: str,
     name: str,
@@ -72,6 +73,7 @@ def score(
     if csv:
         write_table(job.store, record)
     say(describe(report))
+    link_batch(report)
     return report.model_dump()
 
 

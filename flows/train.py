@@ -21,9 +21,10 @@ from flows.config import Config
 from flows.models import open_registry, who_asks
 from flows.progress import say, show_stage
 from flows.reports import GateReport, TrainReport
+from flows.run_page import link_version, name_run_by
 from flows.stages import run_stage
 from infra.home import cache_dir, state_dir
-from infra.registry import Registry
+from infra.registry import FIGURES, Registry
 from infra.storage import Store, open_store
 from infra.tracking import check_name
 from infra.versions import AbsentError, VersionInfo
@@ -53,7 +54,7 @@ class Training:
         return base / "runs" / self.key[:16]
 
 
-@flow(name="train", persist_result=False)
+@flow(name="train", flow_run_name=name_run_by("train", "name"), persist_result=False)
 def train(
     dataset: str,
     name: str,
@@ -76,6 +77,7 @@ def train_model(dataset: str, name: str, workspace: str, config: Config, trainer
         version = run_training_stages(job, trainer)
     report = summarize(job, version, time.monotonic() - started)
     job.store.write(report_path(job.key), report.to_json().encode())
+    link_version(report, job.registry.figures_of)
     if stands:
         say(f"train: nothing has changed since version {version.version}, which stands ({report.alias or 'no alias'})")
     else:
@@ -171,7 +173,7 @@ def fit_stage(job: Training, trainer: Trainer, run_id: str) -> TrainingReport:
 
 def register_stage(job: Training, report: TrainingReport, run_id: str) -> VersionInfo:
     """Log the figures and make the version."""
-    job.registry.log_folder(run_id, Path(report.figures), "figures")
+    job.registry.log_folder(run_id, Path(report.figures), FIGURES)
     version = job.registry.register_version(
         job.name, run_id, Path(report.bundle), report.evaluation.summary(), {"judged_on": report.judged_on}
     )

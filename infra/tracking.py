@@ -12,6 +12,7 @@ from pathlib import Path
 from cnn.errors import ConfigError, StorageError
 from infra.entries import redact_text, silence_clients
 from infra.home import state_dir
+from infra.proxies import bypass_loopback, check_socks
 from infra.storage import parse_folder
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -54,6 +55,9 @@ def resolve_tracking(workspace_uri: str) -> tuple[str, str | None]:
     )
     configured = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if configured:
+        if configured.startswith(("http://", "https://")):
+            bypass_loopback(configured)
+            check_socks(configured, "MLflow", "socks")
         return configured, None if configured.startswith(("http://", "https://")) else artifacts
     folder = _state_folder(workspace_uri) if local is None else local / "mlflow"
     if "?" in str(folder):
