@@ -43,6 +43,7 @@ from tasks.promoting import (
     name_alias,
     note_left_out,
     point_out,
+    read_judgement,
     read_verdict,
     say_unjudged,
 )
@@ -247,7 +248,7 @@ def compare_with(job: Training, champion: VersionInfo, report: TrainingReport) -
 
 def summarize(job: Training, version: VersionInfo, seconds: float) -> TrainReport:
     """The answer of the command."""
-    verdict = read_verdict(version)
+    verdict, (judged_on, unjudged) = read_verdict(version), read_judgement(version)
     return TrainReport(
         model=job.name,
         version=version.version,
@@ -255,8 +256,8 @@ def summarize(job: Training, version: VersionInfo, seconds: float) -> TrainRepor
         run_id=version.run_id,
         dataset=job.manifest.dataset,
         metrics=version.metrics,
-        judged_on=version.tags.get(JUDGED_ON, ""),
-        unjudged=tuple(json.loads(version.tags.get(UNJUDGED, "[]"))),
+        judged_on=judged_on,
+        unjudged=unjudged,
         gate=GateReport(verdict=verdict.verdict if verdict else "", reasons=list(verdict.reasons) if verdict else []),
         seconds=round(seconds, 3),
     )

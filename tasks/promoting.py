@@ -167,6 +167,30 @@ def apply_verdict(registry: Versions, version: VersionInfo, verdict: Verdict, by
     return registry.version(name, number)
 
 
+def read_judgement(version: VersionInfo) -> tuple[str, tuple[str, ...]]:
+    """(what a version was judged on, such as `test split of birds-1`, or "" where nobody knows; the classes that had no
+    images there)."""
+    split = version.tags.get("judged_on", "")  # of an older release
+    known = version.tags.get(JUDGED_ON, f"{split} split of {version.dataset}" if split and version.dataset else "")
+    try:
+        unjudged = json.loads(version.tags.get(UNJUDGED, "[]"))
+    except ValueError:  # tags can be edited by hand
+        unjudged = []
+    return known, tuple(map(str, unjudged)) if isinstance(unjudged, list) else ()
+
+
+def describe_judgement(version: VersionInfo) -> str:
+    """One line of a version's figures and what they were measured on; "" where it has none."""
+    figures, judged_on = version.metrics, read_judgement(version)[0]
+    if "accuracy" not in figures:
+        return ""
+    told = f"accuracy {figures['accuracy']:.4f}"
+    if {"accuracy_low", "accuracy_high"} <= set(figures):
+        told += f" ({figures['accuracy_low']:.4f} to {figures['accuracy_high']:.4f})"
+    images = f"{figures['test_images']:,.0f} images" if "test_images" in figures else "images of an unknown number"
+    return f"{told} on {images}" + (f", {judged_on}" if judged_on else ", nobody knows which")
+
+
 def read_verdict(version: VersionInfo) -> Verdict | None:
     """What the gate said about a version when it had come to its end; None before."""
     return _kept_verdict(version) if APPLIED in version.tags else None

@@ -4,7 +4,6 @@ Runs in a process of its own (tasks/fitting.py): the one task that loads Keras. 
 the run's folder; a run that was killed goes on from its last epoch.
 """
 
-import csv
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +27,7 @@ from cnn.spec import Spec
 from infra.storage import Store, open_store
 from tasks.overlap import list_seen
 from tasks.publishing import read_manifest
+from tasks.spreadsheets import write_rows
 
 GOLDEN_IMAGES = 32
 BATCH = 256
@@ -252,7 +252,5 @@ def _write_figures(folder: Path, job: TrainJob, manifest: Manifest, evaluation: 
 
 
 def _write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    write_rows(path, header, ([row.get(key) for key in header] for row in rows))

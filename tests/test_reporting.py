@@ -71,7 +71,7 @@ class Page(HTMLParser):
 
 def make_row(path: str, label: str = "cat", confidence: float = 0.9, data: bytes = TINY) -> dict[str, Any]:
     shown, raw = show_path(path)
-    row = {"path": shown, "path_raw": raw, "size": 3, "modified": "1.1", "outcome": "ok", "model_version": "7"}
+    row = {"path": shown, "path_raw": raw, "size": 3, "revision": "1.1", "outcome": "ok", "model_version": "7"}
     decision = "accept" if confidence >= 0.8 else "review"
     digest = hashlib.sha256(data).hexdigest()
     return row | {"label": label, "confidence": confidence, "decision": decision, "digest": digest}
