@@ -15,15 +15,19 @@ from cnn.metrics import Evaluation, Paired, compare_paired, evaluate_probabiliti
 from infra.versions import CHALLENGER, CHAMPION, AbsentError, VersionInfo, Versions
 from tasks.promoting import (
     APPLIED,
+    JUDGED_ON,
+    UNJUDGED,
     GateSpec,
     Verdict,
     apply_verdict,
     decide,
+    describe_judgement,
     hold_for_lost_classes,
     hold_for_unjudged_classes,
     name_alias,
     note_left_out,
     point_out,
+    read_judgement,
     read_verdict,
 )
 
@@ -274,6 +278,25 @@ def test_a_verdict_that_was_applied_never_overrules_a_person() -> None:
     apply_verdict(registry, registry.version("m", 2), PROMOTE, "gate", NOON)
     assert registry.aliases == {CHAMPION: 1}
     assert APPLIED in registry.versions_tags[2]
+
+
+def test_a_version_says_what_its_figures_were_measured_on() -> None:
+    registry = FakeRegistry(3)
+    figures = {"accuracy": 0.997, "accuracy_low": 0.9909, "accuracy_high": 1.0, "test_images": 1329.0}
+    registry.versions_tags[1] |= {f"metric.{name}": repr(value) for name, value in figures.items()}
+    registry.versions_tags[1] |= {JUDGED_ON: "test split of birds-1", UNJUDGED: '["owl", "été"]'}
+    assert describe_judgement(registry.version("m", 1)) == (
+        "accuracy 0.9970 (0.9909 to 1.0000) on 1,329 images, test split of birds-1"
+    )
+    assert read_judgement(registry.version("m", 1)) == ("test split of birds-1", ("owl", "été"))
+    registry.versions_tags[2] |= {"metric.accuracy": "0.5", "judged_on": "validation", "dataset": "birds-1"}
+    assert read_judgement(registry.version("m", 2)) == ("validation split of birds-1", ())  # of an older release
+    assert describe_judgement(registry.version("m", 2)) == (
+        "accuracy 0.5000 on images of an unknown number, validation split of birds-1"
+    )
+    registry.versions_tags[3] |= {UNJUDGED: "edited by hand"}
+    assert read_judgement(registry.version("m", 3)) == ("", ())
+    assert describe_judgement(registry.version("m", 3)) == ""
 
 
 def test_a_version_without_a_bundle_is_no_champion() -> None:
