@@ -16,7 +16,7 @@ from cnn.errors import IntegrityError
 from cnn.images import ImageSpec
 
 CELLS = 16  # grey means of a picture on a 4 x 4 grid
-NEAR = 4 + 1  # grey levels by which no cell of two like pictures differs: those of a new encoding, and one of rounding
+NEAR = 1 + 1  # grey levels that a cell changes by when a picture is encoded or resized anew, and one of rounding
 HEAD = 16  # hexadecimal digits of a sha256 that are kept
 # Settings that change how finely a picture is held, but not what its grid of grey means is.
 ELSEWHERE = {"filter", "encoding", "normalize", "dtype", "max_pixels", "channels", "size"}
