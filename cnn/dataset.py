@@ -9,12 +9,12 @@ from pydantic import Field, field_validator, model_validator
 
 from cnn.augment import AugmentSpec
 from cnn.images import ImageSpec
-from cnn.spec import Spec
+from cnn.spec import Settings, Spec
 
 SPLITS = ("train", "validation", "test")
 
 
-class SplitSpec(Spec):
+class SplitSpec(Settings):
     """How images are divided; a hash of the content digest (or of the group) decides, so adding data moves nothing."""
 
     validation: float = Field(0.1, ge=0.0, lt=1.0, description="share of images held back to choose the best epoch")

@@ -4,13 +4,13 @@ import io
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field
 
 from cnn.colour import convert, correct, find_transform
 from cnn.errors import BadImage
@@ -18,7 +18,7 @@ from cnn.heif import is_heif, register_heif
 from cnn.jpeg import choose_divisor, decode_jpeg, read_plain
 from cnn.quiet import hold_stderr
 from cnn.resample import Box, Filter, Layout, lay_out, resample
-from cnn.spec import Spec
+from cnn.spec import Settings, as_pair
 from cnn.verdicts import check_png, judge_error, judge_unknown
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF")  # no "MPO": its first picture opens as JPEG
@@ -42,10 +42,15 @@ Image.MAX_IMAGE_PIXELS = (
 cv2.setNumThreads(1)  # images are spread over processes: threads inside one image only get in their way
 
 
-class ImageSpec(Spec):
+Side = Annotated[int, Field(ge=1, le=4096)]
+Sides = Annotated[tuple[Side, Side], BeforeValidator(as_pair, json_schema_input_type=Side | tuple[Side, Side])]
+Level = Annotated[int, Field(ge=0, le=255)]
+
+
+class ImageSpec(Settings):
     """What every image becomes before a network sees it; training and scoring share it to the byte."""
 
-    size: tuple[int, int] = Field((96, 96), description="height and width in pixels")
+    size: Sides = Field((96, 96), description="height and width in pixels, or one number for both")
     channels: Literal[1, 3] = Field(3, description="1 for greyscale, 3 for RGB")
     resize: Literal["crop", "pad", "stretch"] = Field(
         "crop", description="crop: fill, then centre crop; pad: letterbox; stretch: ignore the aspect ratio"
@@ -61,22 +66,10 @@ class ImageSpec(Spec):
     encoding: Literal["raw", "jpeg"] = Field(
         "raw", description="how shards hold pixels: raw bytes, or JPEG to save disk"
     )
-    background: tuple[int, int, int] = Field((255, 255, 255), description="RGB behind transparency and letterboxes")
+    background: tuple[Level, Level, Level] = Field(
+        (255, 255, 255), description="RGB behind transparency and letterboxes"
+    )
     max_pixels: int = Field(50_000_000, ge=1, description="larger images are quarantined, not decoded")
-
-    @field_validator("size")
-    @classmethod
-    def _size_is_sane(cls, value: tuple[int, int]) -> tuple[int, int]:
-        if not all(1 <= side <= 4096 for side in value):
-            raise ValueError(f"each side must be from 1 to 4096 pixels, not {list(value)}")
-        return value
-
-    @field_validator("background")
-    @classmethod
-    def _background_is_a_color(cls, value: tuple[int, int, int]) -> tuple[int, int, int]:
-        if not all(0 <= level <= 255 for level in value):
-            raise ValueError(f"each level must be from 0 to 255, not {list(value)}")
-        return value
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -6,6 +6,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from cnn.errors import ConfigError, StorageError
@@ -45,7 +46,7 @@ def resolve_tracking(workspace_uri: str) -> tuple[str, str | None]:
     the state folder of this machine, with the artifacts in the bucket.
 
     Raises:
-        ConfigError: the workspace's path cannot stand in a database address.
+        ConfigError: no database address can name the workspace's folder.
     """
     local = None if workspace_uri.startswith("s3://") else parse_folder(workspace_uri)
     artifacts = (
@@ -56,7 +57,7 @@ def resolve_tracking(workspace_uri: str) -> tuple[str, str | None]:
         return configured, None if configured.startswith(("http://", "https://")) else artifacts
     folder = _state_folder(workspace_uri) if local is None else local / "mlflow"
     if "?" in str(folder):
-        raise ConfigError(f"{folder}: a database address cannot hold '?'; rename the workspace folder")
+        folder = _link_to(folder)
     return f"sqlite:///{folder / 'mlflow.db'}", artifacts
 
 
@@ -75,7 +76,7 @@ def prepare_database(tracking_uri: str) -> None:
         return
     path = Path(tracking_uri.removeprefix("sqlite:///"))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.resolve().mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(path, timeout=20.0)
         try:
             connection.execute("PRAGMA schema_version").fetchone()
@@ -118,6 +119,17 @@ def flatten_parameters(values: Mapping[str, object], prefix: str = "") -> dict[s
 
 def _state_folder(workspace_uri: str) -> Path:
     return state_dir() / "mlflow" / hashlib.sha256(workspace_uri.rstrip("/").encode()).hexdigest()[:16]
+
+
+def _link_to(folder: Path) -> Path:
+    """A link to the folder, in the state folder: everything behind a '?' in a database address is taken for options."""
+    link = state_dir() / "mlflow" / hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+    if "?" in str(link):
+        raise ConfigError(f"{link}: no database address can hold '?'; set SAFELIGHT_HOME to a folder without it")
+    link.parent.mkdir(exist_ok=True)
+    with suppress(FileExistsError):
+        link.symlink_to(folder, target_is_directory=True)
+    return link
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:

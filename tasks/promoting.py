@@ -14,7 +14,7 @@ from pydantic import Field
 
 from cnn.errors import name_some
 from cnn.metrics import Evaluation, Paired, compare_chance
-from cnn.spec import Spec
+from cnn.spec import Settings
 from infra.moves import format_time
 from infra.versions import CHALLENGER, CHAMPION, VersionInfo, Versions
 
@@ -23,7 +23,7 @@ FIRST = "first version"
 JUDGED_ON, UNJUDGED = "safelight.judged_on", "safelight.unjudged"  # tags: beside which figures mean little
 
 
-class GateSpec(Spec):
+class GateSpec(Settings):
     """When a new version takes over by itself."""
 
     margin: float = Field(0.01, ge=0.0, le=1.0, description="accuracy that a new version may be behind the champion")

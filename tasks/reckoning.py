@@ -10,12 +10,12 @@ from pydantic import Field
 from cnn.dataset import SPLITS, Normalization, SplitSpec
 from cnn.errors import BudgetError, DatasetError, StorageError, name_some
 from cnn.images import ImageSpec
-from cnn.spec import Spec, canonical_json
+from cnn.spec import Settings, canonical_json
 from tasks.ledger import OUTCOMES
 from tasks.rows import IGNORED, NO_CLASS, OK, PENDING, QUARANTINED, Rows
 
 
-class BudgetSpec(Spec):
+class BudgetSpec(Settings):
     """How much may go wrong before nothing is published."""
 
     quarantined: float = Field(0.05, ge=0.0, le=1.0, description="largest share of files that may be unreadable")

@@ -21,7 +21,7 @@ from pydantic import Field
 from cnn.errors import BadImage, IntegrityError, RegistryError
 from cnn.images import ImageSpec, read_image
 from cnn.runtime import load_scorer, rank_classes
-from cnn.spec import Spec
+from cnn.spec import Settings, Spec
 from infra.storage import Entry, Store, reuse_source, reuse_store
 from tasks.decoding import Decode, choose_decoder
 from tasks.ledger import show_path
@@ -36,7 +36,7 @@ Row = dict[str, Any]
 _loading = threading.Lock()  # of threads that begin at once, one loads and the others find it loaded
 
 
-class ScoreSpec(Spec):
+class ScoreSpec(Settings):
     """How images are scored, and from which confidence a prediction stands without a look."""
 
     top_k: int = Field(3, ge=1, le=1000, description="labels per image, the most probable first")
