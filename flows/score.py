@@ -25,6 +25,7 @@ from tasks.committing import publish_batch
 from tasks.listing import check_apart, find_lost_folders, list_source
 from tasks.planning import Chunk, Effort, estimate_decoding
 from tasks.predictions import write_csv
+from tasks.promoting import describe_judgement, read_judgement, say_unjudged
 from tasks.scoring import ChunkScores, ModelRef, ScoreJob, score_chunk
 from tasks.shipping import ship_bundle
 
@@ -83,8 +84,18 @@ def fetch_stage(job: Scoring, name: str) -> ModelRef:
     champion = registry.require_champion(name)
     folder = registry.fetch_bundle(champion, cache_dir() / "champions")
     digest = ship_bundle(job.store, folder)
-    say(f"champion: {name} version {champion.version}")
-    return ModelRef(name=name, version=str(champion.version), bundle=digest, classes=read_bundle(folder).classes)
+    judged, unjudged = describe_judgement(champion), read_judgement(champion)[1]
+    say(f"champion: {name} version {champion.version}" + (f", {judged}" if judged else ""))
+    if unjudged:
+        say(f"champion: {say_unjudged(unjudged)}")
+    return ModelRef(
+        name=name,
+        version=str(champion.version),
+        bundle=digest,
+        classes=read_bundle(folder).classes,
+        judged=judged,
+        unjudged=unjudged,
+    )
 
 
 def plan_stage(job: Scoring, model: ModelRef) -> ScorePlan:
@@ -127,7 +138,8 @@ def write_table(store: Store, record: BatchRecord) -> None:
     """Write predictions.csv beside the Parquet file."""
     path = batch_path(record.batch, "predictions.csv")
     with open_scratch(store.root) as body:
-        write_csv(store.fetch(record.predictions.path), body.path)
+        guesses = min(record.spec.top_k, len(record.model.classes) or record.spec.top_k)
+        write_csv(store.fetch(record.predictions.path), body.path, guesses)
         store.take_file(path, body.path)
     say(f"csv: {store.uri_of(path)}")
 

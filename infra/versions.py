@@ -109,12 +109,21 @@ class Versions(ABC):
         Raises:
             RegistryError: there is no such model, or it has no champion yet.
         """
-        number = champion_number(self._model(name))
+        model = self._model(name)
+        number = champion_number(model)
         if number is None:
             raise RegistryError(
-                f"model {name} has no champion yet; choose a version: `safelight promote {name} VERSION --why …`"
+                f"model {name} has no champion yet{self._explain_challenger(name, model)}; choose a version: "
+                f"`safelight promote {name} VERSION --why …`, or retrain with more images or other settings"
             )
         return self.version(name, number)
+
+    def _explain_challenger(self, name: str, model: Any) -> str:
+        """Why the latest version that was held back was, as the gate said."""
+        if CHALLENGER not in model.aliases:
+            return ""
+        held = self.version(name, int(model.aliases[CHALLENGER]))
+        return f": version {held.version} was held back ({held.reasons[0]})" if held.reasons else ""
 
     def move_champion(self, name: str, version: int, why: str, by: str, at: datetime) -> bool:
         """Make a version the champion and keep the reason; False when it is the champion already.

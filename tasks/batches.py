@@ -30,7 +30,7 @@ from tasks.planning import Chunk, Item, chunk_key, encode_path
 from tasks.predictions import iterate_predictions, path_keys
 from tasks.scoring import ModelRef, ScoreJob, ScoreSpec, ScoreTask
 
-RULES = 3  # raise it when the same bytes and the same model would give another row
+RULES = 3  # raise it when the same bytes and the same model would give another row, or a row other columns
 logger = logging.getLogger(__name__)
 
 
@@ -119,7 +119,7 @@ def find_previous(store: Store, job: ScoreJob) -> Previous | None:
 def plan_scoring(listed: Sequence[Listed], job: ScoreJob, previous: Previous | None, files: int = 256) -> ScorePlan:
     """What is to be done for a batch: rows to keep, files that need no look, chunks of at most `files` files.
 
-    A row of the previous batch stands when its outcome is ok and path, size and modification stamp are the same.
+    A row of the previous batch stands when its outcome is ok and path, size and revision are the same.
     Chunks are runs of neighbouring paths, so that parts follow each other in the order of the batch.
     """
     ordered = sorted(listed, key=lambda item: encode_path(item.entry.path))
@@ -185,15 +185,15 @@ def _keep_rows(previous: Previous | None, readable: dict[bytes, Listed]) -> tupl
     if previous is None or previous.path is None:
         return np.zeros(0, np.bool_), doubted
     kept = np.zeros(previous.record.predictions.rows, np.bool_)
-    columns = ("path", "path_raw", "size", "modified", "outcome", "reason")
+    columns = ("path", "path_raw", "size", "revision", "outcome", "reason")
     position = 0
     for table in iterate_predictions(previous.path, columns):
         facts = zip(
             path_keys(table).to_pylist(), *(table.column(name).to_pylist() for name in columns[2:]), strict=True
         )
-        for row, (key, size, modified, outcome, reason) in enumerate(facts, position):
+        for row, (key, size, revision, outcome, reason) in enumerate(facts, position):
             item = readable.get(key)
-            if item is None or (item.entry.size, item.entry.modified) != (size, modified):
+            if item is None or (item.entry.size, item.entry.modified) != (size, revision):
                 continue
             if outcome == "ok":
                 kept[row] = True

@@ -26,7 +26,7 @@ from infra.storage import Entry, Store, reuse_source, reuse_store
 from tasks.decoding import Decode, choose_decoder, refuse_crashes
 from tasks.ledger import show_path
 from tasks.planning import Chunk, encode_path
-from tasks.predictions import from_part, iterate_predictions, path_keys, to_part, to_rows_table
+from tasks.predictions import describe_entry, from_part, iterate_predictions, path_keys, to_part, to_rows_table
 from tasks.reading import Content, Files, computing
 from tasks.shipping import local_bundle
 
@@ -48,12 +48,15 @@ class ScoreSpec(Settings):
 
 
 class ModelRef(Spec):
-    """Which model scores: its name and version in the registry, the digest of its bundle, its class names."""
+    """Which model scores: its name and version in the registry, the digest of its bundle, its class names; `judged`
+    says what it is worth and on which images, `unjudged` names the classes that had none there."""
 
     name: str
     version: str
     bundle: str
     classes: tuple[str, ...] = ()
+    judged: str = ""
+    unjudged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,7 @@ def score_files(
     queue = BatchQueue(network, task)
     for entry, digest, data in files:
         path, raw = show_path(entry.path)
-        row: Row = {"path": path, "path_raw": raw, "size": entry.size, "modified": entry.modified, "digest": digest}
+        row: Row = {"path": path, "path_raw": raw, "digest": digest} | describe_entry(entry)
         row |= {"model_version": task.model.version, "scored_at": task.scored_at, "outcome": "quarantined"}
         rows.append(row)
         try:

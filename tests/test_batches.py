@@ -3,14 +3,16 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 import tasks.scoring
 from cnn.errors import BadImage, InstallationError, StorageError
+from cnn.hashing import hash_file
 from cnn.images import Decoded, ImageSpec, encode_png, read_image
 from infra.storage import open_source, open_store
 from tasks.batches import (
@@ -25,6 +27,7 @@ from tasks.batches import (
 )
 from tasks.committing import publish_batch
 from tasks.listing import list_source
+from tasks.predictions import SCHEMA
 from tasks.scoring import ModelRef, Network, ScoreJob, ScoreSpec, score_chunk
 
 NIGHT = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
@@ -103,6 +106,26 @@ def test_only_what_changed_is_read(job: ScoreJob) -> None:
     record = run(job)
     assert (record.files, counts(record)) == (12, (2, 8))
     assert record.outcomes["ok"] == 10
+
+
+def test_a_batch_of_an_older_release_is_scored_again_and_its_columns_are_not_mixed_in(job: ScoreJob) -> None:
+    first = run(job)
+    folder = Path(job.workspace) / "batches" / first.batch
+    table = pq.read_table(folder / "predictions.parquet")
+    older = table.drop_columns(["revision", "modified"]).append_column("modified", table.column("revision"))
+    pq.write_table(older, folder / "predictions.parquet")
+    reference = first.predictions.model_copy(update={"sha256": hash_file(folder / "predictions.parquet")})
+    record = first.model_copy(update={"rules": 2, "predictions": reference, "request": "0" * 64})
+    (folder / "batch.json").write_text(record.to_json())
+    second = run(job)
+    assert second.batch != first.batch
+    assert counts(second) == (10, 0)
+    now = pq.read_table(Path(job.workspace) / second.predictions.path)
+    assert now.schema.equals(SCHEMA)
+    times = dict(zip(now.column("path").to_pylist(), now.column("modified").to_pylist(), strict=True))
+    status = (Path(job.source) / "3.png").stat()
+    assert times["3.png"] == datetime.fromtimestamp(0, UTC) + timedelta(microseconds=status.st_mtime_ns // 1000)
+    assert counts(run(job)) == (0, 10)
 
 
 def test_rename_is_free(job: ScoreJob) -> None:
