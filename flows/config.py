@@ -15,6 +15,7 @@ from cnn.fit import FitSpec
 from cnn.images import ImageSpec
 from cnn.spec import Spec
 from infra.cluster import ClusterSpec
+from tasks.listing import SourceSpec
 from tasks.planning import ChunkSpec
 from tasks.promoting import GateSpec
 from tasks.reckoning import BudgetSpec
@@ -44,6 +45,7 @@ class ScheduleSpec(Spec):
 class Config(Spec):
     """Every setting; each section stands beside the code that obeys it."""
 
+    source: SourceSpec = Field(default_factory=SourceSpec)
     image: ImageSpec = Field(default_factory=ImageSpec)
     augment: AugmentSpec = Field(default_factory=AugmentSpec)
     split: SplitSpec = Field(default_factory=SplitSpec)

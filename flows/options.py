@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnn.errors import ConfigError
+from cnn.errors import ConfigError, SourceError
 
 if TYPE_CHECKING:
     from flows.config import Config
@@ -81,9 +81,25 @@ def open_run(file: Path | None, settings: list[str] | None, *sources: str | None
 
     config = load_settings(file, settings)
     for source in filter(None, sources):
-        open_source(locate(source))
+        try:
+            open_source(locate(source))
+        except SourceError:
+            _explain_source(locate(source))
+            raise
     open_prefect()
     return config
+
+
+def _explain_source(source: str) -> None:
+    """Raise the fault again with the command that helps, where there is one. Raises: SourceError."""
+    import click
+
+    from tasks.source_checks import name_command, open_given
+
+    context = click.get_current_context(silent=True)
+    asked = context.info_name if context is not None else None
+    model = str(context.params.get("name") or "") if context is not None else ""
+    open_given(source, name_command(asked if asked in ("retrain", "score") else "prepare", model))
 
 
 def print_version(asked: bool) -> None:
