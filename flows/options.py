@@ -99,7 +99,15 @@ def _explain_source(source: str) -> None:
     context = click.get_current_context(silent=True)
     asked = context.info_name if context is not None else None
     model = str(context.params.get("name") or "") if context is not None else ""
-    open_given(source, name_command(asked if asked in ("retrain", "score") else "prepare", model))
+    try:
+        open_given(source, name_command(asked if asked in ("retrain", "score") else "prepare", model))
+    except SourceError as fault:
+        if context is None or asked != "score":
+            raise
+        from infra.storage import open_store
+        from tasks.inbox_checks import explain_vanished
+
+        raise explain_vanished(fault, open_store(locate(context.params["workspace"])), source, model) from None
 
 
 def print_version(asked: bool) -> None:

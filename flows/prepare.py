@@ -18,10 +18,10 @@ from infra.upkeep import hold_workspace
 from tasks.arranging import Selection
 from tasks.building import BuildSpec, ChunkReport
 from tasks.finishing import finish_version
-from tasks.inventory import any_path_matches, count_excluded, count_labels
+from tasks.inventory import any_path_matches, count_labels, list_excluded
 from tasks.layout import describe_layout
 from tasks.ledger import OUTCOMES
-from tasks.listing import find_empty_folders, find_twins
+from tasks.listing import describe_excluded, find_empty_folders, find_twins
 from tasks.preparing import Preparation, build_chunks, list_files
 from tasks.reckoning import describe_quarantine, find_gaps
 from tasks.settling import find_overlaps
@@ -79,7 +79,7 @@ def list_stage(job: Preparation) -> None:
     for doubt in [*describe_layout(job.layout, job.source_uri), *find_doubts(job)]:
         say(f"list: {doubt}")
     if job.exclude:
-        say(f"list: {describe_excluded(count_excluded(job.rows.inventory, job.exclude))}")
+        say(f"list: {describe_excluded(list_excluded(job.rows.inventory), job.exclude)}")
     before = job.previous.manifest.classes if job.previous else ()
     if gone := sorted(set(before) - set(job.classes)):
         say(f"list: classes of the version before that are gone: {', '.join(map(repr, gone))}")
@@ -109,12 +109,6 @@ def find_doubtful_classes(job: Preparation) -> list[str]:
         shown = name_some(list(map(repr, same)))
         doubts.append(f"all class folders hold the same folders ({shown}), which do not count: are they the classes?")
     return doubts
-
-
-def describe_excluded(counts: Mapping[str, int]) -> str:
-    """How many files each pattern of `source.exclude` leaves out; one that meets none may be mistyped."""
-    met = [f"{pattern!r} {count:,}" if count else f"{pattern!r} no file" for pattern, count in counts.items()]
-    return f"left out by source.exclude: {', '.join(met)}"
 
 
 def build_stage(job: Preparation, crew: Crew) -> None:

@@ -146,15 +146,10 @@ def count_labels(table: pa.Table) -> dict[str, int]:
     }
 
 
-def count_excluded(table: pa.Table, patterns: Sequence[str]) -> dict[str, int]:
-    """Pattern → how many of the files that were left out by patterns it meets."""
+def list_excluded(table: pa.Table) -> Iterator[str]:
+    """The paths of the files that patterns leave out."""
     paths = table.column("path").filter(pc.equal(table.column("ignored").cast(pa.string()), EXCLUDED))
-    counts = dict.fromkeys(patterns, 0)
-    meets = {pattern: compile_patterns((pattern,)).fullmatch for pattern in patterns}
-    for path in (path.as_py().decode("utf-8", "surrogateescape") for path in paths):
-        for pattern in patterns:
-            counts[pattern] += meets[pattern](path) is not None
-    return counts
+    return (path.as_py().decode("utf-8", "surrogateescape") for path in paths)
 
 
 def any_path_matches(table: pa.Table, pattern: str) -> bool:

@@ -98,6 +98,17 @@ def companion_rule(name: str) -> str | None:
     return "sidecar" if ending in SIDECARS else "video" if ending in VIDEOS else None
 
 
+def describe_excluded(paths: Iterable[str], patterns: Sequence[str]) -> str:
+    """How many of the excluded paths each pattern meets; one that meets none may be mistyped."""
+    counts = dict.fromkeys(patterns, 0)
+    meets = {pattern: compile_patterns((pattern,)).fullmatch for pattern in patterns}
+    for path in paths:
+        for pattern in patterns:
+            counts[pattern] += meets[pattern](path) is not None
+    told = [f"{pattern!r} {f'{count:,}' if count else 'no file'}" for pattern, count in counts.items()]
+    return f"left out by source.exclude: {', '.join(told)}"
+
+
 def find_empty_folders(
     source: Source, inventory: pa.Table, classes: Collection[str], inside: Iterable[str] = ()
 ) -> list[str]:
