@@ -9,6 +9,7 @@ import typer
 from flows.console import run_command, show_table
 from flows.options import (
     AsJson,
+    Asked,
     ConfigFile,
     DryRun,
     Grace,
@@ -120,7 +121,7 @@ def retrain(
     """Prepare, train, evaluate, register and gate."""
 
     def action() -> Mapping[str, Any]:
-        chosen = open_run(config, settings, source)
+        chosen = open_run(config, settings, source, asked=Asked("retrain", name))
         from flows.retrain import retrain as flow
         from flows.stages import run_flow
 
@@ -142,7 +143,7 @@ def score(
     """Score a folder with the champion: predictions and a report."""
 
     def action() -> Mapping[str, Any]:
-        chosen = open_run(config, settings, source)
+        chosen = open_run(config, settings, source, asked=Asked("score", name, workspace))
         from flows.score import score as flow
         from flows.stages import run_flow
 

@@ -1,6 +1,7 @@
 """What commands share: their arguments and options, and an address as a person gives it in, one for any machine out."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,7 +70,18 @@ def load_settings(file: Path | None, settings: list[str] | None) -> "Config":
     return load_config(file, settings or [])
 
 
-def open_run(file: Path | None, settings: list[str] | None, *sources: str | None) -> "Config":
+@dataclass(frozen=True)
+class Asked:
+    """The command that a person typed, and what of it the advice about a source needs."""
+
+    command: str = "prepare"
+    model: str = ""
+    workspace: str = "./workspace"
+
+
+def open_run(
+    file: Path | None, settings: list[str] | None, *sources: str | None, asked: Asked | None = None
+) -> "Config":
     """The configuration of a flow that is about to run; its sources are looked at before a server is started for it.
 
     Raises:
@@ -84,30 +96,25 @@ def open_run(file: Path | None, settings: list[str] | None, *sources: str | None
         try:
             open_source(locate(source))
         except SourceError:
-            _explain_source(locate(source))
+            _explain_source(locate(source), asked or Asked())
             raise
     open_prefect()
     return config
 
 
-def _explain_source(source: str) -> None:
-    """Raise the fault again with the command that helps, where there is one. Raises: SourceError."""
-    import click
-
+def _explain_source(source: str, asked: Asked) -> None:
+    """Raise the fault of a source again, with what to type instead, or what it held before. Raises: SourceError."""
     from tasks.source_checks import name_command, open_given
 
-    context = click.get_current_context(silent=True)
-    asked = context.info_name if context is not None else None
-    model = str(context.params.get("name") or "") if context is not None else ""
     try:
-        open_given(source, name_command(asked if asked in ("retrain", "score") else "prepare", model))
+        open_given(source, name_command(asked.command, asked.model))
     except SourceError as fault:
-        if context is None or asked != "score":
+        if asked.command != "score":
             raise
         from infra.storage import open_store
         from tasks.inbox_checks import explain_vanished
 
-        raise explain_vanished(fault, open_store(locate(context.params["workspace"])), source, model) from None
+        raise explain_vanished(fault, open_store(locate(asked.workspace)), source, asked.model) from None
 
 
 def print_version(asked: bool) -> None:

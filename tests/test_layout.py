@@ -1,25 +1,32 @@
-"""tasks/layout.py: train, val and test folders are their owner's split, whatever they are called; doubts are refused."""
+"""tasks/layout.py: train, val and test folders are their owner's split, in all spellings; doubts are refused."""
 
+import hashlib
+import json
 import shutil
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from steps import built_paths, prepare, rows_of, write_image, write_photos
+from test_inventory import Fake
 
 import flows.prepare
 from cnn.augment import AugmentSpec
 from cnn.dataset import SPLITS, Manifest, SplitSpec
 from cnn.errors import SourceError
+from cnn.hashing import hash_file
 from cnn.loader import open_split
-from infra.storage import open_store
+from cnn.spec import canonical_json
+from infra.storage import Entry, open_store
 from tasks.building import choose_split
-from tasks.layout import describe_layout, name_split
+from tasks.inventory import take_inventory
+from tasks.layout import apply_layout, describe_layout, find_layout, name_split
 from tasks.listing import find_empty_folders
-from tasks.preparing import Preparation, list_files
-from tasks.publishing import read_manifest
+from tasks.publishing import find_latest, point_to, read_manifest
 from tasks.settling import find_overlaps
 
 CLASSES = ("cat", "owl")
@@ -184,7 +191,9 @@ def test_a_split_that_is_wanted_and_not_there_is_refused(tmp_path: Path) -> None
         prepare(write_photos(tmp_path / "photos"), tmp_path / "work", split=SplitSpec(folders=True))
 
 
-@pytest.mark.parametrize("names", [("train", "car", "bus"), ("valid", "invalid"), ("test1", "test2"), ("trains", "val1")])
+@pytest.mark.parametrize(
+    "names", [("train", "car", "bus"), ("valid", "invalid"), ("test1", "test2"), ("trains", "val1")]
+)
 def test_classes_that_only_sound_like_a_split_stay_classes(names: tuple[str, ...], tmp_path: Path) -> None:
     source = tmp_path / "photos"
     for number, name in enumerate(names):
@@ -294,7 +303,9 @@ def test_more_in_a_class_of_test_and_less_in_another_is_told_line_by_line(
     (source / "val" / "labels.csv").write_text("name,label")
     job, manifest = prepare(source, tmp_path / "work")
     flows.prepare.tell_losses(job, "LEDGER")
-    assert describe_layout(job.layout, "S")[1:] == ["val/ has no images of 'owl', so validation says nothing about them"]
+    assert describe_layout(job.layout, "S")[1:] == [
+        "val/ has no images of 'owl', so validation says nothing about them"
+    ]
     assert rows_of(tmp_path / "work", manifest)["val/labels.csv"]["reason"] == "sidecar"
     assert find_empty_folders(job.source, job.rows.inventory, job.classes, job.layout.folders) == []
     (source / "val" / "bat").mkdir()
@@ -314,11 +325,6 @@ def test_a_group_keeps_drawn_images_together_below_the_owner_s_split(tmp_path: P
 
 def test_a_version_that_an_older_release_wrote_still_opens(tmp_path: Path) -> None:
     """Its manifest lacks the fields that came later, and its name is the digest of what it has."""
-    import hashlib
-    import json
-
-    from cnn.spec import canonical_json
-
     source, work = write_photos(tmp_path / "photos", 30), tmp_path / "work"
     _, manifest = prepare(source, work)
     facts = json.loads((work / "datasets" / manifest.dataset / "manifest.json").read_bytes())
@@ -333,13 +339,6 @@ def test_a_version_that_an_older_release_wrote_still_opens(tmp_path: Path) -> No
 
 
 def test_a_ledger_without_the_new_column_is_built_upon(tmp_path: Path) -> None:
-    import json
-
-    import pyarrow.parquet as pq
-
-    from cnn.hashing import hash_file
-    from tasks.publishing import find_latest, point_to
-
     source, work = write_photos(tmp_path / "photos", 30), tmp_path / "work"
     _, manifest = prepare(source, work)
     place = work / manifest.ledger.path
@@ -376,19 +375,12 @@ def test_the_same_split_on_s3(s3_bucket: str, tmp_path: Path) -> None:
 
 def test_memory_of_a_large_split_is_flat_and_labels_are_right(tmp_path: Path) -> None:
     """100,000 files: the second look at the paths holds some thousand of them at a time."""
-    import tracemalloc
 
-    from test_inventory import Fake
-
-    from infra.storage import Entry
-    from tasks.inventory import take_inventory
-    from tasks.layout import apply_layout, find_layout
-
-    def make() -> object:
+    def make() -> Iterator[Entry]:
         for number in range(100_000):
             yield Entry(f"{('train', 'val')[number % 10 == 0]}/class{number % 7}/{number:08}.jpg", number, "1.1")
 
-    table = take_inventory(Fake(make))  # type: ignore[arg-type]
+    table = take_inventory(Fake(make))
     tracemalloc.start()
     layout = find_layout(table, None, "S")
     done = apply_layout(table, layout)
@@ -398,12 +390,3 @@ def test_memory_of_a_large_split_is_flat_and_labels_are_right(tmp_path: Path) ->
     done.validate(full=True)
     assert sorted(set(done.column("label").to_pylist())) == [f"class{number}" for number in range(7)]
     assert layout.folders == {"train": "train", "val": "validation"}
-
-
-def test_listing_files_of_a_split_plans_what_it_must(tmp_path: Path) -> None:
-    source = write_split(tmp_path / "photos", {"train": 4, "val": 2})
-    from steps import make_job
-
-    job: Preparation = make_job(source, tmp_path / "work")
-    list_files(job)
-    assert (job.classes, len(job.rows)) == (CLASSES, 12)
