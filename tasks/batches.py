@@ -103,17 +103,26 @@ def find_previous(store: Store, job: ScoreJob) -> Previous | None:
     What killed runs left unfinished is removed.
     """
     sweep_scratch(store.root)
-    pointer = pointer_path(job.source, job.model.name)
-    if not store.exists(pointer):
-        return None
-    try:
-        record = read_record(store, json.loads(store.read(pointer))["batch"])
-    except (ValueError, KeyError, TypeError):
-        raise StorageError(f"{store.uri_of(pointer)} is damaged; delete it and score again") from None
+    record = find_last(store, job.source, job.model.name)
     if record is None:
         return None
     usable = (record.rules, record.model, record.spec.top_k) == (RULES, job.model, job.spec.top_k)
     return Previous(record, _open_verified(store, record.predictions) if usable else None)
+
+
+def find_last(store: Store, source: str, model: str) -> BatchRecord | None:
+    """The record of the latest batch of a source and a model (its name), or None.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    pointer = pointer_path(source, model)
+    if not store.exists(pointer):
+        return None
+    try:
+        return read_record(store, json.loads(store.read(pointer))["batch"])
+    except (ValueError, KeyError, TypeError):
+        raise StorageError(f"{store.uri_of(pointer)} is damaged; delete it and score again") from None
 
 
 def plan_scoring(listed: Sequence[Listed], job: ScoreJob, previous: Previous | None, files: int = 256) -> ScorePlan:

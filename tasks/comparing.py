@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from cnn.dataset import Manifest, SplitSpec
+from cnn.dataset import Manifest
 from cnn.errors import DEATHS, PASSING, BadImage
 from infra.storage import Source
-from tasks.building import choose_split, find_group
+from tasks.building import BuildSpec
 from tasks.chunk_reports import report_path
 from tasks.ledger import DECODED, OUTCOMES, SCHEMA, has_code, iterate_ledger, restore_paths
 from tasks.planning import decode_path
@@ -53,7 +53,8 @@ def keep_unchanged(rows: Rows, previous: Previous) -> tuple[int, pa.Table]:
         kept = np.flatnonzero(places >= 0)
         stands = _stands(part.take(pa.array(kept)), table.take(pa.array(places[kept])), previous)
         rows.doubted[kept[~stands] + start] = _died(table.take(pa.array(places[kept[~stands]])))
-        kept = kept[stands]
+        # Files that were read then and are left out by a rule now are no longer asked for.
+        kept = kept[stands & (rows.outcome[kept + start] == PENDING)]
         same += len(kept) + _count_same_unread(rows, np.flatnonzero(places >= 0) + start, table, places[places >= 0])
         rows.keep(kept + start, table.take(pa.array(places[kept])))
         rest = np.setdiff1d(np.arange(table.num_rows), places[kept])
@@ -62,11 +63,11 @@ def keep_unchanged(rows: Rows, previous: Previous) -> tuple[int, pa.Table]:
     return same, pa.concat_tables(left)
 
 
-def keep_moved(rows: Rows, source: Source, left: pa.Table, split: SplitSpec) -> int:
+def keep_moved(rows: Rows, source: Source, left: pa.Table, spec: BuildSpec) -> int:
     """Take over the rows of files that have another path now, found by size and time (or name) and then by their bytes.
 
-    These files are read and hashed, but not decoded; returns how many they were. One whose group, and with it the
-    split, has changed is left to be built.
+    These files are read and hashed, but not decoded; returns how many they were. One whose group or split
+    folder, and with it the split, has changed is left to be built.
     """
     if not left.num_rows:
         return 0
@@ -79,7 +80,7 @@ def keep_moved(rows: Rows, source: Source, left: pa.Table, split: SplitSpec) -> 
         files = _name_files(rows, part)
         for row, (path, _), digest in zip(part.tolist(), files, hash_files(source, files), strict=True):
             old = rows_by_digest.get(digest) if digest is not None else None
-            if old is not None and choose_split(str(digest), find_group(path, split.group), split) == splits[old]:
+            if old is not None and spec.place_image(path, str(digest))[0] == splits[old]:
                 pairs.append((row, old))
         chosen = np.array(pairs, np.int64).reshape(-1, 2)
         rows.keep(chosen[:, 0], left.take(pa.array(chosen[:, 1])))

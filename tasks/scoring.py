@@ -44,6 +44,9 @@ class ScoreSpec(Settings):
     accept: float = Field(
         0.8, ge=0.0, le=1.0, description="confidence from which the decision is accept; below: review"
     )
+    allow_empty: bool = Field(
+        False, description="whether a folder that held images for the last batch may hold none now; false: an error"
+    )
     sheet: int = Field(12, ge=1, le=200, description="images per contact sheet in the report")
 
 
