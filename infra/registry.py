@@ -24,7 +24,8 @@ from cnn.bundle import read_bundle
 from cnn.errors import RegistryError, SafelightError, ServerError, StorageError
 from infra.bundles import bundle_tags, keep_bundle
 from infra.entries import redact_text as redact
-from infra.tracking import check_name, flatten_parameters, prepare_database, silence_mlflow
+from infra.registry_database import Schema, lock_file, prepare_database
+from infra.tracking import check_name, database_path, flatten_parameters, is_server, locate_lock, silence_mlflow
 from infra.tracking import resolve_tracking as resolve_tracking
 from infra.versions import CHALLENGER as CHALLENGER
 from infra.versions import CHAMPION as CHAMPION
@@ -46,12 +47,14 @@ class Registry(Versions):
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
         elapsed: Callable[[], float] = time.monotonic,
+        announce: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.tracking_uri = tracking_uri
         self.artifact_root = artifact_root.rstrip("/") if artifact_root else None
         self._clock = clock
         self._sleep = sleep
         self._elapsed = elapsed  # for waits: `clock`, which dates things, may be set back
+        self._announce = announce  # lines for people about what was found changed or broken, and mended
         self._experiments: dict[str, str] = {}
 
     def warm_up(self) -> None:
@@ -201,13 +204,20 @@ class Registry(Versions):
         import_mlflow()
         from mlflow.tracking import MlflowClient
 
-        prepare_database(self.tracking_uri)
+        path = database_path(self.tracking_uri)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what MLflow's tables deprecate is not for people who run Safelight
+            if path is not None:
+                prepare_database(path, _read_schema(), self._announce)
             try:
-                return MlflowClient(self.tracking_uri, self.tracking_uri)
+                client = MlflowClient(self.tracking_uri, self.tracking_uri)
+                if path is None and not is_server(self.tracking_uri):
+                    with lock_file(locate_lock(self.tracking_uri, "tables")):  # it lays out the tables at its first use
+                        client.search_experiments(max_results=1)
+                        client.search_registered_models(max_results=1)
             except ImportError as error:
                 raise ServerError(f"MLflow at {redact(self.tracking_uri)} needs a driver: {_one_line(error)}") from None
+        return client
 
     def _ask(self, verb: str, *values: Any, **named: Any) -> Any:
         return self._persist(lambda: getattr(self._client, verb)(*values, **named))
@@ -241,6 +251,13 @@ class Registry(Versions):
             except MlflowException as error:
                 if not _is_busy(error) or self._elapsed() - began > RETRY_SECONDS:
                     raise self._explain(error) from None
+            except Exception as error:
+                if not _is_of_database(error):
+                    raise
+                raise RegistryError(
+                    f"MLflow's database {redact(self.tracking_uri)} does not answer as it should ({_one_line(error)});"
+                    " look whether it is running and whole"
+                ) from None
             self._sleep(pause * random.uniform(0.5, 1.5))
             pause = min(2 * pause, 10.0)
 
@@ -265,6 +282,34 @@ def import_mlflow() -> None:
     """Import MLflow without telemetry, progress bars or chatter."""
     silence_mlflow()
     import mlflow  # noqa: F401
+
+
+def _read_schema() -> Schema:
+    """What the installed MLflow makes of a database: what `mlflow db upgrade` and its own first use do."""
+    import mlflow.store.db.utils
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+    from mlflow.store.tracking import sqlalchemy_store
+    from sqlalchemy.exc import SQLAlchemyError
+
+    utils: Any = mlflow.store.db.utils
+    stores: Any = sqlalchemy_store
+    scripts = ScriptDirectory.from_config(utils._get_alembic_config(""))
+
+    def upgrade(address: str) -> None:
+        engine = utils.create_sqlalchemy_engine(address)
+        try:
+            (utils._initialize_tables if utils._is_empty_database(engine) else utils._upgrade_db)(engine)
+            stores.SqlAlchemyStore(
+                address, "mlruns"
+            ).engine.dispose()  # the experiment that MLflow makes at its first use
+        except (SQLAlchemyError, CommandError) as error:
+            raise StorageError(_one_line(error)) from None
+        finally:
+            engine.dispose()
+
+    known = frozenset(script.revision for script in scripts.walk_revisions())
+    return Schema(scripts.get_current_head() or "", known, upgrade)
 
 
 def _lay_out_model(model: Any, run_id: str, bundle: Path, scratch: Path) -> Path:
@@ -293,6 +338,11 @@ def _is_busy(error: Any) -> bool:
     if "readonly database" in str(error):
         return False
     return error.error_code == "TEMPORARILY_UNAVAILABLE" or "database is locked" in str(error)
+
+
+def _is_of_database(error: Exception) -> bool:
+    """Whether the database's own libraries raised it, past MLflow."""
+    return type(error).__module__.partition(".")[0] in ("sqlalchemy", "alembic", "sqlite3")
 
 
 def _one_line(error: Exception) -> str:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cnn.errors import ConfigError, StorageError
+from cnn.errors import ConfigError
 from infra.entries import redact_text as redact
 from infra.registry import resolve_tracking
-from infra.tracking import check_name, flatten_parameters, prepare_database
+from infra.tracking import check_name, flatten_parameters
 
 
 def test_a_local_workspace_keeps_its_registry_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,13 +44,6 @@ def test_a_path_that_no_database_address_can_hold_is_refused(tmp_path: Path, mon
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(ConfigError, match="rename the workspace folder"):
         resolve_tracking(str(tmp_path / "what?"))
-
-
-def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "mlflow.db"
-    path.write_bytes(b"not a database, but long enough to look like one" * 30)
-    with pytest.raises(StorageError, match=r"mlflow\.db: MLflow's database does not open"):
-        prepare_database(f"sqlite:///{path}")
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a:b", ".hidden", "..", "a b", "x" * 65, "tab\t", "naïve", "-x", "a\n"])
