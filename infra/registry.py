@@ -7,13 +7,13 @@ Tags of a version: `bundle` and `onnx` (sha256 of bundle.json and model.onnx), `
 `metric.<name>`, and what the gate said (`gate.verdict`, `gate.reasons`). Tags of a model: its moves (infra/moves.py).
 """
 
-import hashlib
 import random
 import shutil
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -24,12 +24,14 @@ from cnn.bundle import read_bundle
 from cnn.errors import RegistryError, SafelightError, ServerError, StorageError
 from infra.bundles import bundle_tags, keep_bundle
 from infra.entries import redact_text as redact
+from infra.experiments import Experiments, ExperimentTags
 from infra.registry_database import Schema, lock_file, prepare_database
 from infra.tracking import check_name, database_path, flatten_parameters, is_server, locate_lock, silence_mlflow
 from infra.tracking import resolve_tracking as resolve_tracking
+from infra.training_lock import Lease, Waiting, hold_training_lock
 from infra.versions import CHALLENGER as CHALLENGER
 from infra.versions import CHAMPION as CHAMPION
-from infra.versions import METRIC, AbsentError, VersionInfo, Versions
+from infra.versions import METRIC, AbsentError, ExistsError, VersionInfo, Versions
 
 DATA = "data/bundle"  # where a pyfunc model keeps the folder that was logged as `bundle`
 RETRY_SECONDS = 90.0
@@ -37,7 +39,7 @@ RETRY_SECONDS = 90.0
 SCORING_PACKAGES = ("mlflow", "numpy", "onnxruntime", "opencv-python-headless", "pandas", "pillow", "pydantic", "scipy")
 
 
-class Registry(Versions):
+class Registry(Versions, Experiments):
     """MLflow at `tracking_uri`; artifacts under `artifact_root`, or where a server keeps them when it is None."""
 
     def __init__(
@@ -56,10 +58,36 @@ class Registry(Versions):
         self._elapsed = elapsed  # for waits: `clock`, which dates things, may be set back
         self._announce = announce  # lines for people about what was found changed or broken, and mended
         self._experiments: dict[str, str] = {}
+        self._leases: dict[str, Lease] = {}
 
     def warm_up(self) -> None:
         """Import MLflow and lay out or check the tables, so that the next call answers at once."""
         self._ask("search_registered_models", max_results=1)
+
+    @contextmanager
+    def train_alone(self, name: str) -> Iterator[None]:
+        """In the block no other run trains this model: another one is waited for, and told in a line.
+
+        Processes of one machine hold a file lock. Where the registry is not a file of this machine, machines hold a
+        lease in it too, and a machine that was away for minutes may lose it: then it registers nothing.
+
+        Raises:
+            ConfigError: MLflow or a folder cannot hold the name.
+            RegistryError: the model has another name now.
+        """
+        waiting = Waiting(self._announce, self._elapsed, self._sleep)
+        with hold_training_lock(locate_lock(self.tracking_uri, check_name(name)), name, waiting) as token:
+            self._look_for_renamed(name)
+            if database_path(self.tracking_uri) is not None:
+                yield
+                return
+            self._experiment(name)
+            with Lease(ExperimentTags(self, name), name, token, waiting).held() as lease:
+                self._leases[name] = lease
+                try:
+                    yield
+                finally:
+                    del self._leases[name]
 
     def find_run(self, name: str, key: str) -> str | None:
         """The id of the run with this run key, or None."""
@@ -73,7 +101,7 @@ class Registry(Versions):
             tags = {"run_key": key, "mlflow.source.name": "safelight"}
             run_id = str(self._ask("create_run", self._experiment(name), tags=tags, run_name=key[:12]).info.run_id)
         else:
-            self._ask("update_run", run_id, status="RUNNING")
+            self._ask_run("update_run", run_id, status="RUNNING")
         self.log_parameters(run_id, parameters)
         return run_id
 
@@ -84,7 +112,7 @@ class Registry(Versions):
 
         flat = [Param(key, value) for key, value in sorted(flatten_parameters(parameters).items())]
         for start in range(0, len(flat), 100):
-            self._ask("log_batch", run_id, params=flat[start : start + 100])
+            self._ask_run("log_batch", run_id, params=flat[start : start + 100])
 
     def log_epoch(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
         """Keep the metrics of one epoch, in one transaction."""
@@ -92,7 +120,8 @@ class Registry(Versions):
         from mlflow.entities import Metric
 
         now = int(self._clock() * 1000)
-        self._ask("log_batch", run_id, metrics=[Metric(key, float(value), now, step) for key, value in metrics.items()])
+        kept = [Metric(key, float(value), now, step) for key, value in metrics.items()]
+        self._ask_run("log_batch", run_id, metrics=kept)
 
     def log_folder(self, run_id: str, folder: Path, path: str | None = None) -> None:
         """Copy the files of a folder to the run's artifacts, below `path`."""
@@ -100,12 +129,12 @@ class Registry(Versions):
 
     def finish_run(self, run_id: str, status: str) -> None:
         """End a run as FINISHED, FAILED or KILLED."""
-        self._ask("set_terminated", run_id, status=status, end_time=int(self._clock() * 1000))
+        self._ask_run("set_terminated", run_id, status=status, end_time=int(self._clock() * 1000))
 
     def register_version(
         self, name: str, run_id: str, bundle: Path, metrics: Mapping[str, float], tags: Mapping[str, str] | None = None
     ) -> VersionInfo:
-        """A new version that carries the bundle; or the one that this run registered before.
+        """A new version that carries the bundle; or the one that this run, or one with its key, registered before.
 
         The version is made last, in one transaction with its tags, when every artifact has arrived: a process killed
         on the way leaves no version.
@@ -120,19 +149,22 @@ class Registry(Versions):
 
         info = read_bundle(bundle)
         self._ensure_model(check_name(name))
-        known = next((version for version in self.versions(name) if version.run_id == run_id), None)
-        if known is not None:
-            return known
+        run = self._ask("get_run", run_id)
+        key = run.data.tags.get("run_key", "")
+        for version in self.versions(name):
+            if version.run_id == run_id or (key and version.tags.get("run_key") == key):  # its run may be deleted
+                return version
         facts = {
             **(tags or {}),
             **bundle_tags(bundle, info),
-            **{METRIC + key: repr(float(metrics[key])) for key in metrics},
+            **{METRIC + metric: repr(float(value)) for metric, value in metrics.items()},
+            "run_key": key,
         }
-        run = self._ask("get_run", run_id)
-        facts["run_key"] = run.data.tags.get("run_key", "")
         model = self._ask("create_logged_model", run.info.experiment_id, name="bundle", source_run_id=run_id)
         self._send_model(model, run_id, bundle)
-        self._ask("log_outputs", run_id, [LoggedModelOutput(model.model_id, step=0)])
+        self._ask_run("log_outputs", run_id, [LoggedModelOutput(model.model_id, step=0)])
+        if name in self._leases:
+            self._leases[name].check()
         named = {"tags": facts, "model_id": model.model_id, "await_creation_for": 0}
         made = self._ask("create_model_version", name, model.artifact_location, run_id, **named)
         return self.version(name, int(made.version))
@@ -183,21 +215,8 @@ class Registry(Versions):
         try:
             self._ask("get_registered_model", name)
         except AbsentError:
-            self._ask("create_registered_model", name)
-
-    def _experiment(self, name: str) -> str:
-        """The id of the model's experiment; a workspace that was moved gets a new one, where its artifacts are now."""
-        if name not in self._experiments:
-            marks = ("", f" ({hashlib.sha256((self.artifact_root or '').encode()).hexdigest()[:8]})")
-            for title in (check_name(name) + mark for mark in marks):
-                found = self._ask("get_experiment_by_name", title)
-                if found is None:
-                    self._experiments[name] = str(self._ask("create_experiment", title, self.artifact_root))
-                elif self.artifact_root in (None, found.artifact_location):
-                    self._experiments[name] = str(found.experiment_id)
-                if name in self._experiments:
-                    break
-        return self._experiments[name]
+            with suppress(ExistsError):  # another machine was first
+                self._ask("create_registered_model", name)
 
     @cached_property
     def _client(self) -> Any:
@@ -265,6 +284,8 @@ class Registry(Versions):
         code, text = str(error.error_code), _one_line(error)
         if code == "RESOURCE_DOES_NOT_EXIST":
             return AbsentError(text)
+        if code == "RESOURCE_ALREADY_EXISTS":
+            return ExistsError(f"MLflow at {redact(self.tracking_uri)} has it already ({text})")
         if _is_busy(error):
             return ServerError(f"MLflow at {redact(self.tracking_uri)} stays busy ({text}); run the same command again")
         if "readonly database" in text:

@@ -60,7 +60,7 @@ def prepare_database(path: Path, schema: Schema, announce: Announce) -> None:
         StorageError: it cannot be opened, made or repaired; the line says what to do.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.resolve().mkdir(parents=True, exist_ok=True)  # it may be a link to a folder that is not there yet
         if not read_tables(path).fit(schema):
             with lock_file(path.with_name(path.name + ".lock")):
                 _make_fit(path, schema, announce)
