@@ -114,7 +114,8 @@ class Lease:
 
     def check(self) -> None:
         """See that the lease is still held. Raises: RegistryError."""
-        if self.key not in self.tags.read() or self._find_first() is not None:
+        overtaken = any(map(_number, self._find_earlier()))
+        if overtaken or self.key not in self.tags.read():
             raise RegistryError(
                 f"model {self.name}: another machine began to train it while this one did not answer for"
                 f" {DEAD_SECONDS:.0f} s; nothing is registered: run the same command again"
@@ -122,20 +123,18 @@ class Lease:
 
     def _wait_for_turn(self) -> None:
         told = False
-        while (first := self._find_first()) is not None:
+        while earlier := self._find_earlier():
             if not told:
-                self.waiting.announce(_say_waiting(self.name, first))
+                self.waiting.announce(_say_waiting(self.name, earlier[-1]))
                 told = True
             self.waiting.sleep(LOOK_SECONDS)
         if told:
             self.waiting.announce(f"train: the other run of {self.name} has ended; going on")
 
-    def _find_first(self) -> dict[str, object] | None:
-        """Somebody alive whose turn comes before, or who is just choosing a number."""
-        for key, other in sorted(self._read_others().items()):
-            if _number(other) == 0 or (_number(other), key) < (self.number, self.key):
-                return other
-        return None
+    def _find_earlier(self) -> list[dict[str, object]]:
+        """The living whose turn comes before, and those just choosing a number (0), which may be a lower one."""
+        others = self._read_others()
+        return [other for key, other in others.items() if (_number(other), key) < (self.number, self.key)]
 
     def _read_others(self) -> dict[str, dict[str, object]]:
         """The others that are alive; the tags of those that are gone are taken away."""
