@@ -201,8 +201,9 @@ class Registry(Versions, Experiments):
     def _send_model(self, model: Any, run_id: str, bundle: Path) -> None:
         """Lay the bundle out as a pyfunc model, send it, and see that every file arrived at its full length."""
         culprit = f"the bundle of run {run_id}"
-        with tempfile.TemporaryDirectory(prefix="safelight-") as scratch:
-            folder = _lay_out_model(model, run_id, bundle, Path(scratch))
+        with _make_scratch() as scratch:
+            with _explained_scratch(scratch):
+                folder = _lay_out_model(model, run_id, bundle, Path(scratch))
             self._transfer(culprit, lambda: self._client.log_model_artifacts(model.model_id, str(folder)))
             sent = {path.name: path.stat().st_size for path in (folder / DATA).iterdir()}
         listed = self._transfer(culprit, lambda: self._client.list_logged_model_artifacts(model.model_id, DATA))
@@ -303,6 +304,32 @@ def import_mlflow() -> None:
     """Import MLflow without telemetry, progress bars or chatter."""
     silence_mlflow()
     import mlflow  # noqa: F401
+
+
+def _make_scratch() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="safelight-")
+    except OSError as error:
+        raise StorageError(_say_no_room(tempfile.tempdir or "the folder for temporary files", error)) from None
+
+
+@contextmanager
+def _explained_scratch(folder: str) -> Iterator[None]:
+    """In the block whatever is written goes to this temporary folder: a fault of the disk names it."""
+    try:
+        yield
+    except OSError as error:  # shutil's, which lists each file with its fault, is one too
+        raise StorageError(_say_no_room(folder, error)) from None
+
+
+def _say_no_room(folder: str, error: OSError) -> str:
+    listed = error.args[0] if isinstance(error, shutil.Error) and error.args else None
+    causes = [str(fault[-1]) for fault in listed] if isinstance(listed, list) and listed else []
+    cause = error.strerror or " ".join((causes or [str(error)])[0].split())[:200]
+    return (
+        f"{folder}: the model cannot be packed there for the registry ({cause}); make room there, or set TMPDIR to a"
+        " folder with more, and run the same command again: it goes on from there"
+    )
 
 
 def _read_schema() -> Schema:

@@ -89,5 +89,19 @@ def test_an_address_is_shown_without_what_opens_it(address: str) -> None:
     assert shown.endswith("', try again")
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "sqlite:////home/ada/work/mlflow/mlflow.db",
+        "sqlite:///mlflow.db",
+        "file:///home/ada",
+        "s3://bucket//a",
+        "http://h",
+    ],
+)
+def test_an_address_without_secrets_is_shown_as_it_is(address: str) -> None:
+    assert redact(f"see {address} for more") == f"see {address} for more"
+
+
 def test_an_address_that_cannot_be_read_is_not_shown() -> None:
     assert redact("see http://[bad:sesame@x for more") == "see http://... for more"
