@@ -68,6 +68,7 @@ OTHERS = (
 RIFFS = {b"AVI ": "AVI video", b"WAVE": "WAV audio", b"ACON": "animated cursor", b"RMID": "MIDI audio"}
 MOVIES = (b"qt  ", b"moov", b"mdat", b"wide", b"free", b"skip")  # what a QuickTime file without a brand begins with
 SOUNDS = (b"M4A ", b"M4B ", b"M4P ")
+DEEP = (b"II", b"MM", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ", b"P2", b"P3", b"P5", b"P6")
 TEXT = re.compile(rb"(?:\xef\xbb\xbf)?\s*", re.ASCII)
 FOOTER = b"TRUEVISION-XFILE.\x00"
 PNM_HEAD = re.compile(rb"P([1-6])((?:\s+(?:#[^\n]*\n\s*)*\d+)+)", re.ASCII)
@@ -79,6 +80,13 @@ class Kind(NamedTuple):
 
     name: str
     is_image: bool
+
+
+def may_be_deep(data: bytes) -> bool:
+    """Whether a file is of a kind that can hold levels of more than 8 bits; a look at its first bytes."""
+    if data.startswith(b"\x89PNG"):
+        return data[24:25] == b"\x10"
+    return data.startswith(DEEP)
 
 
 def name_kind(data: bytes) -> Kind | None:

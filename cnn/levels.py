@@ -41,6 +41,8 @@ def show_integers(values: NDArray[Any], bits: int, levels: str | Span) -> NDArra
     """
     if isinstance(levels, tuple):
         return _stretch(values, levels)
+    if levels == "dataset":  # not yet measured: the picture is read for its levels alone
+        return _stretch(values, (0, FULL))
     if values.dtype != np.uint16 and values.dtype != np.uint8 and (values.min() < 0 or values.max() > FULL):
         told = f"{8 * values.dtype.itemsize}-bit integers beyond 0 to {FULL} ({values.min()} to {values.max()})"
         raise BadImage("unsupported_mode", f"{told}; save 16 bits, or give image.levels = [low, high]")

@@ -39,6 +39,13 @@ MAGIC = (
 )
 AVIF = (b"ftypavif", b"ftypavis")
 JPEG2000_END = b"\xff\xd9"
+NAMED = ("not_an_image", "unsupported_format")  # what comes behind them is one of few kinds of files
+
+
+def name_reason(reason: str) -> str:
+    """The part of a reason by which files are counted: its code, and what a file is where that is known."""
+    code = reason.split(":")[0]
+    return reason if code in NAMED else code
 
 
 def judge_unknown(data: bytes) -> BadImage:

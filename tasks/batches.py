@@ -29,7 +29,7 @@ from tasks.planning import Chunk, Item, chunk_key, encode_path
 from tasks.predictions import iterate_predictions, path_keys
 from tasks.scoring import ModelRef, ScoreJob, ScoreSpec, ScoreTask
 
-RULES = 2  # raise it when the same bytes and the same model would give another row
+RULES = 3  # raise it when the same bytes and the same model would give another row
 logger = logging.getLogger(__name__)
 
 

@@ -94,7 +94,7 @@ def publish_version(
     images = sum(len(part.rows) for part in parts if part.work.split == "train")
     normalization = set_normalization(job.spec.image, sums, images)
     listing = "" if has_missing(job.rows) else job.listing
-    draft = Draft(job.source.uri, job.spec, job.classes, job.rows, placement, normalization, listing)
+    draft = Draft(job.source.uri, job.spec, job.classes, job.rows, placement, normalization, listing, job.measured)
     manifest, path = publish_dataset(draft, job.store)
     if job.damaged not in (None, manifest.dataset):
         job.store.delete(manifest_path(str(job.damaged)))  # nobody can use it, and there is a whole one now

@@ -70,7 +70,7 @@ def compare_answers(test: Path, judgement: Judgement) -> Paired:
 
 def sees_same_pixels(champion: ImageSpec, dataset: ImageSpec) -> bool:
     """Whether raw shards of the dataset hold exactly what the champion would decode from the files."""
-    same = ("size", "channels", "resize", "background")
+    same = ("size", "channels", "resize", "background", "levels", "raw")
     return dataset.encoding == "raw" and all(getattr(champion, name) == getattr(dataset, name) for name in same)
 
 
