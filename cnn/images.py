@@ -193,7 +193,7 @@ def _read_preview(data: bytes, kind: str, spec: ImageSpec, out: NDArray[np.uint8
         BadImage: unsupported_format.
     """
     if spec.raw == "refuse":
-        raise BadImage("unsupported_format", f"raw ({kind})")
+        raise BadImage("unsupported_format", f"raw ({kind}), see image.raw")
     preview = find_preview(data)
     if preview is None:
         raise BadImage("unsupported_format", f"raw ({kind}) without a preview")

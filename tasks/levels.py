@@ -93,7 +93,7 @@ def describe_deep(counts: DeepCounts, levels: str | Span, measured: bool = False
         told = f"{_images(counts.beyond)} more than 8 bits and use levels {low:,} to {high:,}"
         lines.append(f"{told}, beyond image.levels ({_name_rule(levels, measured)}), so they are clipped: set others")
     if counts.previews:
-        lines.append(f'{counts.previews:,} camera raw files gave their largest preview (image.raw = "preview")')
+        lines.append(_previews(counts.previews))
     return lines
 
 
@@ -109,7 +109,7 @@ def describe_scored(counts: DeepCounts, levels: str | Span, model: str) -> list[
             told = f"{_images(count)} more than 8 bits and use levels {span[0]:,} to {span[1]:,}, but {model} was"
             lines.append(f"{told} trained with image.levels from {taught}: they {fate}, and its answers mean little")
     if counts.previews:
-        lines.append(f'{counts.previews:,} camera raw files gave their largest preview (image.raw = "preview")')
+        lines.append(_previews(counts.previews))
     return lines
 
 
@@ -152,6 +152,11 @@ def measure_chunk(chunk: Chunk, task: BuildTask) -> tuple[int, list[Span]]:
     finally:
         files.close()
     return len(chunk.items), spans
+
+
+def _previews(count: int) -> str:
+    what = "files gave their" if count != 1 else "file gave its"
+    return f'{count:,} camera raw {what} largest preview (image.raw = "preview")'
 
 
 def _images(count: int) -> str:

@@ -98,7 +98,7 @@ def make_exhibit(shot: Shot, read: Callable[[str], bytes], image: ImageSpec) -> 
 
 def explain(counts: Iterable[tuple[str, int]], texts: dict[str, str]) -> list[tuple[str, str, int]]:
     """(code, what it means, files) of each code."""
-    return [(code, texts.get(code, ""), count) for code, count in counts]
+    return [(code, texts.get(code.split(":")[0], ""), count) for code, count in counts]
 
 
 def write_snippet(predictions: str) -> str:

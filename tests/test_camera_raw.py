@@ -30,7 +30,7 @@ LARGE, SMALL = make_jpeg(64, 48), make_jpeg(16, 12)
 def test_a_raw_file_is_refused_by_its_bytes(kind: str) -> None:
     with pytest.raises(BadImage) as caught:
         read_image(write_raw(kind, LARGE, SMALL), REFUSE)
-    assert str(caught.value) == f"unsupported_format: raw ({kind})"
+    assert str(caught.value) == f"unsupported_format: raw ({kind}), see image.raw"
 
 
 @pytest.mark.parametrize("kind", KINDS)
