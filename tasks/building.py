@@ -24,7 +24,7 @@ from tasks.planning import Chunk, Item, encode_path
 from tasks.reading import Content, Files, computing
 from tasks.shards import ShardWriter
 
-FORMAT = 4  # raise it when the same configuration would give other bytes
+FORMAT = 5  # raise it when the same configuration would give other bytes
 
 
 class BuildSpec(Spec):
@@ -130,6 +130,8 @@ def build_row(
     image = decoded.pixels if spec.image.encoding == "raw" else encode_jpeg(decoded.pixels)
     row |= {"outcome": "ok", "width": decoded.width, "height": decoded.height, "split": split}
     row |= {"group": None if group is None else show_path(group)[0], "thumbnail": thumbnail(decoded.pixels).tobytes()}
+    low, high = decoded.seen or (None, None)
+    row |= {"low": low, "high": high, "preview": decoded.preview}
     row |= {"record": writers[split].rows, "record_label": item.label_id}
     row["pixels_crc32c"] = writers[split].append_image(image, item.label_id, digest, 0)
     return row
