@@ -22,7 +22,7 @@ from cnn.spec import Spec
 from cnn.verdicts import check_png, judge_error, judge_unknown
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF")  # no "MPO": its first picture opens as JPEG
-THUMBNAIL = 16
+THUMBNAIL = 32
 ORIENTATION_TAG, UPRIGHT = 274, 1
 # What each EXIF orientation asks for: a transpose first, then flips of rows and columns (EXIF 2.3, table 6).
 ORIENTATIONS: dict[int, tuple[bool, bool, bool]] = {
@@ -151,7 +151,7 @@ def resize_image(pixels: NDArray[np.uint8], spec: ImageSpec, out: NDArray[np.uin
 
 
 def thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A perceptual fingerprint: uint8 (16, 16) grey means, near-equal for the same picture saved twice."""
+    """A perceptual fingerprint: uint8 (32, 32) grey means, near-equal for the same picture saved twice."""
     grey = pixels[..., 0] if pixels.shape[-1] == 1 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     return np.asarray(cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA), np.uint8)
 

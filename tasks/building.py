@@ -11,6 +11,7 @@ from typing import Any
 from cnn.augment import AugmentSpec
 from cnn.dataset import SPLITS, SplitSpec
 from cnn.errors import BadImage
+from cnn.image_digest import digest_image_data
 from cnn.images import ImageSpec, encode_jpeg, read_image, thumbnail
 from cnn.spec import Spec, canonical_json
 from infra.storage import reuse_source, reuse_store
@@ -21,7 +22,7 @@ from tasks.planning import Chunk, Item, encode_path
 from tasks.reading import Content, Files, computing
 from tasks.shards import ShardWriter
 
-FORMAT = 4  # raise it when the same configuration would give other bytes
+FORMAT = 5  # raise it when the same configuration would give other bytes
 
 
 class BuildSpec(Spec):
@@ -110,22 +111,28 @@ def build_row(
     if digest is None:
         raise AssertionError("bytes without a digest")
     group = find_group(item.entry.path, spec.split.group)
-    split = choose_split(digest, group, spec.split)
+    key = digest_image_data(data, digest)
+    split = choose_split(key.hex(), group, spec.split)
     image = decoded.pixels if spec.image.encoding == "raw" else encode_jpeg(decoded.pixels)
-    row |= {"outcome": "ok", "width": decoded.width, "height": decoded.height, "split": split}
+    row |= {"outcome": "ok", "image_key": key, "width": decoded.width, "height": decoded.height, "split": split}
     row |= {"group": None if group is None else show_path(group)[0], "thumbnail": thumbnail(decoded.pixels).tobytes()}
     row |= {"record": writers[split].rows, "record_label": item.label_id}
     row["pixels_crc32c"] = writers[split].append_image(image, item.label_id, digest, 0)
     return row
 
 
-def choose_split(digest: str, group: str | None, spec: SplitSpec) -> str:
-    """`train`, `validation` or `test`, by a hash of the group if there is one, else of the content digest."""
-    unit = f"{spec.seed}:{'group:' + group if group is not None else digest}"
-    point = int.from_bytes(hashlib.sha256(unit.encode("utf-8", "surrogateescape")).digest()[:8], "big") / 2**64
+def choose_split(key: str, group: str | None, spec: SplitSpec) -> str:
+    """`train`, `validation` or `test`, by a hash of the group if there is one, else of the image's key (hex)."""
+    point = draw_point(key, group, spec)
     if point < spec.test:
         return "test"
     return "validation" if point < spec.test + spec.validation else "train"
+
+
+def draw_point(key: str, group: str | None, spec: SplitSpec) -> float:
+    """A number from 0 to 1 that depends on the group if there is one, else on the image's key, and on the seed."""
+    unit = f"{spec.seed}:{'group:' + group if group is not None else key}"
+    return int.from_bytes(hashlib.sha256(unit.encode("utf-8", "surrogateescape")).digest()[:8], "big") / 2**64
 
 
 def find_group(path: str, pattern: str | None) -> str | None:
