@@ -15,7 +15,7 @@ SPLITS = ("train", "validation", "test")
 
 
 class SplitSpec(Spec):
-    """How images are divided; a hash of the content digest (or of the group) decides, so adding data moves nothing."""
+    """How images are divided; a hash of the image without metadata (or of the group) decides: adding data moves nothing."""
 
     validation: float = Field(0.1, ge=0.0, lt=1.0, description="share of images held back to choose the best epoch")
     test: float = Field(0.1, ge=0.0, lt=1.0, description="share of images held back to judge the model")
@@ -24,7 +24,7 @@ class SplitSpec(Spec):
     )
     seed: int = Field(0, ge=0, description="another seed draws another split")
     leak_distance: int = Field(
-        4, ge=-1, le=255, description="largest grey-level difference of two thumbnails of the same picture; -1: off"
+        4, ge=-1, le=255, description="largest grey-level difference of two thumbnails of one photograph; -1: off"
     )
 
     @field_validator("group")

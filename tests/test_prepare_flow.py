@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -90,7 +91,8 @@ def test_a_bar_is_shown_for_what_is_arranged_and_for_nothing_else(
         yield SimpleNamespace(advance=lambda count: None)
 
     monkeypatch.setattr(flows.prepare, "show_stage", show)
-    job = make_job(write_photos(tmp_path / "photos"), tmp_path / "work", augment=AugmentSpec(copies=copies))
+    changes: dict[str, Any] = {"augment": AugmentSpec(copies=copies), "split": SplitSpec(validation=0.0, test=0.0)}
+    job = make_job(write_photos(tmp_path / "photos"), tmp_path / "work", **changes)
     with hire_crew(ClusterSpec(workers=0)) as crew:
         list_files(job)
         build_chunks(job, crew.run, lambda report: None)
@@ -106,15 +108,16 @@ def test_what_a_version_lacks_is_told(tmp_path: Path, capsys: pytest.CaptureFixt
     (source / "owl" / "text.png").write_bytes(b"text")
     split = SplitSpec(validation=0.2, test=0.2, group=r"(site-\d|\d\d)", seed=find_seed("site-1", "test"))
     job = make_job(source, tmp_path / "work", split=split, budget=0.5)
-    run_job(job)
-    flows.prepare.tell_losses(job, "LEDGER")
-    quarantined, unlearnt, *empty = capsys.readouterr().err.splitlines()
-    assert quarantined == "publish: quarantined: 1 not_an_image; each file stands in LEDGER"
-    assert unlearnt == (
-        f"publish: classes without training images: 'bat'; split.group {split.group!r} keeps the images of a group in"
-        " one split; nothing can be trained on this version"
+    manifest = run_job(job)
+    flows.prepare.tell_losses(job, manifest)
+    quarantined, where, unjudged = capsys.readouterr().err.splitlines()
+    folder = f"{job.store.uri}/datasets/{manifest.dataset}"
+    assert quarantined == f"publish: quarantined: 1 not_an_image; each file stands in {folder}/ledger.parquet"
+    assert where == f"publish: all of these files: {folder}/outcomes.csv"
+    assert unjudged == (
+        f"publish: 1 of 3 classes without test images: 'bat'; split.group {split.group!r} keeps the images of a group"
+        " in one split; they are not judged"
     )
-    assert empty == []
 
 
 def find_seed(group: str, split: str) -> int:
@@ -127,8 +130,7 @@ def test_a_version_with_one_split_is_told(tmp_path: Path, capsys: pytest.Capture
     source = write_photos(tmp_path / "photos", 30)
     group = SplitSpec(validation=0.2, test=0.2, group="png", seed=find_seed("png", "train"))
     job = make_job(source, tmp_path / "work", split=group)
-    run_job(job)
-    flows.prepare.tell_losses(job, "LEDGER")
+    flows.prepare.tell_losses(job, run_job(job))
     assert capsys.readouterr().err == (
         "publish: no validation and no test images; split.group 'png' keeps the images of a group in one split;"
         " models are judged on those that are left\n"
