@@ -15,7 +15,7 @@ SPLITS = ("train", "validation", "test")
 
 
 class SplitSpec(Spec):
-    """How images are divided; a hash of the image without metadata (or of the group) decides: adding data moves nothing."""
+    """How images are divided: by a hash of the image without metadata, or of its group, so that adding data moves nothing."""
 
     validation: float = Field(0.1, ge=0.0, lt=1.0, description="share of images held back to choose the best epoch")
     test: float = Field(0.1, ge=0.0, lt=1.0, description="share of images held back to judge the model")
