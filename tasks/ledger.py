@@ -30,6 +30,7 @@ SCHEMA = pa.schema(
         pa.field("label_id", pa.int32()),
         pa.field("group", pa.string()),
         pa.field("split", pa.string()),
+        pa.field("split_origin", pa.string()),  # folder: that of its owner; drawn: by a hash
         pa.field("outcome", pa.string(), nullable=False),
         pa.field("reason", pa.string()),
         pa.field("shard", pa.string()),  # where the record lies in this version
@@ -43,7 +44,11 @@ SCHEMA = pa.schema(
         pa.field("fingerprint", pa.binary(16)),  # grey means of the image on a 4 x 4 grid
     ]
 )
-ADDED = ("image_key", "record_split")  # columns that ledgers of older releases lack; they are read as nulls
+ADDED = (
+    "image_key",
+    "record_split",
+    "split_origin",
+)  # columns that older ledgers lack: read as nulls
 ROW_GROUP = 65_536
 IMAGE_FACTS = (  # null where a file gave no pixels
     ["width", "height", "label_id", "report_row", "record", "record_label", "pixels_crc32c", "copies_crc32c"]
@@ -96,6 +101,12 @@ def restore_paths(table: pa.Table) -> pa.Array:
     """The paths of a ledger's rows as the file system holds them; the inverse of `show_paths`."""
     shown = table.column("path").combine_chunks().cast(pa.binary())
     return pc.coalesce(table.column("path_raw").combine_chunks(), shown)
+
+
+def has_code(reasons: pa.ChunkedArray, codes: Sequence[str]) -> pa.ChunkedArray:
+    """Whether each reason is one of these, whatever its detail; false for null."""
+    found = pc.match_substring_regex(reasons.cast(pa.string()), f"^({'|'.join(codes)})(:|$)")
+    return found.fill_null(False)
 
 
 def to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:

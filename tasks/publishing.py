@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 from pydantic import ValidationError
 
-from cnn.dataset import LedgerRef, Manifest, Normalization
+from cnn.dataset import LedgerRef, Manifest, Normalization, digest_manifest
 from cnn.errors import DatasetError, IntegrityError, StorageError
 from cnn.hashing import hash_file
 from cnn.spec import canonical_json
@@ -35,6 +35,7 @@ class Draft:
     placement: Placement
     normalization: Normalization
     listing: str = ""  # see `Latest`
+    measured: bool = False  # whether the levels of the images were measured
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ def make_manifest(draft: Draft, ledger: LedgerRef) -> Manifest:
         image=spec.image,
         augment=spec.augment,
         split=spec.split,
+        split_folders=dict(spec.folders),
         normalization=draft.normalization,
         ledger=ledger,
         splits=dict(draft.placement.splits),
@@ -113,6 +115,7 @@ def make_manifest(draft: Draft, ledger: LedgerRef) -> Manifest:
         build=spec.salt(),
         chunks={key: dict(rows.shards[key]) for key in used},
         derived=draft.placement.derived,
+        measured_levels=draft.measured,
     )
     name = f"{slug_of(draft.source)}-{manifest.digest_of_content()[:12]}"
     ledger = ledger.model_copy(update={"path": f"datasets/{name}/ledger.parquet"})
@@ -156,7 +159,7 @@ def read_manifest(store: Store, dataset: str) -> Manifest:
                 f"{store.uri_of(name)} was made by another release of Safelight; prepare again"
             ) from None
         raise IntegrityError(f"{store.uri_of(name)} is damaged ({error.error_count()} errors); prepare again") from None
-    if not manifest.dataset.endswith(manifest.digest_of_content()[:12]):
+    if not manifest.dataset.endswith(digest_manifest(json.loads(body))[:12]):
         raise IntegrityError(f"{store.uri_of(name)} is damaged (it does not match its name); prepare again")
     return manifest
 

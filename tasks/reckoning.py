@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import comb
 
 import numpy as np
@@ -12,15 +12,19 @@ from pydantic import Field
 from cnn.dataset import SPLITS, Normalization, SplitSpec
 from cnn.errors import BudgetError, DatasetError, StorageError, name_some
 from cnn.images import ImageSpec
-from cnn.spec import Spec, canonical_json
+from cnn.spec import Settings, canonical_json
+from cnn.verdicts import name_reason
 from tasks.ledger import OUTCOMES
 from tasks.rows import IGNORED, LEAK, NO_CLASS, OK, PENDING, QUARANTINED, Rows
 
 CHANCE = 0.002  # probability below which a share that is too large is no chance: 3 of 3, 4 of 6, 7 of 20
 MANY = 500  # images among which it hardly ever is
 
+EXAMPLES = 3  # files that a refusal names
+REASON_LETTERS = 80  # of each reason in it
 
-class BudgetSpec(Spec):
+
+class BudgetSpec(Settings):
     """How much may go wrong before nothing is published."""
 
     quarantined: float = Field(0.05, ge=0.0, le=1.0, description="largest share of files that may be unreadable")
@@ -32,8 +36,10 @@ class BudgetSpec(Spec):
     )
 
 
-def check_budget(rows: Rows, classes: Sequence[str], budget: BudgetSpec) -> None:
-    """Refuse a version that lost too much.
+def check_budget(
+    rows: Rows, classes: Sequence[str], budget: BudgetSpec, write_list: Callable[[], str] | None = None
+) -> None:
+    """Refuse a version that lost too much; `write_list` writes down what was lost, and says where.
 
     Raises:
         BudgetError: more files are quarantined than the budget allows, or a class has lost all its images.
@@ -46,18 +52,33 @@ def check_budget(rows: Rows, classes: Sequence[str], budget: BudgetSpec) -> None
     if worst.total() > budget.quarantined * looked_at:
         raise BudgetError(
             f"{worst.total()} of {looked_at} files are unreadable ({told}), "
-            f"over the budget of {budget.quarantined:.1%}; "
-            "repair or remove them, or raise budget.quarantined; nothing was published"
+            f"over the budget of {budget.quarantined:.1%}: {name_lost(rows, write_list)}; repair or remove them, leave "
+            "them out with source.exclude, or raise budget.quarantined; nothing was published"
         )
     alive = np.bincount(rows.label_id[rows.outcome == OK], minlength=len(classes))
     emptied = sorted(name for name, count in zip(classes, alive, strict=True) if not count)
     if emptied:
+        listed = f": {name_lost(rows, write_list)}" if worst else ""
         raise BudgetError(
-            f"class {emptied[0]!r} has no usable image left ({told}); "
+            f"class {emptied[0]!r} has no usable image left ({told}){listed}; "
             "repair its files or remove the folder; nothing was published"
         )
     if not ((rows.outcome == OK) & (rows.split == SPLITS.index("train"))).any():
         raise DatasetError("no image is left to train on; lower split.validation and split.test, or add images")
+
+
+def name_lost(rows: Rows, write_list: Callable[[], str] | None = None) -> str:
+    """Three of the quarantined files with their reasons, of as many reasons as there are, and where all are listed."""
+    lost = np.flatnonzero((rows.outcome == QUARANTINED) & (rows.reason != rows.reasons.number(NO_CLASS)))
+    _, firsts = np.unique(rows.reason[lost], return_index=True)
+    chosen = list(dict.fromkeys([*sorted(firsts.tolist())[:EXAMPLES], *range(len(lost))]))[:EXAMPLES]
+    examples = lost[sorted(chosen)]
+    shown = [path.decode("utf-8", "backslashreplace") for path in rows.paths(examples)]
+    reasons = [rows.reasons.texts[number][:REASON_LETTERS] for number in rows.reason[examples].tolist()]
+    named = ", ".join(f"{path} ({reason})" for path, reason in zip(shown, reasons, strict=True))
+    place = write_list() if write_list is not None else ""
+    more = ", …" if len(lost) > len(examples) else ""
+    return f"{named}{more}" + (f"; all are listed in {place}" if place else "")
 
 
 def check_leaks(rows: Rows, classes: Sequence[str], budget: BudgetSpec, image: ImageSpec) -> None:
@@ -143,6 +164,21 @@ def describe_quarantine(rows: Rows) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common())
 
 
+def describe_ignored(rows: Rows, classes: Sequence[str]) -> str:
+    """Which rule left out how many files, and in which classes; "" where none is left out.
+
+    "hidden 12 (cat 9, dog 3), system 2 (outside any class folder 2)": rules and classes by their number of files.
+    """
+    told = []
+    ignored = np.flatnonzero(rows.outcome == IGNORED)
+    for reason, count in _count_reasons(rows, rows.outcome == IGNORED).most_common():
+        number = rows.reasons.number(reason)
+        labels = rows.label_id[ignored[rows.reason[ignored] == number]]
+        places = Counter("no class folder" if label < 0 else repr(classes[label]) for label in labels.tolist())
+        told.append(f"{count:,} {reason} ({name_some([f'{place} {n:,}' for place, n in places.most_common()])})")
+    return ", ".join(told)
+
+
 def reconcile_rows(rows: Rows) -> None:
     """Check that every file listed has exactly one outcome.
 
@@ -177,7 +213,8 @@ def digest_dataset(rows: Rows, classes: Sequence[str]) -> str:
     Neither the layout of the shards nor the history counts: labels are numbered in the order of their names.
     """
     ok = np.flatnonzero(rows.outcome == OK)
-    order = ok[np.lexsort(rows.digest[ok].T[::-1])] if len(ok) else ok
+    # The split tells apart the copies that an owner put into two of them.
+    order = ok[np.lexsort([rows.split[ok], *rows.digest[ok].T[::-1]])] if len(ok) else ok
     ranks = np.argsort(np.argsort(np.array(classes, object)))
     digest = hashlib.sha256(canonical_json(sorted(classes)).encode())
     fields = np.zeros(
@@ -209,5 +246,5 @@ def _count_reasons(rows: Rows, chosen: "np.ndarray[tuple[int], np.dtype[np.bool_
     counts: Counter[str] = Counter()
     for number, count in enumerate(np.bincount(rows.reason[chosen], minlength=1).tolist()):
         if count:
-            counts[rows.reasons.texts[number].split(":")[0]] += count
+            counts[name_reason(rows.reasons.texts[number])] += count
     return counts

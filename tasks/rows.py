@@ -21,6 +21,9 @@ NO_CLASS = "no_class_folder"
 COARSE = 16  # block means of a thumbnail, by which near-duplicates are looked for
 KEY = 16  # bytes of `cnn.image_digest.digest_image_data`
 NONE = -1
+TRAIN = SPLITS.index("train")
+SPLIT_ORIGINS = ("drawn", "folder")  # by a hash, or by the folder of the file's owner
+TOLD_SPLITS = ("training", "validation", "test")
 
 
 class Names:
@@ -68,12 +71,15 @@ Filled = tuple[NDArray[np.int64], Report]
 class Rows:
     """One row for each file of `inventory`; columns are numpy arrays of one length."""
 
-    def __init__(self, inventory: pa.Table, classes: Sequence[str]) -> None:
+    def __init__(self, inventory: pa.Table, classes: Sequence[str], folders: Mapping[str, str] | None = None) -> None:
         count = inventory.num_rows
         self.inventory = inventory
+        self.given = _given_splits(inventory.column("path"), folders or {})  # an index into SPLITS, -1 where none is
+        self.given_splits = sorted({SPLITS.index(split) for split in (folders or {}).values()} - {TRAIN})
         self.outcome = np.full(count, PENDING, np.uint8)  # an index into OUTCOMES
         self.digest = np.zeros((count, 32), np.uint8)  # sha256 of the file
         self.is_read = np.zeros(count, np.bool_)  # whether there is a digest
+        self.doubted = np.zeros(count, np.bool_)  # whether it ended its decoder in the run before
         self.image_key = np.zeros((count, KEY), np.uint8)
         self.known = np.zeros(count, np.bool_)  # whether its split is that of the previous version
         self.coarse = np.zeros((count, COARSE), np.uint8)
@@ -102,6 +108,19 @@ class Rows:
     def path_column(self, rows: NDArray[np.int64]) -> pa.ChunkedArray:
         """The same as a column, without an object for each."""
         return self.inventory.column("path").take(pa.array(rows))
+
+    def is_given(self, rows: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.bool_]:
+        """bool (rows,): whether a file is in the split of its owner's folder, so that nobody may move it."""
+        return np.asarray((self.given[rows] >= 0) & (self.given[rows] == self.split[rows]))
+
+    def may_be_in(self, rows: NDArray[np.int64], splits: NDArray[np.int8] | int) -> NDArray[np.bool_]:
+        """bool (rows,): whether these files may be in these splits: where the owner's folders say so, or say nothing.
+
+        Training images may be drawn for splits that have no folder.
+        """
+        given = self.given[rows]
+        free = (given == TRAIN) & ~np.isin(splits, self.given_splits)
+        return np.asarray((given < 0) | (given == splits) | free)
 
     def forget(self, rows: NDArray[np.int64]) -> None:
         """Make these rows pending again: their files are to be read."""
@@ -147,6 +166,8 @@ class Rows:
         texts |= {"shard": names.decode(shards[part]), "reason": self._told_reasons(part)}
         for name, numbers in (("split", self.split[part]), ("record_split", self.record_split[part])):
             texts[name] = pa.array(SPLITS).take(pa.array(numbers, mask=numbers < 0))
+        origins = self.is_given(part).astype(np.int8)
+        texts["split_origin"] = pa.array(SPLIT_ORIGINS).take(pa.array(origins, mask=self.split[part] < 0))
         texts["outcome"] = pa.array(OUTCOMES).take(pa.array(self.outcome[part]))
         facts = columns | texts | {"digest": self._hex_digests(part)}
         for name, values in (("fingerprint", self.coarse[part]), ("image_key", self.image_key[part])):
@@ -182,14 +203,19 @@ class Rows:
         twins = self.twin[part][rows].astype(np.int64)
         for row, twin, path in zip(rows, twins, self.paths(twins), strict=True):
             texts[row] = f"{self._likeness(part.start + row, twin)} {path.decode('utf-8', 'backslashreplace')!r}"
-            texts[row] += " in training" if self.outcome[part][row] == LEAK else ""
-            texts[row] += ", which has another label" if self.outcome[part][row] == OK else ""
+            texts[row] += self._told_place(part.start + row, twin)
         return pa.array(texts, pa.string())
 
     def _likeness(self, row: int, twin: int) -> str:
-        if self.outcome[row] != DUPLICATE:
-            return "nearly the same picture as"
-        return "the same bytes as" if (self.digest[row] == self.digest[twin]).all() else "the same pixels as"
+        if (self.digest[row] == self.digest[twin]).all():
+            return "the same bytes as"
+        return "the same pixels as" if self.outcome[row] == DUPLICATE else "nearly the same picture as"
+
+    def _told_place(self, row: int, twin: int) -> str:
+        """What more is to be said of the other picture: its split or its label, where that is what matters."""
+        if self.outcome[row] == OK and self.label_id[row] != self.label_id[twin]:
+            return ", which has another label"
+        return f" in {TOLD_SPLITS[self.split[twin]]}" if self.outcome[row] in (LEAK, OK) else ""
 
     def _hex_digests(self, part: slice) -> pa.Array:
         digests = self.digest[part].tobytes().hex()
@@ -225,6 +251,15 @@ def iterate_slices(count: int, size: int) -> Iterator[tuple[int, int]]:
 def _label_ids(labels: pa.ChunkedArray, classes: Sequence[str]) -> NDArray[np.int32]:
     found = pc.index_in(labels.cast(pa.string()), value_set=pa.array(classes, pa.string()))
     return np.array(found.fill_null(NONE).to_numpy(), np.int32)
+
+
+def _given_splits(paths: pa.ChunkedArray, folders: Mapping[str, str]) -> NDArray[np.int8]:
+    """int8 (rows,): the split of the top folder of each path, an index into SPLITS, -1 where it is none."""
+    given = np.full(len(paths), NONE, np.int8)
+    for folder, split in folders.items():
+        inside = pc.starts_with(paths, f"{folder}/".encode())
+        given[inside.to_numpy(zero_copy_only=False) if len(paths) else []] = SPLITS.index(split)
+    return given
 
 
 def _codes(column: pa.ChunkedArray, names: Sequence[str]) -> NDArray[np.int8]:

@@ -49,7 +49,8 @@ def _load_trees() -> None:
 def settle_copies(rows: Rows, fetch: Fetch) -> None:
     """Give copies of a picture their outcomes: of those of one class the first path stays; all go out under two labels.
 
-    Copies have the same bytes, or the same pixels at the size of the shards. `fetch` gives the thumbnails of rows.
+    Copies have the same bytes, or the same pixels at the size of the shards. Where the owner's folders are the split,
+    copies across it stay where they are, and only `twin` says so. `fetch` gives the thumbnails of rows.
     """
     for group in find_same_pictures(rows, fetch):
         if len(set(rows.label_id[group].tolist())) > 1:
@@ -59,9 +60,38 @@ def settle_copies(rows: Rows, fetch: Fetch) -> None:
             other = group[rows.label_id[group] != rows.label_id[group[0]]][0]
             rows.twin[group] = np.where(rows.label_id[group] == rows.label_id[group[0]], other, group[0])
         else:
-            rows.outcome[group[1:]], rows.twin[group[1:]] = DUPLICATE, group[0]
-            if not rows.known[group[0]] and len(known := group[rows.known[group]]):
-                rows.split[group[0]], rows.known[group[0]] = rows.split[known[0]], True
+            _settle_group(rows, group)
+
+
+def _settle_group(rows: Rows, group: NDArray[np.int64]) -> None:
+    """Files of one picture and label: the first stays, of each split that their owner put it in.
+
+    Then the training image (else that of validation) is named beside those that are judged on.
+    """
+    owned = np.maximum(rows.given[group], TRAIN)
+    parts = [group[owned == split] for split in np.unique(owned)]
+    for same in parts:
+        rows.outcome[same[1:]], rows.twin[same[1:]] = DUPLICATE, same[0]
+        if not rows.known[same[0]] and len(known := same[rows.known[same]]):
+            rows.split[same[0]], rows.known[same[0]] = rows.split[known[0]], True
+    rows.twin[[same[0] for same in parts[1:]]] = parts[0][0]
+
+
+def find_overlaps(rows: Rows) -> list[str]:
+    """How many images of a split that its owner made are known from training, one line for each split."""
+    lines = []
+    for split in range(1, len(SPLITS)):
+        known = np.flatnonzero((rows.outcome == OK) & (rows.twin >= 0) & (rows.split == split) & rows.is_given())
+        known = known[rows.split[rows.twin[known]] != split]
+        if not len(known):
+            continue
+        same = int((rows.digest[known] == rows.digest[rows.twin[known]]).all(axis=1).sum())
+        total = int(((rows.outcome == OK) & (rows.split == split)).sum())
+        lines.append(
+            f"{len(known):,} of {total:,} {SPLITS[split]} images are in another split too ({same:,} the same bytes, "
+            f"{len(known) - same:,} nearly the same); the folders' split is kept, so what is measured on them flatters"
+        )
+    return lines
 
 
 def find_same_pictures(rows: Rows, fetch: Fetch) -> list[NDArray[np.int64]]:
@@ -96,13 +126,20 @@ def _pixel_facts(rows: Rows, some: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 
 def settle_leaks(rows: Rows, distance: int, fetch: Fetch) -> None:
-    """Take images of validation and test that nearly equal a training image out of their split; below 0, none."""
+    """Take images of validation and test that nearly equal a training image out of their split; below 0, none.
+
+    Where their owner put them there they stay, and only `twin` says so.
+    """
     if distance < 0:
         return
     chosen = np.flatnonzero(rows.outcome == OK)
     train, others = (chosen[(rows.split[chosen] == TRAIN) == wanted] for wanted in (True, False))
+    given = rows.is_given()
     for other, twin in find_near_duplicates(rows.coarse, train, others, distance, fetch).items():
-        rows.outcome[other], rows.twin[other] = LEAK, twin
+        if not given[other]:
+            rows.outcome[other], rows.twin[other] = LEAK, twin
+        elif rows.twin[other] < 0:
+            rows.twin[other] = twin
 
 
 def doubt_labels(rows: Rows, distance: int, fetch: Fetch) -> None:
@@ -133,7 +170,8 @@ def doubt_labels(rows: Rows, distance: int, fetch: Fetch) -> None:
         )
     for start, stop in iterate_slices(len(first), PART):
         for row, other in _first_same(first[start:stop], candidates[start:stop], distance, fetch).items():
-            rows.twin[row] = other
+            if rows.twin[row] < 0:
+                rows.twin[row] = other
 
 
 def find_copies(digests: NDArray[np.uint8], rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:

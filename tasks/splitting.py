@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cnn.dataset import SPLITS, SplitSpec
 from cnn.errors import SafelightError
 from infra.storage import Store
-from tasks.building import choose_split, draw_point
+from tasks.building import choose_split, draw_missing, draw_point
 from tasks.ledger import iterate_ledger
 from tasks.publishing import Latest, fetch_ledger, read_manifest
 from tasks.rows import DUPLICATE, OK, Rows
@@ -64,8 +64,11 @@ def _recall_part(rows: Rows, unknown: NDArray[np.int64], table: pa.Table, memory
     older = table.column("image_key").null_count == table.num_rows
     keys = table.column("digest" if older else "image_key").to_pylist()
     own = rows.digest[unknown] if older else rows.image_key[unknown]
-    for row, place in _match(own, map(bytes.fromhex, keys) if older else keys):
-        rows.split[unknown[row]], rows.known[unknown[row]] = splits[place], True
+    found = list(_match(own, map(bytes.fromhex, keys) if older else keys))
+    chosen = unknown[np.array([row for row, _ in found], np.int64)]
+    recalled = splits[np.array([place for _, place in found], np.int64)]
+    allowed = rows.may_be_in(chosen, recalled)
+    rows.split[chosen[allowed]], rows.known[chosen[allowed]] = recalled[allowed], True
 
 
 def _match(own: NDArray[np.uint8], keys: Iterable[bytes | None]) -> Iterator[tuple[int, int]]:
@@ -78,6 +81,7 @@ def _match(own: NDArray[np.uint8], keys: Iterable[bytes | None]) -> Iterator[tup
 
 def draw_splits(rows: Rows, split: SplitSpec, memory: Memory) -> None:
     """Give every ok image its final split; that of a duplicate is that of the image which it is a copy of."""
+    split = draw_missing(split, frozenset(SPLITS[number] for number in rows.given_splits))
     if split.group is not None:
         _follow_groups(rows, split, memory)
     _Drawing(rows, split).fill_all()
@@ -89,8 +93,10 @@ def _follow_groups(rows: Rows, split: SplitSpec, memory: Memory) -> None:
     """A group is where it was in the version before, a new one where the hash puts it."""
     ok = np.flatnonzero(rows.outcome == OK)
     names = [rows.groups.texts[number] for number in range(len(rows.groups.texts))]
-    chosen = [memory.get(name, SPLITS.index(choose_split("", name, split))) for name in names]
-    grouped = ok[rows.group[ok] >= 0]
+    drawn = [SPLITS.index(choose_split("", name, split)) for name in names]
+    chosen = [memory.get(name, place) for name, place in zip(names, drawn, strict=True)]
+    chosen = [there if there not in rows.given_splits else place for there, place in zip(chosen, drawn, strict=True)]
+    grouped = ok[(rows.group[ok] >= 0) & (rows.given[ok] <= TRAIN)]
     rows.split[grouped] = np.array([*chosen, -1], np.int8)[rows.group[grouped]]
     rows.known[grouped] = np.array([*(name in memory for name in names), False], np.bool_)[rows.group[grouped]]
 
@@ -119,7 +125,7 @@ class _Drawing:
     def _fill(self, members: NDArray[np.int64], split: int) -> None:
         """Move one of the class's images, or of its groups, into a split; none where none can be spared."""
         units: dict[int, list[int]] = {}
-        for row in members.tolist():
+        for row in members[self._rows.given[members] <= TRAIN].tolist():
             group = int(self._rows.group[row])
             units.setdefault(group if group >= 0 else -2 - row, []).append(row)
         spared = [unit for unit in units if self._can_spare(unit, units, split)]
@@ -128,7 +134,8 @@ class _Drawing:
         unit = min(spared, key=lambda unit: self._reluctance(units[unit][0], split))
         moved = np.array(units[unit], np.int64)
         if unit in self._mixed:
-            moved = np.flatnonzero((self._rows.group == unit) & (self._rows.outcome == OK))
+            free = (self._rows.outcome == OK) & (self._rows.given <= TRAIN)
+            moved = np.flatnonzero((self._rows.group == unit) & free)
         self._rows.split[moved] = split
 
     def _can_spare(self, unit: int, units: dict[int, list[int]], split: int) -> bool:
