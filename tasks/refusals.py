@@ -10,6 +10,7 @@ import pyarrow as pa
 from infra.disk_faults import explained
 from infra.storage import Store
 from infra.unfinished import open_scratch
+from infra.upkeep import drop_folder
 from tasks.ledger import show_path
 from tasks.planning import decode_path
 from tasks.predictions import FORMULA
@@ -59,7 +60,10 @@ def write_quarantine(rows: Rows, target: Path) -> int:
 
 def remove_refusal(store: Store, source: str) -> None:
     """Remove the list of a source, once a version of it is published."""
-    store.delete(refusal_path(source))
+    path = refusal_path(source)
+    store.delete(path)
+    for folder in (path.rpartition("/")[0], REFUSED.rstrip("/")):
+        drop_folder(store, folder)
 
 
 def _escape(cell: object) -> object:

@@ -155,7 +155,7 @@ def test_a_refusal_names_three_files_and_lists_all_and_publishes_nothing(source:
     assert sorted(path.name for path in work.iterdir() if path.name != "tmp") == ["chunks", "refused", "shards"]
     _, manifest = prepare(source, work, budget=0.5)
     assert manifest.outcomes["quarantined"] == 9
-    assert not place.exists()  # what was refused has been published
+    assert not (work / "refused").exists()  # what was refused has been published
 
 
 def test_cells_are_no_formulas(source: Path, tmp_path: Path) -> None:
