@@ -120,7 +120,7 @@ def test_an_unlabelled_test_folder_is_left_out_and_told(tmp_path: Path) -> None:
     told = describe_layout(job.layout, job.source_uri)
     assert told[1] == (
         f"test/ holds 7 files in no class folder, which are left out of training; "
-        f"`safelight score {source}/test` scores them"
+        f"`safelight score {source}/test --name NAME` scores them"
     )
     again, same = prepare(source, tmp_path / "work")
     assert (again.recognised, same) == (True, manifest)
@@ -310,6 +310,16 @@ def test_more_in_a_class_of_test_and_less_in_another_is_told_line_by_line(
     assert find_empty_folders(job.source, job.rows.inventory, job.classes, job.layout.folders) == []
     (source / "val" / "bat").mkdir()
     assert find_empty_folders(job.source, job.rows.inventory, job.classes, job.layout.folders) == ["bat"]
+
+
+def test_groups_that_lie_across_the_owner_s_split_are_told(tmp_path: Path) -> None:
+    source = write_split(tmp_path / "photos", {"train": 10, "val": 10, "test": 2})
+    job, _ = prepare(source, tmp_path / "work", split=SplitSpec(group=r"(\d)\.png"))
+    assert find_overlaps(job.rows) == [
+        "10 of 10 groups of split.group have images in more than one split; the folders' split is kept"
+    ]
+    job, _ = prepare(source, tmp_path / "other", split=SplitSpec(group=r"(\d+)\.png"))
+    assert find_overlaps(job.rows) == []
 
 
 def test_a_group_keeps_drawn_images_together_below_the_owner_s_split(tmp_path: Path) -> None:
