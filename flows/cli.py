@@ -1,6 +1,7 @@
 """The command line: arguments in, one call of a flow, one table or JSON object out. Imports nothing heavy at start."""
 
 import gc
+import os
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -26,6 +27,7 @@ from flows.options import (
     open_run,
     print_version,
 )
+from infra.proxies import bypass_loopback
 
 app = typer.Typer(
     name="safelight",
@@ -45,6 +47,7 @@ def common(
     ] = False,
 ) -> None:
     """Folders of images become classifiers that retrain on schedule, and every new folder gets scored."""
+    bypass_loopback(os.environ.get("MLFLOW_TRACKING_URI"))
 
 
 @app.command()
@@ -156,14 +159,11 @@ def score(
 def models(
     name: Annotated[str | None, typer.Argument(help="Name of the model; without it, all models are listed.")] = None,
     workspace: Workspace = "./workspace",
-    config: ConfigFile = None,
-    settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """Versions of a model with metrics and aliases, and the history of its champion."""
 
     def action() -> Mapping[str, Any]:
-        load_settings(config, settings)
         from flows.models import list_models
 
         return list_models(locate(workspace), name)
@@ -182,14 +182,11 @@ def promote(
     version: Annotated[int, typer.Argument(help="Version that becomes champion.")],
     why: Why,
     workspace: Workspace = "./workspace",
-    config: ConfigFile = None,
-    settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a version the champion, by hand."""
 
     def action() -> Mapping[str, Any]:
-        load_settings(config, settings)
         from flows.models import promote_version
 
         return promote_version(locate(workspace), name, version, why)
@@ -202,14 +199,11 @@ def rollback(
     name: Model,
     why: Why,
     workspace: Workspace = "./workspace",
-    config: ConfigFile = None,
-    settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """Make the previous champion the champion again."""
 
     def action() -> Mapping[str, Any]:
-        load_settings(config, settings)
         from flows.models import rollback_version
 
         return rollback_version(locate(workspace), name, why)
@@ -245,14 +239,11 @@ def collect(
     grace_hours: Grace = 24.0,
     dry_run: DryRun = False,
     workspace: Workspace = "./workspace",
-    config: ConfigFile = None,
-    settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """Remove old dataset versions, and what no version refers to."""
 
     def action() -> Mapping[str, Any]:
-        load_settings(config, settings)
         from flows.collect import collect_workspace
 
         return collect_workspace(locate(workspace), keep, grace_hours, dry_run)
@@ -261,28 +252,23 @@ def collect(
 
 
 @app.command()
-def up(
-    workspace: Workspace = "./workspace", config: ConfigFile = None, settings: Settings = None, as_json: AsJson = False
-) -> None:
+def up(config: ConfigFile = None, settings: Settings = None, as_json: AsJson = False) -> None:
     """Start the local Prefect server in the background, unless one runs."""
 
     def action() -> Mapping[str, Any]:
-        load_settings(config, settings)
+        chosen = load_settings(config, settings)
         from flows.hosting import start_servers
 
-        return start_servers()
+        return start_servers(chosen.server)
 
     run_command(action, as_json, lambda answer: show_table("up", answer))
 
 
 @app.command()
-def down(
-    workspace: Workspace = "./workspace", config: ConfigFile = None, settings: Settings = None, as_json: AsJson = False
-) -> None:
+def down(as_json: AsJson = False) -> None:
     """Stop the local Prefect server."""
 
     def action() -> Mapping[str, Any]:
-        load_settings(config, settings)
         from flows.hosting import stop_servers
 
         return stop_servers()

@@ -98,7 +98,7 @@ def open_run(
         except SourceError:
             _explain_source(locate(source), asked or Asked())
             raise
-    open_prefect()
+    open_prefect(config.server)
     return config
 
 

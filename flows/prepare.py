@@ -13,6 +13,7 @@ from flows.config import Config
 from flows.crew import Crew, hire_crew
 from flows.progress import say, show_stage
 from flows.reports import PrepareReport, ShardCounts
+from flows.run_page import link_dataset, name_run_by
 from flows.stages import run_stage
 from infra.upkeep import hold_workspace
 from tasks.arranging import Selection
@@ -21,14 +22,15 @@ from tasks.finishing import finish_version
 from tasks.inventory import any_path_matches, count_labels, list_excluded
 from tasks.layout import describe_layout
 from tasks.ledger import OUTCOMES
-from tasks.listing import describe_excluded, find_empty_folders, find_twins
-from tasks.preparing import Preparation, build_chunks, list_files
-from tasks.reckoning import describe_quarantine, find_gaps
+from tasks.levels import DATASET, describe_deep
+from tasks.listing import check_apart, describe_excluded, find_empty_folders, find_twins
+from tasks.preparing import Preparation, build_chunks, keep_levels, list_files, measure_levels
+from tasks.reckoning import describe_ignored, describe_quarantine, find_gaps
 from tasks.settling import find_overlaps
 from tasks.source_checks import PREPARE, are_camera_folders, find_same_folders
 
 
-@flow(name="prepare", persist_result=False)
+@flow(name="prepare", flow_run_name=name_run_by("prepare", "source"), persist_result=False)
 def prepare(
     source: str,
     workspace: str = "./workspace",
@@ -50,6 +52,8 @@ def prepare_dataset(
     job = Preparation(source, workspace, spec, config.budget, config.chunk.files, verify)
     job.exclude, job.command = config.source.exclude, command
     with hold_workspace(job.store), hire_crew(config.cluster) as crew:
+        if job.spec.image.levels == DATASET:
+            run_stage("measure", lambda: measure_stage(job, crew))
         run_stage("list", lambda: list_stage(job))
         crew.prepare(job.effort)
         if job.todo:
@@ -59,6 +63,7 @@ def prepare_dataset(
     say(describe(report, job))
     if not job.unchanged:  # else it was told before
         tell_losses(job, job.store.uri_of(manifest.ledger.path))
+    link_dataset(report)
     return report
 
 
@@ -66,8 +71,23 @@ def tell_losses(job: Preparation, ledger: str) -> None:
     """What is not in the version, and why."""
     if reasons := describe_quarantine(job.rows):
         say(f"publish: quarantined: {reasons}; each file stands in {ledger}")
+    if ignored := describe_ignored(job.rows, job.classes):
+        say(f"publish: ignored: {ignored}")
     for gap in [*find_gaps(job.rows, job.classes, job.spec.split), *find_overlaps(job.rows)]:
         say(f"publish: {gap}")
+
+
+def measure_stage(job: Preparation, crew: Crew) -> None:
+    """Find out which levels the training images of more than 8 bits use, or used for the version before."""
+    check_apart(job.source, job.store)
+    if not keep_levels(job):
+        with show_stage("measure", job.inventory.num_rows) as stage:
+            measure_levels(job, crew.run, stage.advance)
+    levels = job.spec.image.levels
+    if isinstance(levels, tuple):
+        say(f"measure: image.levels are {levels[0]:,} to {levels[1]:,}, which become black and white")
+    else:
+        say("measure: no training image has more than 8 bits, so image.levels changes nothing")
 
 
 def list_stage(job: Preparation) -> None:
@@ -122,6 +142,8 @@ def build_stage(job: Preparation, crew: Crew) -> None:
             stage.advance(report.files, f"{bad} quarantined" if bad else "", size=report.bytes)
 
         build_chunks(job, crew.run, note)
+    for line in describe_deep(job.deep, job.spec.image.levels, job.measured):
+        say(f"build: {line}")
 
 
 def publish_stage(job: Preparation, crew: Crew) -> tuple[Manifest, str]:

@@ -13,6 +13,7 @@ from flows.models import open_registry
 from flows.prepare import prepare_dataset
 from flows.progress import say
 from flows.reports import TrainReport
+from flows.run_page import link_version, name_run_by
 from flows.train import name_run, report_path, train_model, warm_up
 from infra.entries import redact_text
 from infra.storage import open_store
@@ -22,7 +23,7 @@ from tasks.publishing import read_manifest
 from tasks.source_checks import name_command
 
 
-@flow(name="retrain", persist_result=False)
+@flow(name="retrain", flow_run_name=name_run_by("retrain", "name"), persist_result=False)
 def retrain(
     source: str,
     name: str,
@@ -87,4 +88,6 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config, ve
         )
     store = open_store(workspace)
     key = name_run(read_manifest(store, prepared.dataset), name, config)
-    return TrainReport(**json.loads(store.read(report_path(key))))
+    report = TrainReport(**json.loads(store.read(report_path(key))))
+    link_version(report, open_registry(workspace).figures_of)
+    return report

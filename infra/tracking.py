@@ -4,13 +4,14 @@ import hashlib
 import logging
 import os
 import re
-import sqlite3
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from cnn.errors import ConfigError, StorageError
+from cnn.errors import ConfigError
 from infra.entries import redact_text, silence_clients
 from infra.home import state_dir
+from infra.proxies import bypass_loopback, check_socks
 from infra.storage import parse_folder
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -45,7 +46,7 @@ def resolve_tracking(workspace_uri: str) -> tuple[str, str | None]:
     the state folder of this machine, with the artifacts in the bucket.
 
     Raises:
-        ConfigError: the workspace's path cannot stand in a database address.
+        ConfigError: no database address can name the workspace's folder.
     """
     local = None if workspace_uri.startswith("s3://") else parse_folder(workspace_uri)
     artifacts = (
@@ -53,39 +54,39 @@ def resolve_tracking(workspace_uri: str) -> tuple[str, str | None]:
     )
     configured = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if configured:
-        return configured, None if configured.startswith(("http://", "https://")) else artifacts
+        if is_server(configured):
+            bypass_loopback(configured)
+            check_socks(configured, "MLflow", "socks")
+        return configured, None if is_server(configured) else artifacts
     folder = _state_folder(workspace_uri) if local is None else local / "mlflow"
     if "?" in str(folder):
-        raise ConfigError(f"{folder}: a database address cannot hold '?'; rename the workspace folder")
+        folder = _link_to(folder)
     return f"sqlite:///{folder / 'mlflow.db'}", artifacts
 
 
 def holds_registry(tracking_uri: str) -> bool:
     """Whether there may be a registry: a SQLite database that is not there yet holds none. Makes nothing."""
-    return not tracking_uri.startswith("sqlite:///") or Path(tracking_uri.removeprefix("sqlite:///")).exists()
+    path = database_path(tracking_uri)
+    return path is None or path.exists()
 
 
-def prepare_database(tracking_uri: str) -> None:
-    """Make a SQLite database's folder, see that it opens, and let readers work beside a writer where WAL can be had.
+def is_server(tracking_uri: str) -> bool:
+    """Whether an MLflow server answers there."""
+    return tracking_uri.startswith(("http://", "https://"))
 
-    Raises:
-        StorageError: the file cannot be opened, or is no SQLite database.
-    """
-    if not tracking_uri.startswith("sqlite:///"):
-        return
-    path = Path(tracking_uri.removeprefix("sqlite:///"))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(path, timeout=20.0)
-        try:
-            connection.execute("PRAGMA schema_version").fetchone()
-            _switch_to_wal(connection)
-        finally:
-            connection.close()
-    except (sqlite3.DatabaseError, OSError) as error:
-        raise StorageError(
-            f"{path}: MLflow's database does not open ({error}); check the file and its folder"
-        ) from None
+
+def locate_lock(tracking_uri: str, what: str) -> Path:
+    """The file whose lock keeps processes apart that use the same registry: beside its database, else this user's."""
+    path = database_path(tracking_uri)
+    if path is not None:
+        return path.parent / "locks" / what
+    folder = hashlib.sha256(tracking_uri.rstrip("/").encode()).hexdigest()[:16]
+    return state_dir() / "locks" / folder / what
+
+
+def database_path(tracking_uri: str) -> Path | None:
+    """The SQLite file at an address, or None where something else keeps the registry."""
+    return Path(tracking_uri.removeprefix("sqlite:///")) if tracking_uri.startswith("sqlite:///") else None
 
 
 def check_name(name: str) -> str:
@@ -120,10 +121,12 @@ def _state_folder(workspace_uri: str) -> Path:
     return state_dir() / "mlflow" / hashlib.sha256(workspace_uri.rstrip("/").encode()).hexdigest()[:16]
 
 
-def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    """Network file systems and read-only folders have no WAL: the rollback journal serves there too."""
-    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-        try:
-            connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        except sqlite3.OperationalError:
-            return
+def _link_to(folder: Path) -> Path:
+    """A link to the folder, in the state folder: everything behind a '?' in a database address is taken for options."""
+    link = state_dir() / "mlflow" / hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+    if "?" in str(link):
+        raise ConfigError(f"{link}: no database address can hold '?'; set SAFELIGHT_HOME to a folder without it")
+    link.parent.mkdir(exist_ok=True)
+    with suppress(FileExistsError):
+        link.symlink_to(folder, target_is_directory=True)
+    return link

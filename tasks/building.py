@@ -18,13 +18,13 @@ from cnn.images import ImageSpec, encode_jpeg, read_image, thumbnail
 from cnn.spec import Spec, canonical_json
 from infra.storage import reuse_source, reuse_store
 from tasks.chunk_reports import write_report
-from tasks.decoding import Decode, choose_decoder
+from tasks.decoding import Decode, choose_decoder, refuse_crashes
 from tasks.ledger import show_path
 from tasks.planning import Chunk, Item, encode_path
 from tasks.reading import Content, Files, computing
 from tasks.shards import ShardWriter
 
-FORMAT = 4  # raise it when the same configuration would give other bytes
+FORMAT = 5  # raise it when the same configuration would give other bytes
 
 
 class BuildSpec(Spec):
@@ -80,6 +80,7 @@ def build_chunk(chunk: Chunk, task: BuildTask) -> ChunkReport:
 
     Raises:
         SourceError, StorageError: the source or the workspace as a whole does not answer.
+        InstallationError: no file of the chunk can be decoded here.
     """
     source, store = reuse_source(task.source), reuse_store(task.workspace)
     files = Files(source, chunk.entries)
@@ -91,6 +92,7 @@ def build_chunk(chunk: Chunk, task: BuildTask) -> ChunkReport:
                 build_row(item, (digest, data), task.spec, writers, decode)
                 for item, (_, digest, data) in zip(chunk.items, files, strict=True)
             ]
+        refuse_crashes(chunk, [row.get("reason") for row in rows])
         shards = {split: writer.publish() for split, writer in writers.items() if writer.rows}
     finally:
         files.close()
@@ -128,6 +130,8 @@ def build_row(
     image = decoded.pixels if spec.image.encoding == "raw" else encode_jpeg(decoded.pixels)
     row |= {"outcome": "ok", "width": decoded.width, "height": decoded.height, "split": split}
     row |= {"group": None if group is None else show_path(group)[0], "thumbnail": thumbnail(decoded.pixels).tobytes()}
+    low, high = decoded.seen or (None, None)
+    row |= {"low": low, "high": high, "preview": decoded.preview}
     row |= {"record": writers[split].rows, "record_label": item.label_id}
     row["pixels_crc32c"] = writers[split].append_image(image, item.label_id, digest, 0)
     return row

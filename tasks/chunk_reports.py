@@ -30,6 +30,9 @@ REPORT = pa.schema(
         pa.field("record", pa.int32()),
         pa.field("record_label", pa.int32()),
         pa.field("pixels_crc32c", pa.uint32()),
+        pa.field("low", pa.int64()),  # the levels of a picture of more than 8 bits, before the rule for them
+        pa.field("high", pa.int64()),
+        pa.field("preview", pa.bool_()),  # of a camera raw file
     ]
 )
 SEAL = 32

@@ -104,7 +104,7 @@ def publish_version(
     images = sum(len(part.rows) for part in parts if part.work.split == "train")
     normalization = set_normalization(job.spec.image, sums, images)
     listing = "" if has_missing(job.rows) else job.listing
-    draft = Draft(job.source.uri, job.spec, job.classes, job.rows, placement, normalization, listing)
+    draft = Draft(job.source.uri, job.spec, job.classes, job.rows, placement, normalization, listing, job.measured)
     manifest, path = publish_dataset(draft, job.store)
     remove_refusal(job.store, job.source.uri)
     if job.damaged not in (None, manifest.dataset):

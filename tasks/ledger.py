@@ -97,6 +97,12 @@ def restore_paths(table: pa.Table) -> pa.Array:
     return pc.coalesce(table.column("path_raw").combine_chunks(), shown)
 
 
+def has_code(reasons: pa.ChunkedArray, codes: Sequence[str]) -> pa.ChunkedArray:
+    """Whether each reason is one of these, whatever its detail; false for null."""
+    found = pc.match_substring_regex(reasons.cast(pa.string()), f"^({'|'.join(codes)})(:|$)")
+    return found.fill_null(False)
+
+
 def to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Rows as a table of the ledger's schema; absent keys are null."""
     columns = {name: [row.get(name) for row in rows] for name in SCHEMA.names}

@@ -34,6 +34,7 @@ class Draft:
     placement: Placement
     normalization: Normalization
     listing: str = ""  # see `Latest`
+    measured: bool = False  # whether the levels of the images were measured
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def make_manifest(draft: Draft, ledger: LedgerRef) -> Manifest:
         build=spec.salt(),
         chunks={key: dict(rows.shards[key]) for key in used},
         derived=draft.placement.derived,
+        measured_levels=draft.measured,
     )
     name = f"{slug_of(draft.source)}-{manifest.digest_of_content()[:12]}"
     ledger = ledger.model_copy(update={"path": f"datasets/{name}/ledger.parquet"})

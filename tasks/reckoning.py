@@ -10,7 +10,8 @@ from pydantic import Field
 from cnn.dataset import SPLITS, Normalization, SplitSpec
 from cnn.errors import BudgetError, DatasetError, StorageError, name_some
 from cnn.images import ImageSpec
-from cnn.spec import Spec, canonical_json
+from cnn.spec import Settings, canonical_json
+from cnn.verdicts import name_reason
 from tasks.ledger import OUTCOMES
 from tasks.rows import IGNORED, NO_CLASS, OK, PENDING, QUARANTINED, Rows
 
@@ -19,7 +20,7 @@ LINKS_HINT = "links are followed inside the source only (`cp -rL SOURCE COPY` ma
 REASON_LETTERS = 80  # of each reason in it
 
 
-class BudgetSpec(Spec):
+class BudgetSpec(Settings):
     """How much may go wrong before nothing is published."""
 
     quarantined: float = Field(0.05, ge=0.0, le=1.0, description="largest share of files that may be unreadable")
@@ -94,6 +95,21 @@ def describe_quarantine(rows: Rows) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common())
 
 
+def describe_ignored(rows: Rows, classes: Sequence[str]) -> str:
+    """Which rule left out how many files, and in which classes; "" where none is left out.
+
+    "hidden 12 (cat 9, dog 3), system 2 (outside any class folder 2)": rules and classes by their number of files.
+    """
+    told = []
+    ignored = np.flatnonzero(rows.outcome == IGNORED)
+    for reason, count in _count_reasons(rows, rows.outcome == IGNORED).most_common():
+        number = rows.reasons.number(reason)
+        labels = rows.label_id[ignored[rows.reason[ignored] == number]]
+        places = Counter("no class folder" if label < 0 else repr(classes[label]) for label in labels.tolist())
+        told.append(f"{count:,} {reason} ({name_some([f'{place} {n:,}' for place, n in places.most_common()])})")
+    return ", ".join(told)
+
+
 def reconcile_rows(rows: Rows) -> None:
     """Check that every file listed has exactly one outcome.
 
@@ -161,5 +177,5 @@ def _count_reasons(rows: Rows, chosen: "np.ndarray[tuple[int], np.dtype[np.bool_
     counts: Counter[str] = Counter()
     for number, count in enumerate(np.bincount(rows.reason[chosen], minlength=1).tolist()):
         if count:
-            counts[rows.reasons.texts[number].split(":")[0]] += count
+            counts[name_reason(rows.reasons.texts[number])] += count
     return counts

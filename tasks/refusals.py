@@ -1,7 +1,7 @@
 """`quarantine.csv` of a preparation that was refused: every file that gave no pixels, and why."""
 
-import csv
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,9 @@ from infra.unfinished import open_scratch
 from infra.upkeep import drop_folder
 from tasks.ledger import show_path
 from tasks.planning import decode_path
-from tasks.predictions import FORMULA
 from tasks.publishing import slug_of
 from tasks.rows import QUARANTINED, Rows, iterate_slices
+from tasks.spreadsheets import write_rows
 
 REFUSED = "refused/"
 COLUMNS = ("path", "class", "reason", "size")
@@ -41,21 +41,19 @@ def write_refusal(store: Store, source: str, rows: Rows) -> str:
 
 
 def write_quarantine(rows: Rows, target: Path) -> int:
-    """Write the quarantined files as CSV that spreadsheets open as it is; returns how many they are."""
+    """Write the quarantined files as a table for spreadsheets; returns how many they are."""
+    return write_rows(target, COLUMNS, iterate_lost(rows))
+
+
+def iterate_lost(rows: Rows) -> Iterator[tuple[str, str | None, str | None, int]]:
+    """The cells of each quarantined file, in the order of `COLUMNS`."""
     lost = np.flatnonzero(rows.outcome == QUARANTINED)
-    with target.open("w", encoding="utf-8-sig", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for start, stop in iterate_slices(len(lost), PART):
-            part = lost[start:stop]
-            facts = rows.inventory.select(["path", "label", "size"]).take(pa.array(part))
-            reasons = rows.reasons.decode(rows.reason[part]).to_pylist()
-            paths = (show_path(decode_path(path))[0] for path in facts.column("path").to_pylist())
-            cells = zip(
-                paths, facts.column("label").to_pylist(), reasons, facts.column("size").to_pylist(), strict=True
-            )
-            writer.writerows([[_escape(cell) for cell in row] for row in cells])
-    return len(lost)
+    for start, stop in iterate_slices(len(lost), PART):
+        part = lost[start:stop]
+        facts = rows.inventory.select(["path", "label", "size"]).take(pa.array(part))
+        paths, labels, sizes = (column.to_pylist() for column in facts.columns)
+        reasons = rows.reasons.decode(rows.reason[part]).to_pylist()
+        yield from zip((show_path(decode_path(path))[0] for path in paths), labels, reasons, sizes, strict=True)
 
 
 def remove_refusal(store: Store, source: str) -> None:
@@ -64,8 +62,3 @@ def remove_refusal(store: Store, source: str) -> None:
     store.delete(path)
     for folder in (path.rpartition("/")[0], REFUSED.rstrip("/")):
         drop_folder(store, folder)
-
-
-def _escape(cell: object) -> object:
-    """A cell that a spreadsheet takes for no formula."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell

@@ -75,6 +75,7 @@ class Rows:
         self.outcome = np.full(count, PENDING, np.uint8)  # an index into OUTCOMES
         self.digest = np.zeros((count, 32), np.uint8)  # sha256 of the file
         self.is_read = np.zeros(count, np.bool_)  # whether there is a digest
+        self.doubted = np.zeros(count, np.bool_)  # whether it ended its decoder in the run before
         self.coarse = np.zeros((count, COARSE), np.uint8)
         self.width, self.height = (np.zeros(count, np.int32) for _ in range(2))
         self.label_id = _label_ids(inventory.column("label"), classes)
