@@ -30,7 +30,7 @@ from cnn.verdicts import check_jpeg2000, check_png, judge_error, judge_unknown
 # Those that are told by their first bytes; no "MPO": its first picture opens as JPEG.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "JPEG2000")
 PNG_DEEP = b"\x10"  # where the header of a PNG file says how many bits a sample has
-THUMBNAIL = 16
+THUMBNAIL = 32
 ORIENTATION_TAG, UPRIGHT = 274, 1
 # What each EXIF orientation asks for: a transpose first, then flips of rows and columns (EXIF 2.3, table 6).
 ORIENTATIONS: dict[int, tuple[bool, bool, bool]] = {
@@ -301,7 +301,7 @@ def resize_image(pixels: NDArray[np.uint8], spec: ImageSpec, out: NDArray[np.uin
 
 
 def thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A perceptual fingerprint: uint8 (16, 16) grey means, near-equal for the same picture saved twice."""
+    """A perceptual fingerprint: uint8 (32, 32) grey means, near-equal for the same picture saved twice."""
     grey = pixels[..., 0] if pixels.shape[-1] == 1 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     return np.asarray(cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA), np.uint8)
 

@@ -24,6 +24,7 @@ from tasks.layout import describe_layout
 from tasks.ledger import OUTCOMES
 from tasks.levels import DATASET, describe_deep
 from tasks.listing import check_apart, describe_excluded, find_empty_folders, find_twins
+from tasks.outcomes import describe_outcomes, has_outcomes, outcomes_path
 from tasks.preparing import Preparation, build_chunks, keep_levels, list_files, measure_levels
 from tasks.reckoning import describe_ignored, describe_quarantine, find_gaps
 from tasks.settling import find_overlaps
@@ -62,17 +63,21 @@ def prepare_dataset(
     report = summarize(job, manifest, job.store.uri_of(path), crew.start_up)
     say(describe(report, job))
     if not job.unchanged:  # else it was told before
-        tell_losses(job, job.store.uri_of(manifest.ledger.path))
+        tell_losses(job, manifest)
     link_dataset(report)
     return report
 
 
-def tell_losses(job: Preparation, ledger: str) -> None:
+def tell_losses(job: Preparation, manifest: Manifest) -> None:
     """What is not in the version, and why."""
     if reasons := describe_quarantine(job.rows):
-        say(f"publish: quarantined: {reasons}; each file stands in {ledger}")
+        say(f"publish: quarantined: {reasons}; each file stands in {job.store.uri_of(manifest.ledger.path)}")
     if ignored := describe_ignored(job.rows, job.classes):
         say(f"publish: ignored: {ignored}")
+    for line in describe_outcomes(job.rows):
+        say(f"publish: {line}")
+    if has_outcomes(job.rows):
+        say(f"publish: all of these files: {job.store.uri_of(outcomes_path(manifest.dataset))}")
     for gap in [*find_gaps(job.rows, job.classes, job.spec.split), *find_overlaps(job.rows)]:
         say(f"publish: {gap}")
 
@@ -114,7 +119,9 @@ def find_doubts(job: Preparation) -> list[str]:
     if empty := find_empty_folders(job.source, job.rows.inventory, job.classes, job.layout.folders):
         doubts.append(f"folders without images, which are no classes: {', '.join(map(repr, empty))}")
     if single := [name for name, count in count_labels(job.rows.inventory).items() if count == 1]:
-        doubts.append(f"classes with one image, which is in one split alone: {', '.join(map(repr, sorted(single)))}")
+        doubts.append(
+            f"classes with one image, which is trained on and not judged: {', '.join(map(repr, sorted(single)))}"
+        )
     if (pattern := job.spec.split.group) is not None and not any_path_matches(job.rows.inventory, pattern):
         doubts.append(f"split.group {pattern!r} is found in no path: every image is a group of its own")
     return doubts + ([] if job.recognised else find_doubtful_classes(job))

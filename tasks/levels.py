@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from cnn.errors import BadImage
 from cnn.file_kinds import may_be_deep
+from cnn.image_digest import digest_image_data
 from cnn.images import ImageSpec
 from cnn.levels import FULL, Span, misfit
 from infra.storage import reuse_source
@@ -141,7 +142,7 @@ def measure_chunk(chunk: Chunk, task: BuildTask) -> tuple[int, list[Span]]:
             for entry, digest, data in files:
                 if digest is None or isinstance(data, BadImage) or not may_be_deep(data):
                     continue
-                if task.spec.place_image(entry.path, digest)[0] != "train":
+                if task.spec.place_image(entry.path, digest_image_data(data, digest).hex())[0] != "train":
                     continue
                 try:
                     seen = decode(data, image).seen

@@ -68,7 +68,7 @@ def test_what_may_not_be_meant_is_told_and_the_run_goes_on(tmp_path: Path) -> No
     assert case.startswith("classes 'Owl' and 'owl' differ only in case or encoding; if they are one, rename")
     assert accents.startswith(r"classes 'chate\u0301' and 'chat\xe9' differ")
     assert empty == "folders without images, which are no classes: 'empty', 'hollow'"
-    assert single == "classes with one image, which is in one split alone: 'single'"
+    assert single == "classes with one image, which is trained on and not judged: 'single'"
     assert group == "split.group 'site-(.)' is found in no path: every image is a group of its own"
     _, manifest = prepare(source, tmp_path / "other")
     assert len(manifest.classes) == 7
