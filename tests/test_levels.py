@@ -138,6 +138,21 @@ def test_facts_come_back_from_a_decoder_beside() -> None:
     assert np.abs(decoded.pixels - stretch(make_faint(1))).max() <= 0.51
 
 
+def test_jpeg_2000_of_sixteen_bits_is_stretched_in_grey_and_refused_in_colour() -> None:
+    import cv2
+
+    grey = save(make_faint(6)[..., 0], "JPEG2000")
+    decoded = read_image(grey, SPEC)
+    assert np.abs(decoded.pixels - stretch(make_faint(6))).max() <= 0.51
+    assert decoded.seen == (LOW, HIGH)
+    large = np.tile(make_faint(6, 3) * 60, (4, 4, 1))  # the writer refuses small ones
+    done, colours = cv2.imencode(".jp2", large, [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000])
+    assert done
+    with pytest.raises(BadImage, match="unsupported_mode: JPEG 2000 of 16 bits in colour"):
+        read_image(bytes(colours.tobytes()), SPEC)
+    read_image(bytes(colours.tobytes()), ImageSpec(size=(HEIGHT, WIDTH)))
+
+
 # Rules ---------------------------------------------------------------------------------------------------------------
 
 
