@@ -1,6 +1,8 @@
 """cnn/levels.py and tasks/levels.py: `image.levels`, measured once, kept, told of, and never applied to 8 bits."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,24 @@ def test_colours_of_sixteen_bits_are_stretched_and_transparency_is_not(bands: in
         assert np.abs(decoded.pixels[:, shown] - stretch(levels[..., :3])[:, shown]).max() <= 0.51
         assert bands == 3 or (decoded.pixels[:, :8] == 255).all()
         assert decoded.seen == (LOW, HIGH)
+
+
+def test_grey_of_sixteen_bits_with_transparency_is_stretched() -> None:
+    levels = make_faint(2, 2)
+    levels[..., 1] = np.where(np.arange(WIDTH) < 8, 0, 65_535)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", WIDTH, HEIGHT, 16, 4, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in parts
+    )
+    decoded = read_image(data, SPEC)
+    assert np.abs(decoded.pixels[:, 8:] - stretch(levels[:, 8:, :1])).max() <= 0.51
+    assert (decoded.pixels[:, :8] == 255).all()
+    assert decoded.seen == (LOW, HIGH)
 
 
 def test_white_zero_is_stretched_and_then_turned_over() -> None:
