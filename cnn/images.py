@@ -23,8 +23,8 @@ from cnn.pnm import show_pnm
 from cnn.quiet import hold_stderr
 from cnn.resample import Box, Filter, Layout, lay_out, resample
 from cnn.spec import Settings, as_pair
-from cnn.tiff import needs_exact, show_exact
-from cnn.tiff_directory import Directory, Header, choose_directory, describe, point_to, read_directories, read_header
+from cnn.tiff import check_plain, needs_exact, show_exact
+from cnn.tiff_directory import Directory, Header, choose_directory, point_to, read_directories, read_header
 from cnn.verdicts import check_jpeg2000, check_png, judge_error, judge_unknown
 
 # Those that are told by their first bytes; no "MPO": its first picture opens as JPEG.
@@ -203,22 +203,28 @@ def _open_tiff(data: bytes, header: Header, directories: list[Directory], spec: 
     directory = choose_directory(directories) or directories[0]
     _check_pixels(directory.size, spec)
     if needs_exact(directory):
-        if directory.is_cut:
-            raise BadImage("truncated", "the header is damaged")
-        shown = show_exact(data, directory, spec.levels)
-        turned = shown.orientation if shown.orientation in ORIENTATIONS else UPRIGHT
-        return Opened(shown.image, turned, shown.seen)
+        return _open_exact(data, directory, spec)
+    check_plain(directory)
     try:
         image = Image.open(io.BytesIO(point_to(data, header, directory)), formats=("TIFF",))
     except UnidentifiedImageError:
-        if directory.is_cut or not all(directory.size):
+        if not all(directory.size):
             raise BadImage("truncated", "the header is damaged") from None
-        raise BadImage("unsupported_mode", describe(directory)) from None
+        return _open_exact(data, directory, spec)
     except Exception as error:  # foreign decoders raise ten kinds of error; the kind is recorded
         raise judge_error(error) from None
     _check_pixels(image.size, spec)
     _decode(image)
     return Opened(image, _orientation(image))
+
+
+def _open_exact(data: bytes, directory: Directory, spec: ImageSpec) -> Opened:
+    """A TIFF picture whose samples Pillow does not read, or not rightly."""
+    if directory.is_cut:
+        raise BadImage("truncated", "the header is damaged")
+    shown = show_exact(data, directory, spec.levels)
+    turned = shown.orientation if shown.orientation in ORIENTATIONS else UPRIGHT
+    return Opened(shown.image, turned, shown.seen)
 
 
 def _open_other(data: bytes, spec: ImageSpec) -> Opened:

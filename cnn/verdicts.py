@@ -1,5 +1,6 @@
 """Bytes that give no picture, or a decoder's complaint, in; the reason that goes to the ledger out."""
 
+import re
 import struct
 import zlib
 
@@ -39,13 +40,17 @@ MAGIC = (
 )
 AVIF = (b"ftypavif", b"ftypavis")
 JPEG2000_END = b"\xff\xd9"
+BANDS = re.compile(
+    r": (?:one band|\d+ bands) of "
+)  # "13 bands of uint16": what a TIFF file holds; other details differ from file to file
 NAMED = ("not_an_image", "unsupported_format")  # what comes behind them is one of few kinds of files
 
 
 def name_reason(reason: str) -> str:
     """The part of a reason by which files are counted: its code, and what a file is where that is known."""
     code = reason.split(":")[0]
-    return reason if code in NAMED else code
+    is_named = code in NAMED or BANDS.search(reason) is not None
+    return reason if is_named else code
 
 
 def judge_unknown(data: bytes) -> BadImage:
