@@ -14,6 +14,7 @@ from infra.moves import Move
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 METRIC = "metric."
+IMAGES = "safelight.images"  # tag of a version: how many images its dataset holds
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,12 @@ def test_a_champion_that_another_program_moved_can_be_rolled_back() -> None:
     assert moves.previous_champion([Move(None, 1, "", "", "1")], 5, {1, 5}) == 1
 
 
+def test_without_moves_the_history_is_what_was_done_elsewhere() -> None:
+    assert moves.applied_moves([], None) == []
+    assert [move.to_version for move in moves.applied_moves([], 3)] == [3]
+    assert moves.previous_champion([], 3, {3}) is None
+
+
 def test_history_shows_what_was_moved_elsewhere() -> None:
     kept = [Move(None, 1, "a", "", "1", done=True), Move(5, 2, "b", "", "2", done=True)]
     told = [(move.from_version, move.to_version, move.by) for move in moves.applied_moves(kept, None)]
