@@ -105,6 +105,7 @@ def make_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[Any]
         title_justify="left",
         title_style="bold",
         box=SIMPLE_HEAD,
+        show_edge=False,
         pad_edge=False,
         padding=(0, 2, 0, 0),
     )

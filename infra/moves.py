@@ -6,7 +6,7 @@ the alias is not where the last move left it, somebody moved it outside Safeligh
 
 import hashlib
 import json
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
@@ -130,7 +130,7 @@ def list_champions(moves: Sequence[Move], champion: int | None) -> list[int]:
     return pile
 
 
-def previous_champion(moves: Sequence[Move], champion: int | None, present: Container[int]) -> int | None:
+def previous_champion(moves: Sequence[Move], champion: int | None, is_there: Callable[[int], bool]) -> int | None:
     """The champion that a rollback returns to, among the versions that are still there, or None.
 
     Where there is no champion now, because its alias or version was deleted, it is the last one that is still there.
@@ -138,7 +138,7 @@ def previous_champion(moves: Sequence[Move], champion: int | None, present: Cont
     pile = list_champions(moves, champion)
     if champion is not None and pile[-1:] == [champion]:
         pile.pop()
-    return next((version for version in reversed(pile) if version in present and version != champion), None)
+    return next((version for version in reversed(pile) if version != champion and is_there(version)), None)
 
 
 def _move_outside(applied: Sequence[Move], now: int | None) -> list[Move]:
