@@ -27,7 +27,7 @@ from cnn.layers import (
     count_dense,
     trace_layers,
 )
-from cnn.spec import Spec
+from cnn.spec import Settings
 
 BATCH_NORM_MOMENTUM = (
     0.9  # Keras' 0.99 needs hundreds of steps before validation can be trusted; small sets have 20 an epoch
@@ -35,7 +35,7 @@ BATCH_NORM_MOMENTUM = (
 BACKBONE_DROPOUT = 0.2
 
 
-class ModelSpec(Spec):
+class ModelSpec(Settings):
     """Which network: `layers` if given, else `backbone` if given, else `preset`."""
 
     preset: Literal["lenet", "small", "notes"] | None = Field(

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from cnn.spec import Spec
+from cnn.spec import Settings
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would otherwise ask the network for a newer release
 
 _UNUSED = np.random.default_rng(0)  # the steps draw from Python's generator alone; theirs has to be handed over as well
 
 
-class AugmentSpec(Spec):
+class AugmentSpec(Settings):
     """How many copies are made of each training image, and how far each operation may go (0 turns it off)."""
 
     copies: int = Field(0, ge=0, le=1000, description="augmented copies per training image")

@@ -7,27 +7,23 @@ to 4. Imports no Keras.
 
 from dataclasses import dataclass
 from math import prod
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
 from cnn.errors import ConfigError
-from cnn.spec import Spec
+from cnn.spec import Settings, as_pair
 
 Activation = Literal["linear", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "tanh", "sigmoid"]
 Padding = Literal["valid", "same"]
 Shape = tuple[int, ...]
 
 
-def _as_pair(value: Any) -> Any:
-    return (value, value) if isinstance(value, int) else value
-
-
 Side = Annotated[int, Field(ge=1, le=512)]
-Pair = Annotated[tuple[Side, Side], BeforeValidator(_as_pair, json_schema_input_type=Side | tuple[Side, Side])]
+Pair = Annotated[tuple[Side, Side], BeforeValidator(as_pair, json_schema_input_type=Side | tuple[Side, Side])]
 
 
-class ConvLayer(Spec):
+class ConvLayer(Settings):
     """A convolution, then (with `batch_norm`) batch normalization in place of the bias, then the activation."""
 
     kind: Literal["conv"] = "conv"
@@ -39,7 +35,7 @@ class ConvLayer(Spec):
     batch_norm: bool = False
 
 
-class _PoolLayer(Spec):
+class _PoolLayer(Settings):
     size: Pair = (2, 2)
     strides: Pair | None = Field(None, description="as `size` when left out")
     padding: Padding = "valid"
@@ -57,33 +53,33 @@ class AveragePoolLayer(_PoolLayer):
     kind: Literal["average_pool"] = "average_pool"
 
 
-class DropoutLayer(Spec):
+class DropoutLayer(Settings):
     """Sets a random share of its input to zero while training."""
 
     kind: Literal["dropout"] = "dropout"
     rate: float = Field(0.25, ge=0.0, lt=1.0)
 
 
-class BatchNormLayer(Spec):
+class BatchNormLayer(Settings):
     """Batch normalization over the channels (or units)."""
 
     kind: Literal["batch_norm"] = "batch_norm"
 
 
-class FlattenLayer(Spec):
+class FlattenLayer(Settings):
     """A feature map laid out as one vector."""
 
     kind: Literal["flatten"] = "flatten"
 
 
-class GlobalPoolLayer(Spec):
+class GlobalPoolLayer(Settings):
     """One value per channel, over the whole feature map."""
 
     kind: Literal["global_pool"] = "global_pool"
     method: Literal["average", "max"] = "average"
 
 
-class DenseLayer(Spec):
+class DenseLayer(Settings):
     """A fully connected layer; its input is a vector."""
 
     kind: Literal["dense"] = "dense"

@@ -22,13 +22,13 @@ from cnn.checkpoint import Arrays, Snapshot, read_snapshot, write_snapshot
 from cnn.dataset import Manifest
 from cnn.errors import IntegrityError, TrainingError
 from cnn.loader import ShardSet, as_epoch_dataset
-from cnn.spec import Spec, canonical_json
+from cnn.spec import Settings, canonical_json
 
 LOSS_CHECK_STEPS = 50
 EVALUATION_BATCH = 256
 
 
-class FitSpec(Spec):
+class FitSpec(Settings):
     """How a network is trained."""
 
     epochs: int = Field(15, ge=1, le=100_000, description="most epochs; the learning rate is planned over them")

@@ -1,6 +1,7 @@
 """The command line: arguments in, one call of a flow, one table or JSON object out. Imports nothing heavy at start."""
 
 import gc
+import os
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 from flows.console import run_command, show_table
 from flows.options import (
     AsJson,
+    Asked,
     ConfigFile,
     DryRun,
     Grace,
@@ -25,6 +27,7 @@ from flows.options import (
     open_run,
     print_version,
 )
+from infra.proxies import bypass_loopback
 
 app = typer.Typer(
     name="safelight",
@@ -44,6 +47,7 @@ def common(
     ] = False,
 ) -> None:
     """Folders of images become classifiers that retrain on schedule, and every new folder gets scored."""
+    bypass_loopback(os.environ.get("MLFLOW_TRACKING_URI"))
 
 
 @app.command()
@@ -120,7 +124,7 @@ def retrain(
     """Prepare, train, evaluate, register and gate."""
 
     def action() -> Mapping[str, Any]:
-        chosen = open_run(config, settings, source)
+        chosen = open_run(config, settings, source, asked=Asked("retrain", name))
         from flows.retrain import retrain as flow
         from flows.stages import run_flow
 
@@ -142,7 +146,7 @@ def score(
     """Score a folder with the champion: predictions and a report."""
 
     def action() -> Mapping[str, Any]:
-        chosen = open_run(config, settings, source)
+        chosen = open_run(config, settings, source, asked=Asked("score", name, workspace))
         from flows.score import score as flow
         from flows.stages import run_flow
 
@@ -155,14 +159,11 @@ def score(
 def models(
     name: Annotated[str | None, typer.Argument(help="Name of the model; without it, all models are listed.")] = None,
     workspace: Workspace = "./workspace",
-    config: ConfigFile = None,
-    settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """Versions of a model with metrics and aliases, and the history of its champion."""
 
     def action() -> Mapping[str, Any]:
-        load_settings(config, settings)
         from flows.models import list_models
 
         return list_models(locate(workspace), name)
@@ -181,14 +182,11 @@ def promote(
     version: Annotated[int, typer.Argument(help="Version that becomes champion.")],
     why: Why,
     workspace: Workspace = "./workspace",
-    config: ConfigFile = None,
-    settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a version the champion, by hand."""
 
     def action() -> Mapping[str, Any]:
-        load_settings(config, settings)
         from flows.models import promote_version
 
         return promote_version(locate(workspace), name, version, why)
@@ -201,14 +199,11 @@ def rollback(
     name: Model,
     why: Why,
     workspace: Workspace = "./workspace",
-    config: ConfigFile = None,
-    settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """Make the previous champion the champion again."""
 
     def action() -> Mapping[str, Any]:
-        load_settings(config, settings)
         from flows.models import rollback_version
 
         return rollback_version(locate(workspace), name, why)
@@ -244,14 +239,11 @@ def collect(
     grace_hours: Grace = 24.0,
     dry_run: DryRun = False,
     workspace: Workspace = "./workspace",
-    config: ConfigFile = None,
-    settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """Remove old dataset versions, and what no version refers to."""
 
     def action() -> Mapping[str, Any]:
-        load_settings(config, settings)
         from flows.collect import collect_workspace
 
         return collect_workspace(locate(workspace), keep, grace_hours, dry_run)
@@ -260,28 +252,23 @@ def collect(
 
 
 @app.command()
-def up(
-    workspace: Workspace = "./workspace", config: ConfigFile = None, settings: Settings = None, as_json: AsJson = False
-) -> None:
+def up(config: ConfigFile = None, settings: Settings = None, as_json: AsJson = False) -> None:
     """Start the local Prefect server in the background, unless one runs."""
 
     def action() -> Mapping[str, Any]:
-        load_settings(config, settings)
+        chosen = load_settings(config, settings)
         from flows.hosting import start_servers
 
-        return start_servers()
+        return start_servers(chosen.server)
 
     run_command(action, as_json, lambda answer: show_table("up", answer))
 
 
 @app.command()
-def down(
-    workspace: Workspace = "./workspace", config: ConfigFile = None, settings: Settings = None, as_json: AsJson = False
-) -> None:
+def down(as_json: AsJson = False) -> None:
     """Stop the local Prefect server."""
 
     def action() -> Mapping[str, Any]:
-        load_settings(config, settings)
         from flows.hosting import stop_servers
 
         return stop_servers()

@@ -13,8 +13,11 @@ from cnn.dataset import SplitSpec
 from cnn.errors import ConfigError
 from cnn.fit import FitSpec
 from cnn.images import ImageSpec
-from cnn.spec import Spec
+from cnn.spec import Settings
+from flows.config_errors import describe_invalid
 from infra.cluster import ClusterSpec
+from infra.servers import ServerSpec
+from tasks.listing import SourceSpec
 from tasks.planning import ChunkSpec
 from tasks.promoting import GateSpec
 from tasks.reckoning import BudgetSpec
@@ -23,7 +26,7 @@ from tasks.scoring import ScoreSpec
 DEFAULT_FILE = "safelight.toml"
 
 
-class TrainSpec(Spec):
+class TrainSpec(Settings):
     """Where training runs."""
 
     deployment: str | None = Field(
@@ -33,7 +36,7 @@ class TrainSpec(Spec):
     )
 
 
-class ScheduleSpec(Spec):
+class ScheduleSpec(Settings):
     """When `safelight serve` runs its deployments; cron lines of five fields."""
 
     retrain: str = Field("0 2 * * *", description="cron line of retrain/nightly")
@@ -41,9 +44,10 @@ class ScheduleSpec(Spec):
     timezone: str = Field("UTC", description="IANA name of the zone that the cron lines are read in")
 
 
-class Config(Spec):
+class Config(Settings):
     """Every setting; each section stands beside the code that obeys it."""
 
+    source: SourceSpec = Field(default_factory=SourceSpec)
     image: ImageSpec = Field(default_factory=ImageSpec)
     augment: AugmentSpec = Field(default_factory=AugmentSpec)
     split: SplitSpec = Field(default_factory=SplitSpec)
@@ -56,6 +60,7 @@ class Config(Spec):
     gate: GateSpec = Field(default_factory=GateSpec)
     score: ScoreSpec = Field(default_factory=ScoreSpec)
     schedule: ScheduleSpec = Field(default_factory=ScheduleSpec)
+    server: ServerSpec = Field(default_factory=ServerSpec)
 
 
 def load_config(file: Path | None, settings: Sequence[str] = ()) -> Config:
@@ -71,7 +76,7 @@ def load_config(file: Path | None, settings: Sequence[str] = ()) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(describe_invalid(error)) from None
+        raise ConfigError(describe_invalid(error, Config, values)) from None
 
 
 def read_toml(file: Path | None) -> dict[str, Any]:
@@ -109,27 +114,6 @@ def parse_value(raw: str) -> Any:
     except tomllib.TOMLDecodeError:
         return raw
     return document["value"] if list(document) == ["value"] else raw
-
-
-def describe_invalid(error: ValidationError) -> str:
-    """One line for the first thing wrong: the setting, the value received and the rule."""
-    first = error.errors(include_url=False)[0]
-    name = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = ", ".join(_known_keys(first["loc"][:-1]))
-        return f"there is no setting {name}; known here: {known}"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"setting {name} = {first['input']!r}: {message[0].lower()}{message[1:]}"
-
-
-def _known_keys(location: Sequence[int | str]) -> list[str]:
-    model: Any = Config
-    for part in location:
-        field = model.model_fields.get(part) if isinstance(part, str) and hasattr(model, "model_fields") else None
-        if field is None:
-            return ["see the README"]
-        model = field.annotation
-    return sorted(model.model_fields)
 
 
 def _section(values: Mapping[str, Any], section: str) -> dict[str, Any]:

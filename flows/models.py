@@ -198,8 +198,8 @@ def _describe_figures(version: VersionInfo) -> dict[str, Any]:
 
 def _read_judged_on(version: VersionInfo) -> str | None:
     split = version.tags.get("judged_on")  # of an older release: the split alone
-    former = f"{split} split of {version.dataset}" if split else version.dataset
-    return version.tags.get("safelight.judged_on") or former or None
+    former = f"{split} split of {version.dataset}" if split and version.dataset else None
+    return version.tags.get("safelight.judged_on") or former
 
 
 def _read_unjudged(text: str) -> list[str]:

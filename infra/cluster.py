@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from pydantic import Field
 
 from cnn.errors import SafelightError, ServerError
-from cnn.spec import Spec
+from cnn.spec import Settings
 from infra.addresses import check_address
 from infra.entries import redact
 from infra.home import cache_dir
@@ -54,7 +54,7 @@ OWN = "SAFELIGHT_WORKER"  # in the environment of the workers that this module s
 QUIET = {"DASK_LOGGING__DISTRIBUTED": "critical", "DASK_LOGGING__TORNADO": "critical"}
 
 
-class ClusterSpec(Spec):
+class ClusterSpec(Settings):
     """Where chunks are worked on."""
 
     workers: int | None = Field(None, ge=0, description="processes on this machine; unset: one per core, 0: none")

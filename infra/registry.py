@@ -25,6 +25,7 @@ from cnn.errors import RegistryError, SafelightError, ServerError, StorageError
 from infra.bundles import bundle_tags, keep_bundle
 from infra.entries import redact_text as redact
 from infra.experiments import Experiments, ExperimentTags
+from infra.proxies import explain_proxy
 from infra.registry_database import Schema, lock_file, prepare_database
 from infra.tracking import check_name, database_path, flatten_parameters, is_server, locate_lock, silence_mlflow
 from infra.tracking import resolve_tracking as resolve_tracking
@@ -33,6 +34,7 @@ from infra.versions import CHALLENGER as CHALLENGER
 from infra.versions import CHAMPION as CHAMPION
 from infra.versions import METRIC, AbsentError, ExistsError, VersionInfo, Versions
 
+FIGURES = "figures"  # below the artifacts of a run
 DATA = "data/bundle"  # where a pyfunc model keeps the folder that was logged as `bundle`
 RETRY_SECONDS = 90.0
 # What `cnn.pyfunc` needs to score; the versions installed here are pinned in the model.
@@ -126,6 +128,13 @@ class Registry(Versions, Experiments):
     def log_folder(self, run_id: str, folder: Path, path: str | None = None) -> None:
         """Copy the files of a folder to the run's artifacts, below `path`."""
         self._transfer(f"artifacts of run {run_id}", lambda: self._client.log_artifacts(run_id, str(folder), path))
+
+    def figures_of(self, run_id: str) -> str:
+        """Where the figures of a run lie: the address of a page where a server shows them, else of a folder."""
+        info = self._ask("get_run", run_id).info
+        if self.artifact_root is None:
+            return f"{redact(self.tracking_uri).rstrip('/')}/#/experiments/{info.experiment_id}/runs/{run_id}/artifacts"
+        return f"{info.artifact_uri}/{FIGURES}"
 
     def finish_run(self, run_id: str, status: str) -> None:
         """End a run as FINISHED, FAILED or KILLED."""
@@ -295,7 +304,8 @@ class Registry(Versions, Experiments):
             )
         if "API request" in text or "Max retries" in text:
             return ServerError(
-                f"MLflow at {redact(self.tracking_uri)} does not answer ({text}); check MLFLOW_TRACKING_URI"
+                f"MLflow at {redact(self.tracking_uri)} does not answer ({text}){explain_proxy(self.tracking_uri)};"
+                " check MLFLOW_TRACKING_URI"
             )
         return RegistryError(f"MLflow at {redact(self.tracking_uri)} refused ({text})")
 

@@ -5,11 +5,13 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from cnn.errors import ConfigError
 from infra.entries import redact_text, silence_clients
 from infra.home import state_dir
+from infra.proxies import bypass_loopback, check_socks
 from infra.storage import parse_folder
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -44,7 +46,7 @@ def resolve_tracking(workspace_uri: str) -> tuple[str, str | None]:
     the state folder of this machine, with the artifacts in the bucket.
 
     Raises:
-        ConfigError: the workspace's path cannot stand in a database address.
+        ConfigError: no database address can name the workspace's folder.
     """
     local = None if workspace_uri.startswith("s3://") else parse_folder(workspace_uri)
     artifacts = (
@@ -52,10 +54,13 @@ def resolve_tracking(workspace_uri: str) -> tuple[str, str | None]:
     )
     configured = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if configured:
+        if is_server(configured):
+            bypass_loopback(configured)
+            check_socks(configured, "MLflow", "socks")
         return configured, None if is_server(configured) else artifacts
     folder = _state_folder(workspace_uri) if local is None else local / "mlflow"
     if "?" in str(folder):
-        raise ConfigError(f"{folder}: a database address cannot hold '?'; rename the workspace folder")
+        folder = _link_to(folder)
     return f"sqlite:///{folder / 'mlflow.db'}", artifacts
 
 
@@ -114,3 +119,14 @@ def flatten_parameters(values: Mapping[str, object], prefix: str = "") -> dict[s
 
 def _state_folder(workspace_uri: str) -> Path:
     return state_dir() / "mlflow" / hashlib.sha256(workspace_uri.rstrip("/").encode()).hexdigest()[:16]
+
+
+def _link_to(folder: Path) -> Path:
+    """A link to the folder, in the state folder: everything behind a '?' in a database address is taken for options."""
+    link = state_dir() / "mlflow" / hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+    if "?" in str(link):
+        raise ConfigError(f"{link}: no database address can hold '?'; set SAFELIGHT_HOME to a folder without it")
+    link.parent.mkdir(exist_ok=True)
+    with suppress(FileExistsError):
+        link.symlink_to(folder, target_is_directory=True)
+    return link

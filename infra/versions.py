@@ -137,13 +137,17 @@ class Versions(ABC):
         Raises:
             RegistryError: there is no such model, or it has no champion yet.
         """
-        number = champion_number(self._model(name))
+        model = self._model(name)
+        number = champion_number(model)
         if number is not None:
             return self.version(name, number)
         choose = f"choose a version: `safelight promote {name} VERSION --why …`"
         lost = self.lost_champion(name)
         if lost is None:
-            raise RegistryError(f"model {name} has no champion yet; {choose}")
+            raise RegistryError(
+                f"model {name} has no champion yet{self._explain_challenger(name, model)}; {choose}, or retrain with "
+                "more images or other settings"
+            )
         fate = "was deleted" if lost.is_deleted else "has lost its alias"
         back = (
             "" if lost.before is None else f"`safelight rollback {name} --why …` returns to {lost.before.version}, or "
@@ -170,6 +174,13 @@ class Versions(ABC):
             return None
         before = next((there[number] for number in reversed(champions) if number in there), None)
         return LostChampion(name, champions[-1], champions[-1] not in there, before)
+
+    def _explain_challenger(self, name: str, model: Any) -> str:
+        """Why the latest version that was held back was, as the gate said."""
+        if CHALLENGER not in model.aliases:
+            return ""
+        held = self.version(name, int(model.aliases[CHALLENGER]))
+        return f": version {held.version} was held back ({held.reasons[0]})" if held.reasons else ""
 
     def move_champion(self, name: str, version: int, why: str, by: str, at: datetime) -> bool:
         """Make a version the champion and keep the reason; False when it is the champion already.

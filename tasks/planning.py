@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from cnn.spec import Spec, canonical_json
+from cnn.spec import Settings, canonical_json
 from infra.storage import Entry
 
 SPREAD = 16  # chunks that a small folder is cut into at least, about; each costs the scheduler some 8 ms
@@ -21,7 +21,7 @@ FILE_SECONDS, BYTE_SECONDS = 4e-4, 15e-9  # of one core, measured with JPEG file
 MOST_BYTES = 16 << 20  # of files in a chunk, about: camera files are spread over all workers, and fit into memory
 
 
-class ChunkSpec(Spec):
+class ChunkSpec(Settings):
     """How much work is one task of the cluster."""
 
     files: int = Field(
@@ -45,6 +45,7 @@ class Chunk:
     key: str
     items: tuple[Item, ...]
     isolated: bool = False  # whether each file is decoded apart from the process that works on the chunk
+    doubted: int = 0  # how many of the files ended their decoder in an earlier run
 
     def isolate(self) -> "Chunk":
         """The same chunk, worked on so that no file can end the process."""

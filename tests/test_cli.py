@@ -10,16 +10,32 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.options import locate
 
-COMMANDS = ["demo", "prepare", "train", "retrain", "score", "models", "promote", "rollback", "serve", "up", "down"]
+RUNS = ["demo", "prepare", "train", "retrain", "score", "serve"]
+CONFIGURED = [*RUNS, "up"]
+ASKS = ["models", "promote", "rollback", "gc"]
+COMMANDS = [*CONFIGURED, *ASKS, "down"]
 run = CliRunner().invoke
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_takes_the_common_options(command: str) -> None:
+def test_a_command_takes_the_options_that_it_obeys(command: str) -> None:
     result = run(app, [command, "--help"], terminal_width=120)
     assert result.exit_code == 0
-    for option in ("--workspace", "--config", "--set", "--json"):
-        assert option in result.output
+    assert "--json" in result.output
+    assert ("--workspace" in result.output) == (command in [*RUNS, *ASKS])
+    for option in ("--config", "--set"):
+        assert (option in result.output) == (command in CONFIGURED)
+
+
+@pytest.mark.parametrize("words", [["down"], ["models"]])
+def test_a_broken_file_of_settings_is_no_matter_where_none_is_used(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SAFELIGHT_HOME", str(tmp_path / "home"))
+    Path("safelight.toml").write_text("[image\n")
+    assert run(app, words).exit_code == 0
+    assert run(app, ["up"]).exit_code == 1
 
 
 @pytest.mark.parametrize(
@@ -30,16 +46,13 @@ def test_wrong_use_exits_with_2(words: list[str]) -> None:
     assert run(app, words).exit_code == 2
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", CONFIGURED)
 def test_a_setting_that_does_not_exist_exits_with_1_before_anything_starts(command: str, tmp_path: Path) -> None:
     needed = {
         "prepare": [str(tmp_path)],
         "train": ["photos", "--name", "birds"],
         "retrain": [str(tmp_path), "--name", "birds"],
         "score": [str(tmp_path), "--name", "birds"],
-        "models": ["birds"],
-        "promote": ["birds", "1", "--why", "x"],
-        "rollback": ["birds", "--why", "x"],
         "serve": ["--name", "birds"],
     }
     result = run(app, [command, *needed.get(command, []), "--set", "image.siz=3"])

@@ -1,5 +1,7 @@
 """flows/config.py: what a setting becomes, and one line for each that cannot be obeyed."""
 
+import re
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -7,8 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from cnn.errors import ConfigError
+from cnn.spec import Settings
 from flows.config import Config, load_config, parse_setting, parse_value
 
 
@@ -54,10 +58,27 @@ def test_a_file_here_is_found_and_none_is_needed(tmp_path: Path, monkeypatch: py
     [
         ("image.siz=[1,1]", ["image.siz", "known here", "size"]),
         ("imag.size=[1,1]", ["imag", "known here", "image"]),
-        ("image.size=[0,96]", ["image.size", "from 1 to 4096", "[0, 96]"]),
         ("image.channels=2", ["image.channels", "2"]),
         ("split.test=1.5", ["split.test", "1.5"]),
         ("fit.epochs=many", ["fit.epochs", "many"]),
+        ("image.size=[0,96]", ["image.size = [0, 96]", "a whole number from 1 to 4096"]),
+        ("image.size=96,96", ["two whole numbers from 1 to 4096 in brackets, such as [96, 96]"]),
+        ("image.size=true", ["image.size = true", "a whole number from 1 to 4096"]),
+        ("image.background=[1,true,3]", ["image.background", "three whole numbers", "from 0 to 255"]),
+        ("fit.learning_rate=inf", ["fit.learning_rate", "a finite number above 0"]),
+        ("fit.learning_rate=nan", ["fit.learning_rate", "a finite number above 0"]),
+        ("fit.epochs=true", ["fit.epochs = true", "a whole number from 1 to 100000"]),
+        ("fit.epochs=1.5", ["fit.epochs = 1.5", "a whole number"]),
+        ("fit.class_weights=perhaps", ["true or false"]),
+        ("fit.schedule=linear", ['"cosine" or "constant"']),
+        ("cluster.workers=few", ["a whole number of at least 0, or null"]),
+        ("split.test=1.0", ["split.test", "a finite number of at least 0 and below 1"]),
+        ("train.deployment=gpu", ["train.deployment", "text of the form"]),
+        ('model.layers=[{kind="convolution"}]', ["model.layers[0]", "kind is one of", "conv"]),
+        ('model.layers=[{kind="conv",filters=0}]', ["model.layers[0].filters = 0", "from 1 to 8192"]),
+        ('model.layers=[{kind="conv"}]', ["model.layers[0].filters is missing"]),
+        ('model.layers=[{kind="conv",filter=3,filters=3}]', ["no setting model.layers[0].filter", "kernel"]),
+        ("model.layers=3", ["model.layers = 3", "a list"]),
         ("image=3", ["section.key=value"]),
         ("image.size", ["section.key=value"]),
         ("split.group=(", ["split.group", "regular expression"]),
@@ -86,6 +107,32 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     broken.write_text("image = 3\n")
     with pytest.raises(ConfigError, match="image"):
         load_config(broken)
+
+
+def test_one_number_stands_for_height_and_width() -> None:
+    assert load_config(None, ["image.size=32"]).image.size == (32, 32)
+
+
+def every_setting(model: type[BaseModel] = Config, name: str = "") -> Iterator[str]:
+    for key, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            assert issubclass(field.annotation, Settings), f"{key} is configured: its base is Settings"
+            yield from every_setting(field.annotation, f"{name}{key}.")
+        else:
+            yield f"{name}{key}"
+
+
+@pytest.mark.parametrize("name", list(every_setting()))
+@pytest.mark.parametrize(
+    "value", ["inf", "-inf", "nan", "[[]]", "-1e300", "{x = 1}", "1979-05-27", "true", '"\u00e9?"']
+)
+def test_no_word_of_pydantic_is_shown(name: str, value: str) -> None:
+    try:
+        load_config(None, [f"{name}={value}"])
+    except ConfigError as error:
+        text = str(error)
+        assert text.startswith((f"setting {name}", f"setting {name.partition('.')[0]} = ")), text
+        assert not re.search(r"input should|valid |validation error|pydantic|type=", text, re.IGNORECASE), text
 
 
 @given(text=st.text(max_size=60))

@@ -76,7 +76,10 @@ def test_the_loop_on_the_command_line(prefect_api: str, tmp_path: Path, make_ima
     common = ["--workspace", work, "--json", *SETTINGS]
 
     trained = safelight("retrain", photos, "--name", "birds", *common)
-    assert set(trained) == {"model", "version", "alias", "run_id", "dataset", "metrics", "gate", "seconds"}
+    facts = {"model", "version", "alias", "run_id", "dataset", "metrics", "judged_on", "unjudged", "gate", "seconds"}
+    assert set(trained) == facts
+    assert (trained["judged_on"], trained["unjudged"]) == (f"test split of {trained['dataset']}", [])
+    assert trained["metrics"]["test_images"] > 6
     assert (trained["version"], trained["alias"], trained["gate"]["verdict"]) == (1, "champion", "promote")
     assert {"accuracy", "macro_f1", "ece"} <= set(trained["metrics"])
 
@@ -89,7 +92,10 @@ def test_the_loop_on_the_command_line(prefect_api: str, tmp_path: Path, make_ima
     assert {row["model_version"] for row in rows.values()} == {"1"}
     assert all(row["label"] in ("bat", "cat", "owl") for row in rows.values() if row["outcome"] == "ok")
     assert Path(scored["report"]).read_text().startswith("<!doctype html>")
-    assert Path(scored["predictions"]).with_suffix(".csv").is_file()
+    table = Path(scored["predictions"]).with_suffix(".csv").read_text("utf-8-sig").splitlines()
+    assert table[0].startswith("path,label,confidence,label_2,probability_2,")
+    assert len(table) == 15
+    assert f"on {trained['metrics']['test_images']:.0f} images, test split of" in Path(scored["report"]).read_text()
 
     again = safelight("score", inbox, "--name", "birds", *common)
     assert (again["scored"], again["reused"]) == (0, 12)
@@ -102,11 +108,11 @@ def check_versions(photos: Path, common: Sequence[object]) -> None:
     second = safelight("retrain", photos, "--name", "birds", *common, "--set", "fit.seed=1")
     assert second["version"] == 2
     champion = 2 if second["gate"]["verdict"] == "promote" else 1
-    moved = safelight("promote", "birds", 3 - champion, "--why", "a look at the sheets", *common)
+    moved = safelight("promote", "birds", 3 - champion, "--why", "a look at the sheets", *common[:3])
     assert moved["champion"] == 3 - champion
-    back = safelight("rollback", "birds", "--why", "it was the light", *common)
+    back = safelight("rollback", "birds", "--why", "it was the light", *common[:3])
     assert back["champion"] == champion
-    listing = safelight("models", "birds", *common)
+    listing = safelight("models", "birds", *common[:3])
     assert [version["version"] for version in listing["versions"]] == [1, 2]
     assert [move["why"] for move in listing["history"]][-2:] == ["a look at the sheets", "it was the light"]
 

@@ -2,14 +2,17 @@
 
 import json
 import re
+import string
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 
 from cnn.errors import ConfigError
 from infra.entries import redact_text as redact
 from infra.registry import resolve_tracking
-from infra.tracking import check_name, flatten_parameters
+from infra.servers import _name_database
+from infra.tracking import check_name, flatten_parameters, holds_registry
 
 
 def test_a_local_workspace_keeps_its_registry_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,9 +43,46 @@ def test_a_configured_server_is_obeyed(monkeypatch: pytest.MonkeyPatch, address:
     assert resolve_tracking("s3://bucket") == (address, root)
 
 
-def test_a_path_that_no_database_address_can_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# Every character that a keyboard has, and some that none has; together in one name too, as no two may help each other.
+CHARACTERS = [*sorted(set(string.printable) - {"/"}), "é", "日", "%20", "%%", "%41"]
+
+
+@pytest.mark.parametrize("text", [*CHARACTERS, "".join(CHARACTERS)])
+def test_a_workspace_of_any_name_holds_its_own_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(ConfigError, match="rename the workspace folder"):
+    workspace = tmp_path / "places" / f"a{text}b"
+    monkeypatch.setenv("SAFELIGHT_HOME", str(tmp_path / "home"))
+    uri, _ = resolve_tracking(str(workspace))
+    assert not holds_registry(uri)
+    (workspace / "mlflow").mkdir(parents=True)
+    write_table(uri)
+    assert holds_registry(uri)
+    assert resolve_tracking(str(workspace))[0] == uri
+    assert list(tmp_path.rglob("*.db")) == [workspace / "mlflow" / "mlflow.db"]
+
+
+@pytest.mark.parametrize("text", [*CHARACTERS, "".join(CHARACTERS)])
+def test_a_home_of_any_name_holds_the_servers_database(tmp_path: Path, text: str) -> None:
+    database = tmp_path / f"a{text}b" / "prefect.db"
+    database.parent.mkdir()
+    write_table(_name_database(database).replace("+aiosqlite", ""))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [database]
+
+
+def write_table(uri: str) -> None:
+    """By SQLAlchemy, as MLflow and Prefect do it: it reads the address in its own way."""
+    engine = sqlalchemy.create_engine(uri)
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("CREATE TABLE numbers (value INTEGER)"))
+    engine.dispose()
+
+
+def test_a_home_that_no_database_address_can_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("SAFELIGHT_HOME", str(tmp_path / "what?"))
+    with pytest.raises(ConfigError, match="set SAFELIGHT_HOME"):
         resolve_tracking(str(tmp_path / "what?"))
 
 

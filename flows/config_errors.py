@@ -1,0 +1,136 @@
+"""One line for a setting that cannot be obeyed: its name, what was written, and what is expected there."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+Schema = Mapping[str, Any]
+
+OWN_RULE = "value_error"  # of a rule that stands beside its setting, and says itself what is wrong
+COUNTS = {1: "one", 2: "two", 3: "three", 4: "four"}
+
+
+def describe_invalid(error: ValidationError, model: type[BaseModel], values: Mapping[str, Any]) -> str:
+    """One line for the first thing wrong: the setting, the value received, and what is expected.
+
+    What is expected is read from the model's JSON schema, so that a new setting needs no words of its own here.
+    """
+    first = error.errors(include_url=False)[0]
+    schema = model.model_json_schema()
+    keys, found = _resolve(schema, first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(sorted(found.get("properties", {})))
+        return f"there is no setting {_join([*keys, first['loc'][-1]])}; known here: {known}"
+    if first["type"] == "missing":
+        return f"setting {_join(keys)} is missing; expected {_describe(schema, found)}"
+    written = f"setting {_join(keys)} = {_show(_look_up(values, keys))}"
+    if first["type"] == OWN_RULE:
+        message = first["msg"].removeprefix("Value error, ")
+        return f"{written}: {message[0].lower()}{message[1:]}"
+    usual = found.get("default")
+    example = f", such as {_show(usual)}" if usual and isinstance(usual, list) else ""
+    return f"{written}: expected {_describe(schema, found)}{example}"
+
+
+def _resolve(schema: Schema, location: Sequence[int | str]) -> tuple[list[int | str], Schema]:
+    """The keys that lead to the setting at a location, and its schema; what is inside of a plain value is left out."""
+    keys: list[int | str] = []
+    found: Schema = schema
+    for part in location:
+        found = _follow(schema, found)
+        if part in found.get("properties", {}):
+            found = found["properties"][part]
+        elif isinstance(part, int) and "oneOf" in found.get("items", {}):
+            found = found["items"]
+        elif part in found.get("discriminator", {}).get("mapping", {}):
+            found = {"$ref": found["discriminator"]["mapping"][part]}
+            continue  # no key of the file: the kind of a layer, by which pydantic chose its rules
+        else:
+            break
+        keys.append(part)
+    return keys, _follow(schema, found)
+
+
+def _follow(schema: Schema, found: Schema) -> Schema:
+    """What a reference refers to; other schemas as they are."""
+    while "$ref" in found:
+        found = schema["$defs"][found["$ref"].rpartition("/")[2]]
+    return found
+
+
+def _describe(schema: Schema, found: Schema) -> str:
+    """In English, the values that a schema allows."""
+    found = _follow(schema, found)
+    if "anyOf" in found:
+        return _join_choices([_describe(schema, choice) for choice in found["anyOf"]])
+    if "discriminator" in found:
+        kinds = ", ".join(sorted(found["discriminator"]["mapping"]))
+        return f"a table whose {found['discriminator']['propertyName']} is one of {kinds}"
+    if "enum" in found or "const" in found:
+        return " or ".join(map(_show, found.get("enum", [found.get("const")])))
+    match found.get("type"):
+        case "integer":
+            return "a whole number" + _describe_bounds(found)
+        case "number":
+            return "a finite number" + _describe_bounds(found)
+        case "boolean":
+            return "true or false"
+        case "null":
+            return "null"
+        case "array":
+            return _describe_list(schema, found)
+        case "object":
+            return "a table of settings"
+        case _:
+            return "text" + (f" of the form {found['pattern']}" if "pattern" in found else "")
+
+
+def _describe_list(schema: Schema, found: Schema) -> str:
+    items = found.get("prefixItems")
+    if items:
+        each = _describe(schema, items[0]).removeprefix("a ").replace("number", "numbers", 1)
+        return f"{COUNTS.get(len(items), len(items))} {each} in brackets"
+    return f"a list, each of it {_describe(schema, found.get('items', {}))}"
+
+
+def _describe_bounds(found: Schema) -> str:
+    low, high = found.get("minimum"), found.get("maximum")
+    above, below = found.get("exclusiveMinimum"), found.get("exclusiveMaximum")
+    if low is not None and high is not None:
+        return f" from {low:g} to {high:g}"
+    words = [
+        f"of at least {low:g}" if low is not None else "",
+        f"above {above:g}" if above is not None else "",
+        f"of at most {high:g}" if high is not None else "",
+        f"below {below:g}" if below is not None else "",
+    ]
+    return "".join(f" {word}" for word in [" and ".join(filter(None, words))] if word)
+
+
+def _join_choices(choices: Sequence[str]) -> str:
+    return ", or ".join(dict.fromkeys(choices))
+
+
+def _look_up(values: Any, keys: Sequence[int | str]) -> Any:
+    """What was written at these keys; None where the section itself is no section."""
+    for key in keys:
+        try:
+            values = values[key]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return values
+
+
+def _join(keys: Sequence[int | str]) -> str:
+    """`model.layers[0].filters`."""
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
+
+
+def _show(value: Any) -> str:
+    """A value as TOML has it, near enough."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError):
+        return str(value)
