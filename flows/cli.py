@@ -1,6 +1,7 @@
 """The command line: arguments in, one call of a flow, one table or JSON object out. Imports nothing heavy at start."""
 
 import gc
+import os
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 from flows.console import run_command, show_table
 from flows.options import (
     AsJson,
+    Asked,
     ConfigFile,
     DryRun,
     Grace,
@@ -25,6 +27,7 @@ from flows.options import (
     open_run,
     print_version,
 )
+from infra.proxies import bypass_loopback
 
 app = typer.Typer(
     name="safelight",
@@ -44,6 +47,7 @@ def common(
     ] = False,
 ) -> None:
     """Folders of images become classifiers that retrain on schedule, and every new folder gets scored."""
+    bypass_loopback(os.environ.get("MLFLOW_TRACKING_URI"))
 
 
 @app.command()
@@ -120,7 +124,7 @@ def retrain(
     """Prepare, train, evaluate, register and gate."""
 
     def action() -> Mapping[str, Any]:
-        chosen = open_run(config, settings, source)
+        chosen = open_run(config, settings, source, asked=Asked("retrain", name))
         from flows.retrain import retrain as flow
         from flows.stages import run_flow
 
@@ -142,7 +146,7 @@ def score(
     """Score a folder with the champion: predictions and a report."""
 
     def action() -> Mapping[str, Any]:
-        chosen = open_run(config, settings, source)
+        chosen = open_run(config, settings, source, asked=Asked("score", name, workspace))
         from flows.score import score as flow
         from flows.stages import run_flow
 
@@ -252,10 +256,10 @@ def up(config: ConfigFile = None, settings: Settings = None, as_json: AsJson = F
     """Start the local Prefect server in the background, unless one runs."""
 
     def action() -> Mapping[str, Any]:
-        load_settings(config, settings)
+        chosen = load_settings(config, settings)
         from flows.hosting import start_servers
 
-        return start_servers()
+        return start_servers(chosen.server)
 
     run_command(action, as_json, lambda answer: show_table("up", answer))
 

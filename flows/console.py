@@ -17,6 +17,8 @@ from infra.entries import escape_unseen, redact_text
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from infra.servers import ServerSpec
+
 STOPPED = "stopped; what was finished is kept, the same command goes on from there"
 INTERRUPTED = 128 + signal.SIGINT  # as shells have it
 TERMINATED = 128 + signal.SIGTERM
@@ -108,7 +110,7 @@ def format_value(value: Any) -> str:
     return escape_unseen(str(value))
 
 
-def open_prefect() -> None:
+def open_prefect(spec: "ServerSpec | None" = None) -> None:
     """Point Prefect at a server: the one configured, else a local one that is started now and reused later.
 
     Called before Prefect is imported, and the one place that sets what it reads: a variable that is set already stays.
@@ -116,7 +118,7 @@ def open_prefect() -> None:
     from flows.progress import CONSOLE_LEVEL, say
     from infra.servers import ensure_prefect_server, is_own_server
 
-    address = ensure_prefect_server(say)
+    address = ensure_prefect_server(say, spec)
     wanted = {
         CONSOLE_LEVEL: "CRITICAL",  # its log goes to the server, and to the terminal only where nothing else tells
         "DO_NOT_TRACK": "1",  # nothing is sent out

@@ -4,12 +4,12 @@ from typing import Any
 
 from flows.progress import say
 from infra.entries import redact
-from infra.servers import ensure_prefect_server, server_status, stop_server
+from infra.servers import ServerSpec, ensure_prefect_server, server_status, stop_server
 
 
-def start_servers() -> dict[str, Any]:
-    """Start the local server, unless one is configured or running."""
-    url = ensure_prefect_server(say)
+def start_servers(spec: ServerSpec) -> dict[str, Any]:
+    """Start the local server, unless one is configured or running; it stays until it is stopped."""
+    url = ensure_prefect_server(say, spec, stay=True)
     state = server_status()
     ours = state is not None and state.url == url
     return {

@@ -13,15 +13,17 @@ from flows.models import open_registry
 from flows.prepare import prepare_dataset
 from flows.progress import say
 from flows.reports import TrainReport
+from flows.run_page import link_version, name_run_by
 from flows.train import name_run, report_path, train_model, warm_up
 from infra.entries import redact_text
 from infra.storage import open_store
 from infra.tracking import check_name
 from tasks.fitting import start_trainer
 from tasks.publishing import read_manifest
+from tasks.source_checks import name_command
 
 
-@flow(name="retrain", persist_result=False)
+@flow(name="retrain", flow_run_name=name_run_by("retrain", "name"), persist_result=False)
 def retrain(
     source: str,
     name: str,
@@ -47,7 +49,7 @@ def retrain_here(source: str, name: str, workspace: str, config: Config, verify:
     """Train on this machine. TensorFlow and MLflow load while the images are prepared."""
     with start_trainer() as trainer:
         warm = warm_up(lambda: open_registry(workspace).warm_up())
-        prepared = prepare_dataset(source, workspace, config, verify)
+        prepared = prepare_dataset(source, workspace, config, verify, name_command("retrain", name))
         warm.join()
         return train_model(prepared.dataset, name, workspace, config, trainer)
 
@@ -63,7 +65,7 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config, ve
     from prefect.exceptions import PrefectException
 
     deployment = str(config.train.deployment)
-    prepared = prepare_dataset(source, workspace, config, verify)
+    prepared = prepare_dataset(source, workspace, config, verify, name_command("retrain", name))
     say(f"train: waiting for the deployment {deployment}")
     parameters = {
         "dataset": prepared.dataset,
@@ -86,4 +88,6 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config, ve
         )
     store = open_store(workspace)
     key = name_run(read_manifest(store, prepared.dataset), name, config)
-    return TrainReport(**json.loads(store.read(report_path(key))))
+    report = TrainReport(**json.loads(store.read(report_path(key))))
+    link_version(report, open_registry(workspace).figures_of)
+    return report

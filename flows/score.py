@@ -9,24 +9,29 @@ from typing import Any
 from prefect import flow
 
 from cnn.bundle import read_bundle
-from cnn.errors import name_some
+from cnn.errors import SourceError, name_some
+from cnn.images import ImageSpec
 from flows.config import Config
 from flows.crew import Crew, hire_crew
 from flows.models import open_registry
 from flows.progress import say, show_stage
 from flows.reports import ScoreReport
+from flows.run_page import link_batch, name_run_by
 from flows.stages import run_stage
 from infra.home import cache_dir
-from infra.storage import Source, Store, open_source, open_store
+from infra.storage import Source, Store, open_source, open_store, parse_folder
 from infra.unfinished import open_scratch
 from tasks.batches import BatchRecord, ScorePlan, batch_path, find_finished, find_previous, plan_scoring
 from tasks.committing import publish_batch
-from tasks.listing import check_apart, find_lost_folders, list_source
+from tasks.inbox_checks import check_inbox, explain_vanished
+from tasks.levels import DeepCounts, describe_scored
+from tasks.listing import EXCLUDED, Listed, check_apart, describe_excluded, find_lost_folders, list_source
 from tasks.planning import Chunk, Effort, estimate_decoding
 from tasks.predictions import write_csv
 from tasks.promoting import describe_judgement, read_judgement, say_unjudged
 from tasks.scoring import ChunkScores, ModelRef, ScoreJob, score_chunk
 from tasks.shipping import ship_bundle
+from tasks.source_checks import name_command, open_given, refuse_listed_links
 
 
 @dataclass
@@ -38,6 +43,7 @@ class Scoring:
     config: Config
     started: float = field(default_factory=time.monotonic)
     submitted: float | None = None
+    image: ImageSpec = field(default_factory=ImageSpec)  # how the champion sees images
 
     @property
     def source(self) -> Source:
@@ -50,7 +56,7 @@ class Scoring:
         return open_store(self.workspace_uri)
 
 
-@flow(name="score", persist_result=False)
+@flow(name="score", flow_run_name=name_run_by("score", "name"), persist_result=False)
 def score(
     source: str,
     name: str,
@@ -68,11 +74,12 @@ def score(
         if record is None:
             crew.prepare(estimate_effort(plan))
             run_stage("score", lambda: score_stage(job, plan, crew))
-            record = run_stage("publish", lambda: publish_batch(job.store, plan, job.source.read))
+            record = run_stage("publish", lambda: publish_batch(job.store, plan, job.source.read, job.image))
     report = summarize(job, record, crew.start_up)
     if csv:
         write_table(job.store, record)
     say(describe(report))
+    link_batch(report)
     return report.model_dump()
 
 
@@ -81,7 +88,8 @@ def fetch_stage(job: Scoring, name: str) -> ModelRef:
     registry = open_registry(job.workspace_uri)
     champion = registry.require_champion(name)
     folder = registry.fetch_bundle(champion, cache_dir() / "champions")
-    digest = ship_bundle(job.store, folder)
+    digest, info = ship_bundle(job.store, folder), read_bundle(folder)
+    job.image = info.image
     judged, unjudged = describe_judgement(champion), read_judgement(champion)[1]
     say(f"champion: {name} version {champion.version}" + (f", {judged}" if judged else ""))
     if unjudged:
@@ -90,7 +98,7 @@ def fetch_stage(job: Scoring, name: str) -> ModelRef:
         name=name,
         version=str(champion.version),
         bundle=digest,
-        classes=read_bundle(folder).classes,
+        classes=info.classes,
         judged=judged,
         unjudged=unjudged,
     )
@@ -98,31 +106,57 @@ def fetch_stage(job: Scoring, name: str) -> ModelRef:
 
 def plan_stage(job: Scoring, model: ModelRef) -> ScorePlan:
     """List the source and find out what the previous batch answers already."""
-    check_apart(job.source, job.store)
-    listed = list_source(job.source)
-    asked = ScoreJob(job.source.uri, job.store.uri, model, job.config.score, datetime.now(UTC))
-    plan = plan_scoring(listed, asked, find_previous(job.store, asked), job.config.chunk.files)
+    source, listed = list_inbox(job, model)
+    asked = ScoreJob(source.uri, job.store.uri, model, job.config.score, datetime.now(UTC))
+    previous = find_previous(job.store, asked)
+    told = check_inbox(source.uri, listed, previous, job.config.score.allow_empty)
+    plan = plan_scoring(listed, asked, previous, job.config.chunk.files)
     todo = sum(len(chunk.items) for chunk in plan.chunks)
-    say(f"list: {len(listed):,} files, {todo:,} to score")
+    if exclude := job.config.source.exclude:
+        told.append(describe_excluded((item.entry.path for item in listed if item.ignored == EXCLUDED), exclude))
+    for line in [f"{len(listed):,} files, {todo:,} to score", *told]:
+        say(f"list: {line}")
     if lost := find_lost_folders(listed):
         shown = name_some(list(map(repr, lost)))
         say(f"list: folders that cannot be looked into, whose images are not scored: {shown}")
     return plan
 
 
+def list_inbox(job: Scoring, model: ModelRef) -> tuple[Source, list[Listed]]:
+    """(the source, what it lists).
+
+    Raises:
+        SourceError: it is gone, with what it held the last time; or no file of it can be reached.
+    """
+    command = name_command("score", model.name)
+    try:
+        source = open_given(job.source_uri, command)
+        check_apart(source, job.store)
+        listed = list_source(source, job.config.source.exclude)
+    except SourceError as fault:
+        uri = job.source_uri if "://" in job.source_uri else str(parse_folder(job.source_uri))
+        raise explain_vanished(fault, job.store, uri, model.name) from None
+    refuse_listed_links(source, listed, command)
+    return source, listed
+
+
 def score_stage(job: Scoring, plan: ScorePlan, crew: Crew) -> None:
     """Score the chunks on the cluster."""
     job.submitted = time.monotonic()
     with show_stage("score", sum(len(chunk.items) for chunk in plan.chunks)) as stage:
-        bad = 0
+        bad, deep = 0, DeepCounts()
 
         def note(done: ChunkScores) -> None:
-            nonlocal bad
+            nonlocal bad, deep
             bad += done.quarantined
+            deep += done.deep
             stage.advance(done.files, f"{bad} quarantined" if bad else "", size=done.bytes)
 
         score_one = partial(score_chunk, task=plan.task)
         crew.run(score_one, plan.chunks, note, estimate_effort(plan), Chunk.isolate)
+    model = f"{plan.task.model.name} version {plan.task.model.version}"
+    for line in describe_scored(deep, job.image.levels, model):
+        say(f"score: {line}")
 
 
 def estimate_effort(plan: ScorePlan) -> Effort:

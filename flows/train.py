@@ -23,12 +23,13 @@ from flows.config import Config
 from flows.models import open_registry, who_asks
 from flows.progress import say, show_stage
 from flows.reports import GateReport, TrainReport
+from flows.run_page import link_version, name_run_by
 from flows.stages import run_stage
 from infra.home import cache_dir, state_dir
-from infra.registry import Registry
+from infra.registry import FIGURES, Registry
 from infra.storage import Store, open_store
 from infra.tracking import check_name
-from infra.versions import AbsentError, VersionInfo
+from infra.versions import AbsentError, LostChampion, VersionInfo
 from tasks.fitting import Trainer, run_key, run_training, start_trainer
 from tasks.judging import compare_answers, judge_champion
 from tasks.overlap import choose_unseen, recall_seen
@@ -70,7 +71,7 @@ class Training:
         return base / "runs" / self.key[:16]
 
 
-@flow(name="train", persist_result=False)
+@flow(name="train", flow_run_name=name_run_by("train", "name"), persist_result=False)
 def train(
     dataset: str,
     name: str,
@@ -87,12 +88,19 @@ def train_model(dataset: str, name: str, workspace: str, config: Config, trainer
     """The body of the flow; also the second half of `retrain`, which starts `trainer` early."""
     started = time.monotonic()
     job = open_training(dataset, name, workspace, config)
+    with job.registry.train_alone(name):
+        return train_opened(job, trainer, started)
+
+
+def train_opened(job: Training, trainer: Trainer, started: float) -> TrainReport:
+    """What `train_model` does while no other run trains this model."""
     version = find_version(job)
     stands = version is not None and read_verdict(version) is not None
     if version is None or not stands:
         version = run_training_stages(job, trainer)
     report = summarize(job, version, time.monotonic() - started)
     job.store.write(report_path(job.key), report.to_json().encode())
+    link_version(report, job.registry.figures_of)
     if stands:
         say(f"train: nothing has changed since version {version.version}, which stands ({report.alias or 'no alias'})")
     else:
@@ -198,7 +206,7 @@ def fit_stage(job: Training, trainer: Trainer, run_id: str) -> TrainingReport:
 
 def register_stage(job: Training, report: TrainingReport, run_id: str) -> VersionInfo:
     """Log the figures and make the version."""
-    job.registry.log_folder(run_id, Path(report.figures), "figures")
+    job.registry.log_folder(run_id, Path(report.figures), FIGURES)
     tags = {
         JUDGED_ON: describe_split(report.judged_on, job.manifest.dataset),
         UNJUDGED: json.dumps(report.evaluation.unjudged, ensure_ascii=False),
@@ -210,17 +218,30 @@ def register_stage(job: Training, report: TrainingReport, run_id: str) -> Versio
 
 def gate_stage(job: Training, report: TrainingReport, version: VersionInfo) -> VersionInfo:
     """Hold the version against the champion on the same test images, and move the aliases."""
-    champion = job.registry.champion(job.name)
+    lost = job.registry.lost_champion(job.name)
+    champion = lost.before if lost else job.registry.champion(job.name)
     if champion is None or champion.version == version.version:
         verdict = decide(report.evaluation, None, job.config.gate, judged_on=report.judged_on)
     else:
         verdict = compare_with(job, champion, report)
+    if lost:
+        verdict = account_for_lost(verdict, lost)
     verdict = point_out(verdict, job.name, version.version)
     return apply_verdict(job.registry, version, verdict, who_asks(), datetime.now(UTC))
 
 
+def account_for_lost(verdict: Verdict, lost: LostChampion) -> Verdict:
+    """The verdict where the champion was deleted by hand: never that of a first version, and told in the reasons."""
+    if lost.before is None:
+        return Verdict("hold", (lost.describe(),))
+    return Verdict(verdict.verdict, (*verdict.reasons, lost.describe()))
+
+
 def compare_with(job: Training, champion: VersionInfo, report: TrainingReport) -> Verdict:
     """What the gate says of the new version beside the present champion, on images that neither has learnt from."""
+    if not champion.bundle:
+        foreign = f"the champion, version {champion.version}, was not made by Safelight and cannot be compared with"
+        return Verdict("hold", (f"{foreign}; promote by hand, or roll back",))
     bundle = job.registry.fetch_bundle(champion, cache_dir() / "champions")
     info = read_bundle(bundle)
     if (lost := hold_for_lost_classes(info.classes, job.manifest.classes)) is not None:

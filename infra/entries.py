@@ -4,7 +4,7 @@ import logging
 import os
 import re
 from typing import NamedTuple
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from cnn.errors import StorageError
 
@@ -70,7 +70,7 @@ def redact(uri: str) -> str:
     except ValueError:
         return uri.partition("://")[0] + "://..."
     host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+    return f"{parts.scheme}://{host}{parts.path}"  # `urlunsplit` would take slashes away: sqlite:////file
 
 
 def redact_text(text: str) -> str:

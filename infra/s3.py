@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import boto3
 from boto3.exceptions import Boto3Error
@@ -22,6 +24,7 @@ from cnn.errors import BadImage, ConfigError, SafelightError, SourceError, Stora
 from infra.entries import MOST_BYTES, Entry, check_name, read_variables, redact, silence_clients
 from infra.home import cache_dir
 from infra.local import LocalStore
+from infra.proxies import check_socks, is_loopback
 from infra.quick_s3 import Choice
 from infra.s3_faults import CHANGED, MISSING, UNSUPPORTED, code_of, explain_fault, to_bad_image
 
@@ -284,9 +287,14 @@ def make_client(environment: tuple[tuple[str, str], ...]) -> "S3Client":
     silence_clients()
     region = dict(environment).get("AWS_REGION") or dict(environment).get("AWS_DEFAULT_REGION")
     try:
-        return boto3.session.Session(region_name=region).client("s3", config=CONFIG)
+        client = boto3.session.Session(region_name=region).client("s3", config=CONFIG)
+        if is_loopback(urlsplit(client.meta.endpoint_url).hostname or "") and getproxies():
+            direct = CONFIG.merge(Config(proxies={}))  # whatever NO_PROXY says: for botocore, that of [::1] is none
+            client = boto3.session.Session(region_name=region).client("s3", config=direct)
     except ValueError:
         raise ConfigError("AWS_ENDPOINT_URL is no address; write http://host:port or https://host") from None
+    check_socks(client.meta.endpoint_url, "boto3", None)
+    return client
 
 
 @lru_cache(maxsize=64)

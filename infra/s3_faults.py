@@ -4,7 +4,9 @@ import os
 
 from cnn.errors import BadImage
 from infra.entries import redact
+from infra.proxies import explain_proxy
 
+AWS = "https://amazonaws.com"
 MISSING = {"404", "NoSuchKey", "NotFound"}
 CHANGED = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
 UNSUPPORTED = {"501", "NotImplemented"}
@@ -51,8 +53,10 @@ def explain_fault(error: Exception, bucket: str) -> str:
                 return text.format(bucket=bucket)
     if hasattr(error, "response"):
         return f"the S3 server answered {code_of(error)}; look at its logs, or run again"
-    address = redact(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS")
-    return f"no answer from {address} ({code_of(error)}); check the network and AWS_ENDPOINT_URL"
+    address = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    proxy = explain_proxy(address or AWS, catch_all=False)
+    shown = redact(address or "AWS")
+    return f"no answer from {shown} ({code_of(error)}){proxy}; check the network and AWS_ENDPOINT_URL"
 
 
 def to_bad_image(error: Exception) -> BadImage | None:

@@ -4,6 +4,7 @@ The local server listens on loopback, keeps its SQLite database, log and state b
 when the command that started it ends. Prefect is never imported here.
 """
 
+import fcntl
 import json
 import os
 import signal
@@ -15,26 +16,69 @@ import tomllib
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit
 
 import psutil
+from pydantic import Field
 
+import infra.server_process
 from cnn.errors import ServerError
+from cnn.spec import Settings
 from infra.entries import redact
 from infra.home import state_dir
 from infra.local import LocalStore, lock_folder
+from infra.proxies import (
+    bypass_loopback,
+    check_socks,
+    explain_proxy,
+    find_proxy,
+    is_loopback,
+    set_socks_aside,
+)
+from infra.server_process import CLIENTS, LOG, STATE, rotate_log
 
-STATE = "server.json"
 USUAL_PORT = 4200
 START_SECONDS = 120.0
 STOP_SECONDS = 10.0
 POLL_SECONDS = 0.05
 
+# Loops that look for work, of which there is next to none on one machine: they took most of what an idle server takes.
+# Schedules keep their pace: runs are laid out an hour ahead, each minute, and within ten seconds for a new deployment.
+CALM = {
+    "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT60S",  # of automations that wait for what does not happen
+    "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "60",
+    "PREFECT_SERVER_SERVICES_CLEANUP_RECONCILER_LOOP_SECONDS": "60",
+    "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "60",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "15",
+    "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": "60",
+    "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "30",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "10",
+}
+
 _children: dict[int, subprocess.Popen[bytes]] = {}  # servers started by this process: when one ends, it is to be reaped
+_used: dict[Path, int] = {}  # handles of locks: while this process lives, the servers of these folders do not end idle
+
+
+class ServerSpec(Settings):
+    """The local Prefect server; they count when it is started, and not where another server is configured."""
+
+    port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="port of the local Prefect server on 127.0.0.1; null or 0: 4200, or any other that is free",
+    )
+    idle_minutes: float | None = Field(
+        60.0,
+        gt=0,
+        description="a local Prefect server that a command started ends after this long without a command or a browser"
+        " that uses it; null: never, as with `safelight up`",
+    )
 
 
 @dataclass(frozen=True)
@@ -47,6 +91,7 @@ class ServerState:
     url: str  # of the API
     version: str
     log: str
+    idle_minutes: float | None = None  # null: it stays until it is stopped
 
     @property
     def ui(self) -> str:
@@ -69,31 +114,68 @@ def find_prefect_api() -> str | None:
     return str(address) if address else None
 
 
-def ensure_prefect_server(announce: Callable[[str], None]) -> str:
+def ensure_prefect_server(announce: Callable[[str], None], spec: ServerSpec | None = None, stay: bool = False) -> str:
     """The API address of a Prefect server that answers; a local one is started, and announced, when there is none.
+
+    With `stay` the local server does not end when it is idle. From here on proxies are kept from loopback.
 
     Raises:
         ServerError: the configured server cannot be reached, or the local one does not start.
     """
-    if configured := find_prefect_api():
+    spec = spec or ServerSpec()
+    configured = find_prefect_api()
+    bypass_loopback(configured)
+    if configured:
+        check_socks(configured, "Prefect's client", "socksio")
+        set_socks_aside()
         _check_reachable(configured)
         return configured
+    set_socks_aside()
+    use_server()
     if running := server_status():
-        return wait_for_server(running).url
-    state = start_server(wait=False)
+        if spec.port and spec.port != running.port:
+            announce(f"Prefect server runs at {running.ui}; server.port counts when it starts (`safelight down` first)")
+        return wait_for_server(keep_running(running) if stay else running).url
+    state = start_server(wait=False, spec=spec.model_copy(update={"idle_minutes": None}) if stay else spec)
     announce(f"Prefect server starting, its pages will be at {state.ui} (`safelight down` stops it)")
     return wait_for_server(state).url
 
 
-def start_server(wait: bool = True) -> ServerState:
-    """The local server, started unless it runs; two commands at once start one. Raises: ServerError."""
+def use_server() -> None:
+    """As long as this process lives, the local server does not end for being idle; one that is ending is waited for."""
+    path = _folder() / CLIENTS
+    if path not in _used:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        _used[path] = handle
+
+
+def leave_server() -> None:
+    """This process uses the local server no more."""
+    if (handle := _used.pop(_folder() / CLIENTS, None)) is not None:
+        os.close(handle)
+
+
+def keep_running(running: ServerState) -> ServerState:
+    """The running server, which no longer ends for being idle."""
     folder = _folder()
+    with lock_folder(folder):
+        if _read_state() != running:
+            return running  # another command stopped or replaced it meanwhile
+        state = replace(running, idle_minutes=None)
+        _write_state(folder, state)
+    return state
+
+
+def start_server(wait: bool = True, spec: ServerSpec | None = None) -> ServerState:
+    """The local server, started unless it runs; two commands at once start one. Raises: ServerError."""
+    spec, folder = spec or ServerSpec(), _folder()
     with lock_folder(folder):
         state = server_status()
         if state is None or state.version != version("prefect"):
             _end_process(state)
-            state = _launch(folder, _choose_port())
-            LocalStore(folder).write(STATE, json.dumps(asdict(state)).encode())
+            state = _launch(folder, _choose_port(spec.port), spec.idle_minutes)
+            _write_state(folder, state)
     return wait_for_server(state) if wait else state
 
 
@@ -152,17 +234,20 @@ def revive_server(dead: ServerState) -> ServerState | None:
             return server_status()
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(dead.pid, signal.SIGKILL)  # what is left of it holds the port
-        state = _launch(folder, dead.port)
-        LocalStore(folder).write(STATE, json.dumps(asdict(state)).encode())
+        state = _launch(folder, dead.port, dead.idle_minutes)
+        _write_state(folder, state)
     return state
 
 
-def _launch(folder: Path, port: int) -> ServerState:
-    log = folder / "server.log"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with log.open("wb") as output:
+def _launch(folder: Path, port: int, idle_minutes: float | None) -> ServerState:
+    log = folder / LOG
+    rotate_log(log)
+    program = infra.server_process.__file__
+    with log.open("ab") as output:
+        output.write(f"\n{time.strftime('%Y-%m-%d %H:%M:%S')} the server starts on port {port}\n".encode())
+        output.flush()
         process = subprocess.Popen(
-            command,
+            [sys.executable, "-P", program, str(folder), str(port)],
             cwd=folder,  # away from any prefect.toml or .env, and from folders that are to be unmounted
             env=_environment(folder, port),
             stdin=subprocess.DEVNULL,
@@ -172,21 +257,30 @@ def _launch(folder: Path, port: int) -> ServerState:
         )
     _children[process.pid] = process
     birth, url = _read_birth(process.pid), f"http://127.0.0.1:{port}/api"
-    return ServerState(process.pid, birth, port, url, version("prefect"), str(log))
+    return ServerState(process.pid, birth, port, url, version("prefect"), str(log), idle_minutes)
+
+
+def _write_state(folder: Path, state: ServerState) -> None:
+    LocalStore(folder).write(STATE, json.dumps(asdict(state)).encode())
 
 
 def _environment(folder: Path, port: int) -> dict[str, str]:
     """The environment of the server: no setting meant for another one, nothing sent out, no other website let in."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    return kept | {
-        "PREFECT_HOME": str(folder),
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": _name_database(folder / "prefect.db"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
-        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
-        "DO_NOT_TRACK": "1",
-    }
+    return (
+        kept
+        | CALM
+        | {
+            "PREFECT_HOME": str(folder),
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": _name_database(folder / "prefect.db"),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+            "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",  # else its pages ask whatever is on port 4200
+            "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
+            "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
+            "DO_NOT_TRACK": "1",
+        }
+    )
 
 
 def _name_database(path: Path) -> str:
@@ -194,16 +288,21 @@ def _name_database(path: Path) -> str:
     return f"sqlite+aiosqlite:///file:{quote(str(path))}?uri=true"
 
 
-def _choose_port() -> int:
-    """Prefect's usual port, or any other that is free."""
-    for port in (USUAL_PORT, 0):
+def _choose_port(wanted: int | None = None) -> int:
+    """The port that was asked for, else Prefect's usual one, or any other that is free. Raises: ServerError."""
+    for port in (wanted,) if wanted else (USUAL_PORT, 0):
         with socket.socket() as attempt:
             attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that just ended is no hindrance
             try:
                 attempt.bind(("127.0.0.1", port))
-            except OSError:
+            except OSError as error:
+                fault = error.strerror
                 continue
             return int(attempt.getsockname()[1])
+    if wanted:
+        raise ServerError(
+            f"server.port = {wanted}: it cannot be had on 127.0.0.1 ({fault}); choose another port, or null for any"
+        )
     raise ServerError("no port is free on 127.0.0.1 for the Prefect server; end other programs or set PREFECT_API_URL")
 
 
@@ -254,20 +353,52 @@ def _end_process(state: ServerState | None) -> None:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise ServerError when nothing listens at a configured address; behind a proxy that cannot be told."""
+    """Raise ServerError when no server answers at a configured address, or a proxy in the way does not let by."""
     parts = urlsplit(address)
     try:
         port = parts.port or {"https": 443, "http": 80}[parts.scheme]
-        if urllib.request.getproxies().get(parts.scheme) and not urllib.request.proxy_bypass(parts.hostname or ""):
-            return
-        socket.create_connection((parts.hostname or "", port), timeout=10).close()
+        host = parts.hostname or ""
+        if find_proxy(address) is not None:
+            fault = _ask_through_proxy(address)
+        elif urllib.request.getproxies().get(parts.scheme) and not is_loopback(host):
+            return  # a proxy of the system's own settings: it cannot be told what it does
+        else:
+            fault = _connect(host, port)
     except (KeyError, ValueError):
         raise ServerError(f"PREFECT_API_URL is {redact(address)}; write http://host:port/api") from None
-    except OSError as error:
+    if fault is not None:
         raise ServerError(
-            f"no Prefect server answers at {redact(address)} ({error.strerror or error}); start it, or unset"
+            f"no Prefect server answers at {redact(address)} ({fault}){explain_proxy(address)}; start it, or unset"
             " PREFECT_API_URL (or the profile that sets it) to have a local one"
-        ) from None
+        )
+
+
+def _connect(host: str, port: int) -> str | None:
+    """What is wrong with a connection to this address; None when there is one."""
+    try:
+        socket.create_connection((host, port), timeout=10).close()
+    except OSError as error:
+        return str(error.strerror or error)
+    return None
+
+
+def _ask_through_proxy(address: str) -> str | None:
+    """What is wrong with the server's answer, by the proxy that is set; None when it may be the server's own."""
+    proxy = find_proxy(address)
+    if proxy is None or proxy.is_socks:
+        return None  # whoever can use it will see
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({urlsplit(address).scheme: proxy.address}))
+    try:
+        with opener.open(f"{address.rstrip('/')}/health", timeout=10) as reply:
+            return None if reply.status == 200 else f"{reply.status}"
+    except HTTPError as error:
+        with error:
+            # Through a tunnel the answer is the server's own, which may want a key; else the proxy speaks for itself.
+            own = urlsplit(address).scheme == "https" and error.code < 500
+            return None if own else f"{error.code} {error.reason}"
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        return str(getattr(reason, "strerror", None) or reason)
 
 
 def _folder() -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 from pydantic import ValidationError
 
-from cnn.dataset import LedgerRef, Manifest, Normalization
+from cnn.dataset import LedgerRef, Manifest, Normalization, digest_manifest
 from cnn.errors import DatasetError, IntegrityError, StorageError
 from cnn.hashing import hash_file
 from cnn.spec import canonical_json
@@ -18,6 +18,7 @@ from infra.storage import Store
 from infra.unfinished import open_scratch
 from tasks.building import BuildSpec
 from tasks.ledger import ROW_GROUP, LedgerWriter, from_parquet
+from tasks.outcomes import has_outcomes, outcomes_path, write_outcomes
 from tasks.placing import Placement
 from tasks.reckoning import count_images, count_outcomes, digest_dataset
 from tasks.rows import Rows, iterate_slices
@@ -34,6 +35,7 @@ class Draft:
     placement: Placement
     normalization: Normalization
     listing: str = ""  # see `Latest`
+    measured: bool = False  # whether the levels of the images were measured
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ def publish_dataset(draft: Draft, store: Store) -> tuple[Manifest, str]:
         ledger = LedgerRef(path="", rows=len(draft.rows), sha256=hash_file(body.path))
         manifest = make_manifest(draft, ledger)
         store.take_file(manifest.ledger.path, body.path)
+    if has_outcomes(draft.rows):
+        with explained("write outcomes.csv to", store.uri), open_scratch(store.root) as body:
+            write_outcomes(draft.rows, body.path)
+            store.take_file(outcomes_path(manifest.dataset), body.path)
     check_standing(store, manifest)
     store.write(manifest_path(manifest.dataset), manifest.to_json().encode())
     point_to(store, draft.source, Latest(manifest.dataset, draft.listing))
@@ -99,6 +105,7 @@ def make_manifest(draft: Draft, ledger: LedgerRef) -> Manifest:
         image=spec.image,
         augment=spec.augment,
         split=spec.split,
+        split_folders=dict(spec.folders),
         normalization=draft.normalization,
         ledger=ledger,
         splits=dict(draft.placement.splits),
@@ -108,6 +115,7 @@ def make_manifest(draft: Draft, ledger: LedgerRef) -> Manifest:
         build=spec.salt(),
         chunks={key: dict(rows.shards[key]) for key in used},
         derived=draft.placement.derived,
+        measured_levels=draft.measured,
     )
     name = f"{slug_of(draft.source)}-{manifest.digest_of_content()[:12]}"
     ledger = ledger.model_copy(update={"path": f"datasets/{name}/ledger.parquet"})
@@ -151,7 +159,7 @@ def read_manifest(store: Store, dataset: str) -> Manifest:
                 f"{store.uri_of(name)} was made by another release of Safelight; prepare again"
             ) from None
         raise IntegrityError(f"{store.uri_of(name)} is damaged ({error.error_count()} errors); prepare again") from None
-    if not manifest.dataset.endswith(manifest.digest_of_content()[:12]):
+    if not manifest.dataset.endswith(digest_manifest(json.loads(body))[:12]):
         raise IntegrityError(f"{store.uri_of(name)} is damaged (it does not match its name); prepare again")
     return manifest
 

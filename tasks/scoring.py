@@ -6,7 +6,7 @@ TensorFlow, no MLflow and no Prefect.
 
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from cnn.errors import BadImage, IntegrityError, RegistryError
-from cnn.images import ImageSpec, read_image
+from cnn.images import Decoded, ImageSpec, read_image
 from cnn.runtime import load_scorer, rank_classes
 from cnn.spec import Settings, Spec
 from infra.storage import Entry, Store, reuse_source, reuse_store
-from tasks.decoding import Decode, choose_decoder
+from tasks.decoding import Decode, choose_decoder, refuse_crashes
 from tasks.ledger import show_path
+from tasks.levels import DeepCounts, count_deep, restore_counts
 from tasks.planning import Chunk, encode_path
 from tasks.predictions import describe_entry, from_part, iterate_predictions, path_keys, to_part, to_rows_table
 from tasks.reading import Content, Files, computing
@@ -43,6 +44,9 @@ class ScoreSpec(Settings):
     batch_size: int = Field(64, ge=1, le=4096, description="images per call of the network")
     accept: float = Field(
         0.8, ge=0.0, le=1.0, description="confidence from which the decision is accept; below: review"
+    )
+    allow_empty: bool = Field(
+        False, description="whether a folder that held images for the last batch may hold none now; false: an error"
     )
     sheet: int = Field(12, ge=1, le=200, description="images per contact sheet in the report")
 
@@ -81,8 +85,11 @@ class ScoreTask(ScoreJob):
 @dataclass(frozen=True)
 class ChunkScores:
     """What comes back through the scheduler: the part's path, and of its files (`bytes` in all) how many were scored by
-    the network, known (the same bytes had a prediction), or quarantined
-    (`unread` of these gave no bytes at all). `resumed`: an earlier run had done it."""
+    the network, known (the same bytes had a prediction), or quarantined (`unread` of these gave no bytes, or no answer
+    from their decoder).
+
+    `resumed`: an earlier run had done it. `deep` counts, of those that were decoded, the ones of more than 8 bits.
+    """
 
     key: str
     part: str
@@ -93,6 +100,7 @@ class ChunkScores:
     quarantined: int
     unread: int
     resumed: bool = False
+    deep: DeepCounts = field(default_factory=DeepCounts)
 
 
 @dataclass(frozen=True)
@@ -112,11 +120,13 @@ def part_path(batch: str, key: str) -> str:
 def score_chunk(chunk: Chunk, task: ScoreTask) -> ChunkScores:
     """Read, decode and score every file of a chunk; bad files become rows with a reason.
 
-    A part that an earlier, interrupted run of the same batch finished is used as it is.
+    A part that an earlier, interrupted run of the same batch finished is used as it is, unless a file in it gave no
+    bytes or no answer: that may have been a passing fault.
 
     Raises:
         SourceError, StorageError: the source or the workspace as a whole does not answer.
         RegistryError: the model does not answer as it did when it was registered.
+        InstallationError: no file of the chunk can be decoded here.
     """
     source, store = reuse_source(task.source), reuse_store(task.workspace)
     name = part_path(task.batch, chunk.key)
@@ -128,7 +138,9 @@ def score_chunk(chunk: Chunk, task: ScoreTask) -> ChunkScores:
     files = Files(source, sorted(chunk.entries, key=lambda entry: encode_path(entry.path)))
     try:
         with computing():
-            rows, scored = score_files(files, network, known, task, choose_decoder(chunk.isolated))
+            counted = CountingDecoder(choose_decoder(chunk.isolated))
+            rows, scored = score_files(files, network, known, task, counted)
+        refuse_crashes(chunk, [row.get("reason") for row in rows])
     finally:
         files.close()
     quarantined = sum(row["outcome"] == "quarantined" for row in rows)
@@ -141,6 +153,7 @@ def score_chunk(chunk: Chunk, task: ScoreTask) -> ChunkScores:
         known=len(rows) - scored - quarantined,
         quarantined=quarantined,
         unread=sum(row["digest"] is None for row in rows),
+        deep=counted.counts,
     )
     store.write(name, to_part(to_rows_table(rows), asdict(scores)))
     return scores
@@ -177,6 +190,20 @@ def score_files(
         queue.add(decoded.pixels, row)
     queue.flush()
     return rows, queue.scored
+
+
+class CountingDecoder:
+    """Decodes, and counts the pictures of more than 8 bits as it goes."""
+
+    def __init__(self, decode: Decode) -> None:
+        self._decode, self.counts = decode, DeepCounts()
+
+    def __call__(self, data: bytes, spec: ImageSpec) -> Decoded:
+        """What the decoder gives. Raises: BadImage."""
+        decoded = self._decode(data, spec)
+        if decoded.seen or decoded.preview:
+            self.counts += count_deep([decoded.seen], spec.levels, int(decoded.preview))
+        return decoded
 
 
 class BatchQueue:
@@ -257,11 +284,11 @@ def _find_part(store: Store, name: str, chunk: Chunk) -> ChunkScores | None:
         return None
     try:
         table, facts = from_part(store.read(name), store.uri_of(name))
-        scores = replace(ChunkScores(**facts), resumed=True)
-    except (IntegrityError, TypeError):
+        scores = replace(ChunkScores(**facts | {"deep": restore_counts(facts["deep"])}), resumed=True)
+    except (IntegrityError, TypeError, KeyError):
         return None
     paths = sorted(encode_path(entry.path) for entry in chunk.entries)
-    return scores if path_keys(table).to_pylist() == paths else None
+    return scores if path_keys(table).to_pylist() == paths and not scores.unread else None
 
 
 @lru_cache(maxsize=2)

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import tasks.scoring
-from cnn.errors import StorageError
+from cnn.errors import BadImage, InstallationError, StorageError
 from cnn.hashing import hash_file
-from cnn.images import ImageSpec, encode_png
+from cnn.images import Decoded, ImageSpec, encode_png, read_image
 from infra.storage import open_source, open_store
 from tasks.batches import (
     BatchRecord,
@@ -185,6 +185,49 @@ def test_file_that_could_not_be_read_is_tried_again(job: ScoreJob, monkeypatch: 
     assert (again.unread, again.outcomes["ok"]) == (0, 10)
     assert again.batch != record.batch
     assert run(job).batch == again.batch
+
+
+@pytest.fixture
+def deadly(monkeypatch: pytest.MonkeyPatch) -> set[bytes]:
+    """The contents that end their decoder; what the test puts there does."""
+    contents: set[bytes] = set()
+
+    def decode(data: bytes, spec: ImageSpec) -> Decoded:
+        if data in contents:
+            raise BadImage("decoder_crashed", "SIGSEGV")
+        return read_image(data, spec)
+
+    monkeypatch.setattr(tasks.scoring, "choose_decoder", lambda isolated: decode)
+    return contents
+
+
+def test_file_that_ended_its_decoder_is_tried_again(job: ScoreJob, deadly: set[bytes]) -> None:
+    deadly.add((Path(job.source) / "5.png").read_bytes())
+    record = run(job)
+    assert (record.unread, record.outcomes["ok"]) == (1, 9)
+    deadly.clear()
+    again = run(job)
+    assert (again.unread, again.outcomes["ok"], counts(again)) == (0, 10, (1, 9))
+
+
+def test_part_in_which_a_decoder_ended_is_not_taken_over(job: ScoreJob, deadly: set[bytes]) -> None:
+    deadly.add((Path(job.source) / "0.png").read_bytes())
+    todo = plan(job)
+    assert [score_chunk(chunk, todo.task).unread for chunk in todo.chunks] == [1, 0, 0]
+    deadly.clear()
+    assert [score_chunk(chunk, todo.task).resumed for chunk in todo.chunks] == [False, True, True]
+    assert run(job).outcomes["ok"] == 10
+
+
+def test_run_in_which_every_file_ends_its_decoder_stops(job: ScoreJob, deadly: set[bytes]) -> None:
+    files = sorted(Path(job.source).glob("?.png"))
+    deadly |= {path.read_bytes() for path in files}
+    with pytest.raises(InstallationError, match=r"^all 4 files of a chunk ended their decoders.*SIGSEGV"):
+        run(job)
+    deadly -= {path.read_bytes() for path in [*files[::2], files[9]]}  # in no chunk all of them
+    record = run(job)  # four of them alone are told, and again by the next run, which asks no others
+    assert (record.outcomes["ok"], record.unread) == (6, 4)
+    assert (run(job).unread, run(job).outcomes["ok"]) == (4, 6)
 
 
 def test_damaged_predictions_are_not_used_again(job: ScoreJob, caplog: pytest.LogCaptureFixture) -> None:

@@ -65,7 +65,7 @@ def test_what_prefect_reads_is_set_once_and_never_over_what_is_set(monkeypatch: 
         monkeypatch.setenv(name, "")  # so that what is set below is undone
         monkeypatch.delenv(name)
     monkeypatch.setenv("DO_NOT_TRACK", "0")
-    monkeypatch.setattr(infra.servers, "ensure_prefect_server", lambda announce: address)
+    monkeypatch.setattr(infra.servers, "ensure_prefect_server", lambda announce, spec: address)
     open_prefect()
     assert (os.environ["PREFECT_API_URL"], os.environ["DO_NOT_TRACK"]) == (address, "0")
     assert os.environ[CONSOLE_LEVEL] == "CRITICAL"

@@ -1,0 +1,161 @@
+"""The local Prefect server's own process: Prefect's command, and a thread that bounds its log and ends it when idle.
+
+`infra.servers` starts it by its path (`python -P server_process.py FOLDER PORT`); nothing of this project is imported.
+A command that uses the server holds a shared lock on the file CLIENTS; the kernel lets go of it however the command
+ends. The thread takes that lock alone before it ends the server, and holds it until the process is gone: a command that
+comes meanwhile waits, finds no server, and starts one.
+"""
+
+import fcntl
+import json
+import os
+import runpy
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Any
+
+STATE = "server.json"
+CLIENTS = "clients.lock"
+LOG = "server.log"
+LOG_BYTES = 5 << 20
+LOGS_KEPT = 3  # older ones: server.log.1 is the newest
+CHECK_SECONDS = 20.0  # a connection that was closed is seen for 60 s
+END_SECONDS = 10.0
+QUEUE = {"minimum_check_interval": timedelta(seconds=1), "scheduling_resolution": timedelta(seconds=1)}
+LISTENING = "0A"
+LOOPBACK = ("0100007F", "7F000001")  # 127.0.0.1 as Linux writes it, by the order of the machine's bytes
+
+
+def main() -> None:
+    """Run the server in this process until it is told to end, or nobody uses it any more."""
+    folder, port = Path(sys.argv[1]), int(sys.argv[2])
+    watch = threading.Thread(target=watch_server, args=(folder, port, end_process), daemon=True)
+    watch.start()
+    calm_queue()
+    sys.argv = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    runpy.run_module("prefect", run_name="__main__", alter_sys=True)
+
+
+def calm_queue() -> None:
+    """Have the queue of Prefect's own services look for due work each second, not each quarter of one.
+
+    It is in memory, and runs are none of its work. Prefect hands on no setting for it.
+    """
+    from docket import Worker
+
+    make: Any = Worker.__init__
+    names = [name for name, one in signature(make).parameters.items() if one.default is not Parameter.empty]
+    make.__defaults__ = tuple(QUEUE.get(name, one) for name, one in zip(names, make.__defaults__, strict=True))
+
+
+def watch_server(
+    folder: Path,
+    port: int,
+    end: Callable[[], None],
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
+) -> None:
+    """Return when `end` was called, because for `idle_minutes` no command and no browser had used the server."""
+    used = clock()
+    while True:
+        seconds = read_idle_seconds(folder)
+        pause(CHECK_SECONDS if seconds is None else min(CHECK_SECONDS, seconds / 4))
+        rotate_own_log(folder / LOG)
+        lock = lock_alone(folder / CLIENTS)
+        if lock is None or has_visitor(port):
+            used = clock()
+        seconds = read_idle_seconds(folder)
+        if lock is None:
+            continue
+        if seconds is not None and clock() - used >= seconds:
+            (folder / STATE).unlink(missing_ok=True)  # first: what comes now finds no server, or waits for the lock
+            end()
+            return
+        os.close(lock)
+
+
+def end_process() -> None:
+    """Ask the server to end as on SIGTERM, and make it."""
+    print("nobody has used the server for server.idle_minutes: it ends", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(END_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def read_idle_seconds(folder: Path) -> float | None:
+    """After how long without use the server shall end; None: never."""
+    try:
+        minutes = json.loads((folder / STATE).read_bytes())["idle_minutes"]
+        return None if minutes is None else float(minutes) * 60
+    except (OSError, ValueError, TypeError, KeyError):
+        return None  # not written yet, or removed by `safelight down`, which ends this process
+
+
+def lock_alone(path: Path) -> int | None:
+    """A handle that holds the lock of a file while it is open; None where a command holds it."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def has_visitor(port: int) -> bool:
+    """Whether anyone is connected to the server, or was within the last minute, as a page in a browser is."""
+    try:
+        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    except OSError:
+        return _has_visitor_elsewhere(port)
+    for line in lines:
+        _, local, remote, state, *_ = line.split()
+        ends = [end.partition(":") for end in (local, remote)]
+        if state != LISTENING and any(address in LOOPBACK and int(number, 16) == port for address, _, number in ends):
+            return True
+    return False
+
+
+def _has_visitor_elsewhere(port: int) -> bool:
+    """The same where the system has no /proc: those who are connected at this moment."""
+    import psutil
+
+    with suppress(psutil.Error):
+        connections = psutil.Process().net_connections("tcp")
+        return any(one.raddr and one.laddr.port == port for one in connections)
+    return True  # it cannot be told
+
+
+def rotate_own_log(log: Path) -> None:
+    """Once the log is long, go on in a new file."""
+    if rotate_log(log):
+        handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        for output in (1, 2):
+            os.dup2(handle, output)
+        os.close(handle)
+
+
+def rotate_log(log: Path) -> bool:
+    """Whether the log was long, and is now server.log.1; of those before it a few stay."""
+    try:
+        if log.stat().st_size <= LOG_BYTES:
+            return False
+        for number in range(LOGS_KEPT, 0, -1):
+            older = log.with_name(f"{log.name}.{number}")
+            newer = log.with_name(f"{log.name}.{number - 1}") if number > 1 else log
+            with suppress(FileNotFoundError):
+                newer.replace(older)
+    except OSError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main()
