@@ -1,7 +1,8 @@
 """A trained model and its facts in, the folder that a registered version carries out; and back, checked to the byte.
 
 The folder holds `bundle.json` (what the model is, and the sha256 of the others), `model.weights.h5` (to train on, to
-explain), `model.onnx` (to score with) and `golden.npz` (a few images and what Keras answers to them). bundle.json is
+explain), `model.onnx` (to score with), `golden.npz` (a few images and what Keras answers to them) and `seen.npz` (which
+images it learnt from; older versions lack it). bundle.json is
 written last, so a folder without it is no bundle; files that it does not list are never opened.
 """
 
@@ -27,11 +28,13 @@ from cnn.errors import IntegrityError, RegistryError, TrainingError
 from cnn.export import export_onnx
 from cnn.hashing import hash_file
 from cnn.images import ImageSpec
+from cnn.seen_images import SeenImages, read_seen, write_seen
 from cnn.session import open_session, run_session
 from cnn.spec import Spec
 
 INFO, WEIGHTS, ONNX, GOLDEN = "bundle.json", "model.weights.h5", "model.onnx", "golden.npz"
-PARTS = (GOLDEN, ONNX, WEIGHTS)
+SEEN = "seen.npz"
+PARTS = (GOLDEN, ONNX, WEIGHTS)  # of every bundle
 WRITE_LIMIT = 1e-4  # largest difference of a probability between Keras and ONNX on the machine that writes the bundle
 LOAD_LIMIT = 1e-3  # the same on another machine, whose arithmetic may round otherwise
 REBUILD_LIMIT = 0.05  # training in float16 or TF32 rounds by less; another network differs by more
@@ -58,7 +61,7 @@ class BundleInfo(Spec):
     @field_validator("files")
     @classmethod
     def _files_are_the_parts(cls, value: dict[str, str]) -> dict[str, str]:
-        if sorted(value) != sorted(PARTS):
+        if sorted(set(value) - {SEEN}) != sorted(PARTS):
             raise ValueError(f"the files of a bundle are {', '.join(PARTS)}, not {', '.join(sorted(value))}")
         return value
 
@@ -77,7 +80,9 @@ class BundleFacts:
     split: SplitSpec
 
 
-def write_bundle(folder: Path, model: Any, facts: BundleFacts, golden: NDArray[np.uint8]) -> BundleInfo:
+def write_bundle(
+    folder: Path, model: Any, facts: BundleFacts, golden: NDArray[np.uint8], seen: SeenImages | None = None
+) -> BundleInfo:
     """Write the bundle of a trained Keras model; `golden` is uint8 (m, height, width, channels), a few real images.
 
     The network is rebuilt from its description, in float32 and on the CPU, before anything is written: so what is
@@ -98,10 +103,13 @@ def write_bundle(folder: Path, model: Any, facts: BundleFacts, golden: NDArray[n
         export_onnx(network, folder / ONNX, facts.image.shape)
     difference = _compare_onnx(folder / ONNX, golden, reference)
     np.savez_compressed(folder / GOLDEN, images=golden, probabilities=reference.astype(np.float32))
+    if seen is not None:
+        write_seen(seen, folder / SEEN)
+    parts = PARTS if seen is None else (*PARTS, SEEN)
     info = BundleInfo(
         **{name: getattr(facts, name) for name in asdict(facts)},
         onnx_difference=difference,
-        files={name: hash_file(folder / name) for name in PARTS},
+        files={name: hash_file(folder / name) for name in parts},
     )
     _write_info(folder, info)
     return info
@@ -128,7 +136,7 @@ def read_bundle(folder: Path) -> BundleInfo:
             f"{path} cannot be read ({where}: {first['msg']}): it is damaged or from another version of Safelight; "
             f"fetch it again or train again"
         ) from None
-    for name in PARTS:
+    for name in info.files:
         read_part(folder, info, name)
     return info
 
@@ -155,6 +163,15 @@ def read_golden(folder: Path, info: BundleInfo) -> tuple[NDArray[np.uint8], NDAr
     """The golden images, uint8 (m, height, width, channels), and Keras' uncalibrated class probabilities, (m, k)."""
     with np.load(io.BytesIO(read_part(folder, info, GOLDEN)), allow_pickle=False) as arrays:
         return arrays["images"], arrays["probabilities"]
+
+
+def read_seen_images(folder: Path, info: BundleInfo) -> SeenImages | None:
+    """The images that the model learnt from; None for a version of an older release, which did not keep them.
+
+    Raises:
+        IntegrityError: the file is missing or damaged.
+    """
+    return read_seen(read_part(folder, info, SEEN), str(folder / SEEN)) if SEEN in info.files else None
 
 
 def load_keras_model(folder: Path) -> Any:

@@ -1,7 +1,9 @@
 """What a published dataset is: the manifest that names its shards, and the normalization its model starts with."""
 
+import hashlib
 import re
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cnn.augment import AugmentSpec
 from cnn.images import ImageSpec
-from cnn.spec import Settings, Spec
+from cnn.spec import Settings, Spec, canonical_json
 
 SPLITS = ("train", "validation", "test")
 
@@ -23,6 +25,11 @@ class SplitSpec(Settings):
         None, description="regular expression on the path; what its first group matches stays in one split"
     )
     seed: int = Field(0, ge=0, description="another seed draws another split")
+    folders: bool | None = Field(
+        None,
+        description="whether the top folders train, val, test (or valid, validation, training, testing, in any case)"
+        " are a split that is kept as it is, with the classes below; null: when they look like one",
+    )
     leak_distance: int = Field(
         4, ge=-1, le=255, description="largest grey-level difference of two thumbnails of the same picture; -1: off"
     )
@@ -83,7 +90,11 @@ class Normalization(Spec):
 
 
 class Manifest(Spec):
-    """A dataset version. Readers open the manifest and nothing that it does not list."""
+    """A dataset version. Readers open the manifest and nothing that it does not list.
+
+    Where the owner's folders were the split, `split_folders` names them, and `split` says only how what they lack was
+    drawn from training; the ledger's `split_origin` says of each image which it was.
+    """
 
     format: Literal[2] = 2
     dataset: str
@@ -93,6 +104,9 @@ class Manifest(Spec):
     image: ImageSpec
     augment: AugmentSpec
     split: SplitSpec
+    split_folders: dict[str, str] = Field(
+        default_factory=dict, description="top folder of the source → the split that it is; empty: all was drawn"
+    )
     normalization: Normalization
     ledger: LedgerRef
     splits: dict[str, tuple[ShardRef, ...]]
@@ -111,5 +125,10 @@ class Manifest(Spec):
 
     def digest_of_content(self) -> str:
         """sha256 (hex) of all but the version's own name, which is made from it."""
-        ledger = self.ledger.model_copy(update={"path": ""})
-        return self.model_copy(update={"dataset": "", "ledger": ledger}).fingerprint()
+        return digest_manifest(self.model_dump(mode="json"))
+
+
+def digest_manifest(facts: Mapping[str, Any]) -> str:
+    """sha256 (hex) of a manifest's content as it was written, whatever fields it has: an older one holds fewer."""
+    nameless = {**facts, "dataset": "", "ledger": {**facts["ledger"], "path": ""}}
+    return hashlib.sha256(canonical_json(nameless).encode()).hexdigest()

@@ -1,8 +1,10 @@
-"""Requests on stdin, pixels on stdout: a process of its own for files whose decoder may crash or hang.
+"""Requests on one pipe, pixels on another: a process of its own for files whose decoder may crash or hang.
 
-A request is two lengths (uint32, big-endian), an `ImageSpec` with a time limit as JSON, and the bytes of the file. An
-answer is two lengths, JSON, and the pixels. The process ends with its stdin; a file that takes longer than the limit
-ends it too, by SIGALRM: the kernel needs no turn of the interpreter for that.
+A message is a mark, two lengths and a checksum (uint32, big-endian), then JSON and bytes: what anybody else writes into
+the pipe is no message. A request has an `ImageSpec` with a time limit, and the bytes of the file; an answer has facts,
+and the pixels. The first message says that the process can decode at all. Stdin, stdout and stderr are not used: what
+libraries read and print there is their own affair. The process ends with its requests; a file that takes longer than
+the limit ends it too, by SIGALRM: the kernel needs no turn of the interpreter for that.
 """
 
 import json
@@ -10,28 +12,50 @@ import os
 import resource
 import signal
 import struct
+import sys
+import zlib
 from functools import lru_cache
 from typing import BinaryIO
 
+import numpy as np
+
 from cnn.errors import BadImage
-from cnn.images import ImageSpec, read_image
+from cnn.images import ImageSpec, encode_jpeg, encode_png, read_image
 
-LENGTHS = struct.Struct(">II")
+MARK = b"\x89SLm"
+HEAD = struct.Struct(">4sIII")
+MOST_FACTS = 1 << 20  # bytes
+MOST_BODY = (1 << 32) - 1
+READY = b"{}"
 
 
-def read_message(stream: BinaryIO) -> tuple[bytes, bytes] | None:
-    """The JSON and the bytes of the next message; None where the stream ends."""
-    head = stream.read(LENGTHS.size)
-    if len(head) < LENGTHS.size:
+class GarbledError(Exception):
+    """What came through the pipe is no message."""
+
+
+def read_message(stream: BinaryIO, most: int = MOST_BODY) -> tuple[bytes, bytes] | None:
+    """The JSON and the bytes (`most` of them at most) of the next message; None where the stream ends.
+
+    Raises:
+        GarbledError: it is not what `write_message` wrote.
+    """
+    head = stream.read(HEAD.size)
+    if len(head) < HEAD.size:
         return None
-    sizes = LENGTHS.unpack(head)
-    parts = [stream.read(size) for size in sizes]
-    return (parts[0], parts[1]) if all(len(part) == size for part, size in zip(parts, sizes, strict=True)) else None
+    mark, *sizes, checksum = HEAD.unpack(head)
+    if mark != MARK or sizes[0] > MOST_FACTS or sizes[1] > most:
+        raise GarbledError
+    facts, body = (stream.read(size) for size in sizes)
+    if (len(facts), len(body)) != tuple(sizes):
+        return None
+    if zlib.crc32(body, zlib.crc32(facts)) != checksum:
+        raise GarbledError
+    return facts, body
 
 
 def write_message(stream: BinaryIO, facts: bytes, body: bytes | memoryview) -> None:
     """One message, sent at once."""
-    stream.write(LENGTHS.pack(len(facts), len(body)))
+    stream.write(HEAD.pack(MARK, len(facts), len(body), zlib.crc32(body, zlib.crc32(facts))))
     stream.write(facts)
     stream.write(body)
     stream.flush()
@@ -56,16 +80,22 @@ def _read_request(facts: bytes) -> tuple[ImageSpec, float]:
     return ImageSpec(**request["image"]), float(request["seconds"])
 
 
-def main() -> None:
-    """Answer until stdin ends."""
+def prove_decoders() -> None:
+    """Decode a picture of each library; where that ends the process, no file is to blame for its end."""
+    pixels = np.full((24, 24, 3), 128, np.uint8)
+    for data in (encode_jpeg(pixels), encode_png(pixels)):
+        read_image(data, ImageSpec(size=(8, 8)))
+
+
+def main(requests: BinaryIO, answers: BinaryIO) -> None:
+    """Answer until the requests end."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    requests = os.fdopen(os.dup(0), "rb")
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no answer
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    prove_decoders()
+    write_message(answers, READY, b"")
     while (message := read_message(requests)) is not None:
         write_message(answers, *answer(*message))
 
 
 if __name__ == "__main__":
-    main()
+    main(os.fdopen(int(sys.argv[1]), "rb"), os.fdopen(int(sys.argv[2]), "wb"))

@@ -12,11 +12,27 @@ A per-file fault is data: `BadImage` never leaves the function that handles the 
      ├── BudgetError      more bad files than the error budget allows
      ├── TrainingError    training that went wrong (not a number, the process died)
      ├── RegistryError    a model or version that does not exist or does not answer as it did when registered
-     └── ServerError      a server that cannot be started or reached
+     ├── ServerError      a server that cannot be started or reached
+     └── InstallationError  a helper process that cannot do what it is for, whatever it is given
     BadImage              one file that gives no pixels
 """
 
 from collections.abc import Sequence
+
+# How a decoder ended that gave no answer: by itself, by the clock, by the kernel.
+DEATHS = ("decoder_crashed", "decoder_timeout", "out_of_memory")
+# Reasons that lie with the machine and not with the file: the next run asks again.
+PASSING = (*DEATHS, "needs_heic")
+
+
+def get_code(reason: str) -> str:
+    """The code of a reason as the ledger has it, without the detail."""
+    return reason.partition(":")[0]
+
+
+def is_death(reason: str | None) -> bool:
+    """Whether this reason of the ledger says how a decoder ended that gave no answer."""
+    return reason is not None and get_code(reason) in DEATHS
 
 
 class SafelightError(Exception):
@@ -59,6 +75,10 @@ class ServerError(SafelightError):
     """A server that cannot be started or reached."""
 
 
+class InstallationError(SafelightError):
+    """A helper process that cannot be started, or ends whatever it is given."""
+
+
 class BadImage(Exception):
     """One file that gives no pixels: `reason` is a code for the ledger, `detail` a short text for people."""
 
@@ -70,7 +90,7 @@ class BadImage(Exception):
     @property
     def may_pass(self) -> bool:
         """Whether it lies with the machine and not with the file, so that the next run has to try again."""
-        return self.reason in ("out_of_memory", "needs_heic")
+        return self.reason in PASSING
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}" if self.detail else self.reason

@@ -18,12 +18,14 @@ from cnn.errors import DatasetError
 from cnn.spec import Spec
 
 __all__ = [
+    "Chance",
     "ClassFigures",
     "Evaluation",
     "Paired",
     "TopK",
     "apply_temperature",
     "as_class_probabilities",
+    "compare_chance",
     "compare_paired",
     "evaluate_probabilities",
     "fit_temperature",
@@ -31,6 +33,7 @@ __all__ = [
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+SHUFFLES, FEWEST_SHUFFLES, SHUFFLED = 9_999, 999, 40_000_000  # of labels; fewer where that moves more numbers than this
 
 
 class ClassFigures(Spec):
@@ -53,8 +56,9 @@ class TopK(Spec):
 class Evaluation(Spec):
     """What a model is worth on a set of labelled images.
 
-    `confusion[i][j]` counts images of class i that were taken for class j. `macro_f1` is the mean F1 of the classes
-    that have images here. `ece` and `reliability` are measured after `temperature` was applied.
+    `confusion[i][j]` counts images of class i that were taken for class j. `macro_f1` is the mean F1 of all classes, in
+    which one without images here counts as 0: what was not shown is not claimed. `macro_f1_judged` is the mean over the
+    others, and `unjudged` names those without. `ece` and `reliability` are measured after `temperature` was applied.
     """
 
     images: int
@@ -68,6 +72,8 @@ class Evaluation(Spec):
     per_class: tuple[ClassFigures, ...]
     confusion: tuple[tuple[int, ...], ...]
     reliability: tuple[ReliabilityBin, ...]
+    macro_f1_judged: float
+    unjudged: tuple[str, ...] = ()
 
     def summary(self) -> dict[str, float]:
         """The figures that are logged and compared, flat."""
@@ -76,24 +82,43 @@ class Evaluation(Spec):
             "accuracy_low": self.accuracy_interval[0],
             "accuracy_high": self.accuracy_interval[1],
             "macro_f1": self.macro_f1,
+            "macro_f1_judged": self.macro_f1_judged,
             "top_k": self.top_k.value,
             "ece": self.ece,
             "temperature": self.temperature,
+            "test_images": self.images,
         }
 
 
 class Paired(Spec):
     """Two models on the same images: `wins` only the challenger has right, `losses` only the champion.
 
-    `difference` is the challenger's accuracy less the champion's. `p_worse` is the probability of at least so many
-    losses were both equally good: the smaller it is, the surer it is that the challenger is worse.
+    `challenger` and `champion` are their accuracies, `difference` is the first less the second. `p_worse` is the
+    probability of at least so many losses were both equally good: the smaller it is, the surer it is that the
+    challenger is worse.
     """
 
     images: int
+    challenger: float
+    champion: float
     difference: float
     wins: int
     losses: int
     p_worse: float
+
+
+class Chance(Spec):
+    """A model against the answers that need no look at the image: always the same class, or classes drawn by lot.
+
+    `commonest` is the class with most images and `share` its part of all, the accuracy of always answering it.
+    `p_accuracy` is the probability of an accuracy this high were each answer right with that share; `p_recall` that of
+    a mean recall this high were the answers dealt out among the images anew.
+    """
+
+    commonest: str
+    share: float
+    p_accuracy: float
+    p_recall: float
 
 
 def evaluate_probabilities(
@@ -126,7 +151,9 @@ def evaluate_probabilities(
         classes=tuple(classes),
         accuracy=right / images,
         accuracy_interval=bootstrap_accuracy(right, images, seed),
-        macro_f1=float(np.mean([one.f1 for one in per_class if one.images])),
+        macro_f1=float(np.mean([one.f1 for one in per_class])),
+        macro_f1_judged=float(np.mean([one.f1 for one in per_class if one.images])),
+        unjudged=tuple(one.label for one in per_class if not one.images),
         top_k=TopK(k=k, value=float((_rank_labels(values, truth) < k).mean())),
         ece=measure_calibration_error(reliability),
         temperature=temperature,
@@ -175,11 +202,48 @@ def compare_paired(challenger_correct: ArrayLike, champion_correct: ArrayLike) -
     wins, losses = int((challenger & ~champion).sum()), int((champion & ~challenger).sum())
     return Paired(
         images=len(challenger),
+        challenger=float(challenger.sum() / max(len(challenger), 1)),
+        champion=float(champion.sum() / max(len(champion), 1)),
         difference=(wins - losses) / max(len(challenger), 1),
         wins=wins,
         losses=losses,
         p_worse=float(binom.sf(losses - 1, wins + losses, 0.5)) if wins + losses else 1.0,
     )
+
+
+def compare_chance(evaluation: Evaluation, seed: int = 0) -> Chance:
+    """The evaluation held against a constant answer, by two one-sided tests that hold for few images too.
+
+    Accuracy: exact binomial test against the share of the commonest class. Mean recall, which does not reward the
+    commonest class: permutation test of the labels (Fisher 1935), for data in which one class is so common that
+    accuracy can hardly exceed its share.
+    """
+    from scipy.stats import binom
+
+    confusion = np.array(evaluation.confusion, np.int64)
+    images = confusion.sum(axis=1)
+    common = int(images.argmax())
+    share, right = float(images[common] / evaluation.images), int(np.trace(confusion))
+    return Chance(
+        commonest=evaluation.classes[common],
+        share=share,
+        p_accuracy=float(binom.sf(right - 1, evaluation.images, share)),
+        p_recall=_shuffle_labels(confusion, np.random.default_rng(seed)),
+    )
+
+
+def _shuffle_labels(confusion: NDArray[np.int64], rng: np.random.Generator) -> float:
+    """How often a mean recall at least as high as that of the confusion comes out when the labels are shuffled."""
+    classes, images = len(confusion), confusion.sum(axis=1)
+    labels, answers = np.divmod(np.repeat(np.arange(classes * classes), confusion.ravel()), classes)
+    weights = 1.0 / np.maximum(images, 1)
+    found = weights[labels[labels == answers]].sum()
+    shuffles = int(np.clip(SHUFFLED // len(labels), FEWEST_SHUFFLES, SHUFFLES))
+    as_good = 0
+    for _ in range(shuffles):
+        rng.shuffle(labels)
+        as_good += bool(weights[labels[labels == answers]].sum() >= found - 1e-9)
+    return (1 + as_good) / (1 + shuffles)
 
 
 def _measure_classes(confusion: NDArray[np.int64], classes: Sequence[str]) -> tuple[ClassFigures, ...]:

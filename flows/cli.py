@@ -10,6 +10,7 @@ import typer
 from flows.console import run_command, show_table
 from flows.options import (
     AsJson,
+    Asked,
     ConfigFile,
     DryRun,
     Grace,
@@ -123,7 +124,7 @@ def retrain(
     """Prepare, train, evaluate, register and gate."""
 
     def action() -> Mapping[str, Any]:
-        chosen = open_run(config, settings, source)
+        chosen = open_run(config, settings, source, asked=Asked("retrain", name))
         from flows.retrain import retrain as flow
         from flows.stages import run_flow
 
@@ -145,7 +146,7 @@ def score(
     """Score a folder with the champion: predictions and a report."""
 
     def action() -> Mapping[str, Any]:
-        chosen = open_run(config, settings, source)
+        chosen = open_run(config, settings, source, asked=Asked("score", name, workspace))
         from flows.score import score as flow
         from flows.stages import run_flow
 

@@ -17,6 +17,7 @@ from cnn.spec import Settings
 from flows.config_errors import describe_invalid
 from infra.cluster import ClusterSpec
 from infra.servers import ServerSpec
+from tasks.listing import SourceSpec
 from tasks.planning import ChunkSpec
 from tasks.promoting import GateSpec
 from tasks.reckoning import BudgetSpec
@@ -46,6 +47,7 @@ class ScheduleSpec(Settings):
 class Config(Settings):
     """Every setting; each section stands beside the code that obeys it."""
 
+    source: SourceSpec = Field(default_factory=SourceSpec)
     image: ImageSpec = Field(default_factory=ImageSpec)
     augment: AugmentSpec = Field(default_factory=AugmentSpec)
     split: SplitSpec = Field(default_factory=SplitSpec)

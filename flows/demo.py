@@ -41,6 +41,8 @@ def run_demo(workspace: str, config: Config) -> dict[str, Any]:
     return {
         "model": f"{NAME} version {trained['version']} ({trained['alias']})",
         "test_accuracy": trained["metrics"]["accuracy"],
+        "test_images": int(trained["metrics"].get("test_images", 0)) or None,  # a version of an older release
+        "judged_on": trained["judged_on"],
         "gate": trained["gate"]["verdict"],
         "scored": scored["scored"] + scored["reused"],
         "inbox_accuracy": measure_inbox(locate(workspace), scored["batch"], truth),

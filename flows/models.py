@@ -13,8 +13,15 @@ from infra.versions import VersionInfo
 
 
 def open_registry(workspace: str) -> Registry:
-    """The registry that belongs to a workspace."""
-    return Registry(*resolve_tracking(workspace))
+    """The registry that belongs to a workspace; what it finds changed or broken, and mends, is told on stderr."""
+    return Registry(*resolve_tracking(workspace), announce=tell)
+
+
+def tell(line: str) -> None:
+    """Say a line on stderr; what draws progress loads with the first one."""
+    from flows.progress import say
+
+    say(line)
 
 
 def open_present(workspace: str) -> Registry:

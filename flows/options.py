@@ -1,12 +1,13 @@
 """What commands share: their arguments and options, and an address as a person gives it in, one for any machine out."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnn.errors import ConfigError
+from cnn.errors import ConfigError, SourceError
 
 if TYPE_CHECKING:
     from flows.config import Config
@@ -69,7 +70,18 @@ def load_settings(file: Path | None, settings: list[str] | None) -> "Config":
     return load_config(file, settings or [])
 
 
-def open_run(file: Path | None, settings: list[str] | None, *sources: str | None) -> "Config":
+@dataclass(frozen=True)
+class Asked:
+    """The command that a person typed, and what of it the advice about a source needs."""
+
+    command: str = "prepare"
+    model: str = ""
+    workspace: str = "./workspace"
+
+
+def open_run(
+    file: Path | None, settings: list[str] | None, *sources: str | None, asked: Asked | None = None
+) -> "Config":
     """The configuration of a flow that is about to run; its sources are looked at before a server is started for it.
 
     Raises:
@@ -81,9 +93,28 @@ def open_run(file: Path | None, settings: list[str] | None, *sources: str | None
 
     config = load_settings(file, settings)
     for source in filter(None, sources):
-        open_source(locate(source))
+        try:
+            open_source(locate(source))
+        except SourceError:
+            _explain_source(locate(source), asked or Asked())
+            raise
     open_prefect(config.server)
     return config
+
+
+def _explain_source(source: str, asked: Asked) -> None:
+    """Raise the fault of a source again, with what to type instead, or what it held before. Raises: SourceError."""
+    from tasks.source_checks import name_command, open_given
+
+    try:
+        open_given(source, name_command(asked.command, asked.model))
+    except SourceError as fault:
+        if asked.command != "score":
+            raise
+        from infra.storage import open_store
+        from tasks.inbox_checks import explain_vanished
+
+        raise explain_vanished(fault, open_store(locate(asked.workspace)), source, asked.model) from None
 
 
 def print_version(asked: bool) -> None:

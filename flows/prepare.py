@@ -8,6 +8,7 @@ from typing import Any
 from prefect import flow
 
 from cnn.dataset import SPLITS, Manifest
+from cnn.errors import name_some
 from flows.config import Config
 from flows.crew import Crew, hire_crew
 from flows.progress import say, show_stage
@@ -18,11 +19,14 @@ from infra.upkeep import hold_workspace
 from tasks.arranging import Selection
 from tasks.building import BuildSpec, ChunkReport
 from tasks.finishing import finish_version
-from tasks.inventory import any_path_matches, count_labels
+from tasks.inventory import any_path_matches, count_labels, list_excluded
+from tasks.layout import describe_layout
 from tasks.ledger import OUTCOMES
-from tasks.listing import find_empty_folders, find_twins
+from tasks.listing import describe_excluded, find_empty_folders, find_twins
 from tasks.preparing import Preparation, build_chunks, list_files
 from tasks.reckoning import describe_quarantine, find_gaps
+from tasks.settling import find_overlaps
+from tasks.source_checks import PREPARE, are_camera_folders, find_same_folders
 
 
 @flow(name="prepare", flow_run_name=name_run_by("prepare", "source"), persist_result=False)
@@ -39,10 +43,13 @@ def prepare(
     return prepare_dataset(source, workspace, config, verify).model_dump()
 
 
-def prepare_dataset(source: str, workspace: str, config: Config, verify: bool = False) -> PrepareReport:
-    """The body of the flow; also the first half of `retrain`."""
+def prepare_dataset(
+    source: str, workspace: str, config: Config, verify: bool = False, command: str = PREPARE
+) -> PrepareReport:
+    """The body of the flow; also the first half of `retrain`. `command` is what its user types, {} for the source."""
     spec = BuildSpec(image=config.image, augment=config.augment, split=config.split)
     job = Preparation(source, workspace, spec, config.budget, config.chunk.files, verify)
+    job.exclude, job.command = config.source.exclude, command
     with hold_workspace(job.store), hire_crew(config.cluster) as crew:
         run_stage("list", lambda: list_stage(job))
         crew.prepare(job.effort)
@@ -61,7 +68,7 @@ def tell_losses(job: Preparation, ledger: str) -> None:
     """What is not in the version, and why."""
     if reasons := describe_quarantine(job.rows):
         say(f"publish: quarantined: {reasons}; each file stands in {ledger}")
-    for gap in find_gaps(job.rows, job.classes, job.spec.split):
+    for gap in [*find_gaps(job.rows, job.classes, job.spec.split), *find_overlaps(job.rows)]:
         say(f"publish: {gap}")
 
 
@@ -71,8 +78,10 @@ def list_stage(job: Preparation) -> None:
     facts = {"of them built already": job.kept, "moved": job.moved, "changed unseen": job.changed}
     known = "".join(f", {count:,} {fact}" for fact, count in facts.items() if count)
     say(f"list: {len(job.rows):,} files in {len(job.classes)} classes{known}")
-    for doubt in find_doubts(job):
+    for doubt in [*describe_layout(job.layout, job.source_uri), *find_doubts(job)]:
         say(f"list: {doubt}")
+    if job.exclude:
+        say(f"list: {describe_excluded(list_excluded(job.rows.inventory), job.exclude)}")
     before = job.previous.manifest.classes if job.previous else ()
     if gone := sorted(set(before) - set(job.classes)):
         say(f"list: classes of the version before that are gone: {', '.join(map(repr, gone))}")
@@ -84,12 +93,23 @@ def find_doubts(job: Preparation) -> list[str]:
         f"classes {' and '.join(map(ascii, names))} differ only in case or encoding; if they are one, rename a folder"
         for names in find_twins(job.classes)
     ]
-    if empty := find_empty_folders(job.source, job.classes):
+    if empty := find_empty_folders(job.source, job.rows.inventory, job.classes, job.layout.folders):
         doubts.append(f"folders without images, which are no classes: {', '.join(map(repr, empty))}")
     if single := [name for name, count in count_labels(job.rows.inventory).items() if count == 1]:
         doubts.append(f"classes with one image, which is in one split alone: {', '.join(map(repr, sorted(single)))}")
     if (pattern := job.spec.split.group) is not None and not any_path_matches(job.rows.inventory, pattern):
         doubts.append(f"split.group {pattern!r} is found in no path: every image is a group of its own")
+    return doubts + ([] if job.recognised else find_doubtful_classes(job))
+
+
+def find_doubtful_classes(job: Preparation) -> list[str]:
+    """Folders that are taken for classes, and may be a level too high, or named by a machine."""
+    doubts = []
+    if are_camera_folders(job.classes):
+        doubts.append(f"the classes are named as a camera names its folders ({name_some(list(job.classes))})")
+    if not job.layout.folders and (same := find_same_folders(job.rows.inventory)):
+        shown = name_some(list(map(repr, same)))
+        doubts.append(f"all class folders hold the same folders ({shown}), which do not count: are they the classes?")
     return doubts
 
 

@@ -33,7 +33,8 @@ class GateReport(Spec):
 
 
 class TrainReport(Spec):
-    """The answer of `train` and `retrain`."""
+    """The answer of `train` and `retrain`. `metrics` were measured on `judged_on`; the classes `unjudged` had no images
+    there."""
 
     model: str
     version: int
@@ -41,6 +42,8 @@ class TrainReport(Spec):
     run_id: str
     dataset: str
     metrics: dict[str, float]
+    judged_on: str = ""
+    unjudged: tuple[str, ...] = ()
     gate: GateReport
     seconds: float
 

@@ -20,6 +20,7 @@ from infra.storage import open_store
 from infra.tracking import check_name
 from tasks.fitting import start_trainer
 from tasks.publishing import read_manifest
+from tasks.source_checks import name_command
 
 
 @flow(name="retrain", flow_run_name=name_run_by("retrain", "name"), persist_result=False)
@@ -48,7 +49,7 @@ def retrain_here(source: str, name: str, workspace: str, config: Config, verify:
     """Train on this machine. TensorFlow and MLflow load while the images are prepared."""
     with start_trainer() as trainer:
         warm = warm_up(lambda: open_registry(workspace).warm_up())
-        prepared = prepare_dataset(source, workspace, config, verify)
+        prepared = prepare_dataset(source, workspace, config, verify, name_command("retrain", name))
         warm.join()
         return train_model(prepared.dataset, name, workspace, config, trainer)
 
@@ -64,7 +65,7 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config, ve
     from prefect.exceptions import PrefectException
 
     deployment = str(config.train.deployment)
-    prepared = prepare_dataset(source, workspace, config, verify)
+    prepared = prepare_dataset(source, workspace, config, verify, name_command("retrain", name))
     say(f"train: waiting for the deployment {deployment}")
     parameters = {
         "dataset": prepared.dataset,

@@ -9,7 +9,7 @@ from typing import Any
 from prefect import flow
 
 from cnn.bundle import read_bundle
-from cnn.errors import name_some
+from cnn.errors import SourceError, name_some
 from flows.config import Config
 from flows.crew import Crew, hire_crew
 from flows.models import open_registry
@@ -18,15 +18,18 @@ from flows.reports import ScoreReport
 from flows.run_page import link_batch, name_run_by
 from flows.stages import run_stage
 from infra.home import cache_dir
-from infra.storage import Source, Store, open_source, open_store
+from infra.storage import Source, Store, open_source, open_store, parse_folder
 from infra.unfinished import open_scratch
 from tasks.batches import BatchRecord, ScorePlan, batch_path, find_finished, find_previous, plan_scoring
 from tasks.committing import publish_batch
-from tasks.listing import check_apart, find_lost_folders, list_source
+from tasks.inbox_checks import check_inbox, explain_vanished
+from tasks.listing import EXCLUDED, Listed, check_apart, describe_excluded, find_lost_folders, list_source
 from tasks.planning import Chunk, Effort, estimate_decoding
 from tasks.predictions import write_csv
+from tasks.promoting import describe_judgement, read_judgement, say_unjudged
 from tasks.scoring import ChunkScores, ModelRef, ScoreJob, score_chunk
 from tasks.shipping import ship_bundle
+from tasks.source_checks import name_command, open_given, refuse_listed_links
 
 
 @dataclass
@@ -83,22 +86,54 @@ def fetch_stage(job: Scoring, name: str) -> ModelRef:
     champion = registry.require_champion(name)
     folder = registry.fetch_bundle(champion, cache_dir() / "champions")
     digest = ship_bundle(job.store, folder)
-    say(f"champion: {name} version {champion.version}")
-    return ModelRef(name=name, version=str(champion.version), bundle=digest, classes=read_bundle(folder).classes)
+    judged, unjudged = describe_judgement(champion), read_judgement(champion)[1]
+    say(f"champion: {name} version {champion.version}" + (f", {judged}" if judged else ""))
+    if unjudged:
+        say(f"champion: {say_unjudged(unjudged)}")
+    return ModelRef(
+        name=name,
+        version=str(champion.version),
+        bundle=digest,
+        classes=read_bundle(folder).classes,
+        judged=judged,
+        unjudged=unjudged,
+    )
 
 
 def plan_stage(job: Scoring, model: ModelRef) -> ScorePlan:
     """List the source and find out what the previous batch answers already."""
-    check_apart(job.source, job.store)
-    listed = list_source(job.source)
-    asked = ScoreJob(job.source.uri, job.store.uri, model, job.config.score, datetime.now(UTC))
-    plan = plan_scoring(listed, asked, find_previous(job.store, asked), job.config.chunk.files)
+    source, listed = list_inbox(job, model)
+    asked = ScoreJob(source.uri, job.store.uri, model, job.config.score, datetime.now(UTC))
+    previous = find_previous(job.store, asked)
+    told = check_inbox(source.uri, listed, previous, job.config.score.allow_empty)
+    plan = plan_scoring(listed, asked, previous, job.config.chunk.files)
     todo = sum(len(chunk.items) for chunk in plan.chunks)
-    say(f"list: {len(listed):,} files, {todo:,} to score")
+    if exclude := job.config.source.exclude:
+        told.append(describe_excluded((item.entry.path for item in listed if item.ignored == EXCLUDED), exclude))
+    for line in [f"{len(listed):,} files, {todo:,} to score", *told]:
+        say(f"list: {line}")
     if lost := find_lost_folders(listed):
         shown = name_some(list(map(repr, lost)))
         say(f"list: folders that cannot be looked into, whose images are not scored: {shown}")
     return plan
+
+
+def list_inbox(job: Scoring, model: ModelRef) -> tuple[Source, list[Listed]]:
+    """(the source, what it lists).
+
+    Raises:
+        SourceError: it is gone, with what it held the last time; or no file of it can be reached.
+    """
+    command = name_command("score", model.name)
+    try:
+        source = open_given(job.source_uri, command)
+        check_apart(source, job.store)
+        listed = list_source(source, job.config.source.exclude)
+    except SourceError as fault:
+        uri = job.source_uri if "://" in job.source_uri else str(parse_folder(job.source_uri))
+        raise explain_vanished(fault, job.store, uri, model.name) from None
+    refuse_listed_links(source, listed, command)
+    return source, listed
 
 
 def score_stage(job: Scoring, plan: ScorePlan, crew: Crew) -> None:
@@ -127,7 +162,8 @@ def write_table(store: Store, record: BatchRecord) -> None:
     """Write predictions.csv beside the Parquet file."""
     path = batch_path(record.batch, "predictions.csv")
     with open_scratch(store.root) as body:
-        write_csv(store.fetch(record.predictions.path), body.path)
+        guesses = min(record.spec.top_k, len(record.model.classes) or record.spec.top_k)
+        write_csv(store.fetch(record.predictions.path), body.path, guesses)
         store.take_file(path, body.path)
     say(f"csv: {store.uri_of(path)}")
 

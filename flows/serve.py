@@ -10,6 +10,7 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.runner import Runner
 from prefect.schedules import Cron
+from prefect.types.entrypoint import EntrypointType
 
 from cnn.errors import ConfigError
 from flows.config import Config
@@ -17,6 +18,7 @@ from flows.progress import say
 from flows.retrain import retrain
 from flows.score import score
 from infra.keeping import keep_server
+from infra.spawning import leave_working_folder
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ def _make_deployment(served: Served, common: dict[str, Any], plan: tuple[Any, st
         schedules=[Cron(cron, timezone=served.config.schedule.timezone, active=folder is not None, slug=title)],
         parameters=common | ({"source": folder} if folder else {}),
         concurrency_limit=1,
+        entrypoint_type=EntrypointType.MODULE_PATH,  # of an installed package, from whichever folder it is served
     )
 
 
@@ -85,6 +88,7 @@ class _Runner(Runner):
 
 def serve_deployments(served: Served) -> dict[str, Any]:
     """Serve until Ctrl-C or SIGTERM; runs come from the schedules and from `prefect deployment run`."""
+    leave_working_folder()
     deployments = make_deployments(served)
     names = ["retrain/nightly", "score/hourly"]
     replace_pooled(names)

@@ -1,5 +1,6 @@
 """A dataset version in, a registered and gated model version out: the flow `train`."""
 
+import json
 import shutil
 import threading
 import time
@@ -16,6 +17,7 @@ from cnn.architecture import count_parameters
 from cnn.bundle import read_bundle
 from cnn.dataset import Manifest
 from cnn.errors import SafelightError
+from cnn.metrics import Evaluation, compare_paired
 from cnn.spec import canonical_json
 from flows.config import Config
 from flows.models import open_registry, who_asks
@@ -27,10 +29,25 @@ from infra.home import cache_dir, state_dir
 from infra.registry import FIGURES, Registry
 from infra.storage import Store, open_store
 from infra.tracking import check_name
-from infra.versions import AbsentError, VersionInfo
+from infra.versions import AbsentError, LostChampion, VersionInfo
 from tasks.fitting import Trainer, run_key, run_training, start_trainer
 from tasks.judging import compare_answers, judge_champion
-from tasks.promoting import Verdict, apply_verdict, decide, hold_for_lost_classes, name_alias, read_verdict
+from tasks.overlap import choose_unseen, recall_seen
+from tasks.promoting import (
+    JUDGED_ON,
+    UNJUDGED,
+    Verdict,
+    apply_verdict,
+    decide,
+    hold_for_lost_classes,
+    hold_for_unjudged_classes,
+    name_alias,
+    note_left_out,
+    point_out,
+    read_judgement,
+    read_verdict,
+    say_unjudged,
+)
 from tasks.publishing import read_manifest
 from tasks.training import TrainingReport, TrainJob
 
@@ -71,6 +88,12 @@ def train_model(dataset: str, name: str, workspace: str, config: Config, trainer
     """The body of the flow; also the second half of `retrain`, which starts `trainer` early."""
     started = time.monotonic()
     job = open_training(dataset, name, workspace, config)
+    with job.registry.train_alone(name):
+        return train_opened(job, trainer, started)
+
+
+def train_opened(job: Training, trainer: Trainer, started: float) -> TrainReport:
+    """What `train_model` does while no other run trains this model."""
     version = find_version(job)
     stands = version is not None and read_verdict(version) is not None
     if version is None or not stands:
@@ -81,8 +104,16 @@ def train_model(dataset: str, name: str, workspace: str, config: Config, trainer
     if stands:
         say(f"train: nothing has changed since version {version.version}, which stands ({report.alias or 'no alias'})")
     else:
-        say(f"gate: {report.gate.verdict}: {report.gate.reasons[0] if report.gate.reasons else ''}")
+        tell_verdict(report.gate)
     return report
+
+
+def tell_verdict(gate: GateReport) -> None:
+    """Say what the gate decided; where it held a version, every reason and what can be done."""
+    first, *others = gate.reasons or [""]
+    say(f"gate: {gate.verdict}: {first}")
+    for reason in others if gate.verdict == "hold" else ():
+        say(f"gate: {reason}")
 
 
 def open_training(dataset: str, name: str, workspace: str, config: Config) -> Training:
@@ -168,43 +199,77 @@ def fit_stage(job: Training, trainer: Trainer, run_id: str) -> TrainingReport:
     for warning in report.warnings:
         say(f"train: {warning}")
     say(describe_evaluation(report))
+    if report.evaluation.unjudged:
+        say(f"evaluate: {say_unjudged(report.evaluation.unjudged, report.judged_on)}")
     return report
 
 
 def register_stage(job: Training, report: TrainingReport, run_id: str) -> VersionInfo:
     """Log the figures and make the version."""
     job.registry.log_folder(run_id, Path(report.figures), FIGURES)
-    version = job.registry.register_version(
-        job.name, run_id, Path(report.bundle), report.evaluation.summary(), {"judged_on": report.judged_on}
-    )
+    tags = {
+        JUDGED_ON: describe_split(report.judged_on, job.manifest.dataset),
+        UNJUDGED: json.dumps(report.evaluation.unjudged, ensure_ascii=False),
+    }
+    version = job.registry.register_version(job.name, run_id, Path(report.bundle), report.evaluation.summary(), tags)
     say(f"register: {job.name} version {version.version}")
     return version
 
 
 def gate_stage(job: Training, report: TrainingReport, version: VersionInfo) -> VersionInfo:
     """Hold the version against the champion on the same test images, and move the aliases."""
-    champion = job.registry.champion(job.name)
+    lost = job.registry.lost_champion(job.name)
+    champion = lost.before if lost else job.registry.champion(job.name)
     if champion is None or champion.version == version.version:
         verdict = decide(report.evaluation, None, job.config.gate, judged_on=report.judged_on)
     else:
         verdict = compare_with(job, champion, report)
+    if lost:
+        verdict = account_for_lost(verdict, lost)
+    verdict = point_out(verdict, job.name, version.version)
     return apply_verdict(job.registry, version, verdict, who_asks(), datetime.now(UTC))
 
 
+def account_for_lost(verdict: Verdict, lost: LostChampion) -> Verdict:
+    """The verdict where the champion was deleted by hand: never that of a first version, and told in the reasons."""
+    if lost.before is None:
+        return Verdict("hold", (lost.describe(),))
+    return Verdict(verdict.verdict, (*verdict.reasons, lost.describe()))
+
+
 def compare_with(job: Training, champion: VersionInfo, report: TrainingReport) -> Verdict:
-    """What the gate says of the new version beside the present champion."""
+    """What the gate says of the new version beside the present champion, on images that neither has learnt from."""
+    if not champion.bundle:
+        foreign = f"the champion, version {champion.version}, was not made by Safelight and cannot be compared with"
+        return Verdict("hold", (f"{foreign}; promote by hand, or roll back",))
     bundle = job.registry.fetch_bundle(champion, cache_dir() / "champions")
-    if (lost := hold_for_lost_classes(read_bundle(bundle).classes, job.manifest.classes)) is not None:
+    info = read_bundle(bundle)
+    if (lost := hold_for_lost_classes(info.classes, job.manifest.classes)) is not None:
         return lost
-    judged = judge_champion(bundle, job.manifest, job.store)
+    if report.judged_on != "test":
+        return decide(report.evaluation, compare_paired([], []), job.config.gate)
+    seen = recall_seen(bundle, info, job.store)
+    if seen is None:
+        unknown = (
+            f"nobody knows which images version {champion.version} was trained on: its dataset {info.dataset} is not "
+            "in this workspace, and the release that made it did not keep them with it"
+        )
+        return decide(report.evaluation, None, job.config.gate, unknown)
+    unseen = choose_unseen(job.store, job.manifest, seen, info.image)
+    if (held := hold_for_unjudged_classes(seen.judged, unseen.judged)) is not None:
+        return held
+    if (refused := unseen.refuse(info.classes)) is not None:
+        return decide(report.evaluation, None, job.config.gate, refused)
+    judged = judge_champion(bundle, job.manifest, job.store, keys=unseen.keys)
     if judged.refused is not None:
         return decide(report.evaluation, None, job.config.gate, judged.refused)
-    return decide(report.evaluation, compare_answers(Path(report.test), judged), job.config.gate)
+    paired = compare_answers(Path(report.test), judged)
+    return note_left_out(decide(report.evaluation, paired, job.config.gate), paired, unseen.images)
 
 
 def summarize(job: Training, version: VersionInfo, seconds: float) -> TrainReport:
     """The answer of the command."""
-    verdict = read_verdict(version)
+    verdict, (judged_on, unjudged) = read_verdict(version), read_judgement(version)
     return TrainReport(
         model=job.name,
         version=version.version,
@@ -212,6 +277,8 @@ def summarize(job: Training, version: VersionInfo, seconds: float) -> TrainRepor
         run_id=version.run_id,
         dataset=job.manifest.dataset,
         metrics=version.metrics,
+        judged_on=judged_on,
+        unjudged=unjudged,
         gate=GateReport(verdict=verdict.verdict if verdict else "", reasons=list(verdict.reasons) if verdict else []),
         seconds=round(seconds, 3),
     )
@@ -234,16 +301,33 @@ def describe_epoch(event: dict[str, Any]) -> str:
     return f"{event['images_per_second']:,.0f} images/s, loss {loss:.4f}, accuracy {accuracy:.4f}"
 
 
+def describe_split(split: str, dataset: str) -> str:
+    """What a version was judged on, as it stands beside its figures."""
+    own = ", the images that it was trained on" if split == "train" else ""
+    return f"{split} split of {dataset}{own}"
+
+
 def describe_evaluation(report: TrainingReport) -> str:
-    """One line of what the best epoch is worth."""
+    """One line of what the best epoch is worth, and on which images."""
     figures = report.evaluation
     low, high = figures.accuracy_interval
-    own = " (those that it was trained on: this says little)" if report.judged_on == "train" else ""
+    own = ": those that it was trained on, so this says little" if report.judged_on == "train" else ""
     again = f", went on from epoch {report.resumed_at}" if report.resumed_at else ""
     return (
-        f"evaluate: accuracy {figures.accuracy:.4f} ({low:.4f} to {high:.4f}) on {figures.images:,} {report.judged_on} "
-        f"images{own}, macro F1 {figures.macro_f1:.4f}, ECE {figures.ece:.4f}; best of {report.epochs} epochs: "
-        f"{report.best_epoch}{again}"
+        f"evaluate: accuracy {figures.accuracy:.4f} ({low:.4f} to {high:.4f}) on {figures.images:,} images of the "
+        f"{report.judged_on} split of {report.info.dataset}{own}; macro F1 {describe_macro(figures)}, ECE "
+        f"{figures.ece:.4f}; best of {report.epochs} epochs: {report.best_epoch}{again}"
+    )
+
+
+def describe_macro(figures: Evaluation) -> str:
+    """The macro F1; where classes were not judged, how many count as 0 in it and what it is over the others."""
+    unjudged, classes = len(figures.unjudged), len(figures.classes)
+    if not unjudged:
+        return f"{figures.macro_f1:.4f}"
+    return (
+        f"{figures.macro_f1:.4f} ({unjudged} of {classes} classes not judged, each counted as 0; "
+        f"{figures.macro_f1_judged:.4f} over the others)"
     )
 
 

@@ -4,7 +4,7 @@ import logging
 import os
 import re
 from typing import NamedTuple
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from cnn.errors import StorageError
 
@@ -30,6 +30,7 @@ class Entry(NamedTuple):
 
     `path` is relative, with "/" between its parts; bytes that are no UTF-8 are surrogate escapes.
     `modified` changes when the file does: "mtime_ns.ctime_ns", or the ETag of an object.
+    `written` is when an object was written, in seconds since 1970; a file's `modified` tells that already.
     `problem` is a reason code: not_a_regular_file, unreadable, unreadable_folder, symlink_outside,
     symlink_outside_folder, symlink_dangling, symlink_loop, symlink_nested, archived, too_large.
     """
@@ -38,6 +39,7 @@ class Entry(NamedTuple):
     size: int
     modified: str
     problem: str | None = None
+    written: float | None = None
 
 
 def read_variables() -> tuple[tuple[str, str], ...]:
@@ -68,7 +70,7 @@ def redact(uri: str) -> str:
     except ValueError:
         return uri.partition("://")[0] + "://..."
     host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+    return f"{parts.scheme}://{host}{parts.path}"  # `urlunsplit` would take slashes away: sqlite:////file
 
 
 def redact_text(text: str) -> str:

@@ -2,27 +2,30 @@
 
 import atexit
 import json
+import math
 import multiprocessing
 import os
+import select
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from contextlib import suppress
 from functools import lru_cache
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 from weakref import WeakSet
 
 import numpy as np
 
-from cnn.decoder import read_message, write_message
-from cnn.errors import BadImage
+from cnn.decoder import GarbledError, read_message, write_message
+from cnn.errors import BadImage, InstallationError
 from cnn.images import Decoded, ImageSpec
+from infra.import_path import python_command, python_environment
 
 SECRETS = ("AWS_", "AZURE_", "GOOGLE_", "MLFLOW_", "PREFECT_")  # a decoder that was taken over finds none of these
 WORKER_NAME = "Dask Worker process"  # what Dask calls the processes that it starts anew when they have died
 END_SECONDS = 2.0  # from a process's last word to its end
+START_SECONDS = 300.0  # until it is ready, on the slowest of disks
 MOST_TOLD = 200  # characters of what a decoder printed last
 
 
@@ -45,6 +48,7 @@ class Isolation:
 
         Raises:
             BadImage: as there; or decoder_crashed or out_of_memory, twice in a row, or decoder_timeout.
+            InstallationError: no decoder can be started, whatever the file is.
             DecodersClosedError: `close` was called, before this or meanwhile.
         """
         with self._lock:
@@ -86,11 +90,16 @@ class _Child:
         self.closed = False
         self._process: subprocess.Popen[bytes] | None = None
         self._printed: IO[bytes] | None = None
+        self._requests: BinaryIO | None = None
+        self._answers: BinaryIO | None = None
+        self._garbled = False
 
     def read(self, data: bytes, spec: ImageSpec, seconds: float) -> Decoded:
         request = _write_request(spec, seconds)
         for last in (False, True):  # a child may have been killed for a reason that has nothing to do with the file
-            if (message := self._ask(request, data)) is not None:
+            if self._process is None:
+                self._start_surely()
+            if (message := self._ask(request, data, math.prod(spec.shape))) is not None:
                 return _to_decoded(*message, spec)
             fault = self.bury(seconds)
             if self.closed:
@@ -105,53 +114,103 @@ class _Child:
         if (process := self._process) is not None:
             process.kill()
 
-    def _ask(self, request: bytes, data: bytes) -> tuple[bytes, bytes] | None:
-        """The child's answer; None when it died over the file."""
-        if self._process is None:
-            self._start()
-        if self._process is None or self._process.stdin is None or self._process.stdout is None:
+    def _ask(self, request: bytes, data: bytes, size: int) -> tuple[bytes, bytes] | None:
+        """The child's answer, with pixels of so many bytes or none; None when it died over the file."""
+        if self._requests is None or self._answers is None:
             raise AssertionError("a child without pipes")
-        if self.closed:  # before it was started; if not, `kill` has seen it
-            self._process.kill()
         try:
-            write_message(self._process.stdin, request, data)  # type: ignore[arg-type]
+            write_message(self._requests, request, data)
         except BrokenPipeError:
             return None
-        return read_message(self._process.stdout)  # type: ignore[arg-type]
+        return self._receive(size)
+
+    def _receive(self, size: int) -> tuple[bytes, bytes] | None:
+        try:
+            return read_message(self._answers, size)  # type: ignore[arg-type]
+        except GarbledError:
+            self._garbled = True
+            return None
+
+    def _start_surely(self) -> None:
+        """Start the process, a second time when it ends before it is ready. Raises: InstallationError."""
+        for last in (False, True):
+            self._start()
+            if self.closed:  # while it was started: `kill` may not have seen it
+                self._process.kill()  # type: ignore[union-attr]
+            elif self._is_ready():
+                return
+            fault = self.bury(START_SECONDS)
+            if self.closed:
+                raise DecodersClosedError
+            if last:
+                raise InstallationError(
+                    f"no image can be decoded here: {python_command('cnn.decoder')[0]} ends before the first file"
+                    f" ({fault.detail}); mend or reinstall what it names, then run again"
+                )
+
+    def _is_ready(self) -> bool:
+        """Whether the child has said, in time, that it can decode."""
+        waiting = select.poll()
+        waiting.register(self._answers, select.POLLIN)  # type: ignore[arg-type]
+        return bool(waiting.poll(START_SECONDS * 1000)) and self._receive(0) is not None
 
     def _start(self) -> None:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(SECRETS)}
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        environment = {name: value for name, value in python_environment().items() if not name.startswith(SECRETS)}
         self._printed = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "cnn.decoder"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._printed,
-            env=environment,
-            start_new_session=True,  # Ctrl-C is this process's business; the child ends with its stdin
-        )
+        (asked, asking), (answering, answered) = os.pipe(), os.pipe()
+        self._requests, self._answers = os.fdopen(asking, "wb"), os.fdopen(answering, "rb")
+        self._garbled = False
+        try:
+            self._process = subprocess.Popen(
+                python_command("cnn.decoder", str(asked), str(answered)),
+                stdin=subprocess.DEVNULL,
+                stdout=self._printed,  # what a library prints is no answer
+                stderr=self._printed,
+                pass_fds=(asked, answered),
+                env=environment,
+                start_new_session=True,  # Ctrl-C is this process's business; the child ends with its requests
+            )
+        except OSError as error:
+            raise InstallationError(f"no process can be started to decode images: {error.strerror}") from None
+        finally:
+            os.close(asked)
+            os.close(answered)
 
     def bury(self, seconds: float) -> BadImage:
         """Why the child is dead; it is forgotten."""
-        process, printed = self._process, self._printed
-        self._process = self._printed = None
+        process, printed, pipes = self._process, self._printed, (self._requests, self._answers)
+        self._process = self._printed = self._requests = self._answers = None
+        if process is not None and self._garbled:
+            process.kill()
+        code = None if process is None else _wait_for_end(process)
+        for pipe in filter(None, pipes):
+            with suppress(OSError):  # a part of the file may still wait for a reader that is gone
+                pipe.close()
         if process is None or printed is None:
             return BadImage("decoder_crashed", "it was never started")
         with printed:
-            code = _wait_for_end(process)
-            for pipe in (process.stdin, process.stdout):
-                with suppress(OSError):  # a part of the file may still wait for a reader that is gone
-                    pipe.close()  # type: ignore[union-attr]
-            printed.seek(0)
-            told = " ".join(printed.read().decode("utf-8", "replace").split())[-MOST_TOLD:]
-        if code == -signal.SIGALRM:
-            return BadImage("decoder_timeout", f"no picture after {seconds:g} s")
-        if code is None:
-            return BadImage("decoder_crashed", "it stopped answering")
-        if code == -signal.SIGKILL:  # the kernel, for want of memory
-            return BadImage("out_of_memory", "its decoder was killed")
-        return BadImage("decoder_crashed", ": ".join(filter(None, (_name_end(code), told))))
+            told = _read_last(printed)
+        if self._garbled:
+            return BadImage("decoder_crashed", "what it answered was no answer")
+        return _judge_end(code, told, seconds)
+
+
+def _judge_end(code: int | None, told: str, seconds: float) -> BadImage:
+    """What the end of a decoder, and the last that it printed, say of the file."""
+    if code == -signal.SIGALRM:
+        return BadImage("decoder_timeout", f"no picture after {seconds:g} s")
+    if code is None:
+        return BadImage("decoder_crashed", "it stopped answering")
+    if code == -signal.SIGKILL:  # the kernel, for want of memory
+        return BadImage("out_of_memory", "its decoder was killed")
+    return BadImage("decoder_crashed", ": ".join(filter(None, (_name_end(code), told))))
+
+
+def _read_last(printed: IO[bytes]) -> str:
+    """The last line that was printed, shortened."""
+    printed.seek(0)
+    lines = printed.read().decode("utf-8", "replace").splitlines()
+    return next((" ".join(line.split()) for line in reversed(lines) if line.strip()), "")[-MOST_TOLD:]
 
 
 @lru_cache(maxsize=8)

@@ -1,9 +1,13 @@
-"""Moves of the champion alias in, the champions that came before out. Pure: registry.py keeps them."""
+"""The history of a model's champion: every move of its alias, with the reason; pure, registry.py keeps it.
+
+A move is a tag of the registered model. It is written down before the alias moves and marked as done afterwards. Where
+the alias is not where the last move left it, somebody moved it outside Safelight, and the history says so.
+"""
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -12,20 +16,27 @@ from cnn.spec import canonical_json
 PREFIX = "move."
 WHY_CHARACTERS = 1000  # with escapes still below the 5,000 that MLflow's tables hold
 BY_CHARACTERS = 100
+MOST_MOVES = 10**8  # a number beyond is an edited one
 
-Kind = Literal["promote", "rollback"]
+OUTSIDE = "outside safelight"
+
+Kind = Literal["promote", "rollback", "outside"]
+KINDS: dict[str, Kind] = {"promote": "promote", "rollback": "rollback", "outside": "outside"}
 
 
 @dataclass(frozen=True)
 class Move:
-    """One move of the champion alias, with the reason that is kept. Versions are numbers; `at` is ISO 8601 in UTC."""
+    """One move of the champion alias, with the reason that is kept. Versions are numbers, None where there was or is no
+    champion; `at` is ISO 8601 in UTC, empty where nobody knows it. `done`: the alias is known to have moved.
+    """
 
     from_version: int | None
-    to_version: int
+    to_version: int | None
     why: str
     by: str
     at: str
     kind: Kind = "promote"
+    done: bool = field(default=False, compare=False)
 
 
 def describe_move(move: Move) -> dict[str, object]:
@@ -56,59 +67,108 @@ def encode_move(move: Move, number: int) -> tuple[str, str]:
 
     The key ends in a digest of the value: two writers that pick the same number both keep their entry.
     """
-    kept = describe_move(move) | {"why": shorten(move.why, WHY_CHARACTERS), "by": shorten(move.by, BY_CHARACTERS)}
-    value = canonical_json(kept)
+    value = canonical_json(_shorten_texts(move))
     return f"{PREFIX}{number:06d}.{hashlib.sha256(value.encode()).hexdigest()[:8]}", value
 
 
+def mark_done(value: str) -> str:
+    """The value of a move's tag once the alias has moved."""
+    return canonical_json(json.loads(value) | {"done": True})
+
+
 def decode_moves(tags: Mapping[str, str]) -> list[Move]:
-    """Every kept move, oldest first."""
-    kept = [(key.split(".")[1], json.loads(value)) for key, value in tags.items() if key.startswith(PREFIX)]
-    kept.sort(key=lambda entry: (entry[0], entry[1]["at"]))
-    return [
-        Move(value["from"], value["to"], value["why"], value["by"], value["at"], value["kind"]) for _, value in kept
-    ]
+    """Every kept move that can be read, oldest first."""
+    read = ((_number(key), _decode_move(value)) for key, value in tags.items() if key.startswith(PREFIX))
+    kept = [(number, move) for number, move in read if number is not None and move is not None]
+    return [move for _, move in sorted(kept, key=lambda entry: (entry[0], entry[1].at))]
+
+
+def find_unreadable(tags: Mapping[str, str]) -> list[str]:
+    """The tags of moves that somebody has edited so that they cannot be read."""
+    return sorted(
+        key
+        for key, value in tags.items()
+        if key.startswith(PREFIX) and (_number(key) is None or _decode_move(value) is None)
+    )
 
 
 def next_number(tags: Iterable[str]) -> int:
     """The number of the next move."""
-    return max((int(key.split(".")[1]) for key in tags if key.startswith(PREFIX)), default=0) + 1
+    numbers = (_number(key) or 0 for key in tags if key.startswith(PREFIX))
+    return max((number for number in numbers if number < MOST_MOVES), default=0) + 1
 
 
 def applied_moves(moves: Sequence[Move], champion: int | None) -> list[Move]:
-    """The moves that took place.
+    """The moves that took place, and between them those that somebody else must have made.
 
-    A move is written down before the alias moves, so a process killed in between leaves one that never took place: the
-    next one starts where it started, or the alias is still there.
+    A move is written down before the alias moves, so a process killed in between leaves one that never took place: it
+    is not marked, and the next one starts where it started, or the alias is still there.
     """
     nexts = [move.from_version for move in moves[1:]] + [champion]
-    return [
-        move
-        for move, after in zip(moves, nexts, strict=False)
-        if after == move.to_version or after != move.from_version
-    ]
+    applied: list[Move] = []
+    for move, after in zip(moves, nexts, strict=True):
+        if move.done or after == move.to_version or after != move.from_version:
+            applied += [*_move_outside(applied, move.from_version), move]
+    return applied + _move_outside(applied, champion)
 
 
-def previous_champion(moves: Sequence[Move], champion: int) -> int | None:
-    """The champion that a rollback returns to, or None.
+def list_champions(moves: Sequence[Move], champion: int | None) -> list[int]:
+    """The champions that rolling back leads through, the present or last one at the end.
 
     Promotions pile up and a rollback takes the top off: after 1, 2, 3 and a rollback to 2, the next one goes to 1, not
-    back to 3.
+    back to 3. A version that was promoted twice lies there twice.
     """
     pile: list[int] = []
     for move in applied_moves(moves, champion):
-        _put(pile, move.from_version)
+        if move.to_version is None:
+            continue
         if move.kind == "rollback" and move.to_version in pile:
-            del pile[pile.index(move.to_version) + 1 :]
-        else:
-            _put(pile, move.to_version)
-    _put(pile, champion)  # the alias may have been moved by another program
-    return pile[-2] if len(pile) > 1 else None
+            while pile[-1] != move.to_version:
+                pile.pop()
+        elif pile[-1:] != [move.to_version]:
+            pile.append(move.to_version)
+    return pile
 
 
-def _put(pile: list[int], version: int | None) -> None:
-    """Lay a version on the pile; one that lies there already comes to the top."""
-    if version is not None:
-        if version in pile:
-            pile.remove(version)
-        pile.append(version)
+def previous_champion(moves: Sequence[Move], champion: int | None, present: Container[int]) -> int | None:
+    """The champion that a rollback returns to, among the versions that are still there, or None.
+
+    Where there is no champion now, because its alias or version was deleted, it is the last one that is still there.
+    """
+    pile = list_champions(moves, champion)
+    if champion is not None and pile[-1:] == [champion]:
+        pile.pop()
+    return next((version for version in reversed(pile) if version in present and version != champion), None)
+
+
+def _move_outside(applied: Sequence[Move], now: int | None) -> list[Move]:
+    """The move that nobody wrote down, when the alias is not where the last one left it."""
+    before = applied[-1].to_version if applied else None
+    if now == before:
+        return []
+    why = "the alias was taken away, or its version deleted" if now is None else "the alias was moved"
+    return [Move(before, now, f"{why} in MLflow, by hand or by another program", OUTSIDE, "", "outside", done=True)]
+
+
+def _shorten_texts(move: Move) -> dict[str, object]:
+    return describe_move(move) | {"why": shorten(move.why, WHY_CHARACTERS), "by": shorten(move.by, BY_CHARACTERS)}
+
+
+def _number(key: str) -> int | None:
+    digits = key.removeprefix(PREFIX).partition(".")[0]
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else None
+
+
+def _decode_move(value: str) -> Move | None:
+    """The move, or None when the text is not what `encode_move` writes."""
+    try:
+        kept = json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(kept, dict) or not all(isinstance(kept.get(key), str) for key in ("why", "by", "at", "kind")):
+        return None
+    numbers = [kept.get("from"), kept.get("to")]
+    if not all(number is None or type(number) is int for number in numbers) or kept["kind"] not in KINDS:
+        return None
+    done = kept.get("done") is True
+    return Move(numbers[0], numbers[1], kept["why"], kept["by"], kept["at"], KINDS[kept["kind"]], done)

@@ -7,13 +7,13 @@ Tags of a version: `bundle` and `onnx` (sha256 of bundle.json and model.onnx), `
 `metric.<name>`, and what the gate said (`gate.verdict`, `gate.reasons`). Tags of a model: its moves (infra/moves.py).
 """
 
-import hashlib
 import random
 import shutil
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -24,12 +24,15 @@ from cnn.bundle import read_bundle
 from cnn.errors import RegistryError, SafelightError, ServerError, StorageError
 from infra.bundles import bundle_tags, keep_bundle
 from infra.entries import redact_text as redact
+from infra.experiments import Experiments, ExperimentTags
 from infra.proxies import explain_proxy
-from infra.tracking import check_name, flatten_parameters, prepare_database, silence_mlflow
+from infra.registry_database import Schema, lock_file, prepare_database
+from infra.tracking import check_name, database_path, flatten_parameters, is_server, locate_lock, silence_mlflow
 from infra.tracking import resolve_tracking as resolve_tracking
+from infra.training_lock import Lease, Waiting, hold_training_lock
 from infra.versions import CHALLENGER as CHALLENGER
 from infra.versions import CHAMPION as CHAMPION
-from infra.versions import METRIC, AbsentError, VersionInfo, Versions
+from infra.versions import METRIC, AbsentError, ExistsError, VersionInfo, Versions
 
 FIGURES = "figures"  # below the artifacts of a run
 DATA = "data/bundle"  # where a pyfunc model keeps the folder that was logged as `bundle`
@@ -38,7 +41,7 @@ RETRY_SECONDS = 90.0
 SCORING_PACKAGES = ("mlflow", "numpy", "onnxruntime", "opencv-python-headless", "pandas", "pillow", "pydantic", "scipy")
 
 
-class Registry(Versions):
+class Registry(Versions, Experiments):
     """MLflow at `tracking_uri`; artifacts under `artifact_root`, or where a server keeps them when it is None."""
 
     def __init__(
@@ -48,17 +51,45 @@ class Registry(Versions):
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
         elapsed: Callable[[], float] = time.monotonic,
+        announce: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.tracking_uri = tracking_uri
         self.artifact_root = artifact_root.rstrip("/") if artifact_root else None
         self._clock = clock
         self._sleep = sleep
         self._elapsed = elapsed  # for waits: `clock`, which dates things, may be set back
+        self._announce = announce  # lines for people about what was found changed or broken, and mended
         self._experiments: dict[str, str] = {}
+        self._leases: dict[str, Lease] = {}
 
     def warm_up(self) -> None:
         """Import MLflow and lay out or check the tables, so that the next call answers at once."""
         self._ask("search_registered_models", max_results=1)
+
+    @contextmanager
+    def train_alone(self, name: str) -> Iterator[None]:
+        """In the block no other run trains this model: another one is waited for, and told in a line.
+
+        Processes of one machine hold a file lock. Where the registry is not a file of this machine, machines hold a
+        lease in it too, and a machine that was away for minutes may lose it: then it registers nothing.
+
+        Raises:
+            ConfigError: MLflow or a folder cannot hold the name.
+            RegistryError: the model has another name now.
+        """
+        waiting = Waiting(self._announce, self._elapsed, self._sleep)
+        with hold_training_lock(locate_lock(self.tracking_uri, check_name(name)), name, waiting) as token:
+            self._look_for_renamed(name)
+            if database_path(self.tracking_uri) is not None:
+                yield
+                return
+            self._experiment(name)
+            with Lease(ExperimentTags(self, name), name, token, waiting).held() as lease:
+                self._leases[name] = lease
+                try:
+                    yield
+                finally:
+                    del self._leases[name]
 
     def find_run(self, name: str, key: str) -> str | None:
         """The id of the run with this run key, or None."""
@@ -72,7 +103,7 @@ class Registry(Versions):
             tags = {"run_key": key, "mlflow.source.name": "safelight"}
             run_id = str(self._ask("create_run", self._experiment(name), tags=tags, run_name=key[:12]).info.run_id)
         else:
-            self._ask("update_run", run_id, status="RUNNING")
+            self._ask_run("update_run", run_id, status="RUNNING")
         self.log_parameters(run_id, parameters)
         return run_id
 
@@ -83,7 +114,7 @@ class Registry(Versions):
 
         flat = [Param(key, value) for key, value in sorted(flatten_parameters(parameters).items())]
         for start in range(0, len(flat), 100):
-            self._ask("log_batch", run_id, params=flat[start : start + 100])
+            self._ask_run("log_batch", run_id, params=flat[start : start + 100])
 
     def log_epoch(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
         """Keep the metrics of one epoch, in one transaction."""
@@ -91,7 +122,8 @@ class Registry(Versions):
         from mlflow.entities import Metric
 
         now = int(self._clock() * 1000)
-        self._ask("log_batch", run_id, metrics=[Metric(key, float(value), now, step) for key, value in metrics.items()])
+        kept = [Metric(key, float(value), now, step) for key, value in metrics.items()]
+        self._ask_run("log_batch", run_id, metrics=kept)
 
     def log_folder(self, run_id: str, folder: Path, path: str | None = None) -> None:
         """Copy the files of a folder to the run's artifacts, below `path`."""
@@ -106,12 +138,12 @@ class Registry(Versions):
 
     def finish_run(self, run_id: str, status: str) -> None:
         """End a run as FINISHED, FAILED or KILLED."""
-        self._ask("set_terminated", run_id, status=status, end_time=int(self._clock() * 1000))
+        self._ask_run("set_terminated", run_id, status=status, end_time=int(self._clock() * 1000))
 
     def register_version(
         self, name: str, run_id: str, bundle: Path, metrics: Mapping[str, float], tags: Mapping[str, str] | None = None
     ) -> VersionInfo:
-        """A new version that carries the bundle; or the one that this run registered before.
+        """A new version that carries the bundle; or the one that this run, or one with its key, registered before.
 
         The version is made last, in one transaction with its tags, when every artifact has arrived: a process killed
         on the way leaves no version.
@@ -126,19 +158,22 @@ class Registry(Versions):
 
         info = read_bundle(bundle)
         self._ensure_model(check_name(name))
-        known = next((version for version in self.versions(name) if version.run_id == run_id), None)
-        if known is not None:
-            return known
+        run = self._ask("get_run", run_id)
+        key = run.data.tags.get("run_key", "")
+        for version in self.versions(name):
+            if version.run_id == run_id or (key and version.tags.get("run_key") == key):  # its run may be deleted
+                return version
         facts = {
             **(tags or {}),
             **bundle_tags(bundle, info),
-            **{METRIC + key: repr(float(metrics[key])) for key in metrics},
+            **{METRIC + metric: repr(float(value)) for metric, value in metrics.items()},
+            "run_key": key,
         }
-        run = self._ask("get_run", run_id)
-        facts["run_key"] = run.data.tags.get("run_key", "")
         model = self._ask("create_logged_model", run.info.experiment_id, name="bundle", source_run_id=run_id)
         self._send_model(model, run_id, bundle)
-        self._ask("log_outputs", run_id, [LoggedModelOutput(model.model_id, step=0)])
+        self._ask_run("log_outputs", run_id, [LoggedModelOutput(model.model_id, step=0)])
+        if name in self._leases:
+            self._leases[name].check()
         named = {"tags": facts, "model_id": model.model_id, "await_creation_for": 0}
         made = self._ask("create_model_version", name, model.artifact_location, run_id, **named)
         return self.version(name, int(made.version))
@@ -175,8 +210,9 @@ class Registry(Versions):
     def _send_model(self, model: Any, run_id: str, bundle: Path) -> None:
         """Lay the bundle out as a pyfunc model, send it, and see that every file arrived at its full length."""
         culprit = f"the bundle of run {run_id}"
-        with tempfile.TemporaryDirectory(prefix="safelight-") as scratch:
-            folder = _lay_out_model(model, run_id, bundle, Path(scratch))
+        with _make_scratch() as scratch:
+            with _explained_scratch(scratch):
+                folder = _lay_out_model(model, run_id, bundle, Path(scratch))
             self._transfer(culprit, lambda: self._client.log_model_artifacts(model.model_id, str(folder)))
             sent = {path.name: path.stat().st_size for path in (folder / DATA).iterdir()}
         listed = self._transfer(culprit, lambda: self._client.list_logged_model_artifacts(model.model_id, DATA))
@@ -189,34 +225,28 @@ class Registry(Versions):
         try:
             self._ask("get_registered_model", name)
         except AbsentError:
-            self._ask("create_registered_model", name)
-
-    def _experiment(self, name: str) -> str:
-        """The id of the model's experiment; a workspace that was moved gets a new one, where its artifacts are now."""
-        if name not in self._experiments:
-            marks = ("", f" ({hashlib.sha256((self.artifact_root or '').encode()).hexdigest()[:8]})")
-            for title in (check_name(name) + mark for mark in marks):
-                found = self._ask("get_experiment_by_name", title)
-                if found is None:
-                    self._experiments[name] = str(self._ask("create_experiment", title, self.artifact_root))
-                elif self.artifact_root in (None, found.artifact_location):
-                    self._experiments[name] = str(found.experiment_id)
-                if name in self._experiments:
-                    break
-        return self._experiments[name]
+            with suppress(ExistsError):  # another machine was first
+                self._ask("create_registered_model", name)
 
     @cached_property
     def _client(self) -> Any:
         import_mlflow()
         from mlflow.tracking import MlflowClient
 
-        prepare_database(self.tracking_uri)
+        path = database_path(self.tracking_uri)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what MLflow's tables deprecate is not for people who run Safelight
+            if path is not None:
+                prepare_database(path, _read_schema(), self._announce)
             try:
-                return MlflowClient(self.tracking_uri, self.tracking_uri)
+                client = MlflowClient(self.tracking_uri, self.tracking_uri)
+                if path is None and not is_server(self.tracking_uri):
+                    with lock_file(locate_lock(self.tracking_uri, "tables")):  # it lays out the tables at its first use
+                        client.search_experiments(max_results=1)
+                        client.search_registered_models(max_results=1)
             except ImportError as error:
                 raise ServerError(f"MLflow at {redact(self.tracking_uri)} needs a driver: {_one_line(error)}") from None
+        return client
 
     def _ask(self, verb: str, *values: Any, **named: Any) -> Any:
         return self._persist(lambda: getattr(self._client, verb)(*values, **named))
@@ -250,6 +280,13 @@ class Registry(Versions):
             except MlflowException as error:
                 if not _is_busy(error) or self._elapsed() - began > RETRY_SECONDS:
                     raise self._explain(error) from None
+            except Exception as error:
+                if not _is_of_database(error):
+                    raise
+                raise RegistryError(
+                    f"MLflow's database {redact(self.tracking_uri)} does not answer as it should ({_one_line(error)});"
+                    " look whether it is running and whole"
+                ) from None
             self._sleep(pause * random.uniform(0.5, 1.5))
             pause = min(2 * pause, 10.0)
 
@@ -257,6 +294,8 @@ class Registry(Versions):
         code, text = str(error.error_code), _one_line(error)
         if code == "RESOURCE_DOES_NOT_EXIST":
             return AbsentError(text)
+        if code == "RESOURCE_ALREADY_EXISTS":
+            return ExistsError(f"MLflow at {redact(self.tracking_uri)} has it already ({text})")
         if _is_busy(error):
             return ServerError(f"MLflow at {redact(self.tracking_uri)} stays busy ({text}); run the same command again")
         if "readonly database" in text:
@@ -275,6 +314,60 @@ def import_mlflow() -> None:
     """Import MLflow without telemetry, progress bars or chatter."""
     silence_mlflow()
     import mlflow  # noqa: F401
+
+
+def _make_scratch() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="safelight-")
+    except OSError as error:
+        raise StorageError(_say_no_room(tempfile.tempdir or "the folder for temporary files", error)) from None
+
+
+@contextmanager
+def _explained_scratch(folder: str) -> Iterator[None]:
+    """In the block whatever is written goes to this temporary folder: a fault of the disk names it."""
+    try:
+        yield
+    except OSError as error:  # shutil's, which lists each file with its fault, is one too
+        raise StorageError(_say_no_room(folder, error)) from None
+
+
+def _say_no_room(folder: str, error: OSError) -> str:
+    listed = error.args[0] if isinstance(error, shutil.Error) and error.args else None
+    causes = [str(fault[-1]) for fault in listed] if isinstance(listed, list) and listed else []
+    cause = error.strerror or " ".join((causes or [str(error)])[0].split())[:200]
+    return (
+        f"{folder}: the model cannot be packed there for the registry ({cause}); make room there, or set TMPDIR to a"
+        " folder with more, and run the same command again: it goes on from there"
+    )
+
+
+def _read_schema() -> Schema:
+    """What the installed MLflow makes of a database: what `mlflow db upgrade` and its own first use do."""
+    import mlflow.store.db.utils
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+    from mlflow.store.tracking import sqlalchemy_store
+    from sqlalchemy.exc import SQLAlchemyError
+
+    utils: Any = mlflow.store.db.utils
+    stores: Any = sqlalchemy_store
+    scripts = ScriptDirectory.from_config(utils._get_alembic_config(""))
+
+    def upgrade(address: str) -> None:
+        engine = utils.create_sqlalchemy_engine(address)
+        try:
+            (utils._initialize_tables if utils._is_empty_database(engine) else utils._upgrade_db)(engine)
+            stores.SqlAlchemyStore(
+                address, "mlruns"
+            ).engine.dispose()  # the experiment that MLflow makes at its first use
+        except (SQLAlchemyError, CommandError) as error:
+            raise StorageError(_one_line(error)) from None
+        finally:
+            engine.dispose()
+
+    known = frozenset(script.revision for script in scripts.walk_revisions())
+    return Schema(scripts.get_current_head() or "", known, upgrade)
 
 
 def _lay_out_model(model: Any, run_id: str, bundle: Path, scratch: Path) -> Path:
@@ -303,6 +396,11 @@ def _is_busy(error: Any) -> bool:
     if "readonly database" in str(error):
         return False
     return error.error_code == "TEMPORARILY_UNAVAILABLE" or "database is locked" in str(error)
+
+
+def _is_of_database(error: Exception) -> bool:
+    """Whether the database's own libraries raised it, past MLflow."""
+    return type(error).__module__.partition(".")[0] in ("sqlalchemy", "alembic", "sqlite3")
 
 
 def _one_line(error: Exception) -> str:

@@ -72,7 +72,8 @@ class S3Place:
                     continue  # what consoles make to show an empty folder
                 problem = "archived" if item.get("StorageClass") in ARCHIVES else None
                 problem = problem or ("too_large" if item["Size"] > MOST_BYTES else None)
-                yield Entry(path, item["Size"], item["ETag"].strip('"'), problem)
+                written = item["LastModified"].timestamp() if "LastModified" in item else None
+                yield Entry(path, item["Size"], item["ETag"].strip('"'), problem, written)
 
     @property
     def _client(self) -> "S3Client":

@@ -4,12 +4,11 @@ import hashlib
 import logging
 import os
 import re
-import sqlite3
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from cnn.errors import ConfigError, StorageError
+from cnn.errors import ConfigError
 from infra.entries import redact_text, silence_clients
 from infra.home import state_dir
 from infra.proxies import bypass_loopback, check_socks
@@ -55,10 +54,10 @@ def resolve_tracking(workspace_uri: str) -> tuple[str, str | None]:
     )
     configured = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if configured:
-        if configured.startswith(("http://", "https://")):
+        if is_server(configured):
             bypass_loopback(configured)
             check_socks(configured, "MLflow", "socks")
-        return configured, None if configured.startswith(("http://", "https://")) else artifacts
+        return configured, None if is_server(configured) else artifacts
     folder = _state_folder(workspace_uri) if local is None else local / "mlflow"
     if "?" in str(folder):
         folder = _link_to(folder)
@@ -67,30 +66,27 @@ def resolve_tracking(workspace_uri: str) -> tuple[str, str | None]:
 
 def holds_registry(tracking_uri: str) -> bool:
     """Whether there may be a registry: a SQLite database that is not there yet holds none. Makes nothing."""
-    return not tracking_uri.startswith("sqlite:///") or Path(tracking_uri.removeprefix("sqlite:///")).exists()
+    path = database_path(tracking_uri)
+    return path is None or path.exists()
 
 
-def prepare_database(tracking_uri: str) -> None:
-    """Make a SQLite database's folder, see that it opens, and let readers work beside a writer where WAL can be had.
+def is_server(tracking_uri: str) -> bool:
+    """Whether an MLflow server answers there."""
+    return tracking_uri.startswith(("http://", "https://"))
 
-    Raises:
-        StorageError: the file cannot be opened, or is no SQLite database.
-    """
-    if not tracking_uri.startswith("sqlite:///"):
-        return
-    path = Path(tracking_uri.removeprefix("sqlite:///"))
-    try:
-        path.parent.resolve().mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(path, timeout=20.0)
-        try:
-            connection.execute("PRAGMA schema_version").fetchone()
-            _switch_to_wal(connection)
-        finally:
-            connection.close()
-    except (sqlite3.DatabaseError, OSError) as error:
-        raise StorageError(
-            f"{path}: MLflow's database does not open ({error}); check the file and its folder"
-        ) from None
+
+def locate_lock(tracking_uri: str, what: str) -> Path:
+    """The file whose lock keeps processes apart that use the same registry: beside its database, else this user's."""
+    path = database_path(tracking_uri)
+    if path is not None:
+        return path.parent / "locks" / what
+    folder = hashlib.sha256(tracking_uri.rstrip("/").encode()).hexdigest()[:16]
+    return state_dir() / "locks" / folder / what
+
+
+def database_path(tracking_uri: str) -> Path | None:
+    """The SQLite file at an address, or None where something else keeps the registry."""
+    return Path(tracking_uri.removeprefix("sqlite:///")) if tracking_uri.startswith("sqlite:///") else None
 
 
 def check_name(name: str) -> str:
@@ -134,12 +130,3 @@ def _link_to(folder: Path) -> Path:
     with suppress(FileExistsError):
         link.symlink_to(folder, target_is_directory=True)
     return link
-
-
-def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    """Network file systems and read-only folders have no WAL: the rollback journal serves there too."""
-    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-        try:
-            connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        except sqlite3.OperationalError:
-            return

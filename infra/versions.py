@@ -1,9 +1,10 @@
-"""Answers of a model registry in, versions, the champion and its history out. registry.py asks the questions."""
+"""Model versions, the champion and its history, read from a registry's answers; registry.py asks the questions."""
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,8 +34,34 @@ class VersionInfo:
     tags: dict[str, str]
 
 
+@dataclass(frozen=True)
+class LostChampion:
+    """A champion that the history knows, though no version has the alias now; `before` is the last champion that is
+    still there, which may be the same one.
+    """
+
+    name: str
+    version: int
+    is_deleted: bool
+    before: VersionInfo | None
+
+    def describe(self) -> str:
+        """What became of it, and the way out where no former champion is left."""
+        fate = "was deleted" if self.is_deleted else "has lost its alias"
+        lost = f"the champion, version {self.version}, {fate} in MLflow"
+        if self.before is None:
+            return f"{lost}, and no former champion is left: `safelight promote {self.name} VERSION --why …` makes one"
+        if self.before.version == self.version:
+            return f"{lost}; it still counts as the champion to compare with"
+        return f"{lost}; version {self.before.version}, champion before it, counts as the one to compare with"
+
+
 class AbsentError(RegistryError):
     """The registry answered that there is no such thing."""
+
+
+class ExistsError(RegistryError):
+    """The registry answered that there is such a thing already."""
 
 
 class Versions(ABC):
@@ -109,12 +136,50 @@ class Versions(ABC):
         Raises:
             RegistryError: there is no such model, or it has no champion yet.
         """
-        number = champion_number(self._model(name))
-        if number is None:
+        model = self._model(name)
+        number = champion_number(model)
+        if number is not None:
+            return self.version(name, number)
+        choose = f"choose a version: `safelight promote {name} VERSION --why …`"
+        lost = self.lost_champion(name)
+        if lost is None:
             raise RegistryError(
-                f"model {name} has no champion yet; choose a version: `safelight promote {name} VERSION --why …`"
+                f"model {name} has no champion yet{self._explain_challenger(name, model)}; {choose}, or retrain with "
+                "more images or other settings"
             )
-        return self.version(name, number)
+        fate = "was deleted" if lost.is_deleted else "has lost its alias"
+        back = (
+            "" if lost.before is None else f"`safelight rollback {name} --why …` returns to {lost.before.version}, or "
+        )
+        raise RegistryError(f"model {name}: its champion, version {lost.version}, {fate} in MLflow; {back}{choose}")
+
+    def lost_champion(self, name: str) -> LostChampion | None:
+        """The last champion, where the alias is gone although the history knows one; None while there is a champion,
+        and before the first one.
+        """
+        try:
+            model = self._model(name)
+        except AbsentError:
+            return None
+        kept = moves.decode_moves(model.tags)
+        if champion_number(model) is not None or not kept:
+            return None
+        there = {version.version: version for version in self.versions(name) if version.bundle}
+        champions = moves.list_champions(kept, None)
+        last = kept[-1].to_version
+        if not champions and last is not None and (last not in there or "gate.applied" in there[last].tags):
+            champions = [last]  # an old history, without marks: what looks like a move cut short was one
+        if not champions:
+            return None
+        before = next((there[number] for number in reversed(champions) if number in there), None)
+        return LostChampion(name, champions[-1], champions[-1] not in there, before)
+
+    def _explain_challenger(self, name: str, model: Any) -> str:
+        """Why the latest version that was held back was, as the gate said."""
+        if CHALLENGER not in model.aliases:
+            return ""
+        held = self.version(name, int(model.aliases[CHALLENGER]))
+        return f": version {held.version} was held back ({held.reasons[0]})" if held.reasons else ""
 
     def move_champion(self, name: str, version: int, why: str, by: str, at: datetime) -> bool:
         """Make a version the champion and keep the reason; False when it is the champion already.
@@ -127,21 +192,24 @@ class Versions(ABC):
     def rollback_champion(self, name: str, why: str, by: str, at: datetime) -> VersionInfo:
         """Make the champion before the present one champion again; returns it.
 
+        Where the champion's version was deleted, that is the last champion which is still there.
+
         Raises:
-            RegistryError: there is no such model, no champion, or none before it.
+            RegistryError: there is no such model, it never had a champion, or none is left before the present one.
         """
-        present = self.require_champion(name).version
-        previous = moves.previous_champion(moves.decode_moves(self._model(name).tags), present)
+        model = self._model(name)
+        present, kept = champion_number(model), moves.decode_moves(model.tags)
+        if present is None and not moves.list_champions(kept, None):
+            self.require_champion(name)
+        there = {version.version for version in self.versions(name) if version.bundle}
+        previous = moves.previous_champion(kept, present, there)
         if previous is None:
-            raise RegistryError(
-                f"model {name} had no champion before version {present}; "
-                f"choose a version: `safelight promote {name} VERSION --why …`"
-            )
+            raise RegistryError(_say_no_rollback(name, moves.list_champions(kept, present), present))
         self._move(name, Move(present, previous, why, by, moves.format_time(at), "rollback"))
         return self.version(name, previous)
 
     def history(self, name: str) -> list[Move]:
-        """The moves of the champion alias that took place, oldest first.
+        """The moves of the champion alias that took place, oldest first, those made outside Safelight among them.
 
         Raises:
             RegistryError: there is no such model.
@@ -149,20 +217,23 @@ class Versions(ABC):
         model = self._model(name)
         return moves.applied_moves(moves.decode_moves(model.tags), champion_number(model))
 
+    def unreadable_moves(self, name: str) -> list[str]:
+        """The tags of the model's history that somebody has edited so that they cannot be read."""
+        return moves.find_unreadable(self._model(name).tags)
+
     def _move(self, name: str, move: Move) -> bool:
-        """Write the move down, then move: no move is without its reason, and the alias tells one that was cut short."""
-        if not self.version(name, move.to_version).bundle:
-            raise RegistryError(
-                f"model {name} version {move.to_version} carries no Safelight bundle; train one that does"
-            )
+        """Write the move down, then move, then mark it: no move is without its reason, and one cut short shows."""
+        number = move.to_version
+        if number is None or not self.version(name, number).bundle:
+            raise RegistryError(f"model {name} version {number} carries no Safelight bundle; train one that does")
         model = self._model(name)
         present = champion_number(model)
-        if present == move.to_version:
+        if present == number:
             return False
-        entry = Move(present, move.to_version, move.why, move.by, move.at, move.kind)
-        key, value = moves.encode_move(entry, moves.next_number(model.tags))
+        key, value = moves.encode_move(replace(move, from_version=present), moves.next_number(model.tags))
         self._ask("set_registered_model_tag", name, key, value)
-        self._ask("set_registered_model_alias", name, CHAMPION, str(move.to_version))
+        self._ask("set_registered_model_alias", name, CHAMPION, str(number))
+        self._ask("set_registered_model_tag", name, key, moves.mark_done(value))
         return True
 
     def _model(self, name: str) -> Any:
@@ -185,19 +256,53 @@ def champion_number(model: Any) -> int | None:
 
 
 def read_version(entry: Any, aliases: Mapping[str, Any]) -> VersionInfo:
-    """A registry's entry, with the aliases that its model gives it, as a value of ours."""
-    tags = dict(entry.tags)
+    """A registry's entry, with the aliases that its model gives it, as a value of ours.
+
+    What somebody has edited so that it cannot be read, a metric that is no number say, is left out.
+    """
+    tags = {str(key): str(value) for key, value in dict(entry.tags).items()}
+    metrics = {key.removeprefix(METRIC): _read_number(value) for key, value in tags.items() if key.startswith(METRIC)}
     return VersionInfo(
         name=str(entry.name),
         version=int(entry.version),
         aliases=tuple(sorted(alias for alias, number in aliases.items() if int(number) == int(entry.version))),
         created=moves.format_time(datetime.fromtimestamp(entry.creation_timestamp / 1000, UTC)),
-        metrics={key.removeprefix(METRIC): float(value) for key, value in tags.items() if key.startswith(METRIC)},
+        metrics={key: value for key, value in metrics.items() if value is not None},
         verdict=tags.get("gate.verdict"),
-        reasons=tuple(json.loads(tags.get("gate.reasons", "[]"))),
+        reasons=_read_reasons(tags.get("gate.reasons", "[]")),
         dataset=tags.get("dataset", ""),
         run_id=str(entry.run_id or ""),
         bundle=tags.get("bundle", ""),
         location=str(entry.source),
         tags=tags,
     )
+
+
+def _read_number(text: str) -> float | None:
+    """The number, or None for what is none, or not finite: no JSON could hold that."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _read_reasons(text: str) -> tuple[str, ...]:
+    """The gate's sentences; text that is no list of them counts as one."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if isinstance(found, list) and all(isinstance(one, str) for one in found):
+        return tuple(found)
+    return (text,)
+
+
+def _say_no_rollback(name: str, champions: list[int], present: int | None) -> str:
+    choose = f"choose a version: `safelight promote {name} VERSION --why …`"
+    gone = [number for number in dict.fromkeys(champions) if number != present]
+    if present is not None and not gone:
+        return f"model {name} had no champion before version {present}; {choose}"
+    numbers = ", ".join(map(str, gone))
+    were = f"version {numbers}, was" if len(gone) == 1 else f"versions {numbers}, were"
+    return f"model {name}: what was champion before, {were} deleted in MLflow; {choose}"

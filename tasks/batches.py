@@ -4,7 +4,8 @@ Which batch it is. A batch's id is a digest of what is asked for (source, model 
 batch that was the latest when it began. So a crashed run plans the same batch again, finds the parts that it had
 finished and goes on; nothing that is committed is ever written a second time. When the latest batch already answers
 what is asked for, `find_finished` returns it and no file is read: an unchanged nightly run costs one listing. Files
-that could not be read (`unread`) may have met a passing fault, so a batch with some is not the answer of a later run.
+that could not be read or ended their decoder (`unread`) may have met a passing fault, so a batch with some is not the
+answer of a later run.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from cnn.errors import StorageError
+from cnn.errors import StorageError, is_death
 from cnn.hashing import hash_file
 from cnn.spec import Spec, canonical_json
 from infra.storage import Store
@@ -29,7 +30,7 @@ from tasks.planning import Chunk, Item, chunk_key, encode_path
 from tasks.predictions import iterate_predictions, path_keys
 from tasks.scoring import ModelRef, ScoreJob, ScoreSpec, ScoreTask
 
-RULES = 2  # raise it when the same bytes and the same model would give another row
+RULES = 3  # raise it when the same bytes and the same model would give another row, or a row other columns
 logger = logging.getLogger(__name__)
 
 
@@ -102,23 +103,32 @@ def find_previous(store: Store, job: ScoreJob) -> Previous | None:
     What killed runs left unfinished is removed.
     """
     sweep_scratch(store.root)
-    pointer = pointer_path(job.source, job.model.name)
-    if not store.exists(pointer):
-        return None
-    try:
-        record = read_record(store, json.loads(store.read(pointer))["batch"])
-    except (ValueError, KeyError, TypeError):
-        raise StorageError(f"{store.uri_of(pointer)} is damaged; delete it and score again") from None
+    record = find_last(store, job.source, job.model.name)
     if record is None:
         return None
     usable = (record.rules, record.model, record.spec.top_k) == (RULES, job.model, job.spec.top_k)
     return Previous(record, _open_verified(store, record.predictions) if usable else None)
 
 
+def find_last(store: Store, source: str, model: str) -> BatchRecord | None:
+    """The record of the latest batch of a source and a model (its name), or None.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    pointer = pointer_path(source, model)
+    if not store.exists(pointer):
+        return None
+    try:
+        return read_record(store, json.loads(store.read(pointer))["batch"])
+    except (ValueError, KeyError, TypeError):
+        raise StorageError(f"{store.uri_of(pointer)} is damaged; delete it and score again") from None
+
+
 def plan_scoring(listed: Sequence[Listed], job: ScoreJob, previous: Previous | None, files: int = 256) -> ScorePlan:
     """What is to be done for a batch: rows to keep, files that need no look, chunks of at most `files` files.
 
-    A row of the previous batch stands when its outcome is ok and path, size and modification stamp are the same.
+    A row of the previous batch stands when its outcome is ok and path, size and revision are the same.
     Chunks are runs of neighbouring paths, so that parts follow each other in the order of the batch.
     """
     ordered = sorted(listed, key=lambda item: encode_path(item.entry.path))
@@ -127,14 +137,14 @@ def plan_scoring(listed: Sequence[Listed], job: ScoreJob, previous: Previous | N
     readable = dict(zip(keys, ordered, strict=True))
     for item in settled:
         del readable[encode_path(item.entry.path)]
-    kept = _keep_rows(previous, readable)
+    kept, doubted = _keep_rows(previous, readable)
     request = _digest_request(ordered, job)
     batch = _digest([request, previous.record.batch if previous else None])[:16]
     known = previous.record.predictions.path if previous and previous.path is not None else None
     task = ScoreTask(**vars(job), batch=batch, known=known)
     items = [Item(item.entry, "", -1) for item in readable.values()]
     groups = [tuple(items[start : start + files]) for start in range(0, len(items), files)]
-    chunks = tuple(Chunk(chunk_key(group, batch), group) for group in groups)
+    chunks = tuple(Chunk(chunk_key(group, batch), group, doubted=_count_in(group, doubted)) for group in groups)
     return ScorePlan(task, request, keys, chunks, settled, kept, previous)
 
 
@@ -173,24 +183,34 @@ def read_record(store: Store, batch: str) -> BatchRecord | None:
         raise StorageError(f"{store.uri_of(name)} is no record of a batch; delete it and score again") from None
 
 
-def _keep_rows(previous: Previous | None, readable: dict[bytes, Listed]) -> NDArray[np.bool_]:
-    """Which rows of the previous batch stand: bool (rows,); their files are taken out of `readable`."""
+def _count_in(group: Sequence[Item], keys: set[bytes]) -> int:
+    return sum(encode_path(item.entry.path) in keys for item in group) if keys else 0
+
+
+def _keep_rows(previous: Previous | None, readable: dict[bytes, Listed]) -> tuple[NDArray[np.bool_], set[bytes]]:
+    """Which rows of the previous batch stand: bool (rows,); their files are taken out of `readable`. And the keys of
+    unchanged files that ended their decoder then."""
+    doubted: set[bytes] = set()
     if previous is None or previous.path is None:
-        return np.zeros(0, np.bool_)
+        return np.zeros(0, np.bool_), doubted
     kept = np.zeros(previous.record.predictions.rows, np.bool_)
-    columns = ("path", "path_raw", "size", "modified", "outcome")
+    columns = ("path", "path_raw", "size", "revision", "outcome", "reason")
     position = 0
     for table in iterate_predictions(previous.path, columns):
         facts = zip(
             path_keys(table).to_pylist(), *(table.column(name).to_pylist() for name in columns[2:]), strict=True
         )
-        for row, (key, size, modified, outcome) in enumerate(facts, position):
+        for row, (key, size, revision, outcome, reason) in enumerate(facts, position):
             item = readable.get(key)
-            if item is not None and outcome == "ok" and (item.entry.size, item.entry.modified) == (size, modified):
+            if item is None or (item.entry.size, item.entry.modified) != (size, revision):
+                continue
+            if outcome == "ok":
                 kept[row] = True
                 del readable[key]
+            elif is_death(reason):
+                doubted.add(key)
         position += table.num_rows
-    return kept
+    return kept, doubted
 
 
 def _without_work(record: BatchRecord) -> BatchRecord:

@@ -6,7 +6,10 @@ The report is written after the shards it names, so a report that exists is a ch
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
+
+from pydantic import Field
 
 from cnn.augment import AugmentSpec
 from cnn.dataset import SPLITS, SplitSpec
@@ -15,7 +18,7 @@ from cnn.images import ImageSpec, encode_jpeg, read_image, thumbnail
 from cnn.spec import Spec, canonical_json
 from infra.storage import reuse_source, reuse_store
 from tasks.chunk_reports import write_report
-from tasks.decoding import Decode, choose_decoder
+from tasks.decoding import Decode, choose_decoder, refuse_crashes
 from tasks.ledger import show_path
 from tasks.planning import Chunk, Item, encode_path
 from tasks.reading import Content, Files, computing
@@ -31,14 +34,26 @@ class BuildSpec(Spec):
     image: ImageSpec
     augment: AugmentSpec
     split: SplitSpec
+    folders: dict[str, str] = Field(
+        default_factory=dict, description="top folder → the split that its owner made of it; see `tasks.layout`"
+    )
 
     def salt(self) -> str:
         """Digest of what a chunk depends on: normalization is the model's first layer, and augmented copies lie in
         shards of their own, made from the chunk's."""
-        facts = self.model_dump(mode="json", exclude={"augment"})
+        facts = self.model_dump(mode="json", exclude={"augment"} if self.folders else {"augment", "folders"})
         facts["image"].pop("normalize")
         facts["split"].pop("leak_distance")
+        facts["split"].pop("folders")  # what it came to is what counts
         return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
+
+    def place_image(self, path: str, digest: str) -> tuple[str, str | None]:
+        """(split, group) of an image: the split of the owner's folder, else a draw of those that have no folder."""
+        group = find_group(path, self.split.group)
+        given = self.folders.get(path.partition("/")[0]) if self.folders else None
+        if given is not None and given != "train":
+            return given, group
+        return choose_split(digest, group, draw_missing(self.split, frozenset(self.folders.values()))), group
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,7 @@ def build_chunk(chunk: Chunk, task: BuildTask) -> ChunkReport:
 
     Raises:
         SourceError, StorageError: the source or the workspace as a whole does not answer.
+        InstallationError: no file of the chunk can be decoded here.
     """
     source, store = reuse_source(task.source), reuse_store(task.workspace)
     files = Files(source, chunk.entries)
@@ -76,6 +92,7 @@ def build_chunk(chunk: Chunk, task: BuildTask) -> ChunkReport:
                 build_row(item, (digest, data), task.spec, writers, decode)
                 for item, (_, digest, data) in zip(chunk.items, files, strict=True)
             ]
+        refuse_crashes(chunk, [row.get("reason") for row in rows])
         shards = {split: writer.publish() for split, writer in writers.items() if writer.rows}
     finally:
         files.close()
@@ -109,14 +126,19 @@ def build_row(
         return row | {"reason": str(fault)} | ({"digest": None} if fault.may_pass else {})
     if digest is None:
         raise AssertionError("bytes without a digest")
-    group = find_group(item.entry.path, spec.split.group)
-    split = choose_split(digest, group, spec.split)
+    split, group = spec.place_image(item.entry.path, digest)
     image = decoded.pixels if spec.image.encoding == "raw" else encode_jpeg(decoded.pixels)
     row |= {"outcome": "ok", "width": decoded.width, "height": decoded.height, "split": split}
     row |= {"group": None if group is None else show_path(group)[0], "thumbnail": thumbnail(decoded.pixels).tobytes()}
     row |= {"record": writers[split].rows, "record_label": item.label_id}
     row["pixels_crc32c"] = writers[split].append_image(image, item.label_id, digest, 0)
     return row
+
+
+@lru_cache(maxsize=64)
+def draw_missing(spec: SplitSpec, given: frozenset[str]) -> SplitSpec:
+    """The specification by which training images are drawn for the splits that the owner's folders do not give."""
+    return spec.model_copy(update={name: 0.0 for name in given if name != "train"})
 
 
 def choose_split(digest: str, group: str | None, spec: SplitSpec) -> str:

@@ -19,6 +19,7 @@ from tasks.chunk_reports import report_path
 from tasks.publishing import manifest_path, read_manifest
 
 KINDS = (
+    "refused/",
     "datasets/",
     "derived/",
     "chunks/",
@@ -112,7 +113,7 @@ def remove_files(store: Store, files: Iterable[Dated]) -> None:
     )
     for file in ordered:
         store.delete(file.path)
-        if file.path.startswith("datasets/"):
+        if file.path.startswith(("datasets/", "refused/")):
             drop_folder(store, file.path.rpartition("/")[0])
 
 

@@ -26,6 +26,7 @@ from tasks.ledger import show_path
 from tasks.listing import Listed
 from tasks.predictions import (
     ROW_GROUP,
+    describe_entry,
     from_part,
     iterate_predictions,
     merge_tables,
@@ -124,7 +125,7 @@ def _settled_rows(plan: ScorePlan) -> Iterator[pa.Table]:
 
 def _settled_row(item: Listed, task: ScoreTask) -> Mapping[str, Any]:
     path, raw = show_path(item.entry.path)
-    row = {"path": path, "path_raw": raw, "size": item.entry.size, "modified": item.entry.modified}
+    row: dict[str, Any] = {"path": path, "path_raw": raw, **describe_entry(item.entry)}
     outcome = "quarantined" if item.ignored is None else "ignored"
     reason = item.ignored if item.ignored is not None else item.entry.problem
     return row | {"outcome": outcome, "reason": reason, "model_version": task.model.version}
@@ -163,6 +164,8 @@ def _make_facts(store: Store, plan: ScorePlan, record: BatchRecord) -> ReportFac
         scored=record.scored,
         reused=record.reused,
         classes=tuple(show_path(label)[0] for label in record.model.classes),
+        judged=record.model.judged,
+        unjudged=tuple(show_path(label)[0] for label in record.model.unjudged),
     )
 
 

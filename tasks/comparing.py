@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from cnn.dataset import Manifest, SplitSpec
-from cnn.errors import BadImage
+from cnn.dataset import Manifest
+from cnn.errors import DEATHS, PASSING, BadImage
 from infra.storage import Source
-from tasks.building import choose_split, find_group
+from tasks.building import BuildSpec
 from tasks.chunk_reports import report_path
-from tasks.ledger import DECODED, OUTCOMES, SCHEMA, iterate_ledger, restore_paths
+from tasks.ledger import DECODED, OUTCOMES, SCHEMA, has_code, iterate_ledger, restore_paths
 from tasks.planning import decode_path
 from tasks.rows import PENDING, Rows, iterate_slices
 
@@ -52,7 +52,9 @@ def keep_unchanged(rows: Rows, previous: Previous) -> tuple[int, pa.Table]:
         places = np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
         kept = np.flatnonzero(places >= 0)
         stands = _stands(part.take(pa.array(kept)), table.take(pa.array(places[kept])), previous)
-        kept = kept[stands]
+        rows.doubted[kept[~stands] + start] = _died(table.take(pa.array(places[kept[~stands]])))
+        # Files that were read then and are left out by a rule now are no longer asked for.
+        kept = kept[stands & (rows.outcome[kept + start] == PENDING)]
         same += len(kept) + _count_same_unread(rows, np.flatnonzero(places >= 0) + start, table, places[places >= 0])
         rows.keep(kept + start, table.take(pa.array(places[kept])))
         rest = np.setdiff1d(np.arange(table.num_rows), places[kept])
@@ -61,11 +63,11 @@ def keep_unchanged(rows: Rows, previous: Previous) -> tuple[int, pa.Table]:
     return same, pa.concat_tables(left)
 
 
-def keep_moved(rows: Rows, source: Source, left: pa.Table, split: SplitSpec) -> int:
+def keep_moved(rows: Rows, source: Source, left: pa.Table, spec: BuildSpec) -> int:
     """Take over the rows of files that have another path now, found by size and time (or name) and then by their bytes.
 
-    These files are read and hashed, but not decoded; returns how many they were. One whose group, and with it the
-    split, has changed is left to be built.
+    These files are read and hashed, but not decoded; returns how many they were. One whose group or split
+    folder, and with it the split, has changed is left to be built.
     """
     if not left.num_rows:
         return 0
@@ -78,7 +80,7 @@ def keep_moved(rows: Rows, source: Source, left: pa.Table, split: SplitSpec) -> 
         files = _name_files(rows, part)
         for row, (path, _), digest in zip(part.tolist(), files, hash_files(source, files), strict=True):
             old = rows_by_digest.get(digest) if digest is not None else None
-            if old is not None and choose_split(str(digest), find_group(path, split.group), split) == splits[old]:
+            if old is not None and spec.place_image(path, str(digest))[0] == splits[old]:
                 pairs.append((row, old))
         chosen = np.array(pairs, np.int64).reshape(-1, 2)
         rows.keep(chosen[:, 0], left.take(pa.array(chosen[:, 1])))
@@ -140,6 +142,8 @@ def _stands(new: pa.Table, old: pa.Table, previous: Previous) -> NDArray[np.bool
 def _usable(old: pa.Table, previous: Previous) -> NDArray[np.bool_]:
     """Whether rows of a ledger can stand: pixels that lie in a shard that is there, or bytes that were refused."""
     refused = pc.and_(pc.equal(old.column("outcome"), "quarantined"), pc.is_valid(old.column("digest")))
+    # Older ledgers have the digests of files that ended their decoder, so their verdicts would stand for good.
+    refused = pc.and_not(refused, has_code(old.column("reason"), PASSING))
     decoded = pc.is_in(old.column("outcome"), pa.array(DECODED)).to_numpy(zero_copy_only=False)
     keys = (old.column(name).combine_chunks().dictionary_encode() for name in ("chunk", "split"))
     chunks, splits = ((key.dictionary.to_pylist(), key.indices.fill_null(-1).to_numpy()) for key in keys)
@@ -151,6 +155,11 @@ def _usable(old: pa.Table, previous: Previous) -> NDArray[np.bool_]:
             alive[number, place] = stands and report_path(chunk) in previous.standing
     usable: NDArray[np.bool_] = (decoded & alive[chunks[1], splits[1]]) | refused.to_numpy(zero_copy_only=False)
     return usable
+
+
+def _died(old: pa.Table) -> NDArray[np.bool_]:
+    """Whether these rows of a ledger are of files that ended their decoder."""
+    return np.asarray(has_code(old.column("reason"), DEATHS).to_numpy(zero_copy_only=False), np.bool_)
 
 
 def _decoded(old: pa.Table, previous: Previous) -> pa.Table:

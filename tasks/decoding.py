@@ -1,20 +1,28 @@
 """How a file is decoded: at once in a worker that may be lost, or apart from this process. Bytes in, pixels out.
 
 A worker process that is ended by a file (its decoder crashed, or took longer than the limit) is replaced, and the chunk
-comes back as one to isolate: then each file is decoded in a child process, and the culprit alone is quarantined.
+comes back as one to isolate: then each file is decoded in a child process, and the culprit alone is quarantined. Where
+every file of a chunk ends its decoder, the fault is hardly theirs, and the run stops.
 """
 
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from cnn.errors import ConfigError
+from cnn.errors import ConfigError, InstallationError, get_code, is_death
 from cnn.images import Decoded, ImageSpec, read_image
 from infra.isolation import is_expendable, read_apart
+from tasks.planning import Chunk
 from tasks.reading import waiting
 
 LIMIT = "SAFELIGHT_DECODE_SECONDS"
+FEW_CULPRITS = 3  # so many files, and no other beside them, may all be at fault
+ADVICE = {
+    "decoder_crashed": "mend or reinstall the library that it names",
+    "decoder_timeout": f"is the machine overloaded? {LIMIT} may be raised",
+    "out_of_memory": "give it more memory, or lower cluster.workers",
+}
 Decode = Callable[[bytes, ImageSpec], Decoded]
 
 
@@ -44,6 +52,23 @@ def read_or_die(data: bytes, spec: ImageSpec, seconds: float) -> Decoded:
         return read_image(data, spec)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def refuse_crashes(chunk: Chunk, reasons: Sequence[str | None]) -> None:
+    """Stop where every file of a chunk, of these reasons, ended its decoder: most likely none of them is to blame.
+
+    Files of which that is known from an earlier run, when others beside them were decoded, are not counted.
+
+    Raises:
+        InstallationError: what the last decoder said, and the way out.
+    """
+    last = reasons[-1] if reasons else None
+    if last is None or len(reasons) - chunk.doubted < FEW_CULPRITS or not all(map(is_death, reasons)):
+        return
+    raise InstallationError(
+        f"all {len(reasons)} files of a chunk ended their decoders, so the fault is hardly theirs ({last});"
+        f" {ADVICE[get_code(last)]}, or move {chunk.entries[-1].path!r} and its like away; finished chunks are kept"
+    )
 
 
 def read_limit() -> float:

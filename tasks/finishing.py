@@ -5,12 +5,14 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 from cnn.dataset import Manifest
+from cnn.errors import StorageError
 from tasks.arranging import Arranged, ArrangeTask, Selection, arrange_shard, find_arranged, measure_shard
 from tasks.placing import Part, Placement, divide_rows, place_rows
 from tasks.planning import Effort
 from tasks.preparing import Preparation, Run, has_missing
 from tasks.publishing import Draft, Latest, manifest_path, point_to, publish_dataset
 from tasks.reckoning import check_budget, reconcile_rows, set_normalization
+from tasks.refusals import remove_refusal, write_refusal
 from tasks.settling import fetch_thumbnails, settle_rows
 
 COPY_SECONDS, RECORD_SECONDS = 1.2e-3, 1e-4  # of one core: an augmented copy, a record that is read or written
@@ -47,8 +49,16 @@ def settle_files(job: Preparation) -> list[Part]:
         return []  # the budget was kept when the version was made
     if not job.unchanged:
         settle_rows(job.rows, job.spec.split.leak_distance, partial(fetch_thumbnails, job.rows, job.store))
-    check_budget(job.rows, job.classes, job.budget)
+    check_budget(job.rows, job.classes, job.budget, partial(list_refused, job))
     return [] if job.unchanged else divide_rows(job.rows)
+
+
+def list_refused(job: Preparation) -> str:
+    """Where the files are listed for which nothing is published; "" where the workspace does not take the list."""
+    try:
+        return write_refusal(job.store, job.source.uri, job.rows)
+    except StorageError:
+        return ""  # why nothing is published counts more
 
 
 def plan_arranging(job: Preparation, parts: list[Part]) -> tuple[list[Selection], dict[Selection, Arranged]]:
@@ -96,6 +106,7 @@ def publish_version(
     listing = "" if has_missing(job.rows) else job.listing
     draft = Draft(job.source.uri, job.spec, job.classes, job.rows, placement, normalization, listing)
     manifest, path = publish_dataset(draft, job.store)
+    remove_refusal(job.store, job.source.uri)
     if job.damaged not in (None, manifest.dataset):
         job.store.delete(manifest_path(str(job.damaged)))  # nobody can use it, and there is a whole one now
     return manifest, path

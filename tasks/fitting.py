@@ -27,6 +27,7 @@ from cnn.architecture import ModelSpec
 from cnn.errors import SafelightError, TrainingError
 from cnn.fit import FitSpec
 from cnn.spec import canonical_json
+from infra.import_path import python_command, python_environment
 from tasks.training import OnEvent, TrainingReport, TrainJob
 
 LOG = "train.log"
@@ -68,25 +69,16 @@ class Trainer:
         self._early: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process; see stop)
         reading, writing = os.pipe()
         on_main_thread = threading.current_thread() is threading.main_thread()
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "tasks.fitting",
-            str(writing),
-            str(int(on_main_thread)),
-            str(os.getpid()),
-        ]
-        paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+        facts = (str(writing), str(int(on_main_thread)), str(os.getpid()))
         try:
             self._process = subprocess.Popen(
-                command,
+                python_command("tasks.fitting", *facts),
                 stdin=subprocess.PIPE,
                 stdout=self._early,
                 stderr=self._early,
                 pass_fds=(writing,),
                 process_group=0,  # Ctrl-C at the terminal reaches the parent alone
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+                env=python_environment(),
             )
         finally:
             os.close(writing)

@@ -16,7 +16,17 @@ import pyarrow.compute as pc
 
 from cnn.spec import canonical_json
 from infra.storage import Entry, Source
-from tasks.listing import SYSTEM_NAMES, UNFINISHED, classify_entry, ignore_rule
+from tasks.glob_patterns import compile_patterns
+from tasks.listing import (
+    EXCLUDED,
+    SIDECARS,
+    SYSTEM_NAMES,
+    UNFINISHED,
+    VIDEOS,
+    classify_entry,
+    companion_rule,
+    ignore_rule,
+)
 
 BATCH = 4_000  # files that are Python objects at once
 NAMES = pa.dictionary(pa.int32(), pa.string())
@@ -34,6 +44,7 @@ INVENTORY = pa.schema(
 )
 ENDINGS = tuple(pattern[1:] for pattern in UNFINISHED if pattern.startswith("*"))
 ORDINARY = {".jpg", ".JPG", ".png", ".PNG", "jpeg", "JPEG"}  # no rule is about such a name, unless for how it begins
+COMPANIONS = SIDECARS | VIDEOS
 BEGINNINGS = tuple(pattern[:-1] for pattern in UNFINISHED if pattern.endswith("*"))
 
 
@@ -55,10 +66,11 @@ class Codes:
         return [pa.DictionaryArray.from_arrays(chunk, names) for chunk in chunks]
 
 
-def take_inventory(source: Source) -> pa.Table:
+def take_inventory(source: Source, exclude: Sequence[str] = ()) -> pa.Table:
     """Every file of the source, as rows of `INVENTORY` in the order of the paths' bytes.
 
-    Columns are of one piece; those of labels, rules and problems have a dictionary.
+    Columns are of one piece; those of labels, rules and problems have a dictionary. `exclude` are patterns of files
+    that are left out; see `tasks.listing.SourceSpec`.
 
     Raises:
         SourceError: the listing broke off.
@@ -67,7 +79,7 @@ def take_inventory(source: Source) -> pa.Table:
     codes = {number: Codes() for number, field in enumerate(INVENTORY) if field.type == NAMES}
     ordered, last = True, b""
     for batch in _batches(source.list()):
-        columns = _to_columns(batch)
+        columns = _to_columns(batch, exclude)
         paths = columns[0]
         ordered = ordered and last <= paths[0] and all(map(le, paths, islice(paths, 1, None)))
         last = paths[-1]
@@ -82,7 +94,7 @@ def take_inventory(source: Source) -> pa.Table:
     return pa.Table.from_arrays(joined, schema=INVENTORY)
 
 
-def classify_paths(paths: Sequence[str]) -> tuple[list[str | None], list[str | None]]:
+def classify_paths(paths: Sequence[str], exclude: Sequence[str] = ()) -> tuple[list[str | None], list[str | None]]:
     """The labels and the ignore rules of paths, as `tasks.listing.classify_entry` has them, several times as fast."""
     labels, rules = [], []
     for path in paths:
@@ -92,6 +104,9 @@ def classify_paths(paths: Sequence[str]) -> tuple[list[str | None], list[str | N
         if rule is None and (path[-4:] not in ORDINARY or path[start] in ".~"):
             rule = _name_rule(path[start:])
         rules.append(rule)
+    if exclude:
+        meets = compile_patterns(tuple(exclude)).fullmatch
+        rules = [EXCLUDED if meets(path) else rule for path, rule in zip(paths, rules, strict=True)]
     return labels, rules
 
 
@@ -131,6 +146,12 @@ def count_labels(table: pa.Table) -> dict[str, int]:
     }
 
 
+def list_excluded(table: pa.Table) -> Iterator[str]:
+    """The paths of the files that patterns leave out."""
+    paths = table.column("path").filter(pc.equal(table.column("ignored").cast(pa.string()), EXCLUDED))
+    return (path.as_py().decode("utf-8", "surrogateescape") for path in paths)
+
+
 def any_path_matches(table: pa.Table, pattern: str) -> bool:
     """Whether the pattern is found in the path of any file that is not ignored."""
     paths = table.column("path").filter(pc.is_null(table.column("ignored")))
@@ -142,20 +163,21 @@ def _batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
         yield batch
 
 
-def _to_columns(batch: Sequence[Entry]) -> tuple[list[Any], ...]:
+def _to_columns(batch: Sequence[Entry], exclude: Sequence[str]) -> tuple[list[Any], ...]:
     """The columns of `INVENTORY` for some files."""
-    labels, rules = classify_paths([entry.path for entry in batch])
+    labels, rules = classify_paths([entry.path for entry in batch], exclude)
     paths = [entry.path.encode("utf-8", "surrogateescape") for entry in batch]
     facts = [entry.size for entry in batch], [entry.modified for entry in batch], [entry.problem for entry in batch]
     return paths, *facts, labels, rules
 
 
 def _name_rule(name: str) -> str | None:
-    """`ignore_rule`, asked only about the few names that it may leave out."""
+    """The rules for names of files, asked only about the few that they may leave out."""
     lowered = name.lower()
+    rule = None
     if name[:1] == "." or lowered in SYSTEM_NAMES or lowered.endswith(ENDINGS) or lowered.startswith(BEGINNINGS):
-        return ignore_rule(name)
-    return None
+        rule = ignore_rule(name)
+    return rule or (companion_rule(name) if lowered.rpartition(".")[2] in COMPANIONS else None)
 
 
 def _join(pieces: list[pa.Array], kind: pa.DataType) -> pa.Array:

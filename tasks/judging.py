@@ -6,7 +6,7 @@ read again and decoded the champion's way, each held against the sha256 that the
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from tasks.publishing import read_ledger
 
 BATCH = 128
 MISSING = 0.01  # share of the test images that may be gone before a comparison says nothing
+NOT_PIXELS = {"normalize", "encoding", "max_pixels"}  # image settings that leave the pixels of raw shards as they are
 Image = tuple[str, str, NDArray[np.uint8]]  # key, class name, pixels
 
 
@@ -38,9 +39,13 @@ class Judgement:
 
 
 def judge_champion(
-    bundle: Path, manifest: Manifest, store: Store, open_files: Callable[[str], Source] = open_source
+    bundle: Path,
+    manifest: Manifest,
+    store: Store,
+    open_files: Callable[[str], Source] = open_source,
+    keys: Collection[str] | None = None,
 ) -> Judgement:
-    """What the champion in the folder `bundle` answers on the test images of a dataset.
+    """What the champion in the folder `bundle` answers on the test images of a dataset; only on `keys`, if given.
 
     A champion that does not load here, or test images of which more than 1 % are gone or changed, are no fault of the
     run: the judgement is refused with the reason.
@@ -52,12 +57,14 @@ def judge_champion(
     if not manifest.rows("test"):
         return Judgement({})
     if sees_same_pixels(scorer.info.image, manifest.image):
-        return Judgement(_score(scorer, _read_shards(manifest, store)))
+        images = _read_shards(manifest, store)
+        return Judgement(_score(scorer, (image for image in images if keys is None or image[0] in keys)))
     try:
         source = open_files(manifest.source)
     except SafelightError as error:
         return Judgement({}, refused=f"its pixels differ from the dataset's, and the source does not open: {error}")
-    return _judge_files(scorer, manifest, store, source)
+    rows = [row for row in _list_test_files(manifest, store) if keys is None or row[1] in keys]
+    return _judge_files(scorer, rows, source)
 
 
 def compare_answers(test: Path, judgement: Judgement) -> Paired:
@@ -70,16 +77,15 @@ def compare_answers(test: Path, judgement: Judgement) -> Paired:
 
 def sees_same_pixels(champion: ImageSpec, dataset: ImageSpec) -> bool:
     """Whether raw shards of the dataset hold exactly what the champion would decode from the files."""
-    same = ("size", "channels", "resize", "background")
-    return dataset.encoding == "raw" and all(getattr(champion, name) == getattr(dataset, name) for name in same)
+    kept = [spec.model_dump(exclude=NOT_PIXELS) for spec in (champion, dataset)]
+    return dataset.encoding == "raw" and kept[0] == kept[1]
 
 
-def _judge_files(scorer: Scorer, manifest: Manifest, store: Store, source: Source) -> Judgement:
-    rows = list(_list_test_files(manifest, store))
+def _judge_files(scorer: Scorer, rows: list[tuple[str, str, str]], source: Source) -> Judgement:
     correct = _score(scorer, _read_files(rows, source, scorer.info.image))
     missing = len(rows) - len(correct)
     if missing > MISSING * len(rows):
-        reason = f"{missing} of {len(rows)} test images are gone from {manifest.source} or have changed"
+        reason = f"{missing} of {len(rows)} test images are gone from {source.uri} or have changed"
         return Judgement(correct, missing, reason)
     return Judgement(correct, missing)
 

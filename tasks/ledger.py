@@ -29,6 +29,7 @@ SCHEMA = pa.schema(
         pa.field("label_id", pa.int32()),
         pa.field("group", pa.string()),
         pa.field("split", pa.string()),
+        pa.field("split_origin", pa.string()),  # folder: that of its owner; drawn: by a hash
         pa.field("outcome", pa.string(), nullable=False),
         pa.field("reason", pa.string()),
         pa.field("shard", pa.string()),  # where the record lies in this version
@@ -42,6 +43,7 @@ SCHEMA = pa.schema(
     ]
 )
 ROW_GROUP = 65_536
+ADDED = ("split_origin",)  # columns that older ledgers lack: null there
 IMAGE_FACTS = (  # null where a file gave no pixels
     ["width", "height", "label_id", "report_row", "record", "record_label", "pixels_crc32c", "copies_crc32c"]
 )
@@ -95,6 +97,12 @@ def restore_paths(table: pa.Table) -> pa.Array:
     return pc.coalesce(table.column("path_raw").combine_chunks(), shown)
 
 
+def has_code(reasons: pa.ChunkedArray, codes: Sequence[str]) -> pa.ChunkedArray:
+    """Whether each reason is one of these, whatever its detail; false for null."""
+    found = pc.match_substring_regex(reasons.cast(pa.string()), f"^({'|'.join(codes)})(:|$)")
+    return found.fill_null(False)
+
+
 def to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Rows as a table of the ledger's schema; absent keys are null."""
     columns = {name: [row.get(name) for row in rows] for name in SCHEMA.names}
@@ -119,9 +127,9 @@ def from_parquet(data: bytes, name: str) -> pa.Table:
     except (pa.ArrowException, OSError) as error:
         text = " ".join(str(error).split())[:160]
         raise IntegrityError(f"{name} is damaged ({text}); prepare the dataset again") from None
-    if not table.schema.equals(SCHEMA):
+    if not _is_ledger(table.schema):
         raise IntegrityError(f"{name} is damaged (its columns are others); prepare the dataset again")
-    return table
+    return _complete(table)
 
 
 def iterate_ledger(path: Path, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
@@ -132,13 +140,28 @@ def iterate_ledger(path: Path, name: str, columns: Sequence[str] | None = None) 
     """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            if not file.schema_arrow.equals(SCHEMA):
+            if not _is_ledger(file.schema_arrow):
                 raise IntegrityError(f"{name} is damaged (its columns are others); prepare the dataset again")
+            present = [column for column in columns or SCHEMA.names if column in file.schema_arrow.names]
             for number in range(file.num_row_groups):
-                yield file.read_row_group(number, columns=list(columns) if columns else None, use_threads=False)
+                yield _complete(file.read_row_group(number, columns=present, use_threads=False), columns)
     except (pa.ArrowException, OSError) as error:
         text = " ".join(str(error).split())[:160]
         raise IntegrityError(f"{name} is damaged ({text}); prepare the dataset again") from None
+
+
+def _is_ledger(schema: pa.Schema) -> bool:
+    """Whether these are the columns of a ledger, of this release or an older one."""
+    expected = [field for field in SCHEMA if field.name in schema.names or field.name not in ADDED]
+    return bool(schema.equals(pa.schema(expected)))
+
+
+def _complete(table: pa.Table, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table with nulls for the columns that its release did not have."""
+    for name in columns or SCHEMA.names:
+        if name not in table.column_names:
+            table = table.append_column(SCHEMA.field(name), pa.nulls(table.num_rows, SCHEMA.field(name).type))
+    return table.select(list(columns or SCHEMA.names))
 
 
 def show_path(path: str) -> tuple[str, bytes | None]:

@@ -45,6 +45,7 @@ class Chunk:
     key: str
     items: tuple[Item, ...]
     isolated: bool = False  # whether each file is decoded apart from the process that works on the chunk
+    doubted: int = 0  # how many of the files ended their decoder in an earlier run
 
     def isolate(self) -> "Chunk":
         """The same chunk, worked on so that no file can end the process."""

@@ -1,10 +1,10 @@
 """Prediction rows in, Parquet out and back: the schema of a scored batch, merging by path, and CSV for spreadsheets."""
 
-import csv
 import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ import pyarrow.parquet as pq
 
 from cnn.errors import IntegrityError
 from cnn.spec import canonical_json
+from infra.entries import Entry
+from tasks.spreadsheets import write_rows
 
 OUTCOMES = ("ok", "quarantined", "ignored")
 DECISIONS = ("accept", "review")
 ROW_GROUP = 16_384  # rows that are in memory at once while a batch is written or read
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # first characters that a spreadsheet may take for a formula
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 GUESS = pa.struct([pa.field("label", pa.string()), pa.field("probability", pa.float64())])
 SCHEMA = pa.schema(
@@ -35,11 +37,38 @@ SCHEMA = pa.schema(
         pa.field("scored_at", pa.timestamp("us", tz="UTC")),
         pa.field("path_raw", pa.binary()),  # the name's bytes, where they are not UTF-8
         pa.field("size", pa.int64(), nullable=False),
-        pa.field("modified", pa.string(), nullable=False),  # mtime_ns.ctime_ns, or the ETag
+        pa.field("modified", pa.timestamp("us", tz="UTC")),  # null where the listing does not tell
+        pa.field("revision", pa.string(), nullable=False),  # another one, another file: mtime_ns.ctime_ns, or the ETag
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
     ]
 )
+
+
+# In a spreadsheet a person reads from the left; the guesses after the first follow the confidence.
+FIRST_CELLS = ("path", "label", "confidence")
+LAST_CELLS = (
+    *("decision", "outcome", "reason", "modified", "scored_at", "width", "height", "size"),
+    *("model_version", "digest", "revision", "path_raw"),
+)
+
+
+def describe_entry(entry: Entry) -> dict[str, Any]:
+    """What a row says of a file as it was listed, beside its path."""
+    return {"size": entry.size, "modified": find_time(entry), "revision": entry.modified}
+
+
+def find_time(entry: Entry) -> datetime | None:
+    """When a file was last written (UTC); None where its store does not tell, or tells what no calendar has."""
+    try:
+        if entry.written is not None:
+            return EPOCH + timedelta(microseconds=round(entry.written * 1e6))
+        seconds, dot, changed = entry.modified.partition(".")
+        if not dot or not changed.isdecimal():
+            return None  # an ETag
+        return EPOCH + timedelta(microseconds=int(seconds) // 1000)
+    except (ValueError, OverflowError):
+        return None
 
 
 def to_rows_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -129,29 +158,27 @@ def merge_tables(streams: Iterable[Iterable[pa.Table]]) -> Iterator[pa.Table]:
         queue = rest
 
 
-def write_csv(source: Path, target: Path) -> int:
-    """Write a predictions file as UTF-8 CSV; returns its rows. `top_k` becomes JSON, `path_raw` hexadecimal digits.
+def write_csv(source: Path, target: Path, top_k: int = 2) -> int:
+    """Write a predictions file as a table for spreadsheets (see `tasks.spreadsheets`); returns its rows.
 
-    Cells that a spreadsheet would take for a formula get an apostrophe in front.
+    Columns: path, label, confidence, then label_2 and probability_2 (and so on, `top_k` guesses in all, but two at the
+    least), then the rest.
     """
-    rows = 0
-    with target.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(SCHEMA.names)
-        for table in iterate_predictions(source):
-            rows += table.num_rows
-            writer.writerows([_to_cell(row[name]) for name in SCHEMA.names] for row in table.to_pylist())
-    return rows
+    ranks = range(2, max(top_k, 2) + 1)
+    guesses = [f"{name}_{rank}" for rank in ranks for name in ("label", "probability")]
+    header = [*FIRST_CELLS, *guesses, *LAST_CELLS]
+    rows = (
+        [*(row[name] for name in FIRST_CELLS), *_list_guesses(row["top_k"], ranks), *(row[name] for name in LAST_CELLS)]
+        for table in iterate_predictions(source)
+        for row in table.to_pylist()
+    )
+    return write_rows(target, header, rows)
 
 
-def _to_cell(value: Any) -> Any:
-    if isinstance(value, list):
-        return json.dumps({guess["label"]: guess["probability"] for guess in value}, ensure_ascii=False)
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, str) and value.startswith(FORMULA):
-        return f"'{value}"
-    return value.isoformat() if hasattr(value, "isoformat") else value
+def _list_guesses(top_k: Sequence[Mapping[str, Any]] | None, ranks: range) -> list[Any]:
+    """label, probability, label, … of the guesses of these ranks; None where there are not so many."""
+    found = dict(enumerate(top_k or (), 1))
+    return [found.get(rank, {}).get(name) for rank in ranks for name in ("label", "probability")]
 
 
 def _next_head(stream: Iterator[pa.Table]) -> tuple[pa.Table, pa.ChunkedArray, Iterator[pa.Table]] | None:

@@ -7,32 +7,34 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cnn.dataset import Manifest
-from cnn.errors import IntegrityError, SafelightError, SourceError
+from cnn.errors import PASSING, IntegrityError, SafelightError, SourceError
 from cnn.spec import canonical_json
-from infra.storage import Source, Store, open_source, open_store
+from infra.storage import Source, Store, open_store
 from infra.unfinished import sweep_scratch
 from tasks.building import BuildSpec, BuildTask, ChunkReport, build_chunk
 from tasks.chunk_reports import read_report, report_path
 from tasks.comparing import Previous, keep_moved, keep_unchanged, verify_kept
 from tasks.inventory import class_names, digest_inventory, take_inventory
-from tasks.ledger import DECODED
-from tasks.listing import FOLDER_PROBLEMS, check_apart
+from tasks.layout import Layout, apply_layout, find_layout
+from tasks.ledger import DECODED, has_code
+from tasks.listing import check_apart
 from tasks.planning import Chunk, Cut, Effort, cut_rows, estimate_decoding, make_chunk
 from tasks.publishing import Latest, fetch_ledger, find_latest, read_manifest
 from tasks.reckoning import BudgetSpec
 from tasks.rows import OK, QUARANTINED, Filled, Report, Rows
 from tasks.settling import loading_trees
+from tasks.source_checks import PREPARE, describe_classes, open_given, refuse_lost_folders, refuse_outside_links
 
+LISTING_RULES = 2  # raise it when a version that stands may have to be looked through though its source lists the same
 FILL_ROWS = 4_096  # whose reports are taken over together: each time costs as much as some hundred rows
 
 
@@ -60,6 +62,9 @@ class Preparation:
     budget: BudgetSpec
     chunk_files: int
     verify: bool = False
+    exclude: tuple[str, ...] = ()  # patterns of files of the source that are left out
+    command: str = PREPARE  # what its user types, with {} for the source
+    layout: Layout = field(default_factory=Layout)  # which folders of the source are a split that its owner made
     classes: tuple[str, ...] = ()
     todo: list[int] = field(default_factory=list)  # numbers of the chunks that are to be built
     done: list[ChunkReport] = field(default_factory=list)
@@ -80,7 +85,7 @@ class Preparation:
     @cached_property
     def source(self) -> Source:
         """The source, opened read-only."""
-        return open_source(self.source_uri)
+        return open_given(self.source_uri, self.command)
 
     @cached_property
     def store(self) -> Store:
@@ -90,12 +95,17 @@ class Preparation:
     @cached_property
     def rows(self) -> Rows:
         """One row for each file listed; the first use lists them."""
-        inventory = take_inventory(self.source)
+        inventory = take_inventory(self.source, self.exclude)
+        refuse_outside_links(self.source, inventory, self.command)
+        refuse_lost_folders(self.source, inventory)
+        self.layout = find_layout(inventory, self.spec.split.folders, self.source_uri)
+        inventory = apply_layout(inventory, self.layout)
+        self.spec = self.spec.model_copy(update={"folders": dict(self.layout.folders)})
         self.previous = find_previous(self)
         self.classes = class_names(inventory, self.previous.manifest.classes if self.previous else ())
         if len(self.classes) < 2:
-            raise SourceError(_describe_classes(self.source_uri, self.classes, inventory.num_rows))
-        return Rows(inventory, self.classes)
+            raise SourceError(describe_classes(self.source, inventory, self.classes, self.command))
+        return Rows(inventory, self.classes, self.spec.folders)
 
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
@@ -110,8 +120,10 @@ class Preparation:
     @cached_property
     def listing(self) -> str:
         """sha256 (hex) of what the source listed and of all that decides what comes of it."""
+        inventory = self.rows.inventory  # with which the specification is known
         facts = [self.spec.model_dump(mode="json"), self.budget.model_dump(mode="json"), self.chunk_files, self.classes]
-        return hashlib.sha256(f"{canonical_json(facts)}{digest_inventory(self.rows.inventory)}".encode()).hexdigest()
+        facts.append(LISTING_RULES)
+        return hashlib.sha256(f"{canonical_json(facts)}{digest_inventory(inventory)}".encode()).hexdigest()
 
     @property
     def files_to_build(self) -> int:
@@ -138,18 +150,17 @@ def list_files(job: Preparation) -> None:
     sweep_scratch(job.store.root)
     job.standing = {entry.path: entry.size for kind in ("shards/", "chunks/") for entry in job.store.list(kind)}
     rows = job.rows
-    refuse_lost_folders(job)
     if recognise_listing(job):
         return
     if job.previous is not None:
         try:
             same, left = keep_unchanged(rows, job.previous)
         except IntegrityError:  # a damaged ledger is no ground to stand on: everything is built anew
-            job.previous, job.rows = None, Rows(rows.inventory, job.classes)
+            job.previous, job.rows = None, Rows(rows.inventory, job.classes, job.spec.folders)
         else:
             rows.shards.update(job.previous.manifest.chunks)
             job.changed = verify_kept(rows, job.source) if job.verify else 0
-            job.moved = keep_moved(rows, job.source, left, job.spec.split)
+            job.moved = keep_moved(rows, job.source, left, job.spec)
             job.unchanged = same == len(rows) and not job.changed and _is_same(job, job.previous.manifest)
     known = sorted(_find_finished(job))
     job.todo = [number for number in range(len(job.cut)) if number not in set(known)]
@@ -170,23 +181,6 @@ def recognise_listing(job: Preparation) -> bool:
     return job.recognised
 
 
-def refuse_lost_folders(job: Preparation) -> None:
-    """Stop when a folder cannot be looked into: nobody knows how many images, or whole classes, are missing.
-
-    Raises:
-        SourceError: the folder is named.
-    """
-    inventory = job.rows.inventory
-    problem = pc.is_in(inventory.column("problem").cast(pa.string()), pa.array(FOLDER_PROBLEMS))
-    lost = inventory.filter(pc.and_(problem, pc.is_null(inventory.column("ignored"))))
-    if lost.num_rows:
-        path = lost.column("path")[0].as_py().decode("utf-8", "surrogateescape")
-        raise SourceError(
-            f"{job.source.uri_of(path)} is a folder that cannot be looked into ({lost.column('problem')[0]}); "
-            "repair, move or hide it (a leading dot); nothing was published"
-        )
-
-
 def build_chunks(job: Preparation, run: Run, on_report: Callable[[ChunkReport], None]) -> None:
     """Build every chunk that is not done yet; each that ends is kept, whatever happens to the others."""
     job.submitted = time.monotonic()
@@ -196,9 +190,10 @@ def build_chunks(job: Preparation, run: Run, on_report: Callable[[ChunkReport], 
 
     def make() -> Iterator[Chunk]:
         for number in sorted(job.todo, key=job.bytes_of, reverse=True):  # the small ones last: workers end together
-            chunk = make_chunk(job.rows.inventory, job.cut.rows_of(number), job.classes, salt)
+            rows = job.cut.rows_of(number)
+            chunk = make_chunk(job.rows.inventory, rows, job.classes, salt)
             numbers[chunk.key] = number
-            yield chunk
+            yield replace(chunk, doubted=int(job.rows.doubted[rows].sum()))
 
     def keep(done: ChunkReport) -> None:
         waiting.append(match_report(job, numbers.pop(done.key), read_report(job.store, done.key)))
@@ -242,21 +237,26 @@ def find_previous(job: Preparation) -> Previous | None:
 
 
 def has_missing(rows: Rows) -> bool:
-    """Whether a file that was asked for gave no bytes: the next preparation asks again."""
+    """Whether a file that was asked for gave no bytes, or its decoder no answer: the next preparation asks again."""
     return bool(((rows.outcome == QUARANTINED) & (rows.chunk >= 0) & ~rows.is_read).any())
 
 
 def has_unread(report: Report) -> bool:
-    """Whether a file gave no bytes at all: that may have been a passing fault, so its chunk is done again."""
-    return bool(report.table.column("digest").null_count)
+    """Whether a file gave no bytes, or its decoder no answer: that may pass, so the chunk is done again."""
+    passing = pc.any(has_code(report.table.column("reason"), PASSING)).as_py()
+    return bool(report.table.column("digest").null_count or passing)
 
 
 def _is_same(job: Preparation, manifest: Manifest) -> bool:
     """Whether the previous version is what would come out again: the same settings, and all its shards stand."""
-    settings = (manifest.classes, manifest.image, manifest.augment, manifest.split, manifest.files)
-    asked = (job.classes, job.spec.image, job.spec.augment, job.spec.split, len(job.rows))
+    settings = (manifest.classes, manifest.image, manifest.augment, manifest.split, manifest.split_folders)
+    asked = (job.classes, job.spec.image, job.spec.augment, job.spec.split, job.spec.folders)
     shards = [shard for split in manifest.splits.values() for shard in split]
-    return settings == asked and all(job.standing.get(shard.path) == shard.bytes for shard in shards)
+    return (
+        settings == asked
+        and manifest.files == len(job.rows)
+        and all(job.standing.get(shard.path) == shard.bytes for shard in shards)
+    )
 
 
 def _find_finished(job: Preparation) -> Iterator[int]:
@@ -277,11 +277,3 @@ def _find_finished(job: Preparation) -> Iterator[int]:
                 yield number
         except IntegrityError:
             continue  # it is built anew
-
-
-def _describe_classes(source: str, classes: tuple[str, ...], files: int) -> str:
-    if not files:
-        return f"{source} holds no files; expected one folder of images per class"
-    if not classes:
-        return f"{source} holds {files} files but no class folders; expected one folder of images per class"
-    return f"{source} holds one class, {classes[0]!r}; a classifier needs at least two class folders"

@@ -13,13 +13,14 @@ from typing import Literal
 from pydantic import Field
 
 from cnn.errors import name_some
-from cnn.metrics import Evaluation, Paired
+from cnn.metrics import Evaluation, Paired, compare_chance
 from cnn.spec import Settings
 from infra.moves import format_time
 from infra.versions import CHALLENGER, CHAMPION, VersionInfo, Versions
 
 APPLIED = "gate.applied"
 FIRST = "first version"
+JUDGED_ON, UNJUDGED = "safelight.judged_on", "safelight.unjudged"  # tags: beside which figures mean little
 
 
 class GateSpec(Settings):
@@ -27,7 +28,11 @@ class GateSpec(Settings):
 
     margin: float = Field(0.01, ge=0.0, le=1.0, description="accuracy that a new version may be behind the champion")
     significance: float = Field(
-        0.05, gt=0.0, lt=1.0, description="below this p the paired test finds the new version worse, and it is held"
+        0.05,
+        gt=0.0,
+        lt=1.0,
+        description="below this p the paired test finds the new version worse than the champion, and it is held; where "
+        "there is no champion, a version is held unless it is better than a constant answer at this p",
     )
 
 
@@ -55,12 +60,7 @@ def decide(
     if unjudged is not None:
         return Verdict("hold", (f"the champion could not be judged on the same images: {unjudged}",))
     if paired is None:
-        low, high = challenger.accuracy_interval
-        figures = (
-            f"accuracy {challenger.accuracy:.4f} ({low:.4f} to {high:.4f}) on {challenger.images} {judged_on} images"
-        )
-        alone = "" if judged_on != "train" else "; these are the images that it was trained on: there are no others"
-        return Verdict("promote", (FIRST + doubt_first(challenger), figures + alone))
+        return decide_first(challenger, spec, judged_on)
     if not paired.images:
         return Verdict("hold", ("there are no test images to compare with the champion on; raise split.test",))
     near = paired.difference >= -spec.margin
@@ -69,14 +69,45 @@ def decide(
     return Verdict("promote" if near and plausible else "hold", reasons)
 
 
-def doubt_first(evaluation: Evaluation) -> str:
-    """What to add when a version has learnt nothing that can be shown: against the best constant answer."""
-    counts = [sum(row) for row in evaluation.confusion]
-    if not evaluation.images or evaluation.accuracy_interval[0] > max(counts) / evaluation.images:
-        return ""
-    commonest = evaluation.classes[counts.index(max(counts))]
-    share = max(counts) / evaluation.images
-    return f", though not shown to be better than always answering {commonest!r} ({share:.4f})"
+def decide_first(evaluation: Evaluation, spec: GateSpec, judged_on: str = "test") -> Verdict:
+    """Promote a version that no champion stands beside when it is better than a constant answer: of all that there is
+    to compare it with, the least.
+
+    Better means that one of two tests (`cnn.metrics.compare_chance`) finds it so, at half of `spec.significance` each:
+    of its accuracy, or of its mean recall. So six images, three of each of two classes, are enough when all answers are
+    right; four are not, which guessing has right once in sixteen times.
+    """
+    chance = compare_chance(evaluation)
+    low, high = evaluation.accuracy_interval
+    figures = f"accuracy {evaluation.accuracy:.4f} ({low:.4f} to {high:.4f}) on {evaluation.images} {judged_on} images"
+    if judged_on == "train":
+        figures += "; these are the images that it was trained on: there are no others"
+    unjudged = (say_unjudged(evaluation.unjudged, judged_on),) if evaluation.unjudged else ()
+    if min(chance.p_accuracy, chance.p_recall) < spec.significance / 2:
+        return Verdict("promote", (FIRST, figures, *unjudged))
+    doubt = f"not shown to be better than always answering {chance.commonest!r} ({chance.share:.4f})"
+    remedy = (
+        "retrain with more images or with other settings (fit.epochs, fit.learning_rate, model, image.size), or raise "
+        "split.test, so that more images judge it"
+    )
+    return Verdict("hold", (f"{FIRST}, {doubt}", figures, *unjudged, remedy))
+
+
+def say_unjudged(classes: Sequence[str], judged_on: str = "test") -> str:
+    """One line on the classes that nothing was found out about."""
+    shown = name_some(list(map(repr, classes)))
+    return f"not judged, for want of {judged_on} images: {shown}"
+
+
+def note_left_out(verdict: Verdict, paired: Paired, images: int) -> Verdict:
+    """The verdict with a line on what it rests on, where only some of the `images` test images could be compared."""
+    if paired.images == images:
+        return verdict
+    note = (
+        f"compared on the {paired.images:,} of {images:,} test images that the champion was not trained on: accuracy "
+        f"{paired.challenger:.4f}, the champion's {paired.champion:.4f}"
+    )
+    return Verdict(verdict.verdict, (verdict.reasons[0], note, *verdict.reasons[1:]))
 
 
 def hold_for_lost_classes(champion: Sequence[str], classes: Sequence[str]) -> Verdict | None:
@@ -88,6 +119,29 @@ def hold_for_lost_classes(champion: Sequence[str], classes: Sequence[str]) -> Ve
     return Verdict(
         "hold", (f"it does not know {shown}, which the champion knows; promote it by hand if that is meant",)
     )
+
+
+def hold_for_unjudged_classes(champion: Sequence[str], judged: Sequence[str]) -> Verdict | None:
+    """Hold a version without test images of a class that the champion was judged on; None when it has them all."""
+    lost = sorted(set(champion) - set(judged))
+    if not lost:
+        return None
+    shown = name_some(list(map(repr, lost)))
+    return Verdict(
+        "hold",
+        (
+            f"it is not judged on {shown}, for want of test images; the champion was",
+            "add images of it, or raise split.test or choose another split.group",
+        ),
+    )
+
+
+def point_out(verdict: Verdict, name: str, version: int) -> Verdict:
+    """A verdict to hold that ends with what a person can do who knows better; another one as it is."""
+    if verdict.verdict == "promote":
+        return verdict
+    way = f"if it is to be the champion all the same: `safelight promote {name} {version} --why TEXT`"
+    return Verdict("hold", (*verdict.reasons, way))
 
 
 def apply_verdict(registry: Versions, version: VersionInfo, verdict: Verdict, by: str, at: datetime) -> VersionInfo:
@@ -111,6 +165,30 @@ def apply_verdict(registry: Versions, version: VersionInfo, verdict: Verdict, by
         registry.drop_alias(name, CHALLENGER)
     registry.set_tags(name, number, {APPLIED: format_time(at)})
     return registry.version(name, number)
+
+
+def read_judgement(version: VersionInfo) -> tuple[str, tuple[str, ...]]:
+    """(what a version was judged on, such as `test split of birds-1`, or "" where nobody knows; the classes that had no
+    images there)."""
+    split = version.tags.get("judged_on", "")  # of an older release
+    known = version.tags.get(JUDGED_ON, f"{split} split of {version.dataset}" if split and version.dataset else "")
+    try:
+        unjudged = json.loads(version.tags.get(UNJUDGED, "[]"))
+    except ValueError:  # tags can be edited by hand
+        unjudged = []
+    return known, tuple(map(str, unjudged)) if isinstance(unjudged, list) else ()
+
+
+def describe_judgement(version: VersionInfo) -> str:
+    """One line of a version's figures and what they were measured on; "" where it has none."""
+    figures, judged_on = version.metrics, read_judgement(version)[0]
+    if "accuracy" not in figures:
+        return ""
+    told = f"accuracy {figures['accuracy']:.4f}"
+    if {"accuracy_low", "accuracy_high"} <= set(figures):
+        told += f" ({figures['accuracy_low']:.4f} to {figures['accuracy_high']:.4f})"
+    images = f"{figures['test_images']:,.0f} images" if "test_images" in figures else "images of an unknown number"
+    return f"{told} on {images}" + (f", {judged_on}" if judged_on else ", nobody knows which")
 
 
 def read_verdict(version: VersionInfo) -> Verdict | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 from pydantic import ValidationError
 
-from cnn.dataset import LedgerRef, Manifest, Normalization
+from cnn.dataset import LedgerRef, Manifest, Normalization, digest_manifest
 from cnn.errors import DatasetError, IntegrityError, StorageError
 from cnn.hashing import hash_file
 from cnn.spec import canonical_json
@@ -99,6 +99,7 @@ def make_manifest(draft: Draft, ledger: LedgerRef) -> Manifest:
         image=spec.image,
         augment=spec.augment,
         split=spec.split,
+        split_folders=dict(spec.folders),
         normalization=draft.normalization,
         ledger=ledger,
         splits=dict(draft.placement.splits),
@@ -151,7 +152,7 @@ def read_manifest(store: Store, dataset: str) -> Manifest:
                 f"{store.uri_of(name)} was made by another release of Safelight; prepare again"
             ) from None
         raise IntegrityError(f"{store.uri_of(name)} is damaged ({error.error_count()} errors); prepare again") from None
-    if not manifest.dataset.endswith(manifest.digest_of_content()[:12]):
+    if not manifest.dataset.endswith(digest_manifest(json.loads(body))[:12]):
         raise IntegrityError(f"{store.uri_of(name)} is damaged (it does not match its name); prepare again")
     return manifest
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from pydantic import Field
@@ -14,6 +14,9 @@ from cnn.spec import Settings, canonical_json
 from tasks.ledger import OUTCOMES
 from tasks.rows import IGNORED, NO_CLASS, OK, PENDING, QUARANTINED, Rows
 
+EXAMPLES = 3  # files that a refusal names
+REASON_LETTERS = 80  # of each reason in it
+
 
 class BudgetSpec(Settings):
     """How much may go wrong before nothing is published."""
@@ -21,8 +24,10 @@ class BudgetSpec(Settings):
     quarantined: float = Field(0.05, ge=0.0, le=1.0, description="largest share of files that may be unreadable")
 
 
-def check_budget(rows: Rows, classes: Sequence[str], budget: BudgetSpec) -> None:
-    """Refuse a version that lost too much.
+def check_budget(
+    rows: Rows, classes: Sequence[str], budget: BudgetSpec, write_list: Callable[[], str] | None = None
+) -> None:
+    """Refuse a version that lost too much; `write_list` writes down what was lost, and says where.
 
     Raises:
         BudgetError: more files are quarantined than the budget allows, or a class has lost all its images.
@@ -35,18 +40,33 @@ def check_budget(rows: Rows, classes: Sequence[str], budget: BudgetSpec) -> None
     if worst.total() > budget.quarantined * looked_at:
         raise BudgetError(
             f"{worst.total()} of {looked_at} files are unreadable ({told}), "
-            f"over the budget of {budget.quarantined:.1%}; "
-            "repair or remove them, or raise budget.quarantined; nothing was published"
+            f"over the budget of {budget.quarantined:.1%}: {name_lost(rows, write_list)}; repair or remove them, leave "
+            "them out with source.exclude, or raise budget.quarantined; nothing was published"
         )
     alive = np.bincount(rows.label_id[rows.outcome == OK], minlength=len(classes))
     emptied = sorted(name for name, count in zip(classes, alive, strict=True) if not count)
     if emptied:
+        listed = f": {name_lost(rows, write_list)}" if worst else ""
         raise BudgetError(
-            f"class {emptied[0]!r} has no usable image left ({told}); "
+            f"class {emptied[0]!r} has no usable image left ({told}){listed}; "
             "repair its files or remove the folder; nothing was published"
         )
     if not ((rows.outcome == OK) & (rows.split == SPLITS.index("train"))).any():
         raise DatasetError("no image is left to train on; lower split.validation and split.test, or add images")
+
+
+def name_lost(rows: Rows, write_list: Callable[[], str] | None = None) -> str:
+    """Three of the quarantined files with their reasons, of as many reasons as there are, and where all are listed."""
+    lost = np.flatnonzero((rows.outcome == QUARANTINED) & (rows.reason != rows.reasons.number(NO_CLASS)))
+    _, firsts = np.unique(rows.reason[lost], return_index=True)
+    chosen = list(dict.fromkeys([*sorted(firsts.tolist())[:EXAMPLES], *range(len(lost))]))[:EXAMPLES]
+    examples = lost[sorted(chosen)]
+    shown = [path.decode("utf-8", "backslashreplace") for path in rows.paths(examples)]
+    reasons = [rows.reasons.texts[number][:REASON_LETTERS] for number in rows.reason[examples].tolist()]
+    named = ", ".join(f"{path} ({reason})" for path, reason in zip(shown, reasons, strict=True))
+    place = write_list() if write_list is not None else ""
+    more = ", …" if len(lost) > len(examples) else ""
+    return f"{named}{more}" + (f"; all are listed in {place}" if place else "")
 
 
 def find_gaps(rows: Rows, classes: Sequence[str], split: SplitSpec) -> list[str]:
@@ -106,7 +126,8 @@ def digest_dataset(rows: Rows, classes: Sequence[str]) -> str:
     Neither the layout of the shards nor the history counts: labels are numbered in the order of their names.
     """
     ok = np.flatnonzero(rows.outcome == OK)
-    order = ok[np.lexsort(rows.digest[ok].T[::-1])] if len(ok) else ok
+    # The split tells apart the copies that an owner put into two of them.
+    order = ok[np.lexsort([rows.split[ok], *rows.digest[ok].T[::-1]])] if len(ok) else ok
     ranks = np.argsort(np.argsort(np.array(classes, object)))
     digest = hashlib.sha256(canonical_json(sorted(classes)).encode())
     fields = np.zeros(

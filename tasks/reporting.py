@@ -32,7 +32,8 @@ RULES = {
 class ReportFacts:
     """What the page says beside the rows: which model, which source, when (UTC), where the predictions lie.
 
-    `scored` images were seen by the network in this run, `reused` ones had a prediction.
+    `scored` images were seen by the network in this run, `reused` ones had a prediction. `judged` says what the model
+    is worth and on which images that was found, `unjudged` names the classes that had none there.
     """
 
     model: str
@@ -45,6 +46,8 @@ class ReportFacts:
     scored: int
     reused: int
     classes: tuple[str, ...] = ()
+    judged: str = ""
+    unjudged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

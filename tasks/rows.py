@@ -19,6 +19,8 @@ OK, QUARANTINED, DUPLICATE, CONFLICT, LEAK, IGNORED = range(len(OUTCOMES))
 NO_CLASS = "no_class_folder"
 COARSE = 16  # block means of a thumbnail, by which near-duplicates are looked for
 NONE = -1
+SPLIT_ORIGINS = ("drawn", "folder")  # by a hash, or by the folder of the file's owner
+TOLD_SPLITS = ("training", "validation", "test")
 
 
 class Names:
@@ -66,12 +68,14 @@ Filled = tuple[NDArray[np.int64], Report]
 class Rows:
     """One row for each file of `inventory`; columns are numpy arrays of one length."""
 
-    def __init__(self, inventory: pa.Table, classes: Sequence[str]) -> None:
+    def __init__(self, inventory: pa.Table, classes: Sequence[str], folders: Mapping[str, str] | None = None) -> None:
         count = inventory.num_rows
         self.inventory = inventory
+        self.given = _given_splits(inventory.column("path"), folders or {})  # an index into SPLITS, -1 where none is
         self.outcome = np.full(count, PENDING, np.uint8)  # an index into OUTCOMES
         self.digest = np.zeros((count, 32), np.uint8)  # sha256 of the file
         self.is_read = np.zeros(count, np.bool_)  # whether there is a digest
+        self.doubted = np.zeros(count, np.bool_)  # whether it ended its decoder in the run before
         self.coarse = np.zeros((count, COARSE), np.uint8)
         self.width, self.height = (np.zeros(count, np.int32) for _ in range(2))
         self.label_id = _label_ids(inventory.column("label"), classes)
@@ -97,6 +101,10 @@ class Rows:
     def path_column(self, rows: NDArray[np.int64]) -> pa.ChunkedArray:
         """The same as a column, without an object for each."""
         return self.inventory.column("path").take(pa.array(rows))
+
+    def is_given(self, rows: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.bool_]:
+        """bool (rows,): whether a file is in the split of its owner's folder, so that nobody may move it."""
+        return np.asarray((self.given[rows] >= 0) & (self.given[rows] == self.split[rows]))
 
     def forget(self, rows: NDArray[np.int64]) -> None:
         """Make these rows pending again: their files are to be read."""
@@ -137,6 +145,8 @@ class Rows:
         texts = {"group": self.groups.decode(self.group[part]), "chunk": self.chunks.decode(self.chunk[part])}
         texts |= {"shard": names.decode(shards[part]), "reason": self._told_reasons(part)}
         texts["split"] = pa.array(SPLITS).take(pa.array(self.split[part], mask=self.split[part] < 0))
+        origins = self.is_given(part).astype(np.int8)
+        texts["split_origin"] = pa.array(SPLIT_ORIGINS).take(pa.array(origins, mask=self.split[part] < 0))
         texts["outcome"] = pa.array(OUTCOMES).take(pa.array(self.outcome[part]))
         facts = columns | texts | {"digest": self._hex_digests(part), "fingerprint": self._fingerprints(part)}
         return batch_table(self.inventory.slice(start, stop - start), facts, self.split[part] >= 0)
@@ -169,9 +179,10 @@ class Rows:
         twins = self.paths(self.twin[part][rows].astype(np.int64))
         for row, path in zip(rows, twins, strict=True):
             shown = path.decode("utf-8", "backslashreplace")
-            outcome = self.outcome[part][row]
-            texts[row] = f"{'the same bytes as' if outcome == DUPLICATE else 'nearly the same picture as'} {shown!r}"
-            texts[row] += " in training" if outcome == LEAK else ""
+            outcome, twin = self.outcome[part][row], self.twin[part][row]
+            same = bool((self.digest[part][row] == self.digest[twin]).all())
+            texts[row] = f"{'the same bytes as' if same else 'nearly the same picture as'} {shown!r}"
+            texts[row] += f" in {TOLD_SPLITS[self.split[twin]]}" if outcome in (LEAK, OK) else ""
         return pa.array(texts, pa.string())
 
     def _hex_digests(self, part: slice) -> pa.Array:
@@ -206,6 +217,15 @@ def iterate_slices(count: int, size: int) -> Iterator[tuple[int, int]]:
 def _label_ids(labels: pa.ChunkedArray, classes: Sequence[str]) -> NDArray[np.int32]:
     found = pc.index_in(labels.cast(pa.string()), value_set=pa.array(classes, pa.string()))
     return np.array(found.fill_null(NONE).to_numpy(), np.int32)
+
+
+def _given_splits(paths: pa.ChunkedArray, folders: Mapping[str, str]) -> NDArray[np.int8]:
+    """int8 (rows,): the split of the top folder of each path, an index into SPLITS, -1 where it is none."""
+    given = np.full(len(paths), NONE, np.int8)
+    for folder, split in folders.items():
+        inside = pc.starts_with(paths, f"{folder}/".encode())
+        given[inside.to_numpy(zero_copy_only=False) if len(paths) else []] = SPLITS.index(split)
+    return given
 
 
 def _codes(column: pa.ChunkedArray, names: Sequence[str]) -> NDArray[np.int8]:

@@ -23,10 +23,10 @@ from cnn.images import ImageSpec, read_image
 from cnn.runtime import load_scorer, rank_classes
 from cnn.spec import Settings, Spec
 from infra.storage import Entry, Store, reuse_source, reuse_store
-from tasks.decoding import Decode, choose_decoder
+from tasks.decoding import Decode, choose_decoder, refuse_crashes
 from tasks.ledger import show_path
 from tasks.planning import Chunk, encode_path
-from tasks.predictions import from_part, iterate_predictions, path_keys, to_part, to_rows_table
+from tasks.predictions import describe_entry, from_part, iterate_predictions, path_keys, to_part, to_rows_table
 from tasks.reading import Content, Files, computing
 from tasks.shipping import local_bundle
 
@@ -44,16 +44,22 @@ class ScoreSpec(Settings):
     accept: float = Field(
         0.8, ge=0.0, le=1.0, description="confidence from which the decision is accept; below: review"
     )
+    allow_empty: bool = Field(
+        False, description="whether a folder that held images for the last batch may hold none now; false: an error"
+    )
     sheet: int = Field(12, ge=1, le=200, description="images per contact sheet in the report")
 
 
 class ModelRef(Spec):
-    """Which model scores: its name and version in the registry, the digest of its bundle, its class names."""
+    """Which model scores: its name and version in the registry, the digest of its bundle, its class names; `judged`
+    says what it is worth and on which images, `unjudged` names the classes that had none there."""
 
     name: str
     version: str
     bundle: str
     classes: tuple[str, ...] = ()
+    judged: str = ""
+    unjudged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ class ScoreTask(ScoreJob):
 class ChunkScores:
     """What comes back through the scheduler: the part's path, and of its files (`bytes` in all) how many were scored by
     the network, known (the same bytes had a prediction), or quarantined
-    (`unread` of these gave no bytes at all). `resumed`: an earlier run had done it."""
+    (`unread` of these gave no bytes, or no answer from their decoder). `resumed`: an earlier run had done it."""
 
     key: str
     part: str
@@ -109,11 +115,13 @@ def part_path(batch: str, key: str) -> str:
 def score_chunk(chunk: Chunk, task: ScoreTask) -> ChunkScores:
     """Read, decode and score every file of a chunk; bad files become rows with a reason.
 
-    A part that an earlier, interrupted run of the same batch finished is used as it is.
+    A part that an earlier, interrupted run of the same batch finished is used as it is, unless a file in it gave no
+    bytes or no answer: that may have been a passing fault.
 
     Raises:
         SourceError, StorageError: the source or the workspace as a whole does not answer.
         RegistryError: the model does not answer as it did when it was registered.
+        InstallationError: no file of the chunk can be decoded here.
     """
     source, store = reuse_source(task.source), reuse_store(task.workspace)
     name = part_path(task.batch, chunk.key)
@@ -126,6 +134,7 @@ def score_chunk(chunk: Chunk, task: ScoreTask) -> ChunkScores:
     try:
         with computing():
             rows, scored = score_files(files, network, known, task, choose_decoder(chunk.isolated))
+        refuse_crashes(chunk, [row.get("reason") for row in rows])
     finally:
         files.close()
     quarantined = sum(row["outcome"] == "quarantined" for row in rows)
@@ -155,7 +164,7 @@ def score_files(
     queue = BatchQueue(network, task)
     for entry, digest, data in files:
         path, raw = show_path(entry.path)
-        row: Row = {"path": path, "path_raw": raw, "size": entry.size, "modified": entry.modified, "digest": digest}
+        row: Row = {"path": path, "path_raw": raw, "digest": digest} | describe_entry(entry)
         row |= {"model_version": task.model.version, "scored_at": task.scored_at, "outcome": "quarantined"}
         rows.append(row)
         try:
@@ -258,7 +267,7 @@ def _find_part(store: Store, name: str, chunk: Chunk) -> ChunkScores | None:
     except (IntegrityError, TypeError):
         return None
     paths = sorted(encode_path(entry.path) for entry in chunk.entries)
-    return scores if path_keys(table).to_pylist() == paths else None
+    return scores if path_keys(table).to_pylist() == paths and not scores.unread else None
 
 
 @lru_cache(maxsize=2)

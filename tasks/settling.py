@@ -43,7 +43,8 @@ def settle_rows(rows: Rows, leak_distance: int, fetch: Fetch) -> None:
     """Give rows the outcomes that only the whole dataset can decide.
 
     Exact copies: the first path stays; the same picture under two labels: all of them go out; an image of validation or
-    test that nearly equals a training image leaves its split. `fetch` gives the thumbnails of rows.
+    test that nearly equals a training image leaves its split. Where the owner's folders are the split, copies and near
+    copies across it stay where they are, and only `twin` says so. `fetch` gives the thumbnails of rows.
     """
     for group in find_copies(rows.digest, np.flatnonzero(rows.outcome == OK)):
         labels = sorted(set(rows.inventory.column("label").take(group).cast("string").to_pylist()))
@@ -51,13 +52,45 @@ def settle_rows(rows: Rows, leak_distance: int, fetch: Fetch) -> None:
             rows.outcome[group] = CONFLICT
             rows.reason[group] = rows.reasons.number(f"the same picture under {', '.join(map(repr, labels))}")
         else:
-            rows.outcome[group[1:]], rows.twin[group[1:]] = DUPLICATE, group[0]
+            settle_copies(rows, group)
     if leak_distance >= 0:
         chosen = np.flatnonzero(rows.outcome == OK)
         train, others = (chosen[(rows.split[chosen] == TRAIN) == wanted] for wanted in (True, False))
         found = find_near_duplicates(rows.coarse, train, others, leak_distance, fetch)
+        given = rows.is_given()
         for other, twin in found.items():
-            rows.outcome[other], rows.twin[other] = LEAK, twin
+            if not given[other]:
+                rows.outcome[other], rows.twin[other] = LEAK, twin
+            elif rows.twin[other] < 0:
+                rows.twin[other] = twin
+
+
+def settle_copies(rows: Rows, group: NDArray[np.int64]) -> None:
+    """Files of the same bytes and label: the first of each split stays. They are in several splits only where their
+    owner put them there; then the first training (or validation) image is named beside those that are judged on."""
+    splits = range(len(SPLITS)) if rows.is_given(group).any() else ()
+    firsts = [same[0] for split in splits if len(same := group[rows.split[group] == split])] or [group[0]]
+    for first in firsts:
+        alike = rows.split[group] == rows.split[first] if len(firsts) > 1 else np.ones(len(group), np.bool_)
+        others = group[alike & (group != first)]
+        rows.outcome[others], rows.twin[others] = DUPLICATE, first
+    rows.twin[firsts[1:]] = firsts[0]
+
+
+def find_overlaps(rows: Rows) -> list[str]:
+    """How many images of a split that its owner made are known from training, one line for each split."""
+    lines = []
+    for split in range(1, len(SPLITS)):
+        known = np.flatnonzero((rows.outcome == OK) & (rows.twin >= 0) & (rows.split == split))
+        if not len(known):
+            continue
+        same = int((rows.digest[known] == rows.digest[rows.twin[known]]).all(axis=1).sum())
+        total = int(((rows.outcome == OK) & (rows.split == split)).sum())
+        lines.append(
+            f"{len(known):,} of {total:,} {SPLITS[split]} images are in another split too ({same:,} the same bytes, "
+            f"{len(known) - same:,} nearly the same); the folders' split is kept, so what is measured on them flatters"
+        )
+    return lines
 
 
 def find_copies(digests: NDArray[np.uint8], rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:

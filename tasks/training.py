@@ -4,7 +4,6 @@ Runs in a process of its own (tasks/fitting.py): the one task that loads Keras. 
 the run's folder; a run that was killed goes on from its last epoch.
 """
 
-import csv
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +25,9 @@ from cnn.metrics import Evaluation, evaluate_probabilities, fit_temperature
 from cnn.runtime import load_scorer
 from cnn.spec import Spec
 from infra.storage import Store, open_store
+from tasks.overlap import list_seen
 from tasks.publishing import read_manifest
+from tasks.spreadsheets import write_rows
 
 GOLDEN_IMAGES = 32
 BATCH = 256
@@ -89,15 +90,15 @@ def train_dataset(job: TrainJob, on_event: OnEvent, clock: Callable[[], float] =
     fitting = FitJob(manifest, store.root, job.model, job.fit, Path(job.folder, "checkpoints"))
     result = fit_model(fitting, lambda figures: on_event({"event": "epoch", **figures}))
     on_event({"event": "stage", "stage": "evaluate"})
-    report = _judge(job, manifest, store.root, result)
+    report = _judge(job, manifest, store, result)
     return report.model_copy(update={"seconds": round(clock() - began, 3)})
 
 
-def _judge(job: TrainJob, manifest: Manifest, root: Path, result: FitResult) -> TrainingReport:
+def _judge(job: TrainJob, manifest: Manifest, store: Store, result: FitResult) -> TrainingReport:
     """Export the trained model, and judge the exported one on images that training never saw."""
     folder, split = Path(job.folder), choose_split(manifest)
-    shards = open_split(manifest, split, root)
-    info = _write_bundle(job, manifest, root, result, shards)
+    shards = open_split(manifest, split, store.root)
+    info = _write_bundle(job, manifest, store, result, shards)
     answers = _answer(folder / "bundle", shards)
     evaluation = evaluate_probabilities(
         answers.probabilities, answers.labels, manifest.classes, temperature=info.temperature, top_k=job.top_k
@@ -114,7 +115,7 @@ def _judge(job: TrainJob, manifest: Manifest, root: Path, result: FitResult) -> 
         best_epoch=result.best_epoch,
         epochs=result.epochs,
         resumed_at=result.resumed_at,
-        warnings=result.warnings,
+        warnings=(*result.warnings, *doubt_validation(manifest, store.root)),
     )
 
 
@@ -147,6 +148,19 @@ def check_classes(manifest: Manifest, labels: NDArray[np.int64]) -> None:
             f"dataset {manifest.dataset} has no training images of {shown}; add images, lower split.validation and "
             f"split.test{grouped}, and prepare again"
         )
+
+
+def doubt_validation(manifest: Manifest, root: Path) -> tuple[str, ...]:
+    """A line on the classes without validation images, which have no say in the best epoch and in the confidences."""
+    if not manifest.rows("validation"):
+        return (
+            "there are no validation images: the best epoch is that of the training loss, confidences are as they come",
+        )
+    counts = np.bincount(open_split(manifest, "validation", root).labels, minlength=len(manifest.classes))
+    lacking = [repr(name) for name, count in zip(manifest.classes, counts, strict=True) if not count]
+    if not lacking:
+        return ()
+    return (f"no validation images of {name_some(lacking)}: the best epoch and the confidences were chosen without it",)
 
 
 def fetch_shards(store: Store, manifest: Manifest) -> None:
@@ -184,19 +198,19 @@ def write_answers(path: Path, answers: Answers) -> None:
         )
 
 
-def _write_bundle(job: TrainJob, manifest: Manifest, root: Path, result: FitResult, judged: ShardSet) -> BundleInfo:
+def _write_bundle(job: TrainJob, manifest: Manifest, store: Store, result: FitResult, judged: ShardSet) -> BundleInfo:
     facts = BundleFacts(
         model=job.model,
         image=manifest.image,
         normalization=manifest.normalization,
         classes=manifest.classes,
-        temperature=_calibrate(manifest, root, result.model),
+        temperature=_calibrate(manifest, store.root, result.model),
         dataset=manifest.dataset,
         dataset_digest=manifest.digest,
         split=manifest.split,
     )
     golden, _ = judged.batch(choose_golden(judged, GOLDEN_IMAGES, job.fit.seed))
-    return write_bundle(Path(job.folder, "bundle"), result.model, facts, golden)
+    return write_bundle(Path(job.folder, "bundle"), result.model, facts, golden, list_seen(store, manifest))
 
 
 def _calibrate(manifest: Manifest, root: Path, model: Any) -> float:
@@ -238,7 +252,5 @@ def _write_figures(folder: Path, job: TrainJob, manifest: Manifest, evaluation: 
 
 
 def _write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    write_rows(path, header, ([row.get(key) for key in header] for row in rows))

@@ -50,3 +50,13 @@ def register(registry: Registry, name: str, bundle: Path, versions: int = 1) -> 
     for number in range(versions):
         run = registry.start_run(name, hashlib.sha256(f"{name}{number}".encode()).hexdigest(), {})
         registry.register_version(name, run, bundle, METRICS)
+
+
+def add_versions(registry: Registry, name: str, versions: int = 1) -> None:
+    """The same entries in the registry, in a tenth of the time: no artifacts are sent for them."""
+    registry._ensure_model(name)
+    for number in range(versions):
+        key = hashlib.sha256(f"{name}{number}".encode()).hexdigest()
+        facts = {"bundle": "b" * 64, "run_key": key} | {f"metric.{metric}": repr(METRICS[metric]) for metric in METRICS}
+        run = registry.start_run(name, key, {})
+        registry._ask("create_model_version", name, "file:///nowhere", run, tags=facts, await_creation_for=0)

@@ -3,15 +3,17 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 import tasks.scoring
-from cnn.errors import StorageError
-from cnn.images import ImageSpec, encode_png
+from cnn.errors import BadImage, InstallationError, StorageError
+from cnn.hashing import hash_file
+from cnn.images import Decoded, ImageSpec, encode_png, read_image
 from infra.storage import open_source, open_store
 from tasks.batches import (
     BatchRecord,
@@ -25,6 +27,7 @@ from tasks.batches import (
 )
 from tasks.committing import publish_batch
 from tasks.listing import list_source
+from tasks.predictions import SCHEMA
 from tasks.scoring import ModelRef, Network, ScoreJob, ScoreSpec, score_chunk
 
 NIGHT = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
@@ -105,6 +108,26 @@ def test_only_what_changed_is_read(job: ScoreJob) -> None:
     assert record.outcomes["ok"] == 10
 
 
+def test_a_batch_of_an_older_release_is_scored_again_and_its_columns_are_not_mixed_in(job: ScoreJob) -> None:
+    first = run(job)
+    folder = Path(job.workspace) / "batches" / first.batch
+    table = pq.read_table(folder / "predictions.parquet")
+    older = table.drop_columns(["revision", "modified"]).append_column("modified", table.column("revision"))
+    pq.write_table(older, folder / "predictions.parquet")
+    reference = first.predictions.model_copy(update={"sha256": hash_file(folder / "predictions.parquet")})
+    record = first.model_copy(update={"rules": 2, "predictions": reference, "request": "0" * 64})
+    (folder / "batch.json").write_text(record.to_json())
+    second = run(job)
+    assert second.batch != first.batch
+    assert counts(second) == (10, 0)
+    now = pq.read_table(Path(job.workspace) / second.predictions.path)
+    assert now.schema.equals(SCHEMA)
+    times = dict(zip(now.column("path").to_pylist(), now.column("modified").to_pylist(), strict=True))
+    status = (Path(job.source) / "3.png").stat()
+    assert times["3.png"] == datetime.fromtimestamp(0, UTC) + timedelta(microseconds=status.st_mtime_ns // 1000)
+    assert counts(run(job)) == (0, 10)
+
+
 def test_rename_is_free(job: ScoreJob) -> None:
     run(job)
     shutil.move(Path(job.source) / "2.png", Path(job.source) / "moved.png")
@@ -162,6 +185,49 @@ def test_file_that_could_not_be_read_is_tried_again(job: ScoreJob, monkeypatch: 
     assert (again.unread, again.outcomes["ok"]) == (0, 10)
     assert again.batch != record.batch
     assert run(job).batch == again.batch
+
+
+@pytest.fixture
+def deadly(monkeypatch: pytest.MonkeyPatch) -> set[bytes]:
+    """The contents that end their decoder; what the test puts there does."""
+    contents: set[bytes] = set()
+
+    def decode(data: bytes, spec: ImageSpec) -> Decoded:
+        if data in contents:
+            raise BadImage("decoder_crashed", "SIGSEGV")
+        return read_image(data, spec)
+
+    monkeypatch.setattr(tasks.scoring, "choose_decoder", lambda isolated: decode)
+    return contents
+
+
+def test_file_that_ended_its_decoder_is_tried_again(job: ScoreJob, deadly: set[bytes]) -> None:
+    deadly.add((Path(job.source) / "5.png").read_bytes())
+    record = run(job)
+    assert (record.unread, record.outcomes["ok"]) == (1, 9)
+    deadly.clear()
+    again = run(job)
+    assert (again.unread, again.outcomes["ok"], counts(again)) == (0, 10, (1, 9))
+
+
+def test_part_in_which_a_decoder_ended_is_not_taken_over(job: ScoreJob, deadly: set[bytes]) -> None:
+    deadly.add((Path(job.source) / "0.png").read_bytes())
+    todo = plan(job)
+    assert [score_chunk(chunk, todo.task).unread for chunk in todo.chunks] == [1, 0, 0]
+    deadly.clear()
+    assert [score_chunk(chunk, todo.task).resumed for chunk in todo.chunks] == [False, True, True]
+    assert run(job).outcomes["ok"] == 10
+
+
+def test_run_in_which_every_file_ends_its_decoder_stops(job: ScoreJob, deadly: set[bytes]) -> None:
+    files = sorted(Path(job.source).glob("?.png"))
+    deadly |= {path.read_bytes() for path in files}
+    with pytest.raises(InstallationError, match=r"^all 4 files of a chunk ended their decoders.*SIGSEGV"):
+        run(job)
+    deadly -= {path.read_bytes() for path in [*files[::2], files[9]]}  # in no chunk all of them
+    record = run(job)  # four of them alone are told, and again by the next run, which asks no others
+    assert (record.outcomes["ok"], record.unread) == (6, 4)
+    assert (run(job).unread, run(job).outcomes["ok"]) == (4, 6)
 
 
 def test_damaged_predictions_are_not_used_again(job: ScoreJob, caplog: pytest.LogCaptureFixture) -> None:

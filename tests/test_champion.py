@@ -10,6 +10,7 @@ from registries import make_bundle, open_registry, register
 from cnn.errors import RegistryError
 from infra.moves import Move
 from infra.registry import CHALLENGER, Registry
+from tasks.promoting import Verdict, apply_verdict
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -71,6 +72,19 @@ def test_a_move_cut_short_is_made_good_by_the_next(
     assert [move.to_version for move in registry.history("short")] == [1]
     registry.move_champion("short", 2, "gate", "gate", NOON)
     assert [move.to_version for move in registry.history("short")] == [1, 2]
+
+
+def test_without_a_champion_it_is_said_why_and_what_to_do(registry: Registry, bundle: Path) -> None:
+    register(registry, "held", bundle)
+    held = Verdict("hold", ("first version, not shown to be better than always answering 'owl' (0.2500)", "more"))
+    apply_verdict(registry, registry.version("held", 1), held, "gate", NOON)
+    with pytest.raises(RegistryError) as told:
+        registry.require_champion("held")
+    assert str(told.value) == (
+        "model held has no champion yet: version 1 was held back (first version, not shown to be better than always "
+        "answering 'owl' (0.2500)); choose a version: `safelight promote held VERSION --why …`, or retrain with more "
+        "images or other settings"
+    )
 
 
 def test_other_aliases_come_and_go(registry: Registry, bundle: Path) -> None:

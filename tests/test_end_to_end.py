@@ -76,7 +76,10 @@ def test_the_loop_on_the_command_line(prefect_api: str, tmp_path: Path, make_ima
     common = ["--workspace", work, "--json", *SETTINGS]
 
     trained = safelight("retrain", photos, "--name", "birds", *common)
-    assert set(trained) == {"model", "version", "alias", "run_id", "dataset", "metrics", "gate", "seconds"}
+    facts = {"model", "version", "alias", "run_id", "dataset", "metrics", "judged_on", "unjudged", "gate", "seconds"}
+    assert set(trained) == facts
+    assert (trained["judged_on"], trained["unjudged"]) == (f"test split of {trained['dataset']}", [])
+    assert trained["metrics"]["test_images"] > 6
     assert (trained["version"], trained["alias"], trained["gate"]["verdict"]) == (1, "champion", "promote")
     assert {"accuracy", "macro_f1", "ece"} <= set(trained["metrics"])
 
@@ -89,7 +92,10 @@ def test_the_loop_on_the_command_line(prefect_api: str, tmp_path: Path, make_ima
     assert {row["model_version"] for row in rows.values()} == {"1"}
     assert all(row["label"] in ("bat", "cat", "owl") for row in rows.values() if row["outcome"] == "ok")
     assert Path(scored["report"]).read_text().startswith("<!doctype html>")
-    assert Path(scored["predictions"]).with_suffix(".csv").is_file()
+    table = Path(scored["predictions"]).with_suffix(".csv").read_text("utf-8-sig").splitlines()
+    assert table[0].startswith("path,label,confidence,label_2,probability_2,")
+    assert len(table) == 15
+    assert f"on {trained['metrics']['test_images']:.0f} images, test split of" in Path(scored["report"]).read_text()
 
     again = safelight("score", inbox, "--name", "birds", *common)
     assert (again["scored"], again["reused"]) == (0, 12)

@@ -148,9 +148,9 @@ def test_memory_is_that_of_the_table_and_one_batch(shuffled: bool) -> None:
     assert pa.total_allocated_bytes() - before < 1.1 * table.nbytes
 
 
-ENTRIES = st.builds(
-    Entry, PATHS, st.integers(0, 9), st.sampled_from(["1.1", "2.1", ""]), st.sampled_from([None, "unreadable"])
-)
+PROBLEMS = st.sampled_from([None, "unreadable"])
+REVISIONS = st.sampled_from(["1.1", "2.1", ""])
+ENTRIES = st.builds(Entry, PATHS, st.integers(0, 9), REVISIONS, PROBLEMS, st.none())
 LISTINGS = st.lists(ENTRIES, max_size=6, unique_by=lambda entry: entry.path)
 
 

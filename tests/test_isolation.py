@@ -1,18 +1,24 @@
 """A file that crashes or hangs its decoder costs itself alone, wherever it is decoded."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
-from steps import make_job, prepare, rows_of, run_job, write_image, write_photos
+from hypothesis import given
+from hypothesis import strategies as st
+from steps import built_paths, make_job, prepare, rows_of, run_job, write_image, write_photos
 
+import cnn.errors
 import infra.isolation
 import infra.threads
-from cnn.errors import BadImage, ConfigError
+from cnn.decoder import GarbledError, read_message, write_message
+from cnn.errors import BadImage, ConfigError, InstallationError
 from cnn.images import ImageSpec, read_image
 from flows.crew import hire_crew
 from infra.cluster import ClusterSpec
@@ -41,6 +47,9 @@ def open(stream, *args, **kwargs):
         os.close(os.open(os.environ["TOLD_OF_HANGS"], os.O_WRONLY))  # returns when the test reads there
     while data.endswith(b"HANG"):
         pass
+    if data.endswith(b"NOISE"):
+        sys.stdout.write("x" * 100_000 + sys.stdin.read())
+        sys.stdout.flush()
     if data.endswith(b"ENVIRONMENT"):
         raise OSError(",".join(sorted(os.environ)))
     return real(stream, *args, **kwargs)
@@ -100,6 +109,58 @@ def test_a_crash_and_a_hang_are_told_with_their_cause(tmp_path: Path, isolation:
     assert isolation.read(make_picture(tmp_path), SPEC, 60).width == 16
 
 
+def test_what_a_library_prints_and_reads_is_no_answer_and_no_request(tmp_path: Path, isolation: Isolation) -> None:
+    assert isolation.read(make_picture(tmp_path, b"NOISE"), SPEC, 60).width == 16
+    assert isolation.read(make_picture(tmp_path), SPEC, 60).width == 16
+
+
+def write_frame(facts: bytes, body: bytes) -> bytes:
+    stream = io.BytesIO()
+    write_message(stream, facts, body)
+    return stream.getvalue()
+
+
+@given(st.binary(max_size=40), st.binary(max_size=40), st.integers(0, 200), st.integers(1, 255), st.integers(0, 40))
+def test_what_is_not_a_whole_message_is_none(facts: bytes, body: bytes, place: int, change: int, most: int) -> None:
+    """Whatever byte is another one, and wherever the message is cut off."""
+    frame = write_frame(facts, body)
+    wrong = bytearray(frame)
+    wrong[place % len(frame)] ^= change
+    for data, limit in ((bytes(wrong), 80), (frame[: place % len(frame)], 80), (frame, most)):
+        try:
+            found = read_message(io.BytesIO(data), limit)
+        except GarbledError:
+            continue
+        assert found is None or (data, limit) == (frame, most)
+        assert found is None or (found == (facts, body) and len(body) <= most)
+
+
+@given(st.binary(max_size=200))
+def test_what_others_write_is_no_message(data: bytes) -> None:
+    with suppress(GarbledError):
+        assert read_message(io.BytesIO(data)) is None
+
+
+# Writes into every pipe of the process before the second picture is decoded: the first two prove that it can.
+WRITES_BETWEEN = """
+import os, sys
+import PIL.Image
+real, seen = PIL.Image.open, []
+def open(*args, **kwargs):
+    seen.append(1)
+    if len(seen) > 1:
+        os.write(int(sys.argv[2]), b"a line from elsewhere, as long as a head")
+    return real(*args, **kwargs)
+PIL.Image.open = open
+"""
+
+
+def test_an_answer_with_foreign_bytes_in_it_gives_no_pixels(tmp_path: Path, isolation: Isolation) -> None:
+    (tmp_path / "faulty" / "sitecustomize.py").write_text(WRITES_BETWEEN)
+    with pytest.raises(BadImage, match=r"^decoder_crashed: what it answered was no answer$"):
+        isolation.read(make_picture(tmp_path), SPEC, 60)
+
+
 def find_children() -> list[psutil.Process]:
     """Return the running decoders of this process; what ended and was not waited for yet has no command line."""
     alive = [one for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE]
@@ -148,6 +209,7 @@ def test_a_child_whose_answer_was_not_taken_gives_no_other_file_its_pixels(
     tmp_path: Path, isolation: Isolation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = make_picture(tmp_path)
+    isolation.read(data, SPEC, 60)
     with monkeypatch.context() as patch:
         patch.setattr(infra.isolation, "read_message", fail_for_memory)
         with pytest.raises(MemoryError):
@@ -157,7 +219,7 @@ def test_a_child_whose_answer_was_not_taken_gives_no_other_file_its_pixels(
     assert isolation.read(other, SPEC, 60).pixels.tobytes() == read_image(other, SPEC).pixels.tobytes()
 
 
-def fail_for_memory(stream: object) -> None:
+def fail_for_memory(stream: object, most: int) -> None:
     raise MemoryError
 
 
@@ -210,7 +272,9 @@ def test_a_limit_that_is_no_time_is_refused(given: str, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("workers", [None, 2])
-def test_the_culprits_alone_are_quarantined(workers: int | None, tmp_path: Path, faulty_decoders: None) -> None:
+def test_the_culprits_alone_are_quarantined_and_asked_again(
+    workers: int | None, tmp_path: Path, faulty_decoders: None
+) -> None:
     """In small work, which is done without workers, and on workers, which die."""
     source, work = write_photos(tmp_path / "photos"), tmp_path / "work"
     _, good = prepare(source, tmp_path / "good")
@@ -224,8 +288,81 @@ def test_the_culprits_alone_are_quarantined(workers: int | None, tmp_path: Path,
     reasons = {path: row["reason"].split(":")[0] for path, row in rows.items() if row["outcome"] == "quarantined"}
     assert reasons == {"owl/crash.png": "decoder_crashed", "owl/hang.png": "decoder_timeout"}
     assert manifest.digest == good.digest
-    again, _ = prepare(source, work, files=70)
-    assert (again.todo, again.unchanged) == ([], True)
+    again = make_job(source, work, files=70)
+    same = run_job(again, workers)
+    assert {path.rsplit("/")[-1] for path in built_paths(again)} == {"crash.png", "hang.png"}  # both are asked again
+    assert same.digest == good.digest
+
+
+DIES = """
+import os, sys
+if len(sys.argv) > 1 and "cnn.decoder" in sys.orig_argv:
+    print("libjpeg.so.8: cannot open shared object file", file=sys.stderr, flush=True)
+    os._exit(127)
+"""
+CRASHES_ALWAYS = FAULTY.replace('data.endswith(b"CRASH")', "len(data) > 500")
+
+
+def damage_decoders(tmp_path: Path, code: str) -> None:
+    (tmp_path / "faulty" / "sitecustomize.py").write_text(code)
+
+
+def test_a_decoder_that_dies_before_its_first_answer_says_nothing_of_any_file(
+    tmp_path: Path, faulty_decoders: None
+) -> None:
+    """The same command works once the installation does: no verdict was kept."""
+    source, work = write_photos(tmp_path / "photos"), tmp_path / "work"
+    damage_decoders(tmp_path, DIES)
+    said = r"^no image can be decoded here: .*python.* \(status 127: libjpeg.so.8: cannot open shared object file\);"
+    with pytest.raises(InstallationError, match=said):
+        run_job(make_job(source, work), workers=None)
+    damage_decoders(tmp_path, "")
+    manifest = run_job(make_job(source, work), workers=None)
+    assert manifest.outcomes["ok"] == 60
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+def test_a_chunk_whose_every_file_crashes_its_decoder_stops_the_run(
+    workers: int | None, tmp_path: Path, faulty_decoders: None
+) -> None:
+    source, work = write_photos(tmp_path / "photos", 6), tmp_path / "work"
+    damage_decoders(tmp_path, CRASHES_ALWAYS)
+    said = r"^all [3-6] files of a chunk ended their decoders.*\(decoder_crashed: SIGSEGV: free\(\): invalid pointer\)"
+    with pytest.raises(InstallationError, match=said):
+        run_job(make_job(source, work, files=6), workers)
+    damage_decoders(tmp_path, "")
+    assert run_job(make_job(source, work, files=6), workers=None).outcomes["ok"] == 6
+
+
+def test_known_culprits_alone_do_not_stop_a_run(tmp_path: Path, faulty_decoders: None) -> None:
+    """The second run asks these files and no others: that all of them crash is then no news."""
+    source, work = write_photos(tmp_path / "photos"), tmp_path / "work"
+    for number in range(4):
+        write_image(source / "owl" / f"crash-{number}.png", 1000 + number)
+        with (source / "owl" / f"crash-{number}.png").open("ab") as file:
+            file.write(b"CRASH")
+    manifest = run_job(make_job(source, work, files=70, budget=0.2), workers=None)
+    assert manifest.outcomes["quarantined"] == 4
+    again = make_job(source, work, files=70, budget=0.2)
+    assert run_job(again, workers=None).digest == manifest.digest
+    assert len(built_paths(again)) == 4
+
+
+def test_verdicts_that_were_kept_for_good_are_asked_again(
+    tmp_path: Path, faulty_decoders: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workspaces of earlier versions hold deaths of decoders with the file's digest, as if they were facts of it."""
+    source, work = write_photos(tmp_path / "photos"), tmp_path / "work"
+    with (source / "owl" / "02.png").open("ab") as file:
+        file.write(b"CRASH")
+    with monkeypatch.context() as patch:
+        patch.setattr(cnn.errors, "PASSING", ("out_of_memory",))
+        patch.setattr("tasks.preparing.LISTING_RULES", 1)
+        row = rows_of(work, run_job(make_job(source, work, files=70), workers=None))["owl/02.png"]
+    assert row["digest"] is not None
+    damage_decoders(tmp_path, "")
+    rows = rows_of(work, run_job(make_job(source, work, files=70), workers=None))
+    assert rows["owl/02.png"]["outcome"] == "ok"
 
 
 def test_small_work_is_done_without_workers_unless_they_are_asked_for() -> None:

@@ -147,6 +147,16 @@ def test_a_damaged_champion_refuses_the_comparison(tmp_path: Path) -> None:
     assert ONNX in refused
 
 
+@pytest.mark.parametrize("image", [IMAGE, SMALLER])
+def test_only_the_images_that_are_asked_for_are_answered(tmp_path: Path, image: ImageSpec) -> None:
+    manifest = write_dataset(tmp_path / "w", tmp_path / "s")
+    keys = {hashlib.sha256((tmp_path / f"s/red/test-{number}.png").read_bytes()).hexdigest() for number in (1, 4)}
+    champion = write_champion(tmp_path / "champion", image=image)
+    (tmp_path / "s/blue/test-0.png").unlink()  # not asked for, not missed
+    judgement = judge_champion(champion, manifest, open_store(str(tmp_path / "w")), keys=keys)
+    assert judgement == Judgement(dict.fromkeys(sorted(keys), True))
+
+
 def test_without_test_images_there_is_nothing_to_compare(tmp_path: Path) -> None:
     assert judge(tmp_path, write_champion(tmp_path / "champion"), {"train": 3}) == Judgement({})
 
@@ -173,6 +183,7 @@ def test_no_answers_make_an_empty_pair(tmp_path: Path) -> None:
         ({"size": (6, 6)}, False),
         ({"channels": 1}, False),
         ({"resize": "pad"}, False),
+        ({"filter": "lanczos"}, False),
         ({"background": (0, 0, 0)}, False),
     ],
 )

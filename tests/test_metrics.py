@@ -17,7 +17,7 @@ from sklearn.metrics import (
 )
 
 from cnn.errors import DatasetError
-from cnn.metrics import Evaluation, bootstrap_accuracy, compare_paired, evaluate_probabilities
+from cnn.metrics import Evaluation, bootstrap_accuracy, compare_chance, compare_paired, evaluate_probabilities
 
 
 def make_answers(seed: int, images: int, classes: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -48,7 +48,9 @@ def test_figures_are_those_of_scikit_learn(case: tuple[int, int, int]) -> None:
     assert [one.recall for one in found.per_class] == pytest.approx(list(recall))
     assert [one.f1 for one in found.per_class] == pytest.approx(list(f1))
     assert [one.images for one in found.per_class] == list(support)
-    assert found.macro_f1 == pytest.approx(float(f1[support > 0].mean()))
+    assert found.macro_f1 == pytest.approx(float(f1.mean()))
+    assert found.macro_f1_judged == pytest.approx(float(f1[support > 0].mean()))
+    assert found.unjudged == tuple(name for name, n in zip(name_classes(classes), support, strict=True) if not n)
     assert np.array_equal(found.confusion, confusion_matrix(labels, predicted, labels=every))
     if classes > 2:
         assert found.top_k.k == 2
@@ -70,19 +72,28 @@ def test_rules_that_hold_for_any_answers(case: tuple[int, int, int], seed: int) 
     assert again.summary() == pytest.approx(found.summary())
 
 
-def test_undefined_figures_are_zero_and_absent_classes_do_not_count() -> None:
+def test_undefined_figures_are_zero_and_classes_without_images_are_named_and_count_as_zero() -> None:
     probabilities = np.array([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0]])
     found = evaluate_probabilities(probabilities, [0, 1], ["a", "b", "c"])
     assert (found.per_class[1].precision, found.per_class[1].recall, found.per_class[1].f1) == (0.0, 0.0, 0.0)
     assert (found.per_class[2].precision, found.per_class[2].recall, found.per_class[2].f1) == (0.0, 0.0, 0.0)
-    assert found.macro_f1 == pytest.approx((2 / 3 + 0) / 2)
+    assert found.macro_f1 == pytest.approx((2 / 3 + 0 + 0) / 3)
+    assert found.macro_f1_judged == pytest.approx((2 / 3 + 0) / 2)
+    assert found.unjudged == ("c",)
+
+
+def test_a_model_that_was_asked_about_one_class_alone_is_not_perfect() -> None:
+    found = evaluate_probabilities(np.tile([0.9, 0.1, 0.0, 0.0], (9, 1)), [0] * 9, ["a", "b", "c", "d"])
+    assert (found.accuracy, found.macro_f1, found.macro_f1_judged) == (1.0, 0.25, 1.0)
+    assert found.unjudged == ("b", "c", "d")
 
 
 def test_summary_is_flat_and_the_evaluation_survives_json() -> None:
     probabilities, labels = make_answers(1, 40, 3)
     found = evaluate_probabilities(probabilities, labels, ["a", "b", "c"], temperature=1.25)
-    keys = "accuracy accuracy_low accuracy_high macro_f1 top_k ece temperature"
+    keys = "accuracy accuracy_low accuracy_high macro_f1 macro_f1_judged top_k ece temperature test_images"
     assert list(found.summary()) == keys.split()
+    assert found.summary()["test_images"] == 40
     assert found.summary()["temperature"] == 1.25
     assert Evaluation.model_validate(json.loads(found.to_json())) == found
 
@@ -123,6 +134,44 @@ def test_paired_test_is_the_exact_binomial_one(pairs: list[tuple[bool, bool]]) -
     tosses = found.wins + found.losses
     expected = binomtest(found.losses, tosses, 0.5, alternative="greater").pvalue if tosses else 1.0
     assert found.p_worse == pytest.approx(expected)
+
+
+def answer_as(confusion: list[list[int]]) -> Evaluation:
+    """The evaluation of answers that come to this confusion."""
+    counts = np.array(confusion)
+    labels, answers = np.divmod(np.repeat(np.arange(counts.size), counts.ravel()), len(counts))
+    return evaluate_probabilities(np.eye(len(counts))[answers], labels, name_classes(len(counts)))
+
+
+@pytest.mark.parametrize(
+    ("confusion", "better"),
+    [
+        ([[5, 7, 6, 6]] * 4, False),  # a quarter right of four classes
+        ([[40, 0], [9, 0]], False),  # always the same answer
+        ([[20, 0], [0, 0]], False),  # there is one class alone: so would a constant answer be
+        ([[2, 0], [0, 2]], False),  # guessed by one in sixteen
+        ([[3, 0], [0, 3]], True),
+        ([[2, 0, 0], [0, 2, 0], [0, 0, 2]], True),
+        ([[880, 70], [5, 45]], True),  # less accurate than "good" for everything, but it finds nine in ten of the bad
+        ([[13, 7], [8, 12]], False),
+        ([[130, 70], [80, 120]], True),
+    ],
+)
+def test_what_is_better_than_a_constant_answer(confusion: list[list[int]], better: bool) -> None:
+    found = compare_chance(answer_as(confusion))
+    assert (min(found.p_accuracy, found.p_recall) < 0.025) is better
+    assert found == compare_chance(answer_as(confusion))
+
+
+@given(st.lists(st.integers(0, 30), min_size=2, max_size=5).filter(any), st.integers(0, 4))
+@settings(deadline=None, max_examples=15)
+def test_a_constant_answer_is_never_found_better_than_itself(images: list[int], answer: int) -> None:
+    classes = len(images)
+    confusion = [[count if column == answer % classes else 0 for column in range(classes)] for count in images]
+    found = compare_chance(answer_as(confusion))
+    assert found.share == pytest.approx(max(images) / sum(images))
+    assert found.p_recall == 1.0
+    assert found.p_accuracy >= 0.5
 
 
 def test_many_losses_are_significant_and_many_wins_are_not() -> None:

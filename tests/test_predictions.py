@@ -1,7 +1,7 @@
 """Rows survive Parquet to the byte, damage never goes unseen, merging sorts, and spreadsheets run no formula."""
 
 import csv
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn.errors import IntegrityError
+from infra.entries import Entry
 from tasks.ledger import show_path
 from tasks.predictions import (
     ROW_GROUP,
     SCHEMA,
+    describe_entry,
     from_part,
     iterate_predictions,
     merge_tables,
@@ -26,6 +28,7 @@ from tasks.predictions import (
     write_csv,
     write_predictions,
 )
+from tasks.spreadsheets import to_cell
 
 NIGHT = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
 NAMES = st.binary(min_size=1, max_size=6).filter(lambda name: b"/" not in name and b"\0" not in name)
@@ -37,7 +40,8 @@ def make_row(path: str, **facts: Any) -> dict[str, Any]:
         "path": shown,
         "path_raw": raw,
         "size": 3,
-        "modified": "1.1",
+        "modified": NIGHT - timedelta(days=1, microseconds=1),
+        "revision": "1.1",
         "outcome": "ok",
         "model_version": "7",
     }
@@ -122,24 +126,110 @@ def test_damaged_file_is_named(tmp_path: Path) -> None:
         list(iterate_predictions(path))
 
 
-@pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(1)", "\tx", "\rx", "\nx"])
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+BAD = [
+    "=cmd|' /C calc'!A0",
+    "+1",
+    "-1",
+    "@SUM(1)",
+    "\tx",
+    "\rx",
+    "\nx",
+    "\uff1d1",
+    "\uff0b1",
+    "\uff0d1",
+    "\uff201",
+    " =1",
+]
+
+
+@pytest.mark.parametrize("name", [*BAD, "\ufeff=1", "\u200b=1"])
 def test_formulas_become_text_in_csv(tmp_path: Path, name: str) -> None:
     path, target = tmp_path / "predictions.parquet", tmp_path / "predictions.csv"
-    write_predictions([to_rows_table([make_row(name, reason=name)])], path)
+    top = [{"label": "cat", "probability": 0.9}, {"label": name, "probability": 0.1}]
+    write_predictions([to_rows_table([make_row(name, reason=name, label=name, top_k=top)])], path)
     assert write_csv(path, target) == 1
-    with target.open(encoding="utf-8", newline="") as file:
-        (row,) = csv.DictReader(file)
-    assert row["path"] == row["reason"] == f"'{name}"
-    assert row["confidence"] == "0.9"
-    assert row["top_k"] == '{"cat": 0.9, "dog": 0.1}'
-    assert row["scored_at"] == "2026-11-23T02:15:00+00:00"
+    (row,) = read_csv(target)
+    assert row["path"] == row["reason"] == row["label"] == row["label_2"] == f"'{name}"
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=8))
+def test_no_cell_begins_as_a_formula_does_and_none_is_lost(text: str) -> None:
+    cell = to_cell(text)
+    assert cell in (text, f"'{text}")
+    assert not cell.strip(" \ufeff\u200b\xa0").startswith(tuple("=+-@\uff1d\uff0b\uff0d\uff20"))
+    assert not cell.startswith(("\t", "\r", "\n"))
+
+
+def test_a_spreadsheet_finds_label_and_confidence_first_and_dates(tmp_path: Path) -> None:
+    path, target = tmp_path / "predictions.parquet", tmp_path / "predictions.csv"
+    rows = [make_row("a.png"), make_row("b.png", label=None, confidence=None, top_k=None, decision=None, modified=None)]
+    write_predictions([to_rows_table(rows)], path)
+    assert write_csv(path, target, top_k=3) == 2
+    assert target.read_bytes().startswith(
+        b"\xef\xbb\xbfpath,label,confidence,label_2,probability_2,label_3,probability_3,"
+    )
+    first, second = read_csv(target)
+    assert (first["label"], first["confidence"]) == ("cat", "0.9")
+    assert (first["label_2"], first["probability_2"], first["label_3"], first["probability_3"]) == (
+        "dog",
+        "0.1",
+        "",
+        "",
+    )
+    assert (first["scored_at"], first["modified"]) == ("2026-11-23 02:15:00", "2026-11-22 02:14:59")
+    assert first["revision"] == "1.1"
+    assert {second[name] for name in ("label", "confidence", "label_2", "probability_2", "decision", "modified")} == {
+        ""
+    }
+    assert not set("[]{}") & set(target.read_text("utf-8-sig"))
+
+
+def test_two_guesses_have_columns_whatever_there_is(tmp_path: Path) -> None:
+    path, target = tmp_path / "predictions.parquet", tmp_path / "predictions.csv"
+    write_predictions([], path)
+    assert write_csv(path, target, top_k=1) == 0
+    header = target.read_text("utf-8-sig").strip().split(",")
+    assert header[:5] == ["path", "label", "confidence", "label_2", "probability_2"]
+    assert sorted(set(SCHEMA.names) - set(header)) == ["top_k"]  # of which label_2 and so on are made
+
+
+@pytest.mark.parametrize(
+    ("entry", "time"),
+    [
+        (Entry("a", 1, "1700000000123456789.1700000001000000000"), datetime(2023, 11, 14, 22, 13, 20, 123456, UTC)),
+        (Entry("a", 1, "-1000000000.5"), datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)),
+        (Entry("a", 1, "9" * 30 + ".5"), None),  # a year that no calendar has
+        (Entry("a", 1, "0d41d8cd98f00b204e9800998ecf8427e"), None),
+        (
+            Entry("a", 1, "17000000001234567890123456789012", written=1700000000.5),
+            datetime(2023, 11, 14, 22, 13, 20, 500000, UTC),
+        ),
+        (Entry("a", 1, "d41d8c-3", written=1e30), None),
+        (Entry("a", 0, "", "unreadable"), None),
+    ],
+)
+def test_when_a_file_was_written(entry: Entry, time: datetime | None) -> None:
+    facts = describe_entry(entry)
+    assert facts == {"size": entry.size, "modified": time, "revision": entry.modified}
+    table = to_rows_table([{"path": "a", "outcome": "ok", "model_version": "1", **facts}])
+    assert table.column("modified").to_pylist() == [time]
+
+
+def test_pandas_reads_the_time_of_a_file_as_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.parquet"
+    write_predictions([to_rows_table([make_row("a.png")])], path)
+    assert str(pd.read_parquet(path).modified.dtype) == "datetime64[us, UTC]"
 
 
 def test_csv_holds_names_that_are_no_text(tmp_path: Path) -> None:
     path, target = tmp_path / "predictions.parquet", tmp_path / "predictions.csv"
     write_predictions([make_table([b'b"\xff,\n.png'])], path)
     write_csv(path, target)
-    with target.open(encoding="utf-8", newline="") as file:
-        (row,) = csv.DictReader(file)
+    (row,) = read_csv(target)
     assert row["path"] == 'b"\\xff,\n.png'
     assert bytes.fromhex(row["path_raw"]) == b'b"\xff,\n.png'

@@ -15,12 +15,19 @@ from cnn.metrics import Evaluation, Paired, compare_paired, evaluate_probabiliti
 from infra.versions import CHALLENGER, CHAMPION, AbsentError, VersionInfo, Versions
 from tasks.promoting import (
     APPLIED,
+    JUDGED_ON,
+    UNJUDGED,
     GateSpec,
     Verdict,
     apply_verdict,
     decide,
+    describe_judgement,
     hold_for_lost_classes,
+    hold_for_unjudged_classes,
     name_alias,
+    note_left_out,
+    point_out,
+    read_judgement,
     read_verdict,
 )
 
@@ -30,8 +37,9 @@ PROMOTE, HOLD = Verdict("promote", ("better",)), Verdict("hold", ("worse",))
 
 @pytest.fixture(scope="module")
 def evaluation() -> Evaluation:
-    probabilities = np.tile([0.9, 0.1], (20, 1))
-    return evaluate_probabilities(probabilities, [0] * 19 + [1], ("cat", "dog"))
+    """Nineteen of twenty right: ten cats, nine of ten dogs."""
+    said = np.array([0] * 10 + [1] * 9 + [0])
+    return evaluate_probabilities(np.eye(2)[said], [0] * 10 + [1] * 10, ("cat", "dog"))
 
 
 def pair(wins: int, losses: int, both: int) -> Paired:
@@ -74,17 +82,62 @@ def test_a_first_version_that_is_judged_on_what_it_learnt_from_says_so(evaluatio
 
 
 @pytest.mark.parametrize(
-    ("right", "doubt"),
-    [(60, ", though not shown to be better than always answering 'owl' (0.6000)"), (95, "")],
+    ("right", "verdict", "first"),
+    [
+        (60, "hold", "first version, not shown to be better than always answering 'owl' (0.6000)"),
+        (95, "promote", "first version"),
+    ],
 )
-def test_a_first_version_that_learnt_nothing_is_told(right: int, doubt: str) -> None:
-    """Sixty owls and forty bats; at `right` 60 all are called owls."""
-    answers = np.full((100, 2), 0.1, np.float32)
+def test_a_first_version_is_champion_when_it_is_better_than_a_constant_answer(
+    right: int, verdict: str, first: str
+) -> None:
+    """Sixty owls and forty bats; of `right` 60 all are called owls."""
     labels = np.array([1] * 60 + [0] * 40)
     said = np.where(np.arange(100) < right, labels, 1 - labels)
-    answers[np.arange(100), said] = 0.9
-    found = decide(evaluate_probabilities(answers, labels, ("bat", "owl")), None, GateSpec())
-    assert found.reasons[0] == "first version" + doubt
+    found = decide(evaluate_probabilities(np.eye(2)[said], labels, ("bat", "owl")), None, GateSpec())
+    assert (found.verdict, found.reasons[0]) == (verdict, first)
+    assert verdict == "promote" or "retrain with more images" in found.reasons[-1]
+
+
+def test_a_first_version_that_has_a_fifth_right_of_four_classes_is_held() -> None:
+    labels = np.arange(24) % 4
+    said = np.where(np.arange(24) < 5, labels, (labels + 1) % 4)
+    found = decide(evaluate_probabilities(np.eye(4)[said], labels, ("a", "b", "c", "d")), None, GateSpec())
+    assert found.verdict == "hold"
+    assert "accuracy 0.2083" in found.reasons[1]
+
+
+def test_a_version_that_is_held_says_how_a_person_can_promote_it() -> None:
+    assert point_out(PROMOTE, "birds", 3) == PROMOTE
+    assert point_out(HOLD, "birds", 3).reasons == (
+        "worse",
+        "if it is to be the champion all the same: `safelight promote birds 3 --why TEXT`",
+    )
+
+
+def test_classes_that_are_not_judged_are_told() -> None:
+    said = np.array([0] * 5 + [1] * 5)
+    found = decide(evaluate_probabilities(np.eye(4)[said], said, ("ape", "bat", "cat", "owl")), None, GateSpec())
+    assert found.verdict == "promote"
+    assert found.reasons[-1] == "not judged, for want of test images: 'cat', 'owl'"
+
+
+def test_a_version_that_is_no_longer_judged_on_a_class_is_held() -> None:
+    assert hold_for_unjudged_classes(("ape", "owl"), ("owl", "bat", "ape")) is None
+    verdict = hold_for_unjudged_classes(("ape", "bat", "owl"), ("owl",))
+    assert verdict is not None
+    assert verdict.verdict == "hold"
+    assert verdict.reasons[0] == "it is not judged on 'ape', 'bat', for want of test images; the champion was"
+
+
+def test_what_a_comparison_rests_on_is_told_where_images_were_left_out() -> None:
+    paired = pair(2, 1, 7)
+    assert note_left_out(PROMOTE, paired, 10) == PROMOTE
+    assert note_left_out(PROMOTE, paired, 40).reasons == (
+        "better",
+        "compared on the 10 of 40 test images that the champion was not trained on: accuracy 0.9000, the champion's "
+        "0.8000",
+    )
 
 
 def test_a_champion_that_cannot_be_judged_stays(evaluation: Evaluation) -> None:
@@ -225,6 +278,25 @@ def test_a_verdict_that_was_applied_never_overrules_a_person() -> None:
     apply_verdict(registry, registry.version("m", 2), PROMOTE, "gate", NOON)
     assert registry.aliases == {CHAMPION: 1}
     assert APPLIED in registry.versions_tags[2]
+
+
+def test_a_version_says_what_its_figures_were_measured_on() -> None:
+    registry = FakeRegistry(3)
+    figures = {"accuracy": 0.997, "accuracy_low": 0.9909, "accuracy_high": 1.0, "test_images": 1329.0}
+    registry.versions_tags[1] |= {f"metric.{name}": repr(value) for name, value in figures.items()}
+    registry.versions_tags[1] |= {JUDGED_ON: "test split of birds-1", UNJUDGED: '["owl", "été"]'}
+    assert describe_judgement(registry.version("m", 1)) == (
+        "accuracy 0.9970 (0.9909 to 1.0000) on 1,329 images, test split of birds-1"
+    )
+    assert read_judgement(registry.version("m", 1)) == ("test split of birds-1", ("owl", "été"))
+    registry.versions_tags[2] |= {"metric.accuracy": "0.5", "judged_on": "validation", "dataset": "birds-1"}
+    assert read_judgement(registry.version("m", 2)) == ("validation split of birds-1", ())  # of an older release
+    assert describe_judgement(registry.version("m", 2)) == (
+        "accuracy 0.5000 on images of an unknown number, validation split of birds-1"
+    )
+    registry.versions_tags[3] |= {UNJUDGED: "edited by hand"}
+    assert read_judgement(registry.version("m", 3)) == ("", ())
+    assert describe_judgement(registry.version("m", 3)) == ""
 
 
 def test_a_version_without_a_bundle_is_no_champion() -> None:

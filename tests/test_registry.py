@@ -1,18 +1,20 @@
 """Runs and versions on a real SQLite registry, and what is said when it does not answer; nothing is trained."""
 
 import hashlib
+import resource
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 from registries import METRICS, make_bundle, open_registry, register
 
 from cnn.bundle import INFO, ONNX
-from cnn.errors import IntegrityError, RegistryError, ServerError
+from cnn.errors import IntegrityError, RegistryError, ServerError, StorageError
 from infra.registry import Registry, resolve_tracking
 
 
@@ -244,3 +246,38 @@ def test_the_module_loads_without_mlflow_and_works_without_chatter(tmp_path: Pat
     assert (done.stdout, done.stderr) == ("", "")
     assert not (tmp_path / "mlruns").exists()
     assert not (tmp_path / "mlflow.db").exists()
+
+
+# When the disk is full
+
+
+@contextmanager
+def little_room() -> Iterator[None]:
+    """No file may grow beyond 64 KiB: every longer write fails in the system, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_temporary_folder_without_room_is_named(registry: Registry, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle", b"x" * 100_000)
+    run = registry.start_run("full", "7" * 64, {})
+    model = registry._ask("create_logged_model", registry._experiment("full"), name="bundle", source_run_id=run)
+    refused = pytest.raises(StorageError, match=r"cannot be packed there for the registry \(.*; make room")
+    with refused as caught, little_room():
+        registry._send_model(model, run, bundle)
+    assert str(caught.value).startswith(f"{tempfile.gettempdir()}/safelight-")
+    assert "set TMPDIR" in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_no_temporary_folder_at_all_is_told(
+    registry: Registry, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = registry.start_run("none", "8" * 64, {})
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(StorageError, match=r"gone: .*set TMPDIR"):
+        registry.register_version("none", run, bundle, METRICS)

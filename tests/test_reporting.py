@@ -71,7 +71,7 @@ class Page(HTMLParser):
 
 def make_row(path: str, label: str = "cat", confidence: float = 0.9, data: bytes = TINY) -> dict[str, Any]:
     shown, raw = show_path(path)
-    row = {"path": shown, "path_raw": raw, "size": 3, "modified": "1.1", "outcome": "ok", "model_version": "7"}
+    row = {"path": shown, "path_raw": raw, "size": 3, "revision": "1.1", "outcome": "ok", "model_version": "7"}
     decision = "accept" if confidence >= 0.8 else "review"
     digest = hashlib.sha256(data).hexdigest()
     return row | {"label": label, "confidence": confidence, "decision": decision, "digest": digest}
@@ -122,6 +122,17 @@ def test_hostile_names_are_harmless_and_visible(tmp_path: Path) -> None:
         "{{ 7*7 }}{% raw %}",
     ):
         assert f"bad/{shown}" in page.text
+
+
+def test_the_page_says_on_what_the_model_was_judged(tmp_path: Path) -> None:
+    judged = "accuracy 0.9970 (0.9909 to 1.0000) on 329 images, test split of digits-3ae7d81ed566"
+    page = report(tmp_path, [make_row("a.png")], judged=judged, unjudged=("owl", HOSTILE[1]))
+    assert_harmless(page)
+    assert judged in page.text
+    assert f"judged on no image of owl, {HOSTILE[1]}: how well it tells them is not known" in page.text
+    page = report(tmp_path, [make_row("a.png")])
+    assert "nobody knows what it was judged on" in page.text
+    assert "judged on no image" not in page.text
 
 
 @given(st.text(max_size=40))

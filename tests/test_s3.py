@@ -3,6 +3,7 @@
 import io
 import logging
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from botocore.stub import Stubber
 
 import infra.s3
 from cnn.errors import BadImage, ConfigError, SourceError, StorageError
-from infra.entries import MOST_BYTES
+from infra.entries import MOST_BYTES, Entry
 from infra.s3 import make_client, split_uri
 from infra.storage import Source, Store, open_source, open_store
 
@@ -54,6 +55,14 @@ def test_every_page_is_listed_and_archives_are_told(stub: Stubber) -> None:
     stub.add_response("list_objects_v2", a_page("a"), where | {"ContinuationToken": "t"})
     found = {(entry.path, entry.problem) for entry in open_source("s3://bucket/in").list()}
     assert found == {("a", None), ("b", "archived"), ("z", "archived")}
+
+
+def test_an_object_is_listed_with_the_time_when_it_was_written(stub: Stubber) -> None:
+    stub.add_response("list_objects_v2", a_page("a", LastModified=datetime(2026, 11, 23, 2, 15, tzinfo=UTC)))
+    (found,) = open_source("s3://bucket/in").list()
+    assert found == Entry("a", 1, "e", None, 1795400100.0)
+    stub.add_response("list_objects_v2", a_page("a"))  # a store that does not tell
+    assert list(open_source("s3://bucket/in").list()) == [Entry("a", 1, "e")]
 
 
 def test_a_page_is_asked_for_when_the_one_before_is_used_up(stub: Stubber) -> None:

@@ -1,0 +1,67 @@
+"""`quarantine.csv` of a preparation that was refused: every file that gave no pixels, and why."""
+
+import csv
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from infra.disk_faults import explained
+from infra.storage import Store
+from infra.unfinished import open_scratch
+from tasks.ledger import show_path
+from tasks.planning import decode_path
+from tasks.predictions import FORMULA
+from tasks.publishing import slug_of
+from tasks.rows import QUARANTINED, Rows, iterate_slices
+
+REFUSED = "refused/"
+COLUMNS = ("path", "class", "reason", "size")
+PART = 16_384  # rows that are Python objects at once
+
+
+def refusal_path(source: str) -> str:
+    """Where the list of a source lies in the workspace; sources of one name have one each."""
+    return f"{REFUSED}{slug_of(source)}-{hashlib.sha256(source.encode()).hexdigest()[:12]}/quarantine.csv"
+
+
+def write_refusal(store: Store, source: str, rows: Rows) -> str:
+    """Write the list of all quarantined files; returns its address.
+
+    Raises:
+        StorageError: the workspace does not take it.
+    """
+    path = refusal_path(source)
+    with explained("write the list of quarantined files to", store.uri), open_scratch(store.root) as body:
+        write_quarantine(rows, body.path)
+        store.take_file(path, body.path)
+    return store.uri_of(path)
+
+
+def write_quarantine(rows: Rows, target: Path) -> int:
+    """Write the quarantined files as CSV that spreadsheets open as it is; returns how many they are."""
+    lost = np.flatnonzero(rows.outcome == QUARANTINED)
+    with target.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for start, stop in iterate_slices(len(lost), PART):
+            part = lost[start:stop]
+            facts = rows.inventory.select(["path", "label", "size"]).take(pa.array(part))
+            reasons = rows.reasons.decode(rows.reason[part]).to_pylist()
+            paths = (show_path(decode_path(path))[0] for path in facts.column("path").to_pylist())
+            cells = zip(
+                paths, facts.column("label").to_pylist(), reasons, facts.column("size").to_pylist(), strict=True
+            )
+            writer.writerows([[_escape(cell) for cell in row] for row in cells])
+    return len(lost)
+
+
+def remove_refusal(store: Store, source: str) -> None:
+    """Remove the list of a source, once a version of it is published."""
+    store.delete(refusal_path(source))
+
+
+def _escape(cell: object) -> object:
+    """A cell that a spreadsheet takes for no formula."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell

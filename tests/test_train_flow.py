@@ -1,0 +1,103 @@
+"""What training says of a version: on what it was judged, which classes were not, and why it was held."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from small_dataset import write_dataset
+
+import flows.train
+from cnn.dataset import Manifest
+from cnn.metrics import Evaluation, evaluate_probabilities
+from flows.reports import GateReport
+from flows.train import describe_evaluation, register_stage, tell_verdict
+from infra.storage import open_store
+from tasks.overlap import list_seen
+from tasks.promoting import JUDGED_ON, UNJUDGED
+from tasks.training import doubt_validation
+
+CLASSES = ("ape", "bat", "owl")
+
+
+def evaluate(labels: list[int]) -> Evaluation:
+    return evaluate_probabilities(np.eye(3)[labels], labels, CLASSES)
+
+
+def report(evaluation: Evaluation, judged_on: str = "test") -> Any:
+    facts: dict[str, Any] = {"best_epoch": 3, "epochs": 5, "resumed_at": 0, "figures": "figures", "bundle": "bundle"}
+    return SimpleNamespace(evaluation=evaluation, judged_on=judged_on, info=SimpleNamespace(dataset="birds-1"), **facts)
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    lines: list[str] = []
+    monkeypatch.setattr(flows.train, "say", lines.append)
+    return lines
+
+
+def test_the_line_says_on_which_images_a_version_was_judged() -> None:
+    line = describe_evaluation(report(evaluate([0, 1, 2] * 20)))
+    assert "on 60 images of the test split of birds-1; macro F1 1.0000, ECE" in line
+    line = describe_evaluation(report(evaluate([0, 1, 2]), "train"))
+    assert "on 3 images of the train split of birds-1: those that it was trained on, so this says little;" in line
+
+
+def test_the_line_counts_a_class_without_test_images_as_nothing() -> None:
+    line = describe_evaluation(report(evaluate([0, 1] * 20)))
+    assert "accuracy 1.0000" in line
+    assert "macro F1 0.6667 (1 of 3 classes not judged, each counted as 0; 1.0000 over the others)" in line
+
+
+def test_a_version_is_registered_with_what_it_was_judged_on(said: list[str]) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def register(*values: Any) -> Any:
+        asked.append(values)
+        return SimpleNamespace(version=4)
+
+    registry = SimpleNamespace(log_folder=lambda *_: None, register_version=register)
+    job: Any = SimpleNamespace(registry=registry, name="birds", manifest=SimpleNamespace(dataset="birds-1"))
+    register_stage(job, report(evaluate([0, 0, 0])), "run")
+    _, _, _, metrics, tags = asked[0]
+    assert metrics["test_images"] == 3
+    assert tags == {JUDGED_ON: "test split of birds-1", UNJUDGED: '["bat", "owl"]'}
+    assert json.dumps(metrics, allow_nan=False)
+
+
+def test_a_version_that_is_held_is_told_with_every_reason(said: list[str]) -> None:
+    tell_verdict(GateReport(verdict="hold", reasons=["it is worse", "by much", "what to do"]))
+    tell_verdict(GateReport(verdict="promote", reasons=["it is better", "by much"]))
+    assert said == ["gate: hold: it is worse", "gate: by much", "gate: what to do", "gate: promote: it is better"]
+
+
+@pytest.mark.parametrize(
+    ("per_class", "told"),
+    [
+        ({"train": 3, "validation": 2, "test": 2}, None),
+        ({"train": 3, "test": 2}, "there are no validation images"),
+    ],
+)
+def test_a_version_without_validation_images_is_told(
+    tmp_path: Path, per_class: Mapping[str, int], told: str | None
+) -> None:
+    manifest = write_dataset(tmp_path / "w", tmp_path / "s", per_class=per_class)
+    found = doubt_validation(manifest, tmp_path / "w")
+    assert found == () if told is None else found[0].startswith(told)
+
+
+def test_a_class_without_validation_images_is_told(tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path / "w", tmp_path / "s")
+    more = manifest.model_copy(update={"classes": (*manifest.classes, "yellow")})
+    (line,) = doubt_validation(more, tmp_path / "w")
+    assert line.startswith("no validation images of 'yellow'")
+
+
+def test_the_classes_that_a_dataset_judges_are_kept_with_the_model(tmp_path: Path) -> None:
+    manifest: Manifest = write_dataset(tmp_path / "w", tmp_path / "s")
+    seen = list_seen(open_store(str(tmp_path / "w")), manifest)
+    assert seen.judged == ("blue", "green", "red")
+    assert (len(seen.facts), int(seen.learnt.sum())) == (66, 48)
