@@ -1,36 +1,32 @@
 """A picture that Pillow decoded in, 8-bit grey or sRGB pixels out: bit depths, transparency and colour profiles."""
 
 import io
-import math
 from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, TiffImagePlugin
+from PIL import Image, ImageCms
 
-from cnn.errors import BadImage
+from cnn.levels import show_floats, show_integers
 
 LEVELS = 17  # of each channel that are looked at to find out whether a profile is sRGB but for rounding
 STRIP = 1 << 20  # pixels that are laid over the background at a time: a copy of all of them would be a gigabyte
 SPACES = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK"}  # modes whose profiles are followed → the profile's own word
-LOWEST, HIGHEST = 340, 341  # TIFF: SMinSampleValue, SMaxSampleValue
 
 
 def convert(image: Image.Image, channels: int, background: tuple[int, int, int]) -> NDArray[np.uint8]:
     """uint8 (height, width, channels): grey or sRGB, laid over the background where it is transparent.
 
-    16-bit levels keep their high byte, `level >> 8`, whatever the picture holds, so that two pictures stay comparable.
-    32-bit integers are taken as 16-bit levels. Floats go from 0 to 1, or over the range that the file states
-    (TIFF SMinSampleValue and SMaxSampleValue).
+    Levels of more than 8 bits that come here keep their high byte, floats go from 0 to 1; see `cnn.levels`.
 
     Raises:
         BadImage: unsupported_mode; values outside of these ranges, which no rule could show without clipping.
     """
     if image.mode == "I" or image.mode.startswith("I;16"):
-        image = Image.fromarray(_keep_high_byte(np.asarray(image)))
+        image = Image.fromarray(show_integers(np.asarray(image), 16, "full"))
     elif image.mode == "F":
-        image = Image.fromarray(_scale_floats(np.asarray(image), _stated_range(image)))
+        image = Image.fromarray(show_floats(np.asarray(image), (0.0, 1.0)))
     elif image.mode == "LAB":
         image = _apply(image, _lab_to_srgb())
     elif image.mode == "CMYK":
@@ -114,31 +110,6 @@ def _strips(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
     rows = max(1, STRIP // size[0])
     for top in range(0, size[1], rows):
         yield top, min(size[1], top + rows)
-
-
-def _keep_high_byte(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    if values.dtype != np.uint16 and (values.min() < 0 or values.max() > 65535):
-        raise BadImage("unsupported_mode", "32-bit integers beyond 0 to 65535; save 16 bits")
-    return (values.astype(np.uint16) >> 8).astype(np.uint8)
-
-
-def _scale_floats(values: NDArray[np.float32], span: tuple[float, float]) -> NDArray[np.uint8]:
-    low, high = float(values.min()), float(values.max())
-    if not (span[0] <= low and high <= span[1]):  # also where one of them is not a number
-        wanted = f"{span[0]:g} to {span[1]:g}"
-        raise BadImage("unsupported_mode", f"floats from {low:g} to {high:g}, not in {wanted}; save 8 or 16 bits")
-    scaled: NDArray[np.float32] = np.rint((values - span[0]) * (255.0 / (span[1] - span[0])))
-    return scaled.astype(np.uint8)
-
-
-def _stated_range(image: Image.Image) -> tuple[float, float]:
-    """What a TIFF states as the range of its samples; 0 to 1 where nothing usable is stated."""
-    if not isinstance(image, TiffImagePlugin.TiffImageFile):
-        return 0.0, 1.0
-    stated = [image.tag_v2.get(tag) for tag in (LOWEST, HIGHEST)]
-    ends = [float(value[0] if isinstance(value, tuple) else value) for value in stated if value is not None]
-    usable = len(ends) == 2 and all(map(math.isfinite, ends)) and ends[0] < ends[1]
-    return (ends[0], ends[1]) if usable else (0.0, 1.0)
 
 
 @lru_cache(maxsize=1)

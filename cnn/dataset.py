@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from cnn.augment import AugmentSpec
 from cnn.images import ImageSpec
@@ -117,7 +117,13 @@ class Manifest(Spec):
         "", description="digest of what shards depend on; the next version reuses shards of the same build"
     )
     chunks: dict[str, dict[str, ShardRef]] = Field(default_factory=dict, description="what each chunk wrote, by split")
+    measured_levels: bool = Field(False, description="whether image.levels was measured over the training images")
     derived: tuple[str, ...] = Field((), description="keys of the work by which chunks' shards became this version's")
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_was_unknown(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Manifests that were made before this was measured keep their digests."""
+        return {name: value for name, value in write(self).items() if name != "measured_levels" or value}
 
     def rows(self, split: str) -> int:
         """Records in a split, augmented copies included."""

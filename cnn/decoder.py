@@ -71,7 +71,8 @@ def answer(facts: bytes, data: bytes) -> tuple[bytes, bytes | memoryview]:
         return json.dumps({"reason": fault.reason, "detail": fault.detail}).encode(), b""
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    return json.dumps({"width": decoded.width, "height": decoded.height}).encode(), decoded.pixels.reshape(-1).data
+    told = {name: getattr(decoded, name) for name in ("width", "height", "seen", "preview")}
+    return json.dumps(told).encode(), decoded.pixels.reshape(-1).data
 
 
 @lru_cache(maxsize=8)

@@ -3,26 +3,34 @@
 import io
 import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
+from cnn.camera_raw import find_preview, name_raw
 from cnn.colour import convert, correct, find_transform
 from cnn.errors import BadImage
+from cnn.file_kinds import find_icon, has_opaque_alpha, icon_size, is_tga, read_pnm
 from cnn.heif import is_heif, register_heif
 from cnn.jpeg import choose_divisor, decode_jpeg, read_plain
+from cnn.levels import Levels, Span, measure_span, show_integers
+from cnn.pnm import show_pnm
 from cnn.quiet import hold_stderr
 from cnn.resample import Box, Filter, Layout, lay_out, resample
 from cnn.spec import Settings, as_pair
-from cnn.verdicts import check_png, judge_error, judge_unknown
+from cnn.tiff import needs_exact, show_exact
+from cnn.tiff_directory import Directory, Header, choose_directory, describe, point_to, read_directories, read_header
+from cnn.verdicts import check_jpeg2000, check_png, judge_error, judge_unknown
 
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF")  # no "MPO": its first picture opens as JPEG
-THUMBNAIL = 16
+# Those that are told by their first bytes; no "MPO": its first picture opens as JPEG.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "JPEG2000")
+PNG_DEEP = b"\x10"  # where the header of a PNG file says how many bits a sample has
+THUMBNAIL = 32
 ORIENTATION_TAG, UPRIGHT = 274, 1
 # What each EXIF orientation asks for: a transpose first, then flips of rows and columns (EXIF 2.3, table 6).
 ORIENTATIONS: dict[int, tuple[bool, bool, bool]] = {
@@ -69,7 +77,23 @@ class ImageSpec(Settings):
     background: tuple[Level, Level, Level] = Field(
         (255, 255, 255), description="RGB behind transparency and letterboxes"
     )
+    levels: Levels = Field(
+        "full",
+        description="which levels of more than 8 bits become black and white: full: all that the format has; dataset: "
+        "those that the training images use, measured once and kept in the model; or two, as in [100, 4095]. Pictures "
+        "of 8 bits are left as they are",
+    )
+    raw: Literal["refuse", "preview"] = Field(
+        "refuse", description="camera raw files (NEF, CR2, DNG, …) are quarantined, or give their largest preview"
+    )
     max_pixels: int = Field(50_000_000, ge=1, description="larger images are quarantined, not decoded")
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_was_unknown(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Settings that came later are written where they are set: manifests and models that were made before they
+        existed keep their digests."""
+        later = {"levels": "full", "raw": "refuse"}
+        return {name: value for name, value in write(self).items() if later.get(name, ...) != value}
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -79,11 +103,26 @@ class ImageSpec(Settings):
 
 @dataclass(frozen=True)
 class Decoded:
-    """Pixels of the shape asked for, and the width and height of the picture as a person would see it."""
+    """Pixels of the shape asked for, and the width and height of the picture as a person would see it.
+
+    `seen` are the levels that a picture of more than 8 bits has (`cnn.levels.measure_span`), before the rule for them;
+    `preview` tells that a camera raw file gave its preview.
+    """
 
     pixels: NDArray[np.uint8]
     width: int
     height: int
+    seen: Span | None = None
+    preview: bool = False
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A picture of 8 bits as Pillow has it, its EXIF orientation, and the facts that go into `Decoded`."""
+
+    image: Image.Image
+    orientation: int
+    seen: Span | None = None
 
 
 def read_image(data: bytes, spec: ImageSpec, out: NDArray[np.uint8] | None = None) -> Decoded:
@@ -116,25 +155,143 @@ def _read_plain(data: bytes, spec: ImageSpec, out: NDArray[np.uint8] | None) -> 
 def _read_any(data: bytes, spec: ImageSpec, out: NDArray[np.uint8] | None) -> Decoded:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a decoder's doubts are either an error or not worth a line on the terminal
-        image = _open(data)
-        if image.width * image.height > spec.max_pixels:
-            raise BadImage("too_many_pixels", f"{image.width}x{image.height}")
-        if image.format == "PNG":
-            check_png(data)
-        if image.format != "JPEG":
-            _decode(image)  # before its EXIF data: to find these Pillow would decode it and keep the fault to itself
-        orientation = _orientation(image)
-        width, height = image.size[::-1] if orientation >= 5 else image.size
-        layout = lay_out((height, width), spec.size, spec.resize)
-        scaled = image.format == "JPEG" and spec.filter == "fast"
-        divisor = choose_divisor(image.size, layout.ratio) if scaled else 1
-        pixels = _orient(_load(image, data, spec, divisor), orientation)
-        source = _locate(layout.source, (height, width), divisor, (pixels, orientation))
-        filled = _fill(pixels, layout._replace(source=source), spec, out)
-        # Colours are corrected after the resize: a tenth of the time, and within a level or two of doing it before.
-        if _is_plain(image, spec) and (transform := find_transform(image)) is not None:
-            correct(_inside(filled, layout), transform)
-    return Decoded(filled, width, height)
+        header = read_header(data)
+        directories = [] if header is None else read_directories(data, header)
+        if (kind := name_raw(data, header, directories)) is not None:
+            return _read_preview(data, kind, spec, out)
+        opened = _open_tiff(data, header, directories, spec) if header and directories else _open_other(data, spec)
+        return _finish(opened, data, spec, out)
+
+
+def _finish(opened: Opened, data: bytes, spec: ImageSpec, out: NDArray[np.uint8] | None) -> Decoded:
+    """Turn a picture upright, bring it to size and correct its colours."""
+    image, orientation = opened.image, opened.orientation
+    width, height = image.size[::-1] if orientation >= 5 else image.size
+    layout = lay_out((height, width), spec.size, spec.resize)
+    scaled = image.format == "JPEG" and spec.filter == "fast"
+    divisor = choose_divisor(image.size, layout.ratio) if scaled else 1
+    pixels = _orient(_load(image, data, spec, divisor), orientation)
+    source = _locate(layout.source, (height, width), divisor, (pixels, orientation))
+    filled = _fill(pixels, layout._replace(source=source), spec, out)
+    # Colours are corrected after the resize: a tenth of the time, and within a level or two of doing it before.
+    if _is_plain(image, spec) and (transform := find_transform(image)) is not None:
+        correct(_inside(filled, layout), transform)
+    return Decoded(filled, width, height, opened.seen)
+
+
+def _read_preview(data: bytes, kind: str, spec: ImageSpec, out: NDArray[np.uint8] | None) -> Decoded:
+    """The largest preview of a camera raw file, where the setting asks for it.
+
+    Raises:
+        BadImage: unsupported_format.
+    """
+    if spec.raw == "refuse":
+        raise BadImage("unsupported_format", f"raw ({kind}), see image.raw")
+    preview = find_preview(data)
+    if preview is None:
+        raise BadImage("unsupported_format", f"raw ({kind}) without a preview")
+    image = _open(preview.data)
+    _check_pixels(image.size, spec)
+    own = _orientation(image)
+    stated = preview.orientation if preview.orientation in ORIENTATIONS else UPRIGHT
+    opened = Opened(image, own if own != UPRIGHT else stated)
+    return replace(_finish(opened, preview.data, spec, out), preview=True)
+
+
+def _open_tiff(data: bytes, header: Header, directories: list[Directory], spec: ImageSpec) -> Opened:
+    """The picture that a TIFF file is about, which need not be its first one."""
+    directory = choose_directory(directories) or directories[0]
+    _check_pixels(directory.size, spec)
+    if needs_exact(directory):
+        if directory.is_cut:
+            raise BadImage("truncated", "the header is damaged")
+        shown = show_exact(data, directory, spec.levels)
+        turned = shown.orientation if shown.orientation in ORIENTATIONS else UPRIGHT
+        return Opened(shown.image, turned, shown.seen)
+    try:
+        image = Image.open(io.BytesIO(point_to(data, header, directory)), formats=("TIFF",))
+    except UnidentifiedImageError:
+        if directory.is_cut or not all(directory.size):
+            raise BadImage("truncated", "the header is damaged") from None
+        raise BadImage("unsupported_mode", describe(directory)) from None
+    except Exception as error:  # foreign decoders raise ten kinds of error; the kind is recorded
+        raise judge_error(error) from None
+    _check_pixels(image.size, spec)
+    _decode(image)
+    return Opened(image, _orientation(image))
+
+
+def _open_other(data: bytes, spec: ImageSpec) -> Opened:
+    if (pnm := read_pnm(data)) is not None:
+        _check_pixels((pnm.width, pnm.height), spec)
+        return Opened(*show_pnm(data, pnm, spec.levels))
+    if (icon := find_icon(data)) is not None:
+        return _open_icon(icon, spec)
+    image = _open(data)
+    _check_pixels(image.size, spec)
+    if image.format == "PNG":
+        check_png(data)
+    if image.format == "JPEG2000":
+        check_jpeg2000(data, image.mode, spec.levels)
+    if image.format == "JPEG":
+        return Opened(image, _orientation(image))
+    _decode(image)  # before its EXIF data: to find these Pillow would decode it and keep the fault to itself
+    return _show_deep(image, data, spec)
+
+
+def _open_icon(icon: bytes, spec: ImageSpec) -> Opened:
+    if not icon:
+        raise BadImage("truncated", "the picture of the icon is not there")
+    if icon.startswith(b"\x89PNG"):
+        return _open_other(icon, spec)
+    _check_pixels(icon_size(icon), spec)
+    try:
+        image = Image.open(io.BytesIO(icon), formats=("ICO",))
+    except Exception as error:  # foreign decoders raise ten kinds of error; the kind is recorded
+        raise judge_error(error) from None
+    _decode(image)
+    return Opened(image, UPRIGHT)
+
+
+def _show_deep(image: Image.Image, data: bytes, spec: ImageSpec) -> Opened:
+    """A picture that Pillow has decoded, in 8 bits by the rule for levels."""
+    orientation = _orientation(image)
+    if image.format == "TGA" and image.mode in ("RGBA", "LA"):
+        if has_opaque_alpha(data) or image.getchannel("A").getextrema()[1] == 0:
+            image = image.convert("RGB" if image.mode == "RGBA" else "L")
+    elif image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        shown = Image.fromarray(show_integers(values, 16, spec.levels))
+        shown.info = {name: image.info[name] for name in ("icc_profile",) if name in image.info}
+        return Opened(shown, orientation, measure_span(values))
+    elif image.format == "PNG" and data[24:25] == PNG_DEEP and (colours := _read_deep_png(data)) is not None:
+        return Opened(_put_colours(image, colours, spec.levels), orientation, measure_span(colours))
+    return Opened(image, orientation)
+
+
+def _read_deep_png(data: bytes) -> NDArray[np.uint16] | None:
+    """uint16 (height, width, 3): the colours of a PNG of 16 bits, of which Pillow keeps 8; None where it has none."""
+    with hold_stderr(lambda line: True):
+        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.dtype != np.uint16 or values.ndim != 3:
+        return None
+    return np.asarray(values[..., 2::-1], np.uint16)
+
+
+def _put_colours(image: Image.Image, values: NDArray[np.uint16], levels: str | Span) -> Image.Image:
+    """The picture with these colours by the rule for levels; what was transparent stays so."""
+    if not isinstance(levels, tuple):
+        return image
+    shown = Image.fromarray(show_integers(values, 16, levels))
+    if image.mode in ("RGBA", "LA") or "transparency" in image.info:
+        shown.putalpha(image.convert("RGBA").getchannel("A"))
+    shown.info = {name: image.info[name] for name in ("icc_profile",) if name in image.info}
+    return shown
+
+
+def _check_pixels(size: tuple[int, int], spec: ImageSpec) -> None:
+    if size[0] * size[1] > spec.max_pixels:
+        raise BadImage("too_many_pixels", f"{size[0]}x{size[1]}")
 
 
 def resize_image(pixels: NDArray[np.uint8], spec: ImageSpec, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
@@ -144,7 +301,7 @@ def resize_image(pixels: NDArray[np.uint8], spec: ImageSpec, out: NDArray[np.uin
 
 
 def thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A perceptual fingerprint: uint8 (16, 16) grey means, near-equal for the same picture saved twice."""
+    """A perceptual fingerprint: uint8 (32, 32) grey means, near-equal for the same picture saved twice."""
     grey = pixels[..., 0] if pixels.shape[-1] == 1 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     return np.asarray(cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA), np.uint8)
 
@@ -176,7 +333,8 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def _open(data: bytes) -> Image.Image:
-    formats = (*FORMATS, "HEIF") if is_heif(data) and register_heif() else FORMATS
+    formats: tuple[str, ...] = (*FORMATS, "HEIF") if is_heif(data) and register_heif() else FORMATS
+    formats = ("TGA",) if is_tga(data) else formats
     try:
         return Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError:

@@ -4,6 +4,7 @@ import struct
 import zlib
 
 from cnn.errors import BadImage
+from cnn.file_kinds import name_kind
 from cnn.heif import WAY_OUT, is_heif, register_heif
 
 # Every reason for which a file is quarantined, and what it means to its owner. First those of the bytes, then those of
@@ -11,12 +12,12 @@ from cnn.heif import WAY_OUT, is_heif, register_heif
 REASONS = {
     "empty_file": "the file has no content",
     "not_an_image": "the content is no image, whatever the name says",
-    "unsupported_format": "an image format that is not read",
+    "unsupported_format": 'an image format that is not read; image.raw = "preview" takes what camera raw files bring',
     "needs_heic": "a HEIC picture; the optional extra reads it, and the next run then tries it again",
     "truncated": "the file ends before the picture does",
     "damaged": "a checksum inside the file does not match",
     "decode_error": "the picture cannot be decoded",
-    "unsupported_mode": "levels that no rule can show without clipping; save 8 or 16 bits",
+    "unsupported_mode": "bands or levels that no rule can show without leaving something out; save 8 or 16 bits",
     "too_many_pixels": "larger than image.max_pixels",
     "out_of_memory": "memory was short; it is tried again by the next run",
     "decoder_crashed": "its decoder ended the process, twice",
@@ -32,7 +33,19 @@ REASONS = {
     "symlink_nested": "a link to a folder",
     "archived": "kept in cold storage, which would have to be thawed first",
 }
-MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"II*\x00", b"MM\x00*", b"\x00\x00\x00\x1cftypavif")
+MAGIC = (
+    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),
+    *(b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  \r\n\x87\n"),
+)
+AVIF = (b"ftypavif", b"ftypavis")
+JPEG2000_END = b"\xff\xd9"
+NAMED = ("not_an_image", "unsupported_format")  # what comes behind them is one of few kinds of files
+
+
+def name_reason(reason: str) -> str:
+    """The part of a reason by which files are counted: its code, and what a file is where that is known."""
+    code = reason.split(":")[0]
+    return reason if code in NAMED else code
 
 
 def judge_unknown(data: bytes) -> BadImage:
@@ -41,9 +54,9 @@ def judge_unknown(data: bytes) -> BadImage:
         return BadImage("empty_file")
     if is_heif(data):
         return BadImage("truncated", "the header is damaged") if register_heif() else BadImage("needs_heic", WAY_OUT)
-    if data.startswith((b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")):
-        return BadImage("unsupported_format", "jxl")
-    if data.startswith(MAGIC):
+    if (kind := name_kind(data)) is not None:
+        return BadImage("unsupported_format" if kind.is_image else "not_an_image", kind.name)
+    if data.startswith(MAGIC) or data[4:12] in AVIF:
         return BadImage("truncated", "the header is damaged")
     return BadImage("not_an_image")
 
@@ -56,6 +69,25 @@ def judge_error(error: Exception, told: str = "") -> BadImage:
     short = isinstance(error, EOFError) or "truncated" in text.lower()
     name = type(error).__name__
     return BadImage("truncated" if short else "decode_error", f"{name}: {text}" if text else name)
+
+
+def check_jpeg2000(data: bytes, mode: str, levels: object) -> None:
+    """Refuse a JPEG 2000 file that is cut off, of which its decoder makes a blurred picture, and colours of more than
+    8 bits where `image.levels` asks for more of them than Pillow gives.
+
+    Raises:
+        BadImage: truncated, unsupported_mode.
+    """
+    start = data.find(b"\xff\x4f\xff\x51")
+    if start < 0:
+        raise BadImage("truncated", "it has no codestream")
+    length = int.from_bytes(data[start - 8 : start - 4], "big") if data[start - 4 : start] == b"jp2c" else 0
+    end = start - 8 + length if length > 8 else len(data)
+    if end > len(data) or not data[start:end].rstrip(b"\x00").endswith(JPEG2000_END):
+        raise BadImage("truncated", "the codestream has no end")
+    bits = (data[start + 42] & 0x7F) + 1 if len(data) > start + 42 else 0
+    if bits > 8 and mode in ("RGB", "RGBA", "LA") and isinstance(levels, tuple):
+        raise BadImage("unsupported_mode", f"JPEG 2000 of {bits} bits in colour, which image.levels is not applied to")
 
 
 def check_png(data: bytes) -> None:

@@ -22,9 +22,11 @@ from tasks.finishing import finish_version
 from tasks.inventory import any_path_matches, count_labels, list_excluded
 from tasks.layout import describe_layout
 from tasks.ledger import OUTCOMES
-from tasks.listing import describe_excluded, find_empty_folders, find_twins
-from tasks.preparing import Preparation, build_chunks, list_files
-from tasks.reckoning import describe_quarantine, find_gaps
+from tasks.levels import DATASET, describe_deep
+from tasks.listing import check_apart, describe_excluded, find_empty_folders, find_twins
+from tasks.outcomes import describe_outcomes, has_outcomes, outcomes_path
+from tasks.preparing import Preparation, build_chunks, keep_levels, list_files, measure_levels
+from tasks.reckoning import describe_ignored, describe_quarantine, find_gaps
 from tasks.settling import find_overlaps
 from tasks.source_checks import PREPARE, are_camera_folders, find_same_folders
 
@@ -51,6 +53,8 @@ def prepare_dataset(
     job = Preparation(source, workspace, spec, config.budget, config.chunk.files, verify)
     job.exclude, job.command = config.source.exclude, command
     with hold_workspace(job.store), hire_crew(config.cluster) as crew:
+        if job.spec.image.levels == DATASET:
+            run_stage("measure", lambda: measure_stage(job, crew))
         run_stage("list", lambda: list_stage(job))
         crew.prepare(job.effort)
         if job.todo:
@@ -59,17 +63,36 @@ def prepare_dataset(
     report = summarize(job, manifest, job.store.uri_of(path), crew.start_up)
     say(describe(report, job))
     if not job.unchanged:  # else it was told before
-        tell_losses(job, job.store.uri_of(manifest.ledger.path))
+        tell_losses(job, manifest)
     link_dataset(report)
     return report
 
 
-def tell_losses(job: Preparation, ledger: str) -> None:
+def tell_losses(job: Preparation, manifest: Manifest) -> None:
     """What is not in the version, and why."""
     if reasons := describe_quarantine(job.rows):
-        say(f"publish: quarantined: {reasons}; each file stands in {ledger}")
+        say(f"publish: quarantined: {reasons}; each file stands in {job.store.uri_of(manifest.ledger.path)}")
+    if ignored := describe_ignored(job.rows, job.classes):
+        say(f"publish: ignored: {ignored}")
+    for line in describe_outcomes(job.rows):
+        say(f"publish: {line}")
+    if has_outcomes(job.rows):
+        say(f"publish: all of these files: {job.store.uri_of(outcomes_path(manifest.dataset))}")
     for gap in [*find_gaps(job.rows, job.classes, job.spec.split), *find_overlaps(job.rows)]:
         say(f"publish: {gap}")
+
+
+def measure_stage(job: Preparation, crew: Crew) -> None:
+    """Find out which levels the training images of more than 8 bits use, or used for the version before."""
+    check_apart(job.source, job.store)
+    if not keep_levels(job):
+        with show_stage("measure", job.inventory.num_rows) as stage:
+            measure_levels(job, crew.run, stage.advance)
+    levels = job.spec.image.levels
+    if isinstance(levels, tuple):
+        say(f"measure: image.levels are {levels[0]:,} to {levels[1]:,}, which become black and white")
+    else:
+        say("measure: no training image has more than 8 bits, so image.levels changes nothing")
 
 
 def list_stage(job: Preparation) -> None:
@@ -96,7 +119,9 @@ def find_doubts(job: Preparation) -> list[str]:
     if empty := find_empty_folders(job.source, job.rows.inventory, job.classes, job.layout.folders):
         doubts.append(f"folders without images, which are no classes: {', '.join(map(repr, empty))}")
     if single := [name for name, count in count_labels(job.rows.inventory).items() if count == 1]:
-        doubts.append(f"classes with one image, which is in one split alone: {', '.join(map(repr, sorted(single)))}")
+        doubts.append(
+            f"classes with one image, which is trained on and not judged: {', '.join(map(repr, sorted(single)))}"
+        )
     if (pattern := job.spec.split.group) is not None and not any_path_matches(job.rows.inventory, pattern):
         doubts.append(f"split.group {pattern!r} is found in no path: every image is a group of its own")
     return doubts + ([] if job.recognised else find_doubtful_classes(job))
@@ -124,6 +149,8 @@ def build_stage(job: Preparation, crew: Crew) -> None:
             stage.advance(report.files, f"{bad} quarantined" if bad else "", size=report.bytes)
 
         build_chunks(job, crew.run, note)
+    for line in describe_deep(job.deep, job.spec.image.levels, job.measured):
+        say(f"build: {line}")
 
 
 def publish_stage(job: Preparation, crew: Crew) -> tuple[Manifest, str]:

@@ -10,6 +10,7 @@ from prefect import flow
 
 from cnn.bundle import read_bundle
 from cnn.errors import SourceError, name_some
+from cnn.images import ImageSpec
 from flows.config import Config
 from flows.crew import Crew, hire_crew
 from flows.models import open_registry
@@ -23,6 +24,7 @@ from infra.unfinished import open_scratch
 from tasks.batches import BatchRecord, ScorePlan, batch_path, find_finished, find_previous, plan_scoring
 from tasks.committing import publish_batch
 from tasks.inbox_checks import check_inbox, explain_vanished
+from tasks.levels import DeepCounts, describe_scored
 from tasks.listing import EXCLUDED, Listed, check_apart, describe_excluded, find_lost_folders, list_source
 from tasks.planning import Chunk, Effort, estimate_decoding
 from tasks.predictions import write_csv
@@ -41,6 +43,7 @@ class Scoring:
     config: Config
     started: float = field(default_factory=time.monotonic)
     submitted: float | None = None
+    image: ImageSpec = field(default_factory=ImageSpec)  # how the champion sees images
 
     @property
     def source(self) -> Source:
@@ -71,7 +74,7 @@ def score(
         if record is None:
             crew.prepare(estimate_effort(plan))
             run_stage("score", lambda: score_stage(job, plan, crew))
-            record = run_stage("publish", lambda: publish_batch(job.store, plan, job.source.read))
+            record = run_stage("publish", lambda: publish_batch(job.store, plan, job.source.read, job.image))
     report = summarize(job, record, crew.start_up)
     if csv:
         write_table(job.store, record)
@@ -85,7 +88,8 @@ def fetch_stage(job: Scoring, name: str) -> ModelRef:
     registry = open_registry(job.workspace_uri)
     champion = registry.require_champion(name)
     folder = registry.fetch_bundle(champion, cache_dir() / "champions")
-    digest = ship_bundle(job.store, folder)
+    digest, info = ship_bundle(job.store, folder), read_bundle(folder)
+    job.image = info.image
     judged, unjudged = describe_judgement(champion), read_judgement(champion)[1]
     say(f"champion: {name} version {champion.version}" + (f", {judged}" if judged else ""))
     if unjudged:
@@ -94,7 +98,7 @@ def fetch_stage(job: Scoring, name: str) -> ModelRef:
         name=name,
         version=str(champion.version),
         bundle=digest,
-        classes=read_bundle(folder).classes,
+        classes=info.classes,
         judged=judged,
         unjudged=unjudged,
     )
@@ -140,15 +144,19 @@ def score_stage(job: Scoring, plan: ScorePlan, crew: Crew) -> None:
     """Score the chunks on the cluster."""
     job.submitted = time.monotonic()
     with show_stage("score", sum(len(chunk.items) for chunk in plan.chunks)) as stage:
-        bad = 0
+        bad, deep = 0, DeepCounts()
 
         def note(done: ChunkScores) -> None:
-            nonlocal bad
+            nonlocal bad, deep
             bad += done.quarantined
+            deep += done.deep
             stage.advance(done.files, f"{bad} quarantined" if bad else "", size=done.bytes)
 
         score_one = partial(score_chunk, task=plan.task)
         crew.run(score_one, plan.chunks, note, estimate_effort(plan), Chunk.isolate)
+    model = f"{plan.task.model.name} version {plan.task.model.version}"
+    for line in describe_scored(deep, job.image.levels, model):
+        say(f"score: {line}")
 
 
 def estimate_effort(plan: ScorePlan) -> Effort:

@@ -246,7 +246,9 @@ def _to_decoded(facts: bytes, pixels: bytes, spec: ImageSpec) -> Decoded:
     answer: dict[str, Any] = json.loads(facts)
     if "reason" in answer:
         raise BadImage(answer["reason"], answer["detail"])
-    return Decoded(np.frombuffer(pixels, np.uint8).reshape(spec.shape), answer["width"], answer["height"])
+    seen = tuple(answer["seen"]) if answer["seen"] else None
+    found = np.frombuffer(pixels, np.uint8).reshape(spec.shape)
+    return Decoded(found, answer["width"], answer["height"], seen, answer["preview"])
 
 
 class _OfThread(threading.local):

@@ -14,6 +14,7 @@ from pydantic import Field
 from cnn.augment import AugmentSpec
 from cnn.dataset import SPLITS, SplitSpec
 from cnn.errors import BadImage
+from cnn.image_digest import digest_image_data
 from cnn.images import ImageSpec, encode_jpeg, read_image, thumbnail
 from cnn.spec import Spec, canonical_json
 from infra.storage import reuse_source, reuse_store
@@ -24,7 +25,7 @@ from tasks.planning import Chunk, Item, encode_path
 from tasks.reading import Content, Files, computing
 from tasks.shards import ShardWriter
 
-FORMAT = 4  # raise it when the same configuration would give other bytes
+FORMAT = 5  # raise it when the same configuration would give other bytes
 
 
 class BuildSpec(Spec):
@@ -47,13 +48,13 @@ class BuildSpec(Spec):
         facts["split"].pop("folders")  # what it came to is what counts
         return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
 
-    def place_image(self, path: str, digest: str) -> tuple[str, str | None]:
-        """(split, group) of an image: the split of the owner's folder, else a draw of those that have no folder."""
+    def place_image(self, path: str, key: str) -> tuple[str, str | None]:
+        """(split, group) of the image with this key (hex): that of its owner's folder, else one that is drawn."""
         group = find_group(path, self.split.group)
         given = self.folders.get(path.partition("/")[0]) if self.folders else None
         if given is not None and given != "train":
             return given, group
-        return choose_split(digest, group, draw_missing(self.split, frozenset(self.folders.values()))), group
+        return choose_split(key, group, draw_missing(self.split, frozenset(self.folders.values()))), group
 
 
 @dataclass(frozen=True)
@@ -126,10 +127,13 @@ def build_row(
         return row | {"reason": str(fault)} | ({"digest": None} if fault.may_pass else {})
     if digest is None:
         raise AssertionError("bytes without a digest")
-    split, group = spec.place_image(item.entry.path, digest)
+    key = digest_image_data(data, digest)
+    split, group = spec.place_image(item.entry.path, key.hex())
     image = decoded.pixels if spec.image.encoding == "raw" else encode_jpeg(decoded.pixels)
-    row |= {"outcome": "ok", "width": decoded.width, "height": decoded.height, "split": split}
+    row |= {"outcome": "ok", "image_key": key, "width": decoded.width, "height": decoded.height, "split": split}
     row |= {"group": None if group is None else show_path(group)[0], "thumbnail": thumbnail(decoded.pixels).tobytes()}
+    low, high = decoded.seen or (None, None)
+    row |= {"low": low, "high": high, "preview": decoded.preview}
     row |= {"record": writers[split].rows, "record_label": item.label_id}
     row["pixels_crc32c"] = writers[split].append_image(image, item.label_id, digest, 0)
     return row
@@ -141,13 +145,18 @@ def draw_missing(spec: SplitSpec, given: frozenset[str]) -> SplitSpec:
     return spec.model_copy(update={name: 0.0 for name in given if name != "train"})
 
 
-def choose_split(digest: str, group: str | None, spec: SplitSpec) -> str:
-    """`train`, `validation` or `test`, by a hash of the group if there is one, else of the content digest."""
-    unit = f"{spec.seed}:{'group:' + group if group is not None else digest}"
-    point = int.from_bytes(hashlib.sha256(unit.encode("utf-8", "surrogateescape")).digest()[:8], "big") / 2**64
+def choose_split(key: str, group: str | None, spec: SplitSpec) -> str:
+    """`train`, `validation` or `test`, by a hash of the group if there is one, else of the image's key (hex)."""
+    point = draw_point(key, group, spec)
     if point < spec.test:
         return "test"
     return "validation" if point < spec.test + spec.validation else "train"
+
+
+def draw_point(key: str, group: str | None, spec: SplitSpec) -> float:
+    """A number from 0 to 1 that depends on the group if there is one, else on the image's key, and on the seed."""
+    unit = f"{spec.seed}:{'group:' + group if group is not None else key}"
+    return int.from_bytes(hashlib.sha256(unit.encode("utf-8", "surrogateescape")).digest()[:8], "big") / 2**64
 
 
 def find_group(path: str, pattern: str | None) -> str | None:

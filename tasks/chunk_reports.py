@@ -22,7 +22,8 @@ REPORT = pa.schema(
         pa.field("outcome", pa.string(), nullable=False),  # ok or quarantined: the rest is settled later
         pa.field("reason", pa.string()),
         pa.field("digest", pa.binary(32)),  # sha256 of the file; null where it could not be read
-        pa.field("thumbnail", pa.binary(256)),  # grey means of the image on a 16 x 16 grid
+        pa.field("image_key", pa.binary(16)),  # digest of the file without its metadata
+        pa.field("thumbnail", pa.binary(1024)),  # grey means of the image on a 32 x 32 grid
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("group", pa.string()),
@@ -30,6 +31,9 @@ REPORT = pa.schema(
         pa.field("record", pa.int32()),
         pa.field("record_label", pa.int32()),
         pa.field("pixels_crc32c", pa.uint32()),
+        pa.field("low", pa.int64()),  # the levels of a picture of more than 8 bits, before the rule for them
+        pa.field("high", pa.int64()),
+        pa.field("preview", pa.bool_()),  # of a camera raw file
     ]
 )
 SEAL = 32

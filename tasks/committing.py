@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from cnn.errors import StorageError
 from cnn.hashing import hash_file
+from cnn.images import ImageSpec
 from infra.disk_faults import explained
 from infra.storage import Store
 from infra.unfinished import open_scratch
@@ -38,18 +39,22 @@ from tasks.reporting import ReportFacts, make_report
 from tasks.scoring import ScoreTask, part_path
 from tasks.summary import Summary, summarize_predictions
 
+DEFAULT_IMAGE = ImageSpec()
 COUNTED = ("scored", "unread")  # what the record takes from the parts' reports
 
 
-def publish_batch(store: Store, plan: ScorePlan, read: Callable[[str], bytes]) -> BatchRecord:
-    """Put the parts, the kept rows and the settled files together and publish them; `read` gives a file of the source.
+def publish_batch(
+    store: Store, plan: ScorePlan, read: Callable[[str], bytes], image: ImageSpec = DEFAULT_IMAGE
+) -> BatchRecord:
+    """Put the parts, the kept rows and the settled files together and publish them; `read` gives a file of the source,
+    and `image` says how the model sees it.
 
     Raises:
         StorageError: rows and listing do not agree, or a part is missing; nothing is published.
         IntegrityError: a part is damaged; nothing is published.
     """
     try:
-        return _publish(store, plan, read)
+        return _publish(store, plan, read, image)
     except StorageError:
         # Another run of the same batch may have been faster: it removes the parts when it has published them.
         if (record := find_finished(store, plan)) is None:
@@ -57,7 +62,7 @@ def publish_batch(store: Store, plan: ScorePlan, read: Callable[[str], bytes]) -
         return record
 
 
-def _publish(store: Store, plan: ScorePlan, read: Callable[[str], bytes]) -> BatchRecord:
+def _publish(store: Store, plan: ScorePlan, read: Callable[[str], bytes], image: ImageSpec) -> BatchRecord:
     batch, counts = plan.task.batch, Counter[str]()
     names = {name: batch_path(batch, name) for name in ("predictions.parquet", "report.html", "batch.json")}
     with explained("write the predictions to", store.uri), open_scratch(store.root) as body:
@@ -69,7 +74,7 @@ def _publish(store: Store, plan: ScorePlan, read: Callable[[str], bytes]) -> Bat
         record = _make_record(plan, summary, reference, counts)
         # 2. The rows and the report. A reader opens neither before the record is there.
         store.take_file(reference.path, body.path)
-        report = make_report(_make_facts(store, plan, record), summary, read)
+        report = make_report(_make_facts(store, plan, record, image), summary, read)
         store.write(names["report.html"], report.encode())
     # 3. The record commits the batch; the pointer makes it the latest; its parts are no longer needed.
     store.write(names["batch.json"], record.to_json().encode())
@@ -152,7 +157,7 @@ def _make_record(plan: ScorePlan, summary: Summary, predictions: PredictionsRef,
     )
 
 
-def _make_facts(store: Store, plan: ScorePlan, record: BatchRecord) -> ReportFacts:
+def _make_facts(store: Store, plan: ScorePlan, record: BatchRecord, image: ImageSpec) -> ReportFacts:
     return ReportFacts(
         model=record.model.name,
         version=record.model.version,
@@ -166,6 +171,7 @@ def _make_facts(store: Store, plan: ScorePlan, record: BatchRecord) -> ReportFac
         classes=tuple(show_path(label)[0] for label in record.model.classes),
         judged=record.model.judged,
         unjudged=tuple(show_path(label)[0] for label in record.model.unjudged),
+        image=image,
     )
 
 

@@ -17,7 +17,7 @@ from cnn.errors import DEATHS, PASSING, BadImage
 from infra.storage import Source
 from tasks.building import BuildSpec
 from tasks.chunk_reports import report_path
-from tasks.ledger import DECODED, OUTCOMES, SCHEMA, has_code, iterate_ledger, restore_paths
+from tasks.ledger import DECODED, OUTCOMES, SCHEMA, has_code, iterate_ledger, restore_paths, show_path
 from tasks.planning import decode_path
 from tasks.rows import PENDING, Rows, iterate_slices
 
@@ -73,17 +73,23 @@ def keep_moved(rows: Rows, source: Source, left: pa.Table, spec: BuildSpec) -> i
         return 0
     suspects = _find_suspects(rows, left)
     rows_by_digest = {digest: row for row, digest in enumerate(left.column("digest").to_pylist())}
-    splits, moved = left.column("split").to_pylist(), 0
+    drawn, keys, moved = left.column("record_split").to_pylist(), left.column("image_key").to_pylist(), 0
     for start, stop in iterate_slices(len(suspects), PART):
         part = suspects[start:stop]
         pairs: list[tuple[int, int]] = []
+        groups: list[str | None] = []
         files = _name_files(rows, part)
         for row, (path, _), digest in zip(part.tolist(), files, hash_files(source, files), strict=True):
             old = rows_by_digest.get(digest) if digest is not None else None
-            if old is not None and spec.place_image(path, str(digest))[0] == splits[old]:
+            if old is None:
+                continue
+            place, group = spec.place_image(path, keys[old].hex())
+            if place == drawn[old]:
                 pairs.append((row, old))
+                groups.append(None if group is None else show_path(group)[0])
         chosen = np.array(pairs, np.int64).reshape(-1, 2)
         rows.keep(chosen[:, 0], left.take(pa.array(chosen[:, 1])))
+        rows.group[chosen[:, 0]] = rows.groups.encode(pa.array(groups, pa.string()))
         moved += len(chosen)
     return moved
 
@@ -145,7 +151,7 @@ def _usable(old: pa.Table, previous: Previous) -> NDArray[np.bool_]:
     # Older ledgers have the digests of files that ended their decoder, so their verdicts would stand for good.
     refused = pc.and_not(refused, has_code(old.column("reason"), PASSING))
     decoded = pc.is_in(old.column("outcome"), pa.array(DECODED)).to_numpy(zero_copy_only=False)
-    keys = (old.column(name).combine_chunks().dictionary_encode() for name in ("chunk", "split"))
+    keys = (old.column(name).combine_chunks().dictionary_encode() for name in ("chunk", "record_split"))
     chunks, splits = ((key.dictionary.to_pylist(), key.indices.fill_null(-1).to_numpy()) for key in keys)
     alive = np.zeros((len(chunks[0]) + 1, len(splits[0]) + 1), np.bool_)  # the last row and column stand for null
     for number, chunk in enumerate(chunks[0]):

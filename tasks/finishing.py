@@ -11,9 +11,10 @@ from tasks.placing import Part, Placement, divide_rows, place_rows
 from tasks.planning import Effort
 from tasks.preparing import Preparation, Run, has_missing
 from tasks.publishing import Draft, Latest, manifest_path, point_to, publish_dataset
-from tasks.reckoning import check_budget, reconcile_rows, set_normalization
+from tasks.reckoning import check_budget, check_leaks, reconcile_rows, set_normalization
 from tasks.refusals import remove_refusal, write_refusal
-from tasks.settling import fetch_thumbnails, settle_rows
+from tasks.settling import doubt_labels, fetch_thumbnails, settle_copies, settle_leaks
+from tasks.splitting import draw_splits, recall_splits
 
 COPY_SECONDS, RECORD_SECONDS = 1.2e-3, 1e-4  # of one core: an augmented copy, a record that is read or written
 
@@ -48,8 +49,9 @@ def settle_files(job: Preparation) -> list[Part]:
     if job.recognised:
         return []  # the budget was kept when the version was made
     if not job.unchanged:
-        settle_rows(job.rows, job.spec.split.leak_distance, partial(fetch_thumbnails, job.rows, job.store))
+        settle_rows(job)
     check_budget(job.rows, job.classes, job.budget, partial(list_refused, job))
+    check_leaks(job.rows, job.classes, job.budget, job.spec.image)
     return [] if job.unchanged else divide_rows(job.rows)
 
 
@@ -59,6 +61,17 @@ def list_refused(job: Preparation) -> str:
         return write_refusal(job.store, job.source.uri, job.rows)
     except StorageError:
         return ""  # why nothing is published counts more
+
+
+def settle_rows(job: Preparation) -> None:
+    """Give rows the outcomes and splits that only the whole dataset can decide."""
+    rows, split = job.rows, job.spec.split
+    fetch = partial(fetch_thumbnails, rows, job.store)
+    memory = recall_splits(rows, job.store, job.latest, split)
+    settle_copies(rows, fetch)
+    draw_splits(rows, split, memory)
+    settle_leaks(rows, split.leak_distance, fetch)
+    doubt_labels(rows, split.leak_distance, fetch)
 
 
 def plan_arranging(job: Preparation, parts: list[Part]) -> tuple[list[Selection], dict[Selection, Arranged]]:
@@ -104,7 +117,7 @@ def publish_version(
     images = sum(len(part.rows) for part in parts if part.work.split == "train")
     normalization = set_normalization(job.spec.image, sums, images)
     listing = "" if has_missing(job.rows) else job.listing
-    draft = Draft(job.source.uri, job.spec, job.classes, job.rows, placement, normalization, listing)
+    draft = Draft(job.source.uri, job.spec, job.classes, job.rows, placement, normalization, listing, job.measured)
     manifest, path = publish_dataset(draft, job.store)
     remove_refusal(job.store, job.source.uri)
     if job.damaged not in (None, manifest.dataset):

@@ -23,6 +23,7 @@ SCHEMA = pa.schema(
         pa.field("size", pa.int64(), nullable=False),
         pa.field("modified", pa.string(), nullable=False),  # mtime_ns.ctime_ns, or the ETag
         pa.field("digest", pa.string()),  # sha256 of the file
+        pa.field("image_key", pa.binary(16)),  # digest of the file without its metadata, by which its split is drawn
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("label", pa.string()),
@@ -35,13 +36,15 @@ SCHEMA = pa.schema(
         pa.field("shard", pa.string()),  # where the record lies in this version
         pa.field("chunk", pa.string()),  # the chunk that read the file: chunks/KEY.arrow
         pa.field("report_row", pa.int32()),  # its row there
-        pa.field("record", pa.int32()),  # number of its record in the chunk's shard of this split
+        pa.field("record_split", pa.string()),  # the split of the chunk's shard that holds its record
+        pa.field("record", pa.int32()),  # number of its record there
         pa.field("record_label", pa.int32()),  # the label id that this record was written with
         pa.field("pixels_crc32c", pa.uint32()),  # checksum of the image as the shard holds it
         pa.field("copies_crc32c", pa.uint32()),  # the same over its augmented copies; 0: there are none
         pa.field("fingerprint", pa.binary(16)),  # grey means of the image on a 4 x 4 grid
     ]
 )
+ADDED = ("image_key", "record_split")  # columns that ledgers of older releases lack; they are read as nulls
 ROW_GROUP = 65_536
 ADDED = ("split_origin",)  # columns that older ledgers lack: null there
 IMAGE_FACTS = (  # null where a file gave no pixels
@@ -127,9 +130,8 @@ def from_parquet(data: bytes, name: str) -> pa.Table:
     except (pa.ArrowException, OSError) as error:
         text = " ".join(str(error).split())[:160]
         raise IntegrityError(f"{name} is damaged ({text}); prepare the dataset again") from None
-    if not _is_ledger(table.schema):
-        raise IntegrityError(f"{name} is damaged (its columns are others); prepare the dataset again")
-    return _complete(table)
+    _check_columns(table.schema, name)
+    return _complete(table, SCHEMA.names)
 
 
 def iterate_ledger(path: Path, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
@@ -140,28 +142,30 @@ def iterate_ledger(path: Path, name: str, columns: Sequence[str] | None = None) 
     """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            if not _is_ledger(file.schema_arrow):
-                raise IntegrityError(f"{name} is damaged (its columns are others); prepare the dataset again")
-            present = [column for column in columns or SCHEMA.names if column in file.schema_arrow.names]
+            _check_columns(file.schema_arrow, name)
+            wanted = SCHEMA.names if columns is None else list(columns)
+            there = [column for column in wanted if column in file.schema_arrow.names]
             for number in range(file.num_row_groups):
-                yield _complete(file.read_row_group(number, columns=present, use_threads=False), columns)
+                yield _complete(file.read_row_group(number, columns=there, use_threads=False), wanted)
     except (pa.ArrowException, OSError) as error:
         text = " ".join(str(error).split())[:160]
         raise IntegrityError(f"{name} is damaged ({text}); prepare the dataset again") from None
 
 
-def _is_ledger(schema: pa.Schema) -> bool:
-    """Whether these are the columns of a ledger, of this release or an older one."""
-    expected = [field for field in SCHEMA if field.name in schema.names or field.name not in ADDED]
-    return bool(schema.equals(pa.schema(expected)))
+def _check_columns(found: pa.Schema, name: str) -> None:
+    """Raises: IntegrityError when the columns are not those of a ledger, of this release or of an older one."""
+    written = [field for field in SCHEMA if field.name not in ADDED or field.name in found.names]
+    if not found.equals(pa.schema(written)):
+        raise IntegrityError(f"{name} is damaged (its columns are others); prepare the dataset again")
 
 
-def _complete(table: pa.Table, columns: Sequence[str] | None = None) -> pa.Table:
-    """The table with nulls for the columns that its release did not have."""
-    for name in columns or SCHEMA.names:
-        if name not in table.column_names:
-            table = table.append_column(SCHEMA.field(name), pa.nulls(table.num_rows, SCHEMA.field(name).type))
-    return table.select(list(columns or SCHEMA.names))
+def _complete(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """The table with these columns in their order; those that it lacks are null."""
+    columns = [
+        table.column(name) if name in table.column_names else pa.nulls(len(table), SCHEMA.field(name).type)
+        for name in names
+    ]
+    return pa.table(columns, schema=pa.schema([SCHEMA.field(name) for name in names]))
 
 
 def show_path(path: str) -> tuple[str, bytes | None]:

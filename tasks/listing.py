@@ -82,12 +82,17 @@ def ignore_rule(name: str) -> str | None:
     """`hidden`, `system`, `unfinished`, or None for a name that is looked at."""
     lowered = name.lower()
     if name.startswith("."):
-        return "hidden"
+        return None if is_placeholder(name) else "hidden"
     if lowered in SYSTEM_NAMES:
         return "system"
     if any(fnmatchcase(lowered, pattern) for pattern in UNFINISHED):
         return "unfinished"
     return None
+
+
+def is_placeholder(name: str) -> bool:
+    """Whether a hidden file stands for one that iCloud keeps elsewhere: an image is missing, which is to be told."""
+    return name.startswith(".") and name.lower().endswith(".icloud") and len(name) > len("..icloud")
 
 
 def companion_rule(name: str) -> str | None:

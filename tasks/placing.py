@@ -14,7 +14,7 @@ from tasks.rows import NONE, OK, Names, Rows
 
 @dataclass(frozen=True)
 class Part:
-    """The ok rows of a version whose records lie in one shard of a chunk, in the order of the records."""
+    """The ok rows of one split whose records lie in one shard of a chunk, in the order of the records."""
 
     rows: NDArray[np.int64]
     work: Selection
@@ -38,17 +38,19 @@ class Placement:
 
 
 def divide_rows(rows: Rows) -> list[Part]:
-    """The ok rows by the shard that holds their records, in the order of chunk keys and splits."""
+    """The ok rows by the shard that holds their records and by their split, in the order of chunk keys and splits."""
     ok = np.flatnonzero(rows.outcome == OK)
     ranks = np.argsort(np.argsort(np.array(rows.chunks.texts, object)))  # keys in their own order, whatever came first
-    order = ok[np.lexsort((rows.record[ok], rows.split[ok], ranks[rows.chunk[ok]]))] if len(ok) else ok
-    places = rows.chunk[order].astype(np.int64) * len(SPLITS) + rows.split[order]
+    keys = (rows.record[ok], rows.record_split[ok], rows.split[ok], ranks[rows.chunk[ok]]) if len(ok) else ()
+    order = ok[np.lexsort(keys)] if len(ok) else ok
+    places = (rows.chunk[order].astype(np.int64) * len(SPLITS) + rows.split[order]) * len(SPLITS)
+    places += rows.record_split[order]
     return [_make_part(rows, part) for part in np.split(order, np.flatnonzero(np.diff(places)) + 1) if len(part)]
 
 
 def _make_part(rows: Rows, part: NDArray[np.int64]) -> Part:
     chunk, split = rows.chunks.texts[rows.chunk[part[0]]], SPLITS[rows.split[part[0]]]
-    shard = rows.shards[chunk][split]
+    shard = rows.shards[chunk][SPLITS[rows.record_split[part[0]]]]
     records, labels = rows.record[part], rows.label_id[part]
     whole = len(part) == shard.rows and bool((rows.record_label[part] == labels).all())
     work = Selection(chunk, split, shard, tuple(records.tolist()), tuple(labels.tolist()))

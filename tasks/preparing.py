@@ -12,11 +12,13 @@ from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cnn.dataset import Manifest
 from cnn.errors import PASSING, IntegrityError, SafelightError, SourceError
+from cnn.levels import Span, combine_spans
 from cnn.spec import canonical_json
 from infra.storage import Source, Store, open_store
 from infra.unfinished import sweep_scratch
@@ -26,6 +28,7 @@ from tasks.comparing import Previous, keep_moved, keep_unchanged, verify_kept
 from tasks.inventory import class_names, digest_inventory, take_inventory
 from tasks.layout import Layout, apply_layout, find_layout
 from tasks.ledger import DECODED, has_code
+from tasks.levels import DATASET, DeepCounts, count_report, cut_readable, measure_chunk, with_levels
 from tasks.listing import check_apart
 from tasks.planning import Chunk, Cut, Effort, cut_rows, estimate_decoding, make_chunk
 from tasks.publishing import Latest, fetch_ledger, find_latest, read_manifest
@@ -77,6 +80,8 @@ class Preparation:
     unchanged: bool = False  # nothing differs from the previous version
     recognised: bool = False  # nor does the listing: the previous ledger was not gone through, no row is filled
     moved: int = 0  # files that were found again under another path
+    measured: bool = False  # whether the spec's levels were measured over training images, by this run or before
+    deep: DeepCounts = field(default_factory=DeepCounts)  # pictures of more than 8 bits among those that are built
     changed: int = 0  # files whose bytes have changed though size and time have not (`verify`)
     kept: int = 0  # files that are not decoded by this run
     started: float = field(default_factory=time.monotonic)
@@ -93,14 +98,19 @@ class Preparation:
         return open_store(self.workspace_uri)
 
     @cached_property
-    def rows(self) -> Rows:
-        """One row for each file listed; the first use lists them."""
+    def inventory(self) -> pa.Table:
+        """Every file of the source; the first use lists them, and finds the folders that are a split of their owner."""
         inventory = take_inventory(self.source, self.exclude)
         refuse_outside_links(self.source, inventory, self.command)
         refuse_lost_folders(self.source, inventory)
         self.layout = find_layout(inventory, self.spec.split.folders, self.source_uri)
-        inventory = apply_layout(inventory, self.layout)
         self.spec = self.spec.model_copy(update={"folders": dict(self.layout.folders)})
+        return apply_layout(inventory, self.layout)
+
+    @cached_property
+    def rows(self) -> Rows:
+        """One row for each file listed."""
+        inventory = self.inventory
         self.previous = find_previous(self)
         self.classes = class_names(inventory, self.previous.manifest.classes if self.previous else ())
         if len(self.classes) < 2:
@@ -122,7 +132,7 @@ class Preparation:
         """sha256 (hex) of what the source listed and of all that decides what comes of it."""
         inventory = self.rows.inventory  # with which the specification is known
         facts = [self.spec.model_dump(mode="json"), self.budget.model_dump(mode="json"), self.chunk_files, self.classes]
-        facts.append(LISTING_RULES)
+        facts += [LISTING_RULES, self.measured]
         return hashlib.sha256(f"{canonical_json(facts)}{digest_inventory(inventory)}".encode()).hexdigest()
 
     @property
@@ -148,6 +158,8 @@ def list_files(job: Preparation) -> None:
     """
     check_apart(job.source, job.store)
     sweep_scratch(job.store.root)
+    if job.spec.image.levels == DATASET and not keep_levels(job):
+        measure_levels(job, run_here, lambda files: None)
     job.standing = {entry.path: entry.size for kind in ("shards/", "chunks/") for entry in job.store.list(kind)}
     rows = job.rows
     if recognise_listing(job):
@@ -165,6 +177,60 @@ def list_files(job: Preparation) -> None:
     known = sorted(_find_finished(job))
     job.todo = [number for number in range(len(job.cut)) if number not in set(known)]
     job.kept = int((rows.outcome == OK).sum())
+
+
+def run_here(
+    function: Callable[[Any], Any],
+    items: Iterable[Any],
+    on_result: Callable[[Any], None],
+    effort: Effort,
+    guard: Callable[[Any], Any] | None = None,
+) -> None:
+    """A `Run` in this process, one item after the other."""
+    for item in items:
+        on_result(function(item))
+
+
+def keep_levels(job: Preparation) -> bool:
+    """Put the levels of the latest version in place of `image.levels = "dataset"`, where they were measured and decide
+    as much as they did then; False where they have to be measured. See `tasks.levels`."""
+    latest = find_latest(job.store, job.source.uri)
+    try:
+        manifest = None if latest is None else read_manifest(job.store, latest.dataset)
+    except SafelightError:
+        return False  # `find_previous` has more to say about it
+    if manifest is None or not manifest.measured_levels or manifest.source != job.source.uri:
+        return False
+    _ = job.inventory  # with which the specification is whole
+    spec = with_levels(job.spec, manifest.image.levels)
+    if manifest.build != spec.salt():
+        return False
+    job.spec, job.measured = spec, True
+    return True
+
+
+def measure_levels(job: Preparation, run: Run, on_files: Callable[[int], None]) -> None:
+    """Put the levels that the training images use in place of `image.levels = "dataset"`; `on_files` is told how many
+    files were looked at.
+
+    Raises:
+        SourceError: the source as a whole does not answer.
+    """
+    labels = sorted(set(job.inventory.column("label").unique().to_pylist()) - {None})
+    cut = cut_readable(job.inventory, job.chunk_files)
+    sizes = job.inventory.column("size").to_numpy()
+    chunks = (make_chunk(job.inventory, cut.rows_of(number), labels, DATASET) for number in range(len(cut)))
+    spans: list[Span] = []
+
+    def take(result: tuple[int, list[Span]]) -> None:
+        spans.extend(result[1])
+        on_files(result[0])
+
+    task = BuildTask(job.source.uri, job.store.uri, job.spec)
+    effort = estimate_decoding(len(cut), len(cut.rows), int(sizes[cut.rows].sum()))
+    run(partial(measure_chunk, task=task), chunks, take, effort, Chunk.isolate)
+    found = combine_spans(spans)
+    job.spec, job.measured = with_levels(job.spec, found or "full"), found is not None
 
 
 def recognise_listing(job: Preparation) -> bool:
@@ -216,6 +282,7 @@ def match_report(job: Preparation, number: int, report: Report) -> Filled:
     paths = job.rows.path_column(rows)
     if not report.table.column("path").cast(paths.type).equals(paths):
         raise IntegrityError(f"{job.store.uri_of(report_path(report.key))} is not of its chunk; prepare again")
+    job.deep += count_report(report.table, job.spec.image.levels)
     return rows, report
 
 
@@ -251,6 +318,8 @@ def _is_same(job: Preparation, manifest: Manifest) -> bool:
     """Whether the previous version is what would come out again: the same settings, and all its shards stand."""
     settings = (manifest.classes, manifest.image, manifest.augment, manifest.split, manifest.split_folders)
     asked = (job.classes, job.spec.image, job.spec.augment, job.spec.split, job.spec.folders)
+    if manifest.measured_levels != job.measured:
+        return False
     shards = [shard for split in manifest.splits.values() for shard in split]
     return (
         settings == asked

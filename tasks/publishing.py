@@ -18,6 +18,7 @@ from infra.storage import Store
 from infra.unfinished import open_scratch
 from tasks.building import BuildSpec
 from tasks.ledger import ROW_GROUP, LedgerWriter, from_parquet
+from tasks.outcomes import has_outcomes, outcomes_path, write_outcomes
 from tasks.placing import Placement
 from tasks.reckoning import count_images, count_outcomes, digest_dataset
 from tasks.rows import Rows, iterate_slices
@@ -34,6 +35,7 @@ class Draft:
     placement: Placement
     normalization: Normalization
     listing: str = ""  # see `Latest`
+    measured: bool = False  # whether the levels of the images were measured
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ def publish_dataset(draft: Draft, store: Store) -> tuple[Manifest, str]:
         ledger = LedgerRef(path="", rows=len(draft.rows), sha256=hash_file(body.path))
         manifest = make_manifest(draft, ledger)
         store.take_file(manifest.ledger.path, body.path)
+    if has_outcomes(draft.rows):
+        with explained("write outcomes.csv to", store.uri), open_scratch(store.root) as body:
+            write_outcomes(draft.rows, body.path)
+            store.take_file(outcomes_path(manifest.dataset), body.path)
     check_standing(store, manifest)
     store.write(manifest_path(manifest.dataset), manifest.to_json().encode())
     point_to(store, draft.source, Latest(manifest.dataset, draft.listing))
@@ -109,6 +115,7 @@ def make_manifest(draft: Draft, ledger: LedgerRef) -> Manifest:
         build=spec.salt(),
         chunks={key: dict(rows.shards[key]) for key in used},
         derived=draft.placement.derived,
+        measured_levels=draft.measured,
     )
     name = f"{slug_of(draft.source)}-{manifest.digest_of_content()[:12]}"
     ledger = ledger.model_copy(update={"path": f"datasets/{name}/ledger.parquet"})

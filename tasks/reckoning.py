@@ -5,14 +5,18 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from cnn.dataset import SPLITS, Normalization, SplitSpec
 from cnn.errors import BudgetError, DatasetError, StorageError, name_some
 from cnn.images import ImageSpec
 from cnn.spec import Settings, canonical_json
+from cnn.verdicts import name_reason
 from tasks.ledger import OUTCOMES
-from tasks.rows import IGNORED, NO_CLASS, OK, PENDING, QUARANTINED, Rows
+from tasks.rows import IGNORED, LEAK, NO_CLASS, OK, PENDING, QUARANTINED, Rows
+
+FEWEST_LEAKS = 3  # near-duplicates of one class and split that are more than chance
 
 EXAMPLES = 3  # files that a refusal names
 REASON_LETTERS = 80  # of each reason in it
@@ -22,6 +26,12 @@ class BudgetSpec(Settings):
     """How much may go wrong before nothing is published."""
 
     quarantined: float = Field(0.05, ge=0.0, le=1.0, description="largest share of files that may be unreadable")
+    leaks: float = Field(
+        0.1,
+        ge=0.0,
+        le=1.0,
+        description="largest share of a class's validation or test images that may leave them as near-duplicates",
+    )
 
 
 def check_budget(
@@ -69,11 +79,47 @@ def name_lost(rows: Rows, write_list: Callable[[], str] | None = None) -> str:
     return f"{named}{more}" + (f"; all are listed in {place}" if place else "")
 
 
+def check_leaks(rows: Rows, classes: Sequence[str], budget: BudgetSpec, image: ImageSpec) -> None:
+    """Refuse a version whose classes, or whose splits as a whole, lost too many images as near-duplicates.
+
+    One or two images are no reason: in a class of few, they are soon a tenth.
+
+    Raises:
+        BudgetError: the class that lost the largest share is named, with what to set.
+    """
+    leaks = np.flatnonzero(rows.outcome == LEAK)
+    lost = _count_by_class(rows, leaks, len(classes))
+    held = lost + _count_by_class(rows, np.flatnonzero(rows.outcome == OK), len(classes))
+    whose = [*(f"of class {name!r}" for name in classes), "of all classes"]
+    lost, held = (np.concatenate([counts, counts.sum(axis=0, keepdims=True)]) for counts in (lost, held))
+    shares = np.where((lost > budget.leaks * held) & (lost >= FEWEST_LEAKS), lost / np.maximum(held, 1), 0)
+    if not shares.any():
+        return
+    number, split = np.unravel_index(int(shares.argmax()), shares.shape)
+    among = [row for row in leaks.tolist() if rows.split[row] == split and number in (rows.label_id[row], len(classes))]
+    pair = [path.decode("utf-8", "backslashreplace") for path in rows.paths(np.array([among[0], rows.twin[among[0]]]))]
+    count, of, size = lost[number, split], held[number, split], "x".join(map(str, image.size))
+    raise BudgetError(
+        f"{count:,} of {of:,} {SPLITS[split]} images {whose[number]} are nearly the same "
+        f"pictures as training images ({pair[0]!r} and {pair[1]!r}), over the budget of {budget.leaks:.1%}; if they "
+        f"are different pictures, --set split.leak_distance=-1 keeps them, and an image.size above {size} may show how "
+        "they differ; if they are shots of one scene, split.group keeps a scene in one split; or raise budget.leaks; "
+        "nothing was published"
+    )
+
+
+def _count_by_class(rows: Rows, some: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """int64 (classes, splits): how many of some rows are of which class and split, none of training."""
+    places = rows.label_id[some].astype(np.int64) * len(SPLITS) + rows.split[some]
+    counts = np.bincount(places, minlength=classes * len(SPLITS)).reshape(classes, len(SPLITS))
+    counts[:, SPLITS.index("train")] = 0
+    return np.asarray(counts, np.int64)
+
+
 def find_gaps(rows: Rows, classes: Sequence[str], split: SplitSpec) -> list[str]:
     """What a version lacks that training or its judgement will miss, one line each."""
-    ok = rows.outcome == OK
-    trained = np.bincount(rows.label_id[ok & (rows.split == SPLITS.index("train"))], minlength=len(classes))
-    unlearnt = sorted(name for name, count in zip(classes, trained, strict=True) if not count)
+    unlearnt = _classes_without(rows, classes, "train")
+    unjudged = _classes_without(rows, classes, "test") if split.test else []
     shares = {"train": 1.0, "validation": split.validation, "test": split.test}
     empty = [name for name, count in count_images(rows).items() if not count and shares[name]]
     why = f"; split.group {split.group!r} keeps the images of a group in one split" if split.group else ""
@@ -83,13 +129,41 @@ def find_gaps(rows: Rows, classes: Sequence[str], split: SplitSpec) -> list[str]
         gaps.append(f"classes without training images: {shown}{why}; nothing can be trained on this version")
     if empty:
         gaps.append(f"no {' and no '.join(empty)} images{why}; models are judged on those that are left")
+    if unjudged and "test" not in empty:
+        shown = name_some(list(map(repr, unjudged)))
+        gaps.append(
+            f"{len(unjudged):,} of {len(classes):,} classes without test images: {shown}{why}; they are not judged"
+        )
     return gaps
+
+
+def _classes_without(rows: Rows, classes: Sequence[str], split: str) -> list[str]:
+    """The classes that have no image in a split."""
+    there = rows.label_id[(rows.outcome == OK) & (rows.split == SPLITS.index(split))]
+    return sorted(
+        name for name, count in zip(classes, np.bincount(there, minlength=len(classes)), strict=True) if not count
+    )
 
 
 def describe_quarantine(rows: Rows) -> str:
     """Why files are quarantined, and how many for each reason, the most frequent first; "" where none is."""
     counts = _count_reasons(rows, rows.outcome == QUARANTINED)
     return ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common())
+
+
+def describe_ignored(rows: Rows, classes: Sequence[str]) -> str:
+    """Which rule left out how many files, and in which classes; "" where none is left out.
+
+    "hidden 12 (cat 9, dog 3), system 2 (outside any class folder 2)": rules and classes by their number of files.
+    """
+    told = []
+    ignored = np.flatnonzero(rows.outcome == IGNORED)
+    for reason, count in _count_reasons(rows, rows.outcome == IGNORED).most_common():
+        number = rows.reasons.number(reason)
+        labels = rows.label_id[ignored[rows.reason[ignored] == number]]
+        places = Counter("no class folder" if label < 0 else repr(classes[label]) for label in labels.tolist())
+        told.append(f"{count:,} {reason} ({name_some([f'{place} {n:,}' for place, n in places.most_common()])})")
+    return ", ".join(told)
 
 
 def reconcile_rows(rows: Rows) -> None:
@@ -159,5 +233,5 @@ def _count_reasons(rows: Rows, chosen: "np.ndarray[tuple[int], np.dtype[np.bool_
     counts: Counter[str] = Counter()
     for number, count in enumerate(np.bincount(rows.reason[chosen], minlength=1).tolist()):
         if count:
-            counts[rows.reasons.texts[number].split(":")[0]] += count
+            counts[name_reason(rows.reasons.texts[number])] += count
     return counts

@@ -7,12 +7,13 @@ File and class names are hostile: the template escapes everything, characters th
 import hashlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
 
 from cnn.errors import BadImage, SafelightError
+from cnn.images import ImageSpec
 from cnn.verdicts import REASONS
 from tasks.charts import draw_histogram
 from tasks.summary import MAX_QUARANTINED, Shot, Summary
@@ -48,6 +49,7 @@ class ReportFacts:
     classes: tuple[str, ...] = ()
     judged: str = ""
     unjudged: tuple[str, ...] = ()
+    image: ImageSpec = field(default_factory=ImageSpec)  # how the model sees images
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def make_report(facts: ReportFacts, summary: Summary, read: Callable[[str], byte
     template = environment.from_string(files("tasks").joinpath("report.html").read_text("utf-8"))
     shots = {shot for sheet in summary.sheets for shot in (*sheet.most, *sheet.least)}
     with ThreadPoolExecutor(READERS) as pool:
-        exhibits = dict(zip(shots, pool.map(lambda shot: make_exhibit(shot, read), shots), strict=True))
+        exhibits = dict(zip(shots, pool.map(lambda shot: make_exhibit(shot, read, facts.image), shots), strict=True))
     shown = {mix.label for mix in summary.mix}
     return template.render(
         facts=facts,
@@ -86,20 +88,20 @@ def make_report(facts: ReportFacts, summary: Summary, read: Callable[[str], byte
     )
 
 
-def make_exhibit(shot: Shot, read: Callable[[str], bytes]) -> Exhibit:
+def make_exhibit(shot: Shot, read: Callable[[str], bytes], image: ImageSpec) -> Exhibit:
     """The picture of a shot; none where the file is gone, or is no longer the one that was scored."""
     try:
         data = read(shot.path)
         if hashlib.sha256(data).hexdigest() != shot.digest:
             return Exhibit(shot, None, "changed since")
-        return Exhibit(shot, make_picture(data))
+        return Exhibit(shot, make_picture(data, image))
     except (BadImage, SafelightError, OSError):
         return Exhibit(shot, None, "no longer there")
 
 
 def explain(counts: Iterable[tuple[str, int]], texts: dict[str, str]) -> list[tuple[str, str, int]]:
     """(code, what it means, files) of each code."""
-    return [(code, texts.get(code, ""), count) for code, count in counts]
+    return [(code, texts.get(code.split(":")[0], ""), count) for code, count in counts]
 
 
 def write_snippet(predictions: str) -> str:

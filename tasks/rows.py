@@ -12,13 +12,16 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cnn.dataset import SPLITS, ShardRef
+from cnn.near_duplicates import CELLS, halve
 from tasks.ledger import DECODED, OUTCOMES, batch_table
 
 PENDING = len(OUTCOMES)  # of a file that is still to be read
 OK, QUARANTINED, DUPLICATE, CONFLICT, LEAK, IGNORED = range(len(OUTCOMES))
 NO_CLASS = "no_class_folder"
 COARSE = 16  # block means of a thumbnail, by which near-duplicates are looked for
+KEY = 16  # bytes of `cnn.image_digest.digest_image_data`
 NONE = -1
+TRAIN = SPLITS.index("train")
 SPLIT_ORIGINS = ("drawn", "folder")  # by a hash, or by the folder of the file's owner
 TOLD_SPLITS = ("training", "validation", "test")
 
@@ -72,15 +75,19 @@ class Rows:
         count = inventory.num_rows
         self.inventory = inventory
         self.given = _given_splits(inventory.column("path"), folders or {})  # an index into SPLITS, -1 where none is
+        self.given_splits = sorted({SPLITS.index(split) for split in (folders or {}).values()} - {TRAIN})
         self.outcome = np.full(count, PENDING, np.uint8)  # an index into OUTCOMES
         self.digest = np.zeros((count, 32), np.uint8)  # sha256 of the file
         self.is_read = np.zeros(count, np.bool_)  # whether there is a digest
         self.doubted = np.zeros(count, np.bool_)  # whether it ended its decoder in the run before
+        self.image_key = np.zeros((count, KEY), np.uint8)
+        self.known = np.zeros(count, np.bool_)  # whether its split is that of the previous version
         self.coarse = np.zeros((count, COARSE), np.uint8)
         self.width, self.height = (np.zeros(count, np.int32) for _ in range(2))
         self.label_id = _label_ids(inventory.column("label"), classes)
         self.record, self.record_label, self.report_row = (np.full(count, NONE, np.int32) for _ in range(3))
-        self.split, self.twin = np.full(count, NONE, np.int8), np.full(count, NONE, np.int32)
+        self.split, self.record_split = (np.full(count, NONE, np.int8) for _ in range(2))
+        self.twin = np.full(count, NONE, np.int32)  # the row whose picture is the same, or nearly so
         self.reason, self.group, self.chunk = (np.full(count, NONE, np.int32) for _ in range(3))
         self.pixels, self.copies = np.zeros(count, np.uint32), np.zeros(count, np.uint32)  # CRC-32C
         self.reasons, self.groups, self.chunks = Names(), Names(), Names()
@@ -106,6 +113,15 @@ class Rows:
         """bool (rows,): whether a file is in the split of its owner's folder, so that nobody may move it."""
         return np.asarray((self.given[rows] >= 0) & (self.given[rows] == self.split[rows]))
 
+    def may_be_in(self, rows: NDArray[np.int64], splits: NDArray[np.int8] | int) -> NDArray[np.bool_]:
+        """bool (rows,): whether these files may be in these splits: where the owner's folders say so, or say nothing.
+
+        Training images may be drawn for splits that have no folder.
+        """
+        given = self.given[rows]
+        free = (given == TRAIN) & ~np.isin(splits, self.given_splits)
+        return np.asarray((given < 0) | (given == splits) | free)
+
     def forget(self, rows: NDArray[np.int64]) -> None:
         """Make these rows pending again: their files are to be read."""
         self.outcome[rows] = PENDING
@@ -117,6 +133,8 @@ class Rows:
         rows = np.concatenate([part for part, _ in parts])
         table = pa.concat_tables([report.table for _, report in parts])
         self._fill_common(rows, table)
+        self.record_split[rows] = self.split[rows]
+        self.known[rows] = False
         self.reason[rows] = self.reasons.encode(table.column("reason"))
         self.chunk[rows] = np.repeat(
             [self.chunks.number(report.key) for _, report in parts], [len(p) for p, _ in parts]
@@ -128,6 +146,8 @@ class Rows:
     def keep(self, rows: NDArray[np.int64], table: pa.Table) -> None:
         """Take over rows of the previous ledger, one for each of `rows`; they are to be settled again."""
         self._fill_common(rows, table)
+        self.record_split[rows] = _codes(table.column("record_split"), SPLITS)
+        self.known[rows] = self.split[rows] >= 0
         settled = pc.is_in(table.column("outcome"), pa.array(DECODED)).to_numpy(zero_copy_only=False)
         self.outcome[rows[settled]] = OK
         self.reason[rows] = np.where(settled, NONE, self.reasons.encode(table.column("reason")))
@@ -144,11 +164,14 @@ class Rows:
         columns |= {"pixels_crc32c": self.pixels[part], "copies_crc32c": self.copies[part]}
         texts = {"group": self.groups.decode(self.group[part]), "chunk": self.chunks.decode(self.chunk[part])}
         texts |= {"shard": names.decode(shards[part]), "reason": self._told_reasons(part)}
-        texts["split"] = pa.array(SPLITS).take(pa.array(self.split[part], mask=self.split[part] < 0))
+        for name, numbers in (("split", self.split[part]), ("record_split", self.record_split[part])):
+            texts[name] = pa.array(SPLITS).take(pa.array(numbers, mask=numbers < 0))
         origins = self.is_given(part).astype(np.int8)
         texts["split_origin"] = pa.array(SPLIT_ORIGINS).take(pa.array(origins, mask=self.split[part] < 0))
         texts["outcome"] = pa.array(OUTCOMES).take(pa.array(self.outcome[part]))
-        facts = columns | texts | {"digest": self._hex_digests(part), "fingerprint": self._fingerprints(part)}
+        facts = columns | texts | {"digest": self._hex_digests(part)}
+        for name, values in (("fingerprint", self.coarse[part]), ("image_key", self.image_key[part])):
+            facts[name] = self._pack(values, part)
         return batch_table(self.inventory.slice(start, stop - start), facts, self.split[part] >= 0)
 
     def _fill_common(self, rows: NDArray[np.int64], table: pa.Table) -> None:
@@ -157,6 +180,7 @@ class Rows:
         self.group[rows] = self.groups.encode(table.column("group"))
         self.is_read[rows] = pc.is_valid(table.column("digest")).to_numpy(zero_copy_only=False)
         self.digest[rows] = _digests(table.column("digest"))
+        self.image_key[rows] = _bytes(table.column("image_key"), KEY)
         for name in ("width", "height", "record", "record_label"):
             getattr(self, name)[rows] = _integers(table.column(name), np.int32)
         self.pixels[rows] = _integers(table.column("pixels_crc32c"), np.uint32)
@@ -172,40 +196,50 @@ class Rows:
 
     def _told_reasons(self, part: slice) -> pa.Array:
         told = self.reasons.decode(self.reason[part]).cast(pa.string())
-        rows = np.flatnonzero(self.twin[part] >= 0)
+        rows = np.flatnonzero((self.twin[part] >= 0) & (self.outcome[part] != CONFLICT))
         if not len(rows):
             return told
         texts = told.to_pylist()
-        twins = self.paths(self.twin[part][rows].astype(np.int64))
-        for row, path in zip(rows, twins, strict=True):
-            shown = path.decode("utf-8", "backslashreplace")
-            outcome, twin = self.outcome[part][row], self.twin[part][row]
-            same = bool((self.digest[part][row] == self.digest[twin]).all())
-            texts[row] = f"{'the same bytes as' if same else 'nearly the same picture as'} {shown!r}"
-            texts[row] += f" in {TOLD_SPLITS[self.split[twin]]}" if outcome in (LEAK, OK) else ""
+        twins = self.twin[part][rows].astype(np.int64)
+        for row, twin, path in zip(rows, twins, self.paths(twins), strict=True):
+            texts[row] = f"{self._likeness(part.start + row, twin)} {path.decode('utf-8', 'backslashreplace')!r}"
+            texts[row] += self._told_place(part.start + row, twin)
         return pa.array(texts, pa.string())
+
+    def _likeness(self, row: int, twin: int) -> str:
+        if (self.digest[row] == self.digest[twin]).all():
+            return "the same bytes as"
+        return "the same pixels as" if self.outcome[row] == DUPLICATE else "nearly the same picture as"
+
+    def _told_place(self, row: int, twin: int) -> str:
+        """What more is to be said of the other picture: its split or its label, where that is what matters."""
+        if self.outcome[row] == OK and self.label_id[row] != self.label_id[twin]:
+            return ", which has another label"
+        return f" in {TOLD_SPLITS[self.split[twin]]}" if self.outcome[row] in (LEAK, OK) else ""
 
     def _hex_digests(self, part: slice) -> pa.Array:
         digests = self.digest[part].tobytes().hex()
         found = np.frombuffer(digests.encode(), "S64").astype("U64") if digests else np.empty(0, "U64")
         return pa.array(found, pa.string(), mask=~self.is_read[part])
 
-    def _fingerprints(self, part: slice) -> pa.Array:
-        values = pa.FixedSizeBinaryArray.from_buffers(
-            pa.binary(COARSE), len(self.coarse[part]), [None, pa.py_buffer(np.ascontiguousarray(self.coarse[part]))]
+    def _pack(self, values: NDArray[np.uint8], part: slice) -> pa.Array:
+        """The rows of `values`, uint8 (part, width), as a column of so many bytes, null where there are no pixels."""
+        kind = pa.binary(values.shape[1])
+        packed = pa.FixedSizeBinaryArray.from_buffers(
+            kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))]
         )
-        return pc.if_else(pa.array(self.split[part] >= 0), values, pa.scalar(None, pa.binary(COARSE)))
+        return pc.if_else(pa.array(self.split[part] >= 0), packed, pa.scalar(None, kind))
 
 
 def block_means(thumbs: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """uint8 (n, 16): the rounded means of the 4 x 4 blocks of thumbnails, uint8 (n, 256)."""
-    blocks = thumbs.reshape(-1, 4, 4, 4, 4).astype(np.uint16).sum(axis=(2, 4))
+    """uint8 (n, 16): the rounded means of the 4 x 4 blocks of halved thumbnails; `thumbs` are uint8 (n, 1024)."""
+    blocks = halve(thumbs).reshape(-1, 4, 4, 4, 4).sum(axis=(2, 4), dtype=np.uint16)
     return np.asarray((blocks + 8) >> 4, np.uint8).reshape(-1, COARSE)
 
 
 def thumbnails_of(column: pa.ChunkedArray) -> NDArray[np.uint8]:
-    """uint8 (rows, 256): thumbnails of a chunk's report, zeros where there is none."""
-    return _bytes(column, 256)
+    """uint8 (rows, 1024): thumbnails of a chunk's report, zeros where there is none."""
+    return _bytes(column, CELLS)
 
 
 def iterate_slices(count: int, size: int) -> Iterator[tuple[int, int]]:

@@ -6,7 +6,7 @@ TensorFlow, no MLflow and no Prefect.
 
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from cnn.errors import BadImage, IntegrityError, RegistryError
-from cnn.images import ImageSpec, read_image
+from cnn.images import Decoded, ImageSpec, read_image
 from cnn.runtime import load_scorer, rank_classes
 from cnn.spec import Settings, Spec
 from infra.storage import Entry, Store, reuse_source, reuse_store
 from tasks.decoding import Decode, choose_decoder, refuse_crashes
 from tasks.ledger import show_path
+from tasks.levels import DeepCounts, count_deep, restore_counts
 from tasks.planning import Chunk, encode_path
 from tasks.predictions import describe_entry, from_part, iterate_predictions, path_keys, to_part, to_rows_table
 from tasks.reading import Content, Files, computing
@@ -84,8 +85,11 @@ class ScoreTask(ScoreJob):
 @dataclass(frozen=True)
 class ChunkScores:
     """What comes back through the scheduler: the part's path, and of its files (`bytes` in all) how many were scored by
-    the network, known (the same bytes had a prediction), or quarantined
-    (`unread` of these gave no bytes, or no answer from their decoder). `resumed`: an earlier run had done it."""
+    the network, known (the same bytes had a prediction), or quarantined (`unread` of these gave no bytes, or no answer
+    from their decoder).
+
+    `resumed`: an earlier run had done it. `deep` counts, of those that were decoded, the ones of more than 8 bits.
+    """
 
     key: str
     part: str
@@ -96,6 +100,7 @@ class ChunkScores:
     quarantined: int
     unread: int
     resumed: bool = False
+    deep: DeepCounts = field(default_factory=DeepCounts)
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,8 @@ def score_chunk(chunk: Chunk, task: ScoreTask) -> ChunkScores:
     files = Files(source, sorted(chunk.entries, key=lambda entry: encode_path(entry.path)))
     try:
         with computing():
-            rows, scored = score_files(files, network, known, task, choose_decoder(chunk.isolated))
+            counted = CountingDecoder(choose_decoder(chunk.isolated))
+            rows, scored = score_files(files, network, known, task, counted)
         refuse_crashes(chunk, [row.get("reason") for row in rows])
     finally:
         files.close()
@@ -147,6 +153,7 @@ def score_chunk(chunk: Chunk, task: ScoreTask) -> ChunkScores:
         known=len(rows) - scored - quarantined,
         quarantined=quarantined,
         unread=sum(row["digest"] is None for row in rows),
+        deep=counted.counts,
     )
     store.write(name, to_part(to_rows_table(rows), asdict(scores)))
     return scores
@@ -183,6 +190,20 @@ def score_files(
         queue.add(decoded.pixels, row)
     queue.flush()
     return rows, queue.scored
+
+
+class CountingDecoder:
+    """Decodes, and counts the pictures of more than 8 bits as it goes."""
+
+    def __init__(self, decode: Decode) -> None:
+        self._decode, self.counts = decode, DeepCounts()
+
+    def __call__(self, data: bytes, spec: ImageSpec) -> Decoded:
+        """What the decoder gives. Raises: BadImage."""
+        decoded = self._decode(data, spec)
+        if decoded.seen or decoded.preview:
+            self.counts += count_deep([decoded.seen], spec.levels, int(decoded.preview))
+        return decoded
 
 
 class BatchQueue:
@@ -263,8 +284,8 @@ def _find_part(store: Store, name: str, chunk: Chunk) -> ChunkScores | None:
         return None
     try:
         table, facts = from_part(store.read(name), store.uri_of(name))
-        scores = replace(ChunkScores(**facts), resumed=True)
-    except (IntegrityError, TypeError):
+        scores = replace(ChunkScores(**facts | {"deep": restore_counts(facts["deep"])}), resumed=True)
+    except (IntegrityError, TypeError, KeyError):
         return None
     paths = sorted(encode_path(entry.path) for entry in chunk.entries)
     return scores if path_keys(table).to_pylist() == paths and not scores.unread else None

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cnn.verdicts import name_reason
 from tasks.charts import BINS
 from tasks.ledger import restore_path
 from tasks.predictions import DECISIONS, OUTCOMES, iterate_predictions
@@ -154,7 +155,7 @@ def _count_rows(table: pa.Table, tally: _Tally) -> None:
         if row["outcome"] == "ignored":
             tally.ignored[reason] += 1
             continue
-        tally.reasons[reason.split(":")[0]] += 1
+        tally.reasons[name_reason(reason)] += 1
         if len(tally.quarantine) < MAX_QUARANTINED:
             tally.quarantine.append((row["path"], reason))
 

@@ -21,16 +21,18 @@ class Picture:
     height: int
 
 
-def make_picture(data: bytes) -> Picture:
-    """A thumbnail: photographs as JPEG of at most 144 pixels, tiny images as PNG, enlarged in whole squares.
+def make_picture(data: bytes, image: ImageSpec = ImageSpec()) -> Picture:  # noqa: B008 - frozen
+    """A thumbnail: photographs as JPEG of at most 144 pixels, tiny images as PNG, enlarged in whole squares. Levels of
+    more than 8 bits are shown as the model sees them, by its settings for images.
 
     Raises:
         BadImage: the bytes give no picture.
     """
-    decoded = read_image(data, ImageSpec(size=(STORED, STORED), resize="pad"))
+    seen = {name: getattr(image, name) for name in ("levels", "raw", "max_pixels")}
+    decoded = read_image(data, ImageSpec(size=(STORED, STORED), resize="pad", **seen))
     longer = max(decoded.width, decoded.height)
     if longer < SHOWN:  # enlarging by interpolation would turn an 8 x 8 digit into fog
-        exact = read_image(data, ImageSpec(size=(decoded.height, decoded.width), resize="stretch"))
+        exact = read_image(data, ImageSpec(size=(decoded.height, decoded.width), resize="stretch", **seen))
         factor = -(-SHOWN // longer)
         pixels = exact.pixels.repeat(factor, axis=0).repeat(factor, axis=1)
         return _embed(encode_png(_to_grey(pixels)), "png", pixels)

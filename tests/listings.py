@@ -1,5 +1,6 @@
 """Rows as a preparation knows them, made without any file, for tests."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,15 +27,22 @@ def make_inventory(paths: Sequence[str], ignored: Mapping[str, str] | None = Non
 
 
 def make_rows(classes: Sequence[str], facts: Mapping[str, tuple[str, str, int | None]]) -> tuple[Rows, Any]:
-    """(rows, all thumbnails) of decoded files: path → (text for the digest, split, grey level; None: noise)."""
+    """(rows, all thumbnails) of decoded files: path → (text for the digest, split, kind; None: noise of its own).
+
+    A kind, from 0 to 255, is a picture; those of neighbouring kinds differ by one grey level everywhere.
+    """
     rows = Rows(make_inventory(list(facts)), classes)
-    thumbs = np.zeros((len(rows), 256), np.uint8)
+    thumbs = np.zeros((len(rows), 1024), np.uint8)
     for row, path in enumerate(path.decode() for path in rows.inventory.column("path").to_pylist()):
         digest, split, level = facts[path]
         rows.outcome[row], rows.split[row], rows.is_read[row] = OK, SPLITS.index(split), True
+        rows.record_split[row] = rows.split[row]
         rows.digest[row] = np.frombuffer(digest.encode().ljust(32, b"."), np.uint8)
-        noise = np.random.default_rng(sum(path.encode()) * 7919 + len(path)).integers(0, 256, 256)
-        thumbs[row] = noise if level is None else level
+        rows.image_key[row] = rows.digest[row, :16]
+        noise = np.random.default_rng(sum(path.encode()) * 7919 + len(path)).integers(0, 256, 1024)
+        grain = np.random.default_rng(0).integers(-30, 31, 1024)
+        thumbs[row] = noise if level is None else np.clip(level + grain, 0, 255)
         rows.width[row] = rows.height[row] = 5
+        rows.pixels[row] = zlib.crc32(thumbs[row].tobytes())
     rows.coarse[:] = block_means(thumbs)
     return rows, thumbs

@@ -14,6 +14,8 @@ from tasks.listing import classify_entry, find_lost_folders, ignore_rule, list_s
         (".DS_Store", "hidden"),
         ("._owl.jpg", "hidden"),
         (".ipynb_checkpoints", "hidden"),
+        (".icloud", "hidden"),
+        (".owl.jpg.icloud", None),  # a picture that is kept elsewhere: looked at, and told of
         ("Thumbs.db", "system"),
         ("THUMBS.DB", "system"),
         ("desktop.ini", "system"),

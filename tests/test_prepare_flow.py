@@ -1,26 +1,34 @@
 """flows/prepare.py: what is told of a folder and of a version."""
 
+import plistlib
 import shutil
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from steps import make_job, prepare, rows_of, run_job, write_image, write_photos
+from tiff_files import Layout, write_raw, write_tiff
 
 import flows.prepare
 from cnn.augment import AugmentSpec
-from cnn.dataset import SplitSpec
+from cnn.dataset import Manifest, SplitSpec
+from cnn.images import ImageSpec, encode_jpeg
+from flows.config import Config
 from flows.crew import hire_crew
-from flows.prepare import find_doubts, in_order, publish_stage
+from flows.prepare import find_doubts, in_order, prepare_dataset, publish_stage
 from infra.cluster import ClusterSpec
 from infra.entries import MOST_BYTES
+from infra.storage import open_store
 from tasks.building import choose_split
 from tasks.preparing import build_chunks, list_files
+from tasks.publishing import read_manifest
 from tasks.reckoning import find_gaps
 
 NAMES = ("train", "validation", "test")
@@ -60,7 +68,7 @@ def test_what_may_not_be_meant_is_told_and_the_run_goes_on(tmp_path: Path) -> No
     assert case.startswith("classes 'Owl' and 'owl' differ only in case or encoding; if they are one, rename")
     assert accents.startswith(r"classes 'chate\u0301' and 'chat\xe9' differ")
     assert empty == "folders without images, which are no classes: 'empty', 'hollow'"
-    assert single == "classes with one image, which is in one split alone: 'single'"
+    assert single == "classes with one image, which is trained on and not judged: 'single'"
     assert group == "split.group 'site-(.)' is found in no path: every image is a group of its own"
     _, manifest = prepare(source, tmp_path / "other")
     assert len(manifest.classes) == 7
@@ -115,6 +123,61 @@ def test_what_a_version_lacks_is_told(tmp_path: Path, capsys: pytest.CaptureFixt
         " one split; nothing can be trained on this version"
     )
     assert empty == []
+
+
+def test_ignored_files_and_placeholders_are_told_by_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_photos(tmp_path / "photos", 30)
+    for path in ("bat/.DS_Store", "bat/._00.png", "owl/.DS_Store", "owl/Thumbs.db", ".git/config"):
+        (source / path).parent.mkdir(exist_ok=True)
+        (source / path).write_bytes(b"x")
+    (source / "cat" / ".07.jpg.icloud").write_bytes(plistlib.dumps({"NSURLNameKey": "07"}, fmt=plistlib.FMT_BINARY))
+    (source / "cat" / "08.jpg").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    job = make_job(source, tmp_path / "work", budget=0.5)
+    manifest = run_job(job)
+    flows.prepare.tell_losses(job, "LEDGER")
+    quarantined, ignored = capsys.readouterr().err.splitlines()
+    assert quarantined == (
+        "publish: quarantined: 1 not_an_image: cloud placeholder (.icloud), 1 not_an_image: git-lfs pointer; "
+        "each file stands in LEDGER"
+    )
+    assert ignored == "publish: ignored: 4 hidden ('bat' 2, no class folder 1, 'owl' 1), 1 system ('owl' 1)"
+    assert rows_of(tmp_path / "work", manifest)["cat/.07.jpg.icloud"]["outcome"] == "quarantined"
+
+
+def test_levels_and_previews_are_told_while_the_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "cells"
+    draw = np.random.default_rng(0)
+    for number in range(24):
+        path = source / ("cell", "void")[number % 2] / f"{number:02}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(write_tiff(draw.integers(100, 611, (20, 16, 1)).astype(np.uint16), Layout(16, 1)))
+    photo = encode_jpeg(draw.integers(0, 256, (48, 64, 3)).astype(np.uint8))
+    (source / "cell" / "raw.nef").write_bytes(write_raw("NEF", photo, b""))
+    workspace = str(tmp_path / "work")
+
+    def prepare_with(**image: Any) -> tuple[Manifest, str]:
+        config = Config(
+            image=ImageSpec(size=(8, 8), **image),
+            split=SplitSpec(validation=0.0, test=0.2),
+            cluster=ClusterSpec(workers=0),
+        )
+        report = prepare_dataset(str(source), workspace, config)
+        return read_manifest(open_store(workspace), report.dataset), capsys.readouterr().err
+
+    plain, told = prepare_with()
+    assert "build: 24 images have more than 8 bits and use levels 1" in told
+    assert 'of 65,535, so they come out nearly black: set image.levels = "dataset"' in told
+    assert "1 unsupported_format: raw (NEF), see image.raw" in told
+    measured, told = prepare_with(levels="dataset", raw="preview")
+    assert "measure: image.levels are 1" in told
+    assert "nearly black" not in told
+    assert 'build: 1 camera raw file gave its largest preview (image.raw = "preview")' in told
+    assert plain.image.levels == "full"
+    assert isinstance(measured.image.levels, tuple)
+    again, told = prepare_with(levels="dataset", raw="preview")
+    assert again == measured
+    assert "measure: image.levels are 1" in told
+    assert "nothing has changed" in told
 
 
 def find_seed(group: str, split: str) -> int:

@@ -13,11 +13,13 @@ from tasks.reckoning import (
     BudgetSpec,
     check_budget,
     count_outcomes,
+    describe_ignored,
+    describe_quarantine,
     digest_dataset,
     reconcile_rows,
     set_normalization,
 )
-from tasks.rows import DUPLICATE, OK, QUARANTINED, Rows
+from tasks.rows import DUPLICATE, IGNORED, OK, QUARANTINED, Rows
 
 
 def make_four() -> Rows:
@@ -94,6 +96,38 @@ def test_every_outcome_is_counted_and_what_is_beside_the_classes_does_not_count_
     check_budget(rows, ("owl", "yak"), BudgetSpec(quarantined=0.34))
     with pytest.raises(BudgetError, match=r"1 of 3 files are unreadable \(truncated 1\)"):
         check_budget(rows, ("owl", "yak"), BudgetSpec(quarantined=0.33))
+
+
+def test_reasons_and_rules_are_counted_by_what_the_files_are_and_by_class() -> None:
+    paths = ["owl/a", "owl/b", "owl/c", "yak/a", "yak/b", "yak/.c", "owl/.x", "owl/.y", "owl/Thumbs.db", ".git/x"]
+    ignored = {
+        name: "system" if "Thumbs" in name else "hidden"
+        for name in paths
+        if "/." in name or name[0] == "." or "Th" in name
+    }
+    inventory = make_inventory(paths, ignored)
+    rows = Rows(inventory, ("owl", "yak"))
+    at = {path.decode(): number for number, path in enumerate(inventory.column("path").to_pylist())}
+    reasons = {
+        "owl/a": "not_an_image: AVI video",
+        "owl/b": "not_an_image: git-lfs pointer",
+        "owl/c": "not_an_image: git-lfs pointer",
+        "yak/a": "truncated: strip 3 lies beyond the end",
+        "yak/b": "unsupported_format: raw (NEF), see image.raw",
+    }
+    for path, reason in reasons.items():
+        rows.outcome[at[path]], rows.reason[at[path]] = QUARANTINED, rows.reasons.number(reason)
+    assert describe_quarantine(rows) == (
+        "2 not_an_image: git-lfs pointer, 1 not_an_image: AVI video, 1 truncated, "
+        "1 unsupported_format: raw (NEF), see image.raw"
+    )
+    assert describe_ignored(rows, ("owl", "yak")) == (
+        "4 hidden ('owl' 2, no class folder 1, 'yak' 1), 1 system ('owl' 1)"
+    )
+    with pytest.raises(BudgetError, match=r"5 of 5 files are unreadable \(not_an_image: git-lfs pointer 2, "):
+        check_budget(rows, ("owl", "yak"), BudgetSpec(quarantined=0.33))
+    rows.outcome[rows.outcome == IGNORED] = OK
+    assert describe_ignored(rows, ("owl", "yak")) == ""
 
 
 def test_the_digest_knows_what_was_learnt_from_and_no_history() -> None:

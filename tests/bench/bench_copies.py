@@ -37,20 +37,33 @@ def time_search(draw: Callable[[np.random.Generator, int], Thumbnails], images: 
 
 def draw_scenes(random: np.random.Generator, images: int) -> Thumbnails:
     """Pictures that have nothing in common."""
-    blocks = random.integers(0, 256, (images, 4, 4)).repeat(4, axis=1).repeat(4, axis=2).reshape(images, 256)
+    blocks = random.integers(0, 256, (images, 4, 4)).repeat(8, axis=1).repeat(8, axis=2).reshape(images, 1024)
     noisy: Thumbnails = np.clip(blocks + random.integers(-20, 21, blocks.shape), 0, 255).astype(np.uint8)
     return noisy
 
 
 def draw_cameras(random: np.random.Generator, images: int) -> Thumbnails:
     """Ten scenes, each frame of them with noise of its own."""
-    scenes = random.integers(20, 200, (10, 256))
-    return (scenes[random.integers(0, 10, images)] + random.integers(-4, 5, (images, 256))).astype(np.uint8)
+    scenes = random.integers(20, 200, (10, 1024))
+    return (scenes[random.integers(0, 10, images)] + random.integers(-4, 5, (images, 1024))).astype(np.uint8)
 
 
 def draw_nights(random: np.random.Generator, images: int) -> Thumbnails:
     """Frames that are black but for one level of noise."""
-    return random.integers(0, 2, (images, 256)).astype(np.uint8)
+    return random.integers(0, 2, (images, 1024)).astype(np.uint8)
 
 
-KINDS = {"photographs": draw_scenes, "frames of ten cameras": draw_cameras, "black frames": draw_nights}
+def draw_plates(random: np.random.Generator, images: int) -> Thumbnails:
+    """Grey metal with its grain, and a mark of a few cells on every other plate."""
+    plates = random.normal(140, 1.5, (images, 1024)).astype(np.float32)
+    places = random.integers(0, 1024, images // 2)
+    plates[np.arange(images // 2) * 2, places] -= 20
+    return plates.astype(np.uint8)
+
+
+KINDS = {
+    "photographs": draw_scenes,
+    "frames of ten cameras": draw_cameras,
+    "black frames": draw_nights,
+    "plates": draw_plates,
+}

@@ -68,7 +68,7 @@ def time_prepare(source: Path, workspace: str, crew: Crew, size: int, copies: in
 
 
 def find_copies_between(thumbnails: NDArray[np.uint8], held: NDArray[np.bool_], distance: int) -> dict[int, int]:
-    """{image held out: one of the others that looks the same}, from grey thumbnails, uint8 (n, 256)."""
+    """{image held out: one of the others that looks the same}, from grey thumbnails, uint8 (n, 1024)."""
     coarse = block_means(thumbnails)
     rows = np.flatnonzero(~held), np.flatnonzero(held)
     return find_near_duplicates(coarse, *rows, distance, lambda wanted: thumbnails[wanted])

@@ -1,0 +1,185 @@
+"""TIFF headers: which pictures a file holds, which of them is meant, and what its samples are. Decodes no pixels."""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+# Tags of TIFF 6.0, its supplements and DNG 1.7 that decide which picture is meant and how its samples lie in the file.
+NEW_SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
+FILL_ORDER, MAKE, STRIP_OFFSETS, ORIENTATION, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES = 266, 271, 273, 274, 277, 278, 279
+PLANAR, PREDICTOR, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES, SUB_DIRECTORIES = (
+    284,
+    317,
+    322,
+    323,
+    324,
+    325,
+    330,
+)
+EXTRA, FORMAT, LOWEST, HIGHEST, PROFILE, DNG_VERSION = 338, 339, 340, 341, 34675, 50706
+WANTED = {
+    *(NEW_SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, MAKE, STRIP_OFFSETS),
+    *(ORIENTATION, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES, PLANAR, PREDICTOR, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS),
+    *(TILE_BYTES, SUB_DIRECTORIES, EXTRA, FORMAT, LOWEST, HIGHEST, PROFILE, DNG_VERSION),
+}
+TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I", 16: "Q", 17: "q", 18: "Q"}
+AS_BYTES = (2, 7)  # ASCII and undefined: kept as they are
+MAGIC, BIG_MAGIC = (42, 0x2A00, 0x4F52, 0x5352, 0x55), 43  # TIFF, also in the wrong byte order; Olympus; Panasonic
+MOST_DIRECTORIES, MOST_ENTRIES = 256, 4096
+REDUCED, MASK, OLD_REDUCED = 1, 4, 2  # bits of NewSubfileType; a value of SubfileType
+KINDS = {1: "uint", 2: "int", 3: "float", 4: "uint", 5: "complex int", 6: "complex float"}
+
+
+class Header(NamedTuple):
+    """Byte order for `struct`, whether offsets have eight bytes, and where the first directory lies."""
+
+    order: str
+    big: bool
+    first: int
+
+
+@dataclass(frozen=True)
+class Directory:
+    """One picture of a file: where its directory lies, and the tags that are wanted of it."""
+
+    at: int
+    order: str
+    tags: dict[int, Any]
+    is_cut: bool = False  # whether some of the tags say more than the file holds
+
+    def number(self, tag: int, default: int = 0) -> int:
+        """The first value of a tag as a whole number."""
+        values = self.tags.get(tag)
+        return default if not values or isinstance(values, bytes) else int(values[0])
+
+    def numbers(self, tag: int) -> tuple[int, ...]:
+        """All values of a tag."""
+        values = self.tags.get(tag, ())
+        return tuple(values)
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether it says of itself that it is a small copy of another picture, or a mask."""
+        return bool(self.number(NEW_SUBFILE) & (REDUCED | MASK)) or self.number(OLD_SUBFILE) == OLD_REDUCED
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.number(WIDTH), self.number(HEIGHT)
+
+    @property
+    def samples(self) -> int:
+        """Samples of a pixel: bands."""
+        return self.number(SAMPLES, 1)
+
+    @property
+    def bits(self) -> int:
+        """Bits of a sample; 0 where the samples differ."""
+        given = self.numbers(BITS) or (1,)
+        return given[0] if len(set(given)) == 1 else 0
+
+    @property
+    def kind(self) -> str:
+        """uint, int or float; "mixed" where the samples differ."""
+        given = set(self.numbers(FORMAT)) or {1}
+        return KINDS.get(given.pop(), "unknown") if len(given) == 1 else "mixed"
+
+
+def read_header(data: bytes) -> Header | None:
+    """The head of a TIFF file, or of a camera's file that is built like one; None for all others."""
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    if order is None or len(data) < 16:
+        return None
+    (magic,) = struct.unpack_from(f"{order}H", data, 2)
+    if magic == BIG_MAGIC:
+        return Header(order, True, struct.unpack_from(f"{order}Q", data, 8)[0])
+    return Header(order, False, struct.unpack_from(f"{order}I", data, 4)[0]) if magic in MAGIC else None
+
+
+def read_directories(data: bytes, header: Header) -> list[Directory]:
+    """Every picture that the file names: those of the chain, then those below them. What is damaged is left out."""
+    chain, at, seen = [], header.first, set[int]()
+    while at and at not in seen and len(seen) < MOST_DIRECTORIES:
+        seen.add(at)
+        found = _read_directory(data, header, at)
+        if found is None:
+            break
+        chain.append(found[0])
+        at = found[1]
+    below: list[Directory] = []
+    waiting = [offset for directory in chain for offset in directory.numbers(SUB_DIRECTORIES)]
+    while waiting and len(seen) < MOST_DIRECTORIES:
+        at = waiting.pop(0)
+        if at in seen:
+            continue
+        seen.add(at)
+        if (found := _read_directory(data, header, at)) is not None:
+            below.append(found[0])
+            waiting.extend(found[0].numbers(SUB_DIRECTORIES))
+    return [*chain, *below]
+
+
+def choose_directory(directories: list[Directory]) -> Directory | None:
+    """The picture that is meant: the first that is no small copy of another one and no mask, else the first."""
+    whole = (directory for directory in directories if not directory.is_reduced and all(directory.size))
+    return next(whole, directories[0] if directories else None)
+
+
+def point_to(data: bytes, header: Header, directory: Directory) -> bytes:
+    """The same file with this directory as its first."""
+    if directory.at == header.first:
+        return data
+    place, form = (8, "Q") if header.big else (4, "I")
+    start = struct.pack(f"{header.order}{form}", directory.at)
+    return data[:place] + start + data[place + len(start) :]
+
+
+def describe(directory: Directory) -> str:
+    """What the samples are, in words: "13 bands of uint16"."""
+    bits = directory.bits
+    each = (
+        f"{directory.kind}{bits}"
+        if bits
+        else f"{directory.kind} of {' and '.join(map(str, directory.numbers(BITS)))} bits"
+    )
+    return f"{directory.samples} bands of {each}" if directory.samples > 1 else f"one band of {each}"
+
+
+def _read_directory(data: bytes, header: Header, at: int) -> tuple[Directory, int] | None:
+    """(a directory, where the next one lies, 0 for none); None where there is none at this place."""
+    counted, entry, word = ("Q", 20, "Q") if header.big else ("H", 12, "I")
+    try:
+        (count,) = struct.unpack_from(f"{header.order}{counted}", data, at)
+        if not 0 < count <= MOST_ENTRIES:
+            return None
+        start = at + struct.calcsize(f"={counted}")
+        entries = dict(_read_entries(data, header, start, count))
+    except (struct.error, OverflowError):
+        return None
+    end = start + entry * count
+    following = data[end : end + struct.calcsize(f"={word}")]
+    complete = len(following) == struct.calcsize(f"={word}")
+    after = struct.unpack(f"{header.order}{word}", following)[0] if complete else 0
+    tags = {tag: values for tag, values in entries.items() if values is not None}
+    return Directory(at, header.order, tags, len(tags) < len(entries)), after
+
+
+def _read_entries(data: bytes, header: Header, start: int, count: int) -> Iterator[tuple[int, Any]]:
+    form, inline = (f"{header.order}HHQ", 8) if header.big else (f"{header.order}HHI", 4)
+    head = struct.calcsize(form)
+    for number in range(count):
+        place = start + number * (head + inline)
+        tag, kind, length = struct.unpack_from(form, data, place)
+        letter = "s" if kind in AS_BYTES else TYPES.get(kind)
+        if tag not in WANTED or letter is None or not length:
+            continue
+        size, at = length * struct.calcsize(f"={letter}"), place + head
+        if size > inline:
+            (at,) = struct.unpack_from(f"{header.order}{'Q' if header.big else 'I'}", data, at)
+        if at + size > len(data):
+            yield tag, None
+        elif letter == "s":
+            yield tag, data[at : at + size]
+        else:
+            yield tag, struct.unpack_from(f"{header.order}{length}{letter}", data, at)

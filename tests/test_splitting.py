@@ -1,0 +1,120 @@
+"""tasks/splitting.py: few images a class, groups, and what the version before says."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from listings import make_rows
+from steps import prepare, rows_of, write_image
+
+from cnn.dataset import SPLITS, SplitSpec
+from tasks.building import choose_split
+from tasks.rows import Rows
+from tasks.splitting import draw_splits
+
+SPEC = SplitSpec()
+
+
+def draw(paths: list[str], spec: SplitSpec = SPEC, before: dict[str, str] | None = None) -> dict[str, str]:
+    """path → split of files, each a picture of its own, where `before` says in which split some were."""
+    rows = make_drawn(paths, spec, before or {})
+    draw_splits(rows, spec, {})
+    return {path: SPLITS[split] for path, split in zip(sorted(paths), rows.split.tolist(), strict=True)}
+
+
+def make_drawn(paths: list[str], spec: SplitSpec, before: dict[str, str]) -> Rows:
+    classes = sorted({path.split("/")[0] for path in paths})
+    rows, _ = make_rows(classes, {path: (path, "train", None) for path in paths})
+    for row, path in enumerate(sorted(paths)):
+        group = re.search(spec.group, path) if spec.group else None
+        rows.group[row] = rows.groups.number(group[0]) if group else -1
+        drawn = choose_split(rows.image_key[row].tobytes().hex(), group[0] if group else None, spec)
+        rows.split[row] = SPLITS.index(before.get(path, drawn))
+        rows.known[row] = path in before
+    return rows
+
+
+def name_files(counts: list[int]) -> list[str]:
+    return [f"{label:03}/{number}" for label, count in enumerate(counts) for number in range(count)]
+
+
+def count_splits(drawn: dict[str, str]) -> dict[str, Counter[str]]:
+    counts: dict[str, Counter[str]] = {}
+    for path, split in drawn.items():
+        counts.setdefault(path.split("/")[0], Counter())[split] += 1
+    return counts
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=12), st.integers(0, 1000))
+def test_each_class_has_a_training_then_a_test_then_a_validation_image(counts: list[int], seed: int) -> None:
+    spec = SplitSpec(validation=0.1, test=0.1, seed=seed)
+    found = count_splits(draw(name_files(counts), spec))
+    for label, count in enumerate(counts):
+        have = found[f"{label:03}"]
+        assert (have["train"] > 0, have["test"] > 0, have["validation"] > 0) == (True, count > 1, count > 2)
+
+
+def test_a_split_that_was_not_asked_for_stays_empty() -> None:
+    found = count_splits(draw(name_files([3] * 50), SplitSpec(validation=0.0, test=0.2)))
+    assert all(have["train"] and have["test"] and not have["validation"] for have in found.values())
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.lists(st.integers(0, 5), min_size=1, max_size=20))
+def test_as_data_grow_no_image_moves(counts: list[int], added: list[int]) -> None:
+    """Not even one: what the version before says stays, unless the class had to do without that split."""
+    before = draw(name_files(counts))
+    for label in added:
+        if label < len(counts):
+            counts[label] += 1
+            after = draw(name_files(counts), before=before)
+            have = count_splits(before)[f"{label:03}"]
+            moved = {path for path, split in before.items() if after[path] != split}
+            assert not moved or min(have["train"], have["test"], have["validation"]) == 0
+            assert not [path for path in moved if before[path] == "test"]
+            before = after
+
+
+def test_what_was_trained_on_is_tested_on_only_where_nothing_else_is_there() -> None:
+    before = {f"a/{number}": "train" for number in range(5)}
+    grown = draw([*before, "a/new"], before=before)
+    assert grown == before | {"a/new": "test", grown_validation(grown): "validation"}
+    assert Counter(draw(list(before), before=before).values()) == Counter(train=3, test=1, validation=1)
+
+
+def grown_validation(drawn: dict[str, str]) -> str:
+    return next(path for path, split in drawn.items() if split == "validation")
+
+
+@given(st.integers(0, 300), st.integers(2, 6), st.integers(1, 4))
+def test_groups_stay_whole(seed: int, groups: int, size: int) -> None:
+    """Those of one class move as a whole; those of several are not moved for a test image's sake."""
+    spec = SplitSpec(seed=seed, group=r"g\d+")
+    own = [f"a/g{group}-{number}" for group in range(groups) for number in range(size)]
+    shared = [f"{label}/g{10 + group}-{number}" for label in "bc" for group in range(groups) for number in range(size)]
+    drawn = draw(own + shared, spec)
+    split_of: dict[str, set[str]] = {}
+    for path, split in drawn.items():
+        split_of.setdefault(path.split("/")[1].split("-")[0], set()).add(split)
+    assert all(len(splits) == 1 for splits in split_of.values())
+    have = count_splits(drawn)
+    assert (have["a"]["train"] > 0, have["a"]["test"] > 0, have["a"]["validation"] > 0) == (True, True, groups > 2)
+    assert have["b"]["train"] > 0
+    assert have["c"]["train"] > 0
+
+
+def test_five_hundred_classes_of_three_images_are_all_there(tmp_path: Path) -> None:
+    for label in range(500):
+        for number in range(3):
+            write_image(tmp_path / "photos" / f"{label:03}" / f"{number}.png", label * 3 + number, (8, 8))
+    _, manifest = prepare(tmp_path / "photos", tmp_path / "work", files=256)
+    assert manifest.images == {"train": 500, "validation": 500, "test": 500}
+    assert manifest.outcomes["ok"] == 1500
+    rows = rows_of(tmp_path / "work", manifest)
+    assert set(count_splits({path: row["split"] for path, row in rows.items()})["007"].values()) == {1}
+    moved = [row for row in rows.values() if row["split"] != row["record_split"]]
+    assert moved
+    assert np.unique([row["shard"] for row in moved]).size <= len(manifest.chunks) * 9
