@@ -157,9 +157,7 @@ def test_what_no_proxy_named_stays(before: dict[str, str], after: dict[str, str]
     assert bool(found) == bool(after)
 
 
-HOSTS = st.from_regex(
-    r"(\.?[a-z][a-z0-9-]{0,8}(\.[a-z]{2,5}){0,2}|10\.[0-9]\.0\.0/8|\[?fe80::1\]?)", fullmatch=True
-)
+HOSTS = st.from_regex(r"(\.?[a-z][a-z0-9-]{0,8}(\.[a-z]{2,5}){0,2}|10\.[0-9]\.0\.0/8|\[?fe80::1\]?)", fullmatch=True)
 
 
 @settings(max_examples=20)
