@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,17 @@ def require_chromium() -> str:
     pytest.skip(text)
 
 
-def read_page(program: str, address: str, folder: Path, seconds: int = 20) -> str:
-    """The document that a page has become after so many seconds of its own time; `folder` holds the browser's files."""
+def look_for(text: str, program: str, address: str, folder: Path, seconds: float = 120.0) -> str:
+    """The document that a page has become once it holds a text; `folder` holds the browser's files.
+
+    The browser counts the page's own time, in which a busy machine may not have answered: it looks again for a while.
+    """
     options = ["--headless", "--disable-gpu", "--no-first-run", f"--user-data-dir={folder}"]
     options += ["--no-sandbox"] if os.geteuid() == 0 else []
-    command = [program, *options, f"--virtual-time-budget={1000 * seconds}", "--dump-dom", address]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    command = [program, *options, "--virtual-time-budget=20000", "--dump-dom", address]
+    until = time.monotonic() + seconds
+    while True:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+        if text in done.stdout:
+            return done.stdout
+        assert time.monotonic() < until, f"{text!r} is not to be seen at {address}: {done.stdout[-3000:]} {done.stderr}"
