@@ -44,9 +44,12 @@ SCHEMA = pa.schema(
         pa.field("fingerprint", pa.binary(16)),  # grey means of the image on a 4 x 4 grid
     ]
 )
-ADDED = ("image_key", "record_split")  # columns that ledgers of older releases lack; they are read as nulls
+ADDED = (
+    "image_key",
+    "record_split",
+    "split_origin",
+)  # columns that older ledgers lack: read as nulls
 ROW_GROUP = 65_536
-ADDED = ("split_origin",)  # columns that older ledgers lack: null there
 IMAGE_FACTS = (  # null where a file gave no pixels
     ["width", "height", "label_id", "report_row", "record", "record_label", "pixels_crc32c", "copies_crc32c"]
 )

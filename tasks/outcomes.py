@@ -1,8 +1,8 @@
 """Which files are duplicates, conflicts and leaks, and of which other file: lines for people, and outcomes.csv."""
 
-import csv
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from cnn.dataset import SPLITS
 from tasks.ledger import OUTCOMES
-from tasks.predictions import FORMULA
 from tasks.rows import CONFLICT, DUPLICATE, LEAK, OK, QUARANTINED, Names, Rows, iterate_slices
+from tasks.spreadsheets import write_rows
 
 COLUMNS = ("path", "outcome", "reason", "other", "label", "other_label")
 SHOWN = 3  # pairs in a line
@@ -33,11 +33,8 @@ def write_outcomes(rows: Rows, path: Path) -> None:
 
     Ignored files are left out: nobody takes them for images. The list follows from the ledger's rows alone.
     """
-    with path.open("w", encoding="utf-8-sig", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for start, stop in iterate_slices(len(rows), PART):
-            writer.writerows(_lines(rows, start, stop))
+    parts = (_lines(rows, start, stop) for start, stop in iterate_slices(len(rows), PART))
+    write_rows(path, COLUMNS, chain.from_iterable(parts))
 
 
 def describe_outcomes(rows: Rows) -> list[str]:
@@ -86,7 +83,7 @@ def _lines(rows: Rows, start: int, stop: int) -> Iterator[list[str]]:
         twin = int(rows.twin[row])
         cells = [own, OUTCOMES[rows.outcome[row]], reasons[row - start] or "", other]
         cells += [labels[row].as_py() or "", labels[twin].as_py() or "" if twin >= 0 else ""]
-        yield [f"'{cell}" if cell.startswith(FORMULA) else cell for cell in cells]
+        yield cells
 
 
 def _pairs(rows: Rows, some: NDArray[np.int64]) -> Iterator[tuple[str, str]]:

@@ -1,20 +1,23 @@
 """`quarantine.csv` of a preparation that was refused: every file that gave no pixels, and why."""
 
-import csv
 import hashlib
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from infra.disk_faults import explained
 from infra.storage import Store
 from infra.unfinished import open_scratch
 from tasks.ledger import show_path
 from tasks.planning import decode_path
-from tasks.predictions import FORMULA
 from tasks.publishing import slug_of
 from tasks.rows import QUARANTINED, Rows, iterate_slices
+from tasks.spreadsheets import write_rows
 
 REFUSED = "refused/"
 COLUMNS = ("path", "class", "reason", "size")
@@ -42,26 +45,17 @@ def write_refusal(store: Store, source: str, rows: Rows) -> str:
 def write_quarantine(rows: Rows, target: Path) -> int:
     """Write the quarantined files as CSV that spreadsheets open as it is; returns how many they are."""
     lost = np.flatnonzero(rows.outcome == QUARANTINED)
-    with target.open("w", encoding="utf-8-sig", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for start, stop in iterate_slices(len(lost), PART):
-            part = lost[start:stop]
-            facts = rows.inventory.select(["path", "label", "size"]).take(pa.array(part))
-            reasons = rows.reasons.decode(rows.reason[part]).to_pylist()
-            paths = (show_path(decode_path(path))[0] for path in facts.column("path").to_pylist())
-            cells = zip(
-                paths, facts.column("label").to_pylist(), reasons, facts.column("size").to_pylist(), strict=True
-            )
-            writer.writerows([[_escape(cell) for cell in row] for row in cells])
-    return len(lost)
+    parts = (_list_part(rows, lost[start:stop]) for start, stop in iterate_slices(len(lost), PART))
+    return write_rows(target, COLUMNS, chain.from_iterable(parts))
+
+
+def _list_part(rows: Rows, part: NDArray[np.int64]) -> Iterator[tuple[Any, ...]]:
+    facts = rows.inventory.select(["path", "label", "size"]).take(pa.array(part))
+    reasons = rows.reasons.decode(rows.reason[part]).to_pylist()
+    paths = (show_path(decode_path(path))[0] for path in facts.column("path").to_pylist())
+    yield from zip(paths, facts.column("label").to_pylist(), reasons, facts.column("size").to_pylist(), strict=True)
 
 
 def remove_refusal(store: Store, source: str) -> None:
     """Remove the list of a source, once a version of it is published."""
     store.delete(refusal_path(source))
-
-
-def _escape(cell: object) -> object:
-    """A cell that a spreadsheet takes for no formula."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell

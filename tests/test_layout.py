@@ -302,7 +302,7 @@ def test_more_in_a_class_of_test_and_less_in_another_is_told_line_by_line(
     shutil.rmtree(source / "val" / "owl")
     (source / "val" / "labels.csv").write_text("name,label")
     job, manifest = prepare(source, tmp_path / "work")
-    flows.prepare.tell_losses(job, "LEDGER")
+    flows.prepare.tell_losses(job, manifest)
     assert describe_layout(job.layout, "S")[1:] == [
         "val/ has no images of 'owl', so validation says nothing about them"
     ]

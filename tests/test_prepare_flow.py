@@ -27,6 +27,7 @@ from infra.cluster import ClusterSpec
 from infra.entries import MOST_BYTES
 from infra.storage import open_store
 from tasks.building import choose_split
+from tasks.outcomes import outcomes_path
 from tasks.preparing import build_chunks, list_files
 from tasks.publishing import read_manifest
 from tasks.reckoning import find_gaps
@@ -114,10 +115,14 @@ def test_what_a_version_lacks_is_told(tmp_path: Path, capsys: pytest.CaptureFixt
     (source / "owl" / "text.png").write_bytes(b"text")
     split = SplitSpec(validation=0.2, test=0.2, group=r"(site-\d|\d\d)", seed=find_seed("site-1", "test"))
     job = make_job(source, tmp_path / "work", split=split, budget=0.5)
-    run_job(job)
-    flows.prepare.tell_losses(job, "LEDGER")
-    quarantined, unlearnt, *empty = capsys.readouterr().err.splitlines()
-    assert quarantined == "publish: quarantined: 1 not_an_image; each file stands in LEDGER"
+    manifest = run_job(job)
+    flows.prepare.tell_losses(job, manifest)
+    quarantined, listed, unlearnt, *empty = capsys.readouterr().err.splitlines()
+    assert (
+        quarantined
+        == f"publish: quarantined: 1 not_an_image; each file stands in {job.store.uri_of(manifest.ledger.path)}"
+    )
+    assert listed == f"publish: all of these files: {job.store.uri_of(outcomes_path(manifest.dataset))}"
     assert unlearnt == (
         f"publish: classes without training images: 'bat'; split.group {split.group!r} keeps the images of a group in"
         " one split; nothing can be trained on this version"
@@ -134,11 +139,11 @@ def test_ignored_files_and_placeholders_are_told_by_class(tmp_path: Path, capsys
     (source / "cat" / "08.jpg").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     job = make_job(source, tmp_path / "work", budget=0.5)
     manifest = run_job(job)
-    flows.prepare.tell_losses(job, "LEDGER")
-    quarantined, ignored = capsys.readouterr().err.splitlines()
+    flows.prepare.tell_losses(job, manifest)
+    quarantined, ignored, _ = capsys.readouterr().err.splitlines()
     assert quarantined == (
         "publish: quarantined: 1 not_an_image: cloud placeholder (.icloud), 1 not_an_image: git-lfs pointer; "
-        "each file stands in LEDGER"
+        f"each file stands in {job.store.uri_of(manifest.ledger.path)}"
     )
     assert ignored == "publish: ignored: 4 hidden ('bat' 2, no class folder 1, 'owl' 1), 1 system ('owl' 1)"
     assert rows_of(tmp_path / "work", manifest)["cat/.07.jpg.icloud"]["outcome"] == "quarantined"
@@ -190,8 +195,8 @@ def test_a_version_with_one_split_is_told(tmp_path: Path, capsys: pytest.Capture
     source = write_photos(tmp_path / "photos", 30)
     group = SplitSpec(validation=0.2, test=0.2, group="png", seed=find_seed("png", "train"))
     job = make_job(source, tmp_path / "work", split=group)
-    run_job(job)
-    flows.prepare.tell_losses(job, "LEDGER")
+    manifest = run_job(job)
+    flows.prepare.tell_losses(job, manifest)
     assert capsys.readouterr().err == (
         "publish: no validation and no test images; split.group 'png' keeps the images of a group in one split;"
         " models are judged on those that are left\n"
