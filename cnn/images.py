@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from cnn.jpeg import choose_divisor, decode_jpeg, read_plain
 from cnn.quiet import hold_stderr
 from cnn.resample import Box, Filter, Layout, lay_out, resample
 from cnn.spec import Spec
+from cnn.turns import take_turn
 from cnn.verdicts import check_png, judge_error, judge_unknown
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF")  # no "MPO": its first picture opens as JPEG
@@ -62,7 +63,12 @@ class ImageSpec(Spec):
         "raw", description="how shards hold pixels: raw bytes, or JPEG to save disk"
     )
     background: tuple[int, int, int] = Field((255, 255, 255), description="RGB behind transparency and letterboxes")
-    max_pixels: int = Field(50_000_000, ge=1, description="larger images are quarantined, not decoded")
+    max_pixels: int = Field(
+        250_000_000,
+        ge=1,
+        description="larger images are quarantined, not decoded; one image takes 7 bytes of memory per pixel (WebP 16,"
+        " JPEG far less), and above 50 million pixels one is decoded at a time",
+    )
 
     @field_validator("size")
     @classmethod
@@ -113,7 +119,8 @@ def _read_plain(data: bytes, spec: ImageSpec, out: NDArray[np.uint8] | None) -> 
     (width, height), mode = head
     layout = lay_out((height, width), spec.size, spec.resize)
     divisor = choose_divisor(head.size, layout.ratio) if spec.filter == "fast" else 1
-    pixels = decode_jpeg(data, head.size, divisor, (mode, spec.channels))
+    with take_turn(width * height):
+        pixels = decode_jpeg(data, head.size, divisor, (mode, spec.channels))
     if pixels is None:
         return None
     source = _locate(layout.source, (height, width), divisor, (pixels, UPRIGHT))
@@ -121,11 +128,12 @@ def _read_plain(data: bytes, spec: ImageSpec, out: NDArray[np.uint8] | None) -> 
 
 
 def _read_any(data: bytes, spec: ImageSpec, out: NDArray[np.uint8] | None) -> Decoded:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), ExitStack() as turn:
         warnings.simplefilter("ignore")  # a decoder's doubts are either an error or not worth a line on the terminal
         image = _open(data)
         if image.width * image.height > spec.max_pixels:
             raise BadImage("too_many_pixels", f"{image.width}x{image.height}")
+        turn.enter_context(take_turn(image.width * image.height))
         if image.format == "PNG":
             check_png(data)
         if image.format != "JPEG":
