@@ -13,6 +13,7 @@ import typer
 
 from cnn.errors import SafelightError
 from infra.entries import escape_unseen, redact_text
+from infra.memory_limits import is_short_of_memory
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from infra.servers import ServerSpec
 
 STOPPED = "stopped; what was finished is kept, the same command goes on from there"
+MORE_MEMORY = "give it more (ulimit -v, the container's limit), or lower cluster.workers; the same command goes on"
 INTERRUPTED = 128 + signal.SIGINT  # as shells have it
 TERMINATED = 128 + signal.SIGTERM
 
@@ -40,7 +42,11 @@ def run_command(
         _fail(str(fault))
     except KeyboardInterrupt as stop:
         _end(STOPPED, TERMINATED if isinstance(stop, TerminatedError) else INTERRUPTED)
-    except OSError as fault:
+    except (MemoryError, ImportError, OSError, RuntimeError, SystemError) as fault:
+        if is_short_of_memory(fault):
+            _fail(f"memory ran out ({_tell_shortly(fault)}); {MORE_MEMORY}")
+        if not isinstance(fault, OSError):
+            raise
         told = fault.strerror or str(fault) or type(fault).__name__
         _fail(f"{fault.filename}: {told}" if fault.filename else told)
     except Exception as fault:
@@ -69,6 +75,10 @@ def _ended_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _tell_shortly(fault: BaseException) -> str:
+    return " ".join(str(fault).split())[:200] or type(fault).__name__
 
 
 def _raise_terminated(number: int, frame: object) -> NoReturn:
