@@ -1,4 +1,4 @@
-"""Large pictures are decoded one at a time on a machine: each takes gigabytes, and the workers together all there are."""
+"""Large pictures are decoded one at a time on a machine: each takes gigabytes, and many at once all that there are."""
 
 import fcntl
 import os
