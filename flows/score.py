@@ -22,7 +22,7 @@ from infra.storage import Source, Store, open_source, open_store
 from infra.unfinished import open_scratch
 from tasks.batches import BatchRecord, ScorePlan, batch_path, find_finished, find_previous, plan_scoring
 from tasks.committing import publish_batch
-from tasks.levels import DeepCounts, describe_scored
+from tasks.deep_images import DeepCounts, describe_scored
 from tasks.listing import check_apart, find_lost_folders, list_source
 from tasks.planning import Chunk, Effort, estimate_decoding
 from tasks.predictions import write_csv
