@@ -18,11 +18,11 @@ from flows.stages import run_stage
 from infra.upkeep import hold_workspace
 from tasks.arranging import Selection
 from tasks.building import BuildSpec, ChunkReport
+from tasks.deep_images import DATASET, describe_deep
 from tasks.finishing import finish_version
 from tasks.inventory import any_path_matches, count_labels, list_excluded
 from tasks.layout import describe_layout
 from tasks.ledger import OUTCOMES
-from tasks.levels import DATASET, describe_deep
 from tasks.listing import check_apart, describe_excluded, find_empty_folders, find_twins
 from tasks.outcomes import describe_outcomes, has_outcomes, outcomes_path
 from tasks.preparing import Preparation, build_chunks, keep_levels, list_files, measure_levels
