@@ -17,7 +17,7 @@ SPLITS = ("train", "validation", "test")
 
 
 class SplitSpec(Settings):
-    """How images are divided; a hash of the content digest (or of the group) decides, so adding data moves nothing."""
+    """How images are divided: by a hash of the image without metadata, or of its group; adding data moves nothing."""
 
     validation: float = Field(0.1, ge=0.0, lt=1.0, description="share of images held back to choose the best epoch")
     test: float = Field(0.1, ge=0.0, lt=1.0, description="share of images held back to judge the model")
@@ -31,7 +31,7 @@ class SplitSpec(Settings):
         " are a split that is kept as it is, with the classes below; null: when they look like one",
     )
     leak_distance: int = Field(
-        4, ge=-1, le=255, description="largest grey-level difference of two thumbnails of the same picture; -1: off"
+        4, ge=-1, le=255, description="largest grey-level difference of two thumbnails of one photograph; -1: off"
     )
 
     @field_validator("group")

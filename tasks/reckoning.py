@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,8 @@ from cnn.verdicts import name_reason
 from tasks.ledger import OUTCOMES
 from tasks.rows import IGNORED, LEAK, NO_CLASS, OK, PENDING, QUARANTINED, Rows
 
-FEWEST_LEAKS = 3  # near-duplicates of one class and split that are more than chance
+CHANCE = 0.002  # probability below which a share that is too large is no chance: 3 of 3, 4 of 6, 7 of 20
+MANY = 500  # images among which it hardly ever is
 
 EXAMPLES = 3  # files that a refusal names
 LINKS_HINT = "links are followed inside the source only (`cp -rL SOURCE COPY` makes files of them); "
@@ -84,7 +86,8 @@ def name_lost(rows: Rows, write_list: Callable[[], str] | None = None) -> str:
 def check_leaks(rows: Rows, classes: Sequence[str], budget: BudgetSpec, image: ImageSpec) -> None:
     """Refuse a version whose classes, or whose splits as a whole, lost too many images as near-duplicates.
 
-    One or two images are no reason: in a class of few, they are soon a tenth.
+    In a class of few images one or two are soon a tenth: what may well be chance, by the binomial distribution, is no
+    reason to stop.
 
     Raises:
         BudgetError: the class that lost the largest share is named, with what to set.
@@ -94,7 +97,8 @@ def check_leaks(rows: Rows, classes: Sequence[str], budget: BudgetSpec, image: I
     held = lost + _count_by_class(rows, np.flatnonzero(rows.outcome == OK), len(classes))
     whose = [*(f"of class {name!r}" for name in classes), "of all classes"]
     lost, held = (np.concatenate([counts, counts.sum(axis=0, keepdims=True)]) for counts in (lost, held))
-    shares = np.where((lost > budget.leaks * held) & (lost >= FEWEST_LEAKS), lost / np.maximum(held, 1), 0)
+    beyond = [is_beyond(*pair, budget.leaks) for pair in zip(lost.ravel().tolist(), held.ravel().tolist(), strict=True)]
+    shares = np.where(np.reshape(beyond, lost.shape), lost / np.maximum(held, 1), 0)
     if not shares.any():
         return
     number, split = np.unravel_index(int(shares.argmax()), shares.shape)
@@ -108,6 +112,15 @@ def check_leaks(rows: Rows, classes: Sequence[str], budget: BudgetSpec, image: I
         "they differ; if they are shots of one scene, split.group keeps a scene in one split; or raise budget.leaks; "
         "nothing was published"
     )
+
+
+def is_beyond(count: int, of: int, share: float) -> bool:
+    """Whether `count` of so many is more than this share, by more than chance where they are few."""
+    if count <= share * of:
+        return False
+    if of > MANY:
+        return True
+    return sum(comb(of, n) * share**n * (1 - share) ** (of - n) for n in range(count, of + 1)) < CHANCE
 
 
 def _count_by_class(rows: Rows, some: NDArray[np.int64], classes: int) -> NDArray[np.int64]:

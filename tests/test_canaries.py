@@ -72,6 +72,7 @@ def test_no_credential_is_ever_written_down(
     try:
         told = [
             safelight(home, "retrain", photos, "--name", "birds", *place),
+            safelight(home, "promote", "birds", "1", "--why", "three test images show nothing", *place),
             safelight(home, "score", photos, "--name", "birds", *place),
             safelight(home, "prepare", photos, *place, code=1, **WRONG),
             safelight(home, "prepare", hostile, *place, code=1),
@@ -81,7 +82,7 @@ def test_no_credential_is_ever_written_down(
         ]
     finally:
         safelight(home, "down")
-    assert all("error: " in text for text in told[2:])
+    assert all("error: " in text for text in told[3:])
     found = [hit for text in told for hit in find_canaries("what was printed", text.encode())]
     files = [path for path in home.rglob("*") if path.is_file()]
     found += [hit for path in files for hit in find_canaries(str(path), path.read_bytes())]

@@ -249,14 +249,14 @@ def is_gone(process: int, seconds: float = 30.0) -> bool:
 
 
 def test_known_errors_come_back_as_they_were() -> None:
-    error = fitting._rebuild_error({"class": "ConfigError", "message": "no"}, Path("x"))
+    error = fitting._rebuild_error({"class": "ConfigError", "message": "no"}, Path("x"), 64)
     assert type(error) is ConfigError
     assert str(error) == "no"
 
 
 @pytest.mark.parametrize("name", ["ValueError", "BadImage", "Exception", "__name__"])
 def test_other_errors_become_one_line_that_names_the_log(name: str) -> None:
-    error = fitting._rebuild_error({"class": name, "message": "odd"}, Path("run/train.log"))
+    error = fitting._rebuild_error({"class": name, "message": "odd"}, Path("run/train.log"), 64)
     assert str(error) == f"training failed ({name}: odd); see run/train.log"
 
 

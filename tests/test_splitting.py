@@ -1,17 +1,23 @@
 """tasks/splitting.py: few images a class, groups, and what the version before says."""
 
+import hashlib
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from listings import make_rows
-from steps import prepare, rows_of, write_image
+from steps import prepare, rows_of, write_image, write_photos
 
-from cnn.dataset import SPLITS, SplitSpec
+from cnn.dataset import SPLITS, LedgerRef, Manifest, SplitSpec
+from infra.storage import open_store
 from tasks.building import choose_split
+from tasks.ledger import ADDED, to_parquet
+from tasks.publishing import Latest, manifest_path, point_to, read_ledger
 from tasks.rows import Rows
 from tasks.splitting import draw_splits
 
@@ -106,15 +112,78 @@ def test_groups_stay_whole(seed: int, groups: int, size: int) -> None:
     assert have["c"]["train"] > 0
 
 
-def test_five_hundred_classes_of_three_images_are_all_there(tmp_path: Path) -> None:
-    for label in range(500):
+def test_of_five_hundred_classes_of_three_images_each_is_in_every_split() -> None:
+    found = count_splits(draw(name_files([3] * 500)))
+    assert all(have == Counter(train=1, validation=1, test=1) for have in found.values())
+
+
+def test_classes_of_three_images_are_prepared_whole(tmp_path: Path) -> None:
+    for label in range(60):
         for number in range(3):
             write_image(tmp_path / "photos" / f"{label:03}" / f"{number}.png", label * 3 + number, (8, 8))
-    _, manifest = prepare(tmp_path / "photos", tmp_path / "work", files=256)
-    assert manifest.images == {"train": 500, "validation": 500, "test": 500}
-    assert manifest.outcomes["ok"] == 1500
+    _, manifest = prepare(tmp_path / "photos", tmp_path / "work", files=64)
+    assert manifest.images == {"train": 60, "validation": 60, "test": 60}
+    assert manifest.outcomes["ok"] == 180
     rows = rows_of(tmp_path / "work", manifest)
     assert set(count_splits({path: row["split"] for path, row in rows.items()})["007"].values()) == {1}
     moved = [row for row in rows.values() if row["split"] != row["record_split"]]
     assert moved
     assert np.unique([row["shard"] for row in moved]).size <= len(manifest.chunks) * 9
+
+
+def publish_older(workspace: Path, manifest: Manifest, splits: dict[str, str]) -> None:
+    """Put a version of an older release in place of one: without image keys, and with these splits."""
+    store = open_store(str(workspace))
+    table = read_ledger(store, manifest)
+    told = pa.array([splits[path] for path in table.column("path").to_pylist()])
+    table = table.set_column(table.column_names.index("split"), "split", told).drop_columns(list(ADDED))
+    body = to_parquet(table)
+    facts: dict[str, Any] = {"build": "older", "dataset": "", "chunks": {}}
+    facts["ledger"] = LedgerRef(path="", rows=len(table), sha256=hashlib.sha256(body).hexdigest())
+    older = manifest.model_copy(update=facts)
+    name = f"photos-{older.digest_of_content()[:12]}"
+    path = f"datasets/{name}/ledger.parquet"
+    older = older.model_copy(update={"dataset": name, "ledger": older.ledger.model_copy(update={"path": path})})
+    store.write(path, body)
+    store.write(manifest_path(name), older.to_json().encode())
+    point_to(store, manifest.source, Latest(name))
+
+
+def test_files_stay_in_the_split_that_an_older_release_gave_them(tmp_path: Path) -> None:
+    source = write_photos(tmp_path / "photos")
+    _, first = prepare(source, tmp_path / "work")
+    before = {path: row["split"] for path, row in rows_of(tmp_path / "work", first).items()}
+    turned = {path: {"train": "test", "test": "train"}.get(split, split) for path, split in before.items()}
+    publish_older(tmp_path / "work", first, turned)
+    job, second = prepare(source, tmp_path / "work")
+    assert not job.unchanged
+    assert {path: row["split"] for path, row in rows_of(tmp_path / "work", second).items()} == turned
+    publish_older(tmp_path / "work", first, turned)
+    seed = SplitSpec(validation=0.2, test=0.2, seed=1)
+    _, third = prepare(source, tmp_path / "work", split=seed)
+    _, fresh = prepare(source, tmp_path / "fresh", split=seed)
+    assert third.digest == fresh.digest  # asked for differently: nothing is recalled
+
+
+def test_a_new_file_of_a_known_group_follows_the_group(tmp_path: Path) -> None:
+    """Whose split the hash did not choose: it was moved, as the only one that its class could spare."""
+    source = write_photos(tmp_path / "photos", 30)
+    for number, path in enumerate(sorted((source / "bat").iterdir())):
+        path.rename(path.with_name(f"site-{number % 2}-{path.name}"))
+    spec = next(spec for spec in map(make_grouped, range(99)) if drawn_alike(spec))
+    _, first = prepare(source, tmp_path / "work", split=spec)
+    rows = rows_of(tmp_path / "work", first)
+    moved = next(row["group"] for row in rows.values() if row["split"] == "test" != row["record_split"])
+    write_image(source / "bat" / f"{moved}-new.png", 999)
+    _, second = prepare(source, tmp_path / "work", split=spec)
+    after = rows_of(tmp_path / "work", second)
+    assert after[f"bat/{moved}-new.png"]["split"] == "test"
+    assert all(after[path]["split"] == row["split"] for path, row in rows.items())
+
+
+def make_grouped(seed: int) -> SplitSpec:
+    return SplitSpec(validation=0.2, test=0.2, group=r"site-\d", seed=seed)
+
+
+def drawn_alike(spec: SplitSpec) -> bool:
+    return all(choose_split("", f"site-{number}", spec) == "train" for number in range(2))
