@@ -29,7 +29,8 @@ SETTINGS = "image.size=[16,16] model.preset=notes fit.epochs=1 split.validation=
 
 def safelight(home: Path, *words: str, code: int = 0, **environment: str) -> str:
     """All that a command prints."""
-    given = [*words, *(part for setting in SETTINGS.split() for part in ("--set", setting))]
+    settings = SETTINGS.split() if words[0] in ("prepare", "retrain", "score") else []
+    given = [*words, *(part for setting in settings for part in ("--set", setting))]
     homes = {"SAFELIGHT_HOME": str(home / "safelight"), "PREFECT_HOME": str(home / "prefect")}
     done = subprocess.run(
         [Path(sys.executable).with_name("safelight"), *given],
