@@ -314,7 +314,7 @@ def _answers(state: ServerState) -> bool:
     try:
         with opener.open(f"{state.url}/health", timeout=5) as reply:
             return bool(reply.status == 200)
-    except OSError:
+    except (OSError, HTTPException):  # a program that speaks something else has the port
         return False
 
 

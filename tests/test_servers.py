@@ -192,6 +192,12 @@ def test_a_program_that_speaks_no_http_is_told(monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(ServerError, match="another program does"):
             ensure_prefect_server(pytest.fail)
         thread.join()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+        thread = threading.Thread(target=greet)
+        thread.start()
+        assert not infra.servers._answers(ServerState(1, "", 0, url, "", ""))
+        socket.create_connection(listener.getsockname()).close()
+        thread.join()
 
 
 @pytest.mark.parametrize(
