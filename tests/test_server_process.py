@@ -247,8 +247,13 @@ def test_a_server_that_was_asked_to_stay_meanwhile_is_started_again_when_it_dies
     (own_home / STATE).write_text(json.dumps(asdict(replace(state, idle_minutes=None))))  # by `safelight up`
     again = replace(state, pid=2, idle_minutes=None)
     asked: list[Any] = []
+
+    def launch(*facts: Any) -> ServerState:
+        asked.append(facts)
+        return again
+
     monkeypatch.setattr(os, "killpg", lambda pid, number: None)
-    monkeypatch.setattr(infra.servers, "_launch", lambda *facts: asked.append(facts) or again)
+    monkeypatch.setattr(infra.servers, "_launch", launch)
     assert revive_server(state) == again
     assert asked == [(own_home, 4205, None)]
     (own_home / STATE).unlink()
