@@ -67,6 +67,9 @@ def watch_server(
     while True:
         seconds = read_idle_seconds(folder)
         pause(CHECK_SECONDS if seconds is None else min(CHECK_SECONDS, seconds / 4))
+        if not folder.is_dir():  # no command will find it again
+            end()
+            return
         rotate_own_log(folder / LOG)
         lock = lock_alone(folder / CLIENTS)
         if lock is None or has_visitor(port):
@@ -100,7 +103,10 @@ def read_idle_seconds(folder: Path) -> float | None:
 
 def lock_alone(path: Path) -> int | None:
     """A handle that holds the lock of a file while it is open; None where a command holds it."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return None  # no handle or no space is left: not now
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -136,10 +142,11 @@ def _has_visitor_elsewhere(port: int) -> bool:
 def rotate_own_log(log: Path) -> None:
     """Once the log is long, go on in a new file."""
     if rotate_log(log):
-        handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        for output in (1, 2):
-            os.dup2(handle, output)
-        os.close(handle)
+        with suppress(OSError):  # it goes on in the old one
+            handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            for output in (1, 2):
+                os.dup2(handle, output)
+            os.close(handle)
 
 
 def rotate_log(log: Path) -> bool:

@@ -131,6 +131,8 @@ def ensure_prefect_server(announce: Callable[[str], None], spec: ServerSpec | No
         check_socks(configured, "Prefect's client", "socksio")
         set_socks_aside()
         _check_reachable(configured)
+        if (running := server_status()) and running.url == configured:
+            use_server()
         return configured
     set_socks_aside()
     use_server()
@@ -232,11 +234,12 @@ def revive_server(dead: ServerState) -> ServerState | None:
     """The server that runs now, at the old place: another command may have started it, or stopped it for good."""
     folder = _folder()
     with lock_folder(folder):
-        if _read_state() != dead:
+        known = _read_state()
+        if known is None or (known.pid, known.birth) != (dead.pid, dead.birth):
             return server_status()
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(dead.pid, signal.SIGKILL)  # what is left of it holds the port
-        state = _launch(folder, dead.port, dead.idle_minutes)
+        state = _launch(folder, dead.port, known.idle_minutes)
         _write_state(folder, state)
     return state
 

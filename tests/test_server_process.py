@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from infra.servers import (
     ServerState,
     ensure_prefect_server,
     leave_server,
+    revive_server,
     server_status,
     start_server,
     stop_server,
@@ -110,6 +112,13 @@ def test_a_page_that_asks_now_and_then_keeps_the_server(tmp_path: Path) -> None:
 def test_a_server_that_was_asked_to_stay_stays(tmp_path: Path, content: str) -> None:
     (tmp_path / STATE).write_text(content)
     assert watch(tmp_path, Ticks(40_000)) is None
+
+
+def test_a_server_whose_folder_was_removed_ends(tmp_path: Path) -> None:
+    write_state(tmp_path, None)
+    ticks = Ticks(7200)
+    ticks.events[500.0] = lambda: shutil.rmtree(tmp_path)
+    assert watch(tmp_path, ticks) == pytest.approx(510, abs=20)
 
 
 def test_what_is_asked_of_a_running_server_counts(tmp_path: Path) -> None:
@@ -228,6 +237,45 @@ def test_up_keeps_a_server_that_a_command_started(own_home: Path, monkeypatch: p
     assert json.loads((own_home / STATE).read_text())["idle_minutes"] == 60.0
     assert ensure_prefect_server(pytest.fail, stay=True) == state.url
     assert json.loads((own_home / STATE).read_text())["idle_minutes"] is None
+
+
+def test_a_server_that_was_asked_to_stay_meanwhile_is_started_again_when_it_dies(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = ServerState(1, "", 4205, "http://127.0.0.1:4205/api", "3", "", 60.0)
+    own_home.mkdir(exist_ok=True)
+    (own_home / STATE).write_text(json.dumps(asdict(replace(state, idle_minutes=None))))  # by `safelight up`
+    again = replace(state, pid=2, idle_minutes=None)
+    asked: list[Any] = []
+
+    def launch(*facts: Any) -> ServerState:
+        asked.append(facts)
+        return again
+
+    monkeypatch.setattr(os, "killpg", lambda pid, number: None)
+    monkeypatch.setattr(infra.servers, "_launch", launch)
+    assert revive_server(state) == again
+    assert asked == [(own_home, 4205, None)]
+    (own_home / STATE).unlink()
+
+
+def test_a_command_that_names_the_local_server_by_its_address_uses_it_too(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+        state = ServerState(1, "", 1, url, "3", "", 60.0)
+        monkeypatch.setattr(infra.servers, "server_status", lambda: state)
+        monkeypatch.setenv("PREFECT_API_URL", url)
+        assert ensure_prefect_server(pytest.fail) == url
+        assert lock_alone(own_home / CLIENTS) is None
+        leave_server()
+        monkeypatch.setenv("PREFECT_API_URL", url.replace("127.0.0.1", "localhost"))
+        ensure_prefect_server(pytest.fail)
+        handle = lock_alone(own_home / CLIENTS)
+        assert handle is not None
+        os.close(handle)
+        monkeypatch.setattr(infra.servers, "server_status", lambda: None)
 
 
 def test_the_calmed_loops_are_the_servers_own() -> None:
