@@ -15,6 +15,7 @@ from cnn.tiff_directory import (
     read_header,
 )
 
+MARKS = {b"CR\x02\x00": "CR2", b"IIII": "IIQ", b"MMMM": "IIQ"}  # behind the header of a TIFF file
 CFA, LINEAR_RAW = 32803, 34892  # photometric interpretations: a colour filter array, and one that was filled in
 HEADS = {
     b"IIRO": "ORF",
@@ -52,10 +53,10 @@ def name_raw(data: bytes, header: Header | None, directories: list[Directory]) -
         return "CRW"
     if header is None or not directories:
         return None
-    if any(DNG_VERSION in directory.tags for directory in directories):
+    if DNG_VERSION in directories[0].tags:
         return "DNG"
-    if data[8:10] == b"CR":
-        return "CR2"
+    if (mark := next((kind for mark, kind in MARKS.items() if data.startswith(mark, 8)), None)) is not None:
+        return mark
     if any(directory.number(PHOTOMETRIC, -1) in (CFA, LINEAR_RAW) for directory in directories):
         make = bytes(directories[0].tags.get(MAKE, b"")).upper()
         return next((kind for name, kind in MAKERS.items() if make.startswith(name)), "of an unknown maker")

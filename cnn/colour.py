@@ -40,7 +40,7 @@ def convert(image: Image.Image, channels: int, background: tuple[int, int, int])
             image = _apply(image, find_transform(image))
         elif channels == 1 and image.mode in ("RGB", "L"):
             image = _apply(image, find_transform(image))
-        pixels = np.asarray(image.convert(mode), np.uint8)
+        pixels = _copy(image, mode)
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
@@ -103,6 +103,15 @@ def _flatten(image: Image.Image, mode: str, background: tuple[int, int, int]) ->
             layer.putalpha(alpha)
         canvas = Image.new("RGBA", layer.size, (*background, 255))
         pixels[top:bottom] = np.asarray(Image.alpha_composite(canvas, layer).convert(mode))
+    return pixels
+
+
+def _copy(image: Image.Image, mode: str) -> NDArray[np.uint8]:
+    """The pixels in this mode, strip by strip: as a whole, the copies on the way take twice what they come to."""
+    pixels = np.empty((image.height, image.width, *(() if mode == "L" else (3,))), np.uint8)
+    for top, bottom in _strips(image.size):
+        strip = image if bottom - top == image.height else image.crop((0, top, image.width, bottom))
+        pixels[top:bottom] = np.asarray(strip if strip.mode == mode else strip.convert(mode))
     return pixels
 
 

@@ -27,6 +27,9 @@ HEAD = struct.Struct(">4sIII")
 MOST_FACTS = 1 << 20  # bytes
 MOST_BODY = (1 << 32) - 1
 READY = b"{}"
+# The most that a file of so many pixels takes (WebP, 16 bytes each, beside the file and the libraries): a decoder that
+# wants more has been misled by its file, and is told that there is none.
+BASE_BYTES, PIXEL_BYTES = 2 << 30, 24
 
 
 class GarbledError(Exception):
@@ -64,6 +67,7 @@ def write_message(stream: BinaryIO, facts: bytes, body: bytes | memoryview) -> N
 def answer(facts: bytes, data: bytes) -> tuple[bytes, bytes | memoryview]:
     """The JSON and the pixels for one request."""
     spec, seconds = _read_request(facts)
+    _limit_memory(BASE_BYTES + PIXEL_BYTES * spec.max_pixels)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         decoded = read_image(data, spec)
@@ -79,6 +83,16 @@ def answer(facts: bytes, data: bytes) -> tuple[bytes, bytes | memoryview]:
 def _read_request(facts: bytes) -> tuple[ImageSpec, float]:
     request = json.loads(facts)
     return ImageSpec(**request["image"]), float(request["seconds"])
+
+
+def _limit_memory(size: int) -> None:
+    """Let this process have so many bytes of data at most, or what it was allowed before if that is less."""
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    soft = min(limit for limit in (size, _given, hard) if limit != resource.RLIM_INFINITY)
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+_given = resource.getrlimit(resource.RLIMIT_DATA)[0]
 
 
 def prove_decoders() -> None:

@@ -23,8 +23,9 @@ from cnn.pnm import show_pnm
 from cnn.quiet import hold_stderr
 from cnn.resample import Box, Filter, Layout, lay_out, resample
 from cnn.spec import Settings, as_pair
-from cnn.tiff import needs_exact, show_exact
-from cnn.tiff_directory import Directory, Header, choose_directory, describe, point_to, read_directories, read_header
+from cnn.tiff import check_plain, needs_exact, show_exact
+from cnn.tiff_directory import Directory, Header, choose_directory, point_to, read_directories, read_header
+from cnn.turns import LargeTurn, take_turn
 from cnn.verdicts import check_jpeg2000, check_png, judge_error, judge_unknown
 
 # Those that are told by their first bytes; no "MPO": its first picture opens as JPEG.
@@ -86,7 +87,12 @@ class ImageSpec(Settings):
     raw: Literal["refuse", "preview"] = Field(
         "refuse", description="camera raw files (NEF, CR2, DNG, …) are quarantined, or give their largest preview"
     )
-    max_pixels: int = Field(50_000_000, ge=1, description="larger images are quarantined, not decoded")
+    max_pixels: int = Field(
+        250_000_000,
+        ge=1,
+        description="larger images are quarantined, not decoded; one image takes 7 bytes of memory per pixel (WebP 16,"
+        " JPEG far less), and above 50 million pixels one is decoded at a time",
+    )
 
     @model_serializer(mode="wrap")
     def _leave_out_what_was_unknown(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -145,7 +151,8 @@ def _read_plain(data: bytes, spec: ImageSpec, out: NDArray[np.uint8] | None) -> 
     (width, height), mode = head
     layout = lay_out((height, width), spec.size, spec.resize)
     divisor = choose_divisor(head.size, layout.ratio) if spec.filter == "fast" else 1
-    pixels = decode_jpeg(data, head.size, divisor, (mode, spec.channels))
+    with take_turn(width * height):
+        pixels = decode_jpeg(data, head.size, divisor, (mode, spec.channels))
     if pixels is None:
         return None
     source = _locate(layout.source, (height, width), divisor, (pixels, UPRIGHT))
@@ -153,13 +160,16 @@ def _read_plain(data: bytes, spec: ImageSpec, out: NDArray[np.uint8] | None) -> 
 
 
 def _read_any(data: bytes, spec: ImageSpec, out: NDArray[np.uint8] | None) -> Decoded:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), LargeTurn() as turn:
         warnings.simplefilter("ignore")  # a decoder's doubts are either an error or not worth a line on the terminal
         header = read_header(data)
         directories = [] if header is None else read_directories(data, header)
         if (kind := name_raw(data, header, directories)) is not None:
-            return _read_preview(data, kind, spec, out)
-        opened = _open_tiff(data, header, directories, spec) if header and directories else _open_other(data, spec)
+            return _read_preview(data, kind, spec, out, turn)
+        if header is not None and directories:
+            opened = _open_tiff(data, header, directories, spec, turn)
+        else:
+            opened = _open_other(data, spec, turn)
         return _finish(opened, data, spec, out)
 
 
@@ -179,7 +189,7 @@ def _finish(opened: Opened, data: bytes, spec: ImageSpec, out: NDArray[np.uint8]
     return Decoded(filled, width, height, opened.seen)
 
 
-def _read_preview(data: bytes, kind: str, spec: ImageSpec, out: NDArray[np.uint8] | None) -> Decoded:
+def _read_preview(data: bytes, kind: str, spec: ImageSpec, out: NDArray[np.uint8] | None, turn: LargeTurn) -> Decoded:
     """The largest preview of a camera raw file, where the setting asks for it.
 
     Raises:
@@ -191,44 +201,50 @@ def _read_preview(data: bytes, kind: str, spec: ImageSpec, out: NDArray[np.uint8
     if preview is None:
         raise BadImage("unsupported_format", f"raw ({kind}) without a preview")
     image = _open(preview.data)
-    _check_pixels(image.size, spec)
+    _admit(image.size, spec, turn)
     own = _orientation(image)
     stated = preview.orientation if preview.orientation in ORIENTATIONS else UPRIGHT
     opened = Opened(image, own if own != UPRIGHT else stated)
     return replace(_finish(opened, preview.data, spec, out), preview=True)
 
 
-def _open_tiff(data: bytes, header: Header, directories: list[Directory], spec: ImageSpec) -> Opened:
+def _open_tiff(data: bytes, header: Header, directories: list[Directory], spec: ImageSpec, turn: LargeTurn) -> Opened:
     """The picture that a TIFF file is about, which need not be its first one."""
     directory = choose_directory(directories) or directories[0]
-    _check_pixels(directory.size, spec)
+    _admit(directory.size, spec, turn)
     if needs_exact(directory):
-        if directory.is_cut:
-            raise BadImage("truncated", "the header is damaged")
-        shown = show_exact(data, directory, spec.levels)
-        turned = shown.orientation if shown.orientation in ORIENTATIONS else UPRIGHT
-        return Opened(shown.image, turned, shown.seen)
+        return _open_exact(data, directory, spec)
+    check_plain(directory)
     try:
         image = Image.open(io.BytesIO(point_to(data, header, directory)), formats=("TIFF",))
     except UnidentifiedImageError:
-        if directory.is_cut or not all(directory.size):
+        if not all(directory.size):
             raise BadImage("truncated", "the header is damaged") from None
-        raise BadImage("unsupported_mode", describe(directory)) from None
+        return _open_exact(data, directory, spec)
     except Exception as error:  # foreign decoders raise ten kinds of error; the kind is recorded
         raise judge_error(error) from None
-    _check_pixels(image.size, spec)
+    _admit(image.size, spec, turn)
     _decode(image)
     return Opened(image, _orientation(image))
 
 
-def _open_other(data: bytes, spec: ImageSpec) -> Opened:
+def _open_exact(data: bytes, directory: Directory, spec: ImageSpec) -> Opened:
+    """A TIFF picture whose samples Pillow does not read, or not rightly."""
+    if directory.is_cut:
+        raise BadImage("truncated", "the header is damaged")
+    shown = show_exact(data, directory, spec.levels)
+    turned = shown.orientation if shown.orientation in ORIENTATIONS else UPRIGHT
+    return Opened(shown.image, turned, shown.seen)
+
+
+def _open_other(data: bytes, spec: ImageSpec, turn: LargeTurn) -> Opened:
     if (pnm := read_pnm(data)) is not None:
-        _check_pixels((pnm.width, pnm.height), spec)
+        _admit((pnm.width, pnm.height), spec, turn)
         return Opened(*show_pnm(data, pnm, spec.levels))
     if (icon := find_icon(data)) is not None:
-        return _open_icon(icon, spec)
+        return _open_icon(icon, spec, turn)
     image = _open(data)
-    _check_pixels(image.size, spec)
+    _admit(image.size, spec, turn)
     if image.format == "PNG":
         check_png(data)
     if image.format == "JPEG2000":
@@ -239,12 +255,12 @@ def _open_other(data: bytes, spec: ImageSpec) -> Opened:
     return _show_deep(image, data, spec)
 
 
-def _open_icon(icon: bytes, spec: ImageSpec) -> Opened:
+def _open_icon(icon: bytes, spec: ImageSpec, turn: LargeTurn) -> Opened:
     if not icon:
         raise BadImage("truncated", "the picture of the icon is not there")
     if icon.startswith(b"\x89PNG"):
-        return _open_other(icon, spec)
-    _check_pixels(icon_size(icon), spec)
+        return _open_other(icon, spec, turn)
+    _admit(icon_size(icon), spec, turn)
     try:
         image = Image.open(io.BytesIO(icon), formats=("ICO",))
     except Exception as error:  # foreign decoders raise ten kinds of error; the kind is recorded
@@ -289,9 +305,11 @@ def _put_colours(image: Image.Image, values: NDArray[np.uint16], levels: str | S
     return shown
 
 
-def _check_pixels(size: tuple[int, int], spec: ImageSpec) -> None:
+def _admit(size: tuple[int, int], spec: ImageSpec, turn: LargeTurn) -> None:
+    """Let a picture of this size, as its header claims, be decoded; a large one when it is its turn."""
     if size[0] * size[1] > spec.max_pixels:
         raise BadImage("too_many_pixels", f"{size[0]}x{size[1]}")
+    turn.take(size[0] * size[1])
 
 
 def resize_image(pixels: NDArray[np.uint8], spec: ImageSpec, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:

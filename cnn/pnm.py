@@ -39,7 +39,8 @@ def show_pnm(data: bytes, head: Pnm, levels: str | Span) -> ShownPnm:
     elif head.highest in (255, FULL):
         shown = (values >> (8 if head.highest == FULL else 0)).astype(np.uint8)
     else:
-        shown = ((values.astype(np.uint32) * 255 + head.highest // 2) // head.highest).astype(np.uint8)
+        table = (np.arange(head.highest + 1) * 255 + head.highest // 2) // head.highest
+        shown = table.astype(np.uint8)[values]
     shape = (head.height, head.width, 3) if bands == 3 else (head.height, head.width)
     return ShownPnm(Image.fromarray(shown.reshape(shape)), UPRIGHT, seen)
 
@@ -51,7 +52,8 @@ def _read_levels(data: bytes, head: Pnm, bands: int) -> NDArray[Any]:
     kind = np.dtype(">u2" if head.highest > 255 else "u1")
     if len(data) - head.start < count * kind.itemsize:
         raise BadImage("truncated", f"{len(data) - head.start} of {count * kind.itemsize} bytes of pixels")
-    return np.frombuffer(data, kind, count, head.start).astype(np.uint16)
+    values = np.frombuffer(data, kind, count, head.start)
+    return values.astype(kind.newbyteorder("="), copy=False)
 
 
 def _read_bitmap(data: bytes, head: Pnm) -> NDArray[np.uint8]:

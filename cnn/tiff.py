@@ -35,6 +35,7 @@ from cnn.tiff_directory import (
     SAMPLES,
     STRIP_BYTES,
     STRIP_OFFSETS,
+    SUBSAMPLING,
     TILE_BYTES,
     TILE_HEIGHT,
     TILE_OFFSETS,
@@ -56,7 +57,8 @@ LOSSLESS = {
     34925: "LZMA",
     50000: "Zstandard",
 }
-WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK = 0, 1, 2, 3, 5
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
+MOST_PADDING = 1 << 24  # pixels that tiles may have in all, or four times those of the picture
 MOST_BANDS = 6  # colours, and what else TIFF readers are used to skip
 PLANES, DIFFERENCES, FLOAT_DIFFERENCES = 2, 2, 3
 PREMULTIPLIED, TRANSPARENT = 1, (2, 999)  # kinds of extra samples; 999 is that of an old Photoshop
@@ -90,6 +92,19 @@ def needs_exact(directory: Directory) -> bool:
         return True
     grey = directory.number(PHOTOMETRIC, -1) in (WHITE_IS_ZERO, BLACK_IS_ZERO)
     return grey and bands > 1 and directory.number(COMPRESSION, PLAIN) in LOSSLESS
+
+
+def check_plain(directory: Directory) -> None:
+    """Refuse the one kind of 8 bits that Pillow takes for another: colours at half the size, without compression.
+
+    Raises:
+        BadImage: unsupported_mode.
+    """
+    width, height = directory.size
+    plain = directory.number(COMPRESSION, PLAIN) == PLAIN and directory.number(PHOTOMETRIC, -1) == YCBCR
+    halved = directory.numbers(SUBSAMPLING) != (1, 1)
+    if plain and halved and sum(directory.numbers(STRIP_BYTES) or directory.numbers(TILE_BYTES)) < 3 * width * height:
+        raise _unsupported(directory, "YCbCr with colours at half the size, uncompressed")
 
 
 def show_exact(data: bytes, directory: Directory, levels: str | Span) -> Shown:
@@ -203,6 +218,8 @@ def _find_parts(data: bytes, directory: Directory, planes: int) -> tuple[Grid, l
         offsets, sizes = directory.numbers(STRIP_OFFSETS), directory.numbers(STRIP_BYTES)
         rows = min(height, directory.number(ROWS_PER_STRIP, height) or height)
         grid = Grid(False, 1, rows, width, height)
+    if grid.across * grid.width * grid.rows > max(MOST_PADDING, 4 * width * height):
+        raise BadImage("decode_error", f"tiles of {grid.width}x{grid.height} for a picture of {width}x{height}")
     wanted = grid.across * -(-grid.rows // grid.height) * planes
     if len(offsets) < wanted or len(sizes) < wanted:
         raise BadImage("truncated", f"{min(len(offsets), len(sizes))} of {wanted} strips or tiles are named")

@@ -1,5 +1,6 @@
 """Bytes that give no picture, or a decoder's complaint, in; the reason that goes to the ledger out."""
 
+import re
 import struct
 import zlib
 
@@ -20,8 +21,8 @@ REASONS = {
     "unsupported_mode": "bands or levels that no rule can show without leaving something out; save 8 or 16 bits",
     "too_many_pixels": "larger than image.max_pixels",
     "out_of_memory": "memory was short; it is tried again by the next run",
-    "decoder_crashed": "its decoder ended the process, twice",
-    "decoder_timeout": "its decoder took longer than SAFELIGHT_DECODE_SECONDS",
+    "decoder_crashed": "its decoder ended the process, twice; it is tried again by the next run",
+    "decoder_timeout": "its decoder took longer than SAFELIGHT_DECODE_SECONDS; it is tried again by the next run",
     "too_large": "more bytes than a picture has",
     "unreadable": "the file could not be read",
     "vanished": "the file was gone when it was to be read",
@@ -39,13 +40,17 @@ MAGIC = (
 )
 AVIF = (b"ftypavif", b"ftypavis")
 JPEG2000_END = b"\xff\xd9"
+BANDS = re.compile(
+    r": (?:one band|\d+ bands) of "
+)  # "13 bands of uint16": what a TIFF file holds; other details differ from file to file
 NAMED = ("not_an_image", "unsupported_format")  # what comes behind them is one of few kinds of files
 
 
 def name_reason(reason: str) -> str:
     """The part of a reason by which files are counted: its code, and what a file is where that is known."""
     code = reason.split(":")[0]
-    return reason if code in NAMED else code
+    is_named = code in NAMED or BANDS.search(reason) is not None
+    return reason if is_named else code
 
 
 def judge_unknown(data: bytes) -> BadImage:

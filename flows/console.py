@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,13 +13,16 @@ import typer
 
 from cnn.errors import SafelightError
 from infra.entries import escape_unseen, redact_text
+from infra.memory_limits import is_short_of_memory
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from infra.servers import ServerSpec
 
 STOPPED = "stopped; what was finished is kept, the same command goes on from there"
+MORE_MEMORY = "give it more (ulimit -v, the container's limit), or lower cluster.workers; the same command goes on"
 INTERRUPTED = 128 + signal.SIGINT  # as shells have it
 TERMINATED = 128 + signal.SIGTERM
 
@@ -39,7 +42,11 @@ def run_command(
         _fail(str(fault))
     except KeyboardInterrupt as stop:
         _end(STOPPED, TERMINATED if isinstance(stop, TerminatedError) else INTERRUPTED)
-    except OSError as fault:
+    except (MemoryError, ImportError, OSError, RuntimeError, SystemError) as fault:
+        if is_short_of_memory(fault):
+            _fail(f"memory ran out ({_tell_shortly(fault)}); {MORE_MEMORY}")
+        if not isinstance(fault, OSError):
+            raise
         told = fault.strerror or str(fault) or type(fault).__name__
         _fail(f"{fault.filename}: {told}" if fault.filename else told)
     except Exception as fault:
@@ -70,12 +77,22 @@ def _ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _tell_shortly(fault: BaseException) -> str:
+    return " ".join(str(fault).split())[:200] or type(fault).__name__
+
+
 def _raise_terminated(number: int, frame: object) -> NoReturn:
     raise TerminatedError
 
 
 def show_table(title: str, rows: Mapping[str, Any]) -> None:
-    """A table of names and values on stdout."""
+    """Names and values on stdout: a table on a terminal; elsewhere a line for each, however long, to be searched."""
+    console = make_console()
+    if not console.is_terminal:
+        width = max(map(len, rows), default=0)
+        for name, value in rows.items():
+            print(f"{name:<{width}}  {format_value(value)}".rstrip())
+        return
     from rich.table import Table
     from rich.text import Text
 
@@ -84,15 +101,38 @@ def show_table(title: str, rows: Mapping[str, Any]) -> None:
     table.add_column(overflow="fold")
     for name, value in rows.items():
         table.add_row(name, Text(format_value(value)))
-    make_console().print(table)
+    console.print(table)
+
+
+def make_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[Any]], wrapped: Sequence[str]) -> "Table":
+    """A table with a heading for each column. Cells of the `wrapped` columns take as many lines as they need in the
+    room that the others leave; nothing is cut off.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title=Text(title) if title else None,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
+    for heading in headings:
+        table.add_column(heading, overflow="fold", no_wrap=heading not in wrapped)
+    for row in rows:
+        table.add_row(*(Text(format_value(cell)) for cell in row))
+    return table
 
 
 def make_console() -> "Console":
-    """The console of stdout; where there is no terminal, lines are long rather than broken."""
+    """The console of stdout: as wide as the terminal; without one 80 columns, or what COLUMNS says."""
     from rich.console import Console
 
-    console = Console()
-    return console if console.is_terminal else Console(width=250)
+    return Console()
 
 
 def format_value(value: Any) -> str:
@@ -116,13 +156,14 @@ def open_prefect(spec: "ServerSpec | None" = None) -> None:
     Called before Prefect is imported, and the one place that sets what it reads: a variable that is set already stays.
     """
     from flows.progress import CONSOLE_LEVEL, say
-    from infra.servers import ensure_prefect_server, is_own_server
+    from infra.servers import ensure_prefect_server, find_prefect_home, is_own_server
 
     address = ensure_prefect_server(say, spec)
     wanted = {
         CONSOLE_LEVEL: "CRITICAL",  # its log goes to the server, and to the terminal only where nothing else tells
         "DO_NOT_TRACK": "1",  # nothing is sent out
         "PREFECT_API_URL": address,
+        "PREFECT_HOME": str(find_prefect_home()),  # it warns before every answer where it cannot make its own
     }
     if is_own_server(address):
         # Two requests, each over a client of its own, would ask this server for a version that is known here.

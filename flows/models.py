@@ -1,6 +1,7 @@
 """A model's name in, its versions, champion and history out; and the champion moved by hand."""
 
 import getpass
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -9,7 +10,11 @@ from cnn.errors import RegistryError
 from infra.moves import describe_move
 from infra.registry import Registry, resolve_tracking
 from infra.tracking import holds_registry
-from infra.versions import VersionInfo
+from infra.versions import IMAGES, VersionInfo
+
+VERSION_TITLES = ("version", "alias", "verdict", "accuracy", "measured on", "macro F1", "ECE", "images", "date")
+LEFT_OUT = ("ECE", "images")  # of the table where there is little room; `--json` has everything
+WIDE = 110  # columns
 
 
 def open_registry(workspace: str) -> Registry:
@@ -36,16 +41,18 @@ def open_present(workspace: str) -> Registry:
 
 
 def list_models(workspace: str, name: str | None) -> dict[str, Any]:
-    """The versions and the history of one model, or the names of all."""
+    """The versions and the history of one model, or the champions of all."""
     if name is None and not holds_registry(resolve_tracking(workspace)[0]):
-        return {"models": []}
+        return {"models": [], "champions": []}
     registry = open_present(workspace)
     if name is None:
-        return {"models": registry.names()}
+        names = registry.names()
+        return {"models": names, "champions": [_describe_champion(known, registry.champion(known)) for known in names]}
     return {
         "model": name,
         "versions": [_describe(version) for version in registry.versions(name)],
         "history": [describe_move(move) for move in registry.history(name)],
+        "unreadable": registry.unreadable_moves(name),
     }
 
 
@@ -87,30 +94,80 @@ def who_asks() -> str:
 
 def show_models(answer: Mapping[str, Any]) -> None:
     """The answer of `list_models` as tables on stdout."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from flows.console import format_value, make_console
+    from flows.console import make_console, make_table
 
     console = make_console()
     if "models" in answer:
-        console.print("\n".join(answer["models"]) or "no model is registered yet", markup=False, highlight=False)
+        if not answer["models"]:
+            console.print("no model is registered yet", markup=False, highlight=False)
+            return
+        titles = ("name", "champion", "accuracy", "measured on", "images", "date")
+        rows = [_list_champion(row) for row in answer["champions"]]
+        console.print(make_table("", titles, rows, ("name", "measured on")))
         return
-    versions = Table(
-        "version", "alias", "accuracy", "macro F1", "ECE", "dataset", "verdict", title=Text(answer["model"])
+    narrow = console.width < WIDE
+    kept = [title for title in VERSION_TITLES if not (narrow and title in LEFT_OUT)]
+    versions = [[_list_version(row)[title] for title in kept] for row in answer["versions"]]
+    console.print(make_table(answer["model"], kept, versions, ("measured on",)))
+    moves = [(_show_time(move["at"]), move["from"], move["to"], move["by"], move["why"]) for move in answer["history"]]
+    console.print(make_table("moves of the champion", ("at", "from", "to", "by", "why"), moves, ("by", "why")))
+    if answer["unreadable"]:
+        named = ", ".join(answer["unreadable"])
+        console.print(f"not readable, edited in MLflow: {named}", markup=False, highlight=False)
+
+
+def _list_champion(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (row["model"], row["champion"], *_show_figures(row), row["images"], _show_time(row["created"])[:10])
+
+
+def _list_version(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The cells of a version, by the titles of `VERSION_TITLES`."""
+    metrics = row["metrics"]
+    accuracy, measured_on = _show_figures(row)
+    cells = (
+        row["version"],
+        ", ".join(row["aliases"]) or None,
+        row["verdict"],
+        accuracy,
+        measured_on,
+        _show_figure(metrics.get("macro_f1")),
+        _show_figure(metrics.get("ece")),
+        row["images"],
+        _show_time(row["created"])[:10],
     )
-    for row in answer["versions"]:
-        figures = [
-            f"{row['metrics'][key]:.4f}" if key in row["metrics"] else "-" for key in ("accuracy", "macro_f1", "ece")
-        ]
-        alias = ", ".join(row["aliases"]) or "-"
-        versions.add_row(str(row["version"]), alias, *figures, Text(row["dataset"]), row["verdict"] or "-")
-    console.print(versions)
-    moves = Table("at", "from", "to", "by", "why", title="moves of the champion")
-    for move in answer["history"]:
-        cells = (format_value(move[key]) for key in ("at", "from", "to", "by", "why"))
-        moves.add_row(*(Text(cell) for cell in cells))
-    console.print(moves)
+    return dict(zip(VERSION_TITLES, cells, strict=True))
+
+
+def _show_figures(row: Mapping[str, Any]) -> tuple[str, str]:
+    """(accuracy, what it was measured on) as they stand side by side: the one says little without the other."""
+    if row["accuracy"] is None:
+        return "-", "-"
+    count, where = row["test_images"], row["judged_on"]
+    images = "" if count is None or str(where).startswith(f"{count} ") else f"{count:,} images"
+    told = ", ".join(filter(None, (images, where))) or "unknown"
+    unjudged = f"; not judged: {', '.join(row['unjudged'])}" if row["unjudged"] else ""
+    return _show_figure(row["accuracy"]), told + unjudged
+
+
+def _show_figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _show_time(at: str | None) -> str:
+    """The minute, in UTC: 2026-03-01 12:00."""
+    return at[:16].replace("T", " ") if at else "unknown"
+
+
+def _describe_champion(name: str, champion: VersionInfo | None) -> dict[str, Any]:
+    """One model of the list: its champion's version, figures, size and date, each None where there is none."""
+    absent: dict[str, Any] = {"accuracy": None, "judged_on": None, "test_images": None, "unjudged": [], "images": None}
+    facts = absent if champion is None else _describe_figures(champion)
+    return {
+        "model": name,
+        "champion": champion.version if champion else None,
+        "created": champion.created if champion else None,
+        **facts,
+    }
 
 
 def _describe(version: VersionInfo) -> dict[str, Any]:
@@ -123,4 +180,31 @@ def _describe(version: VersionInfo) -> dict[str, Any]:
         "reasons": list(version.reasons),
         "dataset": version.dataset,
         "run_id": version.run_id,
+        **_describe_figures(version),
     }
+
+
+def _describe_figures(version: VersionInfo) -> dict[str, Any]:
+    """A version's accuracy and what it was measured on; None where an older release did not keep it."""
+    images = version.tags.get(IMAGES, "")
+    return {
+        "accuracy": version.metrics.get("accuracy"),
+        "judged_on": _read_judged_on(version),
+        "test_images": int(version.metrics["test_images"]) if "test_images" in version.metrics else None,
+        "unjudged": _read_unjudged(version.tags.get("safelight.unjudged", "[]")),
+        "images": int(images) if images.isascii() and images.isdigit() else None,
+    }
+
+
+def _read_judged_on(version: VersionInfo) -> str | None:
+    split = version.tags.get("judged_on")  # of an older release: the split alone
+    former = f"{split} split of {version.dataset}" if split and version.dataset else None
+    return version.tags.get("safelight.judged_on") or former
+
+
+def _read_unjudged(text: str) -> list[str]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):  # edited by hand
+        return []
+    return [str(one) for one in found] if isinstance(found, list) else []

@@ -85,9 +85,12 @@ def open_run(
     """The configuration of a flow that is about to run; its sources are looked at before a server is started for it.
 
     Raises:
-        ConfigError: a setting or an address.
+        ConfigError: a setting or an address, or less memory than the libraries need to be loaded.
         SourceError: there is no such source.
     """
+    from infra.memory_limits import check_memory_limits
+
+    check_memory_limits()  # before anything is loaded
     from flows.console import open_prefect
     from infra.storage import open_source
 

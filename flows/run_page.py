@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from urllib.parse import quote
 
 import httpx
@@ -87,10 +86,10 @@ def _publish(kind: str, title: str, rows: Mapping[str, str], links: Mapping[str,
 
 
 def _link(name: str, address: str) -> str:
-    """The address as a link, and as text of its own: browsers follow no link from a page to a file of the machine."""
-    place = "" if address.startswith("s3://") else address if "://" in address else Path(address).as_uri()
-    head = f"[{name}]({quote(place, safe=':/%#?=&')})" if place else name
-    return f"{head}\n\n```\n{escape_unseen(address)}\n```"
+    """The address as text that can be copied, and as a link when it is a page: Prefect's pages drop links to files."""
+    shown = escape_unseen(address.removeprefix("file://"))
+    head = f"[{name}]({quote(address, safe=':/%#?=&')})" if address.startswith(("http://", "https://")) else name
+    return f"{head}\n\n```\n{shown}\n```"
 
 
 def _write(text: str) -> str:

@@ -11,6 +11,9 @@ def main() -> None:
 
     del sys.path[0]
     guard_imports()
+    from infra.memory_limits import spare_threads
+
+    spare_threads()
     from flows.cli import main as run
 
     run()

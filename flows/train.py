@@ -29,7 +29,7 @@ from infra.home import cache_dir, state_dir
 from infra.registry import FIGURES, Registry
 from infra.storage import Store, open_store
 from infra.tracking import check_name
-from infra.versions import AbsentError, LostChampion, VersionInfo
+from infra.versions import IMAGES, AbsentError, LostChampion, VersionInfo
 from tasks.fitting import Trainer, run_key, run_training, start_trainer
 from tasks.judging import compare_answers, judge_champion
 from tasks.overlap import choose_unseen, recall_seen
@@ -158,6 +158,7 @@ def run_training_stages(job: Training, trainer: Trainer) -> VersionInfo:
     try:
         report = run_stage("fit and evaluate", lambda: fit_stage(job, trainer, run_id))
         version = run_stage("register", lambda: register_stage(job, report, run_id))
+        job.registry.set_tags(job.name, version.version, {IMAGES: str(job.manifest.outcomes.get("ok", 0))})
         version = run_stage("gate", lambda: gate_stage(job, report, version))
         status = "FINISHED"
     except KeyboardInterrupt:

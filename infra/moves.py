@@ -6,7 +6,7 @@ the alias is not where the last move left it, somebody moved it outside Safeligh
 
 import hashlib
 import json
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
@@ -106,7 +106,7 @@ def applied_moves(moves: Sequence[Move], champion: int | None) -> list[Move]:
     """
     nexts = [move.from_version for move in moves[1:]] + [champion]
     applied: list[Move] = []
-    for move, after in zip(moves, nexts, strict=True):
+    for move, after in zip(moves, nexts, strict=False):  # without any move there is none before the present champion
         if move.done or after == move.to_version or after != move.from_version:
             applied += [*_move_outside(applied, move.from_version), move]
     return applied + _move_outside(applied, champion)
@@ -130,7 +130,7 @@ def list_champions(moves: Sequence[Move], champion: int | None) -> list[int]:
     return pile
 
 
-def previous_champion(moves: Sequence[Move], champion: int | None, present: Container[int]) -> int | None:
+def previous_champion(moves: Sequence[Move], champion: int | None, is_there: Callable[[int], bool]) -> int | None:
     """The champion that a rollback returns to, among the versions that are still there, or None.
 
     Where there is no champion now, because its alias or version was deleted, it is the last one that is still there.
@@ -138,7 +138,7 @@ def previous_champion(moves: Sequence[Move], champion: int | None, present: Cont
     pile = list_champions(moves, champion)
     if champion is not None and pile[-1:] == [champion]:
         pile.pop()
-    return next((version for version in reversed(pile) if version in present and version != champion), None)
+    return next((version for version in reversed(pile) if version != champion and is_there(version)), None)
 
 
 def _move_outside(applied: Sequence[Move], now: int | None) -> list[Move]:

@@ -21,8 +21,6 @@ from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-from infra.proxies import is_loopback
-
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
@@ -117,8 +115,6 @@ def find_address(client: "S3Client", bucket: str) -> SplitResult:
 
 
 def _is_proxied(url: SplitResult) -> bool:
-    if is_loopback(url.hostname or ""):
-        return False
     proxies = getproxies()
     return (url.scheme in proxies or "all" in proxies) and not proxy_bypass(url.hostname or "")
 

@@ -376,20 +376,53 @@ def _lay_out_model(model: Any, run_id: str, bundle: Path, scratch: Path) -> Path
         warnings.simplefilter("ignore")  # MLflow warns about type hints of its own, and about examples not given
         import mlflow.pyfunc
         from mlflow.models import Model, ModelSignature
-        from mlflow.types.schema import ParamSchema, ParamSpec
 
+        from cnn.pyfunc import make_example
+
+        described = Model(
+            artifact_path=model.artifact_location, model_uuid=model.model_id, run_id=run_id, model_id=model.model_id
+        )
         mlflow.pyfunc.save_model(
             scratch / "model",
             loader_module="cnn.pyfunc",
             data_path=str(scratch / "bundle"),
             code_paths=[str(Path(cnn.__file__).parent)],
             pip_requirements=[f"{package}=={installed_version(package)}" for package in SCORING_PACKAGES],
-            signature=ModelSignature(params=ParamSchema([ParamSpec("top_k", "long", 5)])),
-            mlflow_model=Model(
-                artifact_path=model.artifact_location, model_uuid=model.model_id, run_id=run_id, model_id=model.model_id
-            ),
+            signature=ModelSignature(params=_make_signature().params),
+            input_example=make_example(bundle),
+            mlflow_model=described,
         )
+        described.signature = _make_signature()  # not above: the example, a list, would be held against its inputs
+        described.save(str(scratch / "model/MLmodel"))
     return scratch / "model"
+
+
+def _make_signature() -> Any:
+    """What `cnn.pyfunc` takes and gives, for people and programs to read.
+
+    MLflow itself must not hold inputs against it: it would refuse lists and arrays of pixels, which are taken too. It
+    leaves them to a model whose signature is marked as coming from the model's own code.
+    """
+    from mlflow.models import ModelSignature
+    from mlflow.types import schema
+    from mlflow.types.schema import Array, ColSpec, Object, ParamSchema, ParamSpec, Property, Schema, TensorSpec
+
+    anything: Any = schema.AnyType
+    ranked = Array(Object([Property("label", "string"), Property("probability", "double")]))
+    outputs: list[ColSpec | TensorSpec] = [
+        ColSpec("string", "label", required=False),
+        ColSpec("double", "confidence", required=False),
+        ColSpec(ranked, "top_k"),
+        ColSpec("string", "outcome"),
+        ColSpec("string", "reason", required=False),
+    ]
+    signature = ModelSignature(
+        inputs=Schema([ColSpec(anything(), "image")]),
+        outputs=Schema(outputs),
+        params=ParamSchema([ParamSpec("top_k", "long", 5)]),
+    )
+    signature._is_signature_from_type_hint = True
+    return signature
 
 
 def _is_busy(error: Any) -> bool:

@@ -91,7 +91,7 @@ def read_tables(path: Path) -> Tables:
 @contextmanager
 def lock_file(path: Path) -> Iterator[None]:
     """Hold a lock file; waits for another holder. Where a file system has no locks, nothing is held."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.resolve().mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -63,7 +63,7 @@ def hold_training_lock(path: Path, name: str, waiting: Waiting) -> Iterator[str]
         StorageError: the lock file cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.resolve().mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8")
     except OSError as error:
         raise StorageError(f"{path}: the lock cannot be made ({error.strerror}); check the folder") from None

@@ -14,6 +14,7 @@ from infra.moves import Move
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 METRIC = "metric."
+IMAGES = "safelight.images"  # tag of a version: how many images its dataset holds
 
 
 @dataclass(frozen=True)
@@ -201,12 +202,18 @@ class Versions(ABC):
         present, kept = champion_number(model), moves.decode_moves(model.tags)
         if present is None and not moves.list_champions(kept, None):
             self.require_champion(name)
-        there = {version.version for version in self.versions(name) if version.bundle}
-        previous = moves.previous_champion(kept, present, there)
+        previous = moves.previous_champion(kept, present, lambda number: self._is_usable(name, number))
         if previous is None:
             raise RegistryError(_say_no_rollback(name, moves.list_champions(kept, present), present))
         self._move(name, Move(present, previous, why, by, moves.format_time(at), "rollback"))
         return self.version(name, previous)
+
+    def _is_usable(self, name: str, number: int) -> bool:
+        """Whether the version is still there, and one of ours."""
+        try:
+            return bool(self._ask("get_model_version", name, str(number)).tags.get("bundle"))
+        except AbsentError:
+            return False
 
     def history(self, name: str) -> list[Move]:
         """The moves of the champion alias that took place, oldest first, those made outside Safelight among them.

@@ -24,14 +24,20 @@ from typing import IO, Any, Self
 
 import cnn.errors
 from cnn.architecture import ModelSpec
-from cnn.errors import SafelightError, TrainingError
+from cnn.errors import InstallationError, SafelightError, TrainingError
 from cnn.fit import FitSpec
 from cnn.spec import canonical_json
 from infra.import_path import python_command, python_environment
+from infra.memory_limits import GIB, check_memory_limits, is_short_of_memory, tells_memory
 from tasks.training import OnEvent, TrainingReport, TrainJob
 
 LOG = "train.log"
 STOP_SECONDS = 10.0
+LEAST_MEMORY = 3 * GIB  # of address space, to load TensorFlow
+MOST_READ = 8192  # bytes at the end of a log
+BY_OTHERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # ends that somebody else gave it
+BY_MEMORY = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT)  # ends that a want of it may have, unsaid
+SHORT = "MemoryError"  # how the child names a want of memory, whatever the class of the error
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -66,6 +72,8 @@ class Trainer:
     """The parent's end of a training process. It runs one job."""
 
     def __init__(self) -> None:
+        check_memory_limits(LEAST_MEMORY)
+        self._ready = False
         self._early: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process; see stop)
         reading, writing = os.pipe()
         on_main_thread = threading.current_thread() is threading.main_thread()
@@ -106,13 +114,15 @@ class Trainer:
                 self._process.stdin.flush()
         for line in self._events:
             message = _read_line(line)
-            if "event" in message:
+            if "ready" in message:
+                self._ready = True
+            elif "event" in message:
                 on_event(message)
             elif "result" in message:
                 return TrainingReport.model_validate_json(json.dumps(message["result"]))
             elif "error" in message:
-                raise _rebuild_error(message["error"], Path(job.folder, LOG))
-        raise self._describe_death(Path(job.folder, LOG))
+                raise _rebuild_error(message["error"], Path(job.folder, LOG), job.fit.batch_size)
+        raise self._describe_death(Path(job.folder, LOG), job.fit.batch_size)
 
     def stop(self) -> None:
         """End the process, by force after ten seconds. Stopping it again is no fault."""
@@ -128,19 +138,47 @@ class Trainer:
             self._events.close()
             self._early.close()
 
-    def _describe_death(self, log: Path) -> TrainingError:
+    def _describe_death(self, log: Path, batch: int) -> SafelightError:
         code = self._process.wait()
         self._early.seek(0)
         if early := self._early.read():
             with log.open("ab") as file:
                 file.write(early)
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        told = _read_end(log)
+        if -code not in BY_OTHERS and tells_memory(told):
+            return _out_of_memory(log, batch)
+        if not self._ready and -code not in BY_OTHERS:
+            last = " ".join((told.strip().splitlines() or [""])[-1].split())[:200]
+            end = f"code {code}" if code >= 0 else name
+            return InstallationError(f"the training process does not start ({end}: {last}); see {log}")
         if code >= 0:
             return TrainingError(f"the training process ended with code {code} and no result; see {log}")
-        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        memory = " (out of memory?)" if name == "SIGKILL" else ""
+        memory = f" (out of memory? if so, {_smaller(batch)})" if -code in BY_MEMORY else ""
         return TrainingError(
             f"training was ended by {name}{memory}, see {log}; the same command goes on from its last epoch"
         )
+
+
+def _read_end(log: Path) -> str:
+    """The last lines of a log; nothing where there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - MOST_READ))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _smaller(batch: int) -> str:
+    """What to write to need less."""
+    return f"--set fit.batch_size={batch // 2} in place of {batch}" if batch > 1 else "lower image.size"
+
+
+def _out_of_memory(log: Path, batch: int) -> TrainingError:
+    return TrainingError(
+        f"training ran out of memory: lower fit.batch_size, {_smaller(batch)}, or give it more; see {log}"
+    )
 
 
 def _read_line(line: str) -> dict[str, Any]:
@@ -152,7 +190,9 @@ def _read_line(line: str) -> dict[str, Any]:
     return message if isinstance(message, dict) else {}
 
 
-def _rebuild_error(error: dict[str, str], log: Path) -> SafelightError:
+def _rebuild_error(error: dict[str, str], log: Path, batch: int) -> SafelightError:
+    if error["class"] == SHORT:
+        return _out_of_memory(log, batch)
     kind = getattr(cnn.errors, error["class"], None)
     if isinstance(kind, type) and issubclass(kind, SafelightError):
         return kind(error["message"])
@@ -172,7 +212,9 @@ def main(events: int, watch_parent: bool, parent: int) -> int:
             pipe.write(json.dumps(message) + "\n")
             pipe.flush()
 
-        failure = _catch(_load_keras)
+        failure = _catch(_load_keras, "TensorFlow cannot be loaded")
+        if not failure:
+            send({"ready": True})
         job = TrainJob.model_validate_json(jobs.get())
         _redirect_output(Path(job.folder, LOG))
         failure = failure or _catch(lambda: send({"result": _train(job, send).model_dump(mode="json")}))
@@ -193,15 +235,23 @@ def _train(job: TrainJob, send: OnEvent) -> TrainingReport:
     return train_dataset(job, send)
 
 
-def _catch(work: Callable[[], None]) -> dict[str, str] | None:
-    """The error that the work met, as a message for the parent; its traceback goes to the log."""
+def _catch(work: Callable[[], None], loading: str = "") -> dict[str, str] | None:
+    """The error that the work met, as a message for the parent; its traceback goes to the log.
+
+    `loading` says what a fault other than those that are known means, where it is one of the installation.
+    """
     try:
         work()
     except SafelightError as error:
         return {"class": type(error).__name__, "message": str(error)}
     except Exception as error:  # whatever Keras raises: the log keeps the traceback, the parent gets one line
         traceback.print_exc()
-        return {"class": type(error).__name__, "message": " ".join(str(error).split())[:300]}
+        kind, told = type(error).__name__, " ".join(str(error).split())[:300]
+        if is_short_of_memory(error):
+            return {"class": SHORT, "message": told}
+        if loading:
+            return {"class": InstallationError.__name__, "message": f"{loading} ({kind}: {told}); reinstall it"}
+        return {"class": kind, "message": told}
     return None
 
 

@@ -4,6 +4,7 @@ A split of the owner's is kept as it is: classes come from the level below, and 
 """
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -148,7 +149,7 @@ def describe_layout(layout: Layout, source: str) -> list[str]:
     lines = [f"the folders' own split is kept: {given}{drawn} (split.folders = false makes classes of these folders)"]
     lines += [
         f"{top}/ holds {count:,} files in no class folder, which are left out of training; "
-        f"`safelight score {source}/{top}` scores them"
+        f"`safelight score {shlex.quote('/'.join([source.rstrip('/'), top]))} --name NAME` scores them"
         for top, count in sorted(layout.unlabelled.items())
     ]
     return [*lines, *layout.gaps]
@@ -208,7 +209,8 @@ def _refuse_doubtful(
     for top, contents in inside.items():
         if unknown := sorted(set(contents.folders) - set(inside[train].folders)):
             found = f"{top}/ holds {name_some(list(map(repr, unknown)))}, which {train}/ does not"
-            _refuse_both(source, named, found, "make the folders below them the same, or set split.folders = true")
+            remedy = f'make the folders below them the same, leave it out (source.exclude = ["{top}/**"])'
+            _refuse_both(source, named, found, f"{remedy}, or set split.folders = true")
 
 
 def _refuse_both(source: str, named: Mapping[str, str] | Sequence[str], found: str, remedy: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cnn.bundle import BundleInfo, read_seen_images
@@ -18,7 +19,7 @@ from cnn.errors import SafelightError, name_some
 from cnn.images import ImageSpec
 from cnn.seen_images import CELLS, ImageFacts, SeenImages, compares_grids, read_heads
 from infra.storage import Store
-from tasks.ledger import iterate_ledger
+from tasks.ledger import SCHEMA
 from tasks.publishing import fetch_ledger, read_manifest
 
 ENOUGH = 30  # unseen test images on which two models may be compared, whatever share of all they are
@@ -106,10 +107,17 @@ def choose_unseen(store: Store, manifest: Manifest, seen: SeenImages, image: Ima
 
 
 def _iterate_images(store: Store, manifest: Manifest) -> Iterator[pa.Table]:
-    """The rows of the images that are in the dataset, part by part."""
-    path = fetch_ledger(store, manifest)
-    for table in iterate_ledger(path, store.uri_of(manifest.ledger.path), COLUMNS):
-        yield table.filter(pc.equal(table.column("outcome"), "ok"))
+    """The rows of the images that are in the dataset, part by part; also of an older release, whose ledgers have other
+    columns beside these. (What the file holds was found to be what was published.)"""
+    with pq.ParquetFile(fetch_ledger(store, manifest)) as file:
+        present = set(file.schema_arrow.names)
+        for number in range(file.num_row_groups):
+            table = file.read_row_group(
+                number, columns=[name for name in COLUMNS if name in present], use_threads=False
+            )
+            for name in set(COLUMNS) - present:
+                table = table.append_column(name, pa.nulls(table.num_rows, SCHEMA.field(name).type))
+            yield table.filter(pc.equal(table.column("outcome"), "ok"))
 
 
 def _find_groups(tables: list[pa.Table], seen: SeenImages) -> set[str]:

@@ -21,6 +21,7 @@ CHANCE = 0.002  # probability below which a share that is too large is no chance
 MANY = 500  # images among which it hardly ever is
 
 EXAMPLES = 3  # files that a refusal names
+LINKS_HINT = "links are followed inside the source only (`cp -rL SOURCE COPY` makes files of them); "
 REASON_LETTERS = 80  # of each reason in it
 
 
@@ -49,11 +50,12 @@ def check_budget(
     worst = _count_reasons(rows, (rows.outcome == QUARANTINED) & ~beside)
     looked_at = int(((rows.outcome != IGNORED) & ~beside).sum())
     told = ", ".join(f"{reason} {count}" for reason, count in worst.most_common(3)) or "duplicates or conflicts"
+    hint = LINKS_HINT if worst.most_common(1) and worst.most_common(1)[0][0] == "symlink_outside" else ""
     if worst.total() > budget.quarantined * looked_at:
         raise BudgetError(
             f"{worst.total()} of {looked_at} files are unreadable ({told}), "
-            f"over the budget of {budget.quarantined:.1%}: {name_lost(rows, write_list)}; repair or remove them, leave "
-            "them out with source.exclude, or raise budget.quarantined; nothing was published"
+            f"over the budget of {budget.quarantined:.1%}: {name_lost(rows, write_list)}; {hint}repair or remove them, "
+            "leave them out with source.exclude, or raise budget.quarantined; nothing was published"
         )
     alive = np.bincount(rows.label_id[rows.outcome == OK], minlength=len(classes))
     emptied = sorted(name for name, count in zip(classes, alive, strict=True) if not count)

@@ -2,17 +2,15 @@
 
 import hashlib
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from infra.disk_faults import explained
 from infra.storage import Store
 from infra.unfinished import open_scratch
+from infra.upkeep import drop_folder
 from tasks.ledger import show_path
 from tasks.planning import decode_path
 from tasks.publishing import slug_of
@@ -43,19 +41,24 @@ def write_refusal(store: Store, source: str, rows: Rows) -> str:
 
 
 def write_quarantine(rows: Rows, target: Path) -> int:
-    """Write the quarantined files as CSV that spreadsheets open as it is; returns how many they are."""
+    """Write the quarantined files as a table for spreadsheets; returns how many they are."""
+    return write_rows(target, COLUMNS, iterate_lost(rows))
+
+
+def iterate_lost(rows: Rows) -> Iterator[tuple[str, str | None, str | None, int]]:
+    """The cells of each quarantined file, in the order of `COLUMNS`."""
     lost = np.flatnonzero(rows.outcome == QUARANTINED)
-    parts = (_list_part(rows, lost[start:stop]) for start, stop in iterate_slices(len(lost), PART))
-    return write_rows(target, COLUMNS, chain.from_iterable(parts))
-
-
-def _list_part(rows: Rows, part: NDArray[np.int64]) -> Iterator[tuple[Any, ...]]:
-    facts = rows.inventory.select(["path", "label", "size"]).take(pa.array(part))
-    reasons = rows.reasons.decode(rows.reason[part]).to_pylist()
-    paths = (show_path(decode_path(path))[0] for path in facts.column("path").to_pylist())
-    yield from zip(paths, facts.column("label").to_pylist(), reasons, facts.column("size").to_pylist(), strict=True)
+    for start, stop in iterate_slices(len(lost), PART):
+        part = lost[start:stop]
+        facts = rows.inventory.select(["path", "label", "size"]).take(pa.array(part))
+        paths, labels, sizes = (column.to_pylist() for column in facts.columns)
+        reasons = rows.reasons.decode(rows.reason[part]).to_pylist()
+        yield from zip((show_path(decode_path(path))[0] for path in paths), labels, reasons, sizes, strict=True)
 
 
 def remove_refusal(store: Store, source: str) -> None:
     """Remove the list of a source, once a version of it is published."""
-    store.delete(refusal_path(source))
+    path = refusal_path(source)
+    store.delete(path)
+    for folder in (path.rpartition("/")[0], REFUSED.rstrip("/")):
+        drop_folder(store, folder)

@@ -78,7 +78,7 @@ def _settle_group(rows: Rows, group: NDArray[np.int64]) -> None:
 
 
 def find_overlaps(rows: Rows) -> list[str]:
-    """How many images of a split that its owner made are known from training, one line for each split."""
+    """What lies across a split that its owner made, one line for each split, and one for groups."""
     lines = []
     for split in range(1, len(SPLITS)):
         known = np.flatnonzero((rows.outcome == OK) & (rows.twin >= 0) & (rows.split == split) & rows.is_given())
@@ -91,6 +91,12 @@ def find_overlaps(rows: Rows) -> list[str]:
             f"{len(known):,} of {total:,} {SPLITS[split]} images are in another split too ({same:,} the same bytes, "
             f"{len(known) - same:,} nearly the same); the folders' split is kept, so what is measured on them flatters"
         )
+    grouped = np.flatnonzero((rows.outcome == OK) & (rows.group >= 0))
+    pairs = np.unique(np.stack([rows.group[grouped], rows.split[grouped]]), axis=1)
+    _, counts = np.unique(pairs[0], return_counts=True)
+    if across := int((counts > 1).sum()):
+        told = f"{across:,} of {len(counts):,} groups of split.group have images in more than one split"
+        lines.append(f"{told}; the folders' split is kept")
     return lines
 
 

@@ -22,6 +22,7 @@ from tasks.listing import FOLDER_PROBLEMS, Listed
 PREPARE = "safelight prepare {}"
 OUTSIDE = ("symlink_outside", "symlink_outside_folder")
 CAMERA_FOLDER = re.compile(r"[1-9][0-9]{2}[0-9A-Z_]{5}")  # 100CANON, 101_PANA: the standard of cameras (DCF)
+SIBLINGS = 100  # folders beside the source, and files in each, that are looked at for a hint
 LINKS = 100  # that are looked at, of any number
 SUBFOLDERS = 10_000  # of folders that are compared with each other, at most
 ARCHIVES = {  # how names end → how such a file is unpacked into a folder
@@ -238,8 +239,28 @@ def _hint_at_loose(source: Source, loose: pa.Table, command: str) -> str:
             return f"{name} is an archive; unpack it and give the folder: {line} && {fill(command, folder)}"
     return (
         "a folder's name is its images' label: make one for each class, with its images in it "
-        f"({source.uri_of('CLASS')}), then: {fill(command, source.uri)}"
+        f"({source.uri_of('CLASS')}), then: {fill(command, source.uri)}{_hint_at_parent(source, command)}"
     )
+
+
+def _hint_at_parent(source: Source, command: str) -> str:
+    """What to type when the folder that was given is itself one class of several; "" where that is not seen."""
+    place = Path(source.uri)
+    if not source.is_local:
+        return ""
+    try:
+        siblings = [item for item in _list_some(place.parent) if item.is_dir(follow_symlinks=False)]
+        holding = sum(any(found.name.lower().endswith(IMAGES) for found in _list_some(item)) for item in siblings)
+    except OSError:
+        return ""  # it is only a hint
+    if holding < 2:
+        return ""
+    return f"; or, if {place.name!r} is one class of {holding} in {place.parent}: {fill(command, str(place.parent))}"
+
+
+def _list_some(folder: "os.PathLike[str]") -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as items:
+        return list(islice(items, SIBLINGS))
 
 
 def _iterate_names(table: pa.Table) -> Iterator[str]:

@@ -30,7 +30,8 @@ def recall_splits(rows: Rows, store: Store, latest: Latest | None, split: SplitS
     """Give images that are not known yet the split that they had in the version before, and tell those of its groups.
 
     A file is found again by its image key, so that one whose metadata were rewritten stays where it was; in ledgers of
-    older releases by its digest. Where the split was asked for differently, nothing is recalled.
+    older releases by its digest. Where the split was asked for differently, or the owner's folders give other splits
+    than they did, nothing is recalled: else a split that has no folder any more would be drawn of new images alone.
     """
     unknown = np.flatnonzero((rows.outcome == OK) & ~rows.known)
     if latest is None or not (len(unknown) or split.group):
@@ -38,7 +39,8 @@ def recall_splits(rows: Rows, store: Store, latest: Latest | None, split: SplitS
     memory: Memory = {}
     try:
         manifest = read_manifest(store, latest.dataset)
-        if draws(manifest.split) != draws(split):
+        had = {SPLITS.index(name) for name in manifest.split_folders.values()} - {TRAIN}
+        if draws(manifest.split) != draws(split) or had != set(rows.given_splits):
             return {}
         parts = iterate_ledger(fetch_ledger(store, manifest), store.uri_of(manifest.ledger.path), COLUMNS)
         for table in parts:

@@ -11,7 +11,7 @@ from tiff_files import Layout, picture_tags, write_file, write_raw, write_tiff
 from cnn.errors import BadImage
 from cnn.images import ImageSpec, read_image
 
-KINDS = ["NEF", "CR2", "DNG", "ARW", "PEF", "SRW", "ORF", "RW2", "RAF", "CR3"]
+KINDS = ["NEF", "CR2", "DNG", "ARW", "PEF", "SRW", "ORF", "RW2", "RAF", "CR3", "IIQ"]
 REFUSE, PREVIEW = ImageSpec(size=(48, 64)), ImageSpec(size=(48, 64), raw="preview")
 
 

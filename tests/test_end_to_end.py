@@ -22,7 +22,10 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 ROOT = Path(__file__).parents[1]
 PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
-TINY = ["image.size=[16,16]", "model.preset=notes", "fit.epochs=2", "split.validation=0.2", "split.test=0.2"]
+# Small steps and enough of them: a first version becomes champion only when it is better than a constant answer.
+LEARNS = {"epochs": 8, "batch_size": 4}
+TINY = ["image.size=[16,16]", "model.preset=notes", "split.validation=0.2", "split.test=0.2"]
+TINY += [f"fit.{name}={value}" for name, value in LEARNS.items()]
 SETTINGS = [word for setting in TINY for word in ("--set", setting)]
 
 
@@ -140,7 +143,7 @@ def test_prefect_deployments(prefect_api: str, tmp_path: Path, make_image_folder
     for pool in ("safelight", "safelight-gpu"):
         prefect("work-pool", "create", pool, "--type", "process")
     prefect("deploy", "--all", "--prefect-file", "infra/prefect.yaml")
-    config = {"image": {"size": [16, 16]}, "model": {"preset": "notes"}, "fit": {"epochs": 1}}
+    config: dict[str, Any] = {"image": {"size": [16, 16]}, "model": {"preset": "notes"}, "fit": LEARNS}
     config["split"] = {"validation": 0.2, "test": 0.2}
     given = ["--param", f"workspace={work}", "--param", "name=birds", "--param", f"config={json.dumps(config)}"]
     worker = subprocess.Popen([*PREFECT, "worker", "start", "--pool", "safelight"], cwd=ROOT)
@@ -164,7 +167,7 @@ def test_serve_runs_deployments_without_a_work_pool(
     prefect_api: str, tmp_path: Path, make_image_folder: MakeImageFolder
 ) -> None:
     photos, work = tmp_path / "photos", tmp_path / "work"
-    make_image_folder(photos, ("bat", "cat"), 10)
+    make_image_folder(photos, ("bat", "cat"), 20)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as for a job that a script starts in the background
     process = start("serve", "--name", "birds", "--workspace", work, "--inbox", photos, *SETTINGS)
     signal.signal(signal.SIGINT, before)
@@ -187,7 +190,7 @@ def test_serve_runs_deployments_without_a_work_pool(
     assert "Warning" not in told
     assert "retrain/nightly (paused: give --source)" in told
     (predictions,) = work.glob("batches/*/predictions.parquet")
-    assert len(read_table(predictions)) == 20
+    assert len(read_table(predictions)) == 40
 
 
 def test_source_and_workspace_on_s3(

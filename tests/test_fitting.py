@@ -73,7 +73,9 @@ def make_job(workspace: Path, manifest: Manifest, folder: Path) -> TrainJob:
 
 
 def test_a_killed_training_names_the_signal_and_the_log(story: Story) -> None:
-    assert story.death.startswith("training was ended by SIGKILL (out of memory?)")
+    assert story.death.startswith(
+        "training was ended by SIGKILL (out of memory? if so, --set fit.batch_size=4 in place"
+    )
     assert f"see {story.job.folder}/{LOG}" in story.death
     assert Path(story.job.folder, LOG).is_file()
 
@@ -249,14 +251,14 @@ def is_gone(process: int, seconds: float = 30.0) -> bool:
 
 
 def test_known_errors_come_back_as_they_were() -> None:
-    error = fitting._rebuild_error({"class": "ConfigError", "message": "no"}, Path("x"))
+    error = fitting._rebuild_error({"class": "ConfigError", "message": "no"}, Path("x"), 64)
     assert type(error) is ConfigError
     assert str(error) == "no"
 
 
 @pytest.mark.parametrize("name", ["ValueError", "BadImage", "Exception", "__name__"])
 def test_other_errors_become_one_line_that_names_the_log(name: str) -> None:
-    error = fitting._rebuild_error({"class": name, "message": "odd"}, Path("run/train.log"))
+    error = fitting._rebuild_error({"class": name, "message": "odd"}, Path("run/train.log"), 64)
     assert str(error) == f"training failed ({name}: odd); see run/train.log"
 
 

@@ -7,10 +7,12 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from steps import built_paths, prepare, rows_of, write_image, write_photos
 from test_inventory import Fake
 
@@ -41,6 +43,12 @@ def write_split(folder: Path, names: dict[str, int], classes: tuple[str, ...] = 
                 write_image(folder / name / label / f"{number:03}.png", number)
                 number += 1
     return folder
+
+
+def write_near(path: Path, target: Path, levels: int = 1) -> None:
+    """A picture that differs from another by so many levels of each pixel."""
+    pixels = np.asarray(Image.open(path)).astype(int) + levels
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(target)
 
 
 def splits_of(workspace: Path, manifest: Manifest) -> dict[str, set[tuple[str, str]]]:
@@ -91,7 +99,7 @@ def test_a_missing_split_is_drawn_from_training_by_the_usual_hash(
     drawn = SplitSpec(**{"validation": 0.0, "test": 0.0, missing: 0.2})
     for path, row in rows_of(tmp_path / "work", manifest).items():
         if path.startswith("train/"):
-            wanted = choose_split(row["digest"], None, drawn)
+            wanted = choose_split(row["image_key"].hex(), None, drawn)
             assert (row["split"], row["split_origin"]) == (wanted, "folder" if wanted == "train" else "drawn")
         else:
             assert (row["split"], row["split_origin"]) == (name_split(given_split), "folder")
@@ -120,7 +128,7 @@ def test_an_unlabelled_test_folder_is_left_out_and_told(tmp_path: Path) -> None:
     told = describe_layout(job.layout, job.source_uri)
     assert told[1] == (
         f"test/ holds 7 files in no class folder, which are left out of training; "
-        f"`safelight score {source}/test` scores them"
+        f"`safelight score {source}/test --name NAME` scores them"
     )
     again, same = prepare(source, tmp_path / "work")
     assert (again.recognised, same) == (True, manifest)
@@ -199,9 +207,12 @@ def test_classes_that_only_sound_like_a_split_stay_classes(names: tuple[str, ...
     for number, name in enumerate(names):
         for place in range(12):
             write_image(source / name / f"{place}.png", 100 * number + place)
-    _, manifest = prepare(source, tmp_path / "work")
+    job, manifest = prepare(source, tmp_path / "work")
     assert manifest.classes == tuple(sorted(names))
     assert manifest.split_folders == {}
+    told = [doubt for doubt in flows.prepare.find_doubts(job) if "taken for a class" in doubt]
+    exact = [name for name in names if name in ("train", "valid")]
+    assert told == [f"{name!r}: taken for a class like the others (split.folders chooses)" for name in exact]
 
 
 @given(st.text(max_size=8))
@@ -258,8 +269,7 @@ def test_copies_across_the_owner_s_split_stay_and_are_told(tmp_path: Path) -> No
     train = source / "train" / "cat"
     shutil.copy(train / "000.png", source / "test" / "cat" / "copy.png")  # the same bytes
     shutil.copy(train / "001.png", train / "twice.png")  # a duplicate within training
-    near = (train / "002.png").read_bytes()
-    (source / "val" / "cat" / "near.png").write_bytes(near + b"another byte behind the picture")
+    write_near(train / "002.png", source / "val" / "cat" / "near.png")
     shutil.copy(train / "003.png", source / "val" / "owl" / "conflict.png")
     job, manifest = prepare(source, work, augment=AugmentSpec(copies=1))
     rows = rows_of(work, manifest)
@@ -285,13 +295,14 @@ def test_copies_across_the_owner_s_split_stay_and_are_told(tmp_path: Path) -> No
 
 
 def test_a_drawn_image_that_nearly_equals_a_training_image_still_leaves_its_split(tmp_path: Path) -> None:
-    source, work = write_split(tmp_path / "photos", {"train": 40, "test": 3}), tmp_path / "work"
-    for path in sorted((source / "train").rglob("*.png")):
-        path.with_name(f"near-{path.name}").write_bytes(path.read_bytes() + b"more")
+    source, work = write_split(tmp_path / "photos", {"train": 30, "test": 3}), tmp_path / "work"
+    _, first = prepare(source, work)
+    drawn = next(path for path, row in rows_of(work, first).items() if row["split"] == "validation")
+    for levels in (1, 2):
+        write_near(source / drawn, (source / drawn).with_name(f"near-{levels}.png"), levels)
     _, manifest = prepare(source, work)
-    rows = rows_of(work, manifest)
-    leaks = {row["split"] for row in rows.values() if row["outcome"] == "leak"}
-    assert leaks == {"validation"}
+    row = rows_of(work, manifest)[drawn]
+    assert (row["outcome"], row["split"], row["split_origin"]) == ("leak", "validation", "drawn")
     assert manifest.images["test"] == 6
 
 
@@ -310,6 +321,16 @@ def test_more_in_a_class_of_test_and_less_in_another_is_told_line_by_line(
     assert find_empty_folders(job.source, job.rows.inventory, job.classes, job.layout.folders) == []
     (source / "val" / "bat").mkdir()
     assert find_empty_folders(job.source, job.rows.inventory, job.classes, job.layout.folders) == ["bat"]
+
+
+def test_groups_that_lie_across_the_owner_s_split_are_told(tmp_path: Path) -> None:
+    source = write_split(tmp_path / "photos", {"train": 10, "val": 10, "test": 2})
+    job, _ = prepare(source, tmp_path / "work", split=SplitSpec(group=r"(\d)\.png"))
+    assert find_overlaps(job.rows) == [
+        "10 of 10 groups of split.group have images in more than one split; the folders' split is kept"
+    ]
+    job, _ = prepare(source, tmp_path / "other", split=SplitSpec(group=r"(\d+)\.png"))
+    assert find_overlaps(job.rows) == []
 
 
 def test_a_group_keeps_drawn_images_together_below_the_owner_s_split(tmp_path: Path) -> None:

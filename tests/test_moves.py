@@ -25,7 +25,9 @@ def make_moves(promoted: list[int]) -> list[Move]:
 def roll_back(kept: list[Move], present: set[int]) -> list[int]:
     """Where rolling back leads, one step after the other, until nothing is left."""
     champion, seen = kept[-1].to_version if kept else None, []
-    while champion is not None and (previous := moves.previous_champion(kept, champion, present)) is not None:
+    while (
+        champion is not None and (previous := moves.previous_champion(kept, champion, present.__contains__)) is not None
+    ):
         kept.append(Move(champion, previous, "", "", f"{len(kept):04d}", "rollback", done=True))
         champion = previous
         seen.append(previous)
@@ -61,27 +63,33 @@ def test_a_version_promoted_after_a_rollback_has_the_champion_before_it() -> Non
         Move(2, 1, "", "", "3"),
         Move(1, 2, "", "", "4", "rollback"),
     ]
-    assert moves.previous_champion(kept, 2, {1, 2}) == 1
-    assert moves.previous_champion([*kept, Move(2, 1, "", "", "5", "rollback")], 1, {1, 2}) is None
+    assert moves.previous_champion(kept, 2, {1, 2}.__contains__) == 1
+    assert moves.previous_champion([*kept, Move(2, 1, "", "", "5", "rollback")], 1, {1, 2}.__contains__) is None
 
 
 def test_a_move_cut_short_is_not_history() -> None:
     kept = [Move(None, 1, "a", "", "1"), Move(1, 2, "never applied", "", "2"), Move(1, 3, "b", "", "3")]
     assert [move.to_version for move in moves.applied_moves(kept, 3)] == [1, 3]
-    assert moves.previous_champion(kept, 3, {1, 2, 3}) == 1
+    assert moves.previous_champion(kept, 3, {1, 2, 3}.__contains__) == 1
     assert [move.to_version for move in moves.applied_moves([*kept, Move(3, 4, "", "", "4")], 3)] == [1, 3]
 
 
 def test_a_champion_that_another_program_moved_can_be_rolled_back() -> None:
-    assert moves.previous_champion([Move(None, 1, "", "", "1")], 5, {1, 5}) == 1
+    assert moves.previous_champion([Move(None, 1, "", "", "1")], 5, {1, 5}.__contains__) == 1
+
+
+def test_without_moves_the_history_is_what_was_done_elsewhere() -> None:
+    assert moves.applied_moves([], None) == []
+    assert [move.to_version for move in moves.applied_moves([], 3)] == [3]
+    assert moves.previous_champion([], 3, {3}.__contains__) is None
 
 
 def test_history_shows_what_was_moved_elsewhere() -> None:
     kept = [Move(None, 1, "a", "", "1", done=True), Move(5, 2, "b", "", "2", done=True)]
     told = [(move.from_version, move.to_version, move.by) for move in moves.applied_moves(kept, None)]
     assert told == [(None, 1, ""), (1, 5, moves.OUTSIDE), (5, 2, ""), (2, None, moves.OUTSIDE)]
-    assert moves.previous_champion(kept, None, {1, 2, 5}) == 2
-    assert moves.previous_champion(kept, None, {1, 5}) == 5
+    assert moves.previous_champion(kept, None, {1, 2, 5}.__contains__) == 2
+    assert moves.previous_champion(kept, None, {1, 5}.__contains__) == 5
 
 
 def test_a_first_champion_that_was_deleted_stays_in_the_history() -> None:

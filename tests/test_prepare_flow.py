@@ -146,7 +146,10 @@ def test_ignored_files_and_placeholders_are_told_by_class(tmp_path: Path, capsys
     assert rows_of(tmp_path / "work", manifest)["cat/.07.jpg.icloud"]["outcome"] == "quarantined"
 
 
-def test_levels_and_previews_are_told_while_the_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_levels_and_previews_are_told_while_the_run_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flows.prepare, "run_stage", lambda name, work: work())  # without Prefect
     source = tmp_path / "cells"
     draw = np.random.default_rng(0)
     for number in range(24):

@@ -86,7 +86,7 @@ def test_a_workspace_inside_the_source_is_refused(source: Path, inside: str) -> 
 
 def test_files_beside_the_class_folders_are_told_and_count_for_nothing(source: Path, tmp_path: Path) -> None:
     for number in range(8):
-        (source / f"note{number}.txt").write_text(str(number))
+        (source / f"note{number}").write_text(str(number))
     _, manifest = prepare(source, tmp_path / "work")
     assert (manifest.outcomes["ok"], manifest.outcomes["quarantined"]) == (60, 8)
 

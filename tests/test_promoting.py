@@ -188,7 +188,8 @@ class FakeRegistry(Versions):
         return answer(*values)
 
     def _pages(self, verb: str, *values: Any, **named: Any) -> Any:
-        raise NotImplementedError
+        assert verb == "search_model_versions"
+        return [self.on_get_model_version("m", str(number)) for number in self.versions_tags]
 
     def on_get_registered_model(self, name: str) -> Any:
         return type("Model", (), {"aliases": dict(self.aliases), "tags": dict(self.tags), "name": name})

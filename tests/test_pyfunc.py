@@ -1,21 +1,26 @@
 """The classifier that MLflow loads: each image gets its own answer, a bad one its reason, and none its neighbour's."""
 
+import base64
 import io
+import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
+from registries import open_registry, register
 
 from cnn.architecture import ModelSpec, build_model
 from cnn.bundle import BundleFacts, write_bundle
 from cnn.dataset import Normalization, SplitSpec
 from cnn.images import ImageSpec, read_image
 from cnn.layers import ConvLayer, FlattenLayer
-from cnn.pyfunc import ImageClassifier, _load_pyfunc
+from cnn.pyfunc import ImageClassifier, _load_pyfunc, make_example
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -143,6 +148,10 @@ def test_top_k_is_a_parameter(classifier: ImageClassifier) -> None:
         (pd.DataFrame({"picture": [b""]}), None, r'a column "image" with bytes or paths, not \[\'picture\'\]'),
         (7, None, "not int"),
         ({"image": [b""]}, None, "not dict"),
+        (np.zeros((4, 4, 3)), None, r"pixels are uint8 .* not float64 \(4, 4, 3\)"),
+        (np.zeros((4, 4, 7), np.uint8), None, r"not uint8 \(4, 4, 7\)"),
+        (np.zeros((2, 4, 4, 2), np.uint8), None, r"not uint8 \(2, 4, 4, 2\)"),
+        (np.arange(4, dtype=np.uint8), None, r"not uint8 \(4,\)"),
         ([], {"top_k": 0}, "at least 1, not 0"),
         ([], {"top_k": "2"}, "not '2'"),
         ([], {"topk": 1}, "the parameter is top_k, not topk"),
@@ -158,3 +167,106 @@ def test_other_input_is_refused_with_what_it_is(
 def test_mlflow_may_hand_over_a_configuration(folder: Path) -> None:
     answers = _load_pyfunc(str(folder), {"threads": 2}).predict([make_file(0)])
     assert list(answers["outcome"]) == ["ok"]
+
+
+def make_pixels(seed: int, height: int = 20, width: int = 30, channels: int = 3) -> NDArray[np.uint8]:
+    file = Image.open(io.BytesIO(make_file(seed))).resize((width, height))
+    return np.asarray(file.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels]), np.uint8)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pixels_answer_as_a_file_that_holds_them(classifier: ImageClassifier, channels: int) -> None:
+    batch = np.stack([make_pixels(seed, channels=channels) for seed in range(5)])
+    batch = batch.reshape(*batch.shape[:3], channels)
+    files = []
+    for pixels in batch:
+        buffer = io.BytesIO()
+        Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(buffer, "PNG")
+        files.append(buffer.getvalue())
+    expected = as_rows(classifier.predict(files))
+    assert records(classifier.predict(batch)) == expected
+    assert records(classifier.predict(list(batch))) == expected
+    assert records(classifier.predict(pd.DataFrame({"image": list(batch)}))) == expected
+    for place, pixels in enumerate(batch):
+        assert records(classifier.predict(pixels)) == expected[place : place + 1]
+    assert len(classifier.predict(batch[:0])) == 0
+
+
+def test_images_of_different_sizes_are_a_list(classifier: ImageClassifier) -> None:
+    images = [make_pixels(1), make_pixels(2, 12, 9), make_pixels(3, channels=1), np.zeros((2, 2), np.float32)]
+    found = classifier.predict(images)
+    assert list(found["outcome"]) == ["ok", "ok", "ok", "quarantined"]
+    assert found["reason"][3] == "not_an_image"
+
+
+def test_a_file_may_come_in_base64_for_json(classifier: ImageClassifier) -> None:
+    text = "data:image/png;base64," + base64.b64encode(make_file(3)).decode()
+    found = classifier.predict([text, make_file(3), "data:image/png;base64,***", "data:,x"])
+    assert list(found["outcome"]) == ["ok", "ok", "quarantined", "quarantined"]
+    assert found["confidence"][0] == pytest.approx(found["confidence"][1])
+
+
+def test_the_example_is_a_golden_image_that_can_be_scored(folder: Path, classifier: ImageClassifier) -> None:
+    example = make_example(folder)
+    golden = np.load(folder / "golden.npz")["images"][0]
+    assert records(classifier.predict(example)) == as_rows(classifier.predict(golden))
+
+
+@pytest.fixture(scope="module")
+def registered(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifacts of a version that carries the bundle."""
+    work = tmp_path_factory.mktemp("work")
+    with open_registry(work) as registry:
+        register(registry, "pets", folder)
+        return Path(registry._artifacts(registry.version("pets", 1)).download_artifacts("", str(work / "mlflow")))
+
+
+@pytest.mark.filterwarnings("ignore")  # what MLflow itself deprecates
+def test_mlflow_loads_it_and_hands_over_whatever_it_takes(
+    registered: Path, classifier: ImageClassifier, tmp_path: Path
+) -> None:
+    import mlflow.pyfunc
+
+    loaded = mlflow.pyfunc.load_model(str(registered))
+    batch = np.stack([make_pixels(seed) for seed in range(3)])
+    (tmp_path / "image.png").write_bytes(make_file(1))
+    images: list[Any] = [
+        batch,
+        batch[0],
+        [str(tmp_path / "image.png")],
+        make_file(2),
+        pd.DataFrame({"image": [make_file(2), str(tmp_path / "image.png")]}),
+        loaded.input_example,
+    ]
+    for given in images:
+        assert records(loaded.predict(given)) == as_rows(classifier.predict(given))
+    assert len(loaded.predict(batch, params={"top_k": 1})["top_k"][0]) == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_version_says_what_it_takes_and_gives(registered: Path, classifier: ImageClassifier) -> None:
+    from mlflow.models import Model, validate_serving_input
+
+    signature = Model.load(str(registered)).signature
+    assert signature is not None
+    assert (signature.inputs.input_names(), signature.outputs.input_names()) == (["image"], COLUMNS)
+    assert [param.name for param in signature.params.params] == ["top_k"]
+    served = (registered / "serving_input_example.json").read_text()
+    assert records(validate_serving_input(str(registered), served)) == as_rows(
+        classifier.predict(json.loads(served)["inputs"])
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_version_of_an_older_release_still_loads(registered: Path, folder: Path, tmp_path: Path) -> None:
+    """It says of its signature only that there is `top_k`, has no example, and brings its own code."""
+    import mlflow.pyfunc
+    import yaml
+
+    shutil.copytree(registered, tmp_path / "old")
+    described = yaml.safe_load((tmp_path / "old/MLmodel").read_text())
+    for key in ("saved_input_example_info", "is_signature_from_type_hint", "type_hint_from_example"):
+        described.pop(key, None)
+    described["signature"] |= {"inputs": None, "outputs": None}
+    (tmp_path / "old/MLmodel").write_text(yaml.safe_dump(described))
+    assert list(mlflow.pyfunc.load_model(str(tmp_path / "old")).predict([make_file(0)])["outcome"]) == ["ok"]

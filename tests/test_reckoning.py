@@ -112,13 +112,14 @@ def test_reasons_and_rules_are_counted_by_what_the_files_are_and_by_class() -> N
         "owl/a": "not_an_image: AVI video",
         "owl/b": "not_an_image: git-lfs pointer",
         "owl/c": "not_an_image: git-lfs pointer",
-        "yak/a": "truncated: strip 3 lies beyond the end",
+        "yak/a": "unsupported_mode: 13 bands of uint16",
         "yak/b": "unsupported_format: raw (NEF), see image.raw",
     }
     for path, reason in reasons.items():
         rows.outcome[at[path]], rows.reason[at[path]] = QUARANTINED, rows.reasons.number(reason)
     assert describe_quarantine(rows) == (
-        "2 not_an_image: git-lfs pointer, 1 not_an_image: AVI video, 1 truncated, "
+        "2 not_an_image: git-lfs pointer, 1 not_an_image: AVI video, "
+        "1 unsupported_mode: 13 bands of uint16, "
         "1 unsupported_format: raw (NEF), see image.raw"
     )
     assert describe_ignored(rows, ("owl", "yak")) == (

@@ -155,7 +155,17 @@ def test_a_refusal_names_three_files_and_lists_all_and_publishes_nothing(source:
     assert sorted(path.name for path in work.iterdir() if path.name != "tmp") == ["chunks", "refused", "shards"]
     _, manifest = prepare(source, work, budget=0.5)
     assert manifest.outcomes["quarantined"] == 9
-    assert not place.exists()  # what was refused has been published
+    assert not (work / "refused").exists()  # what was refused has been published
+
+
+def test_links_that_lead_out_are_told_what_makes_files_of_them(source: Path, tmp_path: Path) -> None:
+    for number in range(8):
+        (source / "owl" / f"link{number}.png").symlink_to(tmp_path / "elsewhere.png")
+    (tmp_path / "elsewhere.png").write_bytes(b"x")
+    with pytest.raises(
+        BudgetError, match=r"\(symlink_outside 8\).*; links are followed inside the source only .*cp -rL"
+    ):
+        prepare(source, tmp_path / "work")
 
 
 def test_cells_are_no_formulas(source: Path, tmp_path: Path) -> None:

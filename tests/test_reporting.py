@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cnn.errors import SourceError
-from cnn.images import encode_jpeg, encode_png
+from cnn.images import ImageSpec, encode_jpeg, encode_png
 from tasks.charts import BINS, choose_top, draw_histogram
 from tasks.ledger import show_path
 from tasks.predictions import to_rows_table, write_predictions
@@ -93,6 +93,21 @@ def report(folder: Path, rows: list[dict[str, Any]], read: Any = lambda _: TINY,
     facts = {"model": "digits", "version": "7", "source": "/in", "scored_at": NIGHT, "batch": "b1", "accept": 0.8}
     facts |= {"predictions": "/out/predictions.parquet", "scored": summary.outcomes["ok"], "reused": 0}
     return Page(make_report(ReportFacts(**facts | changes), summary, read))  # type: ignore[arg-type]
+
+
+def test_pictures_of_more_than_8_bits_are_shown_as_the_model_sees_them(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.linspace(100, 610, 200 * 200).astype(np.uint16).reshape(200, 200)).save(buffer, "PNG")
+    data = buffer.getvalue()
+    spreads = {}
+    for levels in ("full", (100, 610)):
+        image = ImageSpec(levels=levels)
+        page = report(tmp_path, [make_row("deep.png", data=data)], lambda _: data, image=image)
+        [uri] = page.values("src")
+        shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("L"))
+        spreads[levels] = int(shown.max()) - int(shown.min())
+    assert spreads["full"] <= 4
+    assert spreads[100, 610] >= 240
 
 
 def assert_harmless(page: Page) -> None:

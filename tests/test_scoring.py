@@ -24,6 +24,7 @@ from cnn.dataset import Normalization, SplitSpec
 from cnn.errors import BadImage, IntegrityError, RegistryError
 from cnn.images import ImageSpec
 from infra.storage import Entry, Source, open_source, open_store
+from tasks.deep_images import DeepCounts
 from tasks.planning import Chunk, Item
 from tasks.predictions import from_part, to_rows_table, write_predictions
 from tasks.reading import Files
@@ -225,6 +226,18 @@ def test_chunk_becomes_a_part(job: tuple[Chunk, ScoreTask]) -> None:
     table, _ = from_part(open_store(task.workspace).read(scores.part), "part")
     assert table.column("path").to_pylist() == ["0.png", "1.png", "2.png", "3.png", "bad.png"]
     assert table.column("label").to_pylist() == ["red", "green", "blue", "red", None]
+
+
+def test_pictures_of_more_than_8_bits_are_counted_and_the_counts_come_back(job: tuple[Chunk, ScoreTask]) -> None:
+    _, task = job
+    buffer = io.BytesIO()
+    Image.fromarray(np.linspace(100, 610, 20).astype(np.uint16).reshape(4, 5)).save(buffer, "PNG")
+    (Path(task.source) / "deep.png").write_bytes(buffer.getvalue())
+    entries = open_source(task.source).list()
+    chunk = Chunk("c2", tuple(Item(entry, "", -1) for entry in entries))
+    first = score_chunk(chunk, task)
+    assert first.deep == DeepCounts(deep=1, dark=1, dark_span=(100, 610))
+    assert score_chunk(chunk, task) == replace(first, resumed=True)
 
 
 def test_finished_part_is_used_and_a_damaged_one_is_made_again(job: tuple[Chunk, ScoreTask]) -> None:

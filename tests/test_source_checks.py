@@ -77,6 +77,13 @@ def test_images_in_no_class_folder(tmp_path: Path) -> None:
     assert line.endswith(f"({source}/CLASS), then: safelight retrain '{source}' --name birds")
 
 
+def test_one_class_folder_in_place_of_all(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 6)
+    assert told(tmp_path / "photos" / "owl", tmp_path).endswith(
+        f"; or, if 'owl' is one class of 3 in {tmp_path}/photos: safelight prepare {tmp_path}/photos"
+    )
+
+
 def test_files_none_of_which_is_looked_at(tmp_path: Path) -> None:
     (tmp_path / "source" / "owl").mkdir(parents=True)
     for name in ("a.mov", "b.json", "c.json", ".d"):

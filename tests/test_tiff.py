@@ -11,7 +11,8 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tiff_files import DEFLATE, LZW, NONE, PACKBITS, Layout, write_file, write_tiff
+from PIL import Image
+from tiff_files import DEFLATE, LZW, NONE, PACKBITS, Layout, compress, picture_tags, write_file, write_tiff
 
 from cnn.errors import BadImage
 from cnn.images import ImageSpec, read_image
@@ -232,6 +233,23 @@ def test_bands_and_kinds_that_nobody_can_show_are_named() -> None:
     assert reason_of(write_tiff(signed, Layout(16, BLACK))).startswith("unsupported_mode: 16-bit integers beyond")
 
 
+@pytest.mark.parametrize("compression", [NONE, DEFLATE, LZW])
+@pytest.mark.parametrize("stated", [True, False])
+def test_colours_at_half_the_size_are_right_or_refused(compression: int, stated: bool) -> None:
+    """YCbCr 4:2:0: of four pixels four Y, one Cb and one Cr follow each other; a file without a word means that too."""
+    luma = np.tile(np.linspace(16, 235, 16), (32, 1)).astype(np.uint8)
+    units = [[*luma[r : r + 2, c : c + 2].ravel(), 90, 180] for r in range(0, 32, 2) for c in range(0, 16, 2)]
+    part = compress(np.array(units, np.uint8).tobytes(), compression)
+    tags = picture_tags(16, 32, 6, compression) | ({530: (3, [2, 2])} if stated else {})
+    data = write_file([(tags, (273, 279), [part])])
+    if compression == NONE:
+        assert reason_of(data).startswith("unsupported_mode: 3 bands of uint8, YCbCr")
+        return
+    layers = [Image.fromarray(luma), Image.new("L", (16, 32), 90), Image.new("L", (16, 32), 180)]
+    expected = np.asarray(Image.merge("YCbCr", layers).convert("RGB"), np.int16)
+    assert np.abs(read_image(data, ImageSpec(size=(32, 16))).pixels - expected).max() <= 1
+
+
 def test_a_part_that_is_missing_or_cut_is_no_picture() -> None:
     array, _ = make_levels("u2", 3)
     for layout in (Layout(16, RGB), Layout(16, RGB, 2, compression=LZW), Layout(16, RGB, tile=(16, 16))):
@@ -258,6 +276,14 @@ def test_a_small_copy_of_the_picture_is_not_taken_for_it(kind: str, big: bool, b
     assert np.abs(decoded.pixels - show(array, bits)).max() <= 1
     alone = read_image(write_file(pictures[:1], "<", big), SPEC)  # it is all that there is
     assert (alone.width, alone.height) == (6, 4)
+
+
+def test_tiles_far_larger_than_the_picture_are_refused_before_memory_is_asked_for() -> None:
+    array, _ = make_levels("u2", 1)
+    for compression in (NONE, LZW):
+        tags = {322: (4, 1 << 20), 323: (4, 1 << 20)}
+        data = write_tiff(array, Layout(16, BLACK, compression=compression, tile=(32, 48), tags=tags))
+        assert reason_of(data).startswith("decode_error: tiles of 1048576x1048576 for a picture of 37x21")
 
 
 def test_a_bomb_of_sixteen_bits_is_refused_by_its_header() -> None:

@@ -85,6 +85,12 @@ def test_the_second_process_waits_and_is_told_for_whom(tmp_path: Path) -> None:
     assert told[1] == "train: the other run of birds has ended; going on"
 
 
+def test_a_lock_may_lie_behind_a_link_to_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "work/mlflow")
+    with hold_training_lock(tmp_path / "link/locks/birds", "birds", Waiting(print)):
+        assert (tmp_path / "work/mlflow/locks/birds").is_file()
+
+
 def test_a_lock_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "locks").write_text("a file where a folder is wanted")
     lock = hold_training_lock(tmp_path / "locks/birds", "birds", Waiting(print))

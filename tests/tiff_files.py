@@ -181,6 +181,8 @@ def write_raw(kind: str, preview: bytes, thumbnail: bytes, orientation: int = 1)
     if kind == "CR2":  # its sensor's data are lossless JPEG without a word about colour filters; a mark tells it
         pictures[2] = (picture_tags(64, 48, 1, 6) | {277: (3, 1)}, places, [b"\xff\xd8\xff\xc3" + bytes(500)])
         return write_file(pictures, "<", magic=b"II*\0\0\0\0\0CR\2\0\0\0\0\0", below=0)
+    if kind == "IIQ":  # the same, in a maker's notes
+        return write_file(pictures[:2], "<", magic=b"II*\0\0\0\0\0IIII" + bytes(4))
     magic = {"ORF": b"IIRO", "RW2": b"IIU\0"}.get(kind)
     return write_file(pictures, "<", magic=magic, below=2)
 

@@ -1,0 +1,68 @@
+"""How much memory this process may have (ulimit -v, ulimit -d), and whether an error says that it was not enough."""
+
+import errno
+import os
+import resource
+
+from cnn.errors import ConfigError
+
+GIB = 1 << 30
+LEAST = 2 * GIB  # for a flow: libraries, Prefect's client, a decoder or a network
+PER_CORE = 64 << 20  # what the C library sets aside for each thread, and the stacks of these
+# Found in the words of errors that the loader, the C library, NumPy, Arrow and TensorFlow raise without a type for it.
+WORDS = (
+    "memoryerror",
+    "cannot allocate memory",
+    "failed to map segment",
+    "out of memory",
+    "can't start new thread",
+    "bad_alloc",
+    "resourceexhausted",
+    "resource_exhausted",
+    "failed to allocate",
+    "unable to allocate",
+    "oom when allocating",
+    "pthread_create",
+)
+
+
+def spare_threads() -> None:
+    """Have NumPy's OpenBLAS start no threads, unless the environment names a number; to be called before it is loaded.
+
+    Nothing here needs them, each takes address space, and OpenBLAS tries for ever when one cannot be started.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def check_memory_limits(least: int = LEAST) -> None:
+    """Refuse to begin under a limit on address space with which libraries fail at random places, or hang.
+
+    Raises:
+        ConfigError: the limit, and what to write.
+    """
+    least += PER_CORE * min(os.cpu_count() or 1, 64)
+    for kind, option in ((resource.RLIMIT_AS, "-v"), (resource.RLIMIT_DATA, "-d")):
+        limit, _ = resource.getrlimit(kind)
+        if limit != resource.RLIM_INFINITY and limit < least:
+            raise ConfigError(
+                f"this process may have {limit / GIB:.2f} GiB of address space (ulimit {option}), and needs"
+                f" {least / GIB:.2f} GiB, most of it never used; run again after `ulimit {option} {least >> 10}`"
+            )
+
+
+def is_short_of_memory(error: BaseException) -> bool:
+    """Whether an error, or what led to it, says that there was no memory left."""
+    seen: set[int] = set()
+    at: BaseException | None = error
+    while at is not None and id(at) not in seen:
+        seen.add(id(at))
+        if isinstance(at, MemoryError) or (isinstance(at, OSError) and at.errno == errno.ENOMEM) or tells_memory(at):
+            return True
+        at = at.__cause__ or at.__context__
+    return False
+
+
+def tells_memory(said: object) -> bool:
+    """Whether a text, or an error's, has words for it."""
+    text = f"{type(said).__name__} {said}".lower() if isinstance(said, BaseException) else str(said).lower()
+    return any(word in text for word in WORDS)

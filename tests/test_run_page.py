@@ -1,0 +1,144 @@
+"""What Prefect's page of a run shows: names and tables that hold whatever people call their models and folders."""
+
+import re
+from typing import Any
+
+import pytest
+from prefect import flow
+from prefect.context import FlowRunContext
+
+import flows.run_page
+from cnn.errors import RegistryError
+from flows.reports import GateReport, PrepareReport, ScoreReport, ShardCounts, TrainReport
+from flows.run_page import link_batch, link_dataset, link_version, name_run_by
+
+PREPARED = PrepareReport(
+    dataset="my-photos-0123456789ab",
+    manifest="/work/data sets/`x`|y/manifest.json",
+    digest="d" * 64,
+    files=1200,
+    outcomes={"ok": 1199, "leak": 1, "ignored": 0},
+    splits={"train": 1000, "test": 199},
+    classes=["a", "b"],
+    shards=ShardCounts(built=1, reused=0),
+    seconds=1.0,
+    images_per_second=1.0,
+)
+TRAINED = TrainReport(
+    model="Birds_of.2026",
+    version=4,
+    alias="champion",
+    run_id="abc",
+    dataset="photos-1",
+    metrics={"accuracy": 0.91234, "macro_f1": 0.9},
+    gate=GateReport(verdict="promote", reasons=["better than '1' | <b>2</b>"]),
+    seconds=1.0,
+)
+SCORED = ScoreReport(
+    batch="b1",
+    predictions="s3://bucket/batches/b1/predictions.parquet",
+    report="s3://bucket/batches/b1/report.html",
+    model="birds",
+    version=4,
+    files=20,
+    outcomes={"ok": 20},
+    scored=15,
+    reused=5,
+    seconds=1.0,
+    images_per_second=1.0,
+)
+
+
+class Page(dict[str, Any]):
+    """The artifact that was written."""
+
+    def create(self, **facts: Any) -> None:
+        self.update(facts)
+
+
+@pytest.fixture
+def page(monkeypatch: pytest.MonkeyPatch) -> Page:
+    page = Page()
+    monkeypatch.setattr(flows.run_page, "create_markdown_artifact", page.create)
+    monkeypatch.setattr(FlowRunContext, "get", classmethod(lambda cls: cls.model_construct(parameters={})))
+    return page
+
+
+def test_a_dataset_is_a_table_and_the_path_of_its_manifest(page: Page) -> None:
+    link_dataset(PREPARED)
+    assert page["key"] == "dataset-my-photos"
+    assert "| files | 1,199 ok, 1 leak |" in page["markdown"]
+    assert page["markdown"].endswith("manifest\n\n```\n/work/data sets/`x`|y/manifest.json\n```")
+
+
+def test_a_version_is_its_figures_and_where_they_are_drawn(page: Page) -> None:
+    link_version(TRAINED, lambda run: f"http://mlflow:5000/#/experiments/1/runs/{run}/artifacts")
+    assert page["key"] == "model-birds-of-2026"
+    assert page["description"] == r"Birds\_of.2026 version 4 (champion)"
+    assert r"| gate | promote; better than '1' \| \<b\>2\</b\> |" in page["markdown"]
+    assert r"| accuracy | 0.9123 |" in page["markdown"]
+    assert r"| macro\_f1 | 0.9 |" in page["markdown"]
+    assert "[figures](http://mlflow:5000/#/experiments/1/runs/abc/artifacts)" in page["markdown"]
+    assert all(len(re.findall(r"(?<!\\)\|", line)) == 3 for line in page["markdown"].splitlines() if line[:1] == "|")
+
+
+def test_a_version_whose_run_was_removed_in_mlflow_is_shown_without_figures(page: Page) -> None:
+    def fail(run: str) -> str:
+        raise RegistryError("no such run")
+
+    link_version(TRAINED, fail)
+    assert "figures" not in page["markdown"]
+    assert "| dataset | photos-1 |" in page["markdown"]
+
+
+def test_a_batch_names_its_report(page: Page) -> None:
+    link_batch(SCORED)
+    assert page["key"] == "score-birds"
+    assert "report\n\n```\ns3://bucket/batches/b1/report.html\n```" in page["markdown"]
+
+
+@pytest.mark.parametrize("fault", [OSError("gone"), RuntimeError("Failed to reach API")])
+def test_a_server_that_refuses_a_page_spoils_no_run(
+    page: Page, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    def refuse(**facts: Any) -> None:
+        raise fault
+
+    monkeypatch.setattr(flows.run_page, "create_markdown_artifact", refuse)
+    link_batch(SCORED)
+    assert not page
+
+
+def test_nothing_is_written_outside_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flows.run_page, "create_markdown_artifact", pytest.fail)
+    link_batch(SCORED)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "name"),
+    [
+        ("name", "birds", "retrain birds"),
+        ("source", "/home/ada/my photos/", "retrain my photos"),
+        ("source", "s3://bucket/photos", "retrain photos"),
+        ("source", "/", "retrain /"),
+        ("name", "{x}\n" + "y" * 200, "retrain {x}\\n" + "y" * 87),
+        ("other", "birds", "retrain "),
+    ],
+)
+def test_a_run_is_named_after_what_it_does(
+    monkeypatch: pytest.MonkeyPatch, parameter: str, value: str, name: str
+) -> None:
+    known = {"name": "", "source": "", parameter: value}
+    monkeypatch.setattr(FlowRunContext, "get", classmethod(lambda cls: cls.model_construct(parameters=known)))
+    asked = parameter if parameter != "other" else "missing"
+    assert name_run_by("retrain", asked)() == name
+
+
+def test_every_flow_has_a_name_for_its_runs() -> None:
+    from flows.prepare import prepare
+    from flows.retrain import retrain
+    from flows.score import score
+    from flows.train import train
+
+    assert all(callable(one.flow_run_name) for one in (prepare, retrain, score, train))
+    assert not callable(flow(name="x")(lambda: None).flow_run_name)
