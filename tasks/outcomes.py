@@ -41,10 +41,10 @@ def describe_outcomes(rows: Rows) -> list[str]:
     """One line for duplicates, conflicts, leaks and doubtful labels each, with the first few pairs."""
     others = rows.twin >= 0
     told = [
-        (DUPLICATE, "duplicates, left out", "{} is the same as {}"),
-        (CONFLICT, "files with the same picture under two labels, all left out", "{} is the same as {}"),
-        (LEAK, "near-duplicates of training images{}, left out", "{} is nearly the same as {}"),
-        (OK, "files with nearly the same picture under another label; one of the two may be wrong", "{} and {}"),
+        (DUPLICATE, "duplicate{s}, left out", "{} is the same as {}"),
+        (CONFLICT, "file{s} with the same picture under two labels, all left out", "{} is the same as {}"),
+        (LEAK, "near-duplicate{s} of training images{where}, left out", "{} is nearly the same as {}"),
+        (OK, "file{s} with nearly the same picture under another label, one of which may be wrong", "{} and {}"),
     ]
     lines = []
     for outcome, what, pair in told:
@@ -54,7 +54,8 @@ def describe_outcomes(rows: Rows) -> list[str]:
         if len(found):
             where = f" ({count_leaks_by_class(rows)})" if outcome == LEAK else ""
             shown = ", ".join(pair.format(*map(repr, names)) for names in _pairs(rows, found[:SHOWN]))
-            lines.append(f"{len(found):,} {what.format(where)}: {shown}{', …' if len(found) > SHOWN else ''}")
+            subject = what.format(s="" if len(found) == 1 else "s", where=where)
+            lines.append(f"{len(found):,} {subject}: {shown}{', …' if len(found) > SHOWN else ''}")
     return lines
 
 
@@ -64,7 +65,7 @@ def count_leaks_by_class(rows: Rows) -> str:
     labels = rows.inventory.column("label").take(leaks).cast("string").to_pylist()
     counts = Counter(zip(labels, rows.split[leaks].tolist(), strict=True))
     found = sorted((-count, label, SPLITS[split]) for (label, split), count in counts.items())
-    told = ", ".join(f"{-count:,} {split} images of {label!r}" for count, label, split in found[:SHOWN])
+    told = ", ".join(f"{label!r} {-count:,} of {split}" for count, label, split in found[:SHOWN])
     return told + (", …" if len(found) > SHOWN else "")
 
 
