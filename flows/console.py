@@ -156,13 +156,14 @@ def open_prefect(spec: "ServerSpec | None" = None) -> None:
     Called before Prefect is imported, and the one place that sets what it reads: a variable that is set already stays.
     """
     from flows.progress import CONSOLE_LEVEL, say
-    from infra.servers import ensure_prefect_server, is_own_server
+    from infra.servers import ensure_prefect_server, find_prefect_home, is_own_server
 
     address = ensure_prefect_server(say, spec)
     wanted = {
         CONSOLE_LEVEL: "CRITICAL",  # its log goes to the server, and to the terminal only where nothing else tells
         "DO_NOT_TRACK": "1",  # nothing is sent out
         "PREFECT_API_URL": address,
+        "PREFECT_HOME": str(find_prefect_home()),  # it warns before every answer where it cannot make its own
     }
     if is_own_server(address):
         # Two requests, each over a client of its own, would ask this server for a version that is known here.

@@ -18,11 +18,11 @@ from flows.stages import run_stage
 from infra.upkeep import hold_workspace
 from tasks.arranging import Selection
 from tasks.building import BuildSpec, ChunkReport
+from tasks.deep_images import DATASET, describe_deep
 from tasks.finishing import finish_version
 from tasks.inventory import any_path_matches, count_labels, list_excluded
-from tasks.layout import describe_layout
+from tasks.layout import SPLIT_NAMES, describe_layout
 from tasks.ledger import OUTCOMES
-from tasks.levels import DATASET, describe_deep
 from tasks.listing import check_apart, describe_excluded, find_empty_folders, find_twins
 from tasks.outcomes import describe_outcomes, has_outcomes, outcomes_path
 from tasks.preparing import Preparation, build_chunks, keep_levels, list_files, measure_levels
@@ -132,6 +132,9 @@ def find_doubtful_classes(job: Preparation) -> list[str]:
     doubts = []
     if are_camera_folders(job.classes):
         doubts.append(f"the classes are named as a camera names its folders ({name_some(list(job.classes))})")
+    if not job.layout.folders and job.spec.split.folders is None:
+        named = [repr(name) for name in job.classes if name.lower() in SPLIT_NAMES]
+        doubts += [f"{' and '.join(named)}: taken for a class like the others (split.folders chooses)"] if named else []
     if not job.layout.folders and (same := find_same_folders(job.rows.inventory)):
         shown = name_some(list(map(repr, same)))
         doubts.append(f"all class folders hold the same folders ({shown}), which do not count: are they the classes?")

@@ -23,8 +23,8 @@ from infra.storage import Source, Store, open_source, open_store, parse_folder
 from infra.unfinished import open_scratch
 from tasks.batches import BatchRecord, ScorePlan, batch_path, find_finished, find_previous, plan_scoring
 from tasks.committing import publish_batch
+from tasks.deep_images import DeepCounts, describe_scored
 from tasks.inbox_checks import check_inbox, explain_vanished
-from tasks.levels import DeepCounts, describe_scored
 from tasks.listing import EXCLUDED, Listed, check_apart, describe_excluded, find_lost_folders, list_source
 from tasks.planning import Chunk, Effort, estimate_decoding
 from tasks.predictions import write_csv

@@ -11,6 +11,7 @@ LEAST = 2 * GIB  # for a flow: libraries, Prefect's client, a decoder or a netwo
 PER_CORE = 64 << 20  # what the C library sets aside for each thread, and the stacks of these
 # Found in the words of errors that the loader, the C library, NumPy, Arrow and TensorFlow raise without a type for it.
 WORDS = (
+    "memoryerror",
     "cannot allocate memory",
     "failed to map segment",
     "out of memory",
@@ -21,6 +22,7 @@ WORDS = (
     "failed to allocate",
     "unable to allocate",
     "oom when allocating",
+    "pthread_create",
 )
 
 

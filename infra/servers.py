@@ -7,6 +7,7 @@ when the command that started it ends. Prefect is never imported here.
 import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from http.client import HTTPException
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -363,9 +365,11 @@ def _check_reachable(address: str) -> None:
         elif urllib.request.getproxies().get(parts.scheme) and not is_loopback(host):
             return  # a proxy of the system's own settings: it cannot be told what it does
         else:
-            fault = _connect(host, port)
+            fault = _connect(host, port) or _find_stranger(address)
     except (KeyError, ValueError):
-        raise ServerError(f"PREFECT_API_URL is {redact(address)}; write http://host:port/api") from None
+        raise ServerError(
+            f"PREFECT_API_URL is {redact(address)}, which is no address of a server; write {_complete(address)}"
+        ) from None
     if fault is not None:
         raise ServerError(
             f"no Prefect server answers at {redact(address)} ({fault}){explain_proxy(address)}; start it, or unset"
@@ -380,6 +384,32 @@ def _connect(host: str, port: int) -> str | None:
     except OSError as error:
         return str(error.strerror or error)
     return None
+
+
+def _complete(address: str) -> str:
+    """What was probably meant by an address without its scheme or its path; else an example."""
+    host = re.fullmatch(r"(?:https?://)?([\w.-]+(?::\d+)?|\[[0-9a-fA-F:]+\](?::\d+)?)/?(?:api/?)?", address)
+    scheme = "https" if address.startswith("https") else "http"
+    return f"{scheme}://{host[1]}/api" if host else f"http://127.0.0.1:{USUAL_PORT}/api"
+
+
+def _find_stranger(address: str) -> str | None:
+    """What tells that another program answers there; None where it is Prefect, or does not let this be told."""
+    if (urlsplit(address).hostname or "").endswith("prefect.cloud"):
+        return None
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    meant = _complete(address)
+    wrong = "another program does" if meant == address.rstrip("/") else f"what does is no API; {meant} may be meant"
+    try:
+        with opener.open(f"{address.rstrip('/')}/health", timeout=10) as reply:
+            return None if reply.read(100).strip() == b"true" else wrong
+    except HTTPError as error:
+        with error:
+            return wrong if error.code in (404, 405, 501) else None  # others may want a key, or be busy
+    except HTTPException:
+        return wrong
+    except OSError:
+        return None  # whoever uses it will see
 
 
 def _ask_through_proxy(address: str) -> str | None:
@@ -405,6 +435,14 @@ def _folder() -> Path:
     folder = state_dir() / "prefect"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
+
+
+def find_prefect_home() -> Path:
+    """Where Prefect's client keeps its files: where it always does, or among ours when that cannot be written to."""
+    usual = Path(os.environ.get("PREFECT_HOME") or os.path.expanduser("~/.prefect"))
+    with suppress(OSError):
+        usual.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return usual if os.access(usual, os.W_OK | os.X_OK) else state_dir() / "prefect-client"
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

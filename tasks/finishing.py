@@ -13,6 +13,7 @@ from tasks.preparing import Preparation, Run, has_missing
 from tasks.publishing import Draft, Latest, manifest_path, point_to, publish_dataset
 from tasks.reckoning import check_budget, check_leaks, reconcile_rows, set_normalization
 from tasks.refusals import remove_refusal, write_refusal
+from tasks.rows import LEAK
 from tasks.settling import doubt_labels, fetch_thumbnails, settle_copies, settle_leaks
 from tasks.splitting import draw_splits, recall_splits
 
@@ -48,7 +49,9 @@ def settle_files(job: Preparation) -> list[Part]:
     """
     if job.recognised:
         return []  # the budget was kept when the version was made
-    if not job.unchanged:
+    if job.unchanged:
+        job.rows.outcome[job.rows.leaked] = LEAK  # the budget may be another one now
+    else:
         settle_rows(job)
     check_budget(job.rows, job.classes, job.budget, partial(list_refused, job))
     check_leaks(job.rows, job.classes, job.budget, job.spec.image)

@@ -36,6 +36,7 @@ STOP_SECONDS = 10.0
 LEAST_MEMORY = 3 * GIB  # of address space, to load TensorFlow
 MOST_READ = 8192  # bytes at the end of a log
 BY_OTHERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # ends that somebody else gave it
+BY_MEMORY = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT)  # ends that a want of it may have, unsaid
 SHORT = "MemoryError"  # how the child names a want of memory, whatever the class of the error
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -153,7 +154,7 @@ class Trainer:
             return InstallationError(f"the training process does not start ({end}: {last}); see {log}")
         if code >= 0:
             return TrainingError(f"the training process ended with code {code} and no result; see {log}")
-        memory = f" (out of memory? if so, {_smaller(batch)})" if name == "SIGKILL" else ""
+        memory = f" (out of memory? if so, {_smaller(batch)})" if -code in BY_MEMORY else ""
         return TrainingError(
             f"training was ended by {name}{memory}, see {log}; the same command goes on from its last epoch"
         )

@@ -25,10 +25,10 @@ from infra.unfinished import sweep_scratch
 from tasks.building import BuildSpec, BuildTask, ChunkReport, build_chunk
 from tasks.chunk_reports import read_report, report_path
 from tasks.comparing import Previous, keep_moved, keep_unchanged, verify_kept
+from tasks.deep_images import DATASET, DeepCounts, count_report, cut_readable, measure_chunk, with_levels
 from tasks.inventory import class_names, digest_inventory, take_inventory
 from tasks.layout import Layout, apply_layout, find_layout
 from tasks.ledger import DECODED, has_code
-from tasks.levels import DATASET, DeepCounts, count_report, cut_readable, measure_chunk, with_levels
 from tasks.listing import check_apart
 from tasks.planning import Chunk, Cut, Effort, cut_rows, estimate_decoding, make_chunk
 from tasks.publishing import Latest, fetch_ledger, find_latest, read_manifest
@@ -193,7 +193,7 @@ def run_here(
 
 def keep_levels(job: Preparation) -> bool:
     """Put the levels of the latest version in place of `image.levels = "dataset"`, where they were measured and decide
-    as much as they did then; False where they have to be measured. See `tasks.levels`."""
+    as much as they did then; False where they have to be measured. See `tasks.deep_images`."""
     latest = find_latest(job.store, job.source.uri)
     try:
         manifest = None if latest is None else read_manifest(job.store, latest.dataset)

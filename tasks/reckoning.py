@@ -103,11 +103,12 @@ def check_leaks(rows: Rows, classes: Sequence[str], budget: BudgetSpec, image: I
         return
     number, split = np.unravel_index(int(shares.argmax()), shares.shape)
     among = [row for row in leaks.tolist() if rows.split[row] == split and number in (rows.label_id[row], len(classes))]
-    pair = [path.decode("utf-8", "backslashreplace") for path in rows.paths(np.array([among[0], rows.twin[among[0]]]))]
+    pair = [row for row in (among[0], int(rows.twin[among[0]])) if row >= 0]
+    shown = " and ".join(repr(path.decode("utf-8", "backslashreplace")) for path in rows.paths(np.array(pair)))
     count, of, size = lost[number, split], held[number, split], "x".join(map(str, image.size))
     raise BudgetError(
         f"{count:,} of {of:,} {SPLITS[split]} images {whose[number]} are nearly the same "
-        f"pictures as training images ({pair[0]!r} and {pair[1]!r}), over the budget of {budget.leaks:.1%}; if they "
+        f"pictures as training images ({shown}), over the budget of {budget.leaks:.1%}; if they "
         f"are different pictures, --set split.leak_distance=-1 keeps them, and an image.size above {size} may show how "
         "they differ; if they are shots of one scene, split.group keeps a scene in one split; or raise budget.leaks; "
         "nothing was published"

@@ -82,6 +82,7 @@ class Rows:
         self.doubted = np.zeros(count, np.bool_)  # whether it ended its decoder in the run before
         self.image_key = np.zeros((count, KEY), np.uint8)
         self.known = np.zeros(count, np.bool_)  # whether its split is that of the previous version
+        self.leaked = np.zeros(count, np.bool_)  # whether it was a leak there
         self.coarse = np.zeros((count, COARSE), np.uint8)
         self.width, self.height = (np.zeros(count, np.int32) for _ in range(2))
         self.label_id = _label_ids(inventory.column("label"), classes)
@@ -148,6 +149,7 @@ class Rows:
         self._fill_common(rows, table)
         self.record_split[rows] = _codes(table.column("record_split"), SPLITS)
         self.known[rows] = self.split[rows] >= 0
+        self.leaked[rows] = self.outcome[rows] == LEAK
         settled = pc.is_in(table.column("outcome"), pa.array(DECODED)).to_numpy(zero_copy_only=False)
         self.outcome[rows[settled]] = OK
         self.reason[rows] = np.where(settled, NONE, self.reasons.encode(table.column("reason")))

@@ -24,8 +24,8 @@ from cnn.runtime import load_scorer, rank_classes
 from cnn.spec import Settings, Spec
 from infra.storage import Entry, Store, reuse_source, reuse_store
 from tasks.decoding import Decode, choose_decoder, refuse_crashes
+from tasks.deep_images import DeepCounts, count_deep, restore_counts
 from tasks.ledger import show_path
-from tasks.levels import DeepCounts, count_deep, restore_counts
 from tasks.planning import Chunk, encode_path
 from tasks.predictions import describe_entry, from_part, iterate_predictions, path_keys, to_part, to_rows_table
 from tasks.reading import Content, Files, computing

@@ -61,7 +61,7 @@ def test_sigterm_ends_a_command_as_ctrl_c_does_with_its_own_code(capsys: pytest.
 
 def test_what_prefect_reads_is_set_once_and_never_over_what_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     address = "http://127.0.0.1:1/api"
-    for name in ("PREFECT_API_URL", "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED", CONSOLE_LEVEL):
+    for name in ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED", CONSOLE_LEVEL):
         monkeypatch.setenv(name, "")  # so that what is set below is undone
         monkeypatch.delenv(name)
     monkeypatch.setenv("DO_NOT_TRACK", "0")

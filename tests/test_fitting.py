@@ -73,7 +73,9 @@ def make_job(workspace: Path, manifest: Manifest, folder: Path) -> TrainJob:
 
 
 def test_a_killed_training_names_the_signal_and_the_log(story: Story) -> None:
-    assert story.death.startswith("training was ended by SIGKILL (out of memory?)")
+    assert story.death.startswith(
+        "training was ended by SIGKILL (out of memory? if so, --set fit.batch_size=4 in place"
+    )
     assert f"see {story.job.folder}/{LOG}" in story.death
     assert Path(story.job.folder, LOG).is_file()
 

@@ -207,9 +207,12 @@ def test_classes_that_only_sound_like_a_split_stay_classes(names: tuple[str, ...
     for number, name in enumerate(names):
         for place in range(12):
             write_image(source / name / f"{place}.png", 100 * number + place)
-    _, manifest = prepare(source, tmp_path / "work")
+    job, manifest = prepare(source, tmp_path / "work")
     assert manifest.classes == tuple(sorted(names))
     assert manifest.split_folders == {}
+    told = [doubt for doubt in flows.prepare.find_doubts(job) if "taken for a class" in doubt]
+    exact = [name for name in names if name in ("train", "valid")]
+    assert told == [f"{name!r}: taken for a class like the others (split.folders chooses)" for name in exact]
 
 
 @given(st.text(max_size=8))

@@ -1,4 +1,4 @@
-"""cnn/levels.py and tasks/levels.py: `image.levels`, measured once, kept, told of, and never applied to 8 bits."""
+"""cnn/levels.py and tasks/deep_images.py: `image.levels`, measured once, kept, told of, and never applied to 8 bits."""
 
 import io
 import struct
@@ -22,7 +22,7 @@ from cnn.images import ImageSpec, read_image
 from cnn.levels import combine_spans, measure_span, misfit, show_integers
 from infra.isolation import Isolation
 from infra.storage import open_store
-from tasks.levels import DeepCounts, count_deep, describe_deep, describe_scored, restore_counts
+from tasks.deep_images import DeepCounts, count_deep, describe_deep, describe_scored, restore_counts
 from tasks.preparing import Preparation
 from tasks.publishing import find_latest, read_manifest
 

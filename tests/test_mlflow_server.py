@@ -1,5 +1,6 @@
 """A real MLflow server on loopback: machines that begin at once, and that train the same model one after the other."""
 
+import json
 import os
 import subprocess
 import sys
@@ -154,3 +155,16 @@ def test_what_another_machine_made_first_is_taken_as_it_is(
     run = registry.start_run("raced", "d" * 64, {})
     assert registry.register_version("raced", run, bundle, METRICS).version == 1
     assert late == {}
+
+
+def test_a_server_on_loopback_is_asked_past_the_proxy_of_the_desk(server: str, tmp_path: Path) -> None:
+    proxies = {"HTTP_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-c", "from flows.cli import main; main()", "models", "--json"],
+        env=os.environ | proxies | {"MLFLOW_TRACKING_URI": server},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "models" in json.loads(done.stdout)

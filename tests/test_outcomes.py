@@ -17,7 +17,7 @@ from cnn.images import ImageSpec
 from infra.storage import open_store
 from tasks.collecting import collect_garbage
 from tasks.publishing import manifest_path
-from tasks.reckoning import is_beyond
+from tasks.reckoning import BudgetSpec, is_beyond
 
 SIZE = ImageSpec(size=(64, 64))
 
@@ -169,6 +169,11 @@ def test_a_class_that_loses_more_than_a_tenth_to_leaks_stops_the_run(tmp_path: P
         assert way in str(told.value)
     assert "\n" not in str(told.value)
     assert not list((tmp_path / "work" / "datasets").glob("*/manifest.json"))
+    job = make_job(source, tmp_path / "work", image=SIZE)
+    job.budget = BudgetSpec(leaks=1.0)
+    assert run_job(job).outcomes["leak"] > 20
+    with pytest.raises(BudgetError, match=r"over the budget of 10\.0%"):  # though nothing has changed since
+        prepare(source, tmp_path / "work", image=SIZE)
     off = SplitSpec(validation=0.2, test=0.2, leak_distance=-1)
     _, manifest = prepare(source, tmp_path / "work", image=SIZE, split=off)
     assert manifest.outcomes["ok"] == 80

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import boto3
 import httpx
 import pytest
 import requests
@@ -23,6 +24,7 @@ from websockets.uri import parse_uri
 
 import infra.proxies
 from cnn.errors import ServerError
+from infra.entries import read_variables
 from infra.proxies import (
     LOOPBACK,
     bypass_loopback,
@@ -32,7 +34,8 @@ from infra.proxies import (
     is_loopback,
     set_socks_aside,
 )
-from infra.s3 import make_client
+from infra.quick_s3 import choose_reader
+from infra.s3 import S3Source, make_client
 from infra.s3_faults import explain_fault
 from infra.servers import ensure_prefect_server
 from infra.tracking import resolve_tracking
@@ -286,6 +289,21 @@ def test_a_proxy_before_s3_is_named() -> None:
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.integration
+def test_a_store_on_loopback_is_read_past_the_proxy(s3_bucket: str) -> None:
+    """By obstore, which reads NO_PROXY for itself, as by boto3."""
+    bucket = s3_bucket.removeprefix("s3://")
+    boto3.session.Session().client("s3").put_object(Bucket=bucket, Key="cat/a.jpg", Body=b"a picture")
+    os.environ |= {"HTTP_PROXY": DEAD, "AWS_MAX_ATTEMPTS": "1"}
+    bypass_loopback()
+    source = S3Source(s3_bucket)
+    (entry,) = source.list()
+    assert source.read(entry.path, entry.modified) == b"a picture"
+    reader = choose_reader(make_client(read_variables()), bucket)
+    assert reader is not None
+    assert reader.read(entry.path, entry.modified) == b"a picture"
 
 
 @pytest.mark.integration

@@ -24,7 +24,7 @@ from cnn.dataset import Normalization, SplitSpec
 from cnn.errors import BadImage, IntegrityError, RegistryError
 from cnn.images import ImageSpec
 from infra.storage import Entry, Source, open_source, open_store
-from tasks.levels import DeepCounts
+from tasks.deep_images import DeepCounts
 from tasks.planning import Chunk, Item
 from tasks.predictions import from_part, to_rows_table, write_predictions
 from tasks.reading import Files
