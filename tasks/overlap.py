@@ -4,7 +4,7 @@ Where a split is drawn anew, most of the new test images were training images of
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from tasks.ledger import SCHEMA
 from tasks.publishing import fetch_ledger, read_manifest
 
 ENOUGH = 30  # unseen test images on which two models may be compared, whatever share of all they are
-COLUMNS = ("digest", "label", "group", "split", "pixels_crc32c", "fingerprint", "outcome")
+COLUMNS = ("digest", "image_key", "label", "group", "split", "pixels_crc32c", "fingerprint", "outcome")
 
 
 @dataclass(frozen=True)
@@ -131,22 +131,19 @@ def _find_groups(tables: list[pa.Table], seen: SeenImages) -> set[str]:
 
 def _read_facts(table: pa.Table) -> ImageFacts:
     grids = table.column("fingerprint").cast(pa.binary()).fill_null(bytes(CELLS)).to_pylist()
-    pixels = table.column("pixels_crc32c").fill_null(0).to_numpy().astype(np.uint32)
+    images = table.column("image_key").cast(pa.binary()).fill_null(bytes(8)).to_pylist()
     return ImageFacts(
-        read_heads(table.column("digest").to_pylist()),
-        pixels,
-        np.frombuffer(b"".join(grids), np.uint8).reshape(-1, CELLS),
+        keys=read_heads(table.column("digest").to_pylist()),
+        images=np.frombuffer(b"".join(key[:8] for key in images), ">u8").astype(np.uint64),
+        pixels=table.column("pixels_crc32c").fill_null(0).to_numpy().astype(np.uint32),
+        grids=np.frombuffer(b"".join(grids), np.uint8).reshape(-1, CELLS),
     )
 
 
 def _join(parts: list[ImageFacts]) -> ImageFacts:
-    empty = ImageFacts(np.zeros(0, np.uint64), np.zeros(0, np.uint32), np.zeros((0, CELLS), np.uint8))
-    every = [empty, *parts]
-    return ImageFacts(
-        np.concatenate([part.keys for part in every]),
-        np.concatenate([part.pixels for part in every]),
-        np.concatenate([part.grids for part in every]),
-    )
+    keys, pixels = np.zeros(0, np.uint64), np.zeros(0, np.uint32)
+    every = [ImageFacts(keys, keys, pixels, np.zeros((0, CELLS), np.uint8)), *parts]
+    return ImageFacts(*(np.concatenate([getattr(part, one.name) for part in every]) for one in fields(ImageFacts)))
 
 
 def _is_test(table: pa.Table) -> NDArray[np.bool_]:

@@ -119,7 +119,7 @@ def test_figures_and_tables_are_there(story: Story) -> None:
         "evaluation.json",
         "model.txt",
     }
-    assert (folder / "per_class.csv").read_text().splitlines()[0] == "label,precision,recall,f1,images"
+    assert (folder / "per_class.csv").read_text("utf-8-sig").splitlines()[0] == "label,precision,recall,f1,images"
     assert json.loads((folder / "evaluation.json").read_text())["images"] == 18
     assert len((folder / "history.csv").read_text().splitlines()) == 1 + story.report.epochs
 

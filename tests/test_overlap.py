@@ -118,8 +118,15 @@ def test_new_metadata_and_another_size_are_known_by_grey_means(tmp_path: Path) -
     tested = {path: row["digest"] for path, row in rows.items() if row["split"] == "test"}
     expected = {digest for path, digest in tested.items() if names[path] == "test"}
     assert folder.unseen(second).keys == expected
-    # Where the frame is another one, nothing can be said of files whose sha256 is new: none of them counts as unseen.
+    # In another frame they are known by their bytes without the metadata. Where these are not kept either (a champion
+    # of an older release), nothing can be said of them: none counts as unseen.
     padded = folder.prepare(image=ImageSpec(size=(32, 32), resize="pad"))
+    expected = {row["digest"] for path, row in rows_of(folder.workspace, padded).items() if row["split"] == "test"}
+    assert folder.unseen(padded).keys == {digest for path, digest in tested.items() if names[path] == "test"} & expected
+    folder.seen = replace(
+        folder.seen, facts=replace(folder.seen.facts, images=np.zeros(len(folder.seen.facts), np.uint64))
+    )
+    assert folder.unseen(second).keys
     assert folder.unseen(padded).keys == frozenset()
 
 
