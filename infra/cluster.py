@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 
 from pydantic import Field
 
-from cnn.errors import SafelightError, ServerError
+from cnn.errors import InstallationError, SafelightError, ServerError
 from cnn.spec import Settings
 from infra.addresses import check_address
 from infra.entries import redact
 from infra.home import cache_dir
+from infra.memory_limits import is_short_of_memory
 from infra.spawning import bare_workers, without_interrupts
 from infra.threads import run_in_threads
 
@@ -253,7 +254,7 @@ def _start_local(workers: int | None) -> Iterator[Any]:
     with ExitStack() as stack:
         stack.enter_context(dask.config.set({**SETTINGS, "distributed.nanny.pre-spawn-environ": environment}))
         stack.enter_context(bare_workers())
-        with without_interrupts():
+        with without_interrupts(), _explained_start():
             local = LocalCluster(  # type: ignore[no-untyped-call]
                 n_workers=workers or CPU_COUNT,
                 processes=True,
@@ -268,6 +269,19 @@ def _start_local(workers: int | None) -> Iterator[Any]:
         stack.enter_context(local)
         stack.callback(local.sync, _kill_workers, local)
         yield stack.enter_context(Client(local, set_as_default=False))  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _explained_start() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # Dask's word for a process that ended, or was silent, before it was ready
+        if is_short_of_memory(error):
+            raise
+        raise InstallationError(
+            f"the worker processes do not start ({error}); what they printed stands above; mend or reinstall what it"
+            " names, or do without them: --set cluster.workers=0"
+        ) from None
 
 
 async def _kill_workers(local: Any) -> None:

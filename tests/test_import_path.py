@@ -14,14 +14,14 @@ from small_dataset import write_dataset
 from steps import write_image, write_photos
 
 from cnn.architecture import ModelSpec
-from cnn.errors import DatasetError
+from cnn.errors import DatasetError, InstallationError
 from cnn.fit import FitSpec
 from cnn.images import ImageSpec
 from flows.crew import hire_crew
 from infra.cluster import ClusterSpec
 from infra.import_path import ROOT, order_folders, python_command
 from infra.isolation import Isolation
-from infra.spawning import safe_folders
+from infra.spawning import leave_working_folder, safe_folders
 from tasks.fitting import start_trainer
 from tasks.planning import Effort
 from tasks.training import TrainJob
@@ -91,6 +91,27 @@ def test_workers_are_started_in_any_folder(hostile: Path, monkeypatch: pytest.Mo
     assert all(Path(path).name == "__init__.py" for path in seen)
     assert os.environ["PYTHONPATH"] == ""
     assert "PYTHONSAFEPATH" not in os.environ
+
+
+def test_workers_that_do_not_start_are_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they printed goes to the terminal, as it comes."""
+    code = "import os, sys\nif any('spawn_main' in word for word in sys.orig_argv):\n    os._exit(9)\n"
+    (tmp_path / "sitecustomize.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with (
+        pytest.raises(InstallationError, match=r"^the worker processes do not start .* --set cluster.workers=0$"),
+        hire_crew(ClusterSpec(workers=1)) as crew,
+    ):
+        crew.run(find_numpy, range(2), lambda result: None, Effort(2, 0.1))
+
+
+def test_served_runs_are_started_in_an_empty_folder(hostile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefect puts the folder where it is before all others when it imports a flow."""
+    monkeypatch.setenv("SAFELIGHT_HOME", "home")
+    leave_working_folder()
+    assert Path.cwd() == hostile / "home" / "state" / "served"
+    assert list(Path.cwd().iterdir()) == []
+    assert os.environ["SAFELIGHT_HOME"] == str(hostile / "home")
 
 
 def find_numpy(_: int) -> str:
