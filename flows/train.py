@@ -74,7 +74,7 @@ def train_model(dataset: str, name: str, workspace: str, config: Config, trainer
     stands = version is not None and read_verdict(version) is not None
     if version is None or not stands:
         version = run_training_stages(job, trainer)
-    report = summarize(job, version, time.monotonic() - started)
+    report = summarize(job, version, not stands, time.monotonic() - started)
     job.store.write(report_path(job.key), report.to_json().encode())
     if stands:
         say(f"train: nothing has changed since version {version.version}, which stands ({report.alias or 'no alias'})")
@@ -200,12 +200,13 @@ def compare_with(job: Training, champion: VersionInfo, report: TrainingReport) -
     return decide(report.evaluation, compare_answers(Path(report.test), judged), job.config.gate)
 
 
-def summarize(job: Training, version: VersionInfo, seconds: float) -> TrainReport:
+def summarize(job: Training, version: VersionInfo, trained: bool, seconds: float) -> TrainReport:
     """The answer of the command."""
     verdict = read_verdict(version)
     return TrainReport(
         model=job.name,
         version=version.version,
+        trained=trained,
         alias=name_alias(version.aliases) or "",
         run_id=version.run_id,
         dataset=job.manifest.dataset,

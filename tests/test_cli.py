@@ -40,7 +40,7 @@ def test_a_setting_that_does_not_exist_exits_with_1_before_anything_starts(comma
         "models": ["birds"],
         "promote": ["birds", "1", "--why", "x"],
         "rollback": ["birds", "--why", "x"],
-        "serve": ["--name", "birds"],
+        "serve": ["--name", "birds", "--inbox", str(tmp_path)],
     }
     result = run(app, [command, *needed.get(command, []), "--set", "image.siz=3"])
     assert result.exit_code == 1

@@ -1,0 +1,320 @@
+"""The loop behind `safelight serve`: asks Prefect for due runs, starts a process for each, and tells how it went.
+
+It is Prefect's own Runner but for what a person who watches it needs: lines with time and name, one line at the end of
+each run, an answer to "why does nothing happen", and an end without a traceback whenever Ctrl-C comes. A server that
+does not answer is asked again, for ever: who serves each night must outlive the night in which a server is restarted.
+"""
+
+import asyncio
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Lock
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import httpx
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.runner import Runner
+from prefect.runner._starter_engine import EngineCommandStarter
+from prefect.states import Cancelled, Crashed
+
+from flows.lateness import Watch, read_last_error
+from flows.run_summary import describe_answer
+from flows.served_run import read_answer, start_command
+from flows.timetable import describe_day, describe_moment
+from infra.entries import escape_unseen, redact_text
+from infra.servers import server_status
+
+FAULTS = (httpx.HTTPError, PrefectException, OSError)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPPED = "stopped; what was finished is kept, the next run goes on from there"
+
+
+class Teller:
+    """Prints lines on stderr, each behind the time of its minute; a new day is told by a line of its own."""
+
+    def __init__(self, zone: ZoneInfo) -> None:
+        self.zone = zone
+        self._day, self._lock = self.now().date(), Lock()
+
+    def now(self) -> datetime:
+        """The time, in the zone of the schedules."""
+        return datetime.now(self.zone)
+
+    def say(self, text: str) -> None:
+        """One line."""
+        now = self.now()
+        with self._lock:
+            if now.date() != self._day:
+                self._day = now.date()
+                print(f"{now:%H:%M} {describe_day(now)}", file=sys.stderr)
+            print(f"{now:%H:%M} {escape_unseen(redact_text(text))}", file=sys.stderr, flush=True)
+
+
+class LineSink:
+    """Takes what a process prints, in pieces as they come, and says each line behind a name."""
+
+    def __init__(self, teller: Teller, name: str) -> None:
+        self._teller, self._name, self._rest = teller, name, ""
+
+    def write(self, text: str) -> int:
+        """The characters taken; a line that is not complete yet waits for its end."""
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            self._say(line)
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing: lines are said when they are complete."""
+
+    def close(self) -> None:
+        """Say what was printed without an end of line."""
+        self._say(self._rest)
+        self._rest = ""
+
+    def _say(self, line: str) -> None:
+        if shown := line.rpartition("\r")[2].rstrip():
+            self._teller.say(f"{self._name}: {shown}")
+
+
+@dataclass
+class Running:
+    """A run whose process has been started."""
+
+    name: str
+    began: datetime
+    process: Any = None
+
+
+class ServingRunner(Runner):
+    """Prefect's runner for the deployments of one model, one run at a time; see the module."""
+
+    def __init__(self, teller: Teller, watch: Watch, seconds: float) -> None:
+        super().__init__(limit=1, query_seconds=seconds)
+        self.teller, self.watch = teller, watch
+        self.titles: dict[UUID, tuple[str, str]] = {}  # deployment -> (flow, name of its runs)
+        self.running: dict[UUID, Running] = {}
+        self._outage = False
+        self._serving: asyncio.Task[None] | None = None
+
+    def add(self, deployment: Any, flow: str, name: str) -> None:
+        """Register a deployment whose runs are told under this name."""
+        number: Any = self.add_deployment(deployment)
+        self.titles[number] = (flow, name)
+
+    async def serve(self) -> None:
+        """Run until Ctrl-C, SIGTERM or the end of the terminal; a run that is in progress then is ended."""
+        self._serving = asyncio.current_task()
+        with self._end_by_signals(), suppress(asyncio.CancelledError):
+            async with self:
+                self._scheduled_run_poller._resolve_starter = lambda run: _Starter(self, run)
+                self.tell_next()
+                try:
+                    await self._keep_polling()
+                finally:
+                    await self._give_up_runs()
+
+    def tell_next(self) -> None:
+        """Say when each deployment runs next."""
+        now = self.teller.now()
+        dates = sorted(self.watch.find_next(now).items(), key=lambda item: item[1])
+        told = ", ".join(f"next {name} {describe_moment(due, now)}" for name, due in dates)
+        if told:
+            self.teller.say(told)
+
+    async def _keep_polling(self) -> None:
+        while True:
+            try:
+                await self._start_due_runs()
+                self._note_answer()
+            except FAULTS as error:
+                self._note_outage(error)
+            await self._tell_late()
+            await asyncio.sleep(self.query_seconds)
+
+    async def _start_due_runs(self) -> None:
+        poller = self._scheduled_run_poller
+        runs = await self._skip_superseded(await poller._get_scheduled_flow_runs())
+        await poller._submit_scheduled_flow_runs(flow_run_response=runs, task_group=self._runs_task_group)
+
+    async def _skip_superseded(self, runs: list[FlowRun]) -> list[FlowRun]:
+        """The runs without those for which a later one of the same schedule is due as well: it does their work.
+
+        Else a machine that slept over a weekend would score the same folder once for each hour of it.
+        """
+        now, latest = datetime.now(UTC), dict[UUID | None, FlowRun]()
+        due = [run for run in runs if run.auto_scheduled and _due_time(run) <= now and run.id not in self.running]
+        for run in sorted(due, key=_due_time):
+            latest[run.deployment_id] = run
+        superseded = [run for run in due if latest[run.deployment_id].id != run.id]
+        for run in superseded:
+            state: Any = Cancelled(name="Skipped", message="a later run of the same schedule is due as well")
+            await self._client.set_flow_run_state(run.id, state)
+        gone = {run.id for run in superseded}
+        return [run for run in runs if run.id not in gone]
+
+    def _note_outage(self, error: Exception) -> None:
+        if not self._outage:
+            text = " ".join(str(error).split())[:200] or type(error).__name__
+            self.teller.say(f"Prefect's server does not answer ({text}); asked again every {self.query_seconds:.0f} s")
+        self._outage = True
+
+    def _note_answer(self) -> None:
+        if self._outage:
+            self.teller.say("Prefect's server answers again")
+        self._outage = False
+
+    async def _tell_late(self) -> None:
+        now = self.teller.now()
+        for name, due in self.watch.find_late(now).items():
+            self.teller.say(
+                f"{name} was due {describe_moment(due, now)} and has not begun: {await self._find_cause(name)}"
+            )
+
+    async def _find_cause(self, name: str) -> str:
+        """Why a due run has not begun, as far as can be told from here."""
+        for other in self.running.values():
+            began = describe_moment(other.began, self.teller.now())
+            return f"it waits until {other.name}, which began {began}, has ended"
+        if self._outage:
+            return "Prefect's server does not answer"
+        try:
+            if (obstacle := await self._find_obstacle(name)) is not None:
+                return obstacle
+        except FAULTS as error:
+            return f"Prefect's server does not answer ({' '.join(str(error).split())[:200]})"
+        return describe_server_log(os.environ.get("PREFECT_API_URL", ""))
+
+    async def _find_obstacle(self, name: str) -> str | None:
+        """What in the deployment itself keeps its runs from being started."""
+        (number,) = (number for number, (_, title) in self.titles.items() if title == name)
+        try:
+            deployment = await self._client.read_deployment(number)
+        except ObjectNotFound:
+            return "its deployment has been deleted in Prefect; start `safelight serve` again"
+        if deployment.paused or not any(schedule.active for schedule in deployment.schedules):
+            return "it has been paused in Prefect; resume it there, or start `safelight serve` again"
+        return None
+
+    async def _give_up_runs(self) -> None:
+        """Tell Prefect of the runs that end now: else each holds its place until Prefect misses it, minutes later."""
+        for number, run in list(self.running.items()):
+            self.teller.say(f"{run.name}: {STOPPED}")
+            with suppress(*FAULTS):
+                state: Any = Crashed(message="`safelight serve` was stopped")
+                await self._client.set_flow_run_state(number, state, force=True)
+
+    @contextmanager
+    def _end_by_signals(self) -> Iterator[None]:
+        """In the block signals end the serving, a second one what still runs at once; ignored ones stay ignored."""
+        loop = asyncio.get_running_loop()
+        caught = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        for number in caught:
+            loop.add_signal_handler(number, self._end)
+        try:
+            yield
+        finally:
+            for number in caught:
+                loop.remove_signal_handler(number)
+
+    def _end(self) -> None:
+        if self._serving is None:
+            for run in self.running.values():
+                if run.process is not None:
+                    run.process.hard_kill()
+            return
+        self._serving.cancel()
+        self._serving = None
+
+
+class _Starter:
+    """Starts the process of one run, and tells what it prints and what it came to."""
+
+    def __init__(self, runner: ServingRunner, run: FlowRun) -> None:
+        self.runner, self.run = runner, run
+        self.flow, self.name = runner.titles[run.deployment_id]  # type: ignore[index]
+        self.path = Path(runner._tmp_dir) / f"{run.id}.json"
+
+    async def start(self, flow_run: FlowRun, task_status: Any = None) -> None:
+        """Run the process to its end; see Prefect's ProcessStarter."""
+        runner, teller = self.runner, self.runner.teller
+        if flow_run.auto_scheduled:
+            runner.watch.note_begin(self.name, _due_time(flow_run))
+        running = runner.running[flow_run.id] = Running(self.name, teller.now())
+        sinks = LineSink(teller, self.name), LineSink(teller, self.name)
+        starter = EngineCommandStarter(
+            tmp_dir=runner._tmp_dir,
+            command=shlex.join(start_command(self.flow, self.path)),
+            stream_output=sinks,  # type: ignore[arg-type]
+            deployment_name=self.name,
+            control_channel=runner._control_channel,
+            isolate_process_group=True,  # Ctrl-C is for this process, which ends the run: at any moment without a word
+        )
+        try:
+            status: Any = _Status(task_status, running)
+            await starter.start(flow_run, task_status=status)
+            for sink in sinks:
+                sink.close()
+            teller.say(f"{self.name}: {await self._describe_end(running)}")
+            runner.tell_next()
+        finally:
+            runner.running.pop(flow_run.id, None)
+
+    async def _describe_end(self, running: Running) -> str:
+        if (answer := read_answer(self.path)) is not None:
+            return describe_answer(self.flow, answer)
+        state = None
+        with suppress(*FAULTS):
+            state = (await self.runner._client.read_flow_run(self.run.id)).state
+        if state is not None and state.type in (StateType.CANCELLED, StateType.CANCELLING):
+            return "cancelled in Prefect; what was finished is kept, the next run goes on from there"
+        if state is not None and state.type is StateType.SCHEDULED:
+            return f"put off by Prefect ({state.name}): {state.message or 'it is tried again'}"
+        number = running.process.returncode if running.process is not None else None
+        return f"failed: its process ended {describe_exit(number)}; `prefect flow-run logs {self.run.id}` tells more"
+
+
+class _Status:
+    """Hands the process of a run on to Prefect, and keeps it."""
+
+    def __init__(self, status: Any, running: Running) -> None:
+        self._status, self._running = status, running
+
+    def started(self, process: Any) -> None:
+        self._running.process = process
+        self._status.started(process)
+
+
+def describe_exit(number: int | None) -> str:
+    """How a process ended, from its return code."""
+    if number is None or number >= 0:
+        return "without an answer" if not number else f"with exit code {number}"
+    with suppress(ValueError):
+        return f"by {signal.Signals(-number).name}"
+    return f"by signal {-number}"
+
+
+def describe_server_log(address: str) -> str:
+    """The last error in the log of the local server, if that is the one in use."""
+    state = server_status()
+    if state is None or state.url != address:
+        return f"Prefect's server at {address} has started none; its log tells why"
+    error = read_last_error(Path(state.log))
+    if error is None:
+        return f"Prefect's server has started none, and its log tells no error ({state.log})"
+    return f"Prefect's server has started none, the last error in its log is {error} ({state.log})"
+
+
+def _due_time(run: FlowRun) -> datetime:
+    """When a run was to begin."""
+    due = run.next_scheduled_start_time or run.expected_start_time
+    return due if due is not None else datetime.now(UTC)
