@@ -31,7 +31,7 @@ def run_command(
 ) -> None:
     """Run a command's body and print its answer; end the process with the right code when it fails."""
     try:
-        with _ended_by_sigterm():
+        with _ended_by_signals():
             answer = action()
     except SafelightError as fault:
         _fail(str(fault))
@@ -56,15 +56,23 @@ def run_command(
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """In the block SIGTERM raises TerminatedError; Prefect, which handles it during a flow, passes it on afterwards."""
+def _ended_by_signals() -> Iterator[None]:
+    """In the block SIGTERM raises TerminatedError; Prefect, which handles it during a flow, passes it on afterwards.
+
+    Ctrl-C raises KeyboardInterrupt, where it would end the process without a word outside (see `flows.__main__`).
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python sets handlers in the main thread alone
         return
     before = signal.signal(signal.SIGTERM, _raise_terminated)
+    quiet = signal.getsignal(signal.SIGINT) is signal.SIG_DFL
     try:
+        if quiet:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         yield
     finally:
+        if quiet:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, before)
 
 

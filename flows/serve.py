@@ -9,8 +9,6 @@ from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from prefect.client.orchestration import get_client
-from prefect.exceptions import ObjectNotFound
 from prefect.schedules import Cron, Interval, Schedule
 from prefect.server.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.types.entrypoint import EntrypointType
@@ -20,7 +18,7 @@ from flows.config import Config
 from flows.lateness import Watch
 from flows.retrain import retrain
 from flows.score import score
-from flows.serving_runner import ServingRunner, Teller
+from flows.serving_runner import Offer, ServingRunner, Teller
 from flows.timetable import MONDAY, find_local_zone, parse_cron, parse_interval
 from infra.home import state_dir
 from infra.keeping import keep_server
@@ -65,10 +63,10 @@ def make_plans(served: Served) -> list[Plan]:
     ]
 
 
-def make_deployment(served: Served, plan: Plan) -> Any:
-    """A deployment such as `retrain/birds`, one run at a time."""
+def make_offer(served: Served, plan: Plan) -> Offer:
+    """A deployment such as `retrain/birds`, one run at a time, and how it is told."""
     parameters = {"name": served.name, "workspace": served.workspace, "config": served.config.model_dump(mode="json")}
-    return plan.flow.to_deployment(
+    deployment = plan.flow.to_deployment(
         name=served.name,
         # The slug says which schedule of an earlier deployment this one replaces.
         schedules=[make_schedule(plan.timing, served.zone, active=plan.folder is not None)],
@@ -76,6 +74,7 @@ def make_deployment(served: Served, plan: Plan) -> Any:
         concurrency_limit=1,
         entrypoint_type=EntrypointType.MODULE_PATH,  # from anywhere, and never a file of the working folder
     )
+    return Offer(deployment, plan.flow.name, name_runs(plan, served), describe_plan(plan, served.zone))
 
 
 def make_schedule(timing: str, zone: str, active: bool) -> Schedule:
@@ -118,19 +117,6 @@ def choose_pause(plans: list[Plan]) -> float:
     return min(POLL_SECONDS, max(1.0, shortest / 5))
 
 
-def replace_pooled(names: list[str], teller: Teller) -> None:
-    """Remove deployments of these names that wait in a work pool: Prefect would mix their settings with ours."""
-    with get_client(sync_client=True) as client:
-        for name in names:
-            try:
-                found = client.read_deployment_by_name(name)
-            except ObjectNotFound:
-                continue
-            if found.work_pool_name is not None:
-                client.delete_deployment(found.id)
-                teller.say(f"serving {name} in place of the deployment in the work pool {found.work_pool_name}")
-
-
 @contextmanager
 def claim_name(name: str, address: str) -> Iterator[None]:
     """In the block nobody else on this machine serves the name on this server. Raises: ConfigError, somebody does."""
@@ -148,18 +134,12 @@ def claim_name(name: str, address: str) -> Iterator[None]:
 def serve_deployments(served: Served) -> dict[str, Any]:
     """Serve until Ctrl-C or SIGTERM; runs come from the schedules and from `prefect deployment run`."""
     check_name(served.name)
-    address, plans = os.environ.get("PREFECT_API_URL", ""), make_plans(served)
-    deployments = [make_deployment(served, plan) for plan in plans]
-    teller = Teller(ZoneInfo(served.zone))
-    names = [f"{plan.flow.name}/{served.name}" for plan in plans]
+    address, plans, teller = os.environ.get("PREFECT_API_URL", ""), make_plans(served), Teller(ZoneInfo(served.zone))
+    offers = [make_offer(served, plan) for plan in plans]
     with claim_name(served.name, address), keep_server(address):
-        replace_pooled(names, teller)
         runner = ServingRunner(teller, make_watch(served, plans, teller.now()), choose_pause(plans))
-        for plan, deployment, name in zip(plans, deployments, names, strict=True):
-            runner.add(deployment, plan.flow.name, name_runs(plan, served))
-            teller.say(f"serving {name} ({describe_plan(plan, served.zone)})")
-        asyncio.run(runner.serve())
-    return {"served": names, "model": served.name}
+        asyncio.run(runner.serve(offers))
+    return {"served": [f"{plan.flow.name}/{served.name}" for plan in plans], "model": served.name}
 
 
 def name_runs(plan: Plan, served: Served) -> str:

@@ -10,7 +10,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import httpx
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.runner import Runner
@@ -86,6 +87,16 @@ class LineSink:
             self._teller.say(f"{self._name}: {shown}")
 
 
+@dataclass(frozen=True)
+class Offer:
+    """A deployment to be served, the name of its flow, and what its runs are called."""
+
+    deployment: Any
+    flow: str
+    runs: str
+    description: str
+
+
 @dataclass
 class Running:
     """A run whose process has been started."""
@@ -106,22 +117,39 @@ class ServingRunner(Runner):
         self._outage = False
         self._serving: asyncio.Task[None] | None = None
 
-    def add(self, deployment: Any, flow: str, name: str) -> None:
-        """Register a deployment whose runs are told under this name."""
-        number: Any = self.add_deployment(deployment)
-        self.titles[number] = (flow, name)
-
-    async def serve(self) -> None:
+    async def serve(self, offers: Sequence[Offer]) -> None:
         """Run until Ctrl-C, SIGTERM or the end of the terminal; a run that is in progress then is ended."""
-        self._serving = asyncio.current_task()
+        self._serving, fault = asyncio.current_task(), None
         with self._end_by_signals(), suppress(asyncio.CancelledError):
             async with self:
-                self._scheduled_run_poller._resolve_starter = lambda run: _Starter(self, run)
-                self.tell_next()
                 try:
-                    await self._keep_polling()
-                finally:
-                    await self._give_up_runs()
+                    await self._serve(offers)
+                except Exception as error:  # a task group would wrap it, and nobody would know it again
+                    fault = error
+        if fault is not None:
+            raise fault
+
+    async def _serve(self, offers: Sequence[Offer]) -> None:
+        self._scheduled_run_poller._resolve_starter = lambda run: _Starter(self, run)
+        try:
+            for offer in offers:
+                await self._register(offer)
+            self.tell_next()
+            await self._keep_polling()
+        finally:
+            await self._give_up_runs()
+
+    async def _register(self, offer: Offer) -> None:
+        """Register a deployment. One of its name that waits in a work pool goes: Prefect would mix their settings."""
+        name = f"{offer.flow}/{offer.deployment.name}"
+        async with get_client() as client:
+            with suppress(ObjectNotFound):
+                found = await client.read_deployment_by_name(name)
+                if found.work_pool_name is not None:
+                    await client.delete_deployment(found.id)
+                    self.teller.say(f"serving {name} in place of the one in the work pool {found.work_pool_name}")
+        self.titles[await self.aadd_deployment(offer.deployment)] = (offer.flow, offer.runs)
+        self.teller.say(f"serving {name} ({offer.description})")
 
     def tell_next(self) -> None:
         """Say when each deployment runs next."""

@@ -165,8 +165,7 @@ def test_serve_runs_deployments_without_a_work_pool(
 
     def is_served() -> bool:
         found = [
-            httpx.get(f"{prefect_api}/deployments/name/{name}", timeout=30)
-            for name in ("retrain/birds", "score/birds")
+            httpx.get(f"{prefect_api}/deployments/name/{name}", timeout=30) for name in ("retrain/birds", "score/birds")
         ]
         return all(answer.is_success and answer.json()["parameters"].get("workspace") == str(work) for answer in found)
 
