@@ -10,7 +10,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -114,6 +114,7 @@ class ServingRunner(Runner):
         self.teller, self.watch = teller, watch
         self.titles: dict[UUID, tuple[str, str]] = {}  # deployment -> (flow, name of its runs)
         self.running: dict[UUID, Running] = {}
+        self._begun: dict[UUID | None, datetime] = {}
         self._outage = False
         self._serving: asyncio.Task[None] | None = None
 
@@ -171,24 +172,12 @@ class ServingRunner(Runner):
 
     async def _start_due_runs(self) -> None:
         poller = self._scheduled_run_poller
-        runs = await self._skip_superseded(await poller._get_scheduled_flow_runs())
-        await poller._submit_scheduled_flow_runs(flow_run_response=runs, task_group=self._runs_task_group)
-
-    async def _skip_superseded(self, runs: list[FlowRun]) -> list[FlowRun]:
-        """The runs without those for which a later one of the same schedule is due as well: it does their work.
-
-        Else a machine that slept over a weekend would score the same folder once for each hour of it.
-        """
-        now, latest = datetime.now(UTC), dict[UUID | None, FlowRun]()
-        due = [run for run in runs if run.auto_scheduled and _due_time(run) <= now and run.id not in self.running]
-        for run in sorted(due, key=_due_time):
-            latest[run.deployment_id] = run
-        superseded = [run for run in due if latest[run.deployment_id].id != run.id]
+        runs = await poller._get_scheduled_flow_runs()
+        chosen, superseded = choose_runs([run for run in runs if run.id not in self.running], self._begun)
         for run in superseded:
             state: Any = Cancelled(name="Skipped", message="a later run of the same schedule is due as well")
             await self._client.set_flow_run_state(run.id, state)
-        gone = {run.id for run in superseded}
-        return [run for run in runs if run.id not in gone]
+        await poller._submit_scheduled_flow_runs(flow_run_response=chosen, task_group=self._runs_task_group)
 
     def _note_outage(self, error: Exception) -> None:
         if not self._outage:
@@ -278,6 +267,7 @@ class _Starter:
         if flow_run.auto_scheduled:
             runner.watch.note_begin(self.name, _due_time(flow_run))
         running = runner.running[flow_run.id] = Running(self.name, teller.now())
+        runner._begun[flow_run.deployment_id] = running.began
         sinks = LineSink(teller, self.name), LineSink(teller, self.name)
         starter = EngineCommandStarter(
             tmp_dir=runner._tmp_dir,
@@ -320,6 +310,27 @@ class _Status:
     def started(self, process: Any) -> None:
         self._running.process = process
         self._status.started(process)
+
+
+def choose_runs(runs: Sequence[FlowRun], begun: Mapping[UUID | None, datetime]) -> tuple[list[FlowRun], list[FlowRun]]:
+    """(the runs to start, those that a later one of the same schedule makes superfluous); `begun`: the last beginnings.
+
+    One run does the work of all that its schedule has missed: else a machine that slept over a weekend would score the
+    same folder once for each hour of it. What has not run for longest comes first: else a schedule that is always late
+    would keep the other ones from ever running.
+    """
+    now, latest, others, superseded = datetime.now(UTC), dict[UUID | None, FlowRun](), [], []
+    for run in sorted(runs, key=_due_time):
+        if not run.auto_scheduled or _due_time(run) > now:
+            others.append(run)
+            continue
+        if run.deployment_id in latest:
+            superseded.append(latest[run.deployment_id])
+        latest[run.deployment_id] = run
+    never = datetime.min.replace(tzinfo=UTC)
+    due = sorted(latest.values(), key=lambda run: (begun.get(run.deployment_id, never), _due_time(run)))
+    asked = [run for run in others if _due_time(run) <= now]  # by hand, and whoever did it waits
+    return (asked or due)[:1] or others, superseded
 
 
 def describe_exit(number: int | None) -> str:
