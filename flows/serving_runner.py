@@ -149,8 +149,22 @@ class ServingRunner(Runner):
                 if found.work_pool_name is not None:
                     await client.delete_deployment(found.id)
                     self.teller.say(f"serving {name} in place of the one in the work pool {found.work_pool_name}")
-        self.titles[await self.aadd_deployment(offer.deployment)] = (offer.flow, offer.runs)
+        number = await self.aadd_deployment(offer.deployment)
+        self.titles[number] = (offer.flow, offer.runs)
         self.teller.say(f"serving {name} ({offer.description})")
+        await self._schedule(number, offer.runs)
+
+    async def _schedule(self, number: UUID, name: str) -> None:
+        """Have the first runs inserted now: what is due in a few seconds is not missed, and a server that cannot do it
+        is found out at once, not when the first run is late."""
+        if name not in self.watch.dates:
+            return
+        try:
+            since = {"start_time": self.watch.since.isoformat()}
+            await self._client.request("POST", "/deployments/{id}/schedule", path_params={"id": number}, json=since)
+        except httpx.HTTPStatusError:
+            cause = describe_server_log(os.environ.get("PREFECT_API_URL", ""))
+            self.teller.say(f"{name} cannot be scheduled: {cause}")
 
     def tell_next(self) -> None:
         """Say when each deployment runs next."""
@@ -346,11 +360,11 @@ def describe_server_log(address: str) -> str:
     """The last error in the log of the local server, if that is the one in use."""
     state = server_status()
     if state is None or state.url != address:
-        return f"Prefect's server at {address} has started none; its log tells why"
+        return f"Prefect's server at {address} has scheduled none; its log tells why"
     error = read_last_error(Path(state.log))
     if error is None:
-        return f"Prefect's server has started none, and its log tells no error ({state.log})"
-    return f"Prefect's server has started none, the last error in its log is {error} ({state.log})"
+        return f"Prefect's server has scheduled none, and its log tells no error ({state.log})"
+    return f"Prefect's server has scheduled none, the last error in its log is {error} ({state.log})"
 
 
 def _due_time(run: FlowRun) -> datetime:
