@@ -4,13 +4,17 @@ No release of Prefect, or of what it stands on, may pass without this: one that 
 the log of its server.
 """
 
+import fcntl
 import json
 import os
+import pty
 import re
+import select
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -281,6 +285,55 @@ def test_a_new_picture_is_learnt_from_when_it_is_time(prefect_api: str, place: P
     assert f"retrain {NAME}: list: 25 files in 2 classes, 24 of them built already" in told
     end = rf"^\d\d:\d\d retrain {NAME}: version 2, \d\.\d\d\d \([+-]\d\.\d\d\d\), (champion|challenger; held: .+)$"
     assert re.search(end, told, re.MULTILINE), told
+
+
+@pytest.mark.parametrize("whole_group", [True, False])
+def test_ctrl_c_at_the_start_of_a_run_leaves_no_traceback(prefect_api: str, place: Place, whole_group: bool) -> None:
+    """In a terminal: the key goes to every process of it, `kill -INT` to serve alone."""
+    command = [str(Path(sys.executable).with_name("safelight")), "serve", "--name", NAME, "--inbox", str(place.inbox)]
+    terminal, inside = pty.openpty()
+    process = subprocess.Popen(
+        [*command, "--workspace", str(place.work), "--every", f"{SECONDS}s"],
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        start_new_session=True,
+        preexec_fn=take_terminal,
+    )
+    os.close(inside)
+    told = bytearray()
+
+    def is_starting() -> bool:
+        told.extend(read_terminal(terminal))
+        return any("flows.served_run" in " ".join(child.cmdline()) for child in psutil.Process(process.pid).children())
+
+    wait_for(is_starting, [process], told.decode)
+    if whole_group:
+        os.write(terminal, b"\x03")
+    else:
+        process.send_signal(signal.SIGINT)
+    until = time.monotonic() + PATIENCE
+    while process.poll() is None and time.monotonic() < until:
+        told.extend(read_terminal(terminal))
+    told.extend(read_terminal(terminal))
+    os.close(terminal)
+    assert process.wait(1) == 0, told.decode()
+    assert f"score {NAME}: stopped; what was finished is kept" in told.decode()
+    assert not re.search("Traceback|KeyboardInterrupt|Error", told.decode()), told.decode()
+
+
+def take_terminal() -> None:
+    """Make standard input the terminal of this session, so that its keys send signals."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def read_terminal(terminal: int) -> bytes:
+    """What was printed since, after a moment at most."""
+    ready, _, _ = select.select([terminal], [], [], 0.05)
+    try:
+        return os.read(terminal, 65536) if ready else b""
+    except OSError:  # all who had it open have ended
+        return b""
 
 
 def test_a_worker_retrains_and_scores_when_it_is_time(api: str, place: Place, tmp_path: Path) -> None:

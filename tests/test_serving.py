@@ -1,5 +1,6 @@
 """What `safelight serve` understands and tells: times, one line per run, late runs, and which run comes next."""
 
+import asyncio
 import re
 import subprocess
 import sys
@@ -10,13 +11,14 @@ from typing import Any
 from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cnn.errors import ConfigError, SourceError
-from cnn.metrics import Evaluation, Paired
+from cnn.metrics import Paired
 from flows.cli import app
 from flows.config import Config, ScheduleSpec, load_config
 from flows.lateness import Watch, find_last_error, read_last_error
@@ -160,7 +162,8 @@ TRAINED: dict[str, Any] = {
 def judge(wins: int, losses: int) -> tuple[str, ...]:
     """The gate's own reasons for a version that has so many of 250 images right that the champion has not."""
     paired = Paired(images=250, wins=wins, losses=losses, difference=(wins - losses) / 250, p_worse=0.5)
-    return decide(Evaluation.model_construct(), paired, GateSpec()).reasons
+    unread: Any = None  # two versions are compared by `paired` alone
+    return decide(unread, paired, GateSpec()).reasons
 
 
 @pytest.mark.parametrize(("wins", "losses", "change"), [(3, 2, 0.004), (2, 3, -0.004), (5, 5, 0.0)])
@@ -290,6 +293,40 @@ def test_a_schedule_that_is_always_late_lets_the_others_run() -> None:
     assert choose_runs(runs, begun)[0] == [runs[1]]
     asked = make_run(retrain, -1, by_hand=True)
     assert choose_runs([*runs, asked], begun) == ([asked], [])
+
+
+class Flaky:
+    """Stands in for the part of Prefect's runner that asks its server: fails a few times, then the test is over."""
+
+    def __init__(self, failures: int) -> None:
+        self.left = failures
+
+    async def _get_scheduled_flow_runs(self) -> list[Any]:
+        self.left -= 1
+        if self.left >= 0:
+            raise httpx.ConnectError("connection refused")
+        if self.left < -1:
+            raise asyncio.CancelledError
+        return []
+
+    async def _submit_scheduled_flow_runs(self, flow_run_response: list[Any], task_group: object) -> None:
+        assert flow_run_response == []
+
+
+def test_a_server_that_does_not_answer_is_asked_again_for_ever(capsys: pytest.CaptureFixture[str]) -> None:
+    from flows.serving_runner import ServingRunner, Teller
+
+    late = datetime.now(UTC) - timedelta(hours=2)
+    watch = Watch({"score birds": hourly}, timedelta(minutes=2), late)
+    runner = ServingRunner(Teller(ZoneInfo("UTC")), watch, 0.001)
+    runner._scheduled_run_poller = Flaky(failures=20)  # type: ignore[assignment]
+    runner._runs_task_group = None  # type: ignore[assignment]
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(runner._keep_polling())
+    first, missed, last = capsys.readouterr().err.splitlines()
+    assert "Prefect's server does not answer (connection refused); asked again every" in first
+    assert re.search(r"score birds was due .+ and has not begun: Prefect's server does not answer$", missed)
+    assert "Prefect's server answers again" in last
 
 
 def test_ctrl_c_is_quiet_from_the_start() -> None:
