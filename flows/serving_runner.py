@@ -37,6 +37,7 @@ from infra.servers import server_status
 
 FAULTS = (httpx.HTTPError, PrefectException, OSError)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SCHEDULE_SECONDS = 20.0  # that a server may take to schedule the first runs before it is told
 STOPPED = "stopped; what was finished is kept, the next run goes on from there"
 
 
@@ -159,12 +160,13 @@ class ServingRunner(Runner):
         is found out at once, not when the first run is late."""
         if name not in self.watch.dates:
             return
+        since, path = {"start_time": self.watch.since.isoformat()}, {"id": number}
         try:
-            since = {"start_time": self.watch.since.isoformat()}
-            await self._client.request("POST", "/deployments/{id}/schedule", path_params={"id": number}, json=since)
-        except httpx.HTTPStatusError:
+            async with asyncio.timeout(SCHEDULE_SECONDS):  # Prefect's client asks again for a minute
+                await self._client.request("POST", "/deployments/{id}/schedule", path_params=path, json=since)
+        except (TimeoutError, httpx.HTTPStatusError):
             cause = describe_server_log(os.environ.get("PREFECT_API_URL", ""))
-            self.teller.say(f"{name} cannot be scheduled: {cause}")
+            self.teller.say(f"{name} has not been scheduled yet: {cause}")
 
     def tell_next(self) -> None:
         """Say when each deployment runs next."""
