@@ -127,6 +127,7 @@ def open_prefect() -> None:
     address = ensure_prefect_server(say)
     wanted = {
         CONSOLE_LEVEL: "CRITICAL",  # its log goes to the server, and to the terminal only where nothing else tells
+        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # nor its own tracebacks, when its server is away for a while
         "DO_NOT_TRACK": "1",  # nothing is sent out
         "PREFECT_API_URL": address,
     }
