@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -37,6 +37,7 @@ from infra.servers import server_status
 
 FAULTS = (httpx.HTTPError, PrefectException, OSError)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STARTING = timedelta(minutes=1)  # what Prefect has handed out for less long than this is about to begin
 SCHEDULE_SECONDS = 20.0  # that a server may take to schedule the first runs before it is told
 STOPPED = "stopped; what was finished is kept, the next run goes on from there"
 
@@ -116,6 +117,7 @@ class ServingRunner(Runner):
         self.titles: dict[UUID, tuple[str, str]] = {}  # deployment -> (flow, name of its runs)
         self.running: dict[UUID, Running] = {}
         self._begun: dict[UUID | None, datetime] = {}
+        self._offered: dict[UUID | None, datetime] = {}
         self._outage = False
         self._serving: asyncio.Task[None] | None = None
 
@@ -189,11 +191,18 @@ class ServingRunner(Runner):
     async def _start_due_runs(self) -> None:
         poller = self._scheduled_run_poller
         runs = await poller._get_scheduled_flow_runs()
+        self._note_offers(runs)
         chosen, superseded = choose_runs([run for run in runs if run.id not in self.running], self._begun)
         for run in superseded:
             state: Any = Cancelled(name="Skipped", message="a later run of the same schedule is due as well")
             await self._client.set_flow_run_state(run.id, state)
         await poller._submit_scheduled_flow_runs(flow_run_response=chosen, task_group=self._runs_task_group)
+
+    def _note_offers(self, runs: Sequence[FlowRun]) -> None:
+        """Since when Prefect hands out a due run of each deployment while nothing else is in its way."""
+        now = datetime.now(UTC)
+        offered = {run.deployment_id for run in runs if _due_time(run) <= now and not self.running}
+        self._offered = {number: self._offered.get(number, now) for number in offered}
 
     def _note_outage(self, error: Exception) -> None:
         if not self._outage:
@@ -209,9 +218,12 @@ class ServingRunner(Runner):
     async def _tell_late(self) -> None:
         now = self.teller.now()
         for name, due in self.watch.find_late(now).items():
-            self.teller.say(
-                f"{name} was due {describe_moment(due, now)} and has not begun: {await self._find_cause(name)}"
-            )
+            offered = self._offered.get(self._find_number(name))
+            if offered is not None and now - offered < STARTING:
+                self.watch.told.pop(name)  # it is being started now
+                continue
+            cause = await self._find_cause(name)
+            self.teller.say(f"{name} was due {describe_moment(due, now)} and has not begun: {cause}")
 
     async def _find_cause(self, name: str) -> str:
         """Why a due run has not begun, as far as can be told from here."""
@@ -220,6 +232,8 @@ class ServingRunner(Runner):
             return f"it waits until {other.name}, which began {began}, has ended"
         if self._outage:
             return "Prefect's server does not answer"
+        if self._find_number(name) in self._offered:
+            return "Prefect holds it back, perhaps for a run that ended without a word; it lets go of it by itself"
         try:
             if (obstacle := await self._find_obstacle(name)) is not None:
                 return obstacle
@@ -227,9 +241,13 @@ class ServingRunner(Runner):
             return f"Prefect's server does not answer ({' '.join(str(error).split())[:200]})"
         return describe_server_log(os.environ.get("PREFECT_API_URL", ""))
 
+    def _find_number(self, name: str) -> UUID | None:
+        return next((number for number, (_, title) in self.titles.items() if title == name), None)
+
     async def _find_obstacle(self, name: str) -> str | None:
         """What in the deployment itself keeps its runs from being started."""
-        (number,) = (number for number, (_, title) in self.titles.items() if title == name)
+        if (number := self._find_number(name)) is None:
+            return None
         try:
             deployment = await self._client.read_deployment(number)
         except ObjectNotFound:

@@ -329,6 +329,21 @@ def test_a_server_that_does_not_answer_is_asked_again_for_ever(capsys: pytest.Ca
     assert "Prefect's server answers again" in last
 
 
+def test_a_run_that_was_just_handed_out_is_not_late(capsys: pytest.CaptureFixture[str]) -> None:
+    from flows.serving_runner import STARTING, ServingRunner, Teller
+
+    watch = Watch({"score birds": hourly}, timedelta(minutes=2), datetime.now(UTC) - timedelta(hours=2))
+    runner = ServingRunner(Teller(ZoneInfo("UTC")), watch, 1.0)
+    number = uuid4()
+    runner.titles[number] = ("score", "score birds")
+    runner._note_offers([make_run(number, -3600)])
+    asyncio.run(runner._tell_late())
+    assert capsys.readouterr().err == ""
+    runner._offered[number] -= STARTING
+    asyncio.run(runner._tell_late())
+    assert "has not begun: Prefect holds it back" in capsys.readouterr().err
+
+
 def test_ctrl_c_is_quiet_from_the_start() -> None:
     code = (
         "import signal, flows.__main__ as m, flows.cli as c; c.main = lambda: print(signal.getsignal(2).name); m.main()"
