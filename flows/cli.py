@@ -13,19 +13,23 @@ from flows.options import (
     Asked,
     ConfigFile,
     DryRun,
+    Every,
     Grace,
     Keep,
     Model,
     Name,
+    Nightly,
     Settings,
     Source,
     Verify,
     Why,
     Workspace,
+    check_folders,
     load_settings,
     locate,
     open_run,
     print_version,
+    time_settings,
 )
 from infra.proxies import bypass_loopback
 
@@ -214,17 +218,25 @@ def rollback(
 @app.command()
 def serve(
     name: Name,
-    source: Annotated[str | None, typer.Option("--source", help="Class folders to retrain on each night.")] = None,
-    inbox: Annotated[str | None, typer.Option("--inbox", help="Folder to score each hour.")] = None,
+    source: Annotated[str | None, typer.Option("--source", help="Class folders to retrain on.")] = None,
+    inbox: Annotated[str | None, typer.Option("--inbox", help="Folder to score.")] = None,
+    nightly: Nightly = None,
+    every: Every = None,
     workspace: Workspace = "./workspace",
     config: ConfigFile = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Serve the deployments retrain/nightly and score/hourly on this machine until Ctrl-C; no work pool is needed."""
+    """Retrain on --source each night and score --inbox each hour, on this machine, until Ctrl-C.
+
+    Times are those of this machine's time zone, or of the setting schedule.timezone. --nightly and --every are short
+    for the settings schedule.retrain and schedule.score, each of which may be a time of day (02:00), an interval (10m)
+    or a cron line.
+    """
 
     def action() -> Mapping[str, Any]:
-        chosen = open_run(config, settings, source, inbox)
+        check_folders(source, inbox, nightly, every)
+        chosen = open_run(config, [*(settings or []), *time_settings(nightly, every)], source, inbox)
         from flows.serve import Served, serve_deployments
 
         served = Served(name, locate(workspace), chosen, source and locate(source), inbox and locate(inbox))

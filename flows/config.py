@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from cnn.architecture import ModelSpec
 from cnn.augment import AugmentSpec
@@ -15,6 +15,7 @@ from cnn.fit import FitSpec
 from cnn.images import ImageSpec
 from cnn.spec import Settings
 from flows.config_errors import describe_invalid
+from flows.timetable import check_timing, check_zone
 from infra.cluster import ClusterSpec
 from infra.servers import ServerSpec
 from tasks.listing import SourceSpec
@@ -37,11 +38,26 @@ class TrainSpec(Settings):
 
 
 class ScheduleSpec(Settings):
-    """When `safelight serve` runs its deployments; cron lines of five fields."""
+    """When `safelight serve` runs what it serves: each a cron line, a time of day (02:00) or an interval (10m)."""
 
-    retrain: str = Field("0 2 * * *", description="cron line of retrain/nightly")
-    score: str = Field("0 * * * *", description="cron line of score/hourly")
-    timezone: str = Field("UTC", description="IANA name of the zone that the cron lines are read in")
+    retrain: str = Field("0 2 * * *", description="when the model is trained again; --nightly on the command line")
+    score: str = Field("0 * * * *", description="when the inbox is scored; --every on the command line")
+    timezone: str | None = Field(
+        None, description="IANA name of the zone that these times are read in; null: that of this machine"
+    )
+    late_minutes: float = Field(
+        2.0, gt=0.0, le=1440.0, description="a run that has not begun so long after its time is told, with the cause"
+    )
+
+    @field_validator("retrain", "score")
+    @classmethod
+    def _check_timing(cls, text: str) -> str:
+        return check_timing(text)
+
+    @field_validator("timezone")
+    @classmethod
+    def _check_zone(cls, name: str | None) -> str | None:
+        return None if name is None else check_zone(name)
 
 
 class Config(Settings):

@@ -36,7 +36,7 @@ def run_command(
 ) -> None:
     """Run a command's body and print its answer; end the process with the right code when it fails."""
     try:
-        with _ended_by_sigterm():
+        with _ended_by_signals():
             answer = action()
     except SafelightError as fault:
         _fail(str(fault))
@@ -65,15 +65,23 @@ def run_command(
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """In the block SIGTERM raises TerminatedError; Prefect, which handles it during a flow, passes it on afterwards."""
+def _ended_by_signals() -> Iterator[None]:
+    """In the block SIGTERM raises TerminatedError; Prefect, which handles it during a flow, passes it on afterwards.
+
+    Ctrl-C raises KeyboardInterrupt, where it would end the process without a word outside (see `flows.start`).
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python sets handlers in the main thread alone
         return
     before = signal.signal(signal.SIGTERM, _raise_terminated)
+    quiet = signal.getsignal(signal.SIGINT) is signal.SIG_DFL
     try:
+        if quiet:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         yield
     finally:
+        if quiet:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, before)
 
 
@@ -161,6 +169,7 @@ def open_prefect(spec: "ServerSpec | None" = None) -> None:
     address = ensure_prefect_server(say, spec)
     wanted = {
         CONSOLE_LEVEL: "CRITICAL",  # its log goes to the server, and to the terminal only where nothing else tells
+        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # nor its own tracebacks, when its server is away for a while
         "DO_NOT_TRACK": "1",  # nothing is sent out
         "PREFECT_API_URL": address,
         "PREFECT_HOME": str(find_prefect_home()),  # it warns before every answer where it cannot make its own

@@ -44,6 +44,38 @@ Keep = Annotated[
 Grace = Annotated[float, typer.Option("--grace-hours", min=0.0, help="What is younger than this is never removed.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")]
 
+Nightly = Annotated[
+    str | None, typer.Option("--nightly", metavar="HH:MM", help="When to retrain, such as 02:00; needs --source.")
+]
+Every = Annotated[
+    str | None, typer.Option("--every", metavar="TIME", help="How often to score: 30s, 10m, 2h, 1d; needs --inbox.")
+]
+
+
+def check_folders(source: str | None, inbox: str | None, nightly: str | None, every: str | None) -> None:
+    """Raise ConfigError when there is nothing to serve, or a time is given for what is not served."""
+    if not source and not inbox:
+        raise ConfigError("nothing to serve: give --source (class folders to retrain on), --inbox (to score), or both")
+    if nightly is not None and not source:
+        raise ConfigError("--nightly says when to retrain, and there is no --source to retrain on")
+    if every is not None and not inbox:
+        raise ConfigError("--every says how often to score, and there is no --inbox to score")
+
+
+def time_settings(nightly: str | None, every: str | None) -> list[str]:
+    """The settings that --nightly and --every are short for. Raises: ConfigError."""
+    from flows.timetable import parse_cron, parse_interval
+
+    try:
+        if every is not None and parse_interval(every) is None:
+            raise ValueError(f"{every!r} is no interval such as 30s, 10m, 2h or 1d")
+    except ValueError as error:
+        raise ConfigError(f"--every: {error}") from None
+    if nightly is not None and (":" not in nightly or parse_cron(nightly) is None):
+        raise ConfigError(f"--nightly: {nightly!r} is no time of day such as 02:00")
+    given = {"schedule.retrain": nightly, "schedule.score": every}
+    return [f'{key}="{value.strip()}"' for key, value in given.items() if value is not None]
+
 
 def locate(address: str) -> str:
     """An absolute local path (`~` expanded), or the address as it stands: workers may have another working folder."""

@@ -38,6 +38,7 @@ class TrainReport(Spec):
 
     model: str
     version: int
+    trained: bool  # whether this run made the version; else nothing has changed since one did
     alias: str
     run_id: str
     dataset: str

@@ -1,29 +1,37 @@
-"""A model's name, its folders and cron lines in; deployments served by this process until it is stopped."""
+"""Serve schedules on this machine: retrain a model each night and score its inbox each hour, until it is stopped."""
 
 import asyncio
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
-from prefect.client.orchestration import get_client
-from prefect.exceptions import ObjectNotFound
-from prefect.runner import Runner
-from prefect.schedules import Cron
+from prefect.schedules import Cron, Interval, Schedule
+from prefect.server.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.types.entrypoint import EntrypointType
 
 from cnn.errors import ConfigError
 from flows.config import Config
-from flows.progress import say
+from flows.lateness import Watch
 from flows.retrain import retrain
 from flows.score import score
+from flows.serving_runner import Offer, ServingRunner, Teller
+from flows.timetable import MONDAY, find_local_zone, parse_cron, parse_interval
+from infra.home import state_dir
 from infra.keeping import keep_server
+from infra.local import claim_folder
 from infra.spawning import leave_working_folder
+from infra.tracking import check_name
+
+POLL_SECONDS = 10.0  # Prefect hands runs out so many seconds before they are due: they have been started by then
 
 
 @dataclass(frozen=True)
 class Served:
-    """What is to be served; a deployment without a folder is there, but its schedule is paused."""
+    """What is to be served; a deployment without a folder is there, but its schedule is not active."""
 
     name: str
     workspace: str
@@ -31,73 +39,129 @@ class Served:
     source: str | None
     inbox: str | None
 
-
-def make_deployments(served: Served) -> list[Any]:
-    """The deployments `retrain/nightly` and `score/hourly`, one run at a time each."""
-    common = {"name": served.name, "workspace": served.workspace, "config": served.config.model_dump(mode="json")}
-    plans = (
-        (retrain, "nightly", served.config.schedule.retrain, served.source),
-        (score, "hourly", served.config.schedule.score, served.inbox),
-    )
-    try:
-        return [_make_deployment(served, common, plan) for plan in plans]
-    except ValueError as error:  # Prefect reads cron lines and zones
-        text = " ".join(str(error).split())[:200]
-        raise ConfigError(f"[schedule]: {text}; cron lines have five fields, zones an IANA name") from None
+    @property
+    def zone(self) -> str:
+        """The time zone of the schedules and of what is printed."""
+        return self.config.schedule.timezone or find_local_zone()
 
 
-def _make_deployment(served: Served, common: dict[str, Any], plan: tuple[Any, str, str, str | None]) -> Any:
-    flow, title, cron, folder = plan
-    return flow.to_deployment(
-        name=title,
+@dataclass(frozen=True)
+class Plan:
+    """One deployment: its flow, the setting that says when, and the folder that its runs begin with."""
+
+    flow: Any
+    timing: str
+    folder: str | None
+    option: str
+
+
+def make_plans(served: Served) -> list[Plan]:
+    """What is served, in the order in which it is shown."""
+    times = served.config.schedule
+    return [
+        Plan(retrain, times.retrain, served.source, "--source"),
+        Plan(score, times.score, served.inbox, "--inbox"),
+    ]
+
+
+def make_offer(served: Served, plan: Plan) -> Offer:
+    """A deployment such as `retrain/birds`, one run at a time, and how it is told."""
+    parameters = {"name": served.name, "workspace": served.workspace, "config": served.config.model_dump(mode="json")}
+    deployment = plan.flow.to_deployment(
+        name=served.name,
         # The slug says which schedule of an earlier deployment this one replaces.
-        schedules=[Cron(cron, timezone=served.config.schedule.timezone, active=folder is not None, slug=title)],
-        parameters=common | ({"source": folder} if folder else {}),
+        schedules=[make_schedule(plan.timing, served.zone, active=plan.folder is not None)],
+        parameters=parameters | ({"source": plan.folder} if plan.folder else {}),
         concurrency_limit=1,
-        entrypoint_type=EntrypointType.MODULE_PATH,  # of an installed package, from whichever folder it is served
+        entrypoint_type=EntrypointType.MODULE_PATH,  # from anywhere, and never a file of the working folder
     )
+    return Offer(deployment, plan.flow.name, name_runs(plan, served), describe_plan(plan, served.zone))
 
 
-def replace_pooled(names: list[str]) -> None:
-    """Remove deployments of these names that wait in a work pool: Prefect would mix their settings with ours."""
-    with get_client(sync_client=True) as client:
-        for name in names:
-            try:
-                found = client.read_deployment_by_name(name)
-            except ObjectNotFound:
-                continue
-            if found.work_pool_name is not None:
-                client.delete_deployment(found.id)
-                say(f"serving {name} in place of the deployment in the work pool {found.work_pool_name}")
+def make_schedule(timing: str, zone: str, active: bool) -> Schedule:
+    """The schedule for Prefect. Raises: ConfigError, it never comes or is no cron line."""
+    if find_date(timing, zone, datetime.now(ZoneInfo(zone))) is None:
+        raise ConfigError(f"[schedule]: {timing!r} never comes")
+    if (interval := parse_interval(timing)) is not None:
+        return Interval(interval, anchor_date=_anchor(zone), timezone=zone, active=active, slug="safelight")
+    return Cron(parse_cron(timing) or timing, timezone=zone, active=active, slug="safelight")
 
 
-class _Runner(Runner):
-    """Prefect's, which on SIGTERM ends as it does on Ctrl-C; its own way leaves a coroutine behind, and says so."""
+def find_date(timing: str, zone: str, after: datetime) -> datetime | None:
+    """The first moment after another one that a cron line, time of day or interval names, as Prefect reckons it.
 
-    _serving: "asyncio.Task[None] | None" = None
+    Raises:
+        ConfigError: it is no cron line.
+    """
+    try:
+        if (interval := parse_interval(timing)) is not None:
+            schedule: Any = IntervalSchedule(interval=interval, anchor_date=_anchor(zone), timezone=zone)
+        else:
+            schedule = CronSchedule(cron=parse_cron(timing) or timing, timezone=zone)
+    except ValueError:
+        raise ConfigError(f"[schedule]: {timing!r} is no cron line; it has five fields, such as 0 2 * * *") from None
+    try:
+        dates = list(schedule._get_dates_generator(n=2, start=after))
+    except ValueError:  # 30 February
+        return None
+    return next((date for date in dates if date > after), None)
 
-    async def serve(self) -> None:
-        """Run until this task is cancelled."""
-        self._serving = asyncio.current_task()
-        await self.start()
 
-    def handle_sigterm(self, *args: Any, **kwargs: Any) -> None:
-        if self._serving is not None:
-            self._serving.get_loop().call_soon_threadsafe(self._serving.cancel)
+def _anchor(zone: str) -> datetime:
+    return MONDAY.replace(tzinfo=ZoneInfo(zone))
+
+
+def choose_pause(plans: list[Plan]) -> float:
+    """Seconds between two looks for due runs: more often where runs come more often."""
+    intervals = [parse_interval(plan.timing) for plan in plans if plan.folder is not None]
+    shortest = min((interval.total_seconds() for interval in intervals if interval), default=POLL_SECONDS)
+    return min(POLL_SECONDS, max(1.0, shortest / 5))
+
+
+@contextmanager
+def claim_name(name: str, address: str) -> Iterator[None]:
+    """In the block nobody else on this machine serves the name on this server. Raises: ConfigError, somebody does."""
+    folder = state_dir() / "serve" / f"{name} {address}".encode().hex()[-200:]
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        with claim_folder(folder):
+            yield
+    except BlockingIOError:
+        raise ConfigError(
+            f"another `safelight serve --name {name}` is running here; stop it first, or choose another name"
+        ) from None
 
 
 def serve_deployments(served: Served) -> dict[str, Any]:
     """Serve until Ctrl-C or SIGTERM; runs come from the schedules and from `prefect deployment run`."""
+    check_name(served.name)
     leave_working_folder()
-    deployments = make_deployments(served)
-    names = ["retrain/nightly", "score/hourly"]
-    replace_pooled(names)
-    for title, folder, option in zip(names, (served.source, served.inbox), ("--source", "--inbox"), strict=True):
-        state = f"on schedule, from {folder}" if folder else f"paused: give {option}"
-        say(f"serving {title} ({state})")
-    runner = _Runner(limit=1)
-    with keep_server(os.environ.get("PREFECT_API_URL", "")), suppress(KeyboardInterrupt, asyncio.CancelledError):
-        for deployment in deployments:
-            runner.add_deployment(deployment)
-        asyncio.run(runner.serve())
-    return {"served": names, "model": served.name}
+    address, plans, teller = os.environ.get("PREFECT_API_URL", ""), make_plans(served), Teller(ZoneInfo(served.zone))
+    offers = [make_offer(served, plan) for plan in plans]
+    with claim_name(served.name, address), keep_server(address):
+        runner = ServingRunner(teller, make_watch(served, plans, teller.now()), choose_pause(plans))
+        asyncio.run(runner.serve(offers))
+    return {"served": [f"{plan.flow.name}/{served.name}" for plan in plans], "model": served.name}
+
+
+def name_runs(plan: Plan, served: Served) -> str:
+    """What the runs of a deployment are called, such as `retrain birds`."""
+    return f"{plan.flow.name} {served.name}"
+
+
+def make_watch(served: Served, plans: list[Plan], now: datetime) -> Watch:
+    """The schedules that are active, to be asked when each is due."""
+
+    def follow(timing: str) -> Any:
+        return lambda after: find_date(timing, served.zone, after)
+
+    dates = {name_runs(plan, served): follow(plan.timing) for plan in plans if plan.folder is not None}
+    return Watch(dates, timedelta(minutes=served.config.schedule.late_minutes), now)
+
+
+def describe_plan(plan: Plan, zone: str) -> str:
+    """When it runs and from which folder, or why it does not."""
+    if plan.folder is None:
+        return f"not on schedule: give {plan.option}"
+    every = f"every {plan.timing}" if parse_interval(plan.timing) else f"at {plan.timing}"
+    return f"{every}, {zone}, from {plan.folder}"

@@ -98,7 +98,7 @@ def train_opened(job: Training, trainer: Trainer, started: float) -> TrainReport
     stands = version is not None and read_verdict(version) is not None
     if version is None or not stands:
         version = run_training_stages(job, trainer)
-    report = summarize(job, version, time.monotonic() - started)
+    report = summarize(job, version, not stands, time.monotonic() - started)
     job.store.write(report_path(job.key), report.to_json().encode())
     link_version(report, job.registry.figures_of)
     if stands:
@@ -268,12 +268,13 @@ def compare_with(job: Training, champion: VersionInfo, report: TrainingReport) -
     return note_left_out(decide(report.evaluation, paired, job.config.gate), paired, unseen.images)
 
 
-def summarize(job: Training, version: VersionInfo, seconds: float) -> TrainReport:
+def summarize(job: Training, version: VersionInfo, trained: bool, seconds: float) -> TrainReport:
     """The answer of the command."""
     verdict, (judged_on, unjudged) = read_verdict(version), read_judgement(version)
     return TrainReport(
         model=job.name,
         version=version.version,
+        trained=trained,
         alias=name_alias(version.aliases) or "",
         run_id=version.run_id,
         dataset=job.manifest.dataset,

@@ -23,12 +23,12 @@ def test_a_cancelled_run_ends_all_its_children(
     process = start("serve", "--name", "birds", "--workspace", work, "--source", photos, *settings)
 
     def is_served() -> bool:
-        found = httpx.get(f"{prefect_api}/deployments/name/retrain/nightly", timeout=30)
+        found = httpx.get(f"{prefect_api}/deployments/name/retrain/birds", timeout=30)
         return found.is_success and found.json()["parameters"].get("workspace") == str(work)
 
     try:
         wait_until(is_served, process)
-        told = prefect("deployment", "run", "retrain/nightly")
+        told = prefect("deployment", "run", "retrain/birds")
         (run,) = set(re.findall(r"UUID: ([0-9a-f-]{36})", told))
         wait_until(lambda: len(list(work.glob("chunks/*.arrow"))) >= 3, process)
         family = psutil.Process(process.pid).children(recursive=True)

@@ -27,6 +27,7 @@ PREPARED = PrepareReport(
 TRAINED = TrainReport(
     model="Birds_of.2026",
     version=4,
+    trained=True,
     alias="champion",
     run_id="abc",
     dataset="photos-1",

@@ -1,0 +1,6 @@
+"""`python -m flows`: the same as the console script."""
+
+from flows.start import main
+
+if __name__ == "__main__":
+    main()
