@@ -60,9 +60,7 @@ def _recall_part(rows: Rows, unknown: NDArray[np.int64], table: pa.Table, memory
     counted = pc.is_in(table.column("outcome"), pa.array(TRAINED_ON))
     table = table.filter(counted)
     splits = np.array([SPLITS.index(name) for name in table.column("split").to_pylist()], np.int8)
-    for group, number in dict(zip(table.column("group").to_pylist(), splits.tolist(), strict=True)).items():
-        if group is not None:
-            memory.setdefault(group, number)
+    _recall_groups(rows, table, splits, memory)
     older = table.column("image_key").null_count == table.num_rows
     keys = table.column("digest" if older else "image_key").to_pylist()
     own = rows.digest[unknown] if older else rows.image_key[unknown]
@@ -71,6 +69,16 @@ def _recall_part(rows: Rows, unknown: NDArray[np.int64], table: pa.Table, memory
     recalled = splits[np.array([place for _, place in found], np.int64)]
     allowed = rows.may_be_in(chosen, recalled)
     rows.split[chosen[allowed]], rows.known[chosen[allowed]] = recalled[allowed], True
+
+
+def _recall_groups(rows: Rows, table: pa.Table, splits: NDArray[np.int8], memory: Memory) -> None:
+    """Note the split of each group that was drawn: neither that of its images in folders of the owner's split, nor that
+    of a copy, which has the split of the image that it is a copy of, whatever group that is in."""
+    copies = pc.equal(table.column("outcome"), "duplicate").to_numpy(zero_copy_only=False)
+    drawn = ~np.isin(splits, rows.given_splits) & ~copies
+    for group, number, tells in zip(table.column("group").to_pylist(), splits.tolist(), drawn.tolist(), strict=True):
+        if group is not None and tells:
+            memory.setdefault(group, number)
 
 
 def _match(own: NDArray[np.uint8], keys: Iterable[bytes | None]) -> Iterator[tuple[int, int]]:

@@ -92,7 +92,11 @@ def test_files_beside_the_class_folders_are_told_and_count_for_nothing(source: P
 
 
 def test_without_training_images_nothing_is_published(tmp_path: Path) -> None:
-    for number in range(2):
-        write_image(tmp_path / "photos" / ("cat", "owl")[number] / "a.png", number)
+    """A split of the owner's, of whose training folder nothing is left: test images are not moved there."""
+    for label in ("cat", "owl"):
+        write_image(tmp_path / "photos" / "test" / label / "a.png", len(label) + ord(label[0]))
+        (tmp_path / "photos" / "train" / label).mkdir(parents=True)
+        (tmp_path / "photos" / "train" / label / "a.png").write_bytes(b"no picture")
     with pytest.raises(DatasetError, match="no image is left to train on"):
-        prepare(tmp_path / "photos", tmp_path / "work", split=SplitSpec(validation=0.499, test=0.5))
+        prepare(tmp_path / "photos", tmp_path / "work", budget=1.0)
+    assert not (tmp_path / "work" / "datasets").exists()

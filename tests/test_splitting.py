@@ -181,6 +181,49 @@ def test_a_new_file_of_a_known_group_follows_the_group(tmp_path: Path) -> None:
     assert all(after[path]["split"] == row["split"] for path, row in rows.items())
 
 
+def test_a_copy_in_another_group_does_not_take_its_group_along(tmp_path: Path) -> None:
+    """A copy has the split of the file that it is a copy of: that says nothing of where its own group is."""
+    source, spec = tmp_path / "photos", SplitSpec(validation=0.2, test=0.2, group=r"site-\d\d")
+    for number in range(60):
+        write_image(source / ("bat", "owl")[number % 2] / f"site-{number % 30:02}-{number:02}.png", number)
+    _, first = prepare(source, tmp_path / "work", split=spec)
+    before = {path: row["split"] for path, row in rows_of(tmp_path / "work", first).items()}
+    tested = next(path for path, split in before.items() if split == "test")
+    trained = [path for path, split in before.items() if split == "train" and path > tested]
+    copies = {f"{path.rpartition('-')[0]}-z.png" for path in trained if path.startswith(tested.split("/")[0])}
+    for copy in copies:  # the last file of each group
+        (source / copy).write_bytes((source / tested).read_bytes())
+    _, second = prepare(source, tmp_path / "work", split=spec)
+    assert second.outcomes["duplicate"] == len(copies) > 0
+    write_image(source / "bat" / "site-00-new.png", 999)
+    _, third = prepare(source, tmp_path / "work", split=spec)
+    after = rows_of(tmp_path / "work", third)
+    assert {path: after[path]["split"] for path in before} == before
+
+
+def test_a_group_that_lies_in_a_folder_for_validation_too_stays_where_its_training_images_were_drawn(
+    tmp_path: Path,
+) -> None:
+    """Also where the hash draws another split than the one that it came to for want of test images."""
+    source = tmp_path / "photos"
+    for number in range(12):
+        label, site = ("bat", "owl")[number % 2], number // 4
+        write_image(source / "train" / label / f"site-{site}-{number:02}.png", number)
+        write_image(source / "val" / label / f"site-{site}-{number + 50:02}.png", number + 50)
+    for label in ("bat", "owl"):  # a group of one class alone can be moved
+        write_image(source / "train" / label / f"site-{label}-1.png", len(label) + ord(label[0]))
+        write_image(source / "val" / label / f"site-{label}-2.png", len(label) + ord(label[1]) + 200)
+    spec = SplitSpec(validation=0.2, test=0.01, group=r"site-\w+", seed=0)
+    _, first = prepare(source, tmp_path / "work", split=spec)
+    rows = rows_of(tmp_path / "work", first)
+    moved = {path for path, row in rows.items() if row["split"] == "test" != row["record_split"]}
+    assert moved
+    write_image(source / "train" / "bat" / "alone.png", 999)
+    _, second = prepare(source, tmp_path / "work", split=spec)
+    after = rows_of(tmp_path / "work", second)
+    assert {path for path, row in after.items() if row["split"] == "test"} >= moved
+
+
 def make_grouped(seed: int) -> SplitSpec:
     return SplitSpec(validation=0.2, test=0.2, group=r"site-\d", seed=seed)
 
