@@ -38,7 +38,17 @@ FIGURES = "figures"  # below the artifacts of a run
 DATA = "data/bundle"  # where a pyfunc model keeps the folder that was logged as `bundle`
 RETRY_SECONDS = 90.0
 # What `cnn.pyfunc` needs to score; the versions installed here are pinned in the model.
-SCORING_PACKAGES = ("mlflow", "numpy", "onnxruntime", "opencv-python-headless", "pandas", "pillow", "pydantic", "scipy")
+SCORING_PACKAGES = (
+    "mlflow",
+    "numpy",
+    "onnxruntime",
+    "opencv-python-headless",
+    "pandas",
+    "pillow",
+    "pydantic",
+    "scipy",
+    "simplejpeg",
+)
 
 
 class Registry(Versions, Experiments):

@@ -1,5 +1,6 @@
 """Runs and versions on a real SQLite registry, and what is said when it does not answer; nothing is trained."""
 
+import ast
 import hashlib
 import resource
 import sqlite3
@@ -8,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from registries import METRICS, make_bundle, open_registry, register
 
 from cnn.bundle import INFO, ONNX
 from cnn.errors import IntegrityError, RegistryError, ServerError, StorageError
-from infra.registry import Registry, resolve_tracking
+from infra.registry import SCORING_PACKAGES, Registry, resolve_tracking
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +117,28 @@ def test_the_model_is_a_pyfunc_with_pinned_requirements(registry: Registry, bund
     assert all("==" in pin for pin in pins)
     assert any(pin.startswith("onnxruntime==") for pin in pins)
     assert not list(folder.rglob("*.pkl"))
+
+
+def test_what_the_pyfunc_imports_is_among_its_requirements() -> None:
+    """Else a version does not load where MLflow has installed what it asks for, and nothing else."""
+    found = "(sys.modules[name].__file__ for name in sys.modules if name.startswith('cnn.'))"
+    code = f"import sys, cnn.pyfunc; print(*{found}, sep='\\n')"
+    loaded = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout
+    modules = [Path(line) for line in loaded.splitlines()]
+    imported = {name for path in modules for name in list_imports(path)} - set(sys.stdlib_module_names) - {"cnn"}
+    distributions = packages_distributions()
+    needed = {distributions[name][0].lower() for name in imported}
+    assert {"numpy", "pillow", "simplejpeg"} <= needed <= set(SCORING_PACKAGES)
+
+
+def list_imports(path: Path) -> set[str]:
+    """The packages that a module imports when it is imported itself."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        found |= {name.split(".")[0] for name in names}
+    return found
 
 
 def test_the_bundle_comes_back_verified_and_is_kept(registry: Registry, bundle: Path, tmp_path: Path) -> None:
