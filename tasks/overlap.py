@@ -46,7 +46,8 @@ class UnseenImages:
         if self.related:
             told += f" ({self.related:,} of them by their split.group)"
         if len(self.keys) < min(ENOUGH, -(-self.images // 2)):
-            return f"{told}; {len(self.keys):,} are left, too few: half of them or {ENOUGH} are needed"
+            are = "is" if len(self.keys) == 1 else "are"
+            return f"{told}; {len(self.keys):,} {are} left, too few: half of them or {ENOUGH} are needed"
         if lost := sorted(set(self.lost) & set(known)):
             return f"{told}, and so are all of {name_some(list(map(repr, lost)))}"
         return None
