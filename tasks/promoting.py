@@ -131,7 +131,7 @@ def hold_for_unjudged_classes(champion: Sequence[str], judged: Sequence[str]) ->
         "hold",
         (
             f"it is not judged on {shown}, for want of test images; the champion was",
-            "add images of it, or raise split.test or choose another split.group",
+            "add test images of it, or where splits are drawn, raise split.test or choose another split.group",
         ),
     )
 

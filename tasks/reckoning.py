@@ -66,7 +66,8 @@ def check_budget(
             "repair its files or remove the folder; nothing was published"
         )
     if not ((rows.outcome == OK) & (rows.split == SPLITS.index("train"))).any():
-        raise DatasetError("no image is left to train on; lower split.validation and split.test, or add images")
+        # A class whose split is drawn keeps one: only a folder of the owner's can be left without.
+        raise DatasetError("no image is left to train on in the folders for training; add images there")
 
 
 def name_lost(rows: Rows, write_list: Callable[[], str] | None = None) -> str:
