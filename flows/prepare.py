@@ -92,7 +92,7 @@ def measure_stage(job: Preparation, crew: Crew) -> None:
     if isinstance(levels, tuple):
         say(f"measure: image.levels are {levels[0]:,} to {levels[1]:,}, which become black and white")
     else:
-        say('measure: no training image has levels of more than 8 bits to measure; image.levels is "full" until one has')
+        say('measure: no training image has levels of more than 8 bits, so image.levels is "full" until one has')
 
 
 def list_stage(job: Preparation) -> None:
