@@ -331,6 +331,39 @@ def test_a_server_that_does_not_answer_is_asked_again_for_ever(capsys: pytest.Ca
     assert "Prefect's server answers again" in last
 
 
+def test_cancelled_runs_are_looked_for_when_the_servers_events_come_no_more() -> None:
+    """Prefect's own loop for that prints tracebacks while its server is away, and gives up."""
+    from prefect._internal.observers import FlowRunCancellingObserver
+
+    from flows.serving_runner import Running, ServingRunner, Teller
+
+    runner, asked = ServingRunner(Teller(ZoneInfo("UTC")), Watch({}, SECOND, NOON), 1.0), []
+
+    async def lose_events() -> None:
+        raise ConnectionError
+
+    async def ask() -> None:
+        asked.append(True)
+
+    async def watch() -> None:
+        observer = runner._cancelling_observer = FlowRunCancellingObserver(on_cancelling=lambda run: None)
+        observer._check_for_cancelled_flow_runs = ask  # type: ignore[method-assign]
+        task = observer._consumer_task = asyncio.create_task(lose_events())
+        task.add_done_callback(observer._start_polling_task)
+        runner._take_cancelling_over()
+        await runner._end_cancelled_runs()
+        runner.running[uuid4()] = Running("score birds", NOON)
+        await runner._end_cancelled_runs()
+        assert not asked  # events come
+        await asyncio.wait([task])
+        await runner._end_cancelled_runs()
+        assert isinstance(task.exception(), ConnectionError)
+        assert observer._polling_task is None
+
+    asyncio.run(watch())
+    assert asked == [True]
+
+
 def test_a_run_that_was_just_handed_out_is_not_late(capsys: pytest.CaptureFixture[str]) -> None:
     from flows.serving_runner import STARTING, ServingRunner, Teller
 
