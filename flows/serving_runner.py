@@ -312,7 +312,8 @@ class ServingRunner(Runner):
         if self._serving is None:
             for run in self.running.values():
                 if run.process is not None:
-                    run.process.hard_kill()
+                    with suppress(ProcessLookupError):  # it has ended
+                        run.process.hard_kill()
             return
         self._serving.cancel()
         self._serving = None
@@ -349,8 +350,12 @@ class _Starter:
                 sink.close()
             teller.say(f"{self.name}: {await self._describe_end(running)}")
             runner.tell_next()
-        finally:
-            runner.running.pop(flow_run.id, None)
+        except asyncio.CancelledError:
+            raise  # serve ends: `_give_up_runs` comes after this when the process is just being started
+        except BaseException:
+            del runner.running[flow_run.id]
+            raise
+        del runner.running[flow_run.id]
 
     async def _describe_end(self, running: Running) -> str:
         if (answer := read_answer(self.path)) is not None:
