@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from steps import prepare, rows_of, write_image, write_photos
 
-from cnn.dataset import SplitSpec
 from cnn.errors import BadImage, ConfigError, DatasetError, SourceError
 from cnn.loader import open_split
 from infra.local import LocalSource
