@@ -76,9 +76,11 @@ def tell_losses(job: Preparation, manifest: Manifest) -> None:
         say(f"publish: ignored: {ignored}")
     for line in describe_outcomes(job.rows):
         say(f"publish: {line}")
+    for overlap in find_overlaps(job.rows):
+        say(f"publish: {overlap}")
     if has_outcomes(job.rows):
         say(f"publish: all of these files: {job.store.uri_of(outcomes_path(manifest.dataset))}")
-    for gap in [*find_gaps(job.rows, job.classes, job.spec.split), *find_overlaps(job.rows)]:
+    for gap in find_gaps(job.rows, job.classes, job.spec.split):
         say(f"publish: {gap}")
 
 
