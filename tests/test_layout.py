@@ -264,9 +264,7 @@ def test_a_split_folder_that_comes_or_goes_draws_the_split_as_a_fresh_run_does(t
     assert splits_of(work, manifest)["validation"] <= {("cat", "drawn"), ("owl", "drawn")}
 
 
-def test_copies_across_the_owner_s_split_stay_and_are_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_copies_across_the_owner_s_split_stay_and_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, work = write_split(tmp_path / "photos", {"train": 6, "val": 3, "test": 3}), tmp_path / "work"
     train = source / "train" / "cat"
     shutil.copy(train / "000.png", source / "test" / "cat" / "copy.png")  # the same bytes
