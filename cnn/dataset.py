@@ -1,7 +1,6 @@
 """What a published dataset is: the manifest that names its shards, and the normalization its model starts with."""
 
 import hashlib
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from cnn.augment import AugmentSpec
 from cnn.images import ImageSpec
+from cnn.patterns import compile_pattern
 from cnn.spec import Settings, Spec, canonical_json
 
 SPLITS = ("train", "validation", "test")
@@ -38,8 +38,8 @@ class SplitSpec(Settings):
     @classmethod
     def _group_is_a_pattern(cls, value: str | None) -> str | None:
         try:
-            re.compile(value or "")
-        except (re.error, OverflowError) as error:
+            compile_pattern(value or "")
+        except ValueError as error:
             raise ValueError(f"not a regular expression ({error})") from None
         return value
 

@@ -165,7 +165,7 @@ def models(
     workspace: Workspace = "./workspace",
     as_json: AsJson = False,
 ) -> None:
-    """Versions of a model with metrics and aliases, and the history of its champion."""
+    """What each champion is worth; with NAME all versions and the history of the champion."""
 
     def action() -> Mapping[str, Any]:
         from flows.models import list_models

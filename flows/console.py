@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -34,9 +34,12 @@ class TerminatedError(KeyboardInterrupt):
 def run_command(
     action: Callable[[], Mapping[str, Any]], as_json: bool, show: Callable[[Mapping[str, Any]], None]
 ) -> None:
-    """Run a command's body and print its answer; end the process with the right code when it fails."""
+    """Run a command's body and print its answer; end the process with the right code when it fails.
+
+    Stdout is for the answer alone: what a library prints meanwhile goes to stderr.
+    """
     try:
-        with _ended_by_signals():
+        with _ended_by_signals(), redirect_stdout(sys.stderr):
             answer = action()
     except SafelightError as fault:
         _fail(str(fault))

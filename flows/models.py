@@ -117,7 +117,8 @@ def show_models(answer: Mapping[str, Any]) -> None:
 
 
 def _list_champion(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (row["model"], row["champion"], *_show_figures(row), row["images"], _show_time(row["created"])[:10])
+    date = None if row["champion"] is None else _show_time(row["created"])[:10]
+    return (row["model"], row["champion"], *_show_figures(row), row["images"], date)
 
 
 def _list_version(row: Mapping[str, Any]) -> dict[str, Any]:

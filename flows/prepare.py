@@ -1,6 +1,7 @@
 """A source folder in, a published dataset version out: the flow `prepare`."""
 
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -76,9 +77,11 @@ def tell_losses(job: Preparation, manifest: Manifest) -> None:
         say(f"publish: ignored: {ignored}")
     for line in describe_outcomes(job.rows):
         say(f"publish: {line}")
+    for overlap in find_overlaps(job.rows):
+        say(f"publish: {overlap}")
     if has_outcomes(job.rows):
         say(f"publish: all of these files: {job.store.uri_of(outcomes_path(manifest.dataset))}")
-    for gap in [*find_gaps(job.rows, job.classes, job.spec.split), *find_overlaps(job.rows)]:
+    for gap in find_gaps(job.rows, job.classes, job.spec.split):
         say(f"publish: {gap}")
 
 
@@ -113,7 +116,7 @@ def list_stage(job: Preparation) -> None:
 def find_doubts(job: Preparation) -> list[str]:
     """What may not be as it was meant, one line each: it is no fault, and the run goes on."""
     doubts = [
-        f"classes {' and '.join(map(ascii, names))} differ only in case or encoding; if they are one, rename a folder"
+        f"classes {show_apart(names)} differ only in case or encoding; if they are one, rename a folder"
         for names in find_twins(job.classes)
     ]
     if empty := find_empty_folders(job.source, job.rows.inventory, job.classes, job.layout.folders):
@@ -139,6 +142,12 @@ def find_doubtful_classes(job: Preparation) -> list[str]:
         shown = name_some(list(map(repr, same)))
         doubts.append(f"all class folders hold the same folders ({shown}), which do not count: are they the classes?")
     return doubts
+
+
+def show_apart(names: Sequence[str]) -> str:
+    """Names that are nearly the same: as they are read, and where they look the same, with what tells them apart."""
+    looks = {unicodedata.normalize("NFKC", name) for name in names}
+    return " and ".join(map(repr if len(looks) == len(names) else ascii, names))
 
 
 def build_stage(job: Preparation, crew: Crew) -> None:

@@ -115,7 +115,8 @@ def describe_speed(count: float, size: int, seconds: float) -> str:
     if not count or seconds <= 0:
         return ""
     images = f"{count / seconds:,.0f} images/s"
-    return f"{images}, {size / seconds / 1e6:,.1f} MB/s" if size else images
+    megabytes = size / seconds / 1e6
+    return f"{images}, {megabytes:,.1f} MB/s" if megabytes >= 0.05 else images  # tiny files: "0.0" says nothing
 
 
 def describe_time(seconds: float) -> str:

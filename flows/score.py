@@ -32,6 +32,7 @@ from tasks.promoting import describe_judgement, read_judgement, say_unjudged
 from tasks.scoring import ChunkScores, ModelRef, ScoreJob, score_chunk
 from tasks.shipping import ship_bundle
 from tasks.source_checks import name_command, open_given, refuse_listed_links
+from tasks.summary import describe_quarantined
 
 
 @dataclass
@@ -69,7 +70,7 @@ def score(
     model = run_stage("fetch champion", lambda: fetch_stage(job, name))
     job.started = time.monotonic()
     plan = run_stage("list", lambda: plan_stage(job, model))
-    record = find_finished(job.store, plan)
+    record = found = find_finished(job.store, plan)
     with hire_crew(config.cluster) as crew:
         if record is None:
             crew.prepare(estimate_effort(plan))
@@ -79,6 +80,8 @@ def score(
     if csv:
         write_table(job.store, record)
     say(describe(report))
+    if found is None:  # else it was told before
+        tell_quarantine(job.store, record)
     link_batch(report)
     return report.model_dump()
 
@@ -174,6 +177,13 @@ def write_table(store: Store, record: BatchRecord) -> None:
         write_csv(store.fetch(record.predictions.path), body.path, guesses)
         store.take_file(path, body.path)
     say(f"csv: {store.uri_of(path)}")
+
+
+def tell_quarantine(store: Store, record: BatchRecord) -> None:
+    """Why files of a batch have no prediction."""
+    if record.outcomes["quarantined"]:
+        reasons = describe_quarantined(store.fetch(record.predictions.path))
+        say(f"publish: quarantined: {reasons}; each file stands in {store.uri_of(record.predictions.path)}")
 
 
 def summarize(job: Scoring, record: BatchRecord, start_up: float) -> ScoreReport:

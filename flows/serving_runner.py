@@ -39,6 +39,7 @@ FAULTS = (httpx.HTTPError, PrefectException, OSError)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STARTING = timedelta(minutes=1)  # what Prefect has handed out for less long than this is about to begin
 SCHEDULE_SECONDS = 20.0  # that a server may take to schedule the first runs before it is told
+END_SECONDS = 5.0  # that a server is waited for at the end, twice at most; Prefect's client would ask for a minute
 STOPPED = "stopped; what was finished is kept, the next run goes on from there"
 
 
@@ -135,6 +136,7 @@ class ServingRunner(Runner):
 
     async def _serve(self, offers: Sequence[Offer]) -> None:
         self._scheduled_run_poller._resolve_starter = lambda run: _Starter(self, run)
+        self._take_cancelling_over()
         try:
             for offer in offers:
                 await self._register(offer)
@@ -142,6 +144,15 @@ class ServingRunner(Runner):
             await self._keep_polling()
         finally:
             await self._give_up_runs()
+
+    def _take_cancelling_over(self) -> None:
+        """Leave it to `_keep_polling` to look for cancelled runs when the server's events come no more.
+
+        Prefect's own loop for that prints tracebacks while the server is away, and after three of them gives up.
+        """
+        observer = self._cancelling_observer
+        if observer is not None and observer._consumer_task is not None:
+            observer._consumer_task.remove_done_callback(observer._start_polling_task)
 
     async def _register(self, offer: Offer) -> None:
         """Register a deployment. One of its name that waits in a work pool goes: Prefect would mix their settings."""
@@ -182,6 +193,7 @@ class ServingRunner(Runner):
         while True:
             try:
                 await self._start_due_runs()
+                await self._end_cancelled_runs()
                 self._note_answer()
             except FAULTS as error:
                 self._note_outage(error)
@@ -197,6 +209,12 @@ class ServingRunner(Runner):
             state: Any = Cancelled(name="Skipped", message="a later run of the same schedule is due as well")
             await self._client.set_flow_run_state(run.id, state)
         await poller._submit_scheduled_flow_runs(flow_run_response=chosen, task_group=self._runs_task_group)
+
+    async def _end_cancelled_runs(self) -> None:
+        """End what was cancelled in Prefect; while the server sends its events, they have done it."""
+        observer = self._cancelling_observer
+        if self.running and observer is not None and (events := observer._consumer_task) is not None and events.done():
+            await observer._check_for_cancelled_flow_runs()  # type: ignore[no-untyped-call]
 
     def _note_offers(self, runs: Sequence[FlowRun]) -> None:
         """Since when Prefect hands out a due run of each deployment while nothing else is in its way."""
@@ -258,11 +276,24 @@ class ServingRunner(Runner):
 
     async def _give_up_runs(self) -> None:
         """Tell Prefect of the runs that end now: else each holds its place until Prefect misses it, minutes later."""
-        for number, run in list(self.running.items()):
+        for run in self.running.values():
             self.teller.say(f"{run.name}: {STOPPED}")
-            with suppress(*FAULTS):
-                state: Any = Crashed(message="`safelight serve` was stopped")
-                await self._client.set_flow_run_state(number, state, force=True)
+        state: Any = Crashed(message="`safelight serve` was stopped")
+        with suppress(*FAULTS):
+            async with asyncio.timeout(END_SECONDS):
+                for number in list(self.running):
+                    await self._client.set_flow_run_state(number, state, force=True)
+
+    async def _pause_schedules(self) -> None:
+        """Pause what is served, as Prefect's runner does at its end; a server that is away is not waited for long."""
+        try:
+            async with asyncio.timeout(END_SECONDS):
+                await super()._pause_schedules()  # type: ignore[no-untyped-call]
+        except FAULTS:
+            self.teller.say(
+                "Prefect's server does not answer: the schedules stay active there, and what falls due meanwhile"
+                " is done once, when `safelight serve` is started again"
+            )
 
     @contextmanager
     def _end_by_signals(self) -> Iterator[None]:
@@ -281,7 +312,8 @@ class ServingRunner(Runner):
         if self._serving is None:
             for run in self.running.values():
                 if run.process is not None:
-                    run.process.hard_kill()
+                    with suppress(ProcessLookupError):  # it has ended
+                        run.process.hard_kill()
             return
         self._serving.cancel()
         self._serving = None
@@ -318,8 +350,12 @@ class _Starter:
                 sink.close()
             teller.say(f"{self.name}: {await self._describe_end(running)}")
             runner.tell_next()
-        finally:
-            runner.running.pop(flow_run.id, None)
+        except asyncio.CancelledError:
+            raise  # serve ends: `_give_up_runs` comes after this when the process is just being started
+        except BaseException:
+            del runner.running[flow_run.id]
+            raise
+        del runner.running[flow_run.id]
 
     async def _describe_end(self, running: Running) -> str:
         if (answer := read_answer(self.path)) is not None:

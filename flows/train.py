@@ -222,7 +222,8 @@ def gate_stage(job: Training, report: TrainingReport, version: VersionInfo) -> V
     lost = job.registry.lost_champion(job.name)
     champion = lost.before if lost else job.registry.champion(job.name)
     if champion is None or champion.version == version.version:
-        verdict = decide(report.evaluation, None, job.config.gate, judged_on=report.judged_on)
+        facts, rules = report.evaluation, job.config.gate
+        verdict = decide(facts, None, rules, judged_on=report.judged_on, number=version.version)
     else:
         verdict = compare_with(job, champion, report)
     if lost:

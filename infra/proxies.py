@@ -59,7 +59,7 @@ def find_proxy(address: str, catch_all: bool = True) -> Proxy | None:
 
     Without `catch_all`, ALL_PROXY does not count: boto3 does not read it.
     """
-    scheme, host = urlsplit(address).scheme, _host(address)
+    scheme, host = address.partition("://")[0].lower(), _host(address)
     named = _read("no_proxy")
     if is_loopback(host) or (named and proxy_bypass_environment(host, {"no": named[1]})):
         return None
@@ -107,6 +107,15 @@ def explain_proxy(address: str, catch_all: bool = True) -> str:
     if (proxy := find_proxy(address, catch_all)) is None:
         return ""
     return f" through the proxy {proxy}; if it is reached without one, add {_host(address)} to NO_PROXY"
+
+
+def is_address(address: str) -> bool:
+    """Whether an address is one of a server: a host, and a port where it names any."""
+    try:
+        parts = urlsplit(address)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a bracket that is not closed, a port above 65535
+        return False
 
 
 def is_loopback(host: str) -> bool:

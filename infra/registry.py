@@ -338,8 +338,13 @@ def _explained_scratch(folder: str) -> Iterator[None]:
     """In the block whatever is written goes to this temporary folder: a fault of the disk names it."""
     try:
         yield
-    except OSError as error:  # shutil's, which lists each file with its fault, is one too
-        raise StorageError(_say_no_room(folder, error)) from None
+    except Exception as error:  # MLflow makes another one of it, which blames the code that it could not copy
+        fault: BaseException | None = error
+        while fault is not None and not isinstance(fault, OSError):
+            fault = fault.__cause__
+        if fault is None:
+            raise
+        raise StorageError(_say_no_room(folder, fault)) from None
 
 
 def _say_no_room(folder: str, error: OSError) -> str:

@@ -39,6 +39,7 @@ from infra.proxies import (
     check_socks,
     explain_proxy,
     find_proxy,
+    is_address,
     is_loopback,
     set_socks_aside,
 )
@@ -359,10 +360,12 @@ def _end_process(state: ServerState | None) -> None:
 
 def _check_reachable(address: str) -> None:
     """Raise ServerError when no server answers at a configured address, or a proxy in the way does not let by."""
-    parts = urlsplit(address)
     try:
+        parts = urlsplit(address)
         port = parts.port or {"https": 443, "http": 80}[parts.scheme]
         host = parts.hostname or ""
+        if not is_address(address):
+            raise ValueError(address)
         if find_proxy(address) is not None:
             fault = _ask_through_proxy(address)
         elif urllib.request.getproxies().get(parts.scheme) and not is_loopback(host):
@@ -393,7 +396,8 @@ def _complete(address: str) -> str:
     """What was probably meant by an address without its scheme or its path; else an example."""
     host = re.fullmatch(r"(?:https?://)?([\w.-]+(?::\d+)?|\[[0-9a-fA-F:]+\](?::\d+)?)/?(?:api/?)?", address)
     scheme = "https" if address.startswith("https") else "http"
-    return f"{scheme}://{host[1]}/api" if host else f"http://127.0.0.1:{USUAL_PORT}/api"
+    meant = f"{scheme}://{host[1]}/api" if host else ""
+    return meant if is_address(meant) else f"http://127.0.0.1:{USUAL_PORT}/api"
 
 
 def _find_stranger(address: str) -> str | None:

@@ -9,9 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from cnn.errors import ConfigError
-from infra.entries import redact_text, silence_clients
+from infra.entries import redact, redact_text, silence_clients
 from infra.home import state_dir
-from infra.proxies import bypass_loopback, check_socks
+from infra.proxies import bypass_loopback, check_socks, is_address
 from infra.storage import parse_folder
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -25,6 +25,7 @@ QUIET = {
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",  # half a minute; the default waits two for a server that is not there
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout is for the answer, which a program may read
     "GIT_PYTHON_REFRESH": "quiet",
 }
 LEVELS = {"mlflow": logging.ERROR, "mlflow.store.db.utils": logging.CRITICAL, "alembic": logging.ERROR}
@@ -46,7 +47,7 @@ def resolve_tracking(workspace_uri: str) -> tuple[str, str | None]:
     the state folder of this machine, with the artifacts in the bucket.
 
     Raises:
-        ConfigError: no database address can name the workspace's folder.
+        ConfigError: no database address can name the workspace's folder, or MLFLOW_TRACKING_URI is no address.
     """
     local = None if workspace_uri.startswith("s3://") else parse_folder(workspace_uri)
     artifacts = (
@@ -55,6 +56,10 @@ def resolve_tracking(workspace_uri: str) -> tuple[str, str | None]:
     configured = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if configured:
         if is_server(configured):
+            if not is_address(configured):
+                raise ConfigError(
+                    f"MLFLOW_TRACKING_URI is {redact(configured)}, which is no address of a server; write http://HOST:PORT"
+                )
             bypass_loopback(configured)
             check_socks(configured, "MLflow", "socks")
         return configured, None if is_server(configured) else artifacts

@@ -252,7 +252,7 @@ class Versions(ABC):
                 f"there are {', '.join(known[:10])}{', …' if len(known) > 10 else ''}" if known else "there is none yet"
             )
             raise AbsentError(
-                f"no model is named {name}: {there}; `safelight train DATASET --name {name}` makes one"
+                f"no model is named {name}: {there}; `safelight retrain SOURCE --name {name}` makes one"
             ) from None
 
 

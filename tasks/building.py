@@ -4,7 +4,6 @@ The report is written after the shards it names, so a report that exists is a ch
 """
 
 import hashlib
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,6 +15,7 @@ from cnn.dataset import SPLITS, SplitSpec
 from cnn.errors import BadImage
 from cnn.image_digest import digest_image_data
 from cnn.images import ImageSpec, encode_jpeg, read_image, thumbnail
+from cnn.patterns import compile_pattern
 from cnn.spec import Spec, canonical_json
 from infra.storage import reuse_source, reuse_store
 from tasks.chunk_reports import write_report
@@ -161,7 +161,7 @@ def draw_point(key: str, group: str | None, spec: SplitSpec) -> float:
 
 def find_group(path: str, pattern: str | None) -> str | None:
     """What the pattern's first group (or the whole pattern) matches in the path; None where it matches nothing."""
-    match = re.search(pattern, path) if pattern is not None else None
+    match = compile_pattern(pattern).search(path) if pattern is not None else None
     if match is None:
         return None
     return match.group(1) if match.re.groups and match.group(1) is not None else match.group(0)

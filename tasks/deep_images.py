@@ -83,12 +83,8 @@ def describe_deep(counts: DeepCounts, levels: str | Span, measured: bool = False
     lines = []
     if counts.dark_span and counts.dark * FEW >= counts.deep:
         low, high = counts.dark_span
-        scale = (
-            f"of {FULL:,}" if not isinstance(levels, tuple) else f"where image.levels {_name_rule(levels, measured)}"
-        )
-        way_out = f"set image.levels = [{low}, {high}]" if isinstance(levels, tuple) else 'set image.levels = "dataset"'
-        told = f"{_images(counts.dark)} more than 8 bits and use levels {low:,} to {high:,} {scale}"
-        lines.append(f"{told}, so they come out nearly black: {way_out}")
+        told = f"{_images(counts.dark)} more than 8 bits and use levels {low:,} to {high:,}"
+        lines.append(f"{told} {_explain_dark(counts, levels, measured)}")
     if counts.beyond_span:
         low, high = counts.beyond_span
         told = f"{_images(counts.beyond)} more than 8 bits and use levels {low:,} to {high:,}"
@@ -157,6 +153,16 @@ def measure_chunk(chunk: Chunk, task: BuildTask) -> tuple[int, list[Span]]:
 def _previews(count: int) -> str:
     what = "files gave their" if count != 1 else "file gave its"
     return f'{count:,} camera raw {what} largest preview (image.raw = "preview")'
+
+
+def _explain_dark(counts: DeepCounts, levels: str | Span, measured: bool) -> str:
+    """What becomes of dark pictures, and what to set: not the levels of these where they would clip brighter ones."""
+    if not isinstance(levels, tuple):
+        return f'of {FULL:,}, so they come out nearly black: set image.levels = "dataset"'
+    told = f"where image.levels are {_name_rule(levels, measured)}, so they come out nearly black"
+    if measured or counts.dark < counts.deep or counts.dark_span is None:
+        return f"{told} beside the others"
+    return f"{told}: set image.levels = [{counts.dark_span[0]}, {counts.dark_span[1]}]"
 
 
 def _images(count: int) -> str:

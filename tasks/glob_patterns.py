@@ -3,6 +3,8 @@
 import re
 from functools import lru_cache
 
+from cnn.patterns import compile_pattern
+
 ANY_FOLDERS = "(?:[^/]*/)*"
 
 
@@ -16,9 +18,10 @@ def compile_patterns(patterns: tuple[str, ...]) -> re.Pattern[str]:
     Raises:
         ValueError: a pattern is empty, names a place outside the source, or has a range that cannot be.
     """
+    text = "|".join(map(_translate, patterns)) or "(?!)"
     try:
-        return re.compile("|".join(map(_translate, patterns)) or "(?!)", re.IGNORECASE | re.DOTALL)
-    except (re.error, OverflowError) as error:
+        return compile_pattern(text, re.IGNORECASE | re.DOTALL)
+    except ValueError as error:
         raise ValueError(f"{patterns[0]!r} is no pattern ({error}); write *.xmp or raw/**") from None
 
 

@@ -4,7 +4,6 @@ Python objects exist for one batch of files at a time, so that a million files t
 """
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
@@ -14,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cnn.patterns import compile_pattern
 from cnn.spec import canonical_json
 from infra.storage import Entry, Source
 from tasks.glob_patterns import compile_patterns
@@ -155,7 +155,8 @@ def list_excluded(table: pa.Table) -> Iterator[str]:
 def any_path_matches(table: pa.Table, pattern: str) -> bool:
     """Whether the pattern is found in the path of any file that is not ignored."""
     paths = table.column("path").filter(pc.is_null(table.column("ignored")))
-    return any(re.search(pattern, path.as_py().decode("utf-8", "surrogateescape")) for path in paths)
+    search = compile_pattern(pattern).search
+    return any(search(path.as_py().decode("utf-8", "surrogateescape")) for path in paths)
 
 
 def _batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:

@@ -53,10 +53,15 @@ def describe_outcomes(rows: Rows) -> list[str]:
             found = found[rows.label_id[found] != rows.label_id[rows.twin[found]]]
         if len(found):
             where = f" ({count_leaks_by_class(rows)})" if outcome == LEAK else ""
-            shown = ", ".join(pair.format(*map(repr, names)) for names in _pairs(rows, found[:SHOWN]))
             subject = what.format(s="" if len(found) == 1 else "s", where=where)
-            lines.append(f"{len(found):,} {subject}: {shown}{', …' if len(found) > SHOWN else ''}")
+            lines.append(f"{len(found):,} {subject}: {name_pairs(rows, found, pair)}")
     return lines
+
+
+def name_pairs(rows: Rows, found: NDArray[np.int64], pair: str) -> str:
+    """The first few of some rows, each with its other file, as `pair` puts it."""
+    shown = ", ".join(pair.format(*map(repr, names)) for names in _pairs(rows, found[:SHOWN]))
+    return shown + (", …" if len(found) > SHOWN else "")
 
 
 def count_leaks_by_class(rows: Rows) -> str:

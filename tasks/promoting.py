@@ -19,7 +19,7 @@ from infra.moves import format_time
 from infra.versions import CHALLENGER, CHAMPION, VersionInfo, Versions
 
 APPLIED = "gate.applied"
-FIRST = "first version"
+FIRST, NO_CHAMPION = "first version", "no champion to compare with"  # the latter of a later version
 JUDGED_ON, UNJUDGED = "safelight.judged_on", "safelight.unjudged"  # tags: beside which figures mean little
 
 
@@ -50,17 +50,18 @@ def decide(
     spec: GateSpec,
     unjudged: str | None = None,
     judged_on: str = "test",
+    number: int = 1,
 ) -> Verdict:
     """Promote when the new version is not worse than the champion on the same images.
 
     Without `paired` there is no champion yet, unless `unjudged` says why the champion could not be judged: then the
     version is held, because nobody knows whether it is worse. Not worse means both: its accuracy is at most
-    `spec.margin` behind, and the exact one-sided paired test has p >= `spec.significance`.
+    `spec.margin` behind, and the exact one-sided paired test has p >= `spec.significance`. `number` is the version's.
     """
     if unjudged is not None:
         return Verdict("hold", (f"the champion could not be judged on the same images: {unjudged}",))
     if paired is None:
-        return decide_first(challenger, spec, judged_on)
+        return decide_first(challenger, spec, judged_on, number)
     if not paired.images:
         return Verdict("hold", ("there are no test images to compare with the champion on; raise split.test",))
     near = paired.difference >= -spec.margin
@@ -69,7 +70,7 @@ def decide(
     return Verdict("promote" if near and plausible else "hold", reasons)
 
 
-def decide_first(evaluation: Evaluation, spec: GateSpec, judged_on: str = "test") -> Verdict:
+def decide_first(evaluation: Evaluation, spec: GateSpec, judged_on: str = "test", number: int = 1) -> Verdict:
     """Promote a version that no champion stands beside when it is better than a constant answer: of all that there is
     to compare it with, the least.
 
@@ -83,14 +84,15 @@ def decide_first(evaluation: Evaluation, spec: GateSpec, judged_on: str = "test"
     if judged_on == "train":
         figures += "; these are the images that it was trained on: there are no others"
     unjudged = (say_unjudged(evaluation.unjudged, judged_on),) if evaluation.unjudged else ()
+    first = FIRST if number == 1 else NO_CHAMPION
     if min(chance.p_accuracy, chance.p_recall) < spec.significance / 2:
-        return Verdict("promote", (FIRST, figures, *unjudged))
+        return Verdict("promote", (first, figures, *unjudged))
     doubt = f"not shown to be better than always answering {chance.commonest!r} ({chance.share:.4f})"
     remedy = (
         "retrain with more images or with other settings (fit.epochs, fit.learning_rate, model, image.size), or raise "
         "split.test, so that more images judge it"
     )
-    return Verdict("hold", (f"{FIRST}, {doubt}", figures, *unjudged, remedy))
+    return Verdict("hold", (f"{first}, {doubt}", figures, *unjudged, remedy))
 
 
 def say_unjudged(classes: Sequence[str], judged_on: str = "test") -> str:

@@ -15,7 +15,8 @@ from cnn.images import ImageSpec
 from cnn.spec import Settings, canonical_json
 from cnn.verdicts import name_reason
 from tasks.ledger import OUTCOMES
-from tasks.rows import IGNORED, LEAK, NO_CLASS, OK, PENDING, QUARANTINED, Rows
+from tasks.outcomes import name_pairs
+from tasks.rows import CONFLICT, IGNORED, LEAK, NO_CLASS, OK, PENDING, QUARANTINED, Rows
 
 CHANCE = 0.002  # probability below which a share that is too large is no chance: 3 of 3, 4 of 6, 7 of 20
 MANY = 500  # images among which it hardly ever is
@@ -49,7 +50,7 @@ def check_budget(
     beside = rows.reason == rows.reasons.number(NO_CLASS)  # they were never asked to be images
     worst = _count_reasons(rows, (rows.outcome == QUARANTINED) & ~beside)
     looked_at = int(((rows.outcome != IGNORED) & ~beside).sum())
-    told = ", ".join(f"{reason} {count}" for reason, count in worst.most_common(3)) or "duplicates or conflicts"
+    told = ", ".join(f"{reason} {count}" for reason, count in worst.most_common(3))
     hint = LINKS_HINT if worst.most_common(1) and worst.most_common(1)[0][0] == "symlink_outside" else ""
     if worst.total() > budget.quarantined * looked_at:
         raise BudgetError(
@@ -57,22 +58,42 @@ def check_budget(
             f"over the budget of {budget.quarantined:.1%}: {name_lost(rows, write_list)}; {hint}repair or remove them, "
             "leave them out with source.exclude, or raise budget.quarantined; nothing was published"
         )
-    alive = np.bincount(rows.label_id[rows.outcome == OK], minlength=len(classes))
-    emptied = sorted(name for name, count in zip(classes, alive, strict=True) if not count)
-    if emptied:
-        listed = f": {name_lost(rows, write_list)}" if worst else ""
-        raise BudgetError(
-            f"class {emptied[0]!r} has no usable image left ({told}){listed}; "
-            "repair its files or remove the folder; nothing was published"
-        )
+    _check_classes(rows, classes, write_list)
     if not ((rows.outcome == OK) & (rows.split == SPLITS.index("train"))).any():
         # A class whose split is drawn keeps one: only a folder of the owner's can be left without.
         raise DatasetError("no image is left to train on in the folders for training; add images there")
 
 
-def name_lost(rows: Rows, write_list: Callable[[], str] | None = None) -> str:
-    """Three of the quarantined files with their reasons, of as many reasons as there are, and where all are listed."""
-    lost = np.flatnonzero((rows.outcome == QUARANTINED) & (rows.reason != rows.reasons.number(NO_CLASS)))
+def _check_classes(rows: Rows, classes: Sequence[str], write_list: Callable[[], str] | None) -> None:
+    """Refuse a version in which a class has no image, with what became of the files of that class.
+
+    Raises:
+        BudgetError: there is one; it is named.
+    """
+    alive = np.bincount(rows.label_id[rows.outcome == OK], minlength=len(classes))
+    emptied = sorted(name for name, count in zip(classes, alive, strict=True) if not count)
+    if not emptied:
+        return
+    own = rows.label_id == classes.index(emptied[0])
+    unreadable = _count_reasons(rows, own & (rows.outcome == QUARANTINED))
+    copies = np.flatnonzero(own & (rows.outcome == CONFLICT))
+    facts = [*unreadable.most_common(3), ("conflict", len(copies))]
+    told = ", ".join(f"{reason} {count:,}" for reason, count in facts if count)
+    parts = [f"class {emptied[0]!r} has no usable image left ({told or 'duplicates'})"]
+    if unreadable:
+        parts[0] += f": {name_lost(rows, write_list, own)}"
+        parts.append("repair its files or remove the folder")
+    if len(copies):
+        parts.append(f"the same pictures lie in another class too: {name_pairs(rows, copies, '{} is the same as {}')}")
+        parts.append("keep each picture in one class, or leave the copies out with source.exclude")
+    raise BudgetError("; ".join([*parts, "nothing was published"]))
+
+
+def name_lost(rows: Rows, write_list: Callable[[], str] | None = None, some: NDArray[np.bool_] | None = None) -> str:
+    """Three of the quarantined files (of `some` rows) with their reasons, of as many reasons as there are, and where
+    all are listed."""
+    chosen_rows = (rows.outcome == QUARANTINED) & (rows.reason != rows.reasons.number(NO_CLASS))
+    lost = np.flatnonzero(chosen_rows if some is None else chosen_rows & some)
     _, firsts = np.unique(rows.reason[lost], return_index=True)
     chosen = list(dict.fromkeys([*sorted(firsts.tolist())[:EXAMPLES], *range(len(lost))]))[:EXAMPLES]
     examples = lost[sorted(chosen)]

@@ -119,6 +119,15 @@ def summarize_predictions(path: Path, sheet: int, sheets: int = MAX_SHEETS) -> S
     )
 
 
+def describe_quarantined(path: Path) -> str:
+    """Why files of a predictions file are quarantined, and how many for each reason; "" where none is."""
+    counts: Counter[str] = Counter()
+    for table in iterate_predictions(path, ("outcome", "reason")):
+        lost = table.filter(pc.equal(table.column("outcome"), "quarantined")).column("reason")
+        counts.update(name_reason(reason or "unknown") for reason in lost.to_pylist())
+    return ", ".join(f"{count:,} {reason}" for reason, count in _most_frequent(counts))
+
+
 def pick_sheets(path: Path, mix: Iterable[ClassMix], size: int) -> tuple[Sheet, ...]:
     """The contact sheets of these classes, `size` images on each; among equals the first by path is the surer."""
     classes = {entry.label: entry for entry in mix}

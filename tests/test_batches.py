@@ -14,6 +14,7 @@ import tasks.scoring
 from cnn.errors import BadImage, InstallationError, StorageError
 from cnn.hashing import hash_file
 from cnn.images import Decoded, ImageSpec, encode_png, read_image
+from flows.score import tell_quarantine
 from infra.storage import open_source, open_store
 from tasks.batches import (
     BatchRecord,
@@ -86,6 +87,23 @@ def test_first_batch_scores_everything(job: ScoreJob) -> None:
     assert record.outcomes == {"ok": 10, "quarantined": 1, "ignored": 1}
     assert (record.files, counts(record), record.unread) == (12, (10, 0), 0)
     assert sum(record.decisions.values()) == 10
+
+
+def test_why_files_have_no_prediction_is_told(job: ScoreJob, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder of git-lfs pointers is no quiet night either."""
+    for name in ("1.png", "2.png", "bad.jpg"):
+        (Path(job.source) / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n")
+    (Path(job.source) / "3.png").write_bytes(b"")
+    record, store = run(job), open_store(job.workspace)
+    tell_quarantine(store, record)
+    [told] = capsys.readouterr().err.splitlines()
+    where = store.uri_of(record.predictions.path)
+    assert told == f"publish: quarantined: 3 not_an_image: git-lfs pointer, 1 empty_file; each file stands in {where}"
+    for path in Path(job.source).iterdir():
+        if path.name in ("1.png", "2.png", "3.png", "bad.jpg"):
+            path.unlink()
+    tell_quarantine(store, run(job))
+    assert not capsys.readouterr().err
 
 
 def test_unchanged_run_reads_no_file(job: ScoreJob, monkeypatch: pytest.MonkeyPatch) -> None:

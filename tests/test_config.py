@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from cnn.errors import ConfigError
 from cnn.spec import Settings
 from flows.config import Config, load_config, parse_setting, parse_value
+from tasks.building import find_group
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,8 @@ def test_a_file_here_is_found_and_none_is_needed(tmp_path: Path, monkeypatch: py
         ("image=3", ["section.key=value"]),
         ("image.size", ["section.key=value"]),
         ("split.group=(", ["split.group", "regular expression"]),
+        ("split.group=[[", ["split.group", "not a regular expression (unterminated"]),
+        (f"split.group={'(' * 3000}{')' * 3000}", ["split.group", "not a regular expression"]),
     ],
 )
 def test_what_cannot_be_obeyed_is_one_line(setting: str, words: list[str]) -> None:
@@ -146,6 +149,13 @@ def test_no_value_is_a_traceback(name: str, value: str) -> None:
     assert parse_setting(f"{name}={value}")[:2] == tuple(name.split("."))
     with suppress(ConfigError):
         load_config(None, [f"{name}={value}"])
+
+
+def test_a_pattern_that_python_warns_of_is_taken_without_a_word(recwarn: pytest.WarningsRecorder) -> None:
+    assert load_config(None, ["split.group=[[a]+"]).split.group == "[[a]+"
+    assert find_group("owl/[a[/1.jpg", "[[a]+") == "[a["
+    load_config(None, ['source.exclude=["[+--]*"]'])
+    assert not recwarn.list
 
 
 def test_a_configuration_survives_json() -> None:

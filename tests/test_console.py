@@ -40,6 +40,19 @@ def test_a_fault_of_the_system_names_the_file(capsys: pytest.CaptureFixture[str]
     assert (code, printed.err) == (1, "error: /secret: Permission denied\n")
 
 
+def test_what_a_library_prints_does_not_get_into_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    """MLflow prints the address of a run's page to stdout, behind an animal."""
+
+    def action() -> dict[str, Any]:
+        print("View run at http://mlflow")
+        return {"version": 1}
+
+    run_command(action, True, print)
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"version": 1}
+    assert "View run" in printed.err
+
+
 def test_ctrl_c_says_what_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
     code, printed = end_of(fail_with(KeyboardInterrupt()), capsys)
     assert code == 130

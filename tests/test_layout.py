@@ -264,7 +264,7 @@ def test_a_split_folder_that_comes_or_goes_draws_the_split_as_a_fresh_run_does(t
     assert splits_of(work, manifest)["validation"] <= {("cat", "drawn"), ("owl", "drawn")}
 
 
-def test_copies_across_the_owner_s_split_stay_and_are_told(tmp_path: Path) -> None:
+def test_copies_across_the_owner_s_split_stay_and_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, work = write_split(tmp_path / "photos", {"train": 6, "val": 3, "test": 3}), tmp_path / "work"
     train = source / "train" / "cat"
     shutil.copy(train / "000.png", source / "test" / "cat" / "copy.png")  # the same bytes
@@ -286,6 +286,10 @@ def test_copies_across_the_owner_s_split_stay_and_are_told(tmp_path: Path) -> No
     one, two = find_overlaps(job.rows)
     assert one.startswith("1 of 7 validation images are in another split too (0 the same bytes, 1 nearly the same)")
     assert two.startswith("1 of 7 test images are in another split too (1 the same bytes, 0 nearly the same)")
+    flows.prepare.tell_losses(job, manifest)
+    *_, last_but_two, last_but_one, last = capsys.readouterr().err.splitlines()
+    assert (last_but_two, last_but_one) == (f"publish: {one}", f"publish: {two}")
+    assert last.startswith("publish: all of these files: ")  # they stand there too, so it comes after them
     _, fresh = prepare(source, tmp_path / "other", workers=0, files=50, augment=AugmentSpec(copies=1))
     assert fresh.digest == manifest.digest
     (source / "val" / "owl" / "conflict.png").unlink()

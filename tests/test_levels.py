@@ -334,6 +334,25 @@ def test_faint_pictures_are_told_of_when_nothing_is_set(tmp_path: Path) -> None:
     ]
 
 
+def test_dark_pictures_beside_bright_ones_are_told_of_without_levels_that_would_clip_the_others() -> None:
+    """Microscope fields without cells beside fields with cells: darkness is what tells the two classes apart."""
+    counts = count_deep([(100, 129)] * 30 + [(100, 1_000)] * 30, (100, 1_103))
+    for measured in (True, False):
+        [line] = describe_deep(counts, (100, 1_103), measured)
+        assert line.startswith(
+            "30 images have more than 8 bits and use levels 100 to 129 where image.levels are 100 to 1,103"
+        )
+        assert line.endswith("so they come out nearly black beside the others")
+    [added] = describe_deep(count_deep([(100, 129)], (100, 1_103)), (100, 1_103), True)
+    assert (
+        "set image.levels" not in added
+    )  # only new pictures are counted, and levels were measured over the others too
+    [all_of_them] = describe_deep(count_deep([(100, 129)], (100, 60_000)), (100, 60_000))
+    assert all_of_them.endswith(
+        "where image.levels are 100 to 60,000, so they come out nearly black: set image.levels = [100, 129]"
+    )
+
+
 def test_a_dark_picture_among_many_is_not_told_of_and_counts_survive_json() -> None:
     bright, dark = (0, 60_000), (0, 100)
     assert not describe_deep(count_deep([bright] * 30 + [dark, None], "full"), "full")

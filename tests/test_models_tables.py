@@ -58,7 +58,7 @@ def test_the_list_shows_what_each_champion_is_worth(workspace: str, capsys: pyte
     }
     assert (candidates["champion"], candidates["accuracy"]) == (None, None)
     printed = " ".join(print_models(workspace, None, capsys).split())
-    for told in ("0.9800", "1,617", birds["created"][:10], "329 images", "owl", "candidates - - -"):
+    for told in ("0.9800", "1,617", birds["created"][:10], "329 images", "owl", "candidates - - - - -"):
         assert told in printed
 
 

@@ -107,6 +107,11 @@ def test_a_bar_is_shown_for_what_is_arranged_and_for_nothing_else(
     assert shown == [("arrange", manifest.images["train"])] * copies
 
 
+def test_names_that_differ_in_what_is_seen_are_shown_as_they_are_read() -> None:
+    assert flows.prepare.show_apart(["M\u00e4nnchen", "m\u00e4nnchen"]) == "'M\u00e4nnchen' and 'm\u00e4nnchen'"
+    assert flows.prepare.show_apart(["\u00e4", "a\u0308"]) == r"'\xe4' and 'a\u0308'"
+
+
 def test_what_a_version_lacks_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One site with all bats, which comes into one split as a whole; and a file that is no picture."""
     source = write_photos(tmp_path / "photos", 30)

@@ -86,6 +86,7 @@ def test_speeds_and_times_as_people_read_them() -> None:
     assert describe_speed(5, 0, 0.0) == ""
     assert describe_speed(3000, 0, 2.0) == "1,500 images/s"
     assert describe_speed(3000, 25_000_000, 2.0) == "1,500 images/s, 12.5 MB/s"
+    assert describe_speed(3000, 80_000, 2.0) == "1,500 images/s"  # not "0.0 MB/s"
     assert [describe_time(seconds) for seconds in (4.4, 59.6, 150, 3900)] == [
         "4 s",
         "1 min 0 s",

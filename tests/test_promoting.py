@@ -75,6 +75,13 @@ def test_the_first_version_is_promoted_with_its_figures(evaluation: Evaluation) 
     assert "20 test images" in found.reasons[1]
 
 
+def test_a_later_version_without_a_champion_is_not_called_the_first(evaluation: Evaluation) -> None:
+    found = decide(evaluation, None, GateSpec(), number=2)
+    assert (found.verdict, found.reasons[0]) == ("promote", "no champion to compare with")
+    held = decide(evaluation, None, GateSpec(significance=1e-12), number=2)
+    assert held.reasons[0].startswith("no champion to compare with, not shown to be better than always answering")
+
+
 def test_a_first_version_that_is_judged_on_what_it_learnt_from_says_so(evaluation: Evaluation) -> None:
     verdict = decide(evaluation, None, GateSpec(), judged_on="train")
     assert verdict.verdict == "promote"

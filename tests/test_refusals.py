@@ -1,6 +1,7 @@
 """tasks/refusals.py and the rules for files beside images: what counts against the budget, and where it is listed."""
 
 import csv
+import re
 import shutil
 from pathlib import Path
 
@@ -185,6 +186,26 @@ def test_a_class_that_lost_all_its_images_is_listed_too(source: Path, tmp_path: 
         BudgetError, match=r"'yak' has no usable image left .*: yak/a\.png \(empty_file\); all are listed"
     ):
         prepare(source, tmp_path / "work")
+
+
+def test_a_class_whose_pictures_all_lie_in_another_class_too_is_told_so_with_the_pairs(
+    source: Path, tmp_path: Path
+) -> None:
+    for number, path in enumerate(sorted((source / "owl").iterdir())):
+        (source / "yak").mkdir(exist_ok=True)
+        (source / "yak" / f"{number}.png").write_bytes(path.read_bytes())
+    (source / "bat" / "broken.png").write_bytes(b"")  # of another class: not why this one is empty
+    with pytest.raises(BudgetError) as caught:
+        prepare(source, tmp_path / "work", budget=0.5)
+    told = str(caught.value)
+    assert re.match(
+        r"class 'owl' has no usable image left \(conflict \d+\); the same pictures lie in another class too: ", told
+    )
+    assert "is the same as 'yak/0.png', " in told
+    assert told.endswith(
+        ", …; keep each picture in one class, or leave the copies out with source.exclude; nothing was published"
+    )
+    assert "broken" not in told
 
 
 def test_a_list_that_cannot_be_written_hides_no_refusal(

@@ -11,13 +11,15 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 from registries import METRICS, make_bundle, open_registry, register
 
+import cnn
 from cnn.bundle import INFO, ONNX
 from cnn.errors import IntegrityError, RegistryError, ServerError, StorageError
-from infra.registry import SCORING_PACKAGES, Registry, resolve_tracking
+from infra.registry import SCORING_PACKAGES, Registry, _explained_scratch, resolve_tracking
 
 
 @pytest.fixture(scope="module")
@@ -305,3 +307,18 @@ def test_no_temporary_folder_at_all_is_told(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
     with pytest.raises(StorageError, match=r"gone: .*set TMPDIR"):
         registry.register_version("none", run, bundle, METRICS)
+
+
+def test_a_full_temporary_folder_is_told_whatever_mlflow_makes_of_it(tmp_path: Path) -> None:
+    """It blames the code that it copies into the model, not the disk."""
+    import mlflow.utils.model_utils
+
+    copy_code: Any = mlflow.utils.model_utils._validate_and_copy_code_paths
+    full = tmp_path / "scratch"
+    full.write_text("a file where a folder has to be is a fault of the disk like any other")
+    refused = pytest.raises(StorageError, match=r"cannot be packed there for the registry .*; make room there")
+    code = [str(Path(cnn.__file__).parent)]
+    with refused, _explained_scratch(str(full)):
+        copy_code(code, str(full))
+    with pytest.raises(KeyError), _explained_scratch(str(full)):
+        raise KeyError("not of the disk")

@@ -136,14 +136,17 @@ def add_image(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def trained(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """A model, trained once by hand: what each test begins with a copy of."""
+    """A model, trained once and made champion by hand: what each test begins with a copy of."""
     place = Place(tmp_path_factory.mktemp("trained"))
     write_image_folder(place.photos, ("bat", "cat"), 12)
     write_image_folder(place.inbox, ("unsorted",), 3, seed=9)
-    command = [Path(sys.executable).with_name("safelight"), "retrain", place.photos, "--name", NAME]
-    words = [*map(str, command), "--workspace", str(place.work), *SETTINGS]
-    done = subprocess.run(words, env=os.environ | {"PREFECT_API_URL": prefect_server}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    retrain = ["retrain", str(place.photos), "--name", NAME, *SETTINGS]
+    promote = ["promote", NAME, "1", "--why", "one epoch is too little for the gate"]
+    for words in (retrain, promote):
+        command = [str(Path(sys.executable).with_name("safelight")), *words, "--workspace", str(place.work)]
+        names = os.environ | {"PREFECT_API_URL": prefect_server}
+        done = subprocess.run(command, env=names, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
     return place
 
 
@@ -326,6 +329,29 @@ def test_ctrl_c_at_the_start_of_a_run_leaves_no_traceback(prefect_api: str, plac
     assert process.returncode == 0, told.decode()
     assert f"score {NAME}: stopped; what was finished is kept" in told.decode()
     assert not re.search("Traceback|KeyboardInterrupt|Error", told.decode()), told.decode()
+
+
+def test_serve_ends_soon_when_its_server_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefect's client asks again for a minute, and the schedules that are paused at the end are two requests."""
+    monkeypatch.setenv("SAFELIGHT_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    safelight, log = str(Path(sys.executable).with_name("safelight")), tmp_path / "log"
+    write_image_folder(tmp_path / "inbox", ("unsorted",), 1)
+    command = [safelight, "serve", "--name", NAME, "--inbox", str(tmp_path / "inbox"), "--every", "1d"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=tmp_path, start_new_session=True)
+    try:
+        wait_for(lambda: "next score" in log.read_text(), [process], log.read_text)
+        subprocess.run([safelight, "down"], check=True, capture_output=True)
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0, log.read_text()
+        assert time.monotonic() - began < 25  # two times five seconds, and a busy machine
+    finally:
+        process.kill()
+        subprocess.run([safelight, "down"], check=True, capture_output=True)
+    assert "Prefect's server does not answer: the schedules stay active there" in log.read_text()
+    assert "Traceback" not in log.read_text()
 
 
 def has_run(pid: int) -> bool:

@@ -208,6 +208,10 @@ def test_a_program_that_speaks_no_http_is_told(monkeypatch: pytest.MonkeyPatch) 
         ("[::1]:4200/api", "http://[::1]:4200/api"),
         ("ftp://x/api", "http://127.0.0.1:4200/api"),
         ("http://a:b/c", "http://127.0.0.1:4200/api"),
+        ("http://[::1/api", "http://127.0.0.1:4200/api"),
+        ("http://127.0.0.1:99999/api", "http://127.0.0.1:4200/api"),
+        ("http://127.0.0.1:0/api", "http://127.0.0.1:4200/api"),
+        ("http://", "http://127.0.0.1:4200/api"),
         ("localhost", "http://localhost/api"),
     ],
 )

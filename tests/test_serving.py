@@ -331,6 +331,65 @@ def test_a_server_that_does_not_answer_is_asked_again_for_ever(capsys: pytest.Ca
     assert "Prefect's server answers again" in last
 
 
+def test_cancelled_runs_are_looked_for_when_the_servers_events_come_no_more() -> None:
+    """Prefect's own loop for that prints tracebacks while its server is away, and gives up."""
+    from prefect._internal.observers import FlowRunCancellingObserver
+
+    from flows.serving_runner import Running, ServingRunner, Teller
+
+    runner, asked = ServingRunner(Teller(ZoneInfo("UTC")), Watch({}, SECOND, NOON), 1.0), []
+
+    async def lose_events() -> None:
+        raise ConnectionError
+
+    async def ask() -> None:
+        asked.append(True)
+
+    async def watch() -> None:
+        observer = runner._cancelling_observer = FlowRunCancellingObserver(on_cancelling=lambda run: None)
+        observer._check_for_cancelled_flow_runs = ask  # type: ignore[method-assign]
+        task = observer._consumer_task = asyncio.create_task(lose_events())
+        task.add_done_callback(observer._start_polling_task)
+        runner._take_cancelling_over()
+        await runner._end_cancelled_runs()
+        runner.running[uuid4()] = Running("score birds", NOON)
+        await runner._end_cancelled_runs()
+        assert not asked  # events come
+        await asyncio.wait([task])
+        await runner._end_cancelled_runs()
+        assert isinstance(task.exception(), ConnectionError)
+        assert observer._polling_task is None
+
+    asyncio.run(watch())
+    assert asked == [True]
+
+
+def test_a_run_that_is_just_being_started_when_serve_ends_is_given_up_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C falls on the task that waits for the start, which ends before those who tell of what was in progress."""
+    from flows.serving_runner import ServingRunner, Teller, _Starter
+
+    class NeverStarts:
+        def __init__(self, **options: Any) -> None:
+            pass
+
+        async def start(self, flow_run: Any, task_status: Any) -> None:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr("flows.serving_runner.EngineCommandStarter", NeverStarts)
+    runner, due = ServingRunner(Teller(ZoneInfo("UTC")), Watch({}, SECOND, NOON), 1.0), make_run(uuid4(), 0)
+    runner.titles[due.deployment_id] = ("score", "score birds")
+    runner._control_channel = None  # type: ignore[assignment]
+
+    async def end_while_it_starts() -> None:
+        task = asyncio.create_task(_Starter(runner, due).start(due))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+
+    asyncio.run(end_while_it_starts())
+    assert [run.name for run in runner.running.values()] == ["score birds"]
+
+
 def test_a_run_that_was_just_handed_out_is_not_late(capsys: pytest.CaptureFixture[str]) -> None:
     from flows.serving_runner import STARTING, ServingRunner, Teller
 

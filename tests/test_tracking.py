@@ -43,6 +43,13 @@ def test_a_configured_server_is_obeyed(monkeypatch: pytest.MonkeyPatch, address:
     assert resolve_tracking("s3://bucket") == (address, root)
 
 
+@pytest.mark.parametrize("address", ["http://[::1/x", "http://127.0.0.1:99999", "https://", "http://:5000"])
+def test_what_is_no_address_of_a_server_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with pytest.raises(ConfigError, match=r"MLFLOW_TRACKING_URI is .+, which is no address of a server; write http://"):
+        resolve_tracking("s3://bucket")
+
+
 # Every character that a keyboard has, and some that none has; together in one name too, as no two may help each other.
 CHARACTERS = [*sorted(set(string.printable) - {"/"}), "é", "日", "%20", "%%", "%41"]
 
