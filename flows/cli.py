@@ -29,6 +29,7 @@ from flows.options import (
     locate,
     open_run,
     print_version,
+    tell_idle,
     time_settings,
 )
 from infra.proxies import bypass_loopback
@@ -107,6 +108,7 @@ def train(
 
     def action() -> Mapping[str, Any]:
         chosen = open_run(config, settings)
+        tell_idle("train", settings)
         from flows.stages import run_flow
         from flows.train import train as flow
 
@@ -151,6 +153,7 @@ def score(
 
     def action() -> Mapping[str, Any]:
         chosen = open_run(config, settings, source, asked=Asked("score", name, workspace))
+        tell_idle("score", settings)
         from flows.score import score as flow
         from flows.stages import run_flow
 

@@ -102,6 +102,31 @@ def load_settings(file: Path | None, settings: list[str] | None) -> "Config":
     return load_config(file, settings or [])
 
 
+# Sections that a command takes from what an earlier one made: `--set` of theirs changes nothing there.
+DECIDED = {
+    "train": (("source", "image", "augment", "split", "budget"), "the dataset"),
+    "score": (("image", "augment", "split", "budget", "model", "fit", "gate"), "the model"),
+}
+
+
+def find_idle(command: str, settings: list[str] | None) -> list[str]:
+    """One line for the settings that were typed for a command which does not obey them; a file may serve several."""
+    sections, owner = DECIDED[command]
+    keys = [text.partition("=")[0].strip() for text in settings or []]
+    idle = [key for key in keys if key.partition(".")[0] in sections]
+    if not idle:
+        return []
+    return [f"--set {', '.join(idle)} changes nothing here: {owner} keeps what it was made with, retrain makes another"]
+
+
+def tell_idle(command: str, settings: list[str] | None) -> None:
+    """Say so on stderr."""
+    for line in find_idle(command, settings):
+        from flows.progress import say
+
+        say(line)
+
+
 @dataclass(frozen=True)
 class Asked:
     """The command that a person typed, and what of it the advice about a source needs."""

@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.options import locate
+from flows.config import Config
+from flows.options import DECIDED, find_idle, locate, tell_idle
 
 RUNS = ["demo", "prepare", "train", "retrain", "score", "serve"]
 CONFIGURED = [*RUNS, "up"]
@@ -116,3 +117,20 @@ def test_a_reason_says_something(words: list[str]) -> None:
     result = run(app, [*words, "--why", " "])
     assert result.exit_code == 2
     assert "say in a few words why" in result.stderr
+
+
+def test_a_setting_that_is_typed_for_a_command_which_does_not_obey_it_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    typed = ["image.size=32", "fit.epochs=3", "augment.copies=1"]
+    tell_idle("train", typed)
+    told = "--set image.size, augment.copies changes nothing here: the dataset keeps what it was made with, retrain"
+    assert capsys.readouterr().err == f"{told} makes another\n"
+    assert find_idle("score", [*typed, "score.accept=0.9"])[0].startswith(
+        "--set image.size, fit.epochs, augment.copies changes nothing here: the model keeps"
+    )
+    for command in DECIDED:
+        assert not find_idle(command, ["cluster.workers=0", "score.top_k=2", "server.port=4300"])
+        assert set(DECIDED[command][0]) <= set(Config.model_fields)
+    tell_idle("score", None)
+    assert not capsys.readouterr().err
