@@ -32,6 +32,7 @@ from tasks.promoting import describe_judgement, read_judgement, say_unjudged
 from tasks.scoring import ChunkScores, ModelRef, ScoreJob, score_chunk
 from tasks.shipping import ship_bundle
 from tasks.source_checks import name_command, open_given, refuse_listed_links
+from tasks.summary import describe_quarantined
 
 
 @dataclass
@@ -79,6 +80,9 @@ def score(
     if csv:
         write_table(job.store, record)
     say(describe(report))
+    if record.outcomes.get("quarantined"):
+        told = describe_quarantined(job.store.fetch(record.predictions.path), job.image.max_pixels)
+        say(f"publish: quarantined: {told}; each file stands in {report.predictions}")
     link_batch(report)
     return report.model_dump()
 
