@@ -81,7 +81,7 @@ def score(
         write_table(job.store, record)
     say(describe(report))
     if found is None:  # else it was told before
-        tell_quarantine(job.store, record)
+        tell_quarantine(job.store, record, job.image.max_pixels)
     link_batch(report)
     return report.model_dump()
 
@@ -179,10 +179,10 @@ def write_table(store: Store, record: BatchRecord) -> None:
     say(f"csv: {store.uri_of(path)}")
 
 
-def tell_quarantine(store: Store, record: BatchRecord) -> None:
-    """Why files of a batch have no prediction."""
+def tell_quarantine(store: Store, record: BatchRecord, max_pixels: int) -> None:
+    """Why files of a batch have no prediction; a model brings its own limit of pixels."""
     if record.outcomes["quarantined"]:
-        reasons = describe_quarantined(store.fetch(record.predictions.path))
+        reasons = describe_quarantined(store.fetch(record.predictions.path), max_pixels)
         say(f"publish: quarantined: {reasons}; each file stands in {store.uri_of(record.predictions.path)}")
 
 

@@ -119,15 +119,6 @@ def summarize_predictions(path: Path, sheet: int, sheets: int = MAX_SHEETS) -> S
     )
 
 
-def describe_quarantined(path: Path) -> str:
-    """Why files of a predictions file are quarantined, and how many for each reason; "" where none is."""
-    counts: Counter[str] = Counter()
-    for table in iterate_predictions(path, ("outcome", "reason")):
-        lost = table.filter(pc.equal(table.column("outcome"), "quarantined")).column("reason")
-        counts.update(name_reason(reason or "unknown") for reason in lost.to_pylist())
-    return ", ".join(f"{count:,} {reason}" for reason, count in _most_frequent(counts))
-
-
 def pick_sheets(path: Path, mix: Iterable[ClassMix], size: int) -> tuple[Sheet, ...]:
     """The contact sheets of these classes, `size` images on each; among equals the first by path is the surer."""
     classes = {entry.label: entry for entry in mix}
@@ -200,3 +191,13 @@ def _by_name(mix: ClassMix) -> list[tuple[int, str]]:
 
 def _most_frequent(counts: Counter[str]) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def describe_quarantined(path: Path, max_pixels: int) -> str:
+    """Why files of a batch are quarantined, and how many for each reason; with the limit that the model brings."""
+    counts: Counter[str] = Counter()
+    for table in iterate_predictions(path, ("outcome", "reason")):
+        rows = table.filter(pc.equal(table.column("outcome"), "quarantined"))
+        counts.update(name_reason(reason or "unknown") for reason in rows.column("reason").to_pylist())
+    limits = {"too_many_pixels": f" (this model takes {max_pixels:,} pixels at most)"}
+    return ", ".join(f"{count:,} {reason}{limits.get(reason, '')}" for reason, count in counts.most_common())

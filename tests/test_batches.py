@@ -95,14 +95,14 @@ def test_why_files_have_no_prediction_is_told(job: ScoreJob, capsys: pytest.Capt
         (Path(job.source) / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n")
     (Path(job.source) / "3.png").write_bytes(b"")
     record, store = run(job), open_store(job.workspace)
-    tell_quarantine(store, record)
+    tell_quarantine(store, record, 50)
     [told] = capsys.readouterr().err.splitlines()
     where = store.uri_of(record.predictions.path)
     assert told == f"publish: quarantined: 3 not_an_image: git-lfs pointer, 1 empty_file; each file stands in {where}"
     for path in Path(job.source).iterdir():
         if path.name in ("1.png", "2.png", "3.png", "bad.jpg"):
             path.unlink()
-    tell_quarantine(store, run(job))
+    tell_quarantine(store, run(job), 50)
     assert not capsys.readouterr().err
 
 

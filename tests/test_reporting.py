@@ -21,7 +21,7 @@ from tasks.charts import BINS, choose_top, draw_histogram
 from tasks.ledger import show_path
 from tasks.predictions import to_rows_table, write_predictions
 from tasks.reporting import ReportFacts, make_report, show_name, show_percent, show_tail
-from tasks.summary import MAX_QUARANTINED, MAX_SHEETS, Summary, summarize_predictions
+from tasks.summary import MAX_QUARANTINED, MAX_SHEETS, Summary, describe_quarantined, summarize_predictions
 from tasks.thumbnails import make_picture
 
 NIGHT = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
@@ -137,6 +137,15 @@ def test_hostile_names_are_harmless_and_visible(tmp_path: Path) -> None:
         "{{ 7*7 }}{% raw %}",
     ):
         assert f"bad/{shown}" in page.text
+
+
+def test_why_files_are_quarantined_is_told_with_the_limit_of_the_model(tmp_path: Path) -> None:
+    rows = [make_row("a.png"), make_rest("b.png", "quarantined", "too_many_pixels: 9000x9000")]
+    rows += [make_rest(f"{n}.txt", "quarantined", "not_an_image: JSON") for n in (1, 2)]
+    rows += [make_rest(".x", "ignored", "hidden")]
+    summarize(tmp_path, rows)
+    told = describe_quarantined(next(tmp_path.glob("**/*.parquet")), 50_000_000)
+    assert told == "2 not_an_image: JSON, 1 too_many_pixels (this model takes 50,000,000 pixels at most)"
 
 
 def test_the_page_says_on_what_the_model_was_judged(tmp_path: Path) -> None:
