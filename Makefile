@@ -9,7 +9,7 @@ ROOMS := cnn infra tasks flows
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test soak check bench lock clean
+.PHONY: help install demo test long soak check bench lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
@@ -24,7 +24,10 @@ demo: install ## Run the whole loop on 1,797 handwritten digits
 	$(BIN)/safelight demo $(ARGS)
 
 test: install ## Run the tests, in under ten minutes on two cores (ARGS="-k name" for some)
-	$(BIN)/python -m pytest -m "not slow and not soak" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not long and not soak" $(ARGS)
+
+long: install ## Run the tests that take longer: schedules that tick, servers that many use at once
+	$(BIN)/python -m pytest -m "long and not slow" $(ARGS)
 
 soak: install ## Inject thousands of faults, in about half an hour (SAFELIGHT_TEST_SEED=N for other seeds)
 	$(BIN)/python -m pytest -m soak -o timeout=1800 $(ARGS)

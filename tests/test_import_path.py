@@ -163,6 +163,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert not state.exists()
 
 
+@pytest.mark.long
 @pytest.mark.integration
 def test_a_whole_run_with_its_server_and_its_workers_is_done_in_any_folder(
     hostile: Path, own_home: None, monkeypatch: pytest.MonkeyPatch

@@ -16,7 +16,7 @@ from infra.registry import Registry
 from infra.training_lock import PREFIX
 from infra.versions import AbsentError
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(300)]
 
 # A machine: a home of its own, so that its lock file is not the other's. It says when it is in, and ends at its word.
 MACHINE = """
