@@ -122,6 +122,11 @@ class ServingRunner(Runner):
         self._outage = False
         self._serving: asyncio.Task[None] | None = None
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether a signal to end has come."""
+        return self._serving is None
+
     async def serve(self, offers: Sequence[Offer]) -> None:
         """Run until Ctrl-C, SIGTERM or the end of the terminal; a run that is in progress then is ended."""
         self._serving, fault = asyncio.current_task(), None
@@ -348,12 +353,15 @@ class _Starter:
             await starter.start(flow_run, task_status=status)
             for sink in sinks:
                 sink.close()
+            if runner.is_ending and read_answer(self.path) is None:
+                return  # it was ended with serve: `_give_up_runs` tells
             teller.say(f"{self.name}: {await self._describe_end(running)}")
             runner.tell_next()
         except asyncio.CancelledError:
             raise  # serve ends: `_give_up_runs` comes after this when the process is just being started
         except BaseException:
-            del runner.running[flow_run.id]
+            if not runner.is_ending:  # else it may be the end of a process that has just been started
+                del runner.running[flow_run.id]
             raise
         del runner.running[flow_run.id]
 

@@ -327,7 +327,7 @@ def test_ctrl_c_at_the_start_of_a_run_leaves_no_traceback(prefect_api: str, plac
         process.wait(60)
         os.close(terminal)
     assert process.returncode == 0, told.decode()
-    assert f"score {NAME}: stopped; what was finished is kept" in told.decode()
+    assert f"score {NAME}: stopped; what was finished is kept" in told.decode(), "\n".join(told.decode().splitlines())
     assert not re.search("Traceback|KeyboardInterrupt|Error", told.decode()), told.decode()
 
 
