@@ -28,7 +28,7 @@ from cnn.errors import InstallationError, SafelightError, TrainingError
 from cnn.fit import FitSpec
 from cnn.spec import canonical_json
 from infra.import_path import python_command, python_environment
-from infra.memory_limits import GIB, check_memory_limits, is_short_of_memory, tells_memory
+from infra.memory_limits import GIB, check_memory_limits, ended_when_starved, is_short_of_memory, tells_memory
 from tasks.training import OnEvent, TrainingReport, TrainJob
 
 LOG = "train.log"
@@ -112,6 +112,15 @@ class Trainer:
             if self._process.stdin is not None:
                 self._process.stdin.write(job.to_json().encode() + b"\n")
                 self._process.stdin.flush()
+        with ended_when_starved(self._process) as starved:
+            if (result := self._follow(job, on_event)) is not None:
+                return result
+        if starved.is_set():
+            raise _out_of_memory(Path(job.folder, LOG), job.fit.batch_size)
+        raise self._describe_death(Path(job.folder, LOG), job.fit.batch_size)
+
+    def _follow(self, job: TrainJob, on_event: OnEvent) -> TrainingReport | None:
+        """The answer of the process; None when it has ended without one."""
         for line in self._events:
             message = _read_line(line)
             if "ready" in message:
@@ -122,7 +131,7 @@ class Trainer:
                 return TrainingReport.model_validate_json(json.dumps(message["result"]))
             elif "error" in message:
                 raise _rebuild_error(message["error"], Path(job.folder, LOG), job.fit.batch_size)
-        raise self._describe_death(Path(job.folder, LOG), job.fit.batch_size)
+        return None
 
     def stop(self) -> None:
         """End the process, by force after ten seconds. Stopping it again is no fault."""

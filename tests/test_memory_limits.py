@@ -14,11 +14,12 @@ import pytest
 import typer
 from small_dataset import write_dataset
 
+import infra.memory_limits
 from cnn.architecture import ModelSpec
 from cnn.errors import ConfigError, InstallationError, TrainingError
 from cnn.fit import FitSpec
 from flows.console import run_command
-from infra.memory_limits import check_memory_limits, is_short_of_memory
+from infra.memory_limits import check_memory_limits, ended_when_starved, is_short_of_memory
 from tasks import fitting
 from tasks.fitting import LOG, start_trainer
 from tasks.training import TrainJob
@@ -118,8 +119,11 @@ def make_job(folder: Path, size: int = 8) -> TrainJob:
     return TrainJob(**place, dataset=manifest.dataset, name="squares", model=model, fit=fit)
 
 
-def test_training_that_runs_out_of_memory_says_what_to_write(tmp_path: Path) -> None:
-    """In earnest: from its first epoch on the process gets no more than it has; some libraries then say nothing."""
+@pytest.mark.slow
+def test_training_that_runs_out_of_memory_says_what_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In earnest: from its first epoch on the process gets no more than it has; some libraries then say nothing, and
+    some stand still."""
+    monkeypatch.setattr(infra.memory_limits, "STARVED_SECONDS", 10.0)
 
     def shrink(event: dict[str, Any]) -> None:
         if event.get("stage") == "fit":
@@ -130,6 +134,30 @@ def test_training_that_runs_out_of_memory_says_what_to_write(tmp_path: Path) -> 
     said = rf"out of memory.* --set fit\.batch_size=4 in place of 8.* see {tmp_path}/run/{LOG}"
     with start_trainer() as trainer, pytest.raises(TrainingError, match=said):
         trainer.run(make_job(tmp_path), shrink)
+
+
+SLEEPER = """
+import resource, sys
+pages = int(open("/proc/self/statm").read().split()[0])
+if sys.argv[1] == "limited":
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 20), resource.RLIM_INFINITY))
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(("limit", "ended"), [("limited", True), ("free", False)])
+def test_a_process_that_stands_still_at_its_limit_is_ended(limit: str, ended: bool) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SLEEPER, limit], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdout.readline()
+        with ended_when_starved(process, 0.5) as starved:
+            assert starved.wait(20.0 if ended else 1.5) == ended
+        process.stdin.close()
+    assert process.returncode == -signal.SIGKILL * ended
 
 
 def test_training_that_cannot_have_enough_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
