@@ -136,6 +136,7 @@ def test_known_faults_are_one_line(prefect_api: str, tmp_path: Path, make_image_
         assert word in line
 
 
+@pytest.mark.long
 def test_prefect_deployments(prefect_api: str, tmp_path: Path, make_image_folder: MakeImageFolder) -> None:
     photos, inbox, work = tmp_path / "photos", tmp_path / "inbox", tmp_path / "work"
     make_image_folder(photos, ("bat", "cat", "owl"), 20)
@@ -192,6 +193,7 @@ def test_serve_runs_deployments_without_a_work_pool(
     assert len(read_table(predictions)) == 40
 
 
+@pytest.mark.long
 def test_source_and_workspace_on_s3(
     prefect_api: str, s3_bucket: str, tmp_path: Path, make_image_folder: MakeImageFolder
 ) -> None:
@@ -233,6 +235,7 @@ def test_prepare_goes_on_after_kill_9(prefect_api: str, tmp_path: Path, make_ima
     assert all(name == f"{digest}.tfrecord" for name, digest in kept.items())
 
 
+@pytest.mark.long
 def test_train_goes_on_after_kill_9(prefect_api: str, tmp_path: Path, make_image_folder: MakeImageFolder) -> None:
     photos, work = tmp_path / "photos", tmp_path / "work"
     make_image_folder(photos, ("bat", "cat", "owl"), 60)
