@@ -216,6 +216,7 @@ def test_source_and_workspace_on_s3(
     assert remote["shards"]["built"] == 0
 
 
+@pytest.mark.long
 def test_prepare_goes_on_after_kill_9(prefect_api: str, tmp_path: Path, make_image_folder: MakeImageFolder) -> None:
     photos, work = tmp_path / "photos", tmp_path / "work"
     make_image_folder(photos, ("bat", "cat", "owl"), 400, size=64)

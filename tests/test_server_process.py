@@ -311,6 +311,7 @@ def wait_until(condition: Callable[[], Any], seconds: float = 90.0) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.long
 @pytest.mark.integration
 def test_a_real_server_ends_when_the_last_command_has_ended(own_home: Path, unused_port: int) -> None:
     use_server()
@@ -325,6 +326,7 @@ def test_a_real_server_ends_when_the_last_command_has_ended(own_home: Path, unus
     assert not (own_home / STATE).exists()
 
 
+@pytest.mark.long
 @pytest.mark.integration
 def test_a_run_is_to_be_seen_in_the_pages_of_a_server_on_another_port(
     own_home: Path, tmp_path: Path, unused_port: int, make_image_folder: MakeImageFolder
