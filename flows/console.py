@@ -47,7 +47,7 @@ def run_command(
         _end(STOPPED, TERMINATED if isinstance(stop, TerminatedError) else INTERRUPTED)
     except (MemoryError, ImportError, OSError, RuntimeError, SystemError) as fault:
         if is_short_of_memory(fault):
-            _fail(f"memory ran out ({_tell_shortly(fault)}); {MORE_MEMORY}")
+            _fail(f"memory ran out ({tell_shortly(fault)}); {MORE_MEMORY}")
         if not isinstance(fault, OSError):
             raise
         told = fault.strerror or str(fault) or type(fault).__name__
@@ -55,7 +55,7 @@ def run_command(
     except Exception as fault:
         if not _is_of_prefect(fault):
             raise
-        text = " ".join(str(fault).split())[:200] or type(fault).__name__
+        text = tell_shortly(fault)
         address = os.environ.get("PREFECT_API_URL", "")
         _fail(
             f"the Prefect server at {address} failed ({text}); finished chunks are kept: run the same command again"
@@ -88,7 +88,8 @@ def _ended_by_signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _tell_shortly(fault: BaseException) -> str:
+def tell_shortly(fault: BaseException) -> str:
+    """What a fault of a library says, on one line of at most 200 characters; its kind where it says nothing."""
     return " ".join(str(fault).split())[:200] or type(fault).__name__
 
 

@@ -28,6 +28,7 @@ from prefect.runner import Runner
 from prefect.runner._starter_engine import EngineCommandStarter
 from prefect.states import Cancelled, Crashed
 
+from flows.console import tell_shortly
 from flows.lateness import Watch, read_last_error
 from flows.run_summary import describe_answer
 from flows.served_run import read_answer, start_command
@@ -229,8 +230,8 @@ class ServingRunner(Runner):
 
     def _note_outage(self, error: Exception) -> None:
         if not self._outage:
-            text = " ".join(str(error).split())[:200] or type(error).__name__
-            self.teller.say(f"Prefect's server does not answer ({text}); asked again every {self.query_seconds:.0f} s")
+            told = tell_shortly(error)
+            self.teller.say(f"Prefect's server does not answer ({told}); asked again every {self.query_seconds:.0f} s")
         self._outage = True
 
     def _note_answer(self) -> None:

@@ -15,7 +15,7 @@ import sys
 import time
 import tomllib
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from http.client import HTTPException
@@ -313,10 +313,8 @@ def _choose_port(wanted: int | None = None) -> int:
 
 
 def _answers(state: ServerState) -> bool:
-    # Loopback never goes through a proxy, whatever the environment says.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"{state.url}/health", timeout=5) as reply:
+        with _open_health(state.url, 5) as reply:
             return bool(reply.status == 200)
     except (OSError, HTTPException):  # a program that speaks something else has the port
         return False
@@ -404,11 +402,10 @@ def _find_stranger(address: str) -> str | None:
     """What tells that another program answers there; None where it is Prefect, or does not let this be told."""
     if (urlsplit(address).hostname or "").endswith("prefect.cloud"):
         return None
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     meant = _complete(address)
     wrong = "another program does" if meant == address.rstrip("/") else f"what does is no API; {meant} may be meant"
     try:
-        with opener.open(f"{address.rstrip('/')}/health", timeout=10) as reply:
+        with _open_health(address, 10) as reply:
             return None if reply.read(100).strip() == b"true" else wrong
     except HTTPError as error:
         with error:
@@ -419,14 +416,19 @@ def _find_stranger(address: str) -> str | None:
         return None  # whoever uses it will see
 
 
+def _open_health(address: str, seconds: float, proxies: Mapping[str, str] | None = None) -> Any:
+    """What a server says of its health; by no proxy but these, whatever the environment names."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler(dict(proxies or {})))
+    return opener.open(f"{address.rstrip('/')}/health", timeout=seconds)
+
+
 def _ask_through_proxy(address: str) -> str | None:
     """What is wrong with the server's answer, by the proxy that is set; None when it may be the server's own."""
     proxy = find_proxy(address)
     if proxy is None or proxy.is_socks:
         return None  # whoever can use it will see
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({urlsplit(address).scheme: proxy.address}))
     try:
-        with opener.open(f"{address.rstrip('/')}/health", timeout=10) as reply:
+        with _open_health(address, 10, {urlsplit(address).scheme: proxy.address}) as reply:
             return None if reply.status == 200 else f"{reply.status}"
     except HTTPError as error:
         with error:
