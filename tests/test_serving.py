@@ -7,7 +7,7 @@ import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
 
@@ -295,6 +295,36 @@ def test_a_schedule_that_is_always_late_lets_the_others_run() -> None:
     assert choose_runs(runs, begun)[0] == [runs[1]]
     asked = make_run(retrain, -1, by_hand=True)
     assert choose_runs([*runs, asked], begun) == ([asked], [])
+
+
+def test_what_an_earlier_schedule_left_behind_is_not_run() -> None:
+    """Its server may hand such a run out: the scheduler inserts runs while the schedule is being taken away."""
+    from flows.serving_runner import ServingRunner, Teller
+
+    score, retrain, set_to = uuid4(), uuid4(), dict[UUID, Any]()
+    left, due, asked = make_run(retrain, -20), make_run(score, -5), make_run(retrain, -1, by_hand=True)
+
+    class Poller:
+        chosen: ClassVar[list[Any]] = []
+
+        async def _get_scheduled_flow_runs(self) -> list[Any]:
+            return [left, due, asked]
+
+        async def _submit_scheduled_flow_runs(self, flow_run_response: list[Any], task_group: object) -> None:
+            self.chosen.extend(flow_run_response)
+
+    class Client:
+        async def set_flow_run_state(self, number: UUID, state: Any) -> None:
+            set_to[number] = state
+
+    runner = ServingRunner(Teller(ZoneInfo("UTC")), Watch({"score birds": hourly}, 2 * SECOND, NOON), 1.0)
+    runner.titles = {score: ("score", "score birds"), retrain: ("retrain", "retrain birds")}
+    runner._scheduled_run_poller, runner._client = Poller(), Client()  # type: ignore[assignment]
+    runner._runs_task_group = None  # type: ignore[assignment]
+    asyncio.run(runner._start_due_runs())
+    assert Poller.chosen == [asked]
+    assert {number: state.name for number, state in set_to.items()} == {left.id: "Skipped"}
+    assert set_to[left.id].message == "its deployment is not on schedule any more"
 
 
 class Flaky:
