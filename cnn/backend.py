@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-from cnn.quiet import hold_stderr
+from cnn.stderr import hold_stderr
 
 # Lines that TensorFlow prints while it is imported whatever its log level; anything else is passed on.
 _CHATTER = (b"absl::InitializeLog", b"port.cc", b"cpu_feature_guard", b"rebuild TensorFlow", b"cuda_dnn", b"cuda_blas")

@@ -85,9 +85,9 @@ def prepare(
 
     def action() -> Mapping[str, Any]:
         chosen = open_run(config, settings, source)
-        from cnn.lean_arrow import leave_pandas_out
         from flows.prepare import prepare as flow
         from flows.stages import run_flow
+        from infra.cluster.lean_arrow import leave_pandas_out
 
         leave_pandas_out()
         return run_flow(lambda: flow(locate(source), locate(workspace), chosen, verify))

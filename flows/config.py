@@ -7,13 +7,13 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from cnn.architecture import ModelSpec
-from cnn.augment import AugmentSpec
-from cnn.dataset import SplitSpec
+from cnn.dataset.manifest import SplitSpec
 from cnn.errors import ConfigError
-from cnn.fit import FitSpec
-from cnn.images import ImageSpec
+from cnn.images.augment import AugmentSpec
+from cnn.images.read import ImageSpec
+from cnn.models.architecture import ModelSpec
 from cnn.spec import Settings
+from cnn.training.fit import FitSpec
 from flows.config_errors import describe_invalid
 from flows.timetable import check_timing, check_zone
 from infra.cluster import ClusterSpec

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cnn.images import encode_png
+from cnn.images.read import encode_png
 from flows.config import Config
 from flows.progress import say
 

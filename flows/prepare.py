@@ -8,7 +8,7 @@ from typing import Any
 
 from prefect import flow
 
-from cnn.dataset import SPLITS, Manifest
+from cnn.dataset.manifest import SPLITS, Manifest
 from cnn.errors import name_some
 from flows.config import Config
 from flows.crew import Crew, hire_crew

@@ -6,8 +6,8 @@ from typing import Any
 
 from prefect import flow
 
-from cnn.architecture import count_parameters
 from cnn.errors import ServerError
+from cnn.models.architecture import count_parameters
 from flows.config import Config
 from flows.models import open_registry
 from flows.prepare import prepare_dataset

@@ -8,9 +8,9 @@ from typing import Any
 
 from prefect import flow
 
-from cnn.bundle import read_bundle
 from cnn.errors import SourceError, name_some
-from cnn.images import ImageSpec
+from cnn.images.read import ImageSpec
+from cnn.inference.bundle import read_bundle
 from flows.config import Config
 from flows.crew import Crew, hire_crew
 from flows.models import open_registry

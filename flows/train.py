@@ -13,11 +13,11 @@ from typing import Any
 
 from prefect import flow
 
-from cnn.architecture import count_parameters
-from cnn.bundle import read_bundle
-from cnn.dataset import Manifest
+from cnn.dataset.manifest import Manifest
 from cnn.errors import SafelightError
-from cnn.metrics import Evaluation, compare_paired
+from cnn.evaluation.metrics import Evaluation, compare_paired
+from cnn.inference.bundle import read_bundle
+from cnn.models.architecture import count_parameters
 from cnn.spec import canonical_json
 from flows.config import Config
 from flows.models import open_registry, who_asks

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from cnn.bundle import INFO, ONNX, BundleInfo, read_bundle
+from cnn.digest import hash_file
 from cnn.errors import IntegrityError
-from cnn.hashing import hash_file
+from cnn.inference.bundle import INFO, ONNX, BundleInfo, read_bundle
 
 
 def bundle_tags(folder: Path, info: BundleInfo) -> dict[str, str]:

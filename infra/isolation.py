@@ -17,9 +17,9 @@ from weakref import WeakSet
 
 import numpy as np
 
-from cnn.decoder import GarbledError, read_message, write_message
 from cnn.errors import BadImage, InstallationError
-from cnn.images import Decoded, ImageSpec
+from cnn.images.decoder import GarbledError, read_message, write_message
+from cnn.images.read import Decoded, ImageSpec
 from infra.import_path import python_command, python_environment
 
 SECRETS = ("AWS_", "AZURE_", "GOOGLE_", "MLFLOW_", "PREFECT_")  # a decoder that was taken over finds none of these
@@ -44,7 +44,7 @@ class Isolation:
         _every.add(self)
 
     def read(self, data: bytes, spec: ImageSpec, seconds: float) -> Decoded:
-        """What `cnn.images.read_image` gives for this file, within so many seconds.
+        """What `cnn.images.read.read_image` gives for this file, within so many seconds.
 
         Raises:
             BadImage: as there; or decoder_crashed or out_of_memory, twice in a row, or decoder_timeout.
@@ -144,7 +144,7 @@ class _Child:
                 raise DecodersClosedError
             if last:
                 raise InstallationError(
-                    f"no image can be decoded here: {python_command('cnn.decoder')[0]} ends before the first file"
+                    f"no image can be decoded here: {python_command('cnn.images.decoder')[0]} ends before the first file"
                     f" ({fault.detail}); mend or reinstall what it names, then run again"
                 )
 
@@ -162,7 +162,7 @@ class _Child:
         self._garbled = False
         try:
             self._process = subprocess.Popen(
-                python_command("cnn.decoder", str(asked), str(answered)),
+                python_command("cnn.images.decoder", str(asked), str(answered)),
                 stdin=subprocess.DEVNULL,
                 stdout=self._printed,  # what a library prints is no answer
                 stderr=self._printed,

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import cnn
-from cnn.bundle import read_bundle
 from cnn.errors import RegistryError, SafelightError, ServerError, StorageError
+from cnn.inference.bundle import read_bundle
 from infra.bundles import bundle_tags, keep_bundle
 from infra.entries import redact_text as redact
 from infra.experiments import Experiments, ExperimentTags
@@ -37,7 +37,7 @@ from infra.versions import METRIC, AbsentError, ExistsError, VersionInfo, Versio
 FIGURES = "figures"  # below the artifacts of a run
 DATA = "data/bundle"  # where a pyfunc model keeps the folder that was logged as `bundle`
 RETRY_SECONDS = 90.0
-# What `cnn.pyfunc` needs to score; the versions installed here are pinned in the model.
+# What `cnn.inference.pyfunc` needs to score; the versions installed here are pinned in the model.
 SCORING_PACKAGES = (
     "mlflow",
     "numpy",
@@ -392,14 +392,14 @@ def _lay_out_model(model: Any, run_id: str, bundle: Path, scratch: Path) -> Path
         import mlflow.pyfunc
         from mlflow.models import Model, ModelSignature
 
-        from cnn.pyfunc import make_example
+        from cnn.inference.pyfunc import make_example
 
         described = Model(
             artifact_path=model.artifact_location, model_uuid=model.model_id, run_id=run_id, model_id=model.model_id
         )
         mlflow.pyfunc.save_model(
             scratch / "model",
-            loader_module="cnn.pyfunc",
+            loader_module="cnn.inference.pyfunc",
             data_path=str(scratch / "bundle"),
             code_paths=[str(Path(cnn.__file__).parent)],
             pip_requirements=[f"{package}=={installed_version(package)}" for package in SCORING_PACKAGES],
@@ -413,7 +413,7 @@ def _lay_out_model(model: Any, run_id: str, bundle: Path, scratch: Path) -> Path
 
 
 def _make_signature() -> Any:
-    """What `cnn.pyfunc` takes and gives, for people and programs to read.
+    """What `cnn.inference.pyfunc` takes and gives, for people and programs to read.
 
     MLflow itself must not hold inputs against it: it would refuse lists and arrays of pixels, which are taken too. It
     leaves them to a model whose signature is marked as coming from the model's own code.

@@ -14,11 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.augment import AugmentSpec, augment_image
-from cnn.dataset import ShardRef
-from cnn.errors import IntegrityError, StorageError
-from cnn.images import ImageSpec, encode_jpeg, sum_levels
-from cnn.records import (
+from cnn.dataset.manifest import ShardRef
+from cnn.dataset.tfrecord import (
     Record,
     decode_raw,
     decode_record,
@@ -28,6 +25,9 @@ from cnn.records import (
     raw_layout,
     relabel_record,
 )
+from cnn.errors import IntegrityError, StorageError
+from cnn.images.augment import AugmentSpec, augment_image
+from cnn.images.read import ImageSpec, encode_jpeg, sum_levels
 from cnn.spec import canonical_json
 from infra.storage import Store, reuse_store
 from tasks.chunk_reports import seal, unseal

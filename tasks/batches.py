@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from cnn.digest import hash_file
 from cnn.errors import StorageError, is_death
-from cnn.hashing import hash_file
 from cnn.spec import Spec, canonical_json
 from infra.storage import Store
 from infra.unfinished import sweep_scratch

@@ -10,11 +10,11 @@ from typing import Any
 
 from pydantic import Field
 
-from cnn.augment import AugmentSpec
-from cnn.dataset import SPLITS, SplitSpec
+from cnn.dataset.manifest import SPLITS, SplitSpec
 from cnn.errors import BadImage
-from cnn.image_digest import digest_image_data
-from cnn.images import ImageSpec, encode_jpeg, read_image, thumbnail
+from cnn.formats.content_digest import digest_image_data
+from cnn.images.augment import AugmentSpec
+from cnn.images.read import ImageSpec, encode_jpeg, read_image, thumbnail
 from cnn.patterns import compile_pattern
 from cnn.spec import Spec, canonical_json
 from infra.storage import reuse_source, reuse_store

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from cnn.dataset import ShardRef
+from cnn.dataset.manifest import ShardRef
 from cnn.errors import IntegrityError
 from cnn.spec import canonical_json
 from infra.storage import Store

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cnn.dataset import Manifest
+from cnn.dataset.manifest import Manifest
 from cnn.errors import StorageError
 from infra.storage import Store
 from infra.unfinished import BESIDE

@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cnn.digest import hash_file
 from cnn.errors import StorageError
-from cnn.hashing import hash_file
-from cnn.images import ImageSpec
+from cnn.images.read import ImageSpec
 from infra.disk_faults import explained
 from infra.storage import Store
 from infra.unfinished import open_scratch

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from cnn.dataset import Manifest
+from cnn.dataset.manifest import Manifest
 from cnn.errors import DEATHS, PASSING, BadImage
 from infra.storage import Source
 from tasks.building import BuildSpec

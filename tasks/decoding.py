@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from cnn.errors import ConfigError, InstallationError, get_code, is_death
-from cnn.images import Decoded, ImageSpec, read_image
+from cnn.images.read import Decoded, ImageSpec, read_image
 from infra.isolation import is_expendable, read_apart
 from tasks.planning import Chunk
 from tasks.reading import waiting

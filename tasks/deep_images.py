@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cnn.errors import BadImage
-from cnn.file_kinds import may_be_deep
-from cnn.image_digest import digest_image_data
-from cnn.images import ImageSpec
-from cnn.levels import FULL, Span, misfit
+from cnn.formats.content_digest import digest_image_data
+from cnn.formats.file_kinds import may_be_deep
+from cnn.images.levels import FULL, Span, misfit
+from cnn.images.read import ImageSpec
 from infra.storage import reuse_source
 from tasks.building import BuildSpec, BuildTask
 from tasks.decoding import choose_decoder

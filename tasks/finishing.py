@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
-from cnn.dataset import Manifest
+from cnn.dataset.manifest import Manifest
 from cnn.errors import StorageError
 from tasks.arranging import Arranged, ArrangeTask, Selection, arrange_shard, find_arranged, measure_shard
 from tasks.placing import Part, Placement, divide_rows, place_rows

@@ -23,10 +23,10 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 import cnn.errors
-from cnn.architecture import ModelSpec
 from cnn.errors import InstallationError, SafelightError, TrainingError
-from cnn.fit import FitSpec
+from cnn.models.architecture import ModelSpec
 from cnn.spec import canonical_json
+from cnn.training.fit import FitSpec
 from infra.import_path import python_command, python_environment
 from infra.memory_limits import GIB, check_memory_limits, ended_when_starved, is_short_of_memory, tells_memory
 from tasks.training import OnEvent, TrainingReport, TrainJob

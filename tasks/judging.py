@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.dataset import Manifest
+from cnn.dataset.loader import open_split
+from cnn.dataset.manifest import Manifest
 from cnn.errors import BadImage, IntegrityError, RegistryError, SafelightError
-from cnn.images import ImageSpec, read_image
-from cnn.loader import open_split
-from cnn.metrics import Paired, compare_paired
-from cnn.runtime import Scorer, load_scorer
+from cnn.evaluation.metrics import Paired, compare_paired
+from cnn.images.read import ImageSpec, read_image
+from cnn.inference.scorer import Scorer, load_scorer
 from infra.storage import Source, Store, open_source
 from tasks.ledger import restore_path
 from tasks.publishing import read_ledger

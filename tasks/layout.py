@@ -12,7 +12,7 @@ from functools import lru_cache
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cnn.dataset import SPLITS
+from cnn.dataset.manifest import SPLITS
 from cnn.errors import SourceError, name_some
 from tasks.inventory import BATCH, INVENTORY, Codes, class_names
 from tasks.ledger import show_path

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.dataset import SPLITS
+from cnn.dataset.manifest import SPLITS
 from tasks.ledger import OUTCOMES
 from tasks.rows import CONFLICT, DUPLICATE, LEAK, OK, QUARANTINED, Names, Rows, iterate_slices
 from tasks.spreadsheets import write_rows

@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cnn.bundle import BundleInfo, read_seen_images
-from cnn.dataset import Manifest
+from cnn.dataset.manifest import Manifest
+from cnn.dataset.seen_images import CELLS, ImageFacts, SeenImages, compares_grids, read_heads
 from cnn.errors import SafelightError, name_some
-from cnn.images import ImageSpec
-from cnn.seen_images import CELLS, ImageFacts, SeenImages, compares_grids, read_heads
+from cnn.images.read import ImageSpec
+from cnn.inference.bundle import BundleInfo, read_seen_images
 from infra.storage import Store
 from tasks.ledger import SCHEMA
 from tasks.publishing import fetch_ledger, read_manifest

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.dataset import SPLITS, ShardRef
+from cnn.dataset.manifest import SPLITS, ShardRef
 from cnn.errors import StorageError
 from tasks.arranging import Arranged, Selection
 from tasks.rows import NONE, OK, Names, Rows

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from cnn.dataset import Manifest
+from cnn.dataset.manifest import Manifest
 from cnn.errors import PASSING, IntegrityError, SafelightError, SourceError
-from cnn.levels import Span, combine_spans
+from cnn.images.levels import Span, combine_spans
 from cnn.spec import canonical_json
 from infra.storage import Source, Store, open_store
 from infra.unfinished import sweep_scratch

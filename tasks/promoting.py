@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field
 
 from cnn.errors import name_some
-from cnn.metrics import Evaluation, Paired, compare_chance
+from cnn.evaluation.metrics import Evaluation, Paired, compare_chance
 from cnn.spec import Settings
 from infra.moves import format_time
 from infra.versions import CHALLENGER, CHAMPION, VersionInfo, Versions
@@ -74,7 +74,7 @@ def decide_first(evaluation: Evaluation, spec: GateSpec, judged_on: str = "test"
     """Promote a version that no champion stands beside when it is better than a constant answer: of all that there is
     to compare it with, the least.
 
-    Better means that one of two tests (`cnn.metrics.compare_chance`) finds it so, at half of `spec.significance` each:
+    Better means that one of two tests (`cnn.evaluation.metrics.compare_chance`) finds it so, at half of `spec.significance` each:
     of its accuracy, or of its mean recall. So six images, three of each of two classes, are enough when all answers are
     right; four are not, which guessing has right once in sixteen times.
     """

@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 from pydantic import ValidationError
 
-from cnn.dataset import LedgerRef, Manifest, Normalization, digest_manifest
+from cnn.dataset.manifest import LedgerRef, Manifest, Normalization, digest_manifest
+from cnn.digest import hash_file
 from cnn.errors import DatasetError, IntegrityError, StorageError
-from cnn.hashing import hash_file
 from cnn.spec import canonical_json
 from infra.disk_faults import explained
 from infra.storage import Store

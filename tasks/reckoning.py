@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from cnn.dataset import SPLITS, Normalization, SplitSpec
+from cnn.dataset.manifest import SPLITS, Normalization, SplitSpec
 from cnn.errors import BudgetError, DatasetError, StorageError, name_some
-from cnn.images import ImageSpec
+from cnn.formats.reasons import name_reason
+from cnn.images.read import ImageSpec
 from cnn.spec import Settings, canonical_json
-from cnn.verdicts import name_reason
 from tasks.ledger import OUTCOMES
 from tasks.outcomes import name_pairs
 from tasks.rows import CONFLICT, IGNORED, LEAK, NO_CLASS, OK, PENDING, QUARANTINED, Rows

@@ -13,8 +13,8 @@ from importlib.resources import files
 from typing import Any
 
 from cnn.errors import BadImage, SafelightError
-from cnn.images import ImageSpec
-from cnn.verdicts import REASONS
+from cnn.formats.reasons import REASONS
+from cnn.images.read import ImageSpec
 from tasks.charts import draw_histogram
 from tasks.summary import MAX_QUARANTINED, Shot, Summary
 from tasks.thumbnails import Picture, make_picture

@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from cnn.dataset import SPLITS, ShardRef
-from cnn.near_duplicates import CELLS, halve
+from cnn.dataset.manifest import SPLITS, ShardRef
+from cnn.dataset.near_duplicates import CELLS, halve
 from tasks.ledger import DECODED, OUTCOMES, batch_table
 
 PENDING = len(OUTCOMES)  # of a file that is still to be read
 OK, QUARANTINED, DUPLICATE, CONFLICT, LEAK, IGNORED = range(len(OUTCOMES))
 NO_CLASS = "no_class_folder"
 COARSE = 16  # block means of a thumbnail, by which near-duplicates are looked for
-KEY = 16  # bytes of `cnn.image_digest.digest_image_data`
+KEY = 16  # bytes of `cnn.formats.content_digest.digest_image_data`
 NONE = -1
 TRAIN = SPLITS.index("train")
 SPLIT_ORIGINS = ("drawn", "folder")  # by a hash, or by the folder of the file's owner

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from cnn.errors import BadImage, IntegrityError, RegistryError
-from cnn.images import Decoded, ImageSpec, read_image
-from cnn.runtime import load_scorer, rank_classes
+from cnn.images.read import Decoded, ImageSpec, read_image
+from cnn.inference.scorer import load_scorer, rank_classes
 from cnn.spec import Settings, Spec
 from infra.storage import Entry, Store, reuse_source, reuse_store
 from tasks.decoding import Decode, choose_decoder, refuse_crashes

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.dataset import SPLITS
+from cnn.dataset.manifest import SPLITS
+from cnn.dataset.near_duplicates import find_same, measure_details
 from cnn.errors import IntegrityError
-from cnn.near_duplicates import find_same, measure_details
 from infra.storage import Store
 from tasks.chunk_reports import read_report, report_path
 from tasks.rows import CONFLICT, DUPLICATE, LEAK, OK, Report, Rows, iterate_slices, thumbnails_of
@@ -197,7 +197,7 @@ def find_copies(digests: NDArray[np.uint8], rows: NDArray[np.int64]) -> list[NDA
 def find_near_duplicates(
     coarse: NDArray[np.uint8], train: NDArray[np.int64], others: NDArray[np.int64], distance: int, fetch: Fetch
 ) -> dict[int, int]:
-    """{row of `others`: a row of `train` that shows the same photograph, as `cnn.near_duplicates` has it}.
+    """{row of `others`: a row of `train` that shows the same photograph, as `cnn.dataset.near_duplicates` has it}.
 
     A k-d tree over the block means, uint8 (n, 16), finds candidates in about n log n: where every cell is within the
     distance, every block mean is, so no near-duplicate is missed. Only candidates' thumbnails are fetched. Where

@@ -1,4 +1,4 @@
-"""Images in, one immutable TFRecord shard named by its digest (`cnn.records.digest_shard`) out."""
+"""Images in, one immutable TFRecord shard named by its digest (`cnn.dataset.tfrecord.digest_shard`) out."""
 
 import hashlib
 import os
@@ -6,8 +6,8 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.dataset import ShardRef
-from cnn.records import HEAD_EDGE, frame_image, outline_record
+from cnn.dataset.manifest import ShardRef
+from cnn.dataset.tfrecord import HEAD_EDGE, frame_image, outline_record
 from infra.disk_faults import explained
 from infra.storage import Store
 from infra.unfinished import SCRATCH, Scratch

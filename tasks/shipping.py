@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from cnn.bundle import INFO, read_bundle
+from cnn.digest import hash_file
 from cnn.errors import IntegrityError
-from cnn.hashing import hash_file
+from cnn.inference.bundle import INFO, read_bundle
 from infra.bundles import keep_bundle
 from infra.home import cache_dir
 from infra.storage import Store

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from cnn.dataset import SPLITS, SplitSpec
+from cnn.dataset.manifest import SPLITS, SplitSpec
 from cnn.errors import SafelightError
 from infra.storage import Store
 from tasks.building import choose_split, draw_missing, draw_point

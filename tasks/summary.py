@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cnn.verdicts import name_reason
+from cnn.formats.reasons import name_reason
 from tasks.charts import BINS
 from tasks.ledger import restore_path
 from tasks.predictions import DECISIONS, OUTCOMES, iterate_predictions

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.images import ImageSpec, encode_jpeg, encode_png, read_image
+from cnn.images.read import ImageSpec, encode_jpeg, encode_png, read_image
 
 SHOWN = 96  # pixels of the longer side on the page
 STORED = 144  # pixels of the longer side of a photograph in the file: sharp on dense screens, still small

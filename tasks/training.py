@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.architecture import ModelSpec, summarize_model
-from cnn.bundle import BundleFacts, BundleInfo, write_bundle
-from cnn.calibration import as_class_probabilities
-from cnn.dataset import Manifest
+from cnn.dataset.loader import ShardSet, open_split
+from cnn.dataset.manifest import Manifest
 from cnn.errors import DatasetError, name_some
-from cnn.fit import FitJob, FitResult, FitSpec, fit_model
-from cnn.loader import ShardSet, open_split
-from cnn.metrics import Evaluation, evaluate_probabilities, fit_temperature
-from cnn.runtime import load_scorer
+from cnn.evaluation.calibration import as_class_probabilities
+from cnn.evaluation.metrics import Evaluation, evaluate_probabilities, fit_temperature
+from cnn.inference.bundle import BundleFacts, BundleInfo, write_bundle
+from cnn.inference.scorer import load_scorer
+from cnn.models.architecture import ModelSpec, summarize_model
 from cnn.spec import Spec
+from cnn.training.fit import FitJob, FitResult, FitSpec, fit_model
 from infra.storage import Store, open_store
 from tasks.overlap import list_seen
 from tasks.publishing import read_manifest
@@ -241,7 +241,7 @@ def _none_of(answers: Answers) -> Answers:
 
 
 def _write_figures(folder: Path, job: TrainJob, manifest: Manifest, evaluation: Evaluation, result: FitResult) -> None:
-    from cnn.plots import draw_evaluation, draw_learning_curves
+    from cnn.evaluation.plots import draw_evaluation, draw_learning_curves
 
     draw_evaluation(evaluation, folder)
     draw_learning_curves(result.history, result.best_epoch, folder / "curves.png")

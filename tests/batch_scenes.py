@@ -7,8 +7,8 @@ from unittest.mock import patch
 import numpy as np
 from scenes import left_over
 
-from cnn.hashing import hash_file
-from cnn.images import ImageSpec, encode_png
+from cnn.digest import hash_file
+from cnn.images.read import ImageSpec, encode_png
 from infra.storage import open_source, open_store
 from tasks.batches import BatchRecord, find_finished, find_previous, plan_scoring, read_record
 from tasks.committing import publish_batch

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cnn.dataset import SPLITS
+from cnn.dataset.manifest import SPLITS
 from tasks.inventory import INVENTORY
 from tasks.rows import OK, Rows, block_means
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cnn.architecture import ModelSpec
-from cnn.bundle import GOLDEN, INFO, ONNX, WEIGHTS, BundleInfo
-from cnn.dataset import Normalization, SplitSpec
-from cnn.images import ImageSpec
+from cnn.dataset.manifest import Normalization, SplitSpec
+from cnn.images.read import ImageSpec
+from cnn.inference.bundle import GOLDEN, INFO, ONNX, WEIGHTS, BundleInfo
+from cnn.models.architecture import ModelSpec
 from infra.registry import Registry, resolve_tracking
 
 METRICS = {"accuracy": 0.98, "macro_f1": 0.97}

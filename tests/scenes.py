@@ -10,9 +10,9 @@ from pathlib import Path
 
 from steps import make_job, write_image, write_photos
 
-from cnn.augment import AugmentSpec
-from cnn.dataset import Manifest
-from cnn.records import digest_shard
+from cnn.dataset.manifest import Manifest
+from cnn.dataset.tfrecord import digest_shard
+from cnn.images.augment import AugmentSpec
 from flows.crew import hire_crew
 from infra.cluster import ClusterSpec
 from infra.storage import Store, open_source, open_store

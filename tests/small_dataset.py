@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.augment import AugmentSpec
-from cnn.dataset import LedgerRef, Manifest, Normalization, ShardRef, SplitSpec
-from cnn.images import ImageSpec, encode_png, read_image
-from cnn.records import digest_shard, encode_record
+from cnn.dataset.manifest import LedgerRef, Manifest, Normalization, ShardRef, SplitSpec
+from cnn.dataset.tfrecord import digest_shard, encode_record
+from cnn.images.augment import AugmentSpec
+from cnn.images.read import ImageSpec, encode_png, read_image
 from tasks.ledger import to_parquet, to_table
 from tasks.publishing import manifest_path
 

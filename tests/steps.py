@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cnn.augment import AugmentSpec
-from cnn.dataset import Manifest, SplitSpec
-from cnn.images import ImageSpec
+from cnn.dataset.manifest import Manifest, SplitSpec
+from cnn.images.augment import AugmentSpec
+from cnn.images.read import ImageSpec
 from flows.crew import hire_crew
 from infra.cluster import ClusterSpec
 from infra.storage import open_store

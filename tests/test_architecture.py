@@ -10,11 +10,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cnn.architecture import ModelSpec, build_model, count_parameters, summarize_model
 from cnn.backend import import_keras
-from cnn.dataset import Normalization
+from cnn.dataset.manifest import Normalization
 from cnn.errors import ConfigError
-from cnn.images import ImageSpec
+from cnn.images.read import ImageSpec
+from cnn.models.architecture import ModelSpec, build_model, count_parameters, summarize_model
 
 # Keras 3.15 on TensorFlow 2.21 and NumPy 2: its variables know no copy keyword yet.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -232,9 +232,9 @@ def test_summary_is_a_table() -> None:
 def test_describing_a_network_imports_no_keras() -> None:
     code = (
         "import sys\n"
-        "from cnn.architecture import ModelSpec, summarize_model\n"
-        "import cnn.fit, cnn.loader\n"
-        "from cnn.images import ImageSpec\n"
+        "from cnn.models.architecture import ModelSpec, summarize_model\n"
+        "import cnn.training.fit, cnn.dataset.loader\n"
+        "from cnn.images.read import ImageSpec\n"
         "summarize_model(ModelSpec(backbone='mobilenet_v2'), ImageSpec(), 3)\n"
         "assert not {'keras', 'tensorflow', 'jax'} & set(sys.modules)"
     )

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cnn.augment import AugmentSpec, augment_image
-from cnn.dataset import ShardRef
+from cnn.dataset.manifest import ShardRef
+from cnn.dataset.tfrecord import Record, decode_record
 from cnn.errors import IntegrityError
-from cnn.images import ImageSpec, encode_jpeg, sum_levels
-from cnn.records import Record, decode_record
+from cnn.images.augment import AugmentSpec, augment_image
+from cnn.images.read import ImageSpec, encode_jpeg, sum_levels
 from infra.storage import Store, open_store
 from tasks.arranging import (
     Arranged,

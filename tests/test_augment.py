@@ -1,10 +1,10 @@
-"""cnn/augment.py: copies that depend on (digest, copy) alone, each operation with its strength."""
+"""cnn/images/augment.py: copies that depend on (digest, copy) alone, each operation with its strength."""
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cnn.augment import AugmentSpec, augment_image
+from cnn.images.augment import AugmentSpec, augment_image
 
 OFF = {"crop": 0.0, "mirror": 0.0, "rotate": 0.0, "color": 0.0}
 
@@ -102,7 +102,7 @@ def test_half_of_the_copies_are_mirrored_also_when_cropped() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_color_is_brightness_contrast_and_saturation(channels: int) -> None:
     """Each factor is drawn from 1 ± color; one matrix does what the three definitions say one after the other."""
-    from cnn.transforms import Tint
+    from cnn.images.transforms import Tint
 
     image = np.random.default_rng(1).integers(60, 180, (20, 30, channels)).astype(np.uint8)
     brightness, contrast, saturation = 1.1, 0.8, 1.2

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cnn.architecture import ModelSpec, build_model, count_parameters, load_weights
-from cnn.backbones import BACKBONES, build_backbone, map_levels
 from cnn.backend import import_keras
-from cnn.dataset import Normalization
+from cnn.dataset.manifest import Normalization
 from cnn.errors import ConfigError
-from cnn.images import ImageSpec
+from cnn.images.read import ImageSpec
+from cnn.models.architecture import ModelSpec, build_model, count_parameters, load_weights
+from cnn.models.backbones import BACKBONES, build_backbone, map_levels
 
 # Keras 3.15 on TensorFlow 2.21 and NumPy 2: its variables know no copy keyword yet.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -109,7 +109,7 @@ def test_failed_download_is_one_line(mobilenet: Any, monkeypatch: pytest.MonkeyP
     def fail(*_: Any, **__: Any) -> None:
         raise Exception("URL fetch failure on https://…:\nno route to host")
 
-    monkeypatch.setattr("cnn.backbones.build_backbone", fail)
+    monkeypatch.setattr("cnn.models.backbones.build_backbone", fail)
     spec = ModelSpec(backbone="mobilenet_v3_small", weights="imagenet")
     with pytest.raises(ConfigError, match=r"could not be downloaded .*no route to host.* local weights file") as caught:
         load_weights(mobilenet, spec, image_of(32, 32, 1))

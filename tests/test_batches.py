@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import tasks.scoring
+from cnn.digest import hash_file
 from cnn.errors import BadImage, InstallationError, StorageError
-from cnn.hashing import hash_file
-from cnn.images import Decoded, ImageSpec, encode_png, read_image
+from cnn.images.read import Decoded, ImageSpec, encode_png, read_image
 from flows.score import tell_quarantine
 from infra.storage import open_source, open_store
 from tasks.batches import (

@@ -9,9 +9,9 @@ import pytest
 from faults import TALLY, is_fit
 from scenes import Scene, Told, assert_nothing_lost, make_changed, make_fresh, prepare_told, restart, silent
 
-from cnn.dataset import Manifest
+from cnn.dataset.loader import open_split
+from cnn.dataset.manifest import Manifest
 from cnn.errors import SafelightError
-from cnn.loader import open_split
 from infra.storage import open_store
 from tasks.publishing import pointer_path, read_ledger, read_manifest
 

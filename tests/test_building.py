@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cnn.augment import AugmentSpec
-from cnn.dataset import SplitSpec
+from cnn.dataset.manifest import SplitSpec
+from cnn.dataset.tfrecord import Record, decode_record, digest_shard, iterate_frames
 from cnn.errors import IntegrityError
-from cnn.image_digest import digest_image_data
-from cnn.images import ImageSpec, read_image
-from cnn.records import Record, decode_record, digest_shard, iterate_frames
+from cnn.formats.content_digest import digest_image_data
+from cnn.images.augment import AugmentSpec
+from cnn.images.read import ImageSpec, read_image
 from infra.storage import Store, open_source, open_store
 from tasks.building import BuildSpec, BuildTask, build_chunk, choose_split, find_group
 from tasks.chunk_reports import read_report

@@ -11,16 +11,24 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-import cnn.bundle
-from cnn.architecture import ModelSpec, build_model
+import cnn.inference.bundle
 from cnn.backend import import_keras
-from cnn.bundle import PARTS, BundleFacts, BundleInfo, load_keras_model, read_bundle, read_golden, write_bundle
-from cnn.calibration import as_class_probabilities
-from cnn.dataset import Normalization, SplitSpec
+from cnn.dataset.manifest import Normalization, SplitSpec
 from cnn.errors import IntegrityError, RegistryError, TrainingError
-from cnn.images import ImageSpec
-from cnn.layers import ConvLayer, GlobalPoolLayer
-from cnn.session import run_session
+from cnn.evaluation.calibration import as_class_probabilities
+from cnn.images.read import ImageSpec
+from cnn.inference.bundle import (
+    PARTS,
+    BundleFacts,
+    BundleInfo,
+    load_keras_model,
+    read_bundle,
+    read_golden,
+    write_bundle,
+)
+from cnn.inference.onnx import run_session
+from cnn.models.architecture import ModelSpec, build_model
+from cnn.models.layers import ConvLayer, GlobalPoolLayer
 
 # Keras 3.15 reads TensorFlow's variables with a numpy call that numpy 2 announces the end of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -174,7 +182,7 @@ def test_an_interrupted_write_leaves_no_bundle(
     def fail(*_: Any) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(cnn.bundle, "export_onnx", fail)
+    monkeypatch.setattr(cnn.inference.bundle, "export_onnx", fail)
     with pytest.raises(OSError, match="disk full"):
         write_bundle(folder, bundle.model, bundle.facts, make_images())
     with pytest.raises(IntegrityError, match="not finished"):
@@ -184,7 +192,7 @@ def test_an_interrupted_write_leaves_no_bundle(
 def test_onnx_that_answers_otherwise_is_not_written(
     bundle: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cnn.bundle, "run_session", lambda *given: run_session(*given)[::-1])
+    monkeypatch.setattr(cnn.inference.bundle, "run_session", lambda *given: run_session(*given)[::-1])
     with pytest.raises(TrainingError, match=r"differ by .* on the golden images \(limit 0\.0001\)"):
         write_bundle(tmp_path, bundle.model, bundle.facts, make_images())
     assert not (tmp_path / "bundle.json").exists()
@@ -215,7 +223,7 @@ def test_a_description_that_is_built_otherwise_today_is_refused(
     pooled = ModelSpec(layers=(ConvLayer(filters=4, padding="same", batch_norm=True), GlobalPoolLayer(method="max")))
     wider = ModelSpec(layers=(ConvLayer(filters=9, padding="same", batch_norm=True), GlobalPoolLayer()))
     for spec, message in ((changed, "golden"), (pooled, "golden"), (wider, "does not fit its description")):
-        monkeypatch.setattr(cnn.bundle, "build_model", lambda _, *rest, spec=spec: build_model(spec, *rest))
+        monkeypatch.setattr(cnn.inference.bundle, "build_model", lambda _, *rest, spec=spec: build_model(spec, *rest))
         with pytest.raises(RegistryError, match=message):
             load_keras_model(bundle.folder)
 

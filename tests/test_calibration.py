@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cnn.calibration import (
+from cnn.errors import TrainingError
+from cnn.evaluation.calibration import (
     apply_temperature,
     as_class_probabilities,
     bin_reliability,
@@ -14,7 +15,6 @@ from cnn.calibration import (
     measure_calibration_error,
     negative_log_likelihood,
 )
-from cnn.errors import TrainingError
 
 
 def soften(logits: NDArray[np.float64]) -> NDArray[np.float64]:

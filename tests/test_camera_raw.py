@@ -1,4 +1,4 @@
-"""cnn/camera_raw.py: camera raw files are known by their bytes, and never taken for the thumbnail that lies in them."""
+"""cnn/formats/camera_raw.py: camera raw files are known by their bytes, and never taken for the thumbnail that lies in them."""
 
 import io
 from typing import Any
@@ -9,7 +9,7 @@ from PIL import Image
 from tiff_files import Layout, picture_tags, write_file, write_raw, write_tiff
 
 from cnn.errors import BadImage
-from cnn.images import ImageSpec, read_image
+from cnn.images.read import ImageSpec, read_image
 
 KINDS = ["NEF", "CR2", "DNG", "ARW", "PEF", "SRW", "ORF", "RW2", "RAF", "CR3", "IIQ"]
 REFUSE, PREVIEW = ImageSpec(size=(48, 64)), ImageSpec(size=(48, 64), raw="preview")

@@ -12,11 +12,11 @@ from steps import built_paths, prepare, rows_of, write_image, write_photos
 
 import tasks.building
 import tasks.preparing
-from cnn.augment import AugmentSpec
-from cnn.dataset import Manifest, SplitSpec
+from cnn.dataset.loader import open_split
+from cnn.dataset.manifest import Manifest, SplitSpec
 from cnn.errors import BadImage, BudgetError, IntegrityError
-from cnn.images import ImageSpec
-from cnn.loader import open_split
+from cnn.images.augment import AugmentSpec
+from cnn.images.read import ImageSpec
 from infra.local import LocalSource
 from infra.storage import Entry
 from tasks.publishing import pointer_path

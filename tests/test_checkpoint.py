@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnn.checkpoint import Snapshot, lock_folder, read_snapshot, write_snapshot
 from cnn.errors import IntegrityError, StorageError, TrainingError
+from cnn.training.checkpoint import Snapshot, lock_folder, read_snapshot, write_snapshot
 
 
 def make_snapshot(job: str = "job") -> Snapshot:
@@ -92,7 +92,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(f"cnn.checkpoint.os.{step}", fail)
+    monkeypatch.setattr(f"cnn.training.checkpoint.os.{step}", fail)
     with pytest.raises(StorageError, match=r"last.npz: the checkpoint cannot be written \(No space left on device\)"):
         write_snapshot(path, make_snapshot("new"))
     assert read_snapshot(path, "old") is not None
@@ -101,7 +101,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
 HOLD = """
 import os, sys
 from pathlib import Path
-from cnn.checkpoint import lock_folder
+from cnn.training.checkpoint import lock_folder
 with lock_folder(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -14,7 +14,7 @@ import pytest
 import tasks.committing
 import tasks.scoring
 from cnn.errors import IntegrityError, StorageError
-from cnn.images import ImageSpec, encode_png
+from cnn.images.read import ImageSpec, encode_png
 from infra.storage import Store, open_source, open_store
 from tasks.batches import ScorePlan, batch_path, find_previous, plan_scoring
 from tasks.committing import publish_batch, reconcile_rows

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import MakeImageFolder
 
-from cnn.records import digest_shard
+from cnn.dataset.tfrecord import digest_shard
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 

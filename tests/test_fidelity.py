@@ -1,4 +1,4 @@
-"""cnn/resample.py and cnn/images.py: how near the fast path comes to a full decode and Pillow's antialiased resize."""
+"""cnn/images/resize.py and cnn/images/read.py: how near the fast path comes to a full decode and Pillow's antialiased resize."""
 
 import io
 from typing import Any
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
-from cnn.images import ImageSpec, encode_png, read_image, resize_image
-from cnn.resample import lay_out
+from cnn.images.read import ImageSpec, encode_png, read_image, resize_image
+from cnn.images.resize import lay_out
 
 RATIOS = [1.3, 1.78, 2.0, 2.5, 3.7, 4.5, 7.0]
 

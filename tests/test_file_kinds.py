@@ -1,4 +1,4 @@
-"""cnn/file_kinds.py: files that are no picture, or in a format that is not read, are called what they are."""
+"""cnn/formats/file_kinds.py: files that are no picture, or in a format that is not read, are called what they are."""
 
 import io
 import plistlib
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnn.errors import BadImage
-from cnn.images import ImageSpec, read_image
+from cnn.images.read import ImageSpec, read_image
 
 HEIGHT, WIDTH = 24, 40
 SPEC = ImageSpec(size=(HEIGHT, WIDTH), background=(10, 200, 30))

@@ -19,13 +19,13 @@ from tiny_jobs import (
     write_shard,
 )
 
-from cnn.architecture import ModelSpec
-from cnn.backbones import BACKBONES, Backbone, build_backbone
 from cnn.backend import import_keras
-from cnn.checkpoint import read_snapshot
 from cnn.errors import DatasetError, TrainingError
-from cnn.fit import fit_model
-from cnn.trainer import weigh_classes
+from cnn.models.architecture import ModelSpec
+from cnn.models.backbones import BACKBONES, Backbone, build_backbone
+from cnn.training.checkpoint import read_snapshot
+from cnn.training.fit import fit_model
+from cnn.training.trainer import weigh_classes
 
 # Keras 3.15 on TensorFlow 2.21 and NumPy 2: its variables know no copy keyword yet.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from small_dataset import IMAGE, PER_CLASS, write_dataset
 
-from cnn.architecture import ModelSpec
-from cnn.bundle import read_bundle
-from cnn.dataset import Manifest
+from cnn.dataset.loader import open_split
+from cnn.dataset.manifest import Manifest
 from cnn.errors import ConfigError, DatasetError, TrainingError
-from cnn.fit import FitSpec
-from cnn.loader import open_split
-from cnn.runtime import load_scorer
+from cnn.inference.bundle import read_bundle
+from cnn.inference.scorer import load_scorer
+from cnn.models.architecture import ModelSpec
+from cnn.training.fit import FitSpec
 from tasks import fitting
 from tasks.fitting import LOG, Trainer, run_key, run_training, start_trainer
 from tasks.training import TrainingReport, TrainJob, choose_golden, choose_split, train_dataset

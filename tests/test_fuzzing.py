@@ -1,4 +1,4 @@
-"""cnn/images.py on damaged files: pixels as Pillow has them or a reason that is written down, and not a word on stderr.
+"""cnn/images/read.py on damaged files: pixels as Pillow has them or a reason that is written down, and not a word on stderr.
 
 The first mutations of each format run with every test, all 1,000 of them where slow tests do.
 """
@@ -14,11 +14,11 @@ from PIL import Image, ImageOps
 from test_verdicts import save
 from tiff_files import LZW, Layout, write_raw, write_tiff
 
-from cnn.colour import convert, correct, find_transform
 from cnn.errors import BadImage
-from cnn.images import FORMATS, ImageSpec, read_image
-from cnn.quiet import hold_stderr
-from cnn.verdicts import REASONS
+from cnn.formats.reasons import REASONS
+from cnn.images.color import convert, correct, find_transform
+from cnn.images.read import FORMATS, ImageSpec, read_image
+from cnn.stderr import hold_stderr
 
 SEED = 20_261_124
 SAMPLE, ALL = 40, 1000

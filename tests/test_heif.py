@@ -9,8 +9,8 @@ from steps import prepare, rows_of, write_photos
 from test_fuzzing import mutate
 
 from cnn.errors import BadImage
-from cnn.images import ImageSpec, read_image
-from cnn.verdicts import REASONS
+from cnn.formats.reasons import REASONS
+from cnn.images.read import ImageSpec, read_image
 
 # 48 pixels wide, 32 high: left half red, right half blue, a white square top left. The second is to be turned right.
 PLAIN = base64.b64decode(
@@ -35,7 +35,7 @@ RED, BLUE = (200, 30, 30), (30, 30, 200)
 
 
 def lack_the_extra(patch: pytest.MonkeyPatch) -> None:
-    for place in ("cnn.images.register_heif", "cnn.verdicts.register_heif"):
+    for place in ("cnn.images.read.register_heif", "cnn.formats.reasons.register_heif"):
         patch.setattr(place, lambda: False)
 
 

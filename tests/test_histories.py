@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 from steps import make_job, rows_of, run_job
 
-from cnn.augment import AugmentSpec
-from cnn.dataset import Manifest, SplitSpec
+from cnn.dataset.loader import open_split
+from cnn.dataset.manifest import Manifest, SplitSpec
 from cnn.errors import SafelightError
-from cnn.loader import open_split
+from cnn.images.augment import AugmentSpec
 from tasks.preparing import Preparation
 from tasks.reckoning import BudgetSpec
 

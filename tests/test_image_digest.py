@@ -1,4 +1,4 @@
-"""cnn/image_digest.py: other metadata, the same key; other pixels, another one."""
+"""cnn/formats/content_digest.py: other metadata, the same key; other pixels, another one."""
 
 import hashlib
 import io
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from cnn.image_digest import digest_image_data
+from cnn.formats.content_digest import digest_image_data
 
 
 def make_picture(seed: int = 0) -> Image.Image:

@@ -1,4 +1,4 @@
-"""cnn/images.py: which bytes give which pixels, and which give which reason."""
+"""cnn/images/read.py: which bytes give which pixels, and which give which reason."""
 
 import io
 import struct
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnn.errors import BadImage
-from cnn.images import (
+from cnn.images.read import (
     ImageSpec,
     encode_jpeg,
     encode_png,

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from small_dataset import write_dataset
 from steps import write_image, write_photos
 
-from cnn.architecture import ModelSpec
 from cnn.errors import DatasetError, InstallationError
-from cnn.fit import FitSpec
-from cnn.images import ImageSpec
+from cnn.images.read import ImageSpec
+from cnn.models.architecture import ModelSpec
+from cnn.training.fit import FitSpec
 from flows.crew import hire_crew
 from infra.cluster import ClusterSpec
 from infra.import_path import ROOT, order_folders, python_command

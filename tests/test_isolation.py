@@ -17,9 +17,9 @@ from steps import built_paths, make_job, prepare, rows_of, run_job, write_image,
 import cnn.errors
 import infra.isolation
 import infra.threads
-from cnn.decoder import GarbledError, read_message, write_message
 from cnn.errors import BadImage, ConfigError, InstallationError
-from cnn.images import ImageSpec, read_image
+from cnn.images.decoder import GarbledError, read_message, write_message
+from cnn.images.read import ImageSpec, read_image
 from flows.crew import hire_crew
 from infra.cluster import ClusterSpec
 from infra.isolation import DecodersClosedError, Isolation
@@ -164,7 +164,7 @@ def test_an_answer_with_foreign_bytes_in_it_gives_no_pixels(tmp_path: Path, isol
 def find_children() -> list[psutil.Process]:
     """Return the running decoders of this process; what ended and was not waited for yet has no command line."""
     alive = [one for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE]
-    return [one for one in alive if "cnn.decoder" in one.cmdline()]
+    return [one for one in alive if "cnn.images.decoder" in one.cmdline()]
 
 
 def test_a_child_that_somebody_killed_is_replaced(tmp_path: Path, isolation: Isolation) -> None:
@@ -296,7 +296,7 @@ def test_the_culprits_alone_are_quarantined_and_asked_again(
 
 DIES = """
 import os, sys
-if len(sys.argv) > 1 and "cnn.decoder" in sys.orig_argv:
+if len(sys.argv) > 1 and "cnn.images.decoder" in sys.orig_argv:
     print("libjpeg.so.8: cannot open shared object file", file=sys.stderr, flush=True)
     os._exit(127)
 """

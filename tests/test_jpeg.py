@@ -1,4 +1,4 @@
-"""cnn/jpeg.py: Pillow's pixels at Pillow's scales, and None wherever Pillow has to judge."""
+"""cnn/formats/jpeg.py: Pillow's pixels at Pillow's scales, and None wherever Pillow has to judge."""
 
 import io
 from typing import Any
@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-import cnn.images
+import cnn.images.read
 from cnn.errors import BadImage
-from cnn.images import ImageSpec, read_image
-from cnn.jpeg import choose_divisor, decode_jpeg, read_plain
+from cnn.formats.jpeg import choose_divisor, decode_jpeg, read_plain
+from cnn.images.read import ImageSpec, read_image
 
 
 def make_picture(width: int, height: int) -> NDArray[np.uint8]:
@@ -107,7 +107,7 @@ def test_damaged_files_fare_as_they_do_in_pillow(progressive: bool, monkeypatch:
     for place in draw.integers(2, len(data), 150):
         broken.append(data[:place] + bytes(draw.integers(0, 256, 2).astype(np.uint8)) + data[place + 2 :])
     fast = [outcome_of(case, spec) for case in broken]
-    monkeypatch.setattr(cnn.images, "decode_jpeg", lambda *_: None)
+    monkeypatch.setattr(cnn.images.read, "decode_jpeg", lambda *_: None)
     slow = [outcome_of(case, spec) for case in broken]
     assert fast == slow
     assert len({kind for kind, _ in slow}) >= 3
@@ -151,7 +151,9 @@ def test_what_only_pillow_reads_is_left_to_it() -> None:
 def outcome(data: bytes, spec: ImageSpec, plain: bool) -> tuple[Any, ...] | str | None:
     """Pixels and size, or the reason; of a plain head None where there is none."""
     try:
-        decoded = cnn.images._read_plain(data, spec, None) if plain else cnn.images._read_any(data, spec, None)
+        decoded = (
+            cnn.images.read._read_plain(data, spec, None) if plain else cnn.images.read._read_any(data, spec, None)
+        )
     except BadImage as fault:
         return fault.reason
     return None if decoded is None else (decoded.pixels.tobytes(), decoded.width, decoded.height)

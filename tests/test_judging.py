@@ -10,11 +10,11 @@ import pytest
 from onnx import TensorProto, helper
 from small_dataset import IMAGE, PER_CLASS, write_dataset
 
-from cnn.architecture import ModelSpec
-from cnn.bundle import GOLDEN, INFO, ONNX, WEIGHTS, BundleInfo
-from cnn.dataset import Manifest, Normalization, SplitSpec
+from cnn.dataset.manifest import Manifest, Normalization, SplitSpec
 from cnn.errors import SourceError
-from cnn.images import ImageSpec
+from cnn.images.read import ImageSpec
+from cnn.inference.bundle import GOLDEN, INFO, ONNX, WEIGHTS, BundleInfo
+from cnn.models.architecture import ModelSpec
 from infra.storage import Source, open_store
 from tasks.judging import Judgement, compare_answers, judge_champion, sees_same_pixels
 from tasks.training import Answers, write_answers

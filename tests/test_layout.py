@@ -17,11 +17,11 @@ from steps import built_paths, prepare, rows_of, write_image, write_photos
 from test_inventory import Fake
 
 import flows.prepare
-from cnn.augment import AugmentSpec
-from cnn.dataset import SPLITS, Manifest, SplitSpec
+from cnn.dataset.loader import open_split
+from cnn.dataset.manifest import SPLITS, Manifest, SplitSpec
+from cnn.digest import hash_file
 from cnn.errors import SourceError
-from cnn.hashing import hash_file
-from cnn.loader import open_split
+from cnn.images.augment import AugmentSpec
 from cnn.spec import canonical_json
 from infra.storage import Entry, open_store
 from tasks.building import choose_split

@@ -1,4 +1,4 @@
-"""cnn/lean_arrow.py: pyarrow converts as ever, and pandas is not imported for it."""
+"""infra/cluster/lean_arrow.py: pyarrow converts as ever, and pandas is not imported for it."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 CODE = """
 import sys
 import pyarrow as pa
-from cnn.lean_arrow import leave_pandas_out
+from infra.cluster.lean_arrow import leave_pandas_out
 {before}
 leave_pandas_out()
 column = pa.array(["a", None, "b"])

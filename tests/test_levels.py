@@ -1,4 +1,4 @@
-"""cnn/levels.py and tasks/deep_images.py: `image.levels`, measured once, kept, told of, and never applied to 8 bits."""
+"""cnn/images/levels.py and tasks/deep_images.py: `image.levels`, measured once, kept, told of, and never applied to 8 bits."""
 
 import io
 import struct
@@ -16,10 +16,10 @@ from pydantic import ValidationError
 from steps import make_job, run_job
 from tiff_files import LZW, Layout, write_tiff
 
-from cnn.dataset import Manifest, SplitSpec
+from cnn.dataset.manifest import Manifest, SplitSpec
 from cnn.errors import BadImage
-from cnn.images import ImageSpec, read_image
-from cnn.levels import combine_spans, measure_span, misfit, show_integers
+from cnn.images.levels import combine_spans, measure_span, misfit, show_integers
+from cnn.images.read import ImageSpec, read_image
 from infra.isolation import Isolation
 from infra.storage import open_store
 from tasks.deep_images import DeepCounts, count_deep, describe_deep, describe_scored, restore_counts

@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cnn import verification
-from cnn.augment import AugmentSpec
-from cnn.dataset import LedgerRef, Manifest, Normalization, ShardRef, SplitSpec
+from cnn.dataset.loader import ShardSet, as_epoch_dataset, iterate_batches, open_split
+from cnn.dataset.manifest import LedgerRef, Manifest, Normalization, ShardRef, SplitSpec
+from cnn.dataset.manifest import verify as verification
+from cnn.dataset.tfrecord import digest_shard, encode_record, map_file
 from cnn.errors import DatasetError, IntegrityError
-from cnn.images import ImageSpec, encode_jpeg
-from cnn.loader import ShardSet, as_epoch_dataset, iterate_batches, open_split
-from cnn.records import digest_shard, encode_record, map_file
+from cnn.images.augment import AugmentSpec
+from cnn.images.read import ImageSpec, encode_jpeg
 
 Pixels = NDArray[np.uint8]
 

@@ -15,9 +15,9 @@ import typer
 from small_dataset import write_dataset
 
 import infra.memory_limits
-from cnn.architecture import ModelSpec
 from cnn.errors import ConfigError, InstallationError, TrainingError
-from cnn.fit import FitSpec
+from cnn.models.architecture import ModelSpec
+from cnn.training.fit import FitSpec
 from flows.console import run_command
 from infra.memory_limits import check_memory_limits, ended_when_starved, is_short_of_memory
 from tasks import fitting

@@ -17,7 +17,13 @@ from sklearn.metrics import (
 )
 
 from cnn.errors import DatasetError
-from cnn.metrics import Evaluation, bootstrap_accuracy, compare_chance, compare_paired, evaluate_probabilities
+from cnn.evaluation.metrics import (
+    Evaluation,
+    bootstrap_accuracy,
+    compare_chance,
+    compare_paired,
+    evaluate_probabilities,
+)
 
 
 def make_answers(seed: int, images: int, classes: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

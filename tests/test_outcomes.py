@@ -11,9 +11,9 @@ from PIL import Image
 from steps import built_paths, make_job, prepare, rows_of, run_job, write_image, write_photos
 
 import flows.prepare
-from cnn.dataset import SplitSpec
+from cnn.dataset.manifest import SplitSpec
 from cnn.errors import BudgetError
-from cnn.images import ImageSpec
+from cnn.images.read import ImageSpec
 from infra.storage import open_store
 from tasks.collecting import collect_garbage
 from tasks.publishing import manifest_path

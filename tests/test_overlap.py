@@ -18,12 +18,12 @@ from steps import prepare, rows_of, write_image, write_photos
 from test_judging import write_champion
 
 import flows.train
-from cnn.bundle import INFO, SEEN, BundleInfo, read_bundle
-from cnn.dataset import Manifest, SplitSpec
+from cnn.dataset.manifest import Manifest, SplitSpec
+from cnn.dataset.seen_images import SeenImages, write_seen
 from cnn.errors import IntegrityError
-from cnn.images import ImageSpec
-from cnn.metrics import evaluate_probabilities
-from cnn.seen_images import SeenImages, write_seen
+from cnn.evaluation.metrics import evaluate_probabilities
+from cnn.images.read import ImageSpec
+from cnn.inference.bundle import INFO, SEEN, BundleInfo, read_bundle
 from flows.config import Config
 from flows.train import compare_with
 from infra.storage import Store, open_store

@@ -10,8 +10,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cnn.metrics import Evaluation, evaluate_probabilities
-from cnn.plots import (
+from cnn.evaluation.metrics import Evaluation, evaluate_probabilities
+from cnn.evaluation.plots import (
     clean_label,
     draw_class_f1,
     draw_confusion,

@@ -17,9 +17,9 @@ from steps import make_job, prepare, rows_of, run_job, write_image, write_photos
 from tiff_files import Layout, write_raw, write_tiff
 
 import flows.prepare
-from cnn.augment import AugmentSpec
-from cnn.dataset import Manifest, SplitSpec
-from cnn.images import ImageSpec, encode_jpeg
+from cnn.dataset.manifest import Manifest, SplitSpec
+from cnn.images.augment import AugmentSpec
+from cnn.images.read import ImageSpec, encode_jpeg
 from flows.config import Config
 from flows.crew import hire_crew
 from flows.prepare import find_doubts, in_order, prepare_dataset, publish_stage

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from steps import built_paths, make_job, prepare, rows_of, write_image, write_photos
 
-from cnn.dataset import Manifest
+from cnn.dataset.loader import open_split
+from cnn.dataset.manifest import Manifest
+from cnn.dataset.tfrecord import digest_shard
 from cnn.errors import BudgetError, DatasetError, IntegrityError, SourceError
-from cnn.images import ImageSpec
-from cnn.loader import open_split
-from cnn.records import digest_shard
+from cnn.images.read import ImageSpec
 from infra.cluster import Cluster, run_chunks
 from infra.storage import open_store
 from tasks.building import ChunkReport

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from steps import prepare, rows_of, write_image, write_photos
 
+from cnn.dataset.loader import open_split
 from cnn.errors import BadImage, ConfigError, DatasetError, SourceError
-from cnn.loader import open_split
 from infra.local import LocalSource
 
 

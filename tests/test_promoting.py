@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cnn.errors import RegistryError
-from cnn.metrics import Evaluation, Paired, compare_paired, evaluate_probabilities
+from cnn.evaluation.metrics import Evaluation, Paired, compare_paired, evaluate_probabilities
 from infra.versions import CHALLENGER, CHAMPION, AbsentError, VersionInfo, Versions
 from tasks.promoting import (
     APPLIED,

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from registries import open_registry, register
 
-from cnn.architecture import ModelSpec, build_model
-from cnn.bundle import BundleFacts, write_bundle
-from cnn.dataset import Normalization, SplitSpec
-from cnn.images import ImageSpec, read_image
-from cnn.layers import ConvLayer, FlattenLayer
-from cnn.pyfunc import ImageClassifier, _load_pyfunc, make_example
+from cnn.dataset.manifest import Normalization, SplitSpec
+from cnn.images.read import ImageSpec, read_image
+from cnn.inference.bundle import BundleFacts, write_bundle
+from cnn.inference.pyfunc import ImageClassifier, _load_pyfunc, make_example
+from cnn.models.architecture import ModelSpec, build_model
+from cnn.models.layers import ConvLayer, FlattenLayer
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

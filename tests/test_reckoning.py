@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from listings import make_inventory, make_rows
 
-from cnn.dataset import ShardRef
+from cnn.dataset.manifest import ShardRef
 from cnn.errors import BudgetError, StorageError
-from cnn.images import ImageSpec, sum_levels
+from cnn.images.read import ImageSpec, sum_levels
 from tasks.arranging import Arranged, Selection
 from tasks.placing import divide_rows, place_rows
 from tasks.reckoning import (

@@ -1,4 +1,4 @@
-"""cnn/records.py: TFRecord shards that any reader opens, and that are an array at a constant stride."""
+"""cnn/dataset/tfrecord.py: TFRecord shards that any reader opens, and that are an array at a constant stride."""
 
 from pathlib import Path
 
@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnn.errors import IntegrityError
-from cnn.records import (
+from cnn.dataset.tfrecord import (
     Record,
     decode_raw,
     decode_record,
@@ -20,6 +19,7 @@ from cnn.records import (
     read_varints,
     relabel_record,
 )
+from cnn.errors import IntegrityError
 from infra.storage import open_store
 from tasks.shards import ShardWriter
 

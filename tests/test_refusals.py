@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import tasks.finishing
 from cnn.errors import BudgetError, StorageError
-from cnn.images import ImageSpec
+from cnn.images.read import ImageSpec
 from flows.cli import app
 from flows.prepare import find_doubts
 from infra.storage import open_source, open_store

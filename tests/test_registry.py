@@ -17,8 +17,8 @@ import pytest
 from registries import METRICS, make_bundle, open_registry, register
 
 import cnn
-from cnn.bundle import INFO, ONNX
 from cnn.errors import IntegrityError, RegistryError, ServerError, StorageError
+from cnn.inference.bundle import INFO, ONNX
 from infra.registry import SCORING_PACKAGES, Registry, _explained_scratch, resolve_tracking
 
 
@@ -112,7 +112,7 @@ def test_the_model_is_a_pyfunc_with_pinned_requirements(registry: Registry, bund
     made = registry.register_version("pyfunc", run, bundle, METRICS)
     folder = Path(registry._artifacts(made).download_artifacts("", str(tmp_path)))
     described = (folder / "MLmodel").read_text()
-    assert "loader_module: cnn.pyfunc" in described
+    assert "loader_module: cnn.inference.pyfunc" in described
     assert (folder / "data/bundle" / INFO).read_bytes() == (bundle / INFO).read_bytes()
     assert (folder / "code/cnn/errors.py").is_file()
     pins = (folder / "requirements.txt").read_text().split()
@@ -124,7 +124,7 @@ def test_the_model_is_a_pyfunc_with_pinned_requirements(registry: Registry, bund
 def test_what_the_pyfunc_imports_is_among_its_requirements() -> None:
     """Else a version does not load where MLflow has installed what it asks for, and nothing else."""
     found = "(sys.modules[name].__file__ for name in sys.modules if name.startswith('cnn.'))"
-    code = f"import sys, cnn.pyfunc; print(*{found}, sep='\\n')"
+    code = f"import sys, cnn.inference.pyfunc; print(*{found}, sep='\\n')"
     loaded = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout
     modules = [Path(line) for line in loaded.splitlines()]
     imported = {name for path in modules for name in list_imports(path)} - set(sys.stdlib_module_names) - {"cnn"}

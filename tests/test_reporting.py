@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cnn.errors import SourceError
-from cnn.images import ImageSpec, encode_jpeg, encode_png
+from cnn.images.read import ImageSpec, encode_jpeg, encode_png
 from tasks.charts import BINS, choose_top, draw_histogram
 from tasks.ledger import show_path
 from tasks.predictions import to_rows_table, write_predictions

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from tiny_jobs import KilledError, assert_same_learning, ignore, kill_after, make_job, measure_loss
 
-from cnn import trainer
-from cnn.architecture import ModelSpec
-from cnn.checkpoint import Snapshot, lock_folder, read_snapshot, write_snapshot
 from cnn.errors import TrainingError
-from cnn.fit import FitJob, FitResult, fit_model
+from cnn.models.architecture import ModelSpec
+from cnn.training import trainer
+from cnn.training.checkpoint import Snapshot, lock_folder, read_snapshot, write_snapshot
+from cnn.training.fit import FitJob, FitResult, fit_model
 
 # Keras 3.15 on TensorFlow 2.21 and NumPy 2: its variables know no copy keyword yet.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -54,7 +54,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tiny_jobs import make_job
-from cnn.fit import fit_model
+from cnn.training.fit import fit_model
 
 def on_epoch(figures):
     if figures["epoch"] == 2:

@@ -16,16 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cnn.architecture import ModelSpec, build_model
 from cnn.backend import import_keras
-from cnn.bundle import BundleFacts, write_bundle
-from cnn.calibration import apply_temperature, as_class_probabilities
-from cnn.dataset import Normalization, SplitSpec
+from cnn.dataset.manifest import Normalization, SplitSpec
 from cnn.errors import IntegrityError, RegistryError
-from cnn.images import ImageSpec
-from cnn.layers import ConvLayer, GlobalPoolLayer
-from cnn.runtime import Scorer, load_scorer, rank_classes
-from cnn.session import open_session, quiet_stderr
+from cnn.evaluation.calibration import apply_temperature, as_class_probabilities
+from cnn.images.read import ImageSpec
+from cnn.inference.bundle import BundleFacts, write_bundle
+from cnn.inference.onnx import open_session, quiet_stderr
+from cnn.inference.scorer import Scorer, load_scorer, rank_classes
+from cnn.models.architecture import ModelSpec, build_model
+from cnn.models.layers import ConvLayer, GlobalPoolLayer
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -144,7 +144,7 @@ def test_a_damaged_network_is_refused_before_it_is_opened(folder: Path) -> None:
 
 def test_a_worker_imports_no_tensorflow_and_prints_nothing(folder: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; import numpy as np; from cnn.runtime import load_scorer\n"
+        "import sys; from pathlib import Path; import numpy as np; from cnn.inference.scorer import load_scorer\n"
         "load_scorer(Path(sys.argv[1]), threads=2).predict(np.zeros((3, 8, 6, 3), np.uint8))\n"
         "heavy = {'tensorflow', 'keras', 'onnx', 'tf2onnx', 'scipy', 'matplotlib', 'mlflow'} & set(sys.modules)\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"

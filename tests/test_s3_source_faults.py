@@ -15,7 +15,7 @@ from steps import make_job, prepare, rows_of, run_job, write_photos
 
 import infra.quick_s3
 import infra.s3
-from cnn.dataset import Manifest
+from cnn.dataset.manifest import Manifest
 from cnn.errors import SafelightError
 
 SOURCE = f"s3://{BUCKET}/in"

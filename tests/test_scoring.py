@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import tasks.scoring
-from cnn.architecture import ModelSpec
-from cnn.bundle import BundleInfo
-from cnn.dataset import Normalization, SplitSpec
+from cnn.dataset.manifest import Normalization, SplitSpec
 from cnn.errors import BadImage, IntegrityError, RegistryError
-from cnn.images import ImageSpec
+from cnn.images.read import ImageSpec
+from cnn.inference.bundle import BundleInfo
+from cnn.models.architecture import ModelSpec
 from infra.storage import Entry, Source, open_source, open_store
 from tasks.deep_images import DeepCounts
 from tasks.planning import Chunk, Item

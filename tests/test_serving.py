@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cnn.errors import ConfigError, SourceError
-from cnn.metrics import Paired
+from cnn.evaluation.metrics import Paired
 from flows.cli import app
 from flows.config import Config, ScheduleSpec, load_config
 from flows.lateness import Watch, find_last_error, read_last_error

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from listings import make_rows
 from numpy.typing import NDArray
 
-from cnn.near_duplicates import find_same
+from cnn.dataset.near_duplicates import find_same
 from tasks.rows import QUARANTINED, block_means
 from tasks.settling import (
     doubt_labels,

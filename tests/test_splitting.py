@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from listings import make_rows
 from steps import prepare, rows_of, write_image, write_photos
 
-from cnn.dataset import SPLITS, LedgerRef, Manifest, SplitSpec
+from cnn.dataset.manifest import SPLITS, LedgerRef, Manifest, SplitSpec
 from infra.storage import open_store
 from tasks.building import choose_split
 from tasks.ledger import ADDED, to_parquet

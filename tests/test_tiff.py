@@ -1,4 +1,4 @@
-"""cnn/tiff.py: TIFF files of every kind are shown as their samples say, or refused by name; never wrong and `ok`."""
+"""cnn/formats/tiff.py: TIFF files of every kind are shown as their samples say, or refused by name; never wrong and `ok`."""
 
 import io
 import itertools
@@ -15,9 +15,9 @@ from PIL import Image
 from tiff_files import DEFLATE, LZW, NONE, PACKBITS, Layout, compress, picture_tags, write_file, write_tiff
 
 from cnn.errors import BadImage
-from cnn.images import ImageSpec, read_image
-from cnn.tiff import read_samples
-from cnn.tiff_directory import choose_directory, read_directories, read_header
+from cnn.formats.tiff import read_samples
+from cnn.formats.tiff_directory import choose_directory, read_directories, read_header
+from cnn.images.read import ImageSpec, read_image
 
 HEIGHT, WIDTH = 21, 37
 SPEC = ImageSpec(size=(HEIGHT, WIDTH))

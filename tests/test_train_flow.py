@@ -11,8 +11,8 @@ import pytest
 from small_dataset import write_dataset
 
 import flows.train
-from cnn.dataset import Manifest
-from cnn.metrics import Evaluation, evaluate_probabilities
+from cnn.dataset.manifest import Manifest
+from cnn.evaluation.metrics import Evaluation, evaluate_probabilities
 from flows.reports import GateReport
 from flows.train import describe_evaluation, register_stage, tell_verdict
 from infra.storage import open_store

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import cnn.colour
-import cnn.turns
-from cnn.colour import convert
-from cnn.images import ImageSpec, encode_jpeg, encode_png, read_image
-from cnn.turns import LARGE, take_turn
+import cnn.images.color
+import cnn.images.turns
+from cnn.images.color import convert
+from cnn.images.read import ImageSpec, encode_jpeg, encode_png, read_image
+from cnn.images.turns import LARGE, take_turn
 
 SPEC = ImageSpec(size=(8, 8))
 HOLDER = """
 import sys
-from cnn.turns import LARGE, take_turn
+from cnn.images.turns import LARGE, take_turn
 with take_turn(LARGE + 1):
     print("held", flush=True)
     sys.stdin.read()
@@ -30,7 +30,7 @@ with take_turn(LARGE + 1):
 MEASURE = """
 import resource, sys
 from cnn.errors import BadImage
-from cnn.images import ImageSpec, read_image
+from cnn.images.read import ImageSpec, read_image
 files = [open(path, "rb").read() for path in sys.argv[1:]]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for data in files:
@@ -45,7 +45,7 @@ for data in files:
 def own_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A turn that nobody else on this machine waits for."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(cnn.turns.tempfile, "tempdir", None)  # type: ignore[attr-defined]
+    monkeypatch.setattr(cnn.images.turns.tempfile, "tempdir", None)  # type: ignore[attr-defined]
 
 
 def is_waiting(thread: threading.Thread) -> bool:
@@ -99,7 +99,7 @@ def test_waiting_does_not_count_and_large_pictures_have_more_time() -> None:
 
 
 def test_nobody_waits_where_there_is_no_place_for_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cnn.turns.tempfile, "gettempdir", lambda: "/nowhere")  # type: ignore[attr-defined]
+    monkeypatch.setattr(cnn.images.turns.tempfile, "gettempdir", lambda: "/nowhere")  # type: ignore[attr-defined]
     with take_turn(LARGE + 1), take_turn(LARGE + 1):
         pass
 
@@ -114,7 +114,7 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encode", [encode_png, encode_jpeg])
 def test_decoding_takes_the_turn(encode: object, monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode(np.full((32, 32, 3), 99, np.uint8))  # type: ignore[operator]
-    monkeypatch.setattr(cnn.turns, "LARGE", 1000)
+    monkeypatch.setattr(cnn.images.turns, "LARGE", 1000)
     reader = threading.Thread(target=read_image, args=(data, SPEC))
     with take_turn(1001):
         reader.start()
@@ -129,7 +129,7 @@ def test_pixels_are_the_same_in_strips(mode: str, channels: int, monkeypatch: py
     noise = np.random.default_rng(1).integers(0, 256, (37, 11, 3)).astype(np.uint8)
     image = Image.fromarray(noise).convert(mode)
     whole = convert(image, channels, (0, 0, 0))
-    monkeypatch.setattr(cnn.colour, "STRIP", 45)
+    monkeypatch.setattr(cnn.images.color, "STRIP", 45)
     np.testing.assert_array_equal(convert(image, channels, (0, 0, 0)), whole)
 
 

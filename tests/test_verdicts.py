@@ -1,4 +1,4 @@
-"""cnn/images.py: what becomes of every kind of file that a decoder may meet; pixels against Pillow or a formula."""
+"""cnn/images/read.py: what becomes of every kind of file that a decoder may meet; pixels against Pillow or a formula."""
 
 import io
 import re
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
 from cnn.errors import BadImage
-from cnn.images import ImageSpec, read_image
-from cnn.verdicts import REASONS
+from cnn.formats.reasons import REASONS
+from cnn.images.read import ImageSpec, read_image
 
 HEIGHT, WIDTH = 32, 48
 SPEC = ImageSpec(size=(HEIGHT, WIDTH), background=(10, 200, 30))
@@ -436,7 +436,7 @@ def test_want_of_memory_is_not_held_against_the_file(monkeypatch: pytest.MonkeyP
     def refuse(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("cnn.images.convert", refuse)
+    monkeypatch.setattr("cnn.images.read.convert", refuse)
     with pytest.raises(BadImage, match="out_of_memory") as caught:
         read_image(PNG, SPEC)
     assert caught.value.may_pass

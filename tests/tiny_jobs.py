@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cnn.architecture import ModelSpec
-from cnn.augment import AugmentSpec
-from cnn.dataset import LedgerRef, Manifest, Normalization, ShardRef, SplitSpec
-from cnn.fit import FitJob, FitResult, FitSpec
-from cnn.images import ImageSpec
-from cnn.loader import open_split
-from cnn.records import digest_shard, encode_record
+from cnn.dataset.loader import open_split
+from cnn.dataset.manifest import LedgerRef, Manifest, Normalization, ShardRef, SplitSpec
+from cnn.dataset.tfrecord import digest_shard, encode_record
+from cnn.images.augment import AugmentSpec
+from cnn.images.read import ImageSpec
+from cnn.models.architecture import ModelSpec
+from cnn.training.fit import FitJob, FitResult, FitSpec
 
 SIDE = 8
 TINY = ModelSpec.model_validate(

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.augment import AugmentSpec
-from cnn.dataset import SplitSpec
-from cnn.images import ImageSpec, read_image
+from cnn.dataset.manifest import SplitSpec
+from cnn.images.augment import AugmentSpec
+from cnn.images.read import ImageSpec, read_image
 from flows.crew import Crew, hire_crew
 from infra.cluster import ClusterSpec
 from infra.storage import open_source, reuse_source

@@ -1,0 +1,1 @@
+"""The dataset on disk: manifest, TFRecord shards, splits, and the loader that feeds training."""

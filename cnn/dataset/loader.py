@@ -1,0 +1,191 @@
+"""The shards of one split in, batches of uint8 images and their labels out: shuffled over the whole split, memory flat.
+
+Raw shards are memory-mapped and never parsed; JPEG shards are mapped too and decoded batch by batch.
+Importing this module imports no TensorFlow.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.backend import import_tensorflow
+from cnn.dataset.manifest import Manifest, ShardRef
+from cnn.dataset.tfrecord import KEY_BYTES, decode_record, iterate_frames, map_file, map_raw, raw_layout, read_varints
+from cnn.dataset.verify import STAMPS, verify_shards
+from cnn.errors import DatasetError, IntegrityError
+
+DECODERS = 4  # threads; OpenCV lets go of the interpreter while it decodes
+Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
+Images = NDArray[np.uint8]
+
+
+class _Shard(Protocol):
+    @property
+    def labels(self) -> NDArray[np.int64]: ...
+
+    @property
+    def copies(self) -> NDArray[np.int64]: ...
+
+    def read_keys(self) -> list[str]: ...
+
+    def read_into(self, images: Images, row: int) -> None:
+        """Write the pixels of one row into uint8 (height, width, channels)."""
+
+
+@dataclass(frozen=True)
+class _RawShard:
+    pixels: Images  # a view of the mapped file: uint8 (rows, image bytes)
+    key_bytes: Images  # likewise: uint8 (rows, 64)
+    labels: NDArray[np.int64]
+    copies: NDArray[np.int64]
+
+    def read_keys(self) -> list[str]:
+        raw = np.ascontiguousarray(self.key_bytes).view(f"S{KEY_BYTES}").ravel()
+        return [key.decode("ascii") for key in raw.tolist()]
+
+    def read_into(self, images: Images, row: int) -> None:
+        images.reshape(-1)[:] = self.pixels[row]
+
+
+@dataclass(frozen=True)
+class _JpegShard:
+    path: Path
+    data: memoryview  # the mapped file
+    offsets: NDArray[np.int64]  # (rows, 2): start and end of each record
+    labels: NDArray[np.int64]
+    copies: NDArray[np.int64]
+
+    def read_keys(self) -> list[str]:
+        return [decode_record(self.data[start:end]).key for start, end in self.offsets.tolist()]
+
+    def read_into(self, images: Images, row: int) -> None:
+        start, end = self.offsets[row].tolist()
+        encoded = np.frombuffer(decode_record(self.data[start:end]).image, np.uint8)
+        grey = images.shape[-1] == 1
+        pixels = cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR)
+        if pixels is None or pixels.shape[:2] != images.shape[:2]:
+            raise IntegrityError(
+                f"{self.path}: record {row} is no JPEG of the dataset's size; prepare the dataset again"
+            )
+        if grey:
+            images[..., 0] = pixels
+        else:
+            cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=images)
+
+
+class ShardSet:
+    """The rows of a split, numbered from 0 through its shards in the manifest's order.
+
+    `labels` and `copies` are int64 (rows,); `shape` is (height, width, channels).
+    """
+
+    def __init__(self, shards: Sequence[_Shard], shape: tuple[int, int, int]) -> None:
+        self._shards = tuple(shards)
+        self._starts = np.cumsum([0, *(len(shard.labels) for shard in shards)])
+        self.shape = shape
+        self.rows = int(self._starts[-1])
+        empty = [np.empty(0, np.int64)]
+        self.labels: NDArray[np.int64] = np.concatenate(empty + [shard.labels for shard in shards])
+        self.copies: NDArray[np.int64] = np.concatenate(empty + [shard.copies for shard in shards])
+
+    def keys(self) -> list[str]:
+        """The hex digest of every row's source file."""
+        return [key for shard in self._shards for key in shard.read_keys()]
+
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
+        """uint8 (n, height, width, channels) and int64 (n,) of these rows, in this order.
+
+        Raises:
+            IntegrityError: a JPEG record does not decode to the dataset's size.
+        """
+        images = np.empty((len(indices), *self.shape), np.uint8)
+        places = np.searchsorted(self._starts, indices, side="right") - 1
+        rows = (indices - self._starts[places]).tolist()
+        jobs = zip(images, places.tolist(), rows, strict=True)
+        if any(isinstance(shard, _JpegShard) for shard in self._shards[:1]):
+            with ThreadPoolExecutor(DECODERS) as pool:
+                list(pool.map(lambda job: self._shards[job[1]].read_into(job[0], job[2]), jobs))
+        else:
+            for image, place, row in jobs:
+                self._shards[place].read_into(image, row)
+        return images, self.labels[indices]
+
+
+def open_split(manifest: Manifest, split: str, root: Path, stamps: Path | None = None) -> ShardSet:
+    """The rows of a split, ready to read; `root` is the folder that shard paths are relative to.
+
+    Each shard's digest is computed once per machine; `stamps` is the file that remembers it (default: `.verified.json`
+    in `root`; where it cannot be written, shards are verified each time).
+
+    Raises:
+        DatasetError: the manifest has no such split.
+        IntegrityError: a shard is missing or is not what the manifest says.
+    """
+    if split not in manifest.splits:
+        raise DatasetError(f'dataset {manifest.dataset} has no split "{split}"; it has {", ".join(manifest.splits)}')
+    refs = manifest.splits[split]
+    verify_shards(refs, root, stamps or root / STAMPS)
+    open_shard = _open_raw if manifest.image.encoding == "raw" else _open_jpeg
+    shards = [open_shard(root / ref.path, ref, manifest.image.shape) for ref in refs]
+    for ref, shard in zip(refs, shards, strict=True):
+        if len(shard.labels) and not 0 <= shard.labels.min() <= shard.labels.max() < len(manifest.classes):
+            raise IntegrityError(
+                f"{ref.path}: a label is outside the manifest's {len(manifest.classes)} classes; "
+                f"prepare the dataset again"
+            )
+    return ShardSet(shards, manifest.image.shape)
+
+
+def iterate_batches(shards: ShardSet, batch_size: int, seed: int | None, epoch: int = 0) -> Iterator[Batch]:
+    """Every row once, as (uint8 (n, height, width, channels), int64 (n,)); the last batch may be smaller.
+
+    The order is drawn over the whole split from (`seed`, `epoch`); with `seed` None it is that of the shards.
+    """
+    order = np.arange(shards.rows)
+    if seed is not None:
+        order = np.random.default_rng([seed, epoch]).permutation(shards.rows)
+    for start in range(0, shards.rows, batch_size):
+        yield shards.batch(order[start : start + batch_size])
+
+
+def as_epoch_dataset(shards: ShardSet, batch_size: int, seed: int | None, epoch: int) -> Any:
+    """A `tf.data.Dataset` of one epoch's batches, the same each time it is iterated (Keras may look at it twice)."""
+    return _wrap_batches(partial(iterate_batches, shards, batch_size, seed, epoch), shards, batch_size)
+
+
+def _wrap_batches(iterate: Callable[[], Iterator[Batch]], shards: ShardSet, batch_size: int) -> Any:
+    tf = import_tensorflow()
+    signature = (tf.TensorSpec((None, *shards.shape), tf.uint8), tf.TensorSpec((None,), tf.int64))
+    dataset = tf.data.Dataset.from_generator(iterate, output_signature=signature)
+    steps = -(-shards.rows // batch_size)
+    return dataset.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
+
+
+def _open_raw(path: Path, ref: ShardRef, shape: tuple[int, int, int]) -> _Shard:
+    layout = raw_layout(int(np.prod(shape)))
+    rows = np.asarray(map_raw(path, ref.rows, layout.image_bytes))  # a plain view: memmap's own indexing is slow
+    return _RawShard(
+        pixels=rows[:, layout.image : layout.image + layout.image_bytes],
+        key_bytes=rows[:, layout.key : layout.key + KEY_BYTES],
+        labels=read_varints(rows, layout.label),
+        copies=read_varints(rows, layout.copy),
+    )
+
+
+def _open_jpeg(path: Path, ref: ShardRef, shape: tuple[int, int, int]) -> _Shard:
+    data = map_file(path)
+    offsets = list(iterate_frames(data))
+    if len(offsets) != ref.rows:
+        raise IntegrityError(f"{path}: expected {ref.rows} records, found {len(offsets)}; prepare the dataset again")
+    facts = np.empty((len(offsets), 2), np.int64)
+    for row, (start, end) in enumerate(offsets):
+        record = decode_record(data[start:end])
+        facts[row] = record.label, record.copy
+    return _JpegShard(path, data, np.array(offsets, np.int64).reshape(-1, 2), facts[:, 0], facts[:, 1])

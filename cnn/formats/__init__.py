@@ -1,0 +1,1 @@
+"""File formats: what bytes are, and how each kind of image file is decoded."""

@@ -1,0 +1,1 @@
+"""Pixels: reading, resizing, color, levels and augmentation of images."""

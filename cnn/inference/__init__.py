@@ -1,0 +1,1 @@
+"""Trained models as bundles: ONNX export, scoring, and the flavor that MLflow loads."""

@@ -1,0 +1,196 @@
+"""What MLflow loads of a registered version: images (paths, bytes or pixels) to labels, row by row.
+
+MLflow finds this module by name (`loader_module="cnn.inference.pyfunc"`) and hands it the folder; nothing is unpickled, and this
+module does not import MLflow.
+"""
+
+import base64
+import io
+import os
+import stat
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from cnn.errors import BadImage
+from cnn.images.read import encode_png, read_image
+from cnn.inference.bundle import GOLDEN, INFO, BundleInfo
+from cnn.inference.scorer import Scorer, load_scorer, rank_classes
+
+COLUMN = "image"
+COLUMNS = ["label", "confidence", "top_k", "outcome", "reason"]
+TOP_K = 5
+BATCH = 64
+CHANNELS = (1, 3, 4)  # grey, RGB, RGB with transparency
+
+
+@dataclass(frozen=True)
+class ImageClassifier:
+    """What MLflow wraps: `predict` takes images and gives one row for each, in their order."""
+
+    scorer: Scorer
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """One row per image: label, confidence, top_k (a list of {label, probability}), outcome, reason.
+
+        `model_input` is a data frame with the column `image`, or a list, array or series, of image files: bytes, local
+        paths, `data:` addresses with the file in base64 (for JSON), or pixels, uint8 (height, width) or (height, width,
+        1, 3 or 4 channels), which count as a file that holds them. An array of uint8 is one image, or with four
+        dimensions a batch. `params` may hold `top_k`, the number of classes listed (default 5). A file that gives no
+        pixels is a row with the outcome "quarantined", its reason and no label; a data frame or series keeps its index.
+
+        Raises:
+            ValueError: the input or a parameter is none of these.
+        """
+        images, index = _list_images(model_input)
+        top_k = _read_top_k(params or {})
+        starts = range(0, len(images), BATCH)
+        rows = [row for start in starts for row in self._predict_batch(images[start : start + BATCH], top_k)]
+        return pd.DataFrame(rows, index, COLUMNS, dtype=object).astype({"confidence": "float64"})
+
+    def _predict_batch(self, images: Sequence[Any], top_k: int) -> list[dict[str, Any]]:
+        info = self.scorer.info
+        pixels = np.empty((len(images), *info.image.shape), np.uint8)
+        rows: list[dict[str, Any]] = []
+        good: list[dict[str, Any]] = []  # the rows that `pixels` holds, in its order
+        for image in images:
+            row: dict[str, Any] = {
+                "label": None,
+                "confidence": float("nan"),
+                "top_k": [],
+                "outcome": "ok",
+                "reason": None,
+            }
+            rows.append(row)
+            try:
+                pixels[len(good)] = read_image(_read_bytes(image), info.image).pixels
+                good.append(row)
+            except BadImage as fault:
+                row.update(outcome="quarantined", reason=fault.reason)
+        for row, probabilities in zip(good, self.scorer.predict(pixels[: len(good)], BATCH), strict=True):
+            ranked = rank_classes(probabilities, info.classes, top_k)
+            top = [{"label": label, "probability": probability} for label, probability in ranked]
+            row.update(label=ranked[0][0], confidence=ranked[0][1], top_k=top)
+        return rows
+
+
+def _load_pyfunc(data_path: str, model_config: dict[str, Any] | None = None) -> ImageClassifier:
+    """The classifier of the bundle at `data_path`; `model_config` may hold `threads` (default 1). Called by MLflow.
+
+    Raises:
+        IntegrityError, RegistryError: as `load_scorer`.
+    """
+    return ImageClassifier(load_scorer(Path(data_path), threads=int((model_config or {}).get("threads", 1))))
+
+
+def _list_images(model_input: Any) -> tuple[list[Any], pd.Index]:
+    if isinstance(model_input, pd.DataFrame):
+        if COLUMN not in model_input.columns:
+            raise ValueError(f'expected a column "{COLUMN}" with bytes or paths, not {list(model_input.columns)}')
+        model_input = model_input[COLUMN]
+    if isinstance(model_input, pd.Series):
+        return model_input.tolist(), model_input.index
+    if isinstance(model_input, bytes | bytearray | memoryview | str | os.PathLike):
+        model_input = [model_input]
+    if isinstance(model_input, np.ndarray):
+        model_input = _split_array(model_input)
+    if not isinstance(model_input, Iterable) or isinstance(model_input, dict):
+        raise ValueError(f'expected a data frame with a column "{COLUMN}" or a list, not {type(model_input).__name__}')
+    images = list(model_input)
+    return images, pd.RangeIndex(len(images))
+
+
+def _split_array(array: NDArray[Any]) -> list[Any]:
+    """The images of an array: a batch or one image where it holds pixels, else each item that it holds."""
+    if array.dtype.kind == "S":
+        width = array.dtype.itemsize  # numpy cuts zero bytes off the end of such items: give them back
+        return [item.ljust(width, b"\0") for item in array.ravel().tolist()]
+    if array.dtype.kind in "OU":
+        return list(array.ravel().tolist())
+    if array.dtype == np.uint8 and array.ndim == 4 and array.shape[-1] in CHANNELS:
+        return list(array)
+    if not array.size and array.ndim == 1:
+        return []
+    _check_pixels(array)
+    return [array]
+
+
+def _check_pixels(array: NDArray[Any]) -> None:
+    """See that an array is one image. Raises: ValueError."""
+    shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in CHANNELS)
+    if array.dtype != np.uint8 or not shaped or not array.size:
+        raise ValueError(
+            "pixels are uint8 from 0 to 255, as (height, width), (height, width, channels) or (images, height, width, "
+            f"channels) with 1, 3 or 4 channels, not {array.dtype} {array.shape}"
+        )
+
+
+def _read_top_k(params: dict[str, Any]) -> int:
+    if unknown := sorted(set(params) - {"top_k"}):
+        raise ValueError(f"the parameter is top_k, not {', '.join(unknown)}")
+    top_k = params.get("top_k", TOP_K)
+    if not isinstance(top_k, int | np.integer) or top_k < 1:
+        raise ValueError(f"top_k is a whole number of at least 1, not {top_k!r}")
+    return int(top_k)
+
+
+def _read_bytes(image: Any) -> bytes:
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, np.ndarray):
+        return _encode_pixels(image)
+    if isinstance(image, str) and image.startswith("data:"):
+        return _decode_data(image)
+    if not isinstance(image, str | os.PathLike):
+        raise BadImage("not_an_image", f"bytes, a path or pixels, not {type(image).__name__}")
+    try:
+        descriptor = os.open(image, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # or opening a pipe would wait for ever
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise BadImage("not_a_regular_file")
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+        raise BadImage("unreadable", type(error).__name__) from None
+
+
+def _encode_pixels(pixels: NDArray[Any]) -> bytes:
+    """A PNG of the pixels, so that they are resized and laid over the background as a file's are."""
+    try:
+        _check_pixels(pixels)
+    except ValueError as error:
+        raise BadImage("not_an_image", str(error)) from None
+    buffer = io.BytesIO()
+    plain = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
+    Image.fromarray(np.ascontiguousarray(plain)).save(buffer, "PNG", compress_level=0)
+    return buffer.getvalue()
+
+
+def _decode_data(address: str) -> bytes:
+    head, _, text = address.partition(",")
+    if not head.endswith(";base64"):
+        raise BadImage("not_an_image", "a data: address without base64")
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        raise BadImage("not_an_image", "no base64") from None
+
+
+def make_example(bundle: Path) -> list[str]:
+    """An input that `predict` takes, for MLflow to keep: one of the bundle's golden images as a `data:` address."""
+    shape = BundleInfo.model_validate_json((bundle / INFO).read_bytes()).image.shape
+    try:
+        with np.load(bundle / GOLDEN, allow_pickle=False) as golden:
+            pixels = np.asarray(golden["images"][0], np.uint8)
+    except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile):
+        pixels = np.full(shape, 128, np.uint8)
+    return ["data:image/png;base64," + base64.b64encode(encode_png(pixels)).decode("ascii")]

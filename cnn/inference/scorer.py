@@ -1,0 +1,78 @@
+"""A bundle folder in; a scorer out, from uint8 pixels to calibrated class probabilities. Imports no TensorFlow."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cnn.errors import RegistryError
+from cnn.evaluation.calibration import apply_temperature, as_class_probabilities
+from cnn.inference.bundle import ONNX, BundleInfo, check_golden_answers, read_bundle, read_golden, read_part
+from cnn.inference.onnx import open_session, run_session
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A loaded model. One per process is enough: `predict` may be called from several threads."""
+
+    info: BundleInfo
+    session: Any
+
+    def predict(self, images: NDArray[np.uint8], batch_size: int = 64) -> NDArray[np.float32]:
+        """Calibrated class probabilities, float32 (n, k), of uint8 (n, height, width, channels); n may be 0.
+
+        Raises:
+            ValueError: another type or shape, or `batch_size` below 1.
+        """
+        shape = self.info.image.shape
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape:
+            rule = f"expected uint8 images (n, {', '.join(map(str, shape))})"
+            raise ValueError(f"{rule}, not {images.dtype} {images.shape}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is at least 1, not {batch_size}")
+        probabilities = as_class_probabilities(run_session(self.session, images, batch_size))
+        return apply_temperature(probabilities, self.info.temperature).astype(np.float32)
+
+
+def load_scorer(folder: Path, threads: int = 1, providers: Sequence[str] = ("CPUExecutionProvider",)) -> Scorer:
+    """A scorer on `threads` threads, after the golden images came out as they did when the model was registered.
+
+    Raises:
+        IntegrityError: a file of the bundle is missing or damaged.
+        RegistryError: ONNX Runtime cannot run the model here, or answers the golden images otherwise.
+        ValueError: `threads` is below 1.
+    """
+    info = read_bundle(folder)
+    golden, expected = read_golden(folder, info)
+    model = read_part(folder, info, ONNX)
+    try:
+        session = open_session(model, threads, providers)
+        outputs = run_session(session, golden)
+    except ValueError:
+        raise
+    except Exception as error:  # ONNX Runtime raises types of its own; the reason is recorded
+        reason = " ".join(str(error).split())[:200]
+        raise RegistryError(
+            f"{folder / ONNX}: ONNX Runtime cannot run the model ({reason}); install the locked dependencies"
+        ) from None
+    check_golden_answers(folder, as_class_probabilities(outputs), expected, "ONNX Runtime")
+    return Scorer(info, session)
+
+
+def rank_classes(probabilities: ArrayLike, classes: Sequence[str], k: int) -> list[tuple[str, float]]:
+    """The `k` most probable classes of one image as (label, probability), most probable first; ties in class order.
+
+    `probabilities` is float (k classes,). All classes come back where there are fewer than `k`.
+
+    Raises:
+        ValueError: not one probability per class, or `k` below 1.
+    """
+    values = np.asarray(probabilities)
+    if values.shape != (len(classes),):
+        raise ValueError(f"expected one probability per class ({len(classes)},), not {values.shape}")
+    if k < 1:
+        raise ValueError(f"k is at least 1, not {k}")
+    return [(classes[place], float(values[place])) for place in np.argsort(-values, kind="stable")[:k]]

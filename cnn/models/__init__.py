@@ -1,0 +1,1 @@
+"""Networks: layers, presets and pretrained backbones."""

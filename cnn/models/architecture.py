@@ -1,0 +1,262 @@
+"""A typed description of a network in; a Keras model, or its table of shapes and parameters, out.
+
+Importing this module imports no Keras: only `build_model` and `load_weights` do.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from cnn.backend import import_keras
+from cnn.dataset.manifest import Normalization
+from cnn.errors import ConfigError
+from cnn.images.read import ImageSpec
+from cnn.models.backbones import build_backbone, find_backbone, load_pretrained, map_levels
+from cnn.models.layers import (
+    AveragePoolLayer,
+    BatchNormLayer,
+    ConvLayer,
+    DenseLayer,
+    DropoutLayer,
+    FlattenLayer,
+    GlobalPoolLayer,
+    Layer,
+    LayerRow,
+    MaxPoolLayer,
+    count_dense,
+    trace_layers,
+)
+from cnn.spec import Settings
+
+BATCH_NORM_MOMENTUM = (
+    0.9  # Keras' 0.99 needs hundreds of steps before validation can be trusted; small sets have 20 an epoch
+)
+BACKBONE_DROPOUT = 0.2
+
+
+class ModelSpec(Settings):
+    """Which network: `layers` if given, else `backbone` if given, else `preset`."""
+
+    preset: Literal["lenet", "small", "notes"] | None = Field(
+        "small", description="a network that ships with Safelight"
+    )
+    layers: tuple[Layer, ...] = Field((), description="a network of your own, layer by layer, without its head")
+    backbone: str | None = Field(None, description="a network from keras.applications, as mobilenet_v2")
+    weights: str | None = Field(None, description='for a backbone: "imagenet", or the path of a local weights file')
+
+    @model_validator(mode="after")
+    def _says_which_network(self) -> Self:
+        if not (self.layers or self.backbone or self.preset):
+            raise ValueError("give a preset, layers or a backbone")
+        if self.weights is not None and (self.layers or not self.backbone):
+            raise ValueError("weights are for a backbone; set model.backbone or leave model.weights out")
+        return self
+
+    @property
+    def uses_backbone(self) -> bool:
+        """Whether `backbone` is what is built."""
+        return bool(self.backbone) and not self.layers
+
+
+def build_model(spec: ModelSpec, image: ImageSpec, normalization: Normalization, classes: Sequence[str]) -> Any:
+    """A Keras model: uint8 (n, height, width, channels) → float32 probabilities, (n, 1) sigmoid of the second class
+    for two classes, (n, k) softmax for more. Weights are random: see `load_weights`.
+
+    Raises:
+        ConfigError: the network does not fit the images, or there are fewer than two classes.
+    """
+    keras = import_keras()
+    count_parameters(spec, image, len(classes))  # every misfit is found by formula, before Keras sees it
+    inputs = keras.Input(image.shape, dtype="uint8", name="image")
+    values = _normalize(inputs, normalization, image.channels)
+    if spec.uses_backbone:
+        features = _apply_backbone(values, spec, image, normalization)
+    else:
+        features = values
+        for position, layer in enumerate(resolve_layers(spec, image), 1):
+            features = _apply_layer(features, layer, f"{layer.kind}_{position}")
+    units, activation = _head(len(classes))
+    outputs = keras.layers.Dense(units, activation=activation, dtype="float32", name="head")(features)
+    return keras.Model(inputs, outputs, name="safelight")
+
+
+def load_weights(model: Any, spec: ModelSpec, image: ImageSpec) -> None:
+    """Put the pretrained weights that the spec names into a model just built; nothing where it names none.
+
+    Apart from `build_model`, so that a registered model is rebuilt without a download.
+
+    Raises:
+        ConfigError: they cannot be read or downloaded.
+    """
+    if spec.uses_backbone and spec.backbone and spec.weights:
+        load_pretrained(model, find_backbone(spec.backbone, image.size), spec.weights)
+
+
+def count_parameters(spec: ModelSpec, image: ImageSpec, classes_count: int) -> list[LayerRow]:
+    """Every layer with its output shape and number of parameters, by formula; the sum over `parameters` is the total.
+
+    Raises:
+        ConfigError: as `build_model`.
+    """
+    units, activation = _head(classes_count)
+    rows = [LayerRow("normalization", f"{image.normalize}, float32", image.shape, 0)]
+    if spec.uses_backbone and spec.backbone:
+        backbone = find_backbone(spec.backbone, image.size)
+        rows.append(LayerRow("backbone", spec.backbone, (backbone.features,), backbone.parameters))
+    else:
+        rows += trace_layers(resolve_layers(spec, image), image.shape)
+    shape = rows[-1].shape
+    if len(shape) != 1:
+        raise ConfigError(
+            f"model.layers: the last layer ({rows[-1].name}) leaves a feature map of {shape}; "
+            f"end with flatten or global_pool"
+        )
+    rows.append(LayerRow("head", f"{units} units, {activation}", (units,), count_dense(shape[0], units)))
+    return rows
+
+
+def summarize_model(spec: ModelSpec, image: ImageSpec, classes_count: int) -> str:
+    """The network as a text table: layer, what it is, output shape, parameters, and the total. Imports no Keras."""
+    rows = count_parameters(spec, image, classes_count)
+    cells = [("layer", "what", "output", "parameters")]
+    cells += [(row.name, row.detail, " x ".join(map(str, row.shape)), f"{row.parameters:,}") for row in rows]
+    cells.append(("total", "", "", f"{sum(row.parameters for row in rows):,}"))
+    widths = [max(len(row[column]) for row in cells) for column in range(4)]
+    lines = [
+        f"{name:<{widths[0]}}  {detail:<{widths[1]}}  {shape:<{widths[2]}}  {count:>{widths[3]}}"
+        for name, detail, shape, count in cells
+    ]
+    rule = "-" * len(lines[0])
+    return "\n".join((lines[0], rule, *lines[1:-1], rule, lines[-1]))
+
+
+def resolve_layers(spec: ModelSpec, image: ImageSpec) -> tuple[Layer, ...]:
+    """The layers before the head: the spec's own, or those of its preset for images of this size."""
+    return spec.layers or PRESETS[spec.preset or "small"](min(image.size))
+
+
+def _lenet(side: int) -> tuple[Layer, ...]:
+    """LeNet-5 (LeCun et al., Gradient-based learning applied to document recognition, 1998) with ReLU and max pooling,
+    as it is taught today; on images below 12 pixels its second convolution is padded, or nothing would be left."""
+    return (
+        ConvLayer(filters=6, kernel=(5, 5), padding="same"),
+        MaxPoolLayer(),
+        ConvLayer(filters=16, kernel=(5, 5), padding="valid" if side >= 12 else "same"),
+        MaxPoolLayer(),
+        FlattenLayer(),
+        DenseLayer(units=120),
+        DenseLayer(units=84),
+    )
+
+
+def _notes(side: int) -> tuple[Layer, ...]:
+    """The complete model of the notes: two small convolutions, each with a pool, and six dense units."""
+    return (
+        ConvLayer(filters=16, kernel=(2, 2)),
+        MaxPoolLayer(),
+        ConvLayer(filters=16, kernel=(2, 2)),
+        MaxPoolLayer(),
+        FlattenLayer(),
+        DenseLayer(units=6),
+    )
+
+
+def _small(side: int) -> tuple[Layer, ...]:
+    """A small modern network: convolutions with batch normalization, halved until 4 to 7 pixels remain, global pooling.
+
+    From 64 pixels on the first convolution has twice the filters, and strides of 2 to keep the work in proportion.
+    """
+    strides, filters = (2, 32) if side >= 64 else (1, 16)
+    layers: list[Layer] = [ConvLayer(filters=filters, strides=(strides, strides), padding="same", batch_norm=True)]
+    side = -(-side // strides)
+    while side >= 8:
+        side, filters = side // 2, min(2 * filters, 256)
+        layers += [MaxPoolLayer(), ConvLayer(filters=filters, padding="same", batch_norm=True)]
+    layers += [ConvLayer(filters=filters, padding="same", batch_norm=True)]
+    return (*layers, GlobalPoolLayer(), DropoutLayer(rate=0.3))
+
+
+PRESETS: dict[str, Callable[[int], tuple[Layer, ...]]] = {"lenet": _lenet, "small": _small, "notes": _notes}
+
+
+def _head(classes_count: int) -> tuple[int, str]:
+    if classes_count < 2:
+        raise ConfigError(
+            f"a classifier needs at least two classes, not {classes_count}; put images of another class into the source"
+        )
+    return (1, "sigmoid") if classes_count == 2 else (classes_count, "softmax")
+
+
+def _normalize(inputs: Any, normalization: Normalization, channels: int) -> Any:
+    keras = import_keras()
+    if normalization.mean is None or normalization.deviation is None:
+        if normalization.scale is None or normalization.offset is None:
+            raise ConfigError("the dataset's normalization has neither scale and offset nor mean and deviation")
+        layer = keras.layers.Rescaling(normalization.scale, normalization.offset, dtype="float32", name="normalization")
+        return layer(inputs)
+    if not len(normalization.mean) == len(normalization.deviation) == channels:
+        raise ConfigError(
+            f"the dataset's normalization is for {len(normalization.mean)} channels, its images have {channels}"
+        )
+    variance = [deviation**2 for deviation in normalization.deviation]
+    layer = keras.layers.Normalization(
+        mean=list(normalization.mean), variance=variance, dtype="float32", name="normalization"
+    )
+    return layer(inputs)
+
+
+def _apply_backbone(values: Any, spec: ModelSpec, image: ImageSpec, normalization: Normalization) -> Any:
+    """The backbone on what it was trained to see: normalization undone, grey repeated to three channels."""
+    keras = import_keras()
+    backbone = find_backbone(spec.backbone or "", image.size)
+    levels = _denormalize(values, normalization)
+    if image.channels == 1:
+        levels = keras.layers.Concatenate(dtype="float32", name="grey_to_rgb")([levels] * 3)
+    features = build_backbone(backbone, image.size)(map_levels(levels, backbone.expects))
+    features = keras.layers.GlobalAveragePooling2D(name="global_pool")(features)
+    return keras.layers.Dropout(BACKBONE_DROPOUT, name="dropout")(features)
+
+
+def _denormalize(values: Any, normalization: Normalization) -> Any:
+    """Normalized values back to grey levels from 0 to 255."""
+    keras = import_keras()
+    if normalization.mean is not None and normalization.deviation is not None:
+        scale, offset = list(normalization.deviation), list(normalization.mean)
+        return keras.layers.Rescaling(scale, offset, dtype="float32", name="levels")(values)
+    factor = 1.0 / float(normalization.scale or 1.0)
+    shift = -float(normalization.offset or 0.0) * factor
+    return keras.layers.Rescaling(factor, shift, dtype="float32", name="levels")(values)
+
+
+def _apply_layer(values: Any, layer: Layer, name: str) -> Any:
+    kinds = import_keras().layers
+    match layer:
+        case ConvLayer():
+            return _apply_conv(values, layer, name)
+        case MaxPoolLayer():
+            return kinds.MaxPooling2D(layer.size, layer.strides, layer.padding, name=name)(values)
+        case AveragePoolLayer():
+            return kinds.AveragePooling2D(layer.size, layer.strides, layer.padding, name=name)(values)
+        case DropoutLayer():
+            return kinds.Dropout(layer.rate, name=name)(values)
+        case BatchNormLayer():
+            return kinds.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name=name)(values)
+        case FlattenLayer():
+            return kinds.Flatten(name=name)(values)
+        case GlobalPoolLayer(method="average"):
+            return kinds.GlobalAveragePooling2D(name=name)(values)
+        case GlobalPoolLayer():
+            return kinds.GlobalMaxPooling2D(name=name)(values)
+        case DenseLayer():
+            return kinds.Dense(layer.units, activation=layer.activation, name=name)(values)
+
+
+def _apply_conv(values: Any, layer: ConvLayer, name: str) -> Any:
+    kinds = import_keras().layers
+    shape = {"filters": layer.filters, "kernel_size": layer.kernel, "strides": layer.strides, "padding": layer.padding}
+    if not layer.batch_norm:
+        return kinds.Conv2D(**shape, activation=layer.activation, name=name)(values)
+    values = kinds.Conv2D(**shape, use_bias=False, name=name)(values)
+    values = kinds.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name=f"{name}_norm")(values)
+    return kinds.Activation(layer.activation, name=f"{name}_activation")(values)

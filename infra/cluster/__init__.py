@@ -1,0 +1,1 @@
+"""Worker processes: Dask, threads, and the decoder process that may crash."""
