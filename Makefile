@@ -1,6 +1,6 @@
 # Safelight from a fresh clone: `make demo`. PYTHON names another interpreter: make demo PYTHON=python3.12
 PYTHON ?= python3
-# What is installed; on a machine with an NVIDIA GPU: make demo LOCK=infra/requirements-gpu.lock
+# What is installed; on a machine with an NVIDIA GPU: make demo LOCK=infra/install/requirements-gpu.lock
 LOCK ?= requirements.lock
 ARGS ?=
 BIN := .venv/bin
@@ -16,8 +16,8 @@ help: ## List the targets
 
 install: $(STAMP) ## Make .venv with the locked dependencies and this project
 
-$(STAMP): $(LOCK) infra/bootstrap.lock infra/build.lock infra/install.sh pyproject.toml
-	@infra/install.sh "$(PYTHON)" .venv "$(LOCK)"
+$(STAMP): $(LOCK) infra/install/bootstrap.lock infra/install/build.lock infra/install/install.sh pyproject.toml
+	@infra/install/install.sh "$(PYTHON)" .venv "$(LOCK)"
 	@touch $@
 
 demo: install ## Run the whole loop on 1,797 handwritten digits
@@ -37,7 +37,7 @@ check: install ## Lint, formatting, types, the direction of imports, known fault
 	$(BIN)/ruff format --check
 	$(BIN)/mypy $(ROOMS) tests
 	$(BIN)/lint-imports
-	infra/audit.sh $(BIN)/pip-audit requirements.lock
+	infra/install/audit.sh $(BIN)/pip-audit requirements.lock
 
 bench: install ## Measure speed, memory and fidelity beside their references (ARGS=--quick: in four minutes)
 	$(BIN)/python tests/bench/bench.py $(ARGS)
@@ -48,12 +48,12 @@ COMPILE = .venv/bin/uv pip compile --quiet --no-config --universal --python-vers
 	--no-emit-index-url --no-annotate --custom-compile-command "make lock" $(ARGS)
 
 lock: install ## Resolve the dependencies again, into every lock file
-	$(BIN)/python -m pip install --quiet --require-hashes -r infra/bootstrap.lock
+	$(BIN)/python -m pip install --quiet --require-hashes -r infra/install/bootstrap.lock
 	$(COMPILE) --extra cpu --extra dev --extra servers pyproject.toml -o requirements.lock
-	$(COMPILE) --extra cpu --extra servers -c requirements.lock pyproject.toml -o infra/requirements-cpu.lock
-	$(COMPILE) --extra gpu --extra servers -c requirements.lock pyproject.toml -o infra/requirements-gpu.lock
-	echo 'setuptools>=77' | $(COMPILE) - -o infra/build.lock
-	echo 'uv' | $(COMPILE) - -o infra/bootstrap.lock
+	$(COMPILE) --extra cpu --extra servers -c requirements.lock pyproject.toml -o infra/install/requirements-cpu.lock
+	$(COMPILE) --extra gpu --extra servers -c requirements.lock pyproject.toml -o infra/install/requirements-gpu.lock
+	echo 'setuptools>=77' | $(COMPILE) - -o infra/install/build.lock
+	echo 'uv' | $(COMPILE) - -o infra/install/bootstrap.lock
 	@echo "safelight: locked; make install installs what changed"
 
 clean: ## Remove .venv, caches and build leftovers; workspaces stay

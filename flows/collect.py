@@ -3,7 +3,7 @@
 from typing import Any
 
 from cnn.errors import ConfigError
-from infra.storage import open_store
+from infra.storage.store import open_store
 from tasks.collecting import collect_garbage
 
 HOUR = 3600.0

@@ -16,8 +16,8 @@ from cnn.spec import Settings
 from cnn.training.fit import FitSpec
 from flows.config_errors import describe_invalid
 from flows.timetable import check_timing, check_zone
-from infra.cluster import ClusterSpec
-from infra.servers import ServerSpec
+from infra.cluster.dask import ClusterSpec
+from infra.server.prefect_server import ServerSpec
 from tasks.listing import SourceSpec
 from tasks.planning import ChunkSpec
 from tasks.promoting import GateSpec

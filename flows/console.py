@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from cnn.errors import SafelightError
-from infra.entries import escape_unseen, redact_text
-from infra.memory_limits import is_short_of_memory
+from infra.machine.memory_limits import is_short_of_memory
+from infra.storage.entry import escape_unseen, redact_text
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from infra.servers import ServerSpec
+    from infra.server.prefect_server import ServerSpec
 
 STOPPED = "stopped; what was finished is kept, the same command goes on from there"
 MORE_MEMORY = "give it more (ulimit -v, the container's limit), or lower cluster.workers; the same command goes on"
@@ -168,7 +168,7 @@ def open_prefect(spec: "ServerSpec | None" = None) -> None:
     Called before Prefect is imported, and the one place that sets what it reads: a variable that is set already stays.
     """
     from flows.progress import CONSOLE_LEVEL, say
-    from infra.servers import ensure_prefect_server, find_prefect_home, is_own_server
+    from infra.server.prefect_server import ensure_prefect_server, find_prefect_home, is_own_server
 
     address = ensure_prefect_server(say, spec)
     wanted = {

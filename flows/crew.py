@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
-from infra.cluster import Cluster, ClusterSpec, open_cluster, run_chunks
+from infra.cluster.dask import Cluster, ClusterSpec, open_cluster, run_chunks
 from tasks.planning import Effort
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ class Crew:
         effort: Effort,
         guard: Callable[[T], T] | None = None,
     ) -> None:
-        """Call `on_result` with `function(item)` for each item; see `infra.cluster.run_chunks`.
+        """Call `on_result` with `function(item)` for each item; see `infra.cluster.dask.run_chunks`.
 
         With `workers = 0` nothing is guarded: that is a choice to have all in one process, for a debugger, say.
         """

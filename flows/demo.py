@@ -80,7 +80,7 @@ def measure_inbox(workspace: str, batch: str, truth: dict[str, str]) -> float:
     """Share of the inbox whose prediction is right; a file without one counts as wrong."""
     import pyarrow.parquet as pq
 
-    from infra.storage import open_store
+    from infra.storage.store import open_store
     from tasks.batches import batch_path
 
     table = pq.read_table(open_store(workspace).fetch(batch_path(batch, "predictions.parquet")))
@@ -90,7 +90,7 @@ def measure_inbox(workspace: str, batch: str, truth: dict[str, str]) -> float:
 
 
 def _demo_folder(workspace: str) -> Path:
-    from infra.home import cache_dir
+    from infra.machine.user_dirs import cache_dir
 
     if "://" in workspace:
         return cache_dir() / "demo"

@@ -3,8 +3,8 @@
 from typing import Any
 
 from flows.progress import say
-from infra.entries import redact
-from infra.servers import ServerSpec, ensure_prefect_server, server_status, stop_server
+from infra.server.prefect_server import ServerSpec, ensure_prefect_server, server_status, stop_server
+from infra.storage.entry import redact
 
 
 def start_servers(spec: ServerSpec) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cnn.errors import RegistryError
-from infra.moves import describe_move
-from infra.registry import Registry, resolve_tracking
-from infra.tracking import holds_registry
-from infra.versions import IMAGES, VersionInfo
+from infra.registry.history import describe_move
+from infra.registry.registry import Registry, resolve_tracking
+from infra.registry.tracking import holds_registry
+from infra.registry.versions import IMAGES, VersionInfo
 
 VERSION_TITLES = ("version", "alias", "verdict", "accuracy", "measured on", "macro F1", "ECE", "images", "date")
 LEFT_OUT = ("ECE", "images")  # of the table where there is little room; `--json` has everything

@@ -79,7 +79,7 @@ def time_settings(nightly: str | None, every: str | None) -> list[str]:
 
 def locate(address: str) -> str:
     """An absolute local path (`~` expanded), or the address as it stands: workers may have another working folder."""
-    from infra.storage import open_source, parse_folder
+    from infra.storage.store import open_source, parse_folder
 
     if "://" in address and not address.startswith("file://"):
         return open_source(address).uri  # refused here if it holds credentials: Prefect keeps the parameters of flows
@@ -145,11 +145,11 @@ def open_run(
         ConfigError: a setting or an address, or less memory than the libraries need to be loaded.
         SourceError: there is no such source.
     """
-    from infra.memory_limits import check_memory_limits
+    from infra.machine.memory_limits import check_memory_limits
 
     check_memory_limits()  # before anything is loaded
     from flows.console import open_prefect
-    from infra.storage import open_source
+    from infra.storage.store import open_source
 
     config = load_settings(file, settings)
     for source in filter(None, sources):
@@ -171,7 +171,7 @@ def _explain_source(source: str, asked: Asked) -> None:
     except SourceError as fault:
         if asked.command != "score":
             raise
-        from infra.storage import open_store
+        from infra.storage.store import open_store
         from tasks.inbox_checks import explain_vanished
 
         raise explain_vanished(fault, open_store(locate(asked.workspace)), source, asked.model) from None

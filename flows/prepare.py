@@ -16,7 +16,7 @@ from flows.progress import say, show_stage
 from flows.reports import PrepareReport, ShardCounts
 from flows.run_page import link_dataset, name_run_by
 from flows.stages import run_stage
-from infra.upkeep import hold_workspace
+from infra.storage.workspace import hold_workspace
 from tasks.arranging import Selection
 from tasks.building import BuildSpec, ChunkReport
 from tasks.deep_images import DATASET, describe_deep

@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from infra.entries import escape_unseen
+from infra.storage.entry import escape_unseen
 
 CONSOLE_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
 ARTIFACT_SECONDS = 2.0  # Prefect's UI is told this often: each time is a request to its server

@@ -15,9 +15,9 @@ from flows.progress import say
 from flows.reports import TrainReport
 from flows.run_page import link_version, name_run_by
 from flows.train import name_run, report_path, train_model, warm_up
-from infra.entries import redact_text
-from infra.storage import open_store
-from infra.tracking import check_name
+from infra.registry.tracking import check_name
+from infra.storage.entry import redact_text
+from infra.storage.store import open_store
 from tasks.fitting import start_trainer
 from tasks.publishing import read_manifest
 from tasks.source_checks import name_command
@@ -79,7 +79,7 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config, ve
         text = redact_text(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
         raise ServerError(
             f"the deployment {deployment} (train.deployment) cannot be run ({text}); is it deployed? "
-            "`prefect deploy --all --prefect-file infra/prefect.yaml`"
+            "`prefect deploy --all --prefect-file infra/deploy/prefect.yaml`"
         ) from None
     if run.state is None or not run.state.is_completed():
         state = run.state.name if run.state else "unknown"

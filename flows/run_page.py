@@ -12,7 +12,7 @@ from prefect.exceptions import PrefectException
 
 from cnn.errors import SafelightError
 from flows.reports import PrepareReport, ScoreReport, TrainReport
-from infra.entries import escape_unseen
+from infra.storage.entry import escape_unseen
 
 NAME_LENGTH = 100
 _MEANT_BY_MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&$])")  # in a cell of a table; marks that begin a line are left out

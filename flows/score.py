@@ -18,9 +18,9 @@ from flows.progress import say, show_stage
 from flows.reports import ScoreReport
 from flows.run_page import link_batch, name_run_by
 from flows.stages import run_stage
-from infra.home import cache_dir
-from infra.storage import Source, Store, open_source, open_store, parse_folder
-from infra.unfinished import open_scratch
+from infra.machine.user_dirs import cache_dir
+from infra.storage.scratch import open_scratch
+from infra.storage.store import Source, Store, open_source, open_store, parse_folder
 from tasks.batches import BatchRecord, ScorePlan, batch_path, find_finished, find_previous, plan_scoring
 from tasks.committing import publish_batch
 from tasks.deep_images import DeepCounts, describe_scored

@@ -20,11 +20,11 @@ from flows.retrain import retrain
 from flows.score import score
 from flows.serving_runner import Offer, ServingRunner, Teller
 from flows.timetable import MONDAY, find_local_zone, parse_cron, parse_interval
-from infra.home import state_dir
-from infra.keeping import keep_server
-from infra.local import claim_folder
-from infra.spawning import leave_working_folder
-from infra.tracking import check_name
+from infra.cluster.spawn import leave_working_folder
+from infra.machine.user_dirs import state_dir
+from infra.registry.tracking import check_name
+from infra.server.watchdog import keep_server
+from infra.storage.local import claim_folder
 
 POLL_SECONDS = 10.0  # Prefect hands runs out so many seconds before they are due: they have been started by then
 

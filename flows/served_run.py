@@ -50,7 +50,7 @@ def complete_answer(flow: str, parameters: dict[str, Any], answer: dict[str, Any
     """The answer, for `score` with how many images of each decision there are, as the batch's record says."""
     if flow != "score":
         return answer
-    from infra.storage import open_store
+    from infra.storage.store import open_store
     from tasks.batches import BatchRecord, batch_path
 
     stored = open_store(parameters["workspace"]).read(batch_path(answer["batch"], "batch.json"))

@@ -33,8 +33,8 @@ from flows.lateness import Watch, read_last_error
 from flows.run_summary import describe_answer
 from flows.served_run import read_answer, start_command
 from flows.timetable import describe_day, describe_moment
-from infra.entries import escape_unseen, redact_text
-from infra.servers import server_status
+from infra.server.prefect_server import server_status
+from infra.storage.entry import escape_unseen, redact_text
 
 FAULTS = (httpx.HTTPError, PrefectException, OSError)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

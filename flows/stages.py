@@ -13,8 +13,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-from infra.keeping import keep_server
-from infra.servers import is_own_server
+from infra.server.prefect_server import is_own_server
+from infra.server.watchdog import keep_server
 
 T = TypeVar("T")
 

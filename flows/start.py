@@ -10,11 +10,11 @@ def main() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, and stays so
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # PYTHONPATH comes before it
-    from infra.import_path import guard_imports
+    from infra.machine.import_path import guard_imports
 
     del sys.path[0]
     guard_imports()
-    from infra.memory_limits import spare_threads
+    from infra.machine.memory_limits import spare_threads
 
     spare_threads()
     from flows.cli import main as run

@@ -25,11 +25,11 @@ from flows.progress import say, show_stage
 from flows.reports import GateReport, TrainReport
 from flows.run_page import link_version, name_run_by
 from flows.stages import run_stage
-from infra.home import cache_dir, state_dir
-from infra.registry import FIGURES, Registry
-from infra.storage import Store, open_store
-from infra.tracking import check_name
-from infra.versions import IMAGES, AbsentError, LostChampion, VersionInfo
+from infra.machine.user_dirs import cache_dir, state_dir
+from infra.registry.registry import FIGURES, Registry
+from infra.registry.tracking import check_name
+from infra.registry.versions import IMAGES, AbsentError, LostChampion, VersionInfo
+from infra.storage.store import Store, open_store
 from tasks.fitting import Trainer, run_key, run_training, start_trainer
 from tasks.judging import compare_answers, judge_champion
 from tasks.overlap import choose_unseen, recall_seen

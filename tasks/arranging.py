@@ -29,7 +29,7 @@ from cnn.errors import IntegrityError, StorageError
 from cnn.images.augment import AugmentSpec, augment_image
 from cnn.images.read import ImageSpec, encode_jpeg, sum_levels
 from cnn.spec import canonical_json
-from infra.storage import Store, reuse_store
+from infra.storage.store import Store, reuse_store
 from tasks.chunk_reports import seal, unseal
 from tasks.reading import computing
 from tasks.shards import ShardWriter

@@ -23,8 +23,8 @@ from pydantic import ValidationError
 from cnn.digest import hash_file
 from cnn.errors import StorageError, is_death
 from cnn.spec import Spec, canonical_json
-from infra.storage import Store
-from infra.unfinished import sweep_scratch
+from infra.storage.scratch import sweep_scratch
+from infra.storage.store import Store
 from tasks.listing import Listed
 from tasks.planning import Chunk, Item, chunk_key, encode_path
 from tasks.predictions import iterate_predictions, path_keys

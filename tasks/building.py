@@ -17,7 +17,7 @@ from cnn.images.augment import AugmentSpec
 from cnn.images.read import ImageSpec, encode_jpeg, read_image, thumbnail
 from cnn.patterns import compile_pattern
 from cnn.spec import Spec, canonical_json
-from infra.storage import reuse_source, reuse_store
+from infra.storage.store import reuse_source, reuse_store
 from tasks.chunk_reports import write_report
 from tasks.decoding import Decode, choose_decoder, refuse_crashes
 from tasks.ledger import show_path

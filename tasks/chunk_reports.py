@@ -13,7 +13,7 @@ import pyarrow as pa
 from cnn.dataset.manifest import ShardRef
 from cnn.errors import IntegrityError
 from cnn.spec import canonical_json
-from infra.storage import Store
+from infra.storage.store import Store
 from tasks.rows import Report
 
 REPORT = pa.schema(

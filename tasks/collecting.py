@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from cnn.dataset.manifest import Manifest
 from cnn.errors import StorageError
-from infra.storage import Store
-from infra.unfinished import BESIDE
-from infra.upkeep import Dated, drop_folder, drop_unfinished, list_dated, read_clock, seize_workspace
+from infra.storage.scratch import BESIDE
+from infra.storage.store import Store
+from infra.storage.workspace import Dated, drop_folder, drop_unfinished, list_dated, read_clock, seize_workspace
 from tasks.arranging import derived_path, sums_path
 from tasks.chunk_reports import report_path
 from tasks.publishing import manifest_path, read_manifest

@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 from cnn.digest import hash_file
 from cnn.errors import StorageError
 from cnn.images.read import ImageSpec
-from infra.disk_faults import explained
-from infra.storage import Store
-from infra.unfinished import open_scratch
+from infra.storage.disk_errors import explained
+from infra.storage.scratch import open_scratch
+from infra.storage.store import Store
 from tasks.batches import (
     RULES,
     BatchRecord,

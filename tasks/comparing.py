@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cnn.dataset.manifest import Manifest
 from cnn.errors import DEATHS, PASSING, BadImage
-from infra.storage import Source
+from infra.storage.store import Source
 from tasks.building import BuildSpec
 from tasks.chunk_reports import report_path
 from tasks.ledger import DECODED, OUTCOMES, SCHEMA, has_code, iterate_ledger, restore_paths, show_path

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from cnn.errors import ConfigError, InstallationError, get_code, is_death
 from cnn.images.read import Decoded, ImageSpec, read_image
-from infra.isolation import is_expendable, read_apart
+from infra.cluster.decoder_pool import is_expendable, read_apart
 from tasks.planning import Chunk
 from tasks.reading import waiting
 

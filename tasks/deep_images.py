@@ -20,7 +20,7 @@ from cnn.formats.content_digest import digest_image_data
 from cnn.formats.file_kinds import may_be_deep
 from cnn.images.levels import FULL, Span, misfit
 from cnn.images.read import ImageSpec
-from infra.storage import reuse_source
+from infra.storage.store import reuse_source
 from tasks.building import BuildSpec, BuildTask
 from tasks.decoding import choose_decoder
 from tasks.planning import Chunk, Cut, cut_rows

@@ -27,8 +27,8 @@ from cnn.errors import InstallationError, SafelightError, TrainingError
 from cnn.models.architecture import ModelSpec
 from cnn.spec import canonical_json
 from cnn.training.fit import FitSpec
-from infra.import_path import python_command, python_environment
-from infra.memory_limits import GIB, check_memory_limits, ended_when_starved, is_short_of_memory, tells_memory
+from infra.machine.import_path import python_command, python_environment
+from infra.machine.memory_limits import GIB, check_memory_limits, ended_when_starved, is_short_of_memory, tells_memory
 from tasks.training import OnEvent, TrainingReport, TrainJob
 
 LOG = "train.log"

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from cnn.errors import SafelightError, SourceError
-from infra.storage import Store
+from infra.storage.store import Store
 from tasks.batches import BatchRecord, Previous, find_last
 from tasks.listing import Listed
 from tasks.planning import encode_path

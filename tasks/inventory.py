@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from cnn.patterns import compile_pattern
 from cnn.spec import canonical_json
-from infra.storage import Entry, Source
+from infra.storage.store import Entry, Source
 from tasks.glob_patterns import compile_patterns
 from tasks.listing import (
     EXCLUDED,
@@ -37,7 +37,7 @@ INVENTORY = pa.schema(
         pa.field("path", pa.large_binary(), nullable=False),  # its bytes, as the file system holds them
         pa.field("size", pa.int64(), nullable=False),
         pa.field("modified", pa.large_string(), nullable=False),  # mtime_ns.ctime_ns, or the ETag
-        pa.field("problem", NAMES),  # why it cannot be read; see `infra.entries.Entry`
+        pa.field("problem", NAMES),  # why it cannot be read; see `infra.storage.entry.Entry`
         pa.field("label", NAMES),  # the top folder, null at the top level
         pa.field("ignored", NAMES),  # the rule that leaves it out
     ]

@@ -19,7 +19,7 @@ from cnn.errors import BadImage, IntegrityError, RegistryError, SafelightError
 from cnn.evaluation.metrics import Paired, compare_paired
 from cnn.images.read import ImageSpec, read_image
 from cnn.inference.scorer import Scorer, load_scorer
-from infra.storage import Source, Store, open_source
+from infra.storage.store import Source, Store, open_source
 from tasks.ledger import restore_path
 from tasks.publishing import read_ledger
 

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 
 from cnn.errors import ConfigError
 from cnn.spec import Settings
-from infra.storage import Entry, Source, Store
+from infra.storage.store import Entry, Source, Store
 from tasks.glob_patterns import compile_patterns
 from tasks.ledger import show_path
 

@@ -18,7 +18,7 @@ from cnn.dataset.seen_images import CELLS, ImageFacts, SeenImages, compares_grid
 from cnn.errors import SafelightError, name_some
 from cnn.images.read import ImageSpec
 from cnn.inference.bundle import BundleInfo, read_seen_images
-from infra.storage import Store
+from infra.storage.store import Store
 from tasks.ledger import SCHEMA
 from tasks.publishing import fetch_ledger, read_manifest
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from cnn.spec import Settings, canonical_json
-from infra.storage import Entry
+from infra.storage.store import Entry
 
 SPREAD = 16  # chunks that a small folder is cut into at least, about; each costs the scheduler some 8 ms
 TAIL_BITS = 2  # the last two chunks are cut in four: what is handed out last is small, so that workers end together

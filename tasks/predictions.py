@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from cnn.errors import IntegrityError
 from cnn.spec import canonical_json
-from infra.entries import Entry
+from infra.storage.entry import Entry
 from tasks.spreadsheets import write_rows
 
 OUTCOMES = ("ok", "quarantined", "ignored")

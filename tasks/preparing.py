@@ -20,8 +20,8 @@ from cnn.dataset.manifest import Manifest
 from cnn.errors import PASSING, IntegrityError, SafelightError, SourceError
 from cnn.images.levels import Span, combine_spans
 from cnn.spec import canonical_json
-from infra.storage import Source, Store, open_store
-from infra.unfinished import sweep_scratch
+from infra.storage.scratch import sweep_scratch
+from infra.storage.store import Source, Store, open_store
 from tasks.building import BuildSpec, BuildTask, ChunkReport, build_chunk
 from tasks.chunk_reports import read_report, report_path
 from tasks.comparing import Previous, keep_moved, keep_unchanged, verify_kept

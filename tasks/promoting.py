@@ -15,8 +15,8 @@ from pydantic import Field
 from cnn.errors import name_some
 from cnn.evaluation.metrics import Evaluation, Paired, compare_chance
 from cnn.spec import Settings
-from infra.moves import format_time
-from infra.versions import CHALLENGER, CHAMPION, VersionInfo, Versions
+from infra.registry.history import format_time
+from infra.registry.versions import CHALLENGER, CHAMPION, VersionInfo, Versions
 
 APPLIED = "gate.applied"
 FIRST, NO_CHAMPION = "first version", "no champion to compare with"  # the latter of a later version

@@ -13,9 +13,9 @@ from cnn.dataset.manifest import LedgerRef, Manifest, Normalization, digest_mani
 from cnn.digest import hash_file
 from cnn.errors import DatasetError, IntegrityError, StorageError
 from cnn.spec import canonical_json
-from infra.disk_faults import explained
-from infra.storage import Store
-from infra.unfinished import open_scratch
+from infra.storage.disk_errors import explained
+from infra.storage.scratch import open_scratch
+from infra.storage.store import Store
 from tasks.building import BuildSpec
 from tasks.ledger import ROW_GROUP, LedgerWriter, from_parquet
 from tasks.outcomes import has_outcomes, outcomes_path, write_outcomes

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 from cnn.errors import BadImage
-from infra.storage import Entry, Source
+from infra.storage.store import Entry, Source
 
 THREADS = 8  # requests on their way for one chunk
 AHEAD_BYTES = 32 << 20  # and the bytes that may lie waiting for it

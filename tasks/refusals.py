@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from infra.disk_faults import explained
-from infra.storage import Store
-from infra.unfinished import open_scratch
-from infra.upkeep import drop_folder
+from infra.storage.disk_errors import explained
+from infra.storage.scratch import open_scratch
+from infra.storage.store import Store
+from infra.storage.workspace import drop_folder
 from tasks.ledger import show_path
 from tasks.planning import decode_path
 from tasks.publishing import slug_of

@@ -22,7 +22,7 @@ from cnn.errors import BadImage, IntegrityError, RegistryError
 from cnn.images.read import Decoded, ImageSpec, read_image
 from cnn.inference.scorer import load_scorer, rank_classes
 from cnn.spec import Settings, Spec
-from infra.storage import Entry, Store, reuse_source, reuse_store
+from infra.storage.store import Entry, Store, reuse_source, reuse_store
 from tasks.decoding import Decode, choose_decoder, refuse_crashes
 from tasks.deep_images import DeepCounts, count_deep, restore_counts
 from tasks.ledger import show_path

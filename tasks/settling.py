@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cnn.dataset.manifest import SPLITS
 from cnn.dataset.near_duplicates import find_same, measure_details
 from cnn.errors import IntegrityError
-from infra.storage import Store
+from infra.storage.store import Store
 from tasks.chunk_reports import read_report, report_path
 from tasks.rows import CONFLICT, DUPLICATE, LEAK, OK, Report, Rows, iterate_slices, thumbnails_of
 

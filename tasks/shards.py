@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from cnn.dataset.manifest import ShardRef
 from cnn.dataset.tfrecord import HEAD_EDGE, frame_image, outline_record
-from infra.disk_faults import explained
-from infra.storage import Store
-from infra.unfinished import SCRATCH, Scratch
+from infra.storage.disk_errors import explained
+from infra.storage.scratch import SCRATCH, Scratch
+from infra.storage.store import Store
 
 MOST_PARTS = 512  # POSIX lets one call take 1,024 (IOV_MAX)
 BUFFER = 256 << 10  # bytes that are collected before they are written: as many as stay in a core's cache meanwhile

@@ -5,9 +5,9 @@ from pathlib import Path
 from cnn.digest import hash_file
 from cnn.errors import IntegrityError
 from cnn.inference.bundle import INFO, read_bundle
-from infra.bundles import keep_bundle
-from infra.home import cache_dir
-from infra.storage import Store
+from infra.machine.user_dirs import cache_dir
+from infra.registry.bundles import keep_bundle
+from infra.storage.store import Store
 
 
 def ship_bundle(store: Store, folder: Path) -> str:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cnn.errors import SafelightError, SourceError, name_some
-from infra.storage import Entry, Source, open_source, parse_folder
+from infra.storage.store import Entry, Source, open_source, parse_folder
 from tasks.inventory import BATCH
 from tasks.layout import iterate_labelled
 from tasks.ledger import show_path

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cnn.dataset.manifest import SPLITS, SplitSpec
 from cnn.errors import SafelightError
-from infra.storage import Store
+from infra.storage.store import Store
 from tasks.building import choose_split, draw_missing, draw_point
 from tasks.ledger import iterate_ledger
 from tasks.publishing import Latest, fetch_ledger, read_manifest

@@ -24,7 +24,7 @@ from cnn.inference.scorer import load_scorer
 from cnn.models.architecture import ModelSpec, summarize_model
 from cnn.spec import Spec
 from cnn.training.fit import FitJob, FitResult, FitSpec, fit_model
-from infra.storage import Store, open_store
+from infra.storage.store import Store, open_store
 from tasks.overlap import list_seen
 from tasks.publishing import read_manifest
 from tasks.spreadsheets import write_rows

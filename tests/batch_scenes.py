@@ -9,7 +9,7 @@ from scenes import left_over
 
 from cnn.digest import hash_file
 from cnn.images.read import ImageSpec, encode_png
-from infra.storage import open_source, open_store
+from infra.storage.store import open_source, open_store
 from tasks.batches import BatchRecord, find_finished, find_previous, plan_scoring, read_record
 from tasks.committing import publish_batch
 from tasks.listing import list_source

@@ -87,7 +87,7 @@ def find_left_over(home: str) -> list[psutil.Process]:
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[str]:
     """The API address of a real Prefect server of this session; see `prefect_api` for tests in this process."""
-    from infra.servers import start_server, stop_server
+    from infra.server.prefect_server import start_server, stop_server
 
     state = start_server()
     yield state.url

@@ -14,8 +14,8 @@ from unittest.mock import patch
 from scenes import SECRET, Scene, Told, prepare_told, silent
 
 from cnn.errors import SafelightError, StorageError
-from infra.cluster import ClusterSpec
-from infra.local import LocalStore
+from infra.cluster.dask import ClusterSpec
+from infra.storage.local import LocalStore
 
 TALLY: Counter[tuple[str, str]] = Counter()  # (kind of fault, injected | told | absorbed) → how often
 VERBS = ("list", "read", "write", "write_if", "put_file", "take_file", "fetch", "exists", "delete")

@@ -14,9 +14,9 @@ from cnn.dataset.manifest import Manifest
 from cnn.dataset.tfrecord import digest_shard
 from cnn.images.augment import AugmentSpec
 from flows.crew import hire_crew
-from infra.cluster import ClusterSpec
-from infra.storage import Store, open_source, open_store
-from infra.upkeep import hold_workspace
+from infra.cluster.dask import ClusterSpec
+from infra.storage.store import Store, open_source, open_store
+from infra.storage.workspace import hold_workspace
 from tasks.building import ChunkReport
 from tasks.chunk_reports import read_report
 from tasks.finishing import finish_version

@@ -10,9 +10,9 @@ from cnn.dataset.manifest import Manifest, SplitSpec
 from cnn.images.augment import AugmentSpec
 from cnn.images.read import ImageSpec
 from flows.crew import hire_crew
-from infra.cluster import ClusterSpec
-from infra.storage import open_store
-from infra.upkeep import hold_workspace
+from infra.cluster.dask import ClusterSpec
+from infra.storage.store import open_store
+from infra.storage.workspace import hold_workspace
 from tasks.building import BuildSpec
 from tasks.finishing import finish_version
 from tasks.preparing import Preparation, build_chunks, list_files

@@ -12,7 +12,7 @@ from cnn.dataset.tfrecord import Record, decode_record
 from cnn.errors import IntegrityError
 from cnn.images.augment import AugmentSpec, augment_image
 from cnn.images.read import ImageSpec, encode_jpeg, sum_levels
-from infra.storage import Store, open_store
+from infra.storage.store import Store, open_store
 from tasks.arranging import (
     Arranged,
     ArrangeTask,

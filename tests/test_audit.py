@@ -1,4 +1,4 @@
-"""infra/audit.sh: a known fault fails, no answer passes and says so. A stand-in plays pip-audit."""
+"""infra/install/audit.sh: a known fault fails, no answer passes and says so. A stand-in plays pip-audit."""
 
 import subprocess
 from pathlib import Path

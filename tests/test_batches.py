@@ -15,7 +15,7 @@ from cnn.digest import hash_file
 from cnn.errors import BadImage, InstallationError, StorageError
 from cnn.images.read import Decoded, ImageSpec, encode_png, read_image
 from flows.score import tell_quarantine
-from infra.storage import open_source, open_store
+from infra.storage.store import open_source, open_store
 from tasks.batches import (
     BatchRecord,
     ScorePlan,

@@ -12,7 +12,7 @@ from scenes import Scene, Told, assert_nothing_lost, make_changed, make_fresh, p
 from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import Manifest
 from cnn.errors import SafelightError
-from infra.storage import open_store
+from infra.storage.store import open_store
 from tasks.publishing import pointer_path, read_ledger, read_manifest
 
 SEED = int(os.environ.get("SAFELIGHT_TEST_SEED", "20261124"))

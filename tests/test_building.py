@@ -18,7 +18,7 @@ from cnn.errors import IntegrityError
 from cnn.formats.content_digest import digest_image_data
 from cnn.images.augment import AugmentSpec
 from cnn.images.read import ImageSpec, read_image
-from infra.storage import Store, open_source, open_store
+from infra.storage.store import Store, open_source, open_store
 from tasks.building import BuildSpec, BuildTask, build_chunk, choose_split, find_group
 from tasks.chunk_reports import read_report
 from tasks.inventory import take_inventory

@@ -8,8 +8,8 @@ import pytest
 from registries import make_bundle, open_registry, register
 
 from cnn.errors import RegistryError
-from infra.moves import Move
-from infra.registry import CHALLENGER, Registry
+from infra.registry.history import Move
+from infra.registry.registry import CHALLENGER, Registry
 from tasks.promoting import Verdict, apply_verdict
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -17,8 +17,8 @@ from cnn.dataset.manifest import Manifest, SplitSpec
 from cnn.errors import BadImage, BudgetError, IntegrityError
 from cnn.images.augment import AugmentSpec
 from cnn.images.read import ImageSpec
-from infra.local import LocalSource
-from infra.storage import Entry
+from infra.storage.local import LocalSource
+from infra.storage.store import Entry
 from tasks.publishing import pointer_path
 
 

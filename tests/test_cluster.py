@@ -13,11 +13,11 @@ from typing import Any
 import psutil
 import pytest
 
-import infra.cluster
+import infra.cluster.dask
 from cnn.errors import BadImage, ConfigError, IntegrityError, SafelightError, ServerError
-from infra.addresses import check_address
-from infra.cluster import Cluster, ClusterSpec, open_cluster, run_chunks
-from infra.threads import MOST_THREADS
+from infra.cluster.address import check_address
+from infra.cluster.dask import Cluster, ClusterSpec, open_cluster, run_chunks
+from infra.cluster.threads import MOST_THREADS
 
 
 def double(number: int) -> int:
@@ -179,7 +179,7 @@ def test_workers_that_die_are_replaced_and_nothing_is_lost(tmp_path: Path) -> No
 
 
 def test_a_chunk_that_always_kills_its_worker_is_named_as_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(infra.cluster, "MOST_RETURNS", 0)
+    monkeypatch.setattr(infra.cluster.dask, "MOST_RETURNS", 0)
     with (
         open_cluster(ClusterSpec(workers=1)) as cluster,
         pytest.raises(SafelightError, match=r"died 2 times over the same chunk.*lower chunk.files") as caught,
@@ -202,14 +202,14 @@ def test_a_scheduler_by_address_is_used_and_left_running(workers: Cluster) -> No
 
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch, unused_port: int) -> None:
-    monkeypatch.setattr(infra.cluster, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(infra.cluster.dask, "CONNECT_SECONDS", 0.5)
     message = f"no Dask scheduler answers at tcp://127.0.0.1:{unused_port}"
     with pytest.raises(ServerError, match=message), open_cluster(ClusterSpec(address=f"127.0.0.1:{unused_port}")):
         pass
 
 
 def test_tls_without_certificates_is_explained(monkeypatch: pytest.MonkeyPatch, unused_port: int) -> None:
-    monkeypatch.setattr(infra.cluster, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(infra.cluster.dask, "CONNECT_SECONDS", 0.5)
     address = ClusterSpec(address=f"tls://127.0.0.1:{unused_port}")
     with pytest.raises(ServerError, match=r"tls:// needs Dask's distributed\.comm\.tls"), open_cluster(address):
         pass
@@ -218,7 +218,7 @@ def test_tls_without_certificates_is_explained(monkeypatch: pytest.MonkeyPatch, 
 def test_a_scheduler_without_workers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from distributed import LocalCluster
 
-    monkeypatch.setattr(infra.cluster, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(infra.cluster.dask, "CONNECT_SECONDS", 0.5)
     options = {"dashboard_address": None, "scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"}}
     with LocalCluster(n_workers=0, host="127.0.0.1", **options) as empty:  # type: ignore[no-untyped-call]
         address = ClusterSpec(address=empty.scheduler_address)

@@ -16,7 +16,7 @@ END_SECONDS = 15
 SCRIPT = """
 import os, sys, time
 import test_cluster
-from infra.cluster import ClusterSpec, open_cluster, run_chunks
+from infra.cluster.dask import ClusterSpec, open_cluster, run_chunks
 print("imported", os.getpid(), file=open(sys.argv[1], "a"), flush=True)
 if __name__ == "__main__":
     with open_cluster(ClusterSpec(workers=2)) as cluster:

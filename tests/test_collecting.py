@@ -25,8 +25,8 @@ from typer.testing import CliRunner
 from cnn.errors import IntegrityError, StorageError
 from cnn.images.read import ImageSpec
 from flows.cli import app
-from infra.storage import open_store
-from infra.upkeep import Dated, hold_workspace, list_dated, read_clock
+from infra.storage.store import open_store
+from infra.storage.workspace import Dated, hold_workspace, list_dated, read_clock
 from tasks.collecting import Collected, collect_garbage
 from tasks.preparing import list_files
 from tasks.publishing import manifest_path, pointer_path, read_manifest
@@ -165,7 +165,7 @@ def test_where_locks_do_not_hold_a_version_that_lost_a_shard_is_not_published(sc
 def finish(job: object) -> None:
     """The rest of the steps of a job that has listed its files."""
     from flows.crew import hire_crew
-    from infra.cluster import ClusterSpec
+    from infra.cluster.dask import ClusterSpec
     from tasks.finishing import finish_version
     from tasks.preparing import Preparation, build_chunks
 

@@ -15,7 +15,7 @@ import tasks.committing
 import tasks.scoring
 from cnn.errors import IntegrityError, StorageError
 from cnn.images.read import ImageSpec, encode_png
-from infra.storage import Store, open_source, open_store
+from infra.storage.store import Store, open_source, open_store
 from tasks.batches import ScorePlan, batch_path, find_previous, plan_scoring
 from tasks.committing import publish_batch, reconcile_rows
 from tasks.listing import list_source

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import pytest
 import typer
 
-import infra.servers
+import infra.server.prefect_server
 from cnn.errors import SourceError
 from flows.console import format_value, open_prefect, run_command
 from flows.progress import CONSOLE_LEVEL
@@ -78,12 +78,12 @@ def test_what_prefect_reads_is_set_once_and_never_over_what_is_set(monkeypatch: 
         monkeypatch.setenv(name, "")  # so that what is set below is undone
         monkeypatch.delenv(name)
     monkeypatch.setenv("DO_NOT_TRACK", "0")
-    monkeypatch.setattr(infra.servers, "ensure_prefect_server", lambda announce, spec: address)
+    monkeypatch.setattr(infra.server.prefect_server, "ensure_prefect_server", lambda announce, spec: address)
     open_prefect()
     assert (os.environ["PREFECT_API_URL"], os.environ["DO_NOT_TRACK"]) == (address, "0")
     assert os.environ[CONSOLE_LEVEL] == "CRITICAL"
     assert "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED" not in os.environ  # a server of someone else is asked
-    monkeypatch.setattr(infra.servers, "is_own_server", lambda asked: asked == address)
+    monkeypatch.setattr(infra.server.prefect_server, "is_own_server", lambda asked: asked == address)
     open_prefect()
     assert os.environ["PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED"] == "false"
 

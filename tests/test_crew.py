@@ -3,7 +3,7 @@
 import gc
 
 from flows.crew import hire_crew
-from infra.cluster import ClusterSpec
+from infra.cluster.dask import ClusterSpec
 
 
 def test_the_collector_looks_at_everything_again_when_the_crew_is_gone() -> None:

@@ -23,12 +23,12 @@ def load_yaml(name: str) -> dict[str, Any]:
     return loaded
 
 
-COMPOSE = load_yaml("infra/compose.yaml")
+COMPOSE = load_yaml("infra/deploy/compose.yaml")
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OWN = {name: service for name, service in SERVICES.items() if str(service["image"]).startswith("safelight")}
 DEPLOYMENTS: dict[str, dict[str, Any]] = {
     f"{item['entrypoint'].partition(':')[2]}/{item['name']}": item
-    for item in load_yaml("infra/prefect.yaml")["deployments"]
+    for item in load_yaml("infra/deploy/prefect.yaml")["deployments"]
 }
 
 
@@ -93,7 +93,7 @@ def test_prefect_reads_the_file_as_it_is_meant() -> None:
     from prefect.cli.deploy._models import PrefectYamlModel
     from prefect.client.schemas.schedules import CronSchedule
 
-    model = PrefectYamlModel.model_validate(load_yaml("infra/prefect.yaml"))
+    model = PrefectYamlModel.model_validate(load_yaml("infra/deploy/prefect.yaml"))
     for read, item in zip(model.deployments, DEPLOYMENTS.values(), strict=True):
         assert read.model_dump(exclude_unset=True).keys() == item.keys(), "a key that Prefect does not know"
         for schedule in item["schedules"]:
@@ -103,7 +103,7 @@ def test_prefect_reads_the_file_as_it_is_meant() -> None:
 def test_the_pull_step_exists() -> None:
     from prefect.deployments import steps
 
-    for step in load_yaml("infra/prefect.yaml")["pull"]:
+    for step in load_yaml("infra/deploy/prefect.yaml")["pull"]:
         for name, arguments in step.items():
             function = getattr(steps, name.removeprefix("prefect.deployments.steps."))
             inspect.signature(function).bind(**arguments)
@@ -119,16 +119,16 @@ def test_only_loopback_ports_are_published() -> None:
 
 
 def test_no_secret_is_written_down() -> None:
-    lines = (ROOT / "infra/compose.yaml").read_text("utf-8").splitlines()
+    lines = (ROOT / "infra/deploy/compose.yaml").read_text("utf-8").splitlines()
     for line in lines:
         if re.search(r"^\s*\w*(PASSWORD|SECRET|ACCESS_KEY)\w*:", line):
             assert re.search(r": \$\{\w+:\?", line), line
-    assert not re.search(r"^\w*(PASSWORD|KEY)=\S", (ROOT / "infra/env.example").read_text("utf-8"), re.MULTILINE)
+    assert not re.search(r"^\w*(PASSWORD|KEY)=\S", (ROOT / "infra/deploy/env.example").read_text("utf-8"), re.MULTILINE)
 
 
 def test_env_example_names_each_variable_of_the_compose_file() -> None:
-    used = set(re.findall(r"(?<!\$)\$\{(\w+)", (ROOT / "infra/compose.yaml").read_text("utf-8")))
-    named = set(re.findall(r"^(\w+)=", (ROOT / "infra/env.example").read_text("utf-8"), re.MULTILINE))
+    used = set(re.findall(r"(?<!\$)\$\{(\w+)", (ROOT / "infra/deploy/compose.yaml").read_text("utf-8")))
+    named = set(re.findall(r"^(\w+)=", (ROOT / "infra/deploy/env.example").read_text("utf-8"), re.MULTILINE))
     assert used == named
 
 
@@ -241,7 +241,7 @@ def is_read_by_a_library(name: str) -> bool:
 
 def environment_names() -> set[str]:
     composed = {name for service in OWN.values() for name in service.get("environment", {})}
-    dockerfile = (ROOT / "infra/Dockerfile").read_text("utf-8").rpartition("\nFROM ")[2]
+    dockerfile = (ROOT / "infra/deploy/Dockerfile").read_text("utf-8").rpartition("\nFROM ")[2]
     return composed | set(re.findall(r"(?:^ENV|^   ) ([A-Z_]+)=", dockerfile, re.MULTILINE))
 
 
@@ -260,7 +260,7 @@ def test_a_made_up_variable_is_read_by_nobody() -> None:
 
 def instructions() -> list[tuple[str, str]]:
     """(instruction, rest) of the Dockerfile, continued lines joined."""
-    text = re.sub(r"\\\n", " ", (ROOT / "infra/Dockerfile").read_text("utf-8"))
+    text = re.sub(r"\\\n", " ", (ROOT / "infra/deploy/Dockerfile").read_text("utf-8"))
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     return [(line.split(None, 1)[0], line.split(None, 1)[1]) for line in lines]
 
@@ -270,7 +270,7 @@ def test_what_the_image_copies_is_there_and_not_ignored() -> None:
     for instruction, rest in instructions():
         if instruction == "COPY" and "--from" not in rest:
             for source in rest.split()[:-1]:
-                path = source.replace("${LOCK}", "infra/requirements-cpu.lock")
+                path = source.replace("${LOCK}", "infra/install/requirements-cpu.lock")
                 assert (ROOT / path).exists(), path
                 matching = [rule for rule in allowed if Path(path).match(rule) or rule.startswith(f"{path}/")]
                 assert matching, f".dockerignore keeps {path} out"
@@ -292,5 +292,5 @@ def test_every_package_of_the_image_comes_by_hash() -> None:
 
 def test_each_lock_that_is_built_from_exists() -> None:
     locks = {build["args"]["LOCK"] for service in SERVICES.values() if (build := service.get("build"))}
-    assert locks == {"infra/requirements-cpu.lock", "infra/requirements-gpu.lock"}
+    assert locks == {"infra/install/requirements-cpu.lock", "infra/install/requirements-gpu.lock"}
     assert all((ROOT / lock).is_file() for lock in locks)

@@ -11,8 +11,8 @@ import pytest
 from conftest import MakeImageFolder
 from test_end_to_end import safelight, start, wait_until
 
-from infra.keeping import keep_server
-from infra.servers import server_status, start_server, stop_server
+from infra.server.prefect_server import server_status, start_server, stop_server
+from infra.server.watchdog import keep_server
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -49,6 +49,6 @@ def test_a_run_ends_well_though_the_server_is_killed(
 def test_a_server_that_was_stopped_is_not_started_again(own_home: None) -> None:
     state = start_server(wait=False)
     with keep_server(state.url):
-        down = "from infra.servers import stop_server; assert stop_server()"  # as `safelight down` of another terminal
+        down = "from infra.server.prefect_server import stop_server; assert stop_server()"  # as `safelight down` of another terminal
         subprocess.run([sys.executable, "-c", down], check=True)
     assert server_status() is None

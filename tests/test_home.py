@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cnn.errors import StorageError
-from infra.home import cache_dir, state_dir
+from infra.machine.user_dirs import cache_dir, state_dir
 
 
 @pytest.fixture(autouse=True)

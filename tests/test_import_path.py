@@ -18,10 +18,10 @@ from cnn.images.read import ImageSpec
 from cnn.models.architecture import ModelSpec
 from cnn.training.fit import FitSpec
 from flows.crew import hire_crew
-from infra.cluster import ClusterSpec
-from infra.import_path import ROOT, order_folders, python_command
-from infra.isolation import Isolation
-from infra.spawning import leave_working_folder, safe_folders
+from infra.cluster.dask import ClusterSpec
+from infra.cluster.decoder_pool import Isolation
+from infra.cluster.spawn import leave_working_folder, safe_folders
+from infra.machine.import_path import ROOT, order_folders, python_command
 from tasks.fitting import start_trainer
 from tasks.planning import Effort
 from tasks.training import TrainJob

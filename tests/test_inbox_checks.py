@@ -13,7 +13,7 @@ from cnn.errors import SourceError
 from flows.cli import app
 from flows.config import Config
 from flows.score import Scoring, plan_stage
-from infra.storage import open_source, open_store
+from infra.storage.store import open_source, open_store
 from tasks.batches import ScorePlan, find_finished, find_last, find_previous
 from tasks.committing import publish_batch
 from tasks.inbox_checks import check_inbox

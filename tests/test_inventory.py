@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tasks.inventory
-from infra.storage import Entry, Source, open_source
+from infra.storage.store import Entry, Source, open_source
 from tasks.inventory import INVENTORY, class_names, classify_paths, digest_inventory, take_inventory
 from tasks.listing import SYSTEM_NAMES, UNFINISHED, classify_entry
 

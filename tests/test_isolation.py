@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from steps import built_paths, make_job, prepare, rows_of, run_job, write_image, write_photos
 
 import cnn.errors
-import infra.isolation
-import infra.threads
+import infra.cluster.decoder_pool
+import infra.cluster.threads
 from cnn.errors import BadImage, ConfigError, InstallationError
 from cnn.images.decoder import GarbledError, read_message, write_message
 from cnn.images.read import ImageSpec, read_image
 from flows.crew import hire_crew
-from infra.cluster import ClusterSpec
-from infra.isolation import DecodersClosedError, Isolation
+from infra.cluster.dask import ClusterSpec
+from infra.cluster.decoder_pool import DecodersClosedError, Isolation
 from tasks.building import ChunkReport
 from tasks.decoding import read_limit
 from tasks.planning import Effort
@@ -211,7 +211,7 @@ def test_a_child_whose_answer_was_not_taken_gives_no_other_file_its_pixels(
     data = make_picture(tmp_path)
     isolation.read(data, SPEC, 60)
     with monkeypatch.context() as patch:
-        patch.setattr(infra.isolation, "read_message", fail_for_memory)
+        patch.setattr(infra.cluster.decoder_pool, "read_message", fail_for_memory)
         with pytest.raises(MemoryError):
             isolation.read(data, SPEC, 60)
     write_image(tmp_path / "other.png", 2)
@@ -233,7 +233,7 @@ def test_an_interrupt_ends_small_work_at_once_and_says_nothing_false_of_the_file
     tmp_path: Path, hanging: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its decoder is ended too, and has not crashed; what the other thread had finished is kept."""
-    monkeypatch.setattr(infra.threads, "count_cores", lambda: 2)
+    monkeypatch.setattr(infra.cluster.threads, "count_cores", lambda: 2)
     source = write_photos(tmp_path / "photos", 3)
     write_image(source / "owl" / "hang.png", 1000)
     with (source / "owl" / "hang.png").open("ab") as file:

@@ -15,7 +15,7 @@ from cnn.errors import SourceError
 from cnn.images.read import ImageSpec
 from cnn.inference.bundle import GOLDEN, INFO, ONNX, WEIGHTS, BundleInfo
 from cnn.models.architecture import ModelSpec
-from infra.storage import Source, open_store
+from infra.storage.store import Source, open_store
 from tasks.judging import Judgement, compare_answers, judge_champion, sees_same_pixels
 from tasks.training import Answers, write_answers
 

@@ -23,7 +23,7 @@ from cnn.digest import hash_file
 from cnn.errors import SourceError
 from cnn.images.augment import AugmentSpec
 from cnn.spec import canonical_json
-from infra.storage import Entry, open_store
+from infra.storage.store import Entry, open_store
 from tasks.building import choose_split
 from tasks.inventory import take_inventory
 from tasks.layout import apply_layout, describe_layout, find_layout, name_split

@@ -6,7 +6,7 @@ import sys
 CODE = """
 import sys
 import pyarrow as pa
-from infra.cluster.lean_arrow import leave_pandas_out
+from infra.cluster.dask.lean_arrow import leave_pandas_out
 {before}
 leave_pandas_out()
 column = pa.array(["a", None, "b"])

@@ -20,8 +20,8 @@ from cnn.dataset.manifest import Manifest, SplitSpec
 from cnn.errors import BadImage
 from cnn.images.levels import combine_spans, measure_span, misfit, show_integers
 from cnn.images.read import ImageSpec, read_image
-from infra.isolation import Isolation
-from infra.storage import open_store
+from infra.cluster.decoder_pool import Isolation
+from infra.storage.store import open_store
 from tasks.deep_images import DeepCounts, count_deep, describe_deep, describe_scored, restore_counts
 from tasks.preparing import Preparation
 from tasks.publishing import find_latest, read_manifest

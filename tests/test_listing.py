@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.storage import Entry, open_source
+from infra.storage.store import Entry, open_source
 from tasks.listing import classify_entry, find_lost_folders, ignore_rule, list_source
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn.errors import BadImage, StorageError
-from infra.storage import open_source, open_store
+from infra.storage.store import open_source, open_store
 
 Unprivileged = Callable[[], AbstractContextManager[None]]
 NAMES = st.text(alphabet="ab.-!é~", min_size=1, max_size=3).filter(lambda name: name not in (".", ".."))

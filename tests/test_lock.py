@@ -14,10 +14,10 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 LOCKS = {
     "requirements.lock": ("cpu", "dev", "servers"),
-    "infra/requirements-cpu.lock": ("cpu", "servers"),
-    "infra/requirements-gpu.lock": ("gpu", "servers"),
-    "infra/build.lock": None,
-    "infra/bootstrap.lock": None,
+    "infra/install/requirements-cpu.lock": ("cpu", "servers"),
+    "infra/install/requirements-gpu.lock": ("gpu", "servers"),
+    "infra/install/build.lock": None,
+    "infra/install/bootstrap.lock": None,
 }
 LIBRARIES = [name for name, extras in LOCKS.items() if extras]
 PYTHONS = ("3.11", "3.12", "3.13")
@@ -95,7 +95,7 @@ def test_only_the_gpu_lock_has_cuda(name: str) -> None:
 
 
 def test_the_gpu_lock_brings_cuda_to_linux() -> None:
-    assert "nvidia-cudnn-cu12" in pins_for("infra/requirements-gpu.lock", environment_of("3.12"))
+    assert "nvidia-cudnn-cu12" in pins_for("infra/install/requirements-gpu.lock", environment_of("3.12"))
 
 
 @pytest.mark.parametrize("python", PYTHONS)
@@ -117,7 +117,7 @@ def test_other_machines_get_tensorflow_too(system: str, machine: str) -> None:
     assert "tensorflow-cpu" not in pins
 
 
-@pytest.mark.parametrize("name", ["infra/requirements-cpu.lock", "infra/requirements-gpu.lock"])
+@pytest.mark.parametrize("name", ["infra/install/requirements-cpu.lock", "infra/install/requirements-gpu.lock"])
 def test_what_runs_in_a_container_is_what_is_tested(name: str) -> None:
     tested = {str(pin): hashes for pin, hashes in parse_lock("requirements.lock")}
     cuda = {"tensorflow", *(pin.name for pin, _ in parse_lock(name) if pin.name.startswith("nvidia-"))}

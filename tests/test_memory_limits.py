@@ -14,12 +14,12 @@ import pytest
 import typer
 from small_dataset import write_dataset
 
-import infra.memory_limits
+import infra.machine.memory_limits
 from cnn.errors import ConfigError, InstallationError, TrainingError
 from cnn.models.architecture import ModelSpec
 from cnn.training.fit import FitSpec
 from flows.console import run_command
-from infra.memory_limits import check_memory_limits, ended_when_starved, is_short_of_memory
+from infra.machine.memory_limits import check_memory_limits, ended_when_starved, is_short_of_memory
 from tasks import fitting
 from tasks.fitting import LOG, start_trainer
 from tasks.training import TrainJob
@@ -53,7 +53,7 @@ def test_what_is_said_to_be_enough_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_thread_is_started_for_linear_algebra() -> None:
-    code = "import os; from infra.memory_limits import spare_threads; spare_threads(); import numpy; numpy.ones((9, 9))"
+    code = "import os; from infra.machine.memory_limits import spare_threads; spare_threads(); import numpy; numpy.ones((9, 9))"
     code += "; print(len(os.listdir('/proc/self/task')), os.environ['OPENBLAS_NUM_THREADS'])"
     environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
@@ -123,7 +123,7 @@ def make_job(folder: Path, size: int = 8) -> TrainJob:
 def test_training_that_runs_out_of_memory_says_what_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In earnest: from its first epoch on the process gets no more than it has; some libraries then say nothing, and
     some stand still."""
-    monkeypatch.setattr(infra.memory_limits, "STARVED_SECONDS", 10.0)
+    monkeypatch.setattr(infra.machine.memory_limits, "STARVED_SECONDS", 10.0)
 
     def shrink(event: dict[str, Any]) -> None:
         if event.get("stage") == "fit":

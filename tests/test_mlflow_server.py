@@ -12,9 +12,9 @@ import pytest
 from registries import METRICS, make_bundle
 from s3server import choose_ports
 
-from infra.registry import Registry
-from infra.training_lock import PREFIX
-from infra.versions import AbsentError
+from infra.registry.registry import Registry
+from infra.registry.training_lock import PREFIX
+from infra.registry.versions import AbsentError
 
 pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(300)]
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(300
 MACHINE = """
 import sys
 from pathlib import Path
-from infra.registry import Registry
+from infra.registry.registry import Registry
 registry = Registry(sys.argv[1], None, announce=lambda line: print(line, flush=True))
 registry.warm_up()
 print("ready", flush=True)

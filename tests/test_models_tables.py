@@ -15,7 +15,7 @@ from rich.console import Console
 
 from flows.console import make_table, show_table
 from flows.models import list_models, promote_version, rollback_version, show_models
-from infra.registry import Registry
+from infra.registry.registry import Registry
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 words = st.text(st.characters(categories=["L", "N", "P", "S"]), max_size=90)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra import moves
-from infra.moves import Move
+from infra.registry.history import Move
+from infra.registry.registry import history as moves
 
 versions = st.integers(1, 6)
 

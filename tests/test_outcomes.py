@@ -14,7 +14,7 @@ import flows.prepare
 from cnn.dataset.manifest import SplitSpec
 from cnn.errors import BudgetError
 from cnn.images.read import ImageSpec
-from infra.storage import open_store
+from infra.storage.store import open_store
 from tasks.collecting import collect_garbage
 from tasks.publishing import manifest_path
 from tasks.reckoning import BudgetSpec, is_beyond

@@ -26,7 +26,7 @@ from cnn.images.read import ImageSpec
 from cnn.inference.bundle import INFO, SEEN, BundleInfo, read_bundle
 from flows.config import Config
 from flows.train import compare_with
-from infra.storage import Store, open_store
+from infra.storage.store import Store, open_store
 from tasks.judging import Judgement
 from tasks.overlap import ENOUGH, UnseenImages, choose_unseen, list_seen, recall_seen
 from tasks.promoting import Verdict

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.storage import Entry
+from infra.storage.store import Entry
 from tasks.inventory import INVENTORY
 from tasks.planning import (
     Chunk,

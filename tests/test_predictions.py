@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn.errors import IntegrityError
-from infra.entries import Entry
+from infra.storage.entry import Entry
 from tasks.ledger import show_path
 from tasks.predictions import (
     ROW_GROUP,

@@ -23,9 +23,9 @@ from cnn.images.read import ImageSpec, encode_jpeg
 from flows.config import Config
 from flows.crew import hire_crew
 from flows.prepare import find_doubts, in_order, prepare_dataset, publish_stage
-from infra.cluster import ClusterSpec
-from infra.entries import MOST_BYTES
-from infra.storage import open_store
+from infra.cluster.dask import ClusterSpec
+from infra.storage.entry import MOST_BYTES
+from infra.storage.store import open_store
 from tasks.building import choose_split
 from tasks.preparing import build_chunks, list_files
 from tasks.publishing import read_manifest

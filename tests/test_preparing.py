@@ -14,8 +14,8 @@ from cnn.dataset.manifest import Manifest
 from cnn.dataset.tfrecord import digest_shard
 from cnn.errors import BudgetError, DatasetError, IntegrityError, SourceError
 from cnn.images.read import ImageSpec
-from infra.cluster import Cluster, run_chunks
-from infra.storage import open_store
+from infra.cluster.dask import Cluster, run_chunks
+from infra.storage.store import open_store
 from tasks.building import ChunkReport
 from tasks.preparing import build_chunks, list_files
 from tasks.publishing import read_ledger, read_manifest

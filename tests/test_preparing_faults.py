@@ -7,7 +7,7 @@ from steps import prepare, rows_of, write_image, write_photos
 
 from cnn.dataset.loader import open_split
 from cnn.errors import BadImage, ConfigError, DatasetError, SourceError
-from infra.local import LocalSource
+from infra.storage.local import LocalSource
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from cnn.errors import RegistryError
 from cnn.evaluation.metrics import Evaluation, Paired, compare_paired, evaluate_probabilities
-from infra.versions import CHALLENGER, CHAMPION, AbsentError, VersionInfo, Versions
+from infra.registry.versions import CHALLENGER, CHAMPION, AbsentError, VersionInfo, Versions
 from tasks.promoting import (
     APPLIED,
     JUDGED_ON,

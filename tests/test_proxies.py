@@ -22,10 +22,9 @@ from hypothesis import strategies as st
 from websockets.proxy import get_proxy
 from websockets.uri import parse_uri
 
-import infra.proxies
+import infra.machine.proxies
 from cnn.errors import ServerError
-from infra.entries import read_variables
-from infra.proxies import (
+from infra.machine.proxies import (
     LOOPBACK,
     bypass_loopback,
     check_socks,
@@ -34,11 +33,12 @@ from infra.proxies import (
     is_loopback,
     set_socks_aside,
 )
-from infra.quick_s3 import choose_reader
-from infra.s3 import S3Source, make_client
-from infra.s3_faults import explain_fault
-from infra.servers import ensure_prefect_server
-from infra.tracking import resolve_tracking
+from infra.registry.tracking import resolve_tracking
+from infra.server.prefect_server import ensure_prefect_server
+from infra.storage.entry import read_variables
+from infra.storage.s3 import S3Source, make_client
+from infra.storage.s3_errors import explain_fault
+from infra.storage.s3_obstore import choose_reader
 
 TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without certificates, which take long to load
 DEAD = "http://127.0.0.1:9"  # nobody listens there
@@ -203,7 +203,7 @@ def test_loopback_is_known_by_all_its_names(host: str, ours: bool) -> None:
 
 @pytest.fixture
 def no_socks_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(infra.proxies, "find_spec", lambda name: None)
+    monkeypatch.setattr(infra.machine.proxies, "find_spec", lambda name: None)
 
 
 @pytest.mark.parametrize("variable", ["ALL_PROXY", "all_proxy", "HTTP_PROXY", "https_proxy"])
@@ -221,7 +221,7 @@ def test_a_socks_proxy_stops_nobody_from_reaching_loopback(no_socks_packages: No
 
 def test_a_socks_proxy_stays_where_its_package_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     os.environ["ALL_PROXY"] = "socks5://127.0.0.1:9"
-    monkeypatch.setattr(infra.proxies, "find_spec", lambda name: object())
+    monkeypatch.setattr(infra.machine.proxies, "find_spec", lambda name: object())
     set_socks_aside()
     assert os.environ["ALL_PROXY"] == "socks5://127.0.0.1:9"
     check_socks(ELSEWHERE, "Prefect's client", "socksio")

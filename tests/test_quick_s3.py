@@ -1,4 +1,4 @@
-"""infra/quick_s3.py: what it answers is what boto3 would; for anything else boto3 is asked."""
+"""infra/storage/s3_obstore.py: what it answers is what boto3 would; for anything else boto3 is asked."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from obstore.auth.boto3 import Boto3CredentialProvider
 
-import infra.quick_s3
-import infra.s3
+import infra.storage.s3
+import infra.storage.s3_obstore
 from cnn.errors import BadImage, SourceError
-from infra.quick_s3 import MOST_FAILURES, PLAIN, choose_reader, find_address
-from infra.s3 import S3Source
-from infra.storage import reuse_source
+from infra.storage.s3 import S3Source
+from infra.storage.s3_obstore import MOST_FAILURES, PLAIN, choose_reader, find_address
+from infra.storage.store import reuse_source
 
 NAMES = [
     "a.jpg",
@@ -41,11 +41,13 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Memory]:
     with run_faulty_s3() as (memory, environment):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(infra.s3, "CONFIG", infra.s3.CONFIG.merge(Config(retries={"total_max_attempts": 2})))
-        infra.s3.make_client.cache_clear()
+        monkeypatch.setattr(
+            infra.storage.s3, "CONFIG", infra.storage.s3.CONFIG.merge(Config(retries={"total_max_attempts": 2}))
+        )
+        infra.storage.s3.make_client.cache_clear()
         memory.reset({f"in/{name}": name.encode() * 9 for name in NAMES}, Fault())
         yield memory
-        infra.s3.make_client.cache_clear()
+        infra.storage.s3.make_client.cache_clear()
 
 
 @pytest.fixture
@@ -111,7 +113,7 @@ def test_after_too_many_failures_boto3_does_it_all(source: S3Source, memory: Mem
 
 
 def test_a_large_object_is_left_to_boto3(source: S3Source, memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(infra.quick_s3, "MOST_BYTES", 3)
+    monkeypatch.setattr(infra.storage.s3_obstore, "MOST_BYTES", 3)
     assert read(source, "a.jpg", b"a.jpg" * 9)
     assert memory.passed == 2
 
@@ -161,7 +163,7 @@ def test_threads_that_read_at_once_choose_one_reader(source: S3Source, monkeypat
         chosen.append(choose_reader(client, bucket))
         return chosen[-1]
 
-    monkeypatch.setattr(infra.quick_s3, "choose_reader", count)
+    monkeypatch.setattr(infra.storage.s3_obstore, "choose_reader", count)
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(lambda _: read(source, "a.jpg", b"a.jpg" * 9), range(40)))
     assert len(chosen) == 1

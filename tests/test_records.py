@@ -20,7 +20,7 @@ from cnn.dataset.tfrecord import (
     relabel_record,
 )
 from cnn.errors import IntegrityError
-from infra.storage import open_store
+from infra.storage.store import open_store
 from tasks.shards import ShardWriter
 
 KEY = "0123456789abcdef" * 4

@@ -16,7 +16,7 @@ from cnn.errors import BudgetError, StorageError
 from cnn.images.read import ImageSpec
 from flows.cli import app
 from flows.prepare import find_doubts
-from infra.storage import open_source, open_store
+from infra.storage.store import open_source, open_store
 from tasks.collecting import collect_garbage
 from tasks.listing import companion_rule, describe_excluded, list_source
 from tasks.preparing import Preparation, list_files

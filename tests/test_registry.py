@@ -19,7 +19,7 @@ from registries import METRICS, make_bundle, open_registry, register
 import cnn
 from cnn.errors import IntegrityError, RegistryError, ServerError, StorageError
 from cnn.inference.bundle import INFO, ONNX
-from infra.registry import SCORING_PACKAGES, Registry, _explained_scratch, resolve_tracking
+from infra.registry.registry import SCORING_PACKAGES, Registry, _explained_scratch, resolve_tracking
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +258,7 @@ def test_the_database_lets_readers_work_beside_a_writer(registry: Registry) -> N
 
 def test_the_module_loads_without_mlflow_and_works_without_chatter(tmp_path: Path) -> None:
     code = (
-        "import sys, infra.registry as r; assert 'mlflow' not in sys.modules; "
+        "import sys, infra.registry.registry as r; assert 'mlflow' not in sys.modules; "
         "x = r.Registry(*r.resolve_tracking(sys.argv[1])); x.finish_run(x.start_run('a', 'b' * 64, {}), 'FINISHED')"
     )
     done = subprocess.run(

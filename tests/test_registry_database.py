@@ -13,13 +13,13 @@ import pytest
 from registries import make_bundle, open_registry, register
 
 from cnn.errors import StorageError
-from infra.registry import Registry, _read_schema, import_mlflow, resolve_tracking
-from infra.registry_database import prepare_database, read_tables
+from infra.registry.database import prepare_database, read_tables
+from infra.registry.registry import Registry, _read_schema, import_mlflow, resolve_tracking
 
 ONE_AFTER_IMPORT = """
 import os, sys
 from pathlib import Path
-from infra.registry import Registry, import_mlflow, resolve_tracking
+from infra.registry.registry import Registry, import_mlflow, resolve_tracking
 import_mlflow()
 from mlflow.store.tracking import sqlalchemy_store  # what every process loads, before they start together
 waiting, start = os.pipe()
@@ -162,7 +162,7 @@ def test_a_repair_that_is_killed_leaves_the_database_as_it_was(
     run_sql(workspace, "CREATE TABLE _alembic_tmp_runs (x)")
     tables = read_tables(workspace / "mlflow/mlflow.db")
     with monkeypatch.context() as patch:
-        patch.setattr("infra.registry_database._keep_copy", lambda *a: pytest.fail("killed here"))
+        patch.setattr("infra.registry.database._keep_copy", lambda *a: pytest.fail("killed here"))
         with pytest.raises(pytest.fail.Exception):
             open_told(workspace)[0].warm_up()
     assert read_tables(workspace / "mlflow/mlflow.db") == tables

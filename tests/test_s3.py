@@ -12,11 +12,11 @@ from botocore.exceptions import IncompleteReadError
 from botocore.response import StreamingBody
 from botocore.stub import Stubber
 
-import infra.s3
+import infra.storage.s3
 from cnn.errors import BadImage, ConfigError, SourceError, StorageError
-from infra.entries import MOST_BYTES, Entry
-from infra.s3 import make_client, split_uri
-from infra.storage import Source, Store, open_source, open_store
+from infra.storage.entry import MOST_BYTES, Entry
+from infra.storage.s3 import make_client, split_uri
+from infra.storage.store import Source, Store, open_source, open_store
 
 SECRET = "hunter2-secret"
 KEY = "AKIAHUNTER2"
@@ -29,7 +29,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stubber]:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     make_client.cache_clear()
     client = make_client((("AWS_REGION", "eu-west-1"),))
-    monkeypatch.setattr(infra.s3, "make_client", lambda environment: client)
+    monkeypatch.setattr(infra.storage.s3, "make_client", lambda environment: client)
     with Stubber(client) as stubber:
         yield stubber
         stubber.assert_no_pending_responses()
@@ -147,13 +147,13 @@ def test_a_refused_conditional_write_lost_unless_the_bytes_there_are_its_own(
 
 
 def test_a_server_without_conditional_writes_is_told_of_once(stub: Stubber, caplog: pytest.LogCaptureFixture) -> None:
-    infra.s3.tell_once.cache_clear()
+    infra.storage.s3.tell_once.cache_clear()
     for _ in range(2):
         stub.add_response("get_object", an_answer(b"1"))
         stub.add_client_error("put_object", "NotImplemented", http_status_code=501)
         stub.add_response("put_object", {})
         assert open_store("s3://bucket").write_if("p", b"2", b"1")
-    assert [record.message for record in caplog.records if record.name == "infra.s3"] == [
+    assert [record.message for record in caplog.records if record.name == "infra.storage.s3"] == [
         "bucket bucket knows no conditional writes; of two writers at once, the last one wins"
     ]
 
@@ -197,7 +197,9 @@ def read_anything(source: Source | Store) -> str:
 
 
 def test_a_server_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch, unused_port: int) -> None:
-    monkeypatch.setattr(infra.s3, "CONFIG", infra.s3.CONFIG.merge(Config(retries={"total_max_attempts": 1})))
+    monkeypatch.setattr(
+        infra.storage.s3, "CONFIG", infra.storage.s3.CONFIG.merge(Config(retries={"total_max_attempts": 1}))
+    )
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:{SECRET}@127.0.0.1:{unused_port}")
@@ -240,7 +242,7 @@ def test_an_object_too_large_to_be_a_picture_is_told_and_never_fetched(
     page["Contents"][0]["Size"] = MOST_BYTES + 1
     stub.add_response("list_objects_v2", page)
     assert [entry.problem for entry in open_source("s3://bucket/in").list()] == ["too_large"]
-    monkeypatch.setattr(infra.s3, "MOST_BYTES", 4)
+    monkeypatch.setattr(infra.storage.s3, "MOST_BYTES", 4)
     stub.add_response("get_object", an_answer(b"12345"))
     with pytest.raises(BadImage, match="too_large: 5 bytes"):  # it was smaller when it was listed
         open_source("s3://bucket").read("x")

@@ -9,9 +9,9 @@ from faults import TALLY, is_fit
 from faulty_s3 import BUCKET, Fault, Memory, run_faulty_s3
 from scenes import Scene, Told, assert_nothing_lost, make_changed, make_fresh, prepare_told, restart, silent
 
-import infra.s3
+import infra.storage.s3
 from cnn.errors import SafelightError, StorageError
-from infra.storage import Store, open_store
+from infra.storage.store import Store, open_store
 from tasks.collecting import collect_garbage
 
 WORK = f"s3://{BUCKET}/work"
@@ -39,15 +39,17 @@ def memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Memory]:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("SAFELIGHT_HOME", str(tmp_path / "home"))  # a cache of its own
-        infra.s3.make_client.cache_clear()
+        infra.storage.s3.make_client.cache_clear()
         yield memory
-        infra.s3.make_client.cache_clear()
+        infra.storage.s3.make_client.cache_clear()
 
 
 @pytest.fixture
 def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every fault is met by Safelight itself, none by botocore."""
-    monkeypatch.setattr(infra.s3, "CONFIG", infra.s3.CONFIG.merge(Config(retries={"total_max_attempts": 1})))
+    monkeypatch.setattr(
+        infra.storage.s3, "CONFIG", infra.storage.s3.CONFIG.merge(Config(retries={"total_max_attempts": 1}))
+    )
 
 
 def files_of(scene: Scene) -> dict[str, bytes]:

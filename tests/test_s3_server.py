@@ -7,9 +7,9 @@ import boto3
 import pytest
 from boto3.s3.transfer import TransferConfig
 
-import infra.s3
+import infra.storage.s3
 from cnn.errors import BadImage, SourceError, StorageError
-from infra.storage import Store, open_source, open_store
+from infra.storage.store import Store, open_source, open_store
 
 pytestmark = pytest.mark.integration
 SECRET = "hunter2-secret"
@@ -65,7 +65,7 @@ def test_a_big_file_goes_up_in_parts_and_comes_back_whole(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transfer = TransferConfig(multipart_threshold=1 << 20, multipart_chunksize=5 << 20)
-    monkeypatch.setattr(infra.s3, "TRANSFER", transfer)
+    monkeypatch.setattr(infra.storage.s3, "TRANSFER", transfer)
     data = os.urandom(11 << 20)
     (tmp_path / "big").write_bytes(data)
     store.put_file("big", tmp_path / "big")
@@ -74,7 +74,7 @@ def test_a_big_file_goes_up_in_parts_and_comes_back_whole(
 
 
 def test_write_if_writes_only_over_what_was_expected(store: Store, caplog: pytest.LogCaptureFixture) -> None:
-    infra.s3.tell_once.cache_clear()
+    infra.storage.s3.tell_once.cache_clear()
     assert not store.write_if("p", b"1", b"0")
     assert not store.exists("p")
     assert store.write_if("p", b"1", None)

@@ -13,8 +13,8 @@ from faults import TALLY, is_fit
 from faulty_s3 import BUCKET, Fault, Memory, run_faulty_s3
 from steps import make_job, prepare, rows_of, run_job, write_photos
 
-import infra.quick_s3
-import infra.s3
+import infra.storage.s3
+import infra.storage.s3_obstore
 from cnn.dataset.manifest import Manifest
 from cnn.errors import SafelightError
 
@@ -39,10 +39,10 @@ def memory(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> I
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("AWS_RESPONSE_CHECKSUM_VALIDATION", request.param)
-        monkeypatch.setattr(infra.quick_s3, "MOST_FAILURES", 10**6)
-        infra.s3.make_client.cache_clear()
+        monkeypatch.setattr(infra.storage.s3_obstore, "MOST_FAILURES", 10**6)
+        infra.storage.s3.make_client.cache_clear()
         yield memory
-        infra.s3.make_client.cache_clear()
+        infra.storage.s3.make_client.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,9 @@ def try_every(memory: Memory, files: dict[str, bytes], folder: Path, kind: str, 
     """Let every `step`-th request of a preparation go wrong; returns how many runs that was."""
     memory.reset(files, Fault())
     quick = os.environ["AWS_RESPONSE_CHECKSUM_VALIDATION"] == "when_required"
-    assert (infra.quick_s3.choose_reader(infra.s3.S3Source(SOURCE)._client, BUCKET) is not None) == quick
+    assert (
+        infra.storage.s3_obstore.choose_reader(infra.storage.s3.S3Source(SOURCE)._client, BUCKET) is not None
+    ) == quick
     _, wanted = prepare(SOURCE, folder / "wanted", budget=1.0)
     asked, numbers = memory.passed, range(1, memory.passed + 1, step)
     assert asked > FILES

@@ -194,7 +194,7 @@ def serve(place: Place, log: Path, *words: str) -> Iterator["subprocess.Popen[by
 
 @contextmanager
 def work_pool(place: Place, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """The deployments of infra/prefect.yaml with this place's parameters and schedules of seconds, and a worker."""
+    """The deployments of infra/deploy/prefect.yaml with this place's parameters and schedules of seconds, and a worker."""
     content = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text("utf-8"))
     content["deployments"] = [item for item in content["deployments"] if item["name"] in ("nightly", "hourly")]
     for item, source in zip(content["deployments"], (place.photos, place.inbox), strict=True):

@@ -23,7 +23,7 @@ from cnn.errors import BadImage, IntegrityError, RegistryError
 from cnn.images.read import ImageSpec
 from cnn.inference.bundle import BundleInfo
 from cnn.models.architecture import ModelSpec
-from infra.storage import Entry, Source, open_source, open_store
+from infra.storage.store import Entry, Source, open_source, open_store
 from tasks.deep_images import DeepCounts
 from tasks.planning import Chunk, Item
 from tasks.predictions import from_part, to_rows_table, write_predictions

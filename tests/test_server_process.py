@@ -20,21 +20,10 @@ import pytest
 from browsers import look_for, require_chromium
 from conftest import MakeImageFolder
 
-import infra.server_process
+import infra.server.process
 from cnn.errors import ServerError
-from infra.home import state_dir
-from infra.server_process import (
-    CLIENTS,
-    LOG,
-    LOGS_KEPT,
-    QUEUE,
-    STATE,
-    has_visitor,
-    lock_alone,
-    rotate_log,
-    watch_server,
-)
-from infra.servers import (
+from infra.machine.user_dirs import state_dir
+from infra.server.prefect_server import (
     CALM,
     ServerSpec,
     ServerState,
@@ -45,6 +34,17 @@ from infra.servers import (
     start_server,
     stop_server,
     use_server,
+)
+from infra.server.process import (
+    CLIENTS,
+    LOG,
+    LOGS_KEPT,
+    QUEUE,
+    STATE,
+    has_visitor,
+    lock_alone,
+    rotate_log,
+    watch_server,
 )
 
 
@@ -68,7 +68,7 @@ def watch(folder: Path, ticks: Ticks, visits: Collection[float] = ()) -> float |
     ended: list[float] = []
     with suppress(TimeoutError), pytest.MonkeyPatch.context() as patch:
         seen = "has_visitor", lambda port: any(ticks.now - 60 < visit <= ticks.now for visit in visits)
-        patch.setattr(infra.server_process, *seen)
+        patch.setattr(infra.server.process, *seen)
         watch_server(folder, 1, lambda: ended.append(ticks.now), lambda: ticks.now, ticks.pause)
     return ended[0] if ended else None
 
@@ -145,7 +145,7 @@ def test_a_visitor_is_seen_while_connected_and_for_a_while_after() -> None:
 
 
 def test_a_long_log_is_set_aside_and_few_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(infra.server_process, "LOG_BYTES", 10)
+    monkeypatch.setattr(infra.server.process, "LOG_BYTES", 10)
     log = tmp_path / LOG
     assert not rotate_log(log)  # there is none
     for number in range(6):
@@ -164,8 +164,8 @@ def test_a_long_log_is_set_aside_and_few_are_kept(tmp_path: Path, monkeypatch: p
 def test_a_server_that_runs_for_weeks_goes_on_in_a_new_log(tmp_path: Path) -> None:
     script = f"""
 import os, sys
-sys.path.insert(0, {str(Path(infra.server_process.__file__).parents[1])!r})
-import infra.server_process as process
+sys.path.insert(0, {str(Path(infra.server.process.__file__).parents[1])!r})
+import infra.server.process as process
 from pathlib import Path
 process.LOG_BYTES = 1000
 for number in range(20):
@@ -194,7 +194,7 @@ def own_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_log_of_the_last_server_is_there_after_a_restart(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(infra.server_process, "__file__", "/nowhere.py")
+    monkeypatch.setattr(infra.server.process, "__file__", "/nowhere.py")
     for _ in range(2):
         with pytest.raises(ServerError, match="ended while it started"):
             start_server()
@@ -217,8 +217,8 @@ def test_the_port_that_was_asked_for_is_told_when_the_server_runs_on_another(
     own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = ServerState(1, "", 4205, "http://127.0.0.1:4205/api", "3", "", 60.0)
-    monkeypatch.setattr(infra.servers, "server_status", lambda: state)
-    monkeypatch.setattr(infra.servers, "wait_for_server", lambda state: state)
+    monkeypatch.setattr(infra.server.prefect_server, "server_status", lambda: state)
+    monkeypatch.setattr(infra.server.prefect_server, "wait_for_server", lambda state: state)
     said: list[str] = []
     assert ensure_prefect_server(said.append, ServerSpec(port=4300)) == state.url
     assert said == [
@@ -231,8 +231,8 @@ def test_up_keeps_a_server_that_a_command_started(own_home: Path, monkeypatch: p
     state = ServerState(1, "", 4205, "http://127.0.0.1:4205/api", "3", "", 60.0)
     own_home.mkdir(exist_ok=True)
     (own_home / STATE).write_text(json.dumps(asdict(state)))
-    monkeypatch.setattr(infra.servers, "server_status", lambda: state)
-    monkeypatch.setattr(infra.servers, "wait_for_server", lambda state: state)
+    monkeypatch.setattr(infra.server.prefect_server, "server_status", lambda: state)
+    monkeypatch.setattr(infra.server.prefect_server, "wait_for_server", lambda state: state)
     assert ensure_prefect_server(pytest.fail) == state.url
     assert json.loads((own_home / STATE).read_text())["idle_minutes"] == 60.0
     assert ensure_prefect_server(pytest.fail, stay=True) == state.url
@@ -253,7 +253,7 @@ def test_a_server_that_was_asked_to_stay_meanwhile_is_started_again_when_it_dies
         return again
 
     monkeypatch.setattr(os, "killpg", lambda pid, number: None)
-    monkeypatch.setattr(infra.servers, "_launch", launch)
+    monkeypatch.setattr(infra.server.prefect_server, "_launch", launch)
     assert revive_server(state) == again
     assert asked == [(own_home, 4205, None)]
     (own_home / STATE).unlink()
@@ -265,7 +265,7 @@ def test_a_command_that_names_the_local_server_by_its_address_uses_it_too(
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
         state = ServerState(1, "", 1, url, "3", "", 60.0)
-        monkeypatch.setattr(infra.servers, "server_status", lambda: state)
+        monkeypatch.setattr(infra.server.prefect_server, "server_status", lambda: state)
         monkeypatch.setenv("PREFECT_API_URL", url)
         assert ensure_prefect_server(pytest.fail) == url
         assert lock_alone(own_home / CLIENTS) is None
@@ -275,15 +275,15 @@ def test_a_command_that_names_the_local_server_by_its_address_uses_it_too(
         handle = lock_alone(own_home / CLIENTS)
         assert handle is not None
         os.close(handle)
-        monkeypatch.setattr(infra.servers, "server_status", lambda: None)
+        monkeypatch.setattr(infra.server.prefect_server, "server_status", lambda: None)
 
 
 def test_the_calmed_loops_are_the_servers_own() -> None:
     """Both Prefect and its queue have what is set here, and take it; a new version that does not is told by this."""
     script = f"""
 import json, sys
-sys.path.insert(0, {str(Path(infra.server_process.__file__).parents[1])!r})
-from infra.server_process import calm_queue
+sys.path.insert(0, {str(Path(infra.server.process.__file__).parents[1])!r})
+from infra.server.process import calm_queue
 calm_queue()
 from inspect import signature
 from docket import Worker
@@ -364,8 +364,8 @@ def test_a_stuck_server_ends_all_the_same(tmp_path: Path) -> None:
     """A server that does not heed SIGTERM would hold the lock that commands wait for."""
     script = f"""
 import signal, sys
-sys.path.insert(0, {str(Path(infra.server_process.__file__).parents[1])!r})
-import infra.server_process as process
+sys.path.insert(0, {str(Path(infra.server.process.__file__).parents[1])!r})
+import infra.server.process as process
 process.END_SECONDS = 0.1
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 process.end_process()

@@ -21,11 +21,10 @@ from typing import Any
 import psutil
 import pytest
 
-import infra.servers
+import infra.server.prefect_server
 from cnn.errors import ServerError
-from infra.entries import redact_text
-from infra.home import state_dir
-from infra.servers import (
+from infra.machine.user_dirs import state_dir
+from infra.server.prefect_server import (
     ServerState,
     ensure_prefect_server,
     find_prefect_api,
@@ -36,6 +35,7 @@ from infra.servers import (
     stop_server,
     wait_for_server,
 )
+from infra.storage.entry import redact_text
 
 SLEEPER = "import signal, sys, time; signal.signal(signal.SIGTERM, signal.{}); print('up', flush=True); time.sleep(600)"
 
@@ -61,9 +61,9 @@ def start_sleeper(on_terminate: str, port: int) -> Iterator[ServerState]:
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        birth = infra.servers._read_birth(process.pid)
+        birth = infra.server.prefect_server._read_birth(process.pid)
         url = f"http://127.0.0.1:{port}/api"
-        infra.servers._children[process.pid] = process
+        infra.server.prefect_server._children[process.pid] = process
         yield ServerState(process.pid, birth, port, url, version("prefect"), "server.log")
         process.kill()
 
@@ -195,7 +195,7 @@ def test_a_program_that_speaks_no_http_is_told(monkeypatch: pytest.MonkeyPatch) 
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
         thread = threading.Thread(target=greet)
         thread.start()
-        assert not infra.servers._answers(ServerState(1, "", 0, url, "", ""))
+        assert not infra.server.prefect_server._answers(ServerState(1, "", 0, url, "", ""))
         socket.create_connection(listener.getsockname()).close()
         thread.join()
 
@@ -289,7 +289,7 @@ def test_a_server_is_known_after_the_clock_was_set(sleeper: ServerState, monkeyp
 def test_a_process_that_ended_is_no_server(sleeper: ServerState) -> None:
     keep(sleeper)
     os.kill(sleeper.pid, signal.SIGKILL)
-    infra.servers._children[sleeper.pid].wait(10)
+    infra.server.prefect_server._children[sleeper.pid].wait(10)
     assert server_status() is None
 
 
@@ -312,10 +312,10 @@ def test_stopping_ends_the_process(sleeper: ServerState) -> None:
 def test_a_process_that_does_not_end_when_asked_is_made_to(
     stubborn: ServerState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(infra.servers, "STOP_SECONDS", 0.3)
+    monkeypatch.setattr(infra.server.prefect_server, "STOP_SECONDS", 0.3)
     keep(stubborn)
     assert stop_server()
-    assert not infra.servers._is_running(stubborn)
+    assert not infra.server.prefect_server._is_running(stubborn)
 
 
 # --- starting --------------------------------------------------------------------------------------------------------
@@ -324,7 +324,7 @@ def test_a_process_that_does_not_end_when_asked_is_made_to(
 def test_a_server_that_never_answers_is_stopped_and_its_log_named(sleeper: ServerState) -> None:
     with pytest.raises(ServerError, match=r"did not answer within 0 s; see server\.log"):
         wait_for_server(sleeper, seconds=0.2)
-    assert not infra.servers._is_running(sleeper)
+    assert not infra.server.prefect_server._is_running(sleeper)
 
 
 def test_a_server_that_ends_while_it_starts_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,16 +339,16 @@ def test_a_server_that_ends_while_it_starts_is_told(monkeypatch: pytest.MonkeyPa
 def test_another_port_is_taken_when_the_usual_one_is_not_free(
     monkeypatch: pytest.MonkeyPatch, unused_port: int
 ) -> None:
-    monkeypatch.setattr(infra.servers, "USUAL_PORT", unused_port)
-    assert infra.servers._choose_port() == unused_port
+    monkeypatch.setattr(infra.server.prefect_server, "USUAL_PORT", unused_port)
+    assert infra.server.prefect_server._choose_port() == unused_port
     with socket.create_server(("127.0.0.1", unused_port)):
-        assert infra.servers._choose_port() not in (unused_port, 0)
+        assert infra.server.prefect_server._choose_port() not in (unused_port, 0)
 
 
 def test_the_server_gets_no_setting_that_is_meant_for_another(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://elsewhere/api")
     monkeypatch.setenv("PREFECT_API_KEY", "hunter2")
-    environment = infra.servers._environment(tmp_path, 4200)
+    environment = infra.server.prefect_server._environment(tmp_path, 4200)
     assert "hunter2" not in environment.values()
     assert "PREFECT_API_URL" not in environment
     assert environment["PATH"] == os.environ["PATH"]

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from cnn.errors import SourceError
 from flows.cli import app
 from flows.prepare import find_doubts
-from infra.storage import open_source, open_store
+from infra.storage.store import open_source, open_store
 from tasks.inventory import take_inventory
 from tasks.layout import iterate_labelled
 from tasks.listing import list_source

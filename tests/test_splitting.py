@@ -14,7 +14,7 @@ from listings import make_rows
 from steps import prepare, rows_of, write_image, write_photos
 
 from cnn.dataset.manifest import SPLITS, LedgerRef, Manifest, SplitSpec
-from infra.storage import open_store
+from infra.storage.store import open_store
 from tasks.building import choose_split
 from tasks.ledger import ADDED, to_parquet
 from tasks.publishing import Latest, manifest_path, point_to, read_ledger

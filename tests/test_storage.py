@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn.errors import ConfigError, SourceError, StorageError
-from infra.storage import open_source, open_store, redact
+from infra.storage.store import open_source, open_store, redact
 
 Unprivileged = Callable[[], AbstractContextManager[None]]
 

@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-import infra.cluster
+import infra.cluster.dask
 from cnn.errors import ServerError
-from infra.cluster import ClusterSpec, open_cluster, run_chunks
+from infra.cluster.dask import ClusterSpec, open_cluster, run_chunks
 
 SCRIPT = """
 import sys
@@ -99,7 +99,7 @@ def test_chunks_run_over_tls(scheduler: str, identity: dict[str, str]) -> None:
 def test_a_stranger_with_an_authority_of_its_own_is_refused(
     scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(infra.cluster, "CONNECT_SECONDS", 2)
+    monkeypatch.setattr(infra.cluster.dask, "CONNECT_SECONDS", 2)
     theirs = make_identity(tmp_path / "theirs", "theirs")
     message = r"no Dask scheduler answers at tls://127\.0\.0\.1"
     with (
@@ -111,7 +111,7 @@ def test_a_stranger_with_an_authority_of_its_own_is_refused(
 
 
 def test_plain_tcp_does_not_reach_a_tls_scheduler(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(infra.cluster, "CONNECT_SECONDS", 2)
+    monkeypatch.setattr(infra.cluster.dask, "CONNECT_SECONDS", 2)
     plain = ClusterSpec(address=scheduler.replace("tls://", "tcp://"))
     with pytest.raises(ServerError, match="no Dask scheduler answers"), open_cluster(plain):
         pass

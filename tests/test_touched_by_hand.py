@@ -16,9 +16,9 @@ import flows.train
 from cnn.errors import RegistryError
 from flows.config import Config
 from flows.train import gate_stage
-from infra import moves
-from infra.registry import Registry
-from infra.versions import read_version
+from infra.registry.registry import Registry
+from infra.registry.registry import history as moves
+from infra.registry.versions import read_version
 from tasks.promoting import Verdict, read_verdict
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -15,7 +15,7 @@ from cnn.dataset.manifest import Manifest
 from cnn.evaluation.metrics import Evaluation, evaluate_probabilities
 from flows.reports import GateReport
 from flows.train import describe_evaluation, register_stage, tell_verdict
-from infra.storage import open_store
+from infra.storage.store import open_store
 from tasks.overlap import list_seen
 from tasks.promoting import JUDGED_ON, UNJUDGED
 from tasks.training import doubt_validation

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from cnn.errors import RegistryError, StorageError
-from infra import training_lock
-from infra.training_lock import DEAD_SECONDS, PREFIX, Lease, Waiting, hold_training_lock
+from infra.registry.registry import training_lock
+from infra.registry.training_lock import DEAD_SECONDS, PREFIX, Lease, Waiting, hold_training_lock
 
 
 class SharedTags:

@@ -10,8 +10,8 @@ from runners import Runner, open_runner
 from scenes import Scene, Told, assert_nothing_lost, check_versions, left_over, make_changed, make_fresh, restart
 
 from cnn.errors import StorageError
-from infra.storage import open_store
-from infra.unfinished import sweep_scratch
+from infra.storage.scratch import sweep_scratch
+from infra.storage.store import open_store
 from tasks.collecting import collect_garbage
 from tasks.publishing import read_manifest
 

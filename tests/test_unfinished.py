@@ -1,4 +1,4 @@
-"""infra/unfinished.py: what dead writers left goes, what living ones hold stays, whatever their process ids are."""
+"""infra/storage/scratch.py: what dead writers left goes, what living ones hold stays, whatever their process ids are."""
 
 import os
 import signal
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-import infra.unfinished
-from infra.storage import open_store
-from infra.unfinished import BESIDE, SCRATCH, Scratch, open_scratch, remove_left, sweep_scratch
+import infra.storage.scratch
+from infra.storage.scratch import BESIDE, SCRATCH, Scratch, open_scratch, remove_left, sweep_scratch
+from infra.storage.store import open_store
 
 WRITER = """
 import sys
 from pathlib import Path
-from infra.unfinished import Scratch
+from infra.storage.scratch import Scratch
 scratch = Scratch(Path(sys.argv[1]) / "tmp")
 print(scratch.path, flush=True)
 sys.stdin.read()
@@ -56,7 +56,7 @@ def test_what_another_machine_writes_is_left_alone_for_a_day(tmp_path: Path) -> 
 
 
 def test_where_there_are_no_locks_only_old_files_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(infra.unfinished, "_lock", lambda handle, how: False)
+    monkeypatch.setattr(infra.storage.scratch, "_lock", lambda handle, how: False)
     scratch = Scratch(tmp_path / SCRATCH)
     assert sweep_scratch(tmp_path) == 0
     os.utime(scratch.path, (0, 0))
@@ -68,7 +68,7 @@ def test_a_sweeper_between_making_and_locking_costs_the_writer_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    real = infra.unfinished._lock
+    real = infra.storage.scratch._lock
 
     def race(handle: int, how: int) -> bool:
         if not seen:
@@ -76,7 +76,7 @@ def test_a_sweeper_between_making_and_locking_costs_the_writer_nothing(
             assert sweep_scratch(tmp_path) == 1  # it saw a file that nobody held yet
         return real(handle, how)
 
-    monkeypatch.setattr(infra.unfinished, "_lock", race)
+    monkeypatch.setattr(infra.storage.scratch, "_lock", race)
     with open_scratch(tmp_path) as scratch:
         assert scratch.path.exists()
 

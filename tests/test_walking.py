@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn.errors import BadImage, SourceError
-from infra.storage import open_source, open_store
-from infra.walking import walk_folder
+from infra.storage.store import open_source, open_store
+from infra.storage.walk import walk_folder
 
 Unprivileged = Callable[[], AbstractContextManager[None]]
 NAMES = st.text(alphabet="ab.-!é~", min_size=1, max_size=3).filter(lambda name: name not in (".", ".."))

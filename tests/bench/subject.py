@@ -19,8 +19,8 @@ from cnn.dataset.manifest import SplitSpec
 from cnn.images.augment import AugmentSpec
 from cnn.images.read import ImageSpec, read_image
 from flows.crew import Crew, hire_crew
-from infra.cluster import ClusterSpec
-from infra.storage import open_source, reuse_source
+from infra.cluster.dask import ClusterSpec
+from infra.storage.store import open_source, reuse_source
 from tasks.building import BuildSpec
 from tasks.finishing import finish_version
 from tasks.planning import ChunkSpec

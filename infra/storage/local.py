@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cnn.errors import BadImage, SourceError, StorageError
-from infra.disk_faults import explained
-from infra.entries import MOST_BYTES, Entry, check_name
-from infra.unfinished import BESIDE, SCRATCH, Scratch, make_folder, sync
-from infra.walking import is_inside, open_unseen, walk_folder
+from infra.storage.disk_errors import explained
+from infra.storage.entry import MOST_BYTES, Entry, check_name
+from infra.storage.scratch import BESIDE, SCRATCH, Scratch, make_folder, sync
+from infra.storage.walk import is_inside, open_unseen, walk_folder
 
 FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 REASONS = {
@@ -27,7 +27,7 @@ REASONS = {
 
 
 class LocalSource:
-    """A folder that is only read; see `infra.storage.Source`."""
+    """A folder that is only read; see `infra.storage.store.Source`."""
 
     is_local = True
 
@@ -43,14 +43,14 @@ class LocalSource:
             raise SourceError(f"{folder} cannot be read: permission denied; give this user read access to it")
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """See `infra.storage.Source`."""
+        """See `infra.storage.store.Source`."""
         try:
             yield from walk_folder(self._root, prefix)
         except OSError as error:
             raise SourceError(_explain_source(self.uri, error)) from None
 
     def read(self, path: str, stamp: str = "") -> bytes:
-        """See `infra.storage.Source`."""
+        """See `infra.storage.store.Source`."""
         for _ in range(2):
             data = self._read_once(path)
             if data is not None:
@@ -58,7 +58,7 @@ class LocalSource:
         raise BadImage("changed_during_read", "its size or time changed while it was read, twice")
 
     def uri_of(self, path: str) -> str:
-        """See `infra.storage.Source`."""
+        """See `infra.storage.store.Source`."""
         return os.path.join(self.uri, path)
 
     def _read_once(self, path: str) -> bytes | None:
@@ -112,7 +112,7 @@ def _explain_source(folder: object, error: OSError) -> str:
 
 
 class LocalStore:
-    """A workspace folder; see `infra.storage.Store`."""
+    """A workspace folder; see `infra.storage.store.Store`."""
 
     is_local = True
 
@@ -123,20 +123,20 @@ class LocalStore:
             raise StorageError(f"{folder} is a file, no workspace; choose another workspace")
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """See `infra.storage.Store`."""
+        """See `infra.storage.store.Store`."""
         if not self.root.exists():
             return
         with explained("list", self.root):
             yield from walk_folder(self.uri, prefix)
 
     def read(self, path: str) -> bytes:
-        """See `infra.storage.Store`."""
+        """See `infra.storage.store.Store`."""
         place = self._place(path)
         with explained("read", place):
             return place.read_bytes()
 
     def write(self, path: str, data: bytes) -> None:
-        """See `infra.storage.Store`."""
+        """See `infra.storage.store.Store`."""
         self.write_with(path, lambda temporary: _write_all(temporary, data))
 
     def write_with(self, path: str, save: Callable[[Path], None]) -> None:
@@ -152,7 +152,7 @@ class LocalStore:
                 _replace(place, Scratch(place.parent, BESIDE), save)  # a link leads to another disk
 
     def write_if(self, path: str, data: bytes, expected: bytes | None) -> bool:
-        """See `infra.storage.Store`."""
+        """See `infra.storage.store.Store`."""
         place = self._place(path)
         with explained("write", place):
             make_folder(place.parent)
@@ -164,11 +164,11 @@ class LocalStore:
                 return True
 
     def put_file(self, path: str, local: Path) -> None:
-        """See `infra.storage.Store`. A copy, no link: later writes to `local` must not show here."""
+        """See `infra.storage.store.Store`. A copy, no link: later writes to `local` must not show here."""
         self.write_with(path, lambda temporary: _copy(local, temporary))
 
     def take_file(self, path: str, local: Path) -> None:
-        """See `infra.storage.Store`. A file of the same disk is renamed, another one is copied and removed."""
+        """See `infra.storage.store.Store`. A file of the same disk is renamed, another one is copied and removed."""
         place = self._place(path)
         with explained("write", place):
             make_folder(place.parent)
@@ -184,26 +184,26 @@ class LocalStore:
                 sync(place.parent)
 
     def fetch(self, path: str) -> Path:
-        """See `infra.storage.Store`."""
+        """See `infra.storage.store.Store`."""
         place = self._place(path)
         with explained("read", place):
             place.stat()
         return place
 
     def exists(self, path: str) -> bool:
-        """See `infra.storage.Store`."""
+        """See `infra.storage.store.Store`."""
         place = self._place(path)
         with explained("read", place):
             return place.is_file()
 
     def delete(self, path: str) -> None:
-        """See `infra.storage.Store`."""
+        """See `infra.storage.store.Store`."""
         place = self._place(path)
         with explained("delete", place):
             place.unlink(missing_ok=True)
 
     def uri_of(self, path: str) -> str:
-        """See `infra.storage.Store`."""
+        """See `infra.storage.store.Store`."""
         return str(self._place(path))
 
     def _place(self, path: str) -> Path:

@@ -8,8 +8,8 @@ from typing import Protocol
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from cnn.errors import ConfigError
-from infra.entries import Entry, check_name, read_variables, redact
-from infra.local import LocalSource, LocalStore
+from infra.storage.entry import Entry, check_name, read_variables, redact
+from infra.storage.local import LocalSource, LocalStore
 
 __all__ = [
     "Entry",
@@ -101,7 +101,7 @@ class Store(Protocol):
 def open_store(uri: str) -> Store:
     """The workspace at `uri`; a folder is created when something is written. Raises: ConfigError, StorageError."""
     if uri.startswith("s3://"):
-        from infra.s3 import S3Store
+        from infra.storage.s3 import S3Store
 
         return S3Store(uri)
     return LocalStore(parse_folder(uri))
@@ -110,7 +110,7 @@ def open_store(uri: str) -> Store:
 def open_source(uri: str) -> Source:
     """The source at `uri`, never written to. Raises: ConfigError, SourceError when it is no readable folder."""
     if uri.startswith("s3://"):
-        from infra.s3 import S3Source
+        from infra.storage.s3 import S3Source
 
         return S3Source(uri)
     return LocalSource(parse_folder(uri))

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnn.errors import StorageError
-from infra.disk_faults import explained
-from infra.storage import Store
-from infra.unfinished import BESIDE, NO_LOCKS, Scratch, remove_left, sweep_scratch
+from infra.storage.disk_errors import explained
+from infra.storage.scratch import BESIDE, NO_LOCKS, Scratch, remove_left, sweep_scratch
+from infra.storage.store import Store
 
 if TYPE_CHECKING:
-    from infra.s3 import S3Store
+    from infra.storage.s3 import S3Store
 
 SECOND = 1_000_000_000  # nanoseconds
 PROBE = "tmp/clock"
@@ -117,7 +117,7 @@ def drop_folder(store: Store, path: str) -> None:
 
 
 def _s3(store: Store) -> "S3Store":
-    from infra.s3 import S3Store
+    from infra.storage.s3 import S3Store
 
     if not isinstance(store, S3Store):
         raise TypeError(f"{store.uri} is no store that is known here")

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from infra.home import state_dir
-from infra.import_path import find_working_folder, order_folders, python_environment
-from infra.isolation import WORKER_NAME
+from infra.cluster.decoder_pool import WORKER_NAME
+from infra.machine.import_path import find_working_folder, order_folders, python_environment
+from infra.machine.user_dirs import state_dir
 
 FOLDERS = ("PYTHONPATH", "PYTHONSAFEPATH")  # what decides where a new process looks for modules
 
@@ -30,7 +30,7 @@ def without_interrupts() -> Iterator[None]:
 
 @contextmanager
 def safe_folders() -> Iterator[None]:
-    """Python processes started in the block look for no module in the working folder; see `infra.import_path`."""
+    """Python processes started in the block look for no module in the working folder; see `infra.machine.import_path`."""
     before = {name: os.environ.get(name) for name in FOLDERS}
     _set_variables({name: python_environment().get(name) for name in FOLDERS})
     try:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from infra.servers import ServerState, revive_server, server_status
+from infra.server.prefect_server import ServerState, revive_server, server_status
 
 REVIVALS = 3  # of a server that dies while a command uses it
 

@@ -1,13 +1,13 @@
 #!/bin/sh
 # A folder for the environment and lock files in; the environment with exactly those packages and this project out.
-#   infra/install.sh PYTHON ENVIRONMENT LOCK...
+#   infra/install/install.sh PYTHON ENVIRONMENT LOCK...
 #
-# uv installs (40 s from a cold cache where pip takes 160 s); it is pinned by hash in infra/bootstrap.lock and comes by
+# uv installs (40 s from a cold cache where pip takes 160 s); it is pinned by hash in infra/install/bootstrap.lock and comes by
 # pip. Where it cannot be had, or fails, pip installs the same lock. pip's settings for the index and the certificates
 # are handed on to uv, which does not read them.
 set -eu
 if [ $# -lt 3 ]; then
-    echo "usage: infra/install.sh PYTHON ENVIRONMENT LOCK..." >&2
+    echo "usage: infra/install/install.sh PYTHON ENVIRONMENT LOCK..." >&2
     exit 2
 fi
 python=$1
@@ -78,7 +78,7 @@ install_with_uv() {
     uv/ | uv/0) ;;
     *) return 1 ;;
     esac
-    run_pip install --quiet --only-binary :all: --require-hashes -r "$here/infra/bootstrap.lock" || return 1
+    run_pip install --quiet --only-binary :all: --require-hashes -r "$here/infra/install/bootstrap.lock" || return 1
     (hand_on_settings && "$environment/bin/uv" pip install --python "$environment/bin/python" \
         --require-hashes --compile-bytecode "$@")
 }
@@ -89,5 +89,5 @@ if ! install_with_uv "$@"; then
     run_pip install --require-hashes "$@"
 fi
 # The project itself, built by the locked setuptools: nothing is fetched without a hash.
-run_pip install --quiet --require-hashes -r "$here/infra/build.lock"
+run_pip install --quiet --require-hashes -r "$here/infra/install/build.lock"
 run_pip install --quiet --no-deps --no-build-isolation --no-index --editable "$here"

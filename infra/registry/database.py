@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cnn.errors import StorageError
-from infra.unfinished import NO_LOCKS
+from infra.storage.scratch import NO_LOCKS
 
 BUSY_SECONDS = 60.0  # a migration by another program that holds the database
 LEFT_OVER = "_alembic_tmp_"  # how the names of tables begin that a migration has not finished

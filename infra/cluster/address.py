@@ -5,7 +5,7 @@ import os
 from urllib.parse import urlsplit
 
 from cnn.errors import ConfigError
-from infra.entries import redact
+from infra.storage.entry import redact
 
 TRUST = "SAFELIGHT_TRUST_PLAIN_TCP"
 

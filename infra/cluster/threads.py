@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import TypeVar
 
-from infra.isolation import Isolation, adopt
+from infra.cluster.decoder_pool import Isolation, adopt
 
 T = TypeVar("T")
 R = TypeVar("R")

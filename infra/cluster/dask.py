@@ -17,12 +17,12 @@ from pydantic import Field
 
 from cnn.errors import InstallationError, SafelightError, ServerError
 from cnn.spec import Settings
-from infra.addresses import check_address
-from infra.entries import redact
-from infra.home import cache_dir
-from infra.memory_limits import is_short_of_memory
-from infra.spawning import bare_workers, without_interrupts
-from infra.threads import run_in_threads
+from infra.cluster.address import check_address
+from infra.cluster.spawn import bare_workers, without_interrupts
+from infra.cluster.threads import run_in_threads
+from infra.machine.memory_limits import is_short_of_memory
+from infra.machine.user_dirs import cache_dir
+from infra.storage.entry import redact
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -174,7 +174,7 @@ def call_packed(function: bytes, item: bytes) -> Any:
     """What a worker runs: the packed function on the packed item."""
     from distributed.protocol.pickle import loads
 
-    from infra.cluster.lean_arrow import leave_pandas_out
+    from infra.cluster.dask.lean_arrow import leave_pandas_out
 
     if OWN in os.environ:  # on a worker that others use too, pyarrow is left as it is
         leave_pandas_out()

@@ -4,7 +4,7 @@ MLflow is imported at the first call, not with this module (1.4 s); the first ca
 (2 s, once). `Registry.warm_up` does both, to be called in a thread while something else is under way.
 
 Tags of a version: `bundle` and `onnx` (sha256 of bundle.json and model.onnx), `dataset`, `dataset_digest`, `run_key`,
-`metric.<name>`, and what the gate said (`gate.verdict`, `gate.reasons`). Tags of a model: its moves (infra/moves.py).
+`metric.<name>`, and what the gate said (`gate.verdict`, `gate.reasons`). Tags of a model: its moves (infra/registry/history.py).
 """
 
 import random
@@ -22,17 +22,24 @@ from typing import Any
 import cnn
 from cnn.errors import RegistryError, SafelightError, ServerError, StorageError
 from cnn.inference.bundle import read_bundle
-from infra.bundles import bundle_tags, keep_bundle
-from infra.entries import redact_text as redact
-from infra.experiments import Experiments, ExperimentTags
-from infra.proxies import explain_proxy
-from infra.registry_database import Schema, lock_file, prepare_database
-from infra.tracking import check_name, database_path, flatten_parameters, is_server, locate_lock, silence_mlflow
-from infra.tracking import resolve_tracking as resolve_tracking
-from infra.training_lock import Lease, Waiting, hold_training_lock
-from infra.versions import CHALLENGER as CHALLENGER
-from infra.versions import CHAMPION as CHAMPION
-from infra.versions import METRIC, AbsentError, ExistsError, VersionInfo, Versions
+from infra.machine.proxies import explain_proxy
+from infra.registry.bundles import bundle_tags, keep_bundle
+from infra.registry.database import Schema, lock_file, prepare_database
+from infra.registry.experiments import Experiments, ExperimentTags
+from infra.registry.tracking import (
+    check_name,
+    database_path,
+    flatten_parameters,
+    is_server,
+    locate_lock,
+    silence_mlflow,
+)
+from infra.registry.tracking import resolve_tracking as resolve_tracking
+from infra.registry.training_lock import Lease, Waiting, hold_training_lock
+from infra.registry.versions import CHALLENGER as CHALLENGER
+from infra.registry.versions import CHAMPION as CHAMPION
+from infra.registry.versions import METRIC, AbsentError, ExistsError, VersionInfo, Versions
+from infra.storage.entry import redact_text as redact
 
 FIGURES = "figures"  # below the artifacts of a run
 DATA = "data/bundle"  # where a pyfunc model keeps the folder that was logged as `bundle`

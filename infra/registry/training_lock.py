@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from cnn.errors import RegistryError, SafelightError, StorageError
-from infra.unfinished import NO_LOCKS
+from infra.storage.scratch import NO_LOCKS
 
 PREFIX = "safelight.training."
 BEAT_SECONDS = 20.0

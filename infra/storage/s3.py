@@ -21,12 +21,12 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from cnn.errors import BadImage, ConfigError, SafelightError, SourceError, StorageError
-from infra.entries import MOST_BYTES, Entry, check_name, read_variables, redact, silence_clients
-from infra.home import cache_dir
-from infra.local import LocalStore
-from infra.proxies import check_socks, is_loopback
-from infra.quick_s3 import Choice
-from infra.s3_faults import CHANGED, MISSING, UNSUPPORTED, code_of, explain_fault, to_bad_image
+from infra.machine.proxies import check_socks, is_loopback
+from infra.machine.user_dirs import cache_dir
+from infra.storage.entry import MOST_BYTES, Entry, check_name, read_variables, redact, silence_clients
+from infra.storage.local import LocalStore
+from infra.storage.s3_errors import CHANGED, MISSING, UNSUPPORTED, code_of, explain_fault, to_bad_image
+from infra.storage.s3_obstore import Choice
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -55,12 +55,12 @@ class S3Place:
         self.bucket, self.prefix = split_uri(uri)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """See `infra.storage`; one page is asked for after another, in whatever order the server has."""
+        """See `infra.storage.store`; one page is asked for after another, in whatever order the server has."""
         with self._explained("list"):
             yield from self._list(prefix)
 
     def uri_of(self, path: str) -> str:
-        """See `infra.storage`."""
+        """See `infra.storage.store`."""
         return f"s3://{self.bucket}/{self.prefix}{path}"
 
     def _list(self, prefix: str) -> Iterator[Entry]:
@@ -108,7 +108,7 @@ class S3Place:
 
 
 class S3Source(S3Place):
-    """A prefix that is only read; see `infra.storage.Source`."""
+    """A prefix that is only read; see `infra.storage.store.Source`."""
 
     fault = SourceError
 
@@ -117,7 +117,7 @@ class S3Source(S3Place):
         self._choice = Choice()
 
     def read(self, path: str, stamp: str = "") -> bytes:
-        """See `infra.storage.Source`."""
+        """See `infra.storage.store.Source`."""
         with self._explained("read", path):
             reader = self._choice.reader(lambda: self._client, self.bucket) if stamp else None
         if reader is not None and (data := reader.read(self.prefix + path, stamp)) is not None:
@@ -133,26 +133,26 @@ class S3Source(S3Place):
 
 
 class S3Store(S3Place):
-    """A workspace on S3; see `infra.storage.Store`. `root` is a cache folder with one subfolder per store."""
+    """A workspace on S3; see `infra.storage.store.Store`. `root` is a cache folder with one subfolder per store."""
 
     @property
     def root(self) -> Path:
-        """See `infra.storage.Store`."""
+        """See `infra.storage.store.Store`."""
         address = f"{self._client.meta.endpoint_url} {self.bucket} {self.prefix}"
         return cache_dir() / "s3" / hashlib.sha256(address.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     def read(self, path: str) -> bytes:
-        """See `infra.storage.Store`."""
+        """See `infra.storage.store.Store`."""
         with self._explained("read", path):
             return self._get(check_name(path))
 
     def write(self, path: str, data: bytes) -> None:
-        """See `infra.storage.Store`."""
+        """See `infra.storage.store.Store`."""
         with self._explained("write", path):
             self._client.put_object(Bucket=self.bucket, Key=self.prefix + check_name(path), Body=data)
 
     def write_if(self, path: str, data: bytes, expected: bytes | None) -> bool:
-        """See `infra.storage.Store`. Where the server knows no conditional writes, two writers at once are not told."""
+        """See `infra.storage.store.Store`. Where the server knows no conditional writes, two writers at once are not told."""
         with self._explained("write", path):
             held, etag = self._get_version(path)
             if held != expected:
@@ -173,7 +173,7 @@ class S3Store(S3Place):
             return True
 
     def put_file(self, path: str, local: Path) -> None:
-        """See `infra.storage.Store`."""
+        """See `infra.storage.store.Store`."""
         with self._explained("write", path):
             try:
                 self._client.upload_file(str(local), self.bucket, self.prefix + check_name(path), Config=TRANSFER)
@@ -181,13 +181,13 @@ class S3Store(S3Place):
                 raise StorageError(f"cannot read {local}: {error.strerror}; run again") from None
 
     def take_file(self, path: str, local: Path) -> None:
-        """See `infra.storage.Store`."""
+        """See `infra.storage.store.Store`."""
         self.put_file(path, local)
         with suppress(OSError):  # what stays is swept
             local.unlink(missing_ok=True)
 
     def fetch(self, path: str) -> Path:
-        """See `infra.storage.Store`."""
+        """See `infra.storage.store.Store`."""
         with self._explained("read", path):
             head = self._client.head_object(Bucket=self.bucket, Key=self.prefix + check_name(path))
             version = f"{head['ContentLength']} {head['ETag']}".encode()
@@ -201,7 +201,7 @@ class S3Store(S3Place):
             return place
 
     def exists(self, path: str) -> bool:
-        """See `infra.storage.Store`."""
+        """See `infra.storage.store.Store`."""
         with self._explained("read", path):
             try:
                 self._client.head_object(Bucket=self.bucket, Key=self.prefix + check_name(path))
@@ -212,7 +212,7 @@ class S3Store(S3Place):
             return True
 
     def delete(self, path: str) -> None:
-        """See `infra.storage.Store`."""
+        """See `infra.storage.store.Store`."""
         with self._explained("delete", path):
             try:
                 self._client.delete_object(Bucket=self.bucket, Key=self.prefix + check_name(path))

@@ -9,10 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from cnn.errors import ConfigError
-from infra.entries import redact, redact_text, silence_clients
-from infra.home import state_dir
-from infra.proxies import bypass_loopback, check_socks, is_address
-from infra.storage import parse_folder
+from infra.machine.proxies import bypass_loopback, check_socks, is_address
+from infra.machine.user_dirs import state_dir
+from infra.storage.entry import redact, redact_text, silence_clients
+from infra.storage.store import parse_folder
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 PARAMETER_CHARACTERS = 500

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cnn.errors import RegistryError
-from infra.tracking import check_name
-from infra.versions import AbsentError, ExistsError
+from infra.registry.tracking import check_name
+from infra.registry.versions import AbsentError, ExistsError
 
 ACTIVE, ALL_RUNS = "active", 3  # as MLflow's LifecycleStage and ViewType have them
 
@@ -112,15 +112,15 @@ class ExperimentTags:
     name: str
 
     def read(self) -> Mapping[str, str]:
-        """See `infra.training_lock.Tags`."""
+        """See `infra.registry.training_lock.Tags`."""
         return dict(self._experiment().tags)
 
     def write(self, key: str, value: str) -> None:
-        """See `infra.training_lock.Tags`."""
+        """See `infra.registry.training_lock.Tags`."""
         self.experiments._ask("set_experiment_tag", self._experiment().experiment_id, key, value)
 
     def remove(self, key: str) -> None:
-        """See `infra.training_lock.Tags`. Servers before MLflow 3.6 cannot take a tag away: there it becomes empty."""
+        """See `infra.registry.training_lock.Tags`. Servers before MLflow 3.6 cannot take a tag away: there it becomes empty."""
         try:
             self.experiments._ask("delete_experiment_tag", self._experiment().experiment_id, key)
         except AbsentError:

@@ -20,7 +20,7 @@ import numpy as np
 from cnn.errors import BadImage, InstallationError
 from cnn.images.decoder import GarbledError, read_message, write_message
 from cnn.images.read import Decoded, ImageSpec
-from infra.import_path import python_command, python_environment
+from infra.machine.import_path import python_command, python_environment
 
 SECRETS = ("AWS_", "AZURE_", "GOOGLE_", "MLFLOW_", "PREFECT_")  # a decoder that was taken over finds none of these
 WORKER_NAME = "Dask Worker process"  # what Dask calls the processes that it starts anew when they have died

@@ -28,13 +28,10 @@ from urllib.parse import quote, urlsplit
 import psutil
 from pydantic import Field
 
-import infra.server_process
+import infra.server.process
 from cnn.errors import ServerError
 from cnn.spec import Settings
-from infra.entries import redact
-from infra.home import state_dir
-from infra.local import LocalStore, lock_folder
-from infra.proxies import (
+from infra.machine.proxies import (
     bypass_loopback,
     check_socks,
     explain_proxy,
@@ -43,7 +40,10 @@ from infra.proxies import (
     is_loopback,
     set_socks_aside,
 )
-from infra.server_process import CLIENTS, LOG, STATE, rotate_log
+from infra.machine.user_dirs import state_dir
+from infra.server.process import CLIENTS, LOG, STATE, rotate_log
+from infra.storage.entry import redact
+from infra.storage.local import LocalStore, lock_folder
 
 USUAL_PORT = 4200
 START_SECONDS = 120.0
@@ -248,7 +248,7 @@ def revive_server(dead: ServerState) -> ServerState | None:
 def _launch(folder: Path, port: int, idle_minutes: float | None) -> ServerState:
     log = folder / LOG
     rotate_log(log)
-    program = infra.server_process.__file__
+    program = infra.server.process.__file__
     with log.open("ab") as output:
         output.write(f"\n{time.strftime('%Y-%m-%d %H:%M:%S')} the server starts on port {port}\n".encode())
         output.flush()

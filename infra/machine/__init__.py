@@ -1,0 +1,1 @@
+"""This machine: user folders, import path, memory limits, proxies."""

@@ -1,0 +1,1 @@
+"""The MLflow Model Registry and tracking: runs, versions, the champion and its history."""

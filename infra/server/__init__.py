@@ -1,0 +1,1 @@
+"""The local Prefect server: started, watched and stopped."""

@@ -1,0 +1,1 @@
+"""Where files lie: local folders and S3 behind one interface."""
