@@ -4,7 +4,7 @@ from typing import Any
 
 from cnn.errors import ConfigError
 from infra.storage.store import open_store
-from tasks.collecting import collect_garbage
+from tasks.dataset.gc import collect_garbage
 
 HOUR = 3600.0
 

@@ -18,11 +18,11 @@ from flows.config_errors import describe_invalid
 from flows.timetable import check_timing, check_zone
 from infra.cluster.dask import ClusterSpec
 from infra.server.prefect_server import ServerSpec
-from tasks.listing import SourceSpec
-from tasks.planning import ChunkSpec
-from tasks.promoting import GateSpec
-from tasks.reckoning import BudgetSpec
-from tasks.scoring import ScoreSpec
+from tasks.files.chunks import ChunkSpec
+from tasks.files.labels import SourceSpec
+from tasks.prepare.checks import BudgetSpec
+from tasks.score.chunk import ScoreSpec
+from tasks.train.gate import GateSpec
 
 DEFAULT_FILE = "safelight.toml"
 

@@ -81,7 +81,7 @@ def measure_inbox(workspace: str, batch: str, truth: dict[str, str]) -> float:
     import pyarrow.parquet as pq
 
     from infra.storage.store import open_store
-    from tasks.batches import batch_path
+    from tasks.score.plan import batch_path
 
     table = pq.read_table(open_store(workspace).fetch(batch_path(batch, "predictions.parquet")))
     given = dict(zip(table.column("path").to_pylist(), table.column("label").to_pylist(), strict=True))

@@ -164,7 +164,7 @@ def open_run(
 
 def _explain_source(source: str, asked: Asked) -> None:
     """Raise the fault of a source again, with what to type instead, or what it held before. Raises: SourceError."""
-    from tasks.source_checks import name_command, open_given
+    from tasks.files.source_checks import name_command, open_given
 
     try:
         open_given(source, name_command(asked.command, asked.model))
@@ -172,7 +172,7 @@ def _explain_source(source: str, asked: Asked) -> None:
         if asked.command != "score":
             raise
         from infra.storage.store import open_store
-        from tasks.inbox_checks import explain_vanished
+        from tasks.score.inbox_checks import explain_vanished
 
         raise explain_vanished(fault, open_store(locate(asked.workspace)), source, asked.model) from None
 

@@ -17,19 +17,19 @@ from flows.reports import PrepareReport, ShardCounts
 from flows.run_page import link_dataset, name_run_by
 from flows.stages import run_stage
 from infra.storage.workspace import hold_workspace
-from tasks.arranging import Selection
-from tasks.building import BuildSpec, ChunkReport
-from tasks.deep_images import DATASET, describe_deep
-from tasks.finishing import finish_version
-from tasks.inventory import any_path_matches, count_labels, list_excluded
-from tasks.layout import SPLIT_NAMES, describe_layout
-from tasks.ledger import OUTCOMES
-from tasks.listing import check_apart, describe_excluded, find_empty_folders, find_twins
-from tasks.outcomes import describe_outcomes, has_outcomes, outcomes_path
-from tasks.preparing import Preparation, build_chunks, keep_levels, list_files, measure_levels
-from tasks.reckoning import describe_ignored, describe_quarantine, find_gaps
-from tasks.settling import find_overlaps
-from tasks.source_checks import PREPARE, are_camera_folders, find_same_folders
+from tasks.dataset.ledger import OUTCOMES
+from tasks.dataset.outcomes import describe_outcomes, has_outcomes, outcomes_path
+from tasks.files.class_folders import SPLIT_NAMES, describe_layout
+from tasks.files.labels import check_apart, describe_excluded, find_empty_folders, find_twins
+from tasks.files.listing import any_path_matches, count_labels, list_excluded
+from tasks.files.source_checks import PREPARE, are_camera_folders, find_same_folders
+from tasks.prepare.bit_depth import DATASET, describe_deep
+from tasks.prepare.build import BuildSpec, ChunkReport
+from tasks.prepare.checks import describe_ignored, describe_quarantine, find_gaps
+from tasks.prepare.derive import Selection
+from tasks.prepare.duplicates import find_overlaps
+from tasks.prepare.finish import finish_version
+from tasks.prepare.pipeline import Preparation, build_chunks, keep_levels, list_files, measure_levels
 
 
 @flow(name="prepare", flow_run_name=name_run_by("prepare", "source"), persist_result=False)

@@ -18,9 +18,9 @@ from flows.train import name_run, report_path, train_model, warm_up
 from infra.registry.tracking import check_name
 from infra.storage.entry import redact_text
 from infra.storage.store import open_store
-from tasks.fitting import start_trainer
-from tasks.publishing import read_manifest
-from tasks.source_checks import name_command
+from tasks.files.source_checks import name_command
+from tasks.prepare.publish import read_manifest
+from tasks.train.process import start_trainer
 
 
 @flow(name="retrain", flow_run_name=name_run_by("retrain", "name"), persist_result=False)

@@ -19,20 +19,20 @@ from flows.reports import ScoreReport
 from flows.run_page import link_batch, name_run_by
 from flows.stages import run_stage
 from infra.machine.user_dirs import cache_dir
+from infra.registry.shipping import ship_bundle
 from infra.storage.scratch import open_scratch
 from infra.storage.store import Source, Store, open_source, open_store, parse_folder
-from tasks.batches import BatchRecord, ScorePlan, batch_path, find_finished, find_previous, plan_scoring
-from tasks.committing import publish_batch
-from tasks.deep_images import DeepCounts, describe_scored
-from tasks.inbox_checks import check_inbox, explain_vanished
-from tasks.listing import EXCLUDED, Listed, check_apart, describe_excluded, find_lost_folders, list_source
-from tasks.planning import Chunk, Effort, estimate_decoding
-from tasks.predictions import write_csv
-from tasks.promoting import describe_judgement, read_judgement, say_unjudged
-from tasks.scoring import ChunkScores, ModelRef, ScoreJob, score_chunk
-from tasks.shipping import ship_bundle
-from tasks.source_checks import name_command, open_given, refuse_listed_links
-from tasks.summary import describe_quarantined
+from tasks.files.chunks import Chunk, Effort, estimate_decoding
+from tasks.files.labels import EXCLUDED, Listed, check_apart, describe_excluded, find_lost_folders, list_source
+from tasks.files.source_checks import name_command, open_given, refuse_listed_links
+from tasks.prepare.bit_depth import DeepCounts, describe_scored
+from tasks.score.chunk import ChunkScores, ModelRef, ScoreJob, score_chunk
+from tasks.score.inbox_checks import check_inbox, explain_vanished
+from tasks.score.plan import BatchRecord, ScorePlan, batch_path, find_finished, find_previous, plan_scoring
+from tasks.score.predictions import write_csv
+from tasks.score.publish import publish_batch
+from tasks.score.summary import describe_quarantined
+from tasks.train.gate import describe_judgement, read_judgement, say_unjudged
 
 
 @dataclass

@@ -51,7 +51,7 @@ def complete_answer(flow: str, parameters: dict[str, Any], answer: dict[str, Any
     if flow != "score":
         return answer
     from infra.storage.store import open_store
-    from tasks.batches import BatchRecord, batch_path
+    from tasks.score.plan import BatchRecord, batch_path
 
     stored = open_store(parameters["workspace"]).read(batch_path(answer["batch"], "batch.json"))
     return answer | {"decisions": BatchRecord.model_validate_json(stored).decisions}

@@ -30,10 +30,9 @@ from infra.registry.registry import FIGURES, Registry
 from infra.registry.tracking import check_name
 from infra.registry.versions import IMAGES, AbsentError, LostChampion, VersionInfo
 from infra.storage.store import Store, open_store
-from tasks.fitting import Trainer, run_key, run_training, start_trainer
-from tasks.judging import compare_answers, judge_champion
-from tasks.overlap import choose_unseen, recall_seen
-from tasks.promoting import (
+from tasks.prepare.publish import read_manifest
+from tasks.train.champion import compare_answers, judge_champion
+from tasks.train.gate import (
     JUDGED_ON,
     UNJUDGED,
     Verdict,
@@ -48,8 +47,9 @@ from tasks.promoting import (
     read_verdict,
     say_unjudged,
 )
-from tasks.publishing import read_manifest
-from tasks.training import TrainingReport, TrainJob
+from tasks.train.overlap import choose_unseen, recall_seen
+from tasks.train.process import Trainer, run_key, run_training, start_trainer
+from tasks.train.train import TrainingReport, TrainJob
 
 
 @dataclass(frozen=True)

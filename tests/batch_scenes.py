@@ -10,11 +10,11 @@ from scenes import left_over
 from cnn.digest import hash_file
 from cnn.images.read import ImageSpec, encode_png
 from infra.storage.store import open_source, open_store
-from tasks.batches import BatchRecord, find_finished, find_previous, plan_scoring, read_record
-from tasks.committing import publish_batch
-from tasks.listing import list_source
-from tasks.predictions import iterate_predictions, path_keys
-from tasks.scoring import ModelRef, Network, ScoreJob, ScoreSpec, score_chunk
+from tasks.files.labels import list_source
+from tasks.score.chunk import ModelRef, Network, ScoreJob, ScoreSpec, score_chunk
+from tasks.score.plan import BatchRecord, find_finished, find_previous, plan_scoring, read_record
+from tasks.score.predictions import iterate_predictions, path_keys
+from tasks.score.publish import publish_batch
 
 NIGHT = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
 MODEL = ModelRef(name="levels", version="3", bundle="ab" * 32, classes=("dark", "bright"))
@@ -32,7 +32,7 @@ def write_inbox(folder: Path) -> Path:
 
 def score_folder(inbox: Path, workspace: Path) -> BatchRecord:
     """The steps of `safelight score` without a flow around them."""
-    with patch("tasks.scoring._load_network", lambda *_: FLAT):
+    with patch("tasks.score.chunk._load_network", lambda *_: FLAT):
         return _score_with_network(inbox, workspace)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from cnn.dataset.manifest import SPLITS
-from tasks.inventory import INVENTORY
-from tasks.rows import OK, Rows, block_means
+from tasks.files.listing import INVENTORY
+from tasks.prepare.table import OK, Rows, block_means
 
 
 def make_inventory(paths: Sequence[str], ignored: Mapping[str, str] | None = None) -> pa.Table:

@@ -17,12 +17,12 @@ from flows.crew import hire_crew
 from infra.cluster.dask import ClusterSpec
 from infra.storage.store import Store, open_source, open_store
 from infra.storage.workspace import hold_workspace
-from tasks.building import ChunkReport
-from tasks.chunk_reports import read_report
-from tasks.finishing import finish_version
-from tasks.inventory import take_inventory
-from tasks.preparing import Preparation, build_chunks, list_files
-from tasks.publishing import manifest_path, read_ledger, read_manifest
+from tasks.files.listing import take_inventory
+from tasks.prepare.build import ChunkReport
+from tasks.prepare.chunk_report import read_report
+from tasks.prepare.finish import finish_version
+from tasks.prepare.pipeline import Preparation, build_chunks, list_files
+from tasks.prepare.publish import manifest_path, read_ledger, read_manifest
 
 SECRET = "hunter2-canary"  # stands in the environment; it must never be told
 

@@ -1,4 +1,4 @@
-"""tasks/arranging.py: shards without some records, with other labels, with augmented copies; what was done is known."""
+"""tasks/prepare/derive.py: shards without some records, with other labels, with augmented copies; what was done is known."""
 
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ from cnn.errors import IntegrityError
 from cnn.images.augment import AugmentSpec, augment_image
 from cnn.images.read import ImageSpec, encode_jpeg, sum_levels
 from infra.storage.store import Store, open_store
-from tasks.arranging import (
+from tasks.prepare.derive import (
     Arranged,
     ArrangeTask,
     Selection,
@@ -23,7 +23,7 @@ from tasks.arranging import (
     measure_shard,
     read_records,
 )
-from tasks.shards import ShardWriter
+from tasks.prepare.shard_writer import ShardWriter
 
 KEYS = [f"{number:064x}" for number in range(5)]
 

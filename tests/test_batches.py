@@ -10,13 +10,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-import tasks.scoring
+import tasks.score.chunk
 from cnn.digest import hash_file
 from cnn.errors import BadImage, InstallationError, StorageError
 from cnn.images.read import Decoded, ImageSpec, encode_png, read_image
 from flows.score import tell_quarantine
 from infra.storage.store import open_source, open_store
-from tasks.batches import (
+from tasks.files.labels import list_source
+from tasks.score.chunk import ModelRef, Network, ScoreJob, ScoreSpec, score_chunk
+from tasks.score.plan import (
     BatchRecord,
     ScorePlan,
     batch_path,
@@ -26,10 +28,8 @@ from tasks.batches import (
     pointer_path,
     read_record,
 )
-from tasks.committing import publish_batch
-from tasks.listing import list_source
-from tasks.predictions import SCHEMA
-from tasks.scoring import ModelRef, Network, ScoreJob, ScoreSpec, score_chunk
+from tasks.score.predictions import SCHEMA
+from tasks.score.publish import publish_batch
 
 NIGHT = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
 MODEL = ModelRef(name="levels", version="3", bundle="ab" * 32, classes=("dark", "bright"))
@@ -44,7 +44,7 @@ def network(monkeypatch: pytest.MonkeyPatch) -> None:
         return np.stack([1 - bright, bright], axis=1)
 
     loaded = Network(ImageSpec(size=(4, 4), channels=1), MODEL.classes, predict)
-    monkeypatch.setattr(tasks.scoring, "_load_network", lambda *_: loaded)
+    monkeypatch.setattr(tasks.score.chunk, "_load_network", lambda *_: loaded)
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_why_files_have_no_prediction_is_told(job: ScoreJob, capsys: pytest.Capt
 
 def test_unchanged_run_reads_no_file(job: ScoreJob, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(job)
-    monkeypatch.setattr(tasks.scoring, "read_image", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(tasks.score.chunk, "read_image", lambda *_: pytest.fail("read"))
     later = run(replace(job, scored_at=datetime(2026, 11, 24, tzinfo=UTC)))
     assert (later.batch, later.predictions, counts(later)) == (first.batch, first.predictions, (0, 10))
 
@@ -215,7 +215,7 @@ def deadly(monkeypatch: pytest.MonkeyPatch) -> set[bytes]:
             raise BadImage("decoder_crashed", "SIGSEGV")
         return read_image(data, spec)
 
-    monkeypatch.setattr(tasks.scoring, "choose_decoder", lambda isolated: decode)
+    monkeypatch.setattr(tasks.score.chunk, "choose_decoder", lambda isolated: decode)
     return contents
 
 

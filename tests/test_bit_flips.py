@@ -13,7 +13,7 @@ from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import Manifest
 from cnn.errors import SafelightError
 from infra.storage.store import open_store
-from tasks.publishing import pointer_path, read_ledger, read_manifest
+from tasks.prepare.publish import pointer_path, read_ledger, read_manifest
 
 SEED = int(os.environ.get("SAFELIGHT_TEST_SEED", "20261124"))
 KINDS = {

@@ -1,4 +1,4 @@
-"""tasks/building.py and tasks/shards.py: one chunk becomes shards and rows, the same bytes every time."""
+"""tasks/prepare/build.py and tasks/prepare/shard_writer.py: one chunk becomes shards and rows, the same bytes every time."""
 
 import hashlib
 import io
@@ -19,11 +19,11 @@ from cnn.formats.content_digest import digest_image_data
 from cnn.images.augment import AugmentSpec
 from cnn.images.read import ImageSpec, read_image
 from infra.storage.store import Store, open_source, open_store
-from tasks.building import BuildSpec, BuildTask, build_chunk, choose_split, find_group
-from tasks.chunk_reports import read_report
-from tasks.inventory import take_inventory
-from tasks.planning import cut_rows, make_chunk
-from tasks.rows import Report, Rows
+from tasks.files.chunks import cut_rows, make_chunk
+from tasks.files.listing import take_inventory
+from tasks.prepare.build import BuildSpec, BuildTask, build_chunk, choose_split, find_group
+from tasks.prepare.chunk_report import read_report
+from tasks.prepare.table import Report, Rows
 
 
 def write_image(path: Path, seed: int, size: tuple[int, int] = (40, 30)) -> None:

@@ -10,7 +10,7 @@ from registries import make_bundle, open_registry, register
 from cnn.errors import RegistryError
 from infra.registry.history import Move
 from infra.registry.registry import CHALLENGER, Registry
-from tasks.promoting import Verdict, apply_verdict
+from tasks.train.gate import Verdict, apply_verdict
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

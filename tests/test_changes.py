@@ -1,4 +1,4 @@
-"""tasks/preparing.py: what changes costs what it must, and the result is that of a fresh run."""
+"""tasks/prepare/pipeline.py: what changes costs what it must, and the result is that of a fresh run."""
 
 import os
 import shutil
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from steps import built_paths, prepare, rows_of, write_image, write_photos
 
-import tasks.building
-import tasks.preparing
+import tasks.prepare.build
+import tasks.prepare.pipeline
 from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import Manifest, SplitSpec
 from cnn.errors import BadImage, BudgetError, IntegrityError
@@ -19,7 +19,7 @@ from cnn.images.augment import AugmentSpec
 from cnn.images.read import ImageSpec
 from infra.storage.local import LocalSource
 from infra.storage.store import Entry
-from tasks.publishing import pointer_path
+from tasks.prepare.publish import pointer_path
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_a_listing_that_is_known_needs_no_look_into_the_ledger(
     (tmp_path / "work" / pointer_path(str(source))).write_text(f'{{"dataset": "{touched.dataset}"}}')
     job, same = prepare(source, tmp_path / "work")  # an older pointer, which knows of no listing
     assert (job.recognised, job.unchanged, same) == (False, True, touched)
-    monkeypatch.setattr(tasks.preparing, "keep_unchanged", None)
+    monkeypatch.setattr(tasks.prepare.pipeline, "keep_unchanged", None)
     assert prepare(source, tmp_path / "work")[0].recognised
 
 
@@ -199,7 +199,7 @@ def test_a_file_added_to_an_interrupted_build_disturbs_only_its_own_chunk(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    build = tasks.building.build_chunk
+    build = tasks.prepare.build.build_chunk
 
     def count(chunk: Any, task: Any) -> Any:
         seen.append(chunk.key)
@@ -207,7 +207,7 @@ def test_a_file_added_to_an_interrupted_build_disturbs_only_its_own_chunk(
             raise KeyboardInterrupt
         return build(chunk, task)
 
-    monkeypatch.setattr("tasks.preparing.build_chunk", count)
+    monkeypatch.setattr("tasks.prepare.pipeline.build_chunk", count)
     with pytest.raises(KeyboardInterrupt):
         prepare(source, tmp_path / "work")
     monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""tasks/collecting.py: what no kept version needs goes, what is needed or young stays, also while others build."""
+"""tasks/dataset/gc.py: what no kept version needs goes, what is needed or young stays, also while others build."""
 
 import json
 import os
@@ -27,9 +27,9 @@ from cnn.images.read import ImageSpec
 from flows.cli import app
 from infra.storage.store import open_store
 from infra.storage.workspace import Dated, hold_workspace, list_dated, read_clock
-from tasks.collecting import Collected, collect_garbage
-from tasks.preparing import list_files
-from tasks.publishing import manifest_path, pointer_path, read_manifest
+from tasks.dataset.gc import Collected, collect_garbage
+from tasks.prepare.pipeline import list_files
+from tasks.prepare.publish import manifest_path, pointer_path, read_manifest
 
 DAY = 86_400.0
 
@@ -166,8 +166,8 @@ def finish(job: object) -> None:
     """The rest of the steps of a job that has listed its files."""
     from flows.crew import hire_crew
     from infra.cluster.dask import ClusterSpec
-    from tasks.finishing import finish_version
-    from tasks.preparing import Preparation, build_chunks
+    from tasks.prepare.finish import finish_version
+    from tasks.prepare.pipeline import Preparation, build_chunks
 
     assert isinstance(job, Preparation)
     with hire_crew(ClusterSpec(workers=0)) as crew:

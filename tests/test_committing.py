@@ -11,16 +11,16 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-import tasks.committing
-import tasks.scoring
+import tasks.score.chunk
+import tasks.score.publish
 from cnn.errors import IntegrityError, StorageError
 from cnn.images.read import ImageSpec, encode_png
 from infra.storage.store import Store, open_source, open_store
-from tasks.batches import ScorePlan, batch_path, find_previous, plan_scoring
-from tasks.committing import publish_batch, reconcile_rows
-from tasks.listing import list_source
-from tasks.predictions import from_part, merge_tables, path_keys, to_part
-from tasks.scoring import ModelRef, Network, ScoreJob, ScoreSpec, part_path, score_chunk
+from tasks.files.labels import list_source
+from tasks.score.chunk import ModelRef, Network, ScoreJob, ScoreSpec, part_path, score_chunk
+from tasks.score.plan import ScorePlan, batch_path, find_previous, plan_scoring
+from tasks.score.predictions import from_part, merge_tables, path_keys, to_part
+from tasks.score.publish import publish_batch, reconcile_rows
 
 NIGHT = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
 MODEL = ModelRef(name="levels", version="3", bundle="ab" * 32, classes=("dark", "bright"))
@@ -40,7 +40,7 @@ def scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, Scor
     (folder / ".DS_Store").write_bytes(b"x")
     (folder / "link.png").symlink_to("nowhere")
     flat = Network(ImageSpec(size=(4, 4)), MODEL.classes, lambda images: np.full((len(images), 2), 0.5))
-    monkeypatch.setattr(tasks.scoring, "_load_network", lambda *_: flat)
+    monkeypatch.setattr(tasks.score.chunk, "_load_network", lambda *_: flat)
     source, store = open_source(str(folder)), open_store(str(tmp_path / "out"))
     job = ScoreJob(source.uri, store.uri, MODEL, ScoreSpec(), NIGHT)
     plan = plan_scoring(list_source(source), job, None, files=2)
@@ -121,7 +121,7 @@ def test_crash_before_the_record_publishes_nothing(
 ) -> None:
     store, plan, source = scored
     with monkeypatch.context() as patch:
-        patch.setattr(tasks.committing, "make_report", lambda *_: exec_stop())
+        patch.setattr(tasks.score.publish, "make_report", lambda *_: exec_stop())
         with pytest.raises(KeyboardInterrupt):
             publish_batch(store, plan, source.read)
     assert find_previous(store, plan.task) is None

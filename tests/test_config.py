@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from cnn.errors import ConfigError
 from cnn.spec import Settings
 from flows.config import Config, load_config, parse_setting, parse_value
-from tasks.building import find_group
+from tasks.prepare.build import find_group
 
 
 @pytest.mark.parametrize(

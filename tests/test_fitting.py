@@ -21,9 +21,9 @@ from cnn.inference.bundle import read_bundle
 from cnn.inference.scorer import load_scorer
 from cnn.models.architecture import ModelSpec
 from cnn.training.fit import FitSpec
-from tasks import fitting
-from tasks.fitting import LOG, Trainer, run_key, run_training, start_trainer
-from tasks.training import TrainingReport, TrainJob, choose_golden, choose_split, train_dataset
+from tasks.train import process as fitting
+from tasks.train.process import LOG, Trainer, run_key, run_training, start_trainer
+from tasks.train.train import TrainingReport, TrainJob, choose_golden, choose_split, train_dataset
 
 MODEL = ModelSpec.model_validate(
     {"preset": None, "layers": [{"kind": "conv", "filters": 4, "kernel": 3}, {"kind": "global_pool"}]}
@@ -226,7 +226,7 @@ def test_an_interrupt_in_the_parent_ends_the_process(tmp_path: Path, monkeypatch
 def test_a_process_ends_with_its_parent(thread: bool) -> None:
     """Killed outright, from a main thread and from another one, the parent takes the child with it."""
     start = "t = start_trainer(); print(t.pid, flush=True); signal.pause()"
-    code = "import signal, threading; from tasks.fitting import start_trainer\n" + (
+    code = "import signal, threading; from tasks.train.process import start_trainer\n" + (
         f"def f():\n    global t\n    {start.split('; signal')[0]}\n"
         "thread = threading.Thread(target=f); thread.start(); thread.join(); signal.pause()"
         if thread

@@ -1,4 +1,4 @@
-"""tasks/glob_patterns.py: which paths a pattern of source.exclude meets."""
+"""tasks/files/glob_patterns.py: which paths a pattern of source.exclude meets."""
 
 from fnmatch import fnmatchcase
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cnn.errors import ConfigError
 from flows.config import load_config
-from tasks.glob_patterns import compile_patterns
+from tasks.files.glob_patterns import compile_patterns
 
 LETTERS = st.text(alphabet="aB1.é\n\udcff *?[]!^-\\&|~(+${", max_size=6)
 

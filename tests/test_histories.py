@@ -24,8 +24,8 @@ from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import Manifest, SplitSpec
 from cnn.errors import SafelightError
 from cnn.images.augment import AugmentSpec
-from tasks.preparing import Preparation
-from tasks.reckoning import BudgetSpec
+from tasks.prepare.checks import BudgetSpec
+from tasks.prepare.pipeline import Preparation
 
 LAYOUTS = ([""], ["train/", "test/"], ["train/", "val/"], ["train/", "val/", "test/"])
 GIVEN = {"val": "validation", "test": "test"}

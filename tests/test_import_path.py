@@ -22,9 +22,9 @@ from infra.cluster.dask import ClusterSpec
 from infra.cluster.decoder_pool import Isolation
 from infra.cluster.spawn import leave_working_folder, safe_folders
 from infra.machine.import_path import ROOT, order_folders, python_command
-from tasks.fitting import start_trainer
-from tasks.planning import Effort
-from tasks.training import TrainJob
+from tasks.files.chunks import Effort
+from tasks.train.process import start_trainer
+from tasks.train.train import TrainJob
 
 SAFELIGHT = [sys.executable, "-P", "-c", "from flows.start import main; main()"]  # as the console script does it
 NAMES = ("cnn", "infra", "tasks", "random", "numpy", "PIL", "cv2", "json", "tempfile", "multiprocessing", "prefect")

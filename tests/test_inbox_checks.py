@@ -1,4 +1,4 @@
-"""tasks/inbox_checks.py: an inbox that is empty or gone, and was not before, is loud; the first empty one is a line."""
+"""tasks/score/inbox_checks.py: an inbox that is empty or gone, and was not before, is loud; the first empty one is a line."""
 
 import shutil
 from datetime import UTC, datetime
@@ -14,11 +14,11 @@ from flows.cli import app
 from flows.config import Config
 from flows.score import Scoring, plan_stage
 from infra.storage.store import open_source, open_store
-from tasks.batches import ScorePlan, find_finished, find_last, find_previous
-from tasks.committing import publish_batch
-from tasks.inbox_checks import check_inbox
-from tasks.listing import SourceSpec, list_source
-from tasks.scoring import ScoreJob, ScoreSpec, score_chunk
+from tasks.files.labels import SourceSpec, list_source
+from tasks.score.chunk import ScoreJob, ScoreSpec, score_chunk
+from tasks.score.inbox_checks import check_inbox
+from tasks.score.plan import ScorePlan, find_finished, find_last, find_previous
+from tasks.score.publish import publish_batch
 
 LAST = "the last batch, of 2026-11-23 02:15 UTC, had 7 files from it"
 
@@ -121,7 +121,7 @@ def test_an_empty_prefix_of_s3_is_an_error_too(s3_bucket: str, tmp_path: Path) -
         store.write(path.name, path.read_bytes())
     work = tmp_path / "work"
     job = Scoring(f"{s3_bucket}/inbox", str(work), Config())
-    with patch("tasks.scoring._load_network", lambda *_: FLAT):
+    with patch("tasks.score.chunk._load_network", lambda *_: FLAT):
         made = plan_stage(job, MODEL)
         for chunk in made.chunks:
             score_chunk(chunk, made.task)

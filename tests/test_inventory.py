@@ -1,4 +1,4 @@
-"""tasks/inventory.py: the table says of each file what `tasks.listing` says, ordered by bytes, in little memory."""
+"""tasks/files/listing.py: the table says of each file what `tasks.files.labels` says, ordered by bytes, in little memory."""
 
 import os
 import random
@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tasks.inventory
+import tasks.files.listing
 from infra.storage.store import Entry, Source, open_source
-from tasks.inventory import INVENTORY, class_names, classify_paths, digest_inventory, take_inventory
-from tasks.listing import SYSTEM_NAMES, UNFINISHED, classify_entry
+from tasks.files.labels import SYSTEM_NAMES, UNFINISHED, classify_entry
+from tasks.files.listing import INVENTORY, class_names, classify_paths, digest_inventory, take_inventory
 
 RULED = [".", "..", ".x", "thumbs.db.", "\u212a.TMP", "x.tm\u0130", *SYSTEM_NAMES]
 RULED += [pattern.replace("*", filling) for pattern in UNFINISHED for filling in ("", "x", ".", "\n", "a.b", "\udcff")]
@@ -103,7 +103,7 @@ def test_an_awkward_tree_is_told_as_the_listing_tells_it(tmp_path: Path) -> None
 def test_any_order_gives_the_same_table(batch: int, rows: list[tuple[str, str | None]], previous: list[str]) -> None:
     entries = [Entry(path, number, f"{number}.0", problem) for number, (path, problem) in enumerate(dict(rows).items())]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks.inventory, "BATCH", batch)
+        patch.setattr(tasks.files.listing, "BATCH", batch)
         table = check(Fake(lambda: iter(entries)))
     listed = [classify_entry(entry) for entry in entries]
     names = {item.label for item in listed if item.label is not None and item.ignored is None}

@@ -23,10 +23,10 @@ from cnn.images.read import ImageSpec, read_image
 from flows.crew import hire_crew
 from infra.cluster.dask import ClusterSpec
 from infra.cluster.decoder_pool import DecodersClosedError, Isolation
-from tasks.building import ChunkReport
-from tasks.decoding import read_limit
-from tasks.planning import Effort
-from tasks.preparing import build_chunks, list_files
+from tasks.files.chunks import Effort
+from tasks.files.decoding import read_limit
+from tasks.prepare.build import ChunkReport
+from tasks.prepare.pipeline import build_chunks, list_files
 
 SPEC = ImageSpec(size=(8, 8))
 # Stands in for decoders with faults: every Python process that is started from here on has it.
@@ -357,7 +357,7 @@ def test_verdicts_that_were_kept_for_good_are_asked_again(
         file.write(b"CRASH")
     with monkeypatch.context() as patch:
         patch.setattr(cnn.errors, "PASSING", ("out_of_memory",))
-        patch.setattr("tasks.preparing.LISTING_RULES", 1)
+        patch.setattr("tasks.prepare.pipeline.LISTING_RULES", 1)
         row = rows_of(work, run_job(make_job(source, work, files=70), workers=None))["owl/02.png"]
     assert row["digest"] is not None
     damage_decoders(tmp_path, "")

@@ -16,8 +16,8 @@ from cnn.images.read import ImageSpec
 from cnn.inference.bundle import GOLDEN, INFO, ONNX, WEIGHTS, BundleInfo
 from cnn.models.architecture import ModelSpec
 from infra.storage.store import Source, open_store
-from tasks.judging import Judgement, compare_answers, judge_champion, sees_same_pixels
-from tasks.training import Answers, write_answers
+from tasks.train.champion import Judgement, compare_answers, judge_champion, sees_same_pixels
+from tasks.train.train import Answers, write_answers
 
 CLASSES = ("blue", "green", "red")  # the bright channel of a square is the place of its class
 SMALLER = ImageSpec(size=(6, 6), channels=3, normalize="unit")

@@ -1,4 +1,4 @@
-"""tasks/layout.py: train, val and test folders are their owner's split, in all spellings; doubts are refused."""
+"""tasks/files/class_folders.py: train, val and test folders are their owner's split, in all spellings; doubts are refused."""
 
 import hashlib
 import json
@@ -24,12 +24,12 @@ from cnn.errors import SourceError
 from cnn.images.augment import AugmentSpec
 from cnn.spec import canonical_json
 from infra.storage.store import Entry, open_store
-from tasks.building import choose_split
-from tasks.inventory import take_inventory
-from tasks.layout import apply_layout, describe_layout, find_layout, name_split
-from tasks.listing import find_empty_folders
-from tasks.publishing import find_latest, point_to, read_manifest
-from tasks.settling import find_overlaps
+from tasks.files.class_folders import apply_layout, describe_layout, find_layout, name_split
+from tasks.files.labels import find_empty_folders
+from tasks.files.listing import take_inventory
+from tasks.prepare.build import choose_split
+from tasks.prepare.duplicates import find_overlaps
+from tasks.prepare.publish import find_latest, point_to, read_manifest
 
 CLASSES = ("cat", "owl")
 

@@ -1,4 +1,4 @@
-"""tasks/ledger.py: any name goes into Parquet and comes back, and damage is found."""
+"""tasks/dataset/ledger.py: any name goes into Parquet and comes back, and damage is found."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn.errors import IntegrityError
-from tasks.ledger import from_parquet, restore_path, restore_paths, show_path, show_paths, to_parquet, to_table
+from tasks.dataset.ledger import from_parquet, restore_path, restore_paths, show_path, show_paths, to_parquet, to_table
 
 raw_names = st.binary(min_size=1, max_size=40).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
 

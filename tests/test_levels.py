@@ -1,4 +1,4 @@
-"""cnn/images/levels.py and tasks/deep_images.py: `image.levels`, measured once, kept, told of, and never applied to 8 bits."""
+"""cnn/images/levels.py and tasks/prepare/bit_depth.py: `image.levels`, measured once, kept, told of, and never applied to 8 bits."""
 
 import io
 import struct
@@ -22,9 +22,9 @@ from cnn.images.levels import combine_spans, measure_span, misfit, show_integers
 from cnn.images.read import ImageSpec, read_image
 from infra.cluster.decoder_pool import Isolation
 from infra.storage.store import open_store
-from tasks.deep_images import DeepCounts, count_deep, describe_deep, describe_scored, restore_counts
-from tasks.preparing import Preparation
-from tasks.publishing import find_latest, read_manifest
+from tasks.prepare.bit_depth import DeepCounts, count_deep, describe_deep, describe_scored, restore_counts
+from tasks.prepare.pipeline import Preparation
+from tasks.prepare.publish import find_latest, read_manifest
 
 HEIGHT, WIDTH = 20, 16
 LOW, HIGH = 100, 610

@@ -1,11 +1,11 @@
-"""tasks/listing.py: labels from folders, and what is ignored."""
+"""tasks/files/labels.py: labels from folders, and what is ignored."""
 
 from pathlib import Path
 
 import pytest
 
 from infra.storage.store import Entry, open_source
-from tasks.listing import classify_entry, find_lost_folders, ignore_rule, list_source
+from tasks.files.labels import classify_entry, find_lost_folders, ignore_rule, list_source
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,9 @@ from cnn.models.architecture import ModelSpec
 from cnn.training.fit import FitSpec
 from flows.console import run_command
 from infra.machine.memory_limits import check_memory_limits, ended_when_starved, is_short_of_memory
-from tasks import fitting
-from tasks.fitting import LOG, start_trainer
-from tasks.training import TrainJob
+from tasks.train import process as fitting
+from tasks.train.process import LOG, start_trainer
+from tasks.train.train import TrainJob
 
 SAFELIGHT = f"{sys.executable} -P -c 'from flows.start import main; main()'"
 NETWORK = {"preset": None, "layers": [{"kind": "conv", "filters": 64, "kernel": 3}, {"kind": "global_pool"}]}
@@ -178,7 +178,7 @@ def test_a_death_whose_last_words_tell_of_memory(code: int, printed: bytes, tmp_
 
 def test_a_trainer_that_does_not_start_names_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys\nif 'tasks.fitting' in sys.orig_argv:\n"
+        "import os, sys\nif 'tasks.train.process' in sys.orig_argv:\n"
         "    print('libcudart.so: no such file', file=sys.stderr, flush=True)\n    os._exit(9)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

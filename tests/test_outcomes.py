@@ -1,4 +1,4 @@
-"""tasks/outcomes.py and what surrounds it: which file is a copy of which is told, written, kept with its dataset."""
+"""tasks/dataset/outcomes.py and what surrounds it: which file is a copy of which is told, written, kept with its dataset."""
 
 import csv
 import shutil
@@ -15,9 +15,9 @@ from cnn.dataset.manifest import SplitSpec
 from cnn.errors import BudgetError
 from cnn.images.read import ImageSpec
 from infra.storage.store import open_store
-from tasks.collecting import collect_garbage
-from tasks.publishing import manifest_path
-from tasks.reckoning import BudgetSpec, is_beyond
+from tasks.dataset.gc import collect_garbage
+from tasks.prepare.checks import BudgetSpec, is_beyond
+from tasks.prepare.publish import manifest_path
 
 SIZE = ImageSpec(size=(64, 64))
 

@@ -27,10 +27,10 @@ from cnn.inference.bundle import INFO, SEEN, BundleInfo, read_bundle
 from flows.config import Config
 from flows.train import compare_with
 from infra.storage.store import Store, open_store
-from tasks.judging import Judgement
-from tasks.overlap import ENOUGH, UnseenImages, choose_unseen, list_seen, recall_seen
-from tasks.promoting import Verdict
-from tasks.training import Answers, write_answers
+from tasks.train.champion import Judgement
+from tasks.train.gate import Verdict
+from tasks.train.overlap import ENOUGH, UnseenImages, choose_unseen, list_seen, recall_seen
+from tasks.train.train import Answers, write_answers
 
 CLASSES = ("bat", "cat", "owl")
 IMAGE = ImageSpec(size=(8, 8))

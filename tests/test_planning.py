@@ -1,4 +1,4 @@
-"""tasks/planning.py: chunks are a pure function of the files to read, and a new file disturbs few of them."""
+"""tasks/files/chunks.py: chunks are a pure function of the files to read, and a new file disturbs few of them."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.storage.store import Entry
-from tasks.inventory import INVENTORY
-from tasks.planning import (
+from tasks.files.chunks import (
     Chunk,
     Item,
     chunk_key,
@@ -21,6 +20,7 @@ from tasks.planning import (
     make_chunk,
     number_buckets,
 )
+from tasks.files.listing import INVENTORY
 
 names = st.lists(st.integers(0, 10_000), unique=True, max_size=60)
 CLASSES = ("cat", "owl")

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from cnn.errors import IntegrityError
 from infra.storage.entry import Entry
-from tasks.ledger import show_path
-from tasks.predictions import (
+from tasks.dataset.ledger import show_path
+from tasks.pages.spreadsheets import to_cell
+from tasks.score.predictions import (
     ROW_GROUP,
     SCHEMA,
     describe_entry,
@@ -28,7 +29,6 @@ from tasks.predictions import (
     write_csv,
     write_predictions,
 )
-from tasks.spreadsheets import to_cell
 
 NIGHT = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
 NAMES = st.binary(min_size=1, max_size=6).filter(lambda name: b"/" not in name and b"\0" not in name)

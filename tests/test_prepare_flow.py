@@ -26,10 +26,10 @@ from flows.prepare import find_doubts, in_order, prepare_dataset, publish_stage
 from infra.cluster.dask import ClusterSpec
 from infra.storage.entry import MOST_BYTES
 from infra.storage.store import open_store
-from tasks.building import choose_split
-from tasks.preparing import build_chunks, list_files
-from tasks.publishing import read_manifest
-from tasks.reckoning import find_gaps
+from tasks.prepare.build import choose_split
+from tasks.prepare.checks import find_gaps
+from tasks.prepare.pipeline import build_chunks, list_files
+from tasks.prepare.publish import read_manifest
 
 NAMES = ("train", "validation", "test")
 

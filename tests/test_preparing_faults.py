@@ -1,4 +1,4 @@
-"""tasks/preparing.py where things go wrong: shared shards, passing faults, lost folders, a workspace in the source."""
+"""tasks/prepare/pipeline.py where things go wrong: shared shards, passing faults, lost folders, a workspace in the source."""
 
 from pathlib import Path
 

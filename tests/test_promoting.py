@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from cnn.errors import RegistryError
 from cnn.evaluation.metrics import Evaluation, Paired, compare_paired, evaluate_probabilities
 from infra.registry.versions import CHALLENGER, CHAMPION, AbsentError, VersionInfo, Versions
-from tasks.promoting import (
+from tasks.train.gate import (
     APPLIED,
     JUDGED_ON,
     UNJUDGED,

@@ -1,4 +1,4 @@
-"""tasks/reckoning.py and tasks/placing.py: the sums that must come out before anything is published."""
+"""tasks/prepare/checks.py and tasks/prepare/placement.py: the sums that must come out before anything is published."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,7 @@ from listings import make_inventory, make_rows
 from cnn.dataset.manifest import ShardRef
 from cnn.errors import BudgetError, StorageError
 from cnn.images.read import ImageSpec, sum_levels
-from tasks.arranging import Arranged, Selection
-from tasks.placing import divide_rows, place_rows
-from tasks.reckoning import (
+from tasks.prepare.checks import (
     BudgetSpec,
     check_budget,
     count_outcomes,
@@ -19,7 +17,9 @@ from tasks.reckoning import (
     reconcile_rows,
     set_normalization,
 )
-from tasks.rows import DUPLICATE, IGNORED, OK, QUARANTINED, Rows
+from tasks.prepare.derive import Arranged, Selection
+from tasks.prepare.placement import divide_rows, place_rows
+from tasks.prepare.table import DUPLICATE, IGNORED, OK, QUARANTINED, Rows
 
 
 def make_four() -> Rows:

@@ -21,7 +21,7 @@ from cnn.dataset.tfrecord import (
 )
 from cnn.errors import IntegrityError
 from infra.storage.store import open_store
-from tasks.shards import ShardWriter
+from tasks.prepare.shard_writer import ShardWriter
 
 KEY = "0123456789abcdef" * 4
 records = st.tuples(st.binary(min_size=0, max_size=400), st.integers(0, 2**62), st.integers(0, 2**31))

@@ -1,4 +1,4 @@
-"""tasks/refusals.py and the rules for files beside images: what counts against the budget, and where it is listed."""
+"""tasks/prepare/quarantine.py and the rules for files beside images: what counts against the budget, and where it is listed."""
 
 import csv
 import re
@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from steps import built_paths, make_job, prepare, rows_of, run_job, write_image, write_photos
 from typer.testing import CliRunner
 
-import tasks.finishing
+import tasks.prepare.finish
 from cnn.errors import BudgetError, StorageError
 from cnn.images.read import ImageSpec
 from flows.cli import app
 from flows.prepare import find_doubts
 from infra.storage.store import open_source, open_store
-from tasks.collecting import collect_garbage
-from tasks.listing import companion_rule, describe_excluded, list_source
-from tasks.preparing import Preparation, list_files
-from tasks.refusals import refusal_path
+from tasks.dataset.gc import collect_garbage
+from tasks.files.labels import companion_rule, describe_excluded, list_source
+from tasks.prepare.pipeline import Preparation, list_files
+from tasks.prepare.quarantine import refusal_path
 
 BESIDE = {
     "sidecar": "IMG_1.AAE IMG_1.xmp IMG_1.jpg.json IMG_1.jpg.supplemental-metadata.json IMG_1.THM notes.txt list.csv"
@@ -80,7 +80,7 @@ def test_files_that_an_older_release_read_and_a_rule_leaves_out_now_go(
         file.write(b"not the same bytes")
     (source / "owl" / "bad.json").write_bytes(b"{}")
     with monkeypatch.context() as patch:
-        patch.setattr("tasks.inventory.COMPANIONS", frozenset())
+        patch.setattr("tasks.files.listing.COMPANIONS", frozenset())
         _, old = prepare(source, tmp_path / "work")
     assert (old.outcomes["quarantined"], old.files) == (1, 62)
     job, new = prepare(source, tmp_path / "work")
@@ -214,7 +214,7 @@ def test_a_list_that_cannot_be_written_hides_no_refusal(
     def refuse(*_: object) -> str:
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(tasks.finishing, "write_refusal", refuse)
+    monkeypatch.setattr(tasks.prepare.finish, "write_refusal", refuse)
     for number in range(8):
         (source / "owl" / f"bad{number}.png").write_bytes(b"")
     with pytest.raises(BudgetError, match=r"bad2\.png \(empty_file\), …; repair or remove them"):

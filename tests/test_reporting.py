@@ -17,12 +17,12 @@ from PIL import Image
 
 from cnn.errors import SourceError
 from cnn.images.read import ImageSpec, encode_jpeg, encode_png
-from tasks.charts import BINS, choose_top, draw_histogram
-from tasks.ledger import show_path
-from tasks.predictions import to_rows_table, write_predictions
-from tasks.reporting import ReportFacts, make_report, show_name, show_percent, show_tail
-from tasks.summary import MAX_QUARANTINED, MAX_SHEETS, Summary, describe_quarantined, summarize_predictions
-from tasks.thumbnails import make_picture
+from tasks.dataset.ledger import show_path
+from tasks.pages.histogram import BINS, choose_top, draw_histogram
+from tasks.pages.thumbnails import make_picture
+from tasks.score.predictions import to_rows_table, write_predictions
+from tasks.score.report import ReportFacts, make_report, show_name, show_percent, show_tail
+from tasks.score.summary import MAX_QUARANTINED, MAX_SHEETS, Summary, describe_quarantined, summarize_predictions
 
 NIGHT = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
 TINY = encode_png(np.arange(64, dtype=np.uint8).reshape(8, 8, 1))

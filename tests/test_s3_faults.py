@@ -12,7 +12,7 @@ from scenes import Scene, Told, assert_nothing_lost, make_changed, make_fresh, p
 import infra.storage.s3
 from cnn.errors import SafelightError, StorageError
 from infra.storage.store import Store, open_store
-from tasks.collecting import collect_garbage
+from tasks.dataset.gc import collect_garbage
 
 WORK = f"s3://{BUCKET}/work"
 KINDS = [
@@ -140,9 +140,9 @@ def test_gc_between_the_listing_and_the_manifest_costs_a_run_and_no_more(
     versions: Store, scene: Scene, monkeypatch: pytest.MonkeyPatch, memory: Memory
 ) -> None:
     memory.reset(files_of(scene), Fault())
-    import tasks.publishing
+    import tasks.prepare.publish
 
-    check: Callable[..., None] = tasks.publishing.check_standing
+    check: Callable[..., None] = tasks.prepare.publish.check_standing
     told = Told()
     with monkeypatch.context() as patch:
 
@@ -150,7 +150,7 @@ def test_gc_between_the_listing_and_the_manifest_costs_a_run_and_no_more(
             collect_garbage(store, 0, 0.0)
             check(store, manifest)
 
-        patch.setattr(tasks.publishing, "check_standing", collect_first)
+        patch.setattr(tasks.prepare.publish, "check_standing", collect_first)
         with pytest.raises(StorageError, match="was removed or replaced during this run; nothing was published"):
             prepare_told(scene, WORK, told, silent)
     assert_nothing_lost(scene, WORK, Told())

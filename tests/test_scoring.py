@@ -17,19 +17,28 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-import tasks.scoring
+import tasks.score.chunk
 from cnn.dataset.manifest import Normalization, SplitSpec
 from cnn.errors import BadImage, IntegrityError, RegistryError
 from cnn.images.read import ImageSpec
 from cnn.inference.bundle import BundleInfo
 from cnn.models.architecture import ModelSpec
+from infra.registry.shipping import local_bundle, ship_bundle
 from infra.storage.store import Entry, Source, open_source, open_store
-from tasks.deep_images import DeepCounts
-from tasks.planning import Chunk, Item
-from tasks.predictions import from_part, to_rows_table, write_predictions
-from tasks.reading import Files
-from tasks.scoring import KnownPredictions, ModelRef, Network, ScoreSpec, ScoreTask, decide, score_chunk, score_files
-from tasks.shipping import local_bundle, ship_bundle
+from tasks.files.chunks import Chunk, Item
+from tasks.files.reading import Files
+from tasks.prepare.bit_depth import DeepCounts
+from tasks.score.chunk import (
+    KnownPredictions,
+    ModelRef,
+    Network,
+    ScoreSpec,
+    ScoreTask,
+    decide,
+    score_chunk,
+    score_files,
+)
+from tasks.score.predictions import from_part, to_rows_table, write_predictions
 
 IMAGE = ImageSpec(size=(4, 5))
 LABELS = ("red", "green", "blue")
@@ -148,7 +157,7 @@ def known(tmp_path: Path) -> KnownPredictions:
 
 def test_known_bytes_are_not_decoded(known: KnownPredictions, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Folder({"moved/elsewhere.png": make_png(1, 104)})
-    monkeypatch.setattr(tasks.scoring, "read_image", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(tasks.score.chunk, "read_image", lambda *_: pytest.fail("decoded"))
     later = make_task(scored_at=datetime(2027, 1, 1, tzinfo=UTC))
     ((row,), scored) = score_files(files_of(source), NETWORK, known, later)
     assert (scored, row["path"], row["label"], row["scored_at"]) == (0, "moved/elsewhere.png", "green", NIGHT)
@@ -281,7 +290,7 @@ def test_damaged_bundle_is_refused(tmp_path: Path) -> None:
 
 
 def test_workers_import_no_framework() -> None:
-    code = "import sys, tasks.scoring; print(*sys.modules)"
+    code = "import sys, tasks.score.chunk; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "tasks.scoring" in done.stdout.split()
+    assert "tasks.score.chunk" in done.stdout.split()
     assert not {"tensorflow", "keras", "mlflow", "prefect", "distributed"} & set(done.stdout.split())

@@ -26,7 +26,7 @@ from flows.options import time_settings
 from flows.run_summary import describe_answer, read_difference
 from flows.served_run import describe_fault, read_answer, write_answer
 from flows.timetable import check_zone, describe_moment, find_local_zone, parse_cron, parse_interval
-from tasks.promoting import GateSpec, decide
+from tasks.train.gate import GateSpec, decide
 
 NOON = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

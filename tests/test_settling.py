@@ -1,4 +1,4 @@
-"""tasks/settling.py: exact copies, conflicts, and leaks between splits."""
+"""tasks/prepare/duplicates.py: exact copies, conflicts, and leaks between splits."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -7,8 +7,7 @@ from listings import make_rows
 from numpy.typing import NDArray
 
 from cnn.dataset.near_duplicates import find_same
-from tasks.rows import QUARANTINED, block_means
-from tasks.settling import (
+from tasks.prepare.duplicates import (
     doubt_labels,
     find_copies,
     find_near_duplicates,
@@ -16,6 +15,7 @@ from tasks.settling import (
     settle_copies,
     settle_leaks,
 )
+from tasks.prepare.table import QUARANTINED, block_means
 
 Facts = tuple[str, str, int | None]
 

@@ -1,4 +1,4 @@
-"""tasks/source_checks.py: what was given is one folder too high, an archive, or links; what helps is said."""
+"""tasks/files/source_checks.py: what was given is one folder too high, an archive, or links; what helps is said."""
 
 import io
 import shlex
@@ -18,11 +18,11 @@ from cnn.errors import SourceError
 from flows.cli import app
 from flows.prepare import find_doubts
 from infra.storage.store import open_source, open_store
-from tasks.inventory import take_inventory
-from tasks.layout import iterate_labelled
-from tasks.listing import list_source
-from tasks.preparing import list_files
-from tasks.source_checks import find_common_folder, how_to_unpack, name_command, refuse_listed_links
+from tasks.files.class_folders import iterate_labelled
+from tasks.files.labels import list_source
+from tasks.files.listing import take_inventory
+from tasks.files.source_checks import find_common_folder, how_to_unpack, name_command, refuse_listed_links
+from tasks.prepare.pipeline import list_files
 
 
 def told(source: Path | str, tmp_path: Path, command: str = "safelight prepare {}") -> str:

@@ -1,4 +1,4 @@
-"""tasks/splitting.py: few images a class, groups, and what the version before says."""
+"""tasks/prepare/split.py: few images a class, groups, and what the version before says."""
 
 import hashlib
 import re
@@ -15,11 +15,11 @@ from steps import prepare, rows_of, write_image, write_photos
 
 from cnn.dataset.manifest import SPLITS, LedgerRef, Manifest, SplitSpec
 from infra.storage.store import open_store
-from tasks.building import choose_split
-from tasks.ledger import ADDED, to_parquet
-from tasks.publishing import Latest, manifest_path, point_to, read_ledger
-from tasks.rows import Rows
-from tasks.splitting import draw_splits
+from tasks.dataset.ledger import ADDED, to_parquet
+from tasks.prepare.build import choose_split
+from tasks.prepare.publish import Latest, manifest_path, point_to, read_ledger
+from tasks.prepare.split import draw_splits
+from tasks.prepare.table import Rows
 
 SPEC = SplitSpec()
 

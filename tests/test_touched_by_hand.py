@@ -19,7 +19,7 @@ from flows.train import gate_stage
 from infra.registry.registry import Registry
 from infra.registry.registry import history as moves
 from infra.registry.versions import read_version
-from tasks.promoting import Verdict, read_verdict
+from tasks.train.gate import Verdict, read_verdict
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

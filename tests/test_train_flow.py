@@ -16,9 +16,9 @@ from cnn.evaluation.metrics import Evaluation, evaluate_probabilities
 from flows.reports import GateReport
 from flows.train import describe_evaluation, register_stage, tell_verdict
 from infra.storage.store import open_store
-from tasks.overlap import list_seen
-from tasks.promoting import JUDGED_ON, UNJUDGED
-from tasks.training import doubt_validation
+from tasks.train.gate import JUDGED_ON, UNJUDGED
+from tasks.train.overlap import list_seen
+from tasks.train.train import doubt_validation
 
 CLASSES = ("ape", "bat", "owl")
 

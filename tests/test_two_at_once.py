@@ -12,8 +12,8 @@ from scenes import Scene, Told, assert_nothing_lost, check_versions, left_over, 
 from cnn.errors import StorageError
 from infra.storage.scratch import sweep_scratch
 from infra.storage.store import open_store
-from tasks.collecting import collect_garbage
-from tasks.publishing import read_manifest
+from tasks.dataset.gc import collect_garbage
+from tasks.prepare.publish import read_manifest
 
 
 @pytest.fixture(scope="module", params=["fresh", "changed"])

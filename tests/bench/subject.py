@@ -21,13 +21,13 @@ from cnn.images.read import ImageSpec, read_image
 from flows.crew import Crew, hire_crew
 from infra.cluster.dask import ClusterSpec
 from infra.storage.store import open_source, reuse_source
-from tasks.building import BuildSpec
-from tasks.finishing import finish_version
-from tasks.planning import ChunkSpec
-from tasks.preparing import Preparation, build_chunks, list_files
-from tasks.reckoning import BudgetSpec
-from tasks.rows import block_means
-from tasks.settling import find_near_duplicates
+from tasks.files.chunks import ChunkSpec
+from tasks.prepare.build import BuildSpec
+from tasks.prepare.checks import BudgetSpec
+from tasks.prepare.duplicates import find_near_duplicates
+from tasks.prepare.finish import finish_version
+from tasks.prepare.pipeline import Preparation, build_chunks, list_files
+from tasks.prepare.table import block_means
 
 SAFELIGHT = str(Path(sys.executable).with_name("safelight"))
 DASK = str(Path(sys.executable).with_name("dask"))

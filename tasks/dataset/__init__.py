@@ -1,0 +1,1 @@
+"""Published datasets: their versions, ledger, outcomes and garbage collection."""

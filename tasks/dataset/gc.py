@@ -1,0 +1,130 @@
+"""A workspace in; the versions that are kept, and all that none of them refers to and is no longer young, removed, out.
+
+A version goes manifest first: what is not listed does not exist, so no reader ever sees half of one.
+"""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cnn.dataset.manifest import Manifest
+from cnn.errors import StorageError
+from infra.storage.scratch import BESIDE
+from infra.storage.store import Store
+from infra.storage.workspace import Dated, drop_folder, drop_unfinished, list_dated, read_clock, seize_workspace
+from tasks.prepare.chunk_report import report_path
+from tasks.prepare.derive import derived_path, sums_path
+from tasks.prepare.publish import manifest_path, read_manifest
+
+KINDS = (
+    "refused/",
+    "datasets/",
+    "derived/",
+    "chunks/",
+    "shards/",
+)  # in the order of removal: what refers goes before what is meant
+POINTERS = "datasets/latest/"
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What was removed, or would be: names of versions, files of all kinds and their bytes, unfinished files."""
+
+    kept: tuple[str, ...]
+    removed: tuple[str, ...]
+    files: int
+    bytes: int
+    unfinished: int
+
+
+def collect_garbage(store: Store, keep: int, grace: float, dry_run: bool = False) -> Collected:
+    """Remove what no kept version refers to and was written `grace` seconds ago or earlier.
+
+    Kept are the latest version of each source, the `keep` newest ones of each, and all that are younger than `grace`.
+
+    Raises:
+        StorageError: a preparation runs in this workspace, or it does not answer.
+        IntegrityError: a manifest is damaged, so that nobody knows what it needs; nothing is removed.
+    """
+    with seize_workspace(store):
+        before = read_clock(store) - grace
+        files = [file for kind in KINDS for file in list_dated(store, kind) if not _is_unfinished(file)]
+        versions = {
+            match[1]: file for file in files if (match := re.fullmatch(r"datasets/([^/]+)/manifest\.json", file.path))
+        }
+        manifests = {name: read_manifest(store, name) for name in versions}
+        kept = choose_kept(store, manifests, {name: file.written for name, file in versions.items()}, keep, before)
+        needed = {path for name in kept for path in paths_of(manifests[name])}
+        gone = [file for file in files if file.path not in needed and file.written <= before]
+        gone = [file for file in gone if not file.path.startswith(POINTERS) and not _is_of(file, kept)]
+        unfinished = 0
+        if not dry_run:
+            remove_files(store, gone)
+            unfinished = drop_unfinished(store, before)
+    removed = tuple(sorted(set(manifests) - kept))
+    return Collected(tuple(sorted(kept)), removed, len(gone), sum(file.size for file in gone), unfinished)
+
+
+def choose_kept(
+    store: Store, manifests: dict[str, Manifest], written: dict[str, float], keep: int, before: float
+) -> set[str]:
+    """The names of the versions that stay."""
+    kept = {name for name in manifests if written[name] > before} | latest_versions(store)
+    by_source: dict[str, list[str]] = defaultdict(list)
+    for name, manifest in manifests.items():
+        by_source[manifest.source].append(name)
+    for names in by_source.values():
+        kept.update(sorted(names, key=lambda name: (written[name], name))[-keep:] if keep else ())
+    return kept & set(manifests)
+
+
+def latest_versions(store: Store) -> set[str]:
+    """The versions that pointers name.
+
+    Raises:
+        StorageError: a pointer is damaged.
+    """
+    found = set()
+    for entry in store.list(POINTERS):
+        try:
+            found.add(str(json.loads(store.read(entry.path))["dataset"]))
+        except (ValueError, KeyError, TypeError):
+            raise StorageError(
+                f"{store.uri_of(entry.path)} is damaged; prepare its source again, or delete it; nothing was removed"
+            ) from None
+    return found
+
+
+def paths_of(manifest: Manifest) -> set[str]:
+    """All files that a version is made of, or that spare its next one work."""
+    shards = [shard for split in manifest.splits.values() for shard in split]
+    shards += [shard for chunk in manifest.chunks.values() for shard in chunk.values()]
+    paths = {shard.path for shard in shards} | {sums_path(shard) for shard in shards}
+    paths |= {report_path(key) for key in manifest.chunks} | {derived_path(key) for key in manifest.derived}
+    return paths | {manifest_path(manifest.dataset), manifest.ledger.path}
+
+
+def remove_files(store: Store, files: Iterable[Dated]) -> None:
+    """Remove files, manifests first; a run that is cut short leaves what the next one finds."""
+    ordered = sorted(
+        files, key=lambda file: (not file.path.endswith("/manifest.json"), KINDS.index(_kind(file)), file.path)
+    )
+    for file in ordered:
+        store.delete(file.path)
+        if file.path.startswith(("datasets/", "refused/")):
+            drop_folder(store, file.path.rpartition("/")[0])
+
+
+def _is_unfinished(file: Dated) -> bool:
+    return file.path.rpartition("/")[2].startswith(BESIDE)
+
+
+def _kind(file: Dated) -> str:
+    return file.path.split("/")[0] + "/"
+
+
+def _is_of(file: Dated, kept: set[str]) -> bool:
+    """Whether it lies in the folder of a kept version."""
+    return file.path.startswith("datasets/") and file.path.split("/")[1] in kept

@@ -1,0 +1,104 @@
+"""Which files are duplicates, conflicts and leaks, and of which other file: lines for people, and outcomes.csv."""
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.dataset.manifest import SPLITS
+from tasks.dataset.ledger import OUTCOMES
+from tasks.pages.spreadsheets import write_rows
+from tasks.prepare.table import CONFLICT, DUPLICATE, LEAK, OK, QUARANTINED, Names, Rows, iterate_slices
+
+COLUMNS = ("path", "outcome", "reason", "other", "label", "other_label")
+SHOWN = 3  # pairs in a line
+PART = 65_536
+
+
+def outcomes_path(dataset: str) -> str:
+    """Where the list lies in the workspace, beside the ledger."""
+    return f"datasets/{dataset}/outcomes.csv"
+
+
+def has_outcomes(rows: Rows) -> bool:
+    """Whether there is anything to list."""
+    return bool(_listed(rows, slice(None)).any())
+
+
+def write_outcomes(rows: Rows, path: Path) -> None:
+    """Write every file that is not in the dataset, and every pair of near-duplicates under two labels, as CSV.
+
+    Ignored files are left out: nobody takes them for images. The list follows from the ledger's rows alone.
+    """
+    parts = (_lines(rows, start, stop) for start, stop in iterate_slices(len(rows), PART))
+    write_rows(path, COLUMNS, chain.from_iterable(parts))
+
+
+def describe_outcomes(rows: Rows) -> list[str]:
+    """One line for duplicates, conflicts, leaks and doubtful labels each, with the first few pairs."""
+    others = rows.twin >= 0
+    told = [
+        (DUPLICATE, "duplicate{s}, left out", "{} is the same as {}"),
+        (CONFLICT, "file{s} with the same picture under two labels, all left out", "{} is the same as {}"),
+        (LEAK, "near-duplicate{s} of training images{where}, left out", "{} is nearly the same as {}"),
+        (OK, "file{s} with nearly the same picture under another label, one of which may be wrong", "{} and {}"),
+    ]
+    lines = []
+    for outcome, what, pair in told:
+        found = np.flatnonzero((rows.outcome == outcome) & others)
+        if outcome == OK:  # near copies of one label are told of where their owner's split holds them apart
+            found = found[rows.label_id[found] != rows.label_id[rows.twin[found]]]
+        if len(found):
+            where = f" ({count_leaks_by_class(rows)})" if outcome == LEAK else ""
+            subject = what.format(s="" if len(found) == 1 else "s", where=where)
+            lines.append(f"{len(found):,} {subject}: {name_pairs(rows, found, pair)}")
+    return lines
+
+
+def name_pairs(rows: Rows, found: NDArray[np.int64], pair: str) -> str:
+    """The first few of some rows, each with its other file, as `pair` puts it."""
+    shown = ", ".join(pair.format(*map(repr, names)) for names in _pairs(rows, found[:SHOWN]))
+    return shown + (", …" if len(found) > SHOWN else "")
+
+
+def count_leaks_by_class(rows: Rows) -> str:
+    """How many images of which class and split are leaks, most of them first."""
+    leaks = np.flatnonzero(rows.outcome == LEAK)
+    labels = rows.inventory.column("label").take(leaks).cast("string").to_pylist()
+    counts = Counter(zip(labels, rows.split[leaks].tolist(), strict=True))
+    found = sorted((-count, label, SPLITS[split]) for (label, split), count in counts.items())
+    told = ", ".join(f"{label!r} {-count:,} of {split}" for count, label, split in found[:SHOWN])
+    return told + (", …" if len(found) > SHOWN else "")
+
+
+def _listed(rows: Rows, part: slice) -> NDArray[np.bool_]:
+    outcome = rows.outcome[part]
+    unlike = np.isin(outcome, [DUPLICATE, CONFLICT, LEAK, QUARANTINED])
+    return np.asarray(unlike | ((outcome == OK) & (rows.twin[part] >= 0)), np.bool_)
+
+
+def _lines(rows: Rows, start: int, stop: int) -> Iterator[list[str]]:
+    nowhere, none = np.full(len(rows), -1, np.int32), Names()
+    reasons = rows.table(start, stop, nowhere, none).column("reason").to_pylist()
+    listed = np.flatnonzero(_listed(rows, slice(start, stop))) + start
+    labels = rows.inventory.column("label")
+    for row, (own, other) in zip(listed.tolist(), _pairs(rows, listed), strict=True):
+        twin = int(rows.twin[row])
+        cells = [own, OUTCOMES[rows.outcome[row]], reasons[row - start] or "", other]
+        cells += [labels[row].as_py() or "", labels[twin].as_py() or "" if twin >= 0 else ""]
+        yield cells
+
+
+def _pairs(rows: Rows, some: NDArray[np.int64]) -> Iterator[tuple[str, str]]:
+    """(path, path of the other file or "") of each of some rows, as they can be shown."""
+    twins = rows.twin[some].astype(np.int64)
+    others = rows.paths(np.maximum(twins, 0))
+    for own, other, twin in zip(rows.paths(some), others, twins.tolist(), strict=True):
+        yield _show(own), _show(other) if twin >= 0 else ""
+
+
+def _show(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")

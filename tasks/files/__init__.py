@@ -1,0 +1,1 @@
+"""Files of a source: listing, class folders, chunks and reading."""

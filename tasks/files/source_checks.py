@@ -1,0 +1,284 @@
+"""What is wrong with a source as a whole (an archive, links that lead out, one folder too high), and what to type."""
+
+import os
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, islice
+from operator import and_, eq
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cnn.errors import SafelightError, SourceError, name_some
+from infra.storage.store import Entry, Source, open_source, parse_folder
+from tasks.dataset.ledger import show_path
+from tasks.files.class_folders import iterate_labelled
+from tasks.files.labels import FOLDER_PROBLEMS, Listed
+from tasks.files.listing import BATCH
+
+PREPARE = "safelight prepare {}"
+OUTSIDE = ("symlink_outside", "symlink_outside_folder")
+CAMERA_FOLDER = re.compile(r"[1-9][0-9]{2}[0-9A-Z_]{5}")  # 100CANON, 101_PANA: the standard of cameras (DCF)
+SIBLINGS = 100  # folders beside the source, and files in each, that are looked at for a hint
+LINKS = 100  # that are looked at, of any number
+SUBFOLDERS = 10_000  # of folders that are compared with each other, at most
+ARCHIVES = {  # how names end → how such a file is unpacked into a folder
+    (".zip",): "unzip {file} -d {folder}",
+    (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst"): (
+        "mkdir {folder} && tar -xf {file} -C {folder}"
+    ),
+    (".7z",): "7z x {file} -o{folder}",
+    (".rar",): "unrar x {file} {folder}/",
+}
+IMAGES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jp2")
+
+
+def open_given(uri: str, command: str = PREPARE) -> Source:
+    """The source that a person gave; `command` is what they typed, with {} for the source.
+
+    Raises:
+        ConfigError: an address that is none.
+        SourceError: it is no folder; an archive or a single image is named as such, with what to type instead.
+    """
+    try:
+        return open_source(uri)
+    except SourceError:
+        place = None if uri.startswith("s3://") else parse_folder(uri)
+        if place is None or not place.is_file():
+            raise
+    raise SourceError(describe_file(place, command))
+
+
+def describe_file(place: Path, command: str) -> str:
+    """What a file is that was given in place of a folder, and what to type."""
+    if (unpack := how_to_unpack(str(place))) is not None:
+        line, folder = unpack
+        return f"{place} is an archive, no folder; unpack it and give the folder: {line} && {fill(command, folder)}"
+    if place.name.lower().endswith(IMAGES):
+        scored = " score " in f" {command} "
+        above = place.parent if scored else place.parent.parent
+        what = "the folder that it lies in" if scored else "the folder that holds its class folder"
+        return f"{place} is one image, no folder; give {what}: {fill(command, str(above))}"
+    return f"{place} is no folder; give the folder that holds the images: {fill(command, str(place.parent))}"
+
+
+def how_to_unpack(file: str) -> tuple[str, str] | None:
+    """(what to type, the folder that comes of it) for the name of an archive; None for any other."""
+    for endings, line in ARCHIVES.items():
+        for ending in sorted(endings, key=len, reverse=True):
+            if file.lower().endswith(ending):
+                folder = file[: -len(ending)]
+                return line.format(file=shlex.quote(file), folder=shlex.quote(folder)), folder
+    return None
+
+
+def name_command(command: str, model: str = "") -> str:
+    """What a person types for a command with a source, with {} for the source."""
+    return f"safelight {command} {{}}" + (f" --name {shlex.quote(model)}" if model else "")
+
+
+def fill(command: str, source: str) -> str:
+    """What to type for another source."""
+    return command.replace("{}", shlex.quote(source))
+
+
+def refuse_lost_folders(source: Source, inventory: pa.Table) -> None:
+    """Stop when a folder cannot be looked into: nobody knows how many images, or whole classes, are missing.
+
+    Raises:
+        SourceError: the folder is named.
+    """
+    lost = _with_problem(inventory, FOLDER_PROBLEMS)
+    if lost.num_rows:
+        path = lost.column("path")[0].as_py().decode("utf-8", "surrogateescape")
+        place, problem = source.uri_of(path), lost.column("problem")[0].as_py()
+        leads = f", a link to {os.path.realpath(place)}" if problem in OUTSIDE else ""
+        raise SourceError(
+            f"{place} is a folder that cannot be looked into ({problem}{leads}); repair, move "
+            "or hide it (a leading dot), or leave it out with source.exclude; nothing was published"
+        )
+
+
+def refuse_outside_links(source: Source, inventory: pa.Table, command: str) -> None:
+    """Stop when all that a source holds are links that lead out of it.
+
+    Raises:
+        SourceError: where they lead, and what to type instead.
+    """
+    outside = _with_problem(inventory, OUTSIDE)
+    if outside.num_rows and outside.num_rows == pc.sum(pc.is_null(inventory.column("ignored"))).as_py():
+        paths = outside.column("path").slice(0, LINKS).to_pylist()
+        names = [path.decode("utf-8", "surrogateescape") for path in paths]
+        raise SourceError(describe_links(source, names, outside.num_rows, command))
+
+
+def refuse_listed_links(source: Source, listed: Sequence[Listed], command: str) -> None:
+    """The same for files to score. Raises: SourceError."""
+    asked = [item.entry for item in listed if item.ignored is None]
+    outside = [entry.path for entry in asked if entry.problem in OUTSIDE]
+    if outside and len(outside) == len(asked):
+        raise SourceError(describe_links(source, outside[:LINKS], len(outside), command))
+
+
+def describe_links(source: Source, names: Sequence[str], count: int, command: str) -> str:
+    """Links that lead out of a source, and what to type: the folder that they lead to, or a copy with files in it."""
+    told = f"all that {source.uri} holds ({count:,}) are links that lead out of it, such as {names[0]!r}"
+    real = find_mirrored(source.uri, names)
+    if real is not None:
+        return f"{told}, to {real}; links are followed inside the source only, so give the folder itself: " + fill(
+            command, real
+        )
+    copy = f"{source.uri.rstrip('/')}-files"
+    return (
+        f"{told}; links are followed inside the source only, so give a copy with the files in it: "
+        f"cp -rL {shlex.quote(source.uri)} {shlex.quote(copy)} && {fill(command, copy)}"
+    )
+
+
+def find_mirrored(folder: str, names: Sequence[str]) -> str | None:
+    """The one folder that holds, under the same relative paths, what all these links lead to; None where none does."""
+    found = set()
+    for name in names:
+        target = os.path.realpath(os.path.join(folder, name))
+        if not target.endswith(f"/{name}"):
+            return None
+        found.add(target[: -len(name) - 1])
+    return found.pop() if len(found) == 1 else None
+
+
+def describe_classes(source: Source, inventory: pa.Table, classes: Sequence[str], command: str) -> str:
+    """Why a source with fewer than two classes cannot be learnt from, what lies one level deeper, and what to type."""
+    if not inventory.num_rows:
+        return f"{source.uri} holds no files; expected one folder of images per class{_hint_at_object(source, command)}"
+    if classes:
+        told = f"{source.uri} holds one class, {classes[0]!r}; a classifier needs at least two class folders"
+        return f"{told}{look_deeper(source, inventory, command)}"
+    loose = inventory.filter(pc.is_null(inventory.column("ignored")))
+    if not loose.num_rows:
+        counts = Counter(inventory.column("ignored").to_pylist()).most_common(3)
+        why = ", ".join(f"{count:,} {rule}" for rule, count in counts)
+        return f"{source.uri} holds {inventory.num_rows:,} files, none of which is looked at ({why}); no class folders"
+    return f"{source.uri} holds {loose.num_rows:,} files but no class folders; {_hint_at_loose(source, loose, command)}"
+
+
+def look_deeper(source: Source, inventory: pa.Table, command: str) -> str:
+    """What lies below the one class folder: the folder that holds the classes, as a command, if there is one."""
+    base = find_common_folder(inventory)
+    if not base:
+        return ""
+    below = Counter(path[len(base) :].rpartition(b"/")[0].partition(b"/")[0] for path in iterate_labelled(inventory))
+    loose = below.pop(b"", 0)
+    folder = base.decode("utf-8", "surrogateescape").rstrip("/")
+    if len(below) < 2 or loose > sum(below.values()):
+        return (
+            f"; {folder!r} holds {loose:,} files in no further folders: "
+            "make a folder for each class, with its images in it"
+        )
+    names = [show_path(name.decode("utf-8", "surrogateescape"))[0] for name in sorted(below)]
+    shown = name_some(list(map(repr, names)))
+    if are_camera_folders(names):
+        return f"; {folder!r} holds a camera's folders ({shown}), which are no classes: make a folder for each class"
+    return f"; {folder!r} holds {len(below)} folders ({shown}): {fill(command, source.uri_of(folder))}"
+
+
+def find_common_folder(inventory: pa.Table) -> bytes:
+    """The deepest folder that all files with a label lie in, with a "/" behind it."""
+    common: list[bytes] | None = None
+    for path in iterate_labelled(inventory):
+        folders = path.split(b"/")[:-1]
+        if common is None:
+            common = folders
+        elif folders[: len(common)] != common:
+            alike = sum(accumulate(map(eq, common, folders), and_))
+            common = common[:alike]
+    return b"".join(folder + b"/" for folder in common or ())
+
+
+def are_camera_folders(names: Sequence[str]) -> bool:
+    """Whether these are the names that cameras give to their folders, such as 100CANON."""
+    return bool(names) and all(map(CAMERA_FOLDER.fullmatch, names))
+
+
+def find_same_folders(inventory: pa.Table) -> tuple[str, ...]:
+    """The names of the folders that all class folders hold alike, two or more of each; () where they differ.
+
+    Then the level below may be what was meant: cameras or days above classes, or a split inside each class.
+    """
+    below: dict[bytes, set[bytes]] = {}
+    count = 0
+    for path in iterate_labelled(inventory):
+        top, _, rest = path.partition(b"/")
+        folder, slash, _ = rest.partition(b"/")
+        known = below.setdefault(top, set())
+        if not slash:
+            return ()
+        if folder not in known:
+            known.add(folder)
+            count += 1
+            if count > SUBFOLDERS:
+                return ()
+    sets = set(map(frozenset, below.values()))
+    if len(below) < 2 or len(sets) != 1 or len(next(iter(sets))) < 2:
+        return ()
+    return tuple(sorted(show_path(name.decode("utf-8", "surrogateescape"))[0] for name in next(iter(sets))))
+
+
+def _with_problem(inventory: pa.Table, problems: Sequence[str]) -> pa.Table:
+    found = pc.is_in(inventory.column("problem").cast(pa.string()), pa.array(problems))
+    return inventory.filter(pc.and_(found, pc.is_null(inventory.column("ignored"))))
+
+
+def _hint_at_loose(source: Source, loose: pa.Table, command: str) -> str:
+    """What to do with files that lie in no folder: unpack what is an archive, else make a folder for each class."""
+    for name in _iterate_names(loose):
+        if (unpack := how_to_unpack(source.uri_of(name))) is not None:
+            line, folder = unpack
+            return f"{name} is an archive; unpack it and give the folder: {line} && {fill(command, folder)}"
+    return (
+        "a folder's name is its images' label: make one for each class, with its images in it "
+        f"({source.uri_of('CLASS')}), then: {fill(command, source.uri)}{_hint_at_parent(source, command)}"
+    )
+
+
+def _hint_at_parent(source: Source, command: str) -> str:
+    """What to type when the folder that was given is itself one class of several; "" where that is not seen."""
+    place = Path(source.uri)
+    if not source.is_local:
+        return ""
+    try:
+        siblings = [item for item in _list_some(place.parent) if item.is_dir(follow_symlinks=False)]
+        holding = sum(any(found.name.lower().endswith(IMAGES) for found in _list_some(item)) for item in siblings)
+    except OSError:
+        return ""  # it is only a hint
+    if holding < 2:
+        return ""
+    return f"; or, if {place.name!r} is one class of {holding} in {place.parent}: {fill(command, str(place.parent))}"
+
+
+def _list_some(folder: "os.PathLike[str]") -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as items:
+        return list(islice(items, SIBLINGS))
+
+
+def _iterate_names(table: pa.Table) -> Iterator[str]:
+    for batch in table.select(["path"]).to_batches(max_chunksize=BATCH):
+        for path in batch.column("path").to_pylist():
+            yield path.decode("utf-8", "surrogateescape")
+
+
+def _hint_at_object(source: Source, command: str) -> str:
+    """What an address of S3 is that names an object, and no prefix; "" for any other source."""
+    if source.is_local:
+        return ""
+    parent, _, name = source.uri.rstrip("/").rpartition("/")
+    try:
+        found = list(islice(open_source(parent).list(name), 1)) if parent != "s3:/" else list[Entry]()
+    except SafelightError:
+        return ""
+    if not found or found[0].path != name:
+        return ""
+    what = "an archive: unpack it into a prefix" if how_to_unpack(name) else "one object: give the prefix above it"
+    return f" ({source.uri} is {what}{'' if how_to_unpack(name) else ', ' + fill(command, parent)})"

@@ -1,0 +1,180 @@
+"""Pictures of more than 8 bits: measuring which levels a dataset uses, and telling of those that come out nearly black.
+
+`image.levels = "dataset"` is resolved before anything is built: the training images are read once, and what they use
+stands in the manifest's image settings, and so in the model, in place of "dataset". The next version of the same source
+keeps the levels of the version before as long as all other settings that decide pixels are the same, whatever images
+come and go: chunks stay built, and versions stay comparable. Where there were none of more than 8 bits there is
+nothing to keep, and the next run looks again.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cnn.errors import BadImage
+from cnn.formats.content_digest import digest_image_data
+from cnn.formats.file_kinds import may_be_deep
+from cnn.images.levels import FULL, Span, misfit
+from cnn.images.read import ImageSpec
+from infra.storage.store import reuse_source
+from tasks.files.chunks import Chunk, Cut, cut_rows
+from tasks.files.decoding import choose_decoder
+from tasks.files.reading import Files, computing
+from tasks.prepare.build import BuildSpec, BuildTask
+
+DATASET = "dataset"
+FEW = 20  # one in so many pictures may be dark: there are pictures of the night
+
+
+@dataclass(frozen=True)
+class DeepCounts:
+    """Of some pictures: how many have more than 8 bits, how many of these the rule for levels makes nearly black
+    (`dark`) or clips away (`beyond`), the lowest and highest level of each kind; and how many are raw previews."""
+
+    deep: int = 0
+    dark: int = 0
+    dark_span: Span | None = None
+    beyond: int = 0
+    beyond_span: Span | None = None
+    previews: int = 0
+
+    def __add__(self, other: "DeepCounts") -> "DeepCounts":
+        return DeepCounts(
+            self.deep + other.deep,
+            self.dark + other.dark,
+            _join(self.dark_span, other.dark_span),
+            self.beyond + other.beyond,
+            _join(self.beyond_span, other.beyond_span),
+            self.previews + other.previews,
+        )
+
+
+def restore_counts(facts: Mapping[str, Any]) -> DeepCounts:
+    """Counts that were JSON."""
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
+    return DeepCounts(**values)
+
+
+def count_deep(spans: Iterable[Span | None], levels: str | Span, previews: int = 0) -> DeepCounts:
+    """The counts of pictures whose levels these are; None for a picture of 8 bits."""
+    counts = DeepCounts(previews=previews)
+    for span in spans:
+        if span is None:
+            continue
+        kind = misfit(span, levels)
+        dark, beyond = kind == "dark", kind == "beyond"
+        counts += DeepCounts(1, int(dark), span if dark else None, int(beyond), span if beyond else None)
+    return counts
+
+
+def count_report(table: pa.Table, levels: str | Span) -> DeepCounts:
+    """The counts of a chunk's report."""
+    facts = table.select(["low", "high"]).filter(pc.is_valid(table.column("low")))
+    spans = zip(facts.column("low").to_pylist(), facts.column("high").to_pylist(), strict=True)
+    return count_deep(spans, levels, int(pc.sum(table.column("preview")).as_py() or 0))
+
+
+def describe_deep(counts: DeepCounts, levels: str | Span, measured: bool = False) -> list[str]:
+    """What is to be told of them to who prepares a dataset, one line each."""
+    lines = []
+    if counts.dark_span and counts.dark * FEW >= counts.deep:
+        low, high = counts.dark_span
+        told = f"{_images(counts.dark)} more than 8 bits and use levels {low:,} to {high:,}"
+        lines.append(f"{told} {_explain_dark(counts, levels, measured)}")
+    if counts.beyond_span:
+        low, high = counts.beyond_span
+        told = f"{_images(counts.beyond)} more than 8 bits and use levels {low:,} to {high:,}"
+        lines.append(f"{told}, beyond image.levels ({_name_rule(levels, measured)}), so they are clipped: set others")
+    if counts.previews:
+        lines.append(_previews(counts.previews))
+    return lines
+
+
+def describe_scored(counts: DeepCounts, levels: str | Span, model: str) -> list[str]:
+    """The same to who has images scored."""
+    lines = []
+    taught = f"{levels[0]:,} to {levels[1]:,}" if isinstance(levels, tuple) else f"0 to {FULL:,}"
+    for count, span, fate in (
+        (counts.dark, counts.dark_span, "come out nearly black"),
+        (counts.beyond, counts.beyond_span, "are clipped"),
+    ):
+        if span and count * FEW >= counts.deep:
+            told = f"{_images(count)} more than 8 bits and use levels {span[0]:,} to {span[1]:,}, but {model} was"
+            lines.append(f"{told} trained with image.levels from {taught}: they {fate}, and its answers mean little")
+    if counts.previews:
+        lines.append(_previews(counts.previews))
+    return lines
+
+
+def with_levels(spec: BuildSpec, levels: str | Span) -> BuildSpec:
+    """The specification with this rule for levels."""
+    return spec.model_copy(update={"image": spec.image.model_copy(update={"levels": levels})})
+
+
+def cut_readable(inventory: pa.Table, files: int) -> Cut:
+    """Chunks of all files that are read for a dataset."""
+    left_out = pc.or_(pc.is_valid(inventory.column("ignored")), pc.is_valid(inventory.column("problem")))
+    left_out = pc.or_(left_out, pc.is_null(inventory.column("label")))
+    rows = np.flatnonzero(~left_out.to_numpy().astype(bool))
+    return cut_rows(inventory, rows, files)
+
+
+def measure_chunk(chunk: Chunk, task: BuildTask) -> tuple[int, list[Span]]:
+    """(how many files, the levels of each training image of more than 8 bits).
+
+    Raises:
+        SourceError: the source as a whole does not answer.
+    """
+    files = Files(reuse_source(task.source), chunk.entries)
+    image = ImageSpec(size=(1, 1), filter="area", max_pixels=task.spec.image.max_pixels, levels=DATASET)
+    spans: list[Span] = []
+    try:
+        decode = choose_decoder(chunk.isolated)
+        with computing():
+            for entry, digest, data in files:
+                if digest is None or isinstance(data, BadImage) or not may_be_deep(data):
+                    continue
+                if task.spec.place_image(entry.path, digest_image_data(data, digest).hex())[0] != "train":
+                    continue
+                try:
+                    seen = decode(data, image).seen
+                except BadImage:
+                    continue  # its reason is found when it is built
+                spans.extend([seen] if seen else [])
+    finally:
+        files.close()
+    return len(chunk.items), spans
+
+
+def _previews(count: int) -> str:
+    what = "files gave their" if count != 1 else "file gave its"
+    return f'{count:,} camera raw {what} largest preview (image.raw = "preview")'
+
+
+def _explain_dark(counts: DeepCounts, levels: str | Span, measured: bool) -> str:
+    """What becomes of dark pictures, and what to set: not the levels of these where they would clip brighter ones."""
+    if not isinstance(levels, tuple):
+        return f'of {FULL:,}, so they come out nearly black: set image.levels = "dataset"'
+    told = f"where image.levels are {_name_rule(levels, measured)}, so they come out nearly black"
+    if measured or counts.dark < counts.deep or counts.dark_span is None:
+        return f"{told} beside the others"
+    return f"{told}: set image.levels = [{counts.dark_span[0]}, {counts.dark_span[1]}]"
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{'s have' if count != 1 else ' has'}"
+
+
+def _name_rule(levels: str | Span, measured: bool) -> str:
+    told = f"{levels[0]:,} to {levels[1]:,}" if isinstance(levels, tuple) else f"0 to {FULL:,}"
+    return f"{told}, as measured" if measured else told
+
+
+def _join(first: Span | None, second: Span | None) -> Span | None:
+    if first is None or second is None:
+        return first or second
+    return min(first[0], second[0]), max(first[1], second[1])

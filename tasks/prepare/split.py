@@ -1,0 +1,170 @@
+"""Which split each image is in: drawn by a hash, kept from the version before, and filled up for classes of few images.
+
+A class has at least one training image, then one test image, then one validation image, as far as it has so many. Only
+its own images are moved for that, and a group (`split.group`) as a whole, if all its images are of that class.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from cnn.dataset.manifest import SPLITS, SplitSpec
+from cnn.errors import SafelightError
+from infra.storage.store import Store
+from tasks.dataset.ledger import iterate_ledger
+from tasks.prepare.build import choose_split, draw_missing, draw_point
+from tasks.prepare.publish import Latest, fetch_ledger, read_manifest
+from tasks.prepare.table import DUPLICATE, OK, Rows
+
+TRAIN, VALIDATION, TEST = (SPLITS.index(name) for name in ("train", "validation", "test"))
+TRAINED_ON = ("ok", "duplicate", "leak")  # outcomes whose split in the ledger was one that counted
+COLUMNS = ("digest", "image_key", "group", "split", "outcome")
+Memory = dict[str, int]
+"""Group → its split in the version before."""
+
+
+def recall_splits(rows: Rows, store: Store, latest: Latest | None, split: SplitSpec) -> Memory:
+    """Give images that are not known yet the split that they had in the version before, and tell those of its groups.
+
+    A file is found again by its image key, so that one whose metadata were rewritten stays where it was; in ledgers of
+    older releases by its digest. Where the split was asked for differently, or the owner's folders give other splits
+    than they did, nothing is recalled: else a split that has no folder any more would be drawn of new images alone.
+    """
+    unknown = np.flatnonzero((rows.outcome == OK) & ~rows.known)
+    if latest is None or not (len(unknown) or split.group):
+        return {}
+    memory: Memory = {}
+    try:
+        manifest = read_manifest(store, latest.dataset)
+        had = {SPLITS.index(name) for name in manifest.split_folders.values()} - {TRAIN}
+        if draws(manifest.split) != draws(split) or had != set(rows.given_splits):
+            return {}
+        parts = iterate_ledger(fetch_ledger(store, manifest), store.uri_of(manifest.ledger.path), COLUMNS)
+        for table in parts:
+            _recall_part(rows, unknown, table, memory)
+    except SafelightError:  # a version that is damaged or gone is no ground to stand on
+        rows.split[unknown], rows.known[unknown] = rows.record_split[unknown], False
+        return {}
+    return memory
+
+
+def draws(split: SplitSpec) -> dict[str, object]:
+    """All that decides in which split an image is drawn."""
+    return split.model_dump(exclude={"leak_distance"})
+
+
+def _recall_part(rows: Rows, unknown: NDArray[np.int64], table: pa.Table, memory: Memory) -> None:
+    counted = pc.is_in(table.column("outcome"), pa.array(TRAINED_ON))
+    table = table.filter(counted)
+    splits = np.array([SPLITS.index(name) for name in table.column("split").to_pylist()], np.int8)
+    _recall_groups(rows, table, splits, memory)
+    older = table.column("image_key").null_count == table.num_rows
+    keys = table.column("digest" if older else "image_key").to_pylist()
+    own = rows.digest[unknown] if older else rows.image_key[unknown]
+    found = list(_match(own, map(bytes.fromhex, keys) if older else keys))
+    chosen = unknown[np.array([row for row, _ in found], np.int64)]
+    recalled = splits[np.array([place for _, place in found], np.int64)]
+    allowed = rows.may_be_in(chosen, recalled)
+    rows.split[chosen[allowed]], rows.known[chosen[allowed]] = recalled[allowed], True
+
+
+def _recall_groups(rows: Rows, table: pa.Table, splits: NDArray[np.int8], memory: Memory) -> None:
+    """Note the split of each group that was drawn: neither that of its images in folders of the owner's split, nor that
+    of a copy, which has the split of the image that it is a copy of, whatever group that is in."""
+    copies = pc.equal(table.column("outcome"), "duplicate").to_numpy(zero_copy_only=False)
+    drawn = ~np.isin(splits, rows.given_splits) & ~copies
+    for group, number, tells in zip(table.column("group").to_pylist(), splits.tolist(), drawn.tolist(), strict=True):
+        if group is not None and tells:
+            memory.setdefault(group, number)
+
+
+def _match(own: NDArray[np.uint8], keys: Iterable[bytes | None]) -> Iterator[tuple[int, int]]:
+    """(row of `own`, uint8 (n, width), number of the key that is equal to it), for all that have one."""
+    places = {key: place for place, key in enumerate(keys) if key is not None}
+    for row, key in enumerate(own):
+        if (place := places.get(key.tobytes())) is not None:
+            yield row, place
+
+
+def draw_splits(rows: Rows, split: SplitSpec, memory: Memory) -> None:
+    """Give every ok image its final split; that of a duplicate is that of the image which it is a copy of."""
+    split = draw_missing(split, frozenset(SPLITS[number] for number in rows.given_splits))
+    if split.group is not None:
+        _follow_groups(rows, split, memory)
+    _Drawing(rows, split).fill_all()
+    copies = np.flatnonzero(rows.outcome == DUPLICATE)
+    rows.split[copies] = rows.split[rows.twin[copies]]
+
+
+def _follow_groups(rows: Rows, split: SplitSpec, memory: Memory) -> None:
+    """A group is where it was in the version before, a new one where the hash puts it."""
+    ok = np.flatnonzero(rows.outcome == OK)
+    names = [rows.groups.texts[number] for number in range(len(rows.groups.texts))]
+    drawn = [SPLITS.index(choose_split("", name, split)) for name in names]
+    chosen = [memory.get(name, place) for name, place in zip(names, drawn, strict=True)]
+    chosen = [there if there not in rows.given_splits else place for there, place in zip(chosen, drawn, strict=True)]
+    grouped = ok[(rows.group[ok] >= 0) & (rows.given[ok] <= TRAIN)]
+    rows.split[grouped] = np.array([*chosen, -1], np.int8)[rows.group[grouped]]
+    rows.known[grouped] = np.array([*(name in memory for name in names), False], np.bool_)[rows.group[grouped]]
+
+
+class _Drawing:
+    """The ok images by class, and the moves that give a class without images in a split one of its own."""
+
+    def __init__(self, rows: Rows, split: SplitSpec) -> None:
+        self._rows, self._split = rows, split
+        ok = np.flatnonzero(rows.outcome == OK)
+        self._by_label = ok[np.argsort(rows.label_id[ok], kind="stable")]
+        labels = rows.label_id[self._by_label]
+        self._starts = np.append(np.flatnonzero(np.diff(labels, prepend=-1)), len(labels))
+        pairs = np.unique(np.stack([rows.group[ok], rows.label_id[ok]]), axis=1)
+        groups, counts = np.unique(pairs[0], return_counts=True)
+        self._mixed = set(groups[counts > 1].tolist()) - {-1}  # groups that hold images of several classes
+
+    def fill_all(self) -> None:
+        """Training images first: without them a class cannot be learnt; then test, then validation images."""
+        for split, wanted in ((TRAIN, 1.0), (TEST, self._split.test), (VALIDATION, self._split.validation)):
+            for start, stop in zip(self._starts[:-1], self._starts[1:], strict=True) if wanted else ():
+                members = self._by_label[start:stop]
+                if not (self._rows.split[members] == split).any():
+                    self._fill(members, split)
+
+    def _fill(self, members: NDArray[np.int64], split: int) -> None:
+        """Move one of the class's images, or of its groups, into a split; none where none can be spared."""
+        units: dict[int, list[int]] = {}
+        for row in members[self._rows.given[members] <= TRAIN].tolist():
+            group = int(self._rows.group[row])
+            units.setdefault(group if group >= 0 else -2 - row, []).append(row)
+        spared = [unit for unit in units if self._can_spare(unit, units, split)]
+        if not spared:
+            return
+        unit = min(spared, key=lambda unit: self._reluctance(units[unit][0], split))
+        moved = np.array(units[unit], np.int64)
+        if unit in self._mixed:
+            free = (self._rows.outcome == OK) & (self._rows.given <= TRAIN)
+            moved = np.flatnonzero((self._rows.group == unit) & free)
+        self._rows.split[moved] = split
+
+    def _can_spare(self, unit: int, units: dict[int, list[int]], split: int) -> bool:
+        """Whether a unit may go there: the split that it leaves keeps another one, unless it matters less."""
+        if split == TRAIN:
+            return True
+        if unit in self._mixed:
+            return False
+        source = int(self._rows.split[units[unit][0]])
+        if split == TEST and source == VALIDATION:
+            return True
+        return sum(int(self._rows.split[rows[0]] == source) for rows in units.values()) > 1
+
+    def _reluctance(self, row: int, split: int) -> tuple[int, float]:
+        """What is moved first: what is new; for the test, what was not trained on; then what the hash puts nearest."""
+        rows = self._rows
+        group = rows.groups.texts[rows.group[row]] if rows.group[row] >= 0 else None
+        point = draw_point(rows.image_key[row].tobytes().hex(), group, self._split)
+        if split == TRAIN:
+            mixed = int(rows.group[row]) in self._mixed
+            return 2 * mixed + bool(rows.split[row] == TEST), -point
+        return (1 + bool(rows.split[row] == TRAIN)) if rows.known[row] else 0, point

@@ -1,0 +1,295 @@
+"""A training job in, its report out, from a process of its own: TensorFlow takes seconds and 400 MB.
+
+The child gets the job as a line on stdin and answers with JSON lines on a pipe of its own: events, then one line with
+the result or the error. What TensorFlow prints goes to `train.log` in the job's folder. The child ends when its stdin
+does, so it never outlives the parent; it ignores Ctrl-C, because the parent decides.
+"""
+
+import ctypes
+import hashlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import cnn.errors
+from cnn.errors import InstallationError, SafelightError, TrainingError
+from cnn.models.architecture import ModelSpec
+from cnn.spec import canonical_json
+from cnn.training.fit import FitSpec
+from infra.machine.import_path import python_command, python_environment
+from infra.machine.memory_limits import GIB, check_memory_limits, ended_when_starved, is_short_of_memory, tells_memory
+from tasks.train.train import OnEvent, TrainingReport, TrainJob
+
+LOG = "train.log"
+STOP_SECONDS = 10.0
+LEAST_MEMORY = 3 * GIB  # of address space, to load TensorFlow
+MOST_READ = 8192  # bytes at the end of a log
+BY_OTHERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # ends that somebody else gave it
+BY_MEMORY = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT)  # ends that a want of it may have, unsaid
+SHORT = "MemoryError"  # how the child names a want of memory, whatever the class of the error
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def run_key(dataset: str, name: str, model: ModelSpec, fit: FitSpec) -> str:
+    """What makes two trainings the same one: sha256 (hex) of dataset, model name, network and fit settings."""
+    facts = {
+        "dataset": dataset,
+        "name": name,
+        "model": model.model_dump(mode="json"),
+        "fit": fit.model_dump(mode="json"),
+    }
+    return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
+
+
+def start_trainer() -> "Trainer":
+    """A training process that loads TensorFlow at once and waits for its job. Use it in a `with`, or `stop` it."""
+    return Trainer()
+
+
+def run_training(job: TrainJob, on_event: OnEvent, trainer: "Trainer | None" = None) -> TrainingReport:
+    """Train in a process of its own, or in the one given; `on_event` gets its events as they come.
+
+    Raises:
+        SafelightError: the fault that training met, as the same class.
+        TrainingError: the process died; the line names the signal and the log.
+    """
+    with trainer or start_trainer() as process:
+        return process.run(job, on_event)
+
+
+class Trainer:
+    """The parent's end of a training process. It runs one job."""
+
+    def __init__(self) -> None:
+        check_memory_limits(LEAST_MEMORY)
+        self._ready = False
+        self._early: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process; see stop)
+        reading, writing = os.pipe()
+        on_main_thread = threading.current_thread() is threading.main_thread()
+        facts = (str(writing), str(int(on_main_thread)), str(os.getpid()))
+        try:
+            self._process = subprocess.Popen(
+                python_command("tasks.train.process", *facts),
+                stdin=subprocess.PIPE,
+                stdout=self._early,
+                stderr=self._early,
+                pass_fds=(writing,),
+                process_group=0,  # Ctrl-C at the terminal reaches the parent alone
+                env=python_environment(),
+            )
+        finally:
+            os.close(writing)
+        self._events = os.fdopen(reading, encoding="utf-8")
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def run(self, job: TrainJob, on_event: OnEvent) -> TrainingReport:
+        """Hand the job over and follow it to its end; see `run_training`."""
+        Path(job.folder).mkdir(parents=True, exist_ok=True)
+        with suppress(BrokenPipeError):  # a process that died already is told below
+            if self._process.stdin is not None:
+                self._process.stdin.write(job.to_json().encode() + b"\n")
+                self._process.stdin.flush()
+        with ended_when_starved(self._process) as starved:
+            if (result := self._follow(job, on_event)) is not None:
+                return result
+        if starved.is_set():
+            raise _out_of_memory(Path(job.folder, LOG), job.fit.batch_size)
+        raise self._describe_death(Path(job.folder, LOG), job.fit.batch_size)
+
+    def _follow(self, job: TrainJob, on_event: OnEvent) -> TrainingReport | None:
+        """The answer of the process; None when it has ended without one."""
+        for line in self._events:
+            message = _read_line(line)
+            if "ready" in message:
+                self._ready = True
+            elif "event" in message:
+                on_event(message)
+            elif "result" in message:
+                return TrainingReport.model_validate_json(json.dumps(message["result"]))
+            elif "error" in message:
+                raise _rebuild_error(message["error"], Path(job.folder, LOG), job.fit.batch_size)
+        return None
+
+    def stop(self) -> None:
+        """End the process, by force after ten seconds. Stopping it again is no fault."""
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            with suppress(BrokenPipeError):
+                self._process.stdin.close()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        finally:
+            self._events.close()
+            self._early.close()
+
+    def _describe_death(self, log: Path, batch: int) -> SafelightError:
+        code = self._process.wait()
+        self._early.seek(0)
+        if early := self._early.read():
+            with log.open("ab") as file:
+                file.write(early)
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        told = _read_end(log)
+        if -code not in BY_OTHERS and tells_memory(told):
+            return _out_of_memory(log, batch)
+        if not self._ready and -code not in BY_OTHERS:
+            last = " ".join((told.strip().splitlines() or [""])[-1].split())[:200]
+            end = f"code {code}" if code >= 0 else name
+            return InstallationError(f"the training process does not start ({end}: {last}); see {log}")
+        if code >= 0:
+            return TrainingError(f"the training process ended with code {code} and no result; see {log}")
+        memory = f" (out of memory? if so, {_smaller(batch)})" if -code in BY_MEMORY else ""
+        return TrainingError(
+            f"training was ended by {name}{memory}, see {log}; the same command goes on from its last epoch"
+        )
+
+
+def _read_end(log: Path) -> str:
+    """The last lines of a log; nothing where there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - MOST_READ))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _smaller(batch: int) -> str:
+    """What to write to need less."""
+    return f"--set fit.batch_size={batch // 2} in place of {batch}" if batch > 1 else "lower image.size"
+
+
+def _out_of_memory(log: Path, batch: int) -> TrainingError:
+    return TrainingError(
+        f"training ran out of memory: lower fit.batch_size, {_smaller(batch)}, or give it more; see {log}"
+    )
+
+
+def _read_line(line: str) -> dict[str, Any]:
+    """One message; a line that was cut short by the end of the process is none."""
+    try:
+        message = json.loads(line)
+    except ValueError:
+        return {}
+    return message if isinstance(message, dict) else {}
+
+
+def _rebuild_error(error: dict[str, str], log: Path, batch: int) -> SafelightError:
+    if error["class"] == SHORT:
+        return _out_of_memory(log, batch)
+    kind = getattr(cnn.errors, error["class"], None)
+    if isinstance(kind, type) and issubclass(kind, SafelightError):
+        return kind(error["message"])
+    return TrainingError(f"training failed ({error['class']}: {error['message']}); see {log}")
+
+
+def main(events: int, watch_parent: bool, parent: int) -> int:
+    """The child: wait for a job, train, answer. 0 when an answer was given."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if watch_parent:
+        _die_with(parent)
+    jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_watch_stdin, args=(jobs,), daemon=True).start()
+    with os.fdopen(events, "w", encoding="utf-8", buffering=1) as pipe:
+
+        def send(message: dict[str, Any]) -> None:
+            pipe.write(json.dumps(message) + "\n")
+            pipe.flush()
+
+        failure = _catch(_load_keras, "TensorFlow cannot be loaded")
+        if not failure:
+            send({"ready": True})
+        job = TrainJob.model_validate_json(jobs.get())
+        _redirect_output(Path(job.folder, LOG))
+        failure = failure or _catch(lambda: send({"result": _train(job, send).model_dump(mode="json")}))
+        if failure:
+            send({"error": failure})
+    return 0
+
+
+def _load_keras() -> None:
+    from cnn.backend import import_keras
+
+    import_keras()
+
+
+def _train(job: TrainJob, send: OnEvent) -> TrainingReport:
+    from tasks.train.train import train_dataset
+
+    return train_dataset(job, send)
+
+
+def _catch(work: Callable[[], None], loading: str = "") -> dict[str, str] | None:
+    """The error that the work met, as a message for the parent; its traceback goes to the log.
+
+    `loading` says what a fault other than those that are known means, where it is one of the installation.
+    """
+    try:
+        work()
+    except SafelightError as error:
+        return {"class": type(error).__name__, "message": str(error)}
+    except Exception as error:  # whatever Keras raises: the log keeps the traceback, the parent gets one line
+        traceback.print_exc()
+        kind, told = type(error).__name__, " ".join(str(error).split())[:300]
+        if is_short_of_memory(error):
+            return {"class": SHORT, "message": told}
+        if loading:
+            return {"class": InstallationError.__name__, "message": f"{loading} ({kind}: {told}); reinstall it"}
+        return {"class": kind, "message": told}
+    return None
+
+
+def _watch_stdin(jobs: "queue.SimpleQueue[str]") -> None:
+    """Pass the job on; end the process when the parent is gone or has enough."""
+    for line in sys.stdin:
+        jobs.put(line)
+    os._exit(1)
+
+
+def _die_with(parent: int) -> None:
+    """Ask Linux to end this process with its parent, even while C code holds the interpreter.
+
+    Linux sends the signal when the *thread* that started us ends, so this is only for children of a main thread.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it was gone before we asked
+            os._exit(1)
+
+
+def _redirect_output(log: Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), sys.argv[2] == "1", int(sys.argv[3])))

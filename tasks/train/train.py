@@ -1,0 +1,256 @@
+"""A dataset and a description of a network in; a bundle, its evaluation, figures and test answers out, in one folder.
+
+Runs in a process of its own (tasks/train/process.py): the one task that loads Keras. Reads the workspace and writes only into
+the run's folder; a run that was killed goes on from its last epoch.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.dataset.loader import ShardSet, open_split
+from cnn.dataset.manifest import Manifest
+from cnn.errors import DatasetError, name_some
+from cnn.evaluation.calibration import as_class_probabilities
+from cnn.evaluation.metrics import Evaluation, evaluate_probabilities, fit_temperature
+from cnn.inference.bundle import BundleFacts, BundleInfo, write_bundle
+from cnn.inference.scorer import load_scorer
+from cnn.models.architecture import ModelSpec, summarize_model
+from cnn.spec import Spec
+from cnn.training.fit import FitJob, FitResult, FitSpec, fit_model
+from infra.storage.store import Store, open_store
+from tasks.pages.spreadsheets import write_rows
+from tasks.prepare.publish import read_manifest
+from tasks.train.overlap import list_seen
+
+GOLDEN_IMAGES = 32
+BATCH = 256
+OnEvent = Callable[[dict[str, Any]], None]
+
+
+class TrainJob(Spec):
+    """One training. `folder` is a local folder that belongs to the run: checkpoints, figures/, bundle/, test.npz."""
+
+    workspace: str
+    dataset: str
+    name: str
+    model: ModelSpec
+    fit: FitSpec
+    top_k: int = 5
+    folder: str
+
+
+class TrainingReport(Spec):
+    """What a training left in its folder. `judged_on` is the split of `evaluation`: test, or what there was instead."""
+
+    bundle: str
+    figures: str
+    test: str
+    info: BundleInfo
+    evaluation: Evaluation
+    judged_on: str
+    best_epoch: int
+    epochs: int
+    resumed_at: int
+    seconds: float = 0.0
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A model on one split: keys (n,), labels int64 (n,) and calibrated probabilities float32 (n, k)."""
+
+    keys: list[str]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+
+
+def train_dataset(job: TrainJob, on_event: OnEvent, clock: Callable[[], float] = time.perf_counter) -> TrainingReport:
+    """Fit, calibrate, export, evaluate and draw. Events: {"event": "stage", "stage"}, {"event": "epoch", …figures}.
+
+    Raises:
+        DatasetError: the dataset is not there, or cannot be trained on.
+        IntegrityError: a shard or the manifest is damaged.
+        ConfigError: the network does not fit the images.
+        TrainingError: the loss is no number, or the exported model does not answer as the trained one.
+    """
+    began, store = clock(), open_store(job.workspace)
+    manifest = read_manifest(store, job.dataset)
+    check_trainable(manifest)
+    on_event({"event": "stage", "stage": "load"})
+    fetch_shards(store, manifest)
+    check_classes(manifest, open_split(manifest, "train", store.root).labels)
+    on_event({"event": "stage", "stage": "fit", "epochs": job.fit.epochs})
+    fitting = FitJob(manifest, store.root, job.model, job.fit, Path(job.folder, "checkpoints"))
+    result = fit_model(fitting, lambda figures: on_event({"event": "epoch", **figures}))
+    on_event({"event": "stage", "stage": "evaluate"})
+    report = _judge(job, manifest, store, result)
+    return report.model_copy(update={"seconds": round(clock() - began, 3)})
+
+
+def _judge(job: TrainJob, manifest: Manifest, store: Store, result: FitResult) -> TrainingReport:
+    """Export the trained model, and judge the exported one on images that training never saw."""
+    folder, split = Path(job.folder), choose_split(manifest)
+    shards = open_split(manifest, split, store.root)
+    info = _write_bundle(job, manifest, store, result, shards)
+    answers = _answer(folder / "bundle", shards)
+    evaluation = evaluate_probabilities(
+        answers.probabilities, answers.labels, manifest.classes, temperature=info.temperature, top_k=job.top_k
+    )
+    write_answers(folder / "test.npz", answers if split == "test" else _none_of(answers))
+    _write_figures(folder / "figures", job, manifest, evaluation, result)
+    return TrainingReport(
+        bundle=str(folder / "bundle"),
+        figures=str(folder / "figures"),
+        test=str(folder / "test.npz"),
+        info=info,
+        evaluation=evaluation,
+        judged_on=split,
+        best_epoch=result.best_epoch,
+        epochs=result.epochs,
+        resumed_at=result.resumed_at,
+        warnings=(*result.warnings, *doubt_validation(manifest, store.root)),
+    )
+
+
+def check_trainable(manifest: Manifest) -> None:
+    """Refuse a dataset that nothing can be learnt from.
+
+    Raises:
+        DatasetError: fewer than two classes, or no training images.
+    """
+    if len(manifest.classes) < 2:
+        found = ", ".join(manifest.classes) or "none"
+        raise DatasetError(
+            f"dataset {manifest.dataset} has one class or none ({found}); a classifier needs two or more"
+        )
+    if not manifest.rows("train"):
+        raise DatasetError(f"dataset {manifest.dataset} has no training images; lower split.validation and split.test")
+
+
+def check_classes(manifest: Manifest, labels: NDArray[np.int64]) -> None:
+    """Refuse a training split that lacks a class.
+
+    Raises:
+        DatasetError: the classes without training images are named.
+    """
+    counts = np.bincount(labels, minlength=len(manifest.classes))
+    if lacking := [name for name, count in zip(manifest.classes, counts, strict=True) if not count]:
+        shown = name_some(lacking)
+        grouped = ", or choose a split.group of smaller groups" if manifest.split.group else ""
+        raise DatasetError(
+            f"dataset {manifest.dataset} has no training images of {shown}; add images, lower split.validation and "
+            f"split.test{grouped}, and prepare again"
+        )
+
+
+def doubt_validation(manifest: Manifest, root: Path) -> tuple[str, ...]:
+    """A line on the classes without validation images, which have no say in the best epoch and in the confidences."""
+    if not manifest.rows("validation"):
+        return (
+            "there are no validation images: the best epoch is that of the training loss, confidences are as they come",
+        )
+    counts = np.bincount(open_split(manifest, "validation", root).labels, minlength=len(manifest.classes))
+    lacking = [repr(name) for name, count in zip(manifest.classes, counts, strict=True) if not count]
+    if not lacking:
+        return ()
+    return (f"no validation images of {name_some(lacking)}: the best epoch and the confidences were chosen without it",)
+
+
+def fetch_shards(store: Store, manifest: Manifest) -> None:
+    """Bring every shard of the dataset below `store.root`; a local workspace has them there already."""
+    if not store.is_local:
+        for refs in manifest.splits.values():
+            for ref in refs:
+                store.fetch(ref.path)
+
+
+def choose_split(manifest: Manifest) -> str:
+    """The split to judge on: test; validation or train where the one before is empty."""
+    return next(split for split in ("test", "validation", "train") if manifest.rows(split))
+
+
+def choose_golden(shards: ShardSet, most: int, seed: int) -> NDArray[np.int64]:
+    """Rows of up to `most` images, drawn class by class in turn, so that every class counts as long as it has any."""
+    rows = np.flatnonzero(shards.copies == 0)
+    rows = np.random.default_rng(seed).permutation(rows)
+    labels = shards.labels[rows]
+    turn = np.zeros(len(rows), np.int64)
+    for label in np.unique(labels):
+        mine = labels == label
+        turn[mine] = np.arange(np.count_nonzero(mine))
+    return np.sort(rows[np.lexsort((labels, turn))[:most]])
+
+
+def write_answers(path: Path, answers: Answers) -> None:
+    """Keep keys, labels, correct and probabilities for the gate."""
+    correct = answers.probabilities.argmax(axis=1) == answers.labels if len(answers.keys) else np.empty(0, bool)
+    keys = np.array(answers.keys, "S64")
+    with path.open("wb") as file:
+        np.savez_compressed(
+            file, keys=keys, labels=answers.labels, correct=correct, probabilities=answers.probabilities
+        )
+
+
+def _write_bundle(job: TrainJob, manifest: Manifest, store: Store, result: FitResult, judged: ShardSet) -> BundleInfo:
+    facts = BundleFacts(
+        model=job.model,
+        image=manifest.image,
+        normalization=manifest.normalization,
+        classes=manifest.classes,
+        temperature=_calibrate(manifest, store.root, result.model),
+        dataset=manifest.dataset,
+        dataset_digest=manifest.digest,
+        split=manifest.split,
+    )
+    golden, _ = judged.batch(choose_golden(judged, GOLDEN_IMAGES, job.fit.seed))
+    return write_bundle(Path(job.folder, "bundle"), result.model, facts, golden, list_seen(store, manifest))
+
+
+def _calibrate(manifest: Manifest, root: Path, model: Any) -> float:
+    """The temperature that fits the validation images; 1 without any."""
+    if not manifest.rows("validation"):
+        return 1.0
+    shards = open_split(manifest, "validation", root)
+    outputs = []
+    for start in range(0, shards.rows, BATCH):
+        images, _ = shards.batch(np.arange(start, min(start + BATCH, shards.rows)))
+        padded = np.zeros((BATCH, *images.shape[1:]), np.uint8)  # one shape: Keras traces the network once
+        padded[: len(images)] = images
+        outputs.append(np.asarray(model.predict_on_batch(padded))[: len(images)])
+    return fit_temperature(as_class_probabilities(np.concatenate(outputs)), shards.labels)
+
+
+def _answer(bundle: Path, shards: ShardSet) -> Answers:
+    """What the exported model, the one that will score, says to each image of a split; augmented copies left out."""
+    scorer = load_scorer(bundle, threads=os.cpu_count() or 1)
+    rows = np.flatnonzero(shards.copies == 0)
+    parts = [scorer.predict(shards.batch(rows[start : start + BATCH])[0]) for start in range(0, len(rows), BATCH)]
+    keys = shards.keys()
+    return Answers([keys[row] for row in rows.tolist()], shards.labels[rows], np.concatenate(parts))
+
+
+def _none_of(answers: Answers) -> Answers:
+    return Answers([], answers.labels[:0], answers.probabilities[:0])
+
+
+def _write_figures(folder: Path, job: TrainJob, manifest: Manifest, evaluation: Evaluation, result: FitResult) -> None:
+    from cnn.evaluation.plots import draw_evaluation, draw_learning_curves
+
+    draw_evaluation(evaluation, folder)
+    draw_learning_curves(result.history, result.best_epoch, folder / "curves.png")
+    (folder / "evaluation.json").write_text(evaluation.to_json() + "\n")
+    (folder / "model.txt").write_text(summarize_model(job.model, manifest.image, len(manifest.classes)) + "\n")
+    _write_rows(folder / "per_class.csv", [figures.model_dump() for figures in evaluation.per_class])
+    _write_rows(folder / "history.csv", result.history)
+
+
+def _write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    write_rows(path, header, ([row.get(key) for key in header] for row in rows))
