@@ -1,6 +1,6 @@
 """`python -m flows`: the same as the console script."""
 
-from flows.start import main
+from flows.cli.start import main
 
 if __name__ == "__main__":
     main()

@@ -15,7 +15,7 @@ from cnn.models.architecture import ModelSpec
 from cnn.spec import Settings
 from cnn.training.fit import FitSpec
 from flows.config_errors import describe_invalid
-from flows.timetable import check_timing, check_zone
+from flows.serving.timetable import check_timing, check_zone
 from infra.cluster.dask import ClusterSpec
 from infra.server.prefect_server import ServerSpec
 from tasks.files.chunks import ChunkSpec

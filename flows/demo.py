@@ -30,7 +30,7 @@ DEMO_SETTINGS = (
 def run_demo(workspace: str, config: Config) -> dict[str, Any]:
     """Write the digits as PNG files, retrain on the class folders, and score the inbox with the champion."""
     started = time.monotonic()
-    from flows.options import locate
+    from flows.cli.options import locate
     from flows.retrain import retrain
     from flows.score import score
 

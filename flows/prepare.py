@@ -11,11 +11,11 @@ from prefect import flow
 from cnn.dataset.manifest import SPLITS, Manifest
 from cnn.errors import name_some
 from flows.config import Config
-from flows.crew import Crew, hire_crew
 from flows.progress import say, show_stage
-from flows.reports import PrepareReport, ShardCounts
+from flows.results import PrepareReport, ShardCounts
 from flows.run_page import link_dataset, name_run_by
 from flows.stages import run_stage
+from infra.cluster.workers import Crew, hire_crew
 from infra.storage.workspace import hold_workspace
 from tasks.dataset.ledger import OUTCOMES
 from tasks.dataset.outcomes import describe_outcomes, has_outcomes, outcomes_path

@@ -8,11 +8,11 @@ from prefect import flow
 
 from cnn.errors import ServerError
 from cnn.models.architecture import count_parameters
+from flows.cli.models import open_registry
 from flows.config import Config
-from flows.models import open_registry
 from flows.prepare import prepare_dataset
 from flows.progress import say
-from flows.reports import TrainReport
+from flows.results import TrainReport
 from flows.run_page import link_version, name_run_by
 from flows.train import name_run, report_path, train_model, warm_up
 from infra.registry.tracking import check_name

@@ -11,7 +11,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectException
 
 from cnn.errors import SafelightError
-from flows.reports import PrepareReport, ScoreReport, TrainReport
+from flows.results import PrepareReport, ScoreReport, TrainReport
 from infra.storage.entry import escape_unseen
 
 NAME_LENGTH = 100

@@ -11,13 +11,13 @@ from prefect import flow
 from cnn.errors import SourceError, name_some
 from cnn.images.read import ImageSpec
 from cnn.inference.bundle import read_bundle
+from flows.cli.models import open_registry
 from flows.config import Config
-from flows.crew import Crew, hire_crew
-from flows.models import open_registry
 from flows.progress import say, show_stage
-from flows.reports import ScoreReport
+from flows.results import ScoreReport
 from flows.run_page import link_batch, name_run_by
 from flows.stages import run_stage
+from infra.cluster.workers import Crew, hire_crew
 from infra.machine.user_dirs import cache_dir
 from infra.registry.shipping import ship_bundle
 from infra.storage.scratch import open_scratch

@@ -15,11 +15,11 @@ from prefect.types.entrypoint import EntrypointType
 
 from cnn.errors import ConfigError
 from flows.config import Config
-from flows.lateness import Watch
 from flows.retrain import retrain
 from flows.score import score
-from flows.serving_runner import Offer, ServingRunner, Teller
-from flows.timetable import MONDAY, find_local_zone, parse_cron, parse_interval
+from flows.serving.lateness import Watch
+from flows.serving.runner import Offer, ServingRunner, Teller
+from flows.serving.timetable import MONDAY, find_local_zone, parse_cron, parse_interval
 from infra.cluster.spawn import leave_working_folder
 from infra.machine.user_dirs import state_dir
 from infra.registry.tracking import check_name

@@ -19,10 +19,10 @@ from cnn.evaluation.metrics import Evaluation, compare_paired
 from cnn.inference.bundle import read_bundle
 from cnn.models.architecture import count_parameters
 from cnn.spec import canonical_json
+from flows.cli.models import open_registry, who_asks
 from flows.config import Config
-from flows.models import open_registry, who_asks
 from flows.progress import say, show_stage
-from flows.reports import GateReport, TrainReport
+from flows.results import GateReport, TrainReport
 from flows.run_page import link_version, name_run_by
 from flows.stages import run_stage
 from infra.machine.user_dirs import cache_dir, state_dir

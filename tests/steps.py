@@ -9,8 +9,8 @@ from PIL import Image
 from cnn.dataset.manifest import Manifest, SplitSpec
 from cnn.images.augment import AugmentSpec
 from cnn.images.read import ImageSpec
-from flows.crew import hire_crew
 from infra.cluster.dask import ClusterSpec
+from infra.cluster.workers import hire_crew
 from infra.storage.store import open_store
 from infra.storage.workspace import hold_workspace
 from tasks.prepare.build import BuildSpec

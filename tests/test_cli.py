@@ -1,4 +1,4 @@
-"""flows/cli.py: every command answers to --help, wrong use exits with 2, known faults with 1 and one line."""
+"""flows/cli/main.py: every command answers to --help, wrong use exits with 2, known faults with 1 and one line."""
 
 import subprocess
 import sys
@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.main import app
+from flows.cli.options import DECIDED, find_idle, locate, tell_idle
 from flows.config import Config
-from flows.options import DECIDED, find_idle, locate, tell_idle
 
 RUNS = ["demo", "prepare", "train", "retrain", "score", "serve"]
 CONFIGURED = [*RUNS, "up"]
@@ -84,7 +84,7 @@ def test_a_folder_that_is_not_there_is_told_before_a_server_starts(tmp_path: Pat
 
 def test_help_loads_nothing_heavy() -> None:
     heavy = ["prefect", "dask", "mlflow", "tensorflow", "pydantic", "numpy"]
-    code = f"import sys, flows.cli; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, flows.cli.main; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from cnn.errors import IntegrityError, StorageError
 from cnn.images.read import ImageSpec
-from flows.cli import app
+from flows.cli.main import app
 from infra.storage.store import open_store
 from infra.storage.workspace import Dated, hold_workspace, list_dated, read_clock
 from tasks.dataset.gc import Collected, collect_garbage
@@ -164,8 +164,8 @@ def test_where_locks_do_not_hold_a_version_that_lost_a_shard_is_not_published(sc
 
 def finish(job: object) -> None:
     """The rest of the steps of a job that has listed its files."""
-    from flows.crew import hire_crew
     from infra.cluster.dask import ClusterSpec
+    from infra.cluster.workers import hire_crew
     from tasks.prepare.finish import finish_version
     from tasks.prepare.pipeline import Preparation, build_chunks
 

@@ -1,4 +1,4 @@
-"""flows/console.py: exit codes, one line for each known fault, one JSON object."""
+"""flows/cli/console.py: exit codes, one line for each known fault, one JSON object."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import typer
 
 import infra.server.prefect_server
 from cnn.errors import SourceError
-from flows.console import format_value, open_prefect, run_command
+from flows.cli.console import format_value, open_prefect, run_command
 from flows.progress import CONSOLE_LEVEL
 
 

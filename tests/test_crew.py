@@ -1,9 +1,9 @@
-"""flows/crew.py: what a crew does to its process ends with it."""
+"""infra/cluster/workers.py: what a crew does to its process ends with it."""
 
 import gc
 
-from flows.crew import hire_crew
 from infra.cluster.dask import ClusterSpec
+from infra.cluster.workers import hire_crew
 
 
 def test_the_collector_looks_at_everything_again_when_the_crew_is_gone() -> None:

@@ -17,16 +17,16 @@ from cnn.errors import DatasetError, InstallationError
 from cnn.images.read import ImageSpec
 from cnn.models.architecture import ModelSpec
 from cnn.training.fit import FitSpec
-from flows.crew import hire_crew
 from infra.cluster.dask import ClusterSpec
 from infra.cluster.decoder_pool import Isolation
 from infra.cluster.spawn import leave_working_folder, safe_folders
+from infra.cluster.workers import hire_crew
 from infra.machine.import_path import ROOT, order_folders, python_command
 from tasks.files.chunks import Effort
 from tasks.train.process import start_trainer
 from tasks.train.train import TrainJob
 
-SAFELIGHT = [sys.executable, "-P", "-c", "from flows.start import main; main()"]  # as the console script does it
+SAFELIGHT = [sys.executable, "-P", "-c", "from flows.cli.start import main; main()"]  # as the console script does it
 NAMES = ("cnn", "infra", "tasks", "random", "numpy", "PIL", "cv2", "json", "tempfile", "multiprocessing", "prefect")
 HOSTILE = 'print("taken for another module", flush=True)\nraise SystemExit(7)\n'
 FOLDERS = st.sampled_from(["/lib/python", "/lib/site-packages", "/scripts", "/work", ROOT])

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = ("cnn", "infra", "tasks", "flows")
 HEAVY = ("tensorflow", "keras", "mlflow", "prefect", "tf2onnx", "torch", "jax")
-COMMAND_LINE = ("flows.cli", "flows.console", "flows.start")  # what `safelight --help` imports
+COMMAND_LINE = ("flows.cli.main", "flows.cli.console", "flows.cli.start")  # what `safelight --help` imports
 SLOW_TO_START = (
     *HEAVY,
     *("albumentations", "boto3", "botocore", "dask", "distributed", "fastapi", "jinja2", "matplotlib", "onnx"),

@@ -10,7 +10,7 @@ from batch_scenes import FLAT, MODEL, NIGHT, score_folder, write_inbox
 from typer.testing import CliRunner
 
 from cnn.errors import SourceError
-from flows.cli import app
+from flows.cli.main import app
 from flows.config import Config
 from flows.score import Scoring, plan_stage
 from infra.storage.store import open_source, open_store

@@ -20,9 +20,9 @@ import infra.cluster.threads
 from cnn.errors import BadImage, ConfigError, InstallationError
 from cnn.images.decoder import GarbledError, read_message, write_message
 from cnn.images.read import ImageSpec, read_image
-from flows.crew import hire_crew
 from infra.cluster.dask import ClusterSpec
 from infra.cluster.decoder_pool import DecodersClosedError, Isolation
+from infra.cluster.workers import hire_crew
 from tasks.files.chunks import Effort
 from tasks.files.decoding import read_limit
 from tasks.prepare.build import ChunkReport

@@ -18,13 +18,13 @@ import infra.machine.memory_limits
 from cnn.errors import ConfigError, InstallationError, TrainingError
 from cnn.models.architecture import ModelSpec
 from cnn.training.fit import FitSpec
-from flows.console import run_command
+from flows.cli.console import run_command
 from infra.machine.memory_limits import check_memory_limits, ended_when_starved, is_short_of_memory
 from tasks.train import process as fitting
 from tasks.train.process import LOG, start_trainer
 from tasks.train.train import TrainJob
 
-SAFELIGHT = f"{sys.executable} -P -c 'from flows.start import main; main()'"
+SAFELIGHT = f"{sys.executable} -P -c 'from flows.cli.start import main; main()'"
 NETWORK = {"preset": None, "layers": [{"kind": "conv", "filters": 64, "kernel": 3}, {"kind": "global_pool"}]}
 
 

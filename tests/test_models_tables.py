@@ -13,8 +13,8 @@ from registries import METRICS, add_versions, open_registry
 from rich.cells import cell_len
 from rich.console import Console
 
-from flows.console import make_table, show_table
-from flows.models import list_models, promote_version, rollback_version, show_models
+from flows.cli.console import make_table, show_table
+from flows.cli.models import list_models, promote_version, rollback_version, show_models
 from infra.registry.registry import Registry
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -21,9 +21,9 @@ from cnn.dataset.manifest import Manifest, SplitSpec
 from cnn.images.augment import AugmentSpec
 from cnn.images.read import ImageSpec, encode_jpeg
 from flows.config import Config
-from flows.crew import hire_crew
 from flows.prepare import find_doubts, in_order, prepare_dataset, publish_stage
 from infra.cluster.dask import ClusterSpec
+from infra.cluster.workers import hire_crew
 from infra.storage.entry import MOST_BYTES
 from infra.storage.store import open_store
 from tasks.prepare.build import choose_split

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import tasks.prepare.finish
 from cnn.errors import BudgetError, StorageError
 from cnn.images.read import ImageSpec
-from flows.cli import app
+from flows.cli.main import app
 from flows.prepare import find_doubts
 from infra.storage.store import open_source, open_store
 from tasks.dataset.gc import collect_garbage

@@ -9,7 +9,7 @@ from prefect.context import FlowRunContext
 
 import flows.run_page
 from cnn.errors import RegistryError
-from flows.reports import GateReport, PrepareReport, ScoreReport, ShardCounts, TrainReport
+from flows.results import GateReport, PrepareReport, ScoreReport, ShardCounts, TrainReport
 from flows.run_page import link_batch, link_dataset, link_version, name_run_by
 
 PREPARED = PrepareReport(

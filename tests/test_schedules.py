@@ -358,7 +358,7 @@ def has_run(pid: int) -> bool:
     """Whether the process of a run has been started by this one."""
     for child in psutil.Process(pid).children():
         with suppress(psutil.Error):  # it may end while it is looked at
-            if "flows.served_run" in child.cmdline():
+            if "flows.serving.process" in child.cmdline():
                 return True
     return False
 

@@ -19,13 +19,13 @@ from typer.testing import CliRunner
 
 from cnn.errors import ConfigError, SourceError
 from cnn.evaluation.metrics import Paired
-from flows.cli import app
+from flows.cli.main import app
+from flows.cli.options import time_settings
 from flows.config import Config, ScheduleSpec, load_config
-from flows.lateness import Watch, find_last_error, read_last_error
-from flows.options import time_settings
-from flows.run_summary import describe_answer, read_difference
-from flows.served_run import describe_fault, read_answer, write_answer
-from flows.timetable import check_zone, describe_moment, find_local_zone, parse_cron, parse_interval
+from flows.serving.lateness import Watch, find_last_error, read_last_error
+from flows.serving.process import describe_fault, read_answer, write_answer
+from flows.serving.summary import describe_answer, read_difference
+from flows.serving.timetable import check_zone, describe_moment, find_local_zone, parse_cron, parse_interval
 from tasks.train.gate import GateSpec, decide
 
 NOON = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
@@ -200,7 +200,7 @@ def test_a_fault_is_one_line(tmp_path: Path) -> None:
 
 
 def test_what_a_run_prints_is_said_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
-    from flows.serving_runner import LineSink, Teller
+    from flows.serving.runner import LineSink, Teller
 
     sink = LineSink(Teller(ZoneInfo("UTC")), "score birds")
     for piece in ("list: 3", " files\nsco", "re\rscored: 1\n", "\n", "\x1b[31mred"):
@@ -275,7 +275,7 @@ def make_run(deployment: UUID, seconds: int, by_hand: bool = False) -> Any:
 
 
 def test_one_run_does_the_work_of_those_that_were_missed() -> None:
-    from flows.serving_runner import choose_runs
+    from flows.serving.runner import choose_runs
 
     score, retrain = uuid4(), uuid4()
     missed = [make_run(score, -3600 * hours) for hours in range(1, 60)]
@@ -287,7 +287,7 @@ def test_one_run_does_the_work_of_those_that_were_missed() -> None:
 
 
 def test_a_schedule_that_is_always_late_lets_the_others_run() -> None:
-    from flows.serving_runner import choose_runs
+    from flows.serving.runner import choose_runs
 
     score, retrain = uuid4(), uuid4()
     runs = [make_run(retrain, -20), make_run(score, -5)]
@@ -299,7 +299,7 @@ def test_a_schedule_that_is_always_late_lets_the_others_run() -> None:
 
 def test_what_an_earlier_schedule_left_behind_is_not_run() -> None:
     """Its server may hand such a run out: the scheduler inserts runs while the schedule is being taken away."""
-    from flows.serving_runner import ServingRunner, Teller
+    from flows.serving.runner import ServingRunner, Teller
 
     score, retrain, set_to = uuid4(), uuid4(), dict[UUID, Any]()
     left, due, asked = make_run(retrain, -20), make_run(score, -5), make_run(retrain, -1, by_hand=True)
@@ -346,7 +346,7 @@ class Flaky:
 
 
 def test_a_server_that_does_not_answer_is_asked_again_for_ever(capsys: pytest.CaptureFixture[str]) -> None:
-    from flows.serving_runner import ServingRunner, Teller
+    from flows.serving.runner import ServingRunner, Teller
 
     late = datetime.now(UTC) - timedelta(hours=2)
     watch = Watch({"score birds": hourly}, timedelta(minutes=2), late)
@@ -365,7 +365,7 @@ def test_cancelled_runs_are_looked_for_when_the_servers_events_come_no_more() ->
     """Prefect's own loop for that prints tracebacks while its server is away, and gives up."""
     from prefect._internal.observers import FlowRunCancellingObserver
 
-    from flows.serving_runner import Running, ServingRunner, Teller
+    from flows.serving.runner import Running, ServingRunner, Teller
 
     runner, asked = ServingRunner(Teller(ZoneInfo("UTC")), Watch({}, SECOND, NOON), 1.0), []
 
@@ -396,7 +396,7 @@ def test_cancelled_runs_are_looked_for_when_the_servers_events_come_no_more() ->
 
 def test_a_run_that_is_just_being_started_when_serve_ends_is_given_up_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C falls on the task that waits for the start, which ends before those who tell of what was in progress."""
-    from flows.serving_runner import ServingRunner, Teller, _Starter
+    from flows.serving.runner import ServingRunner, Teller, _Starter
 
     class NeverStarts:
         def __init__(self, **options: Any) -> None:
@@ -405,7 +405,7 @@ def test_a_run_that_is_just_being_started_when_serve_ends_is_given_up_too(monkey
         async def start(self, flow_run: Any, task_status: Any) -> None:
             await asyncio.Event().wait()
 
-    monkeypatch.setattr("flows.serving_runner.EngineCommandStarter", NeverStarts)
+    monkeypatch.setattr("flows.serving.runner.EngineCommandStarter", NeverStarts)
     runner, due = ServingRunner(Teller(ZoneInfo("UTC")), Watch({}, SECOND, NOON), 1.0), make_run(uuid4(), 0)
     runner.titles[due.deployment_id] = ("score", "score birds")
     runner._control_channel = None  # type: ignore[assignment]
@@ -421,7 +421,7 @@ def test_a_run_that_is_just_being_started_when_serve_ends_is_given_up_too(monkey
 
 
 def test_a_run_that_was_just_handed_out_is_not_late(capsys: pytest.CaptureFixture[str]) -> None:
-    from flows.serving_runner import STARTING, ServingRunner, Teller
+    from flows.serving.runner import STARTING, ServingRunner, Teller
 
     watch = Watch({"score birds": hourly}, timedelta(minutes=2), datetime.now(UTC) - timedelta(hours=2))
     runner = ServingRunner(Teller(ZoneInfo("UTC")), watch, 1.0)
@@ -436,7 +436,7 @@ def test_a_run_that_was_just_handed_out_is_not_late(capsys: pytest.CaptureFixtur
 
 
 def test_ctrl_c_is_quiet_from_the_start() -> None:
-    code = "import signal, flows.start as m, flows.cli as c; c.main = lambda: print(signal.getsignal(2).name); m.main()"
+    code = "import signal, flows.cli.start as m, flows.cli.main as c; c.main = lambda: print(signal.getsignal(2).name); m.main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "SIG_DFL"
     assert threading.current_thread() is threading.main_thread()

@@ -15,7 +15,7 @@ from test_inventory import Fake, entries_of
 from typer.testing import CliRunner
 
 from cnn.errors import SourceError
-from flows.cli import app
+from flows.cli.main import app
 from flows.prepare import find_doubts
 from infra.storage.store import open_source, open_store
 from tasks.files.class_folders import iterate_labelled

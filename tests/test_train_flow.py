@@ -13,7 +13,7 @@ from small_dataset import write_dataset
 import flows.train
 from cnn.dataset.manifest import Manifest
 from cnn.evaluation.metrics import Evaluation, evaluate_probabilities
-from flows.reports import GateReport
+from flows.results import GateReport
 from flows.train import describe_evaluation, register_stage, tell_verdict
 from infra.storage.store import open_store
 from tasks.train.gate import JUDGED_ON, UNJUDGED

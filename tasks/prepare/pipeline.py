@@ -42,7 +42,7 @@ FILL_ROWS = 4_096  # whose reports are taken over together: each time costs as m
 
 
 class Run(Protocol):
-    """How pieces of work are done; `flows.crew.Crew.run` is one."""
+    """How pieces of work are done; `infra.cluster.workers.Crew.run` is one."""
 
     def __call__(
         self,

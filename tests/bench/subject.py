@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from cnn.dataset.manifest import SplitSpec
 from cnn.images.augment import AugmentSpec
 from cnn.images.read import ImageSpec, read_image
-from flows.crew import Crew, hire_crew
 from infra.cluster.dask import ClusterSpec
+from infra.cluster.workers import Crew, hire_crew
 from infra.storage.store import open_source, reuse_source
 from tasks.files.chunks import ChunkSpec
 from tasks.prepare.build import BuildSpec

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.console import run_command, show_table
-from flows.options import (
+from flows.cli.console import run_command, show_table
+from flows.cli.options import (
     AsJson,
     Asked,
     ConfigFile,
@@ -171,12 +171,12 @@ def models(
     """What each champion is worth; with NAME all versions and the history of the champion."""
 
     def action() -> Mapping[str, Any]:
-        from flows.models import list_models
+        from flows.cli.models import list_models
 
         return list_models(locate(workspace), name)
 
     def show(answer: Mapping[str, Any]) -> None:
-        from flows.models import show_models
+        from flows.cli.models import show_models
 
         show_models(answer)
 
@@ -194,7 +194,7 @@ def promote(
     """Make a version the champion, by hand."""
 
     def action() -> Mapping[str, Any]:
-        from flows.models import promote_version
+        from flows.cli.models import promote_version
 
         return promote_version(locate(workspace), name, version, why)
 
@@ -211,7 +211,7 @@ def rollback(
     """Make the previous champion the champion again."""
 
     def action() -> Mapping[str, Any]:
-        from flows.models import rollback_version
+        from flows.cli.models import rollback_version
 
         return rollback_version(locate(workspace), name, why)
 
@@ -259,7 +259,7 @@ def collect(
     """Remove old dataset versions, and what no version refers to."""
 
     def action() -> Mapping[str, Any]:
-        from flows.collect import collect_workspace
+        from flows.cli.collect import collect_workspace
 
         return collect_workspace(locate(workspace), keep, grace_hours, dry_run)
 
@@ -272,7 +272,7 @@ def up(config: ConfigFile = None, settings: Settings = None, as_json: AsJson = F
 
     def action() -> Mapping[str, Any]:
         chosen = load_settings(config, settings)
-        from flows.hosting import start_servers
+        from flows.cli.server import start_servers
 
         return start_servers(chosen.server)
 
@@ -284,7 +284,7 @@ def down(as_json: AsJson = False) -> None:
     """Stop the local Prefect server."""
 
     def action() -> Mapping[str, Any]:
-        from flows.hosting import stop_servers
+        from flows.cli.server import stop_servers
 
         return stop_servers()
 

@@ -28,11 +28,11 @@ from prefect.runner import Runner
 from prefect.runner._starter_engine import EngineCommandStarter
 from prefect.states import Cancelled, Crashed
 
-from flows.console import tell_shortly
-from flows.lateness import Watch, read_last_error
-from flows.run_summary import describe_answer
-from flows.served_run import read_answer, start_command
-from flows.timetable import describe_day, describe_moment
+from flows.cli.console import tell_shortly
+from flows.serving.lateness import Watch, read_last_error
+from flows.serving.process import read_answer, start_command
+from flows.serving.summary import describe_answer
+from flows.serving.timetable import describe_day, describe_moment
 from infra.server.prefect_server import server_status
 from infra.storage.entry import escape_unseen, redact_text
 

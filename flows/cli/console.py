@@ -71,7 +71,7 @@ def run_command(
 def _ended_by_signals() -> Iterator[None]:
     """In the block SIGTERM raises TerminatedError; Prefect, which handles it during a flow, passes it on afterwards.
 
-    Ctrl-C raises KeyboardInterrupt, where it would end the process without a word outside (see `flows.start`).
+    Ctrl-C raises KeyboardInterrupt, where it would end the process without a word outside (see `flows.cli.start`).
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python sets handlers in the main thread alone

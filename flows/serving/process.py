@@ -1,6 +1,6 @@
 """The process of one run that `safelight serve` starts: Prefect's engine, and the flow's answer or its fault in a file.
 
-    python -P -m flows.served_run FLOW FILE     (which run it is, Prefect's engine learns from the environment)
+    python -P -m flows.serving.process FLOW FILE     (which run it is, Prefect's engine learns from the environment)
 
 The file holds one JSON object: the flow's answer, or {"error": ...} as the command line would tell it. A run that is
 cancelled or killed leaves none.
@@ -87,7 +87,7 @@ def read_answer(path: Path) -> dict[str, Any] | None:
 
 def start_command(flow: str, path: Path) -> list[str]:
     """The command line of a run's process; nothing in the working folder can take the place of a module."""
-    return [sys.executable, "-P", "-m", "flows.served_run", flow, str(path)]
+    return [sys.executable, "-P", "-m", "flows.serving.process", flow, str(path)]
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def who_asks() -> str:
 
 def show_models(answer: Mapping[str, Any]) -> None:
     """The answer of `list_models` as tables on stdout."""
-    from flows.console import make_console, make_table
+    from flows.cli.console import make_console, make_table
 
     console = make_console()
     if "models" in answer:

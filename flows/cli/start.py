@@ -17,6 +17,6 @@ def main() -> None:
     from infra.machine.memory_limits import spare_threads
 
     spare_threads()
-    from flows.cli import main as run
+    from flows.cli.main import main as run
 
     run()

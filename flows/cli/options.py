@@ -64,7 +64,7 @@ def check_folders(source: str | None, inbox: str | None, nightly: str | None, ev
 
 def time_settings(nightly: str | None, every: str | None) -> list[str]:
     """The settings that --nightly and --every are short for. Raises: ConfigError."""
-    from flows.timetable import parse_cron, parse_interval
+    from flows.serving.timetable import parse_cron, parse_interval
 
     try:
         if every is not None and parse_interval(every) is None:
@@ -148,7 +148,7 @@ def open_run(
     from infra.machine.memory_limits import check_memory_limits
 
     check_memory_limits()  # before anything is loaded
-    from flows.console import open_prefect
+    from flows.cli.console import open_prefect
     from infra.storage.store import open_source
 
     config = load_settings(file, settings)

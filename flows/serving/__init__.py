@@ -1,0 +1,1 @@
+"""What `safelight serve` does: timetables, due runs, late runs."""
