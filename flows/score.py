@@ -17,12 +17,13 @@ from flows.progress import say, show_stage
 from flows.results import ScoreReport
 from flows.run_page import link_batch, name_run_by
 from flows.stages import run_stage
+from infra.cluster.spec import Effort
 from infra.cluster.workers import Crew, hire_crew
 from infra.machine.user_dirs import cache_dir
 from infra.registry.shipping import ship_bundle
 from infra.storage.scratch import open_scratch
 from infra.storage.store import Source, Store, open_source, open_store, parse_folder
-from tasks.files.chunks import Chunk, Effort, estimate_decoding
+from tasks.files.chunks import Chunk, estimate_decoding
 from tasks.files.labels import EXCLUDED, Listed, check_apart, describe_excluded, find_lost_folders, list_source
 from tasks.files.source_checks import name_command, open_given, refuse_listed_links
 from tasks.prepare.bit_depth import DeepCounts, describe_scored

@@ -1,25 +1,24 @@
 """What every test stands on: a home of its own, real servers started once, small pictures; and nothing left running."""
 
-import io
 import itertools
 import os
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 from hypothesis import HealthCheck, configuration, settings
+from image_folders import NOBODY, MakeImageFolder, write_image_folder
 from s3server import choose_ports, find_obstacle, run_s3_server
 
 HOME = pytest.StashKey[str]()
 CLEARED = ("AWS_", "DASK_", "MLFLOW_", "PREFECT_", "SAFELIGHT_HOME", "SAFELIGHT_TRUST", "XDG_")
 BUCKETS = itertools.count()
-NOBODY = 65534
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -128,38 +127,10 @@ def s3_bucket(s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str
     return f"s3://{bucket}"
 
 
-MakeImageFolder = Callable[..., list[Path]]
-
-
 @pytest.fixture(scope="session")
 def make_image_folder() -> MakeImageFolder:
     """A function that writes class folders of small pictures which differ from each other, and by class."""
     return write_image_folder
-
-
-def write_image_folder(
-    root: Path, classes: Sequence[str] = ("cat", "dog"), per_class: int = 8, size: int = 32, seed: int = 0
-) -> list[Path]:
-    """The paths of `per_class` pictures, PNG and JPEG in turn, in a folder of `root` for each class.
-
-    Noise over one tint per class: easy to tell apart, and no two files are equal.
-    """
-    import numpy as np
-    from PIL import Image
-
-    paths = []
-    for number, label in enumerate(classes):
-        draw = np.random.default_rng([seed, number])
-        tint = np.array([(number * 97 + 40 * channel) % 200 for channel in range(3)])
-        (root / label).mkdir(parents=True)
-        for index in range(per_class):
-            pixels = np.clip(tint + draw.integers(0, 56, (size, size, 3)), 0, 255).astype(np.uint8)
-            kind, options = (("png", {}), ("jpeg", {"quality": 95}))[index % 2]
-            buffer = io.BytesIO()
-            Image.fromarray(pixels).save(buffer, kind, **options)
-            paths.append(root / label / f"{index:04d}.{kind}")
-            paths[-1].write_bytes(buffer.getvalue())
-    return paths
 
 
 @pytest.fixture

@@ -111,8 +111,8 @@ class ImageSpec(Settings):
 class Decoded:
     """Pixels of the shape asked for, and the width and height of the picture as a person would see it.
 
-    `seen` are the levels that a picture of more than 8 bits has (`cnn.images.levels.measure_span`), before the rule for them;
-    `preview` tells that a camera raw file gave its preview.
+    `seen` are the levels that a picture of more than 8 bits has (`cnn.images.levels.measure_span`), before the rule for
+    them; `preview` tells that a camera raw file gave its preview.
     """
 
     pixels: NDArray[np.uint8]

@@ -1,4 +1,4 @@
-"""A training job in; its network compiled, run epoch by epoch and kept in checkpoints, out. `cnn.training.fit` decides how long.
+"""A network compiled, run epoch by epoch and kept in checkpoints; `cnn.training.fit` decides how long.
 
 Importing this module imports no Keras.
 """

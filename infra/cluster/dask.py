@@ -174,7 +174,7 @@ def call_packed(function: bytes, item: bytes) -> Any:
     """What a worker runs: the packed function on the packed item."""
     from distributed.protocol.pickle import loads
 
-    from infra.cluster.dask.lean_arrow import leave_pandas_out
+    from infra.cluster.lean_arrow import leave_pandas_out
 
     if OWN in os.environ:  # on a worker that others use too, pyarrow is left as it is
         leave_pandas_out()

@@ -22,6 +22,7 @@ from cnn.images.decoder import GarbledError, read_message, write_message
 from cnn.images.read import Decoded, ImageSpec
 from infra.machine.import_path import python_command, python_environment
 
+DECODER = "cnn.images.decoder"  # the module that a child runs
 SECRETS = ("AWS_", "AZURE_", "GOOGLE_", "MLFLOW_", "PREFECT_")  # a decoder that was taken over finds none of these
 WORKER_NAME = "Dask Worker process"  # what Dask calls the processes that it starts anew when they have died
 END_SECONDS = 2.0  # from a process's last word to its end
@@ -144,7 +145,7 @@ class _Child:
                 raise DecodersClosedError
             if last:
                 raise InstallationError(
-                    f"no image can be decoded here: {python_command('cnn.images.decoder')[0]} ends before the first file"
+                    f"no image can be decoded here: {python_command(DECODER)[0]} ends before the first file"
                     f" ({fault.detail}); mend or reinstall what it names, then run again"
                 )
 
@@ -162,7 +163,7 @@ class _Child:
         self._garbled = False
         try:
             self._process = subprocess.Popen(
-                python_command("cnn.images.decoder", str(asked), str(answered)),
+                python_command(DECODER, str(asked), str(answered)),
                 stdin=subprocess.DEVNULL,
                 stdout=self._printed,  # what a library prints is no answer
                 stderr=self._printed,

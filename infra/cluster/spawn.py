@@ -30,7 +30,7 @@ def without_interrupts() -> Iterator[None]:
 
 @contextmanager
 def safe_folders() -> Iterator[None]:
-    """Python processes started in the block look for no module in the working folder; see `infra.machine.import_path`."""
+    """In the block no Python process looks for a module in the working folder; see `infra.machine.import_path`."""
     before = {name: os.environ.get(name) for name in FOLDERS}
     _set_variables({name: python_environment().get(name) for name in FOLDERS})
     try:

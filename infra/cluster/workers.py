@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 from infra.cluster.dask import Cluster, ClusterSpec, open_cluster, run_chunks
-from tasks.files.chunks import Effort
+from infra.cluster.spec import Effort
 
 T = TypeVar("T")
 R = TypeVar("R")

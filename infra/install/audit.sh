@@ -1,6 +1,6 @@
 #!/bin/sh
 # Hold the locked versions against the advisories that are known today: audit.sh PIP-AUDIT LOCK...
-# Where no advisory service answers it says so and passes: tests/test_lock.py holds a dated list of first safe versions.
+# Where no advisory service answers it says so and passes: tests/infra/install/test_lock.py holds a dated list of first safe versions.
 set -eu
 tool=$1
 shift
@@ -17,6 +17,6 @@ for lock in "$@"; do
     if [ "$answered" = yes ]; then
         echo "safelight: $lock: no known vulnerability"
     else
-        echo "safelight: $lock: not audited, no advisory service answers; the dated list in tests/test_lock.py holds"
+        echo "safelight: $lock: not audited, no advisory service answers; the dated list in tests/infra/install/test_lock.py holds"
     fi
 done

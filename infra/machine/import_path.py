@@ -8,7 +8,8 @@ import os
 import sys
 from collections.abc import Mapping
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # of this project: site-packages, or a checkout
+# Of this project: site-packages, or a checkout.
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 NEEDED = (
     "cv2",

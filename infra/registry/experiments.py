@@ -120,7 +120,7 @@ class ExperimentTags:
         self.experiments._ask("set_experiment_tag", self._experiment().experiment_id, key, value)
 
     def remove(self, key: str) -> None:
-        """See `infra.registry.training_lock.Tags`. Servers before MLflow 3.6 cannot take a tag away: there it becomes empty."""
+        """See `training_lock.Tags`. Servers before MLflow 3.6 cannot take a tag away: there it becomes empty."""
         try:
             self.experiments._ask("delete_experiment_tag", self._experiment().experiment_id, key)
         except AbsentError:

@@ -4,7 +4,7 @@ MLflow is imported at the first call, not with this module (1.4 s); the first ca
 (2 s, once). `Registry.warm_up` does both, to be called in a thread while something else is under way.
 
 Tags of a version: `bundle` and `onnx` (sha256 of bundle.json and model.onnx), `dataset`, `dataset_digest`, `run_key`,
-`metric.<name>`, and what the gate said (`gate.verdict`, `gate.reasons`). Tags of a model: its moves (infra/registry/history.py).
+`metric.<name>`, and what the gate said (`gate.verdict`, `gate.reasons`). Tags of a model: its moves (history.py).
 """
 
 import random

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cnn.errors import RegistryError
+from infra.registry import history as moves
 from infra.registry.history import Move
-from infra.registry.registry import history as moves
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 METRIC = "metric."

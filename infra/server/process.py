@@ -1,6 +1,7 @@
 """The local Prefect server's own process: Prefect's command, and a thread that bounds its log and ends it when idle.
 
-`infra.server.prefect_server` starts it by its path (`python -P server_process.py FOLDER PORT`); nothing of this project is imported.
+`infra.server.prefect_server` starts it by its path (`python -P process.py FOLDER PORT`); nothing of this project is
+imported.
 A command that uses the server holds a shared lock on the file CLIENTS; the kernel lets go of it however the command
 ends. The thread takes that lock alone before it ends the server, and holds it until the process is gone: a command that
 comes meanwhile waits, finds no server, and starts one.

@@ -152,7 +152,7 @@ class S3Store(S3Place):
             self._client.put_object(Bucket=self.bucket, Key=self.prefix + check_name(path), Body=data)
 
     def write_if(self, path: str, data: bytes, expected: bytes | None) -> bool:
-        """See `infra.storage.store.Store`. Where the server knows no conditional writes, two writers at once are not told."""
+        """See `Store`. Where the server knows no conditional writes, two writers at once are not told."""
         with self._explained("write", path):
             held, etag = self._get_version(path)
             if held != expected:

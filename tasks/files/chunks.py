@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from cnn.spec import Settings, canonical_json
+from infra.cluster.spec import Effort
 from infra.storage.store import Entry
 
 SPREAD = 16  # chunks that a small folder is cut into at least, about; each costs the scheduler some 8 ms
@@ -55,14 +56,6 @@ class Chunk:
     def entries(self) -> tuple[Entry, ...]:
         """The files alone."""
         return tuple(item.entry for item in self.items)
-
-
-@dataclass(frozen=True)
-class Effort:
-    """What some work takes: the pieces that it can be shared out in, and about how many seconds of one core."""
-
-    pieces: int
-    seconds: float
 
 
 def estimate_decoding(pieces: int, files: int, size: int) -> Effort:

@@ -95,7 +95,7 @@ def take_inventory(source: Source, exclude: Sequence[str] = ()) -> pa.Table:
 
 
 def classify_paths(paths: Sequence[str], exclude: Sequence[str] = ()) -> tuple[list[str | None], list[str | None]]:
-    """The labels and the ignore rules of paths, as `tasks.files.labels.classify_entry` has them, several times as fast."""
+    """The labels and the ignore rules of paths, as `labels.classify_entry` has them, several times as fast."""
     labels, rules = [], []
     for path in paths:
         start = path.rfind("/") + 1

@@ -37,7 +37,7 @@ class BuildSpec(Spec):
     split: SplitSpec
     folders: dict[str, str] = Field(
         default_factory=dict,
-        description="top folder → the split that its owner made of it; see `tasks.files.class_folders`",
+        description="top folder → the split that its owner made of it; see `class_folders`",
     )
 
     def salt(self) -> str:

@@ -6,7 +6,7 @@ from functools import partial
 
 from cnn.dataset.manifest import Manifest
 from cnn.errors import StorageError
-from tasks.files.chunks import Effort
+from infra.cluster.spec import Effort
 from tasks.prepare.checks import check_budget, check_leaks, reconcile_rows, set_normalization
 from tasks.prepare.derive import Arranged, ArrangeTask, Selection, arrange_shard, find_arranged, measure_shard
 from tasks.prepare.duplicates import doubt_labels, fetch_thumbnails, settle_copies, settle_leaks

@@ -20,10 +20,11 @@ from cnn.dataset.manifest import Manifest
 from cnn.errors import PASSING, IntegrityError, SafelightError, SourceError
 from cnn.images.levels import Span, combine_spans
 from cnn.spec import canonical_json
+from infra.cluster.spec import Effort
 from infra.storage.scratch import sweep_scratch
 from infra.storage.store import Source, Store, open_store
 from tasks.dataset.ledger import DECODED, has_code
-from tasks.files.chunks import Chunk, Cut, Effort, cut_rows, estimate_decoding, make_chunk
+from tasks.files.chunks import Chunk, Cut, cut_rows, estimate_decoding, make_chunk
 from tasks.files.class_folders import Layout, apply_layout, find_layout
 from tasks.files.labels import check_apart
 from tasks.files.listing import class_names, digest_inventory, take_inventory

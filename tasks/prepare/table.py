@@ -57,7 +57,7 @@ class Names:
 
 @dataclass(frozen=True)
 class Report:
-    """What a chunk came to: a row per file in its order (`tasks.prepare.chunk_report.REPORT`), and its shards by split."""
+    """What a chunk came to: a row per file in its order (`chunk_report.REPORT`), and its shards by split."""
 
     key: str
     table: pa.Table

@@ -67,7 +67,7 @@ def make_report(facts: ReportFacts, summary: Summary, read: Callable[[str], byte
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"name": show_name, "tail": show_tail, "count": show_count, "percent": show_percent}
-    template = environment.from_string(files("tasks").joinpath("report.html").read_text("utf-8"))
+    template = environment.from_string(files("tasks.score").joinpath("report.html").read_text("utf-8"))
     shots = {shot for sheet in summary.sheets for shot in (*sheet.most, *sheet.least)}
     with ThreadPoolExecutor(READERS) as pool:
         exhibits = dict(zip(shots, pool.map(lambda shot: make_exhibit(shot, read, facts.image), shots), strict=True))

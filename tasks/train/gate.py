@@ -74,8 +74,8 @@ def decide_first(evaluation: Evaluation, spec: GateSpec, judged_on: str = "test"
     """Promote a version that no champion stands beside when it is better than a constant answer: of all that there is
     to compare it with, the least.
 
-    Better means that one of two tests (`cnn.evaluation.metrics.compare_chance`) finds it so, at half of `spec.significance` each:
-    of its accuracy, or of its mean recall. So six images, three of each of two classes, are enough when all answers are
+    Better means that one of two tests (`metrics.compare_chance`) finds it so, at half of `spec.significance` each: of
+    its accuracy, or of its mean recall. So six images, three of each of two classes, are enough when all answers are
     right; four are not, which guessing has right once in sixteen times.
     """
     chance = compare_chance(evaluation)

@@ -1,7 +1,7 @@
 """A dataset and a description of a network in; a bundle, its evaluation, figures and test answers out, in one folder.
 
-Runs in a process of its own (tasks/train/process.py): the one task that loads Keras. Reads the workspace and writes only into
-the run's folder; a run that was killed goes on from its last epoch.
+Runs in a process of its own (tasks/train/process.py): the one task that loads Keras. Reads the workspace and
+writes only into the run's folder; a run that was killed goes on from its last epoch.
 """
 
 import os

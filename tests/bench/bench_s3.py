@@ -25,7 +25,7 @@ from subject import Home, list_stamps, open_home, open_reader
 from timing import time_pool
 from workbench import Workbench, list_files, tell
 
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1] / "support"))
 from s3server import choose_ports, client_variables, find_obstacle, run_s3_server, stop, wait_for
 
 BUCKET = "photographs"

@@ -1,0 +1,24 @@
+"""What a crew does to its process ends with it."""
+
+import gc
+
+from infra.cluster.dask import ClusterSpec
+from infra.cluster.workers import hire_crew
+
+
+def test_the_collector_looks_at_everything_again_when_the_crew_is_gone() -> None:
+    gc.unfreeze()
+    with hire_crew(ClusterSpec(workers=0)):
+        assert gc.get_freeze_count() > 0
+    assert gc.get_freeze_count() == 0
+
+
+def test_what_was_frozen_before_stays_frozen() -> None:
+    gc.freeze()
+    try:
+        before = gc.get_freeze_count()
+        with hire_crew(ClusterSpec(workers=0)), hire_crew(ClusterSpec(workers=0)):
+            pass
+        assert gc.get_freeze_count() > before / 2  # some of it is let go of
+    finally:
+        gc.unfreeze()

@@ -1,0 +1,298 @@
+"""The deployment files against the code and the installed versions: what they name exists, without a Docker engine."""
+
+import ast
+import inspect
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[3]
+ROOMS = ("cnn", "infra", "tasks", "flows")
+
+
+def load_yaml(name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / name).read_text("utf-8"))
+    return loaded
+
+
+COMPOSE = load_yaml("infra/deploy/compose.yaml")
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OWN = {name: service for name, service in SERVICES.items() if str(service["image"]).startswith("safelight")}
+DEPLOYMENTS: dict[str, dict[str, Any]] = {
+    f"{item['entrypoint'].partition(':')[2]}/{item['name']}": item
+    for item in load_yaml("infra/deploy/prefect.yaml")["deployments"]
+}
+
+
+@cache
+def help_of(*command: str) -> str:
+    """What a program's subcommand says about itself, from the environment that runs the tests."""
+    program = Path(sys.executable).parent / command[0]
+    answer = subprocess.run(
+        [program, *command[1:], "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
+    return answer.stdout
+
+
+def split_command(command: list[str]) -> tuple[tuple[str, ...], list[str]]:
+    """(program and subcommands, long options) of a command line."""
+    words = [word for word in command if re.fullmatch(r"[a-z][a-z-]*", word)]
+    subcommands = {"mlflow": 2, "dask": 2, "prefect": 3}
+    return tuple(words[: subcommands[words[0]]]), [word for word in command if word.startswith("--")]
+
+
+# ---------------------------------------------------------------------------------------------------- prefect.yaml
+
+
+def parameters_of(entrypoint: str) -> dict[str, bool]:
+    """Parameter → whether it must be given, of the flow function that an entrypoint names."""
+    path, _, name = entrypoint.partition(":")
+    tree = ast.parse((ROOT / path).read_text("utf-8"))
+    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    names = [argument.arg for argument in function.args.args]
+    required = len(names) - len(function.args.defaults)
+    return {argument: position < required for position, argument in enumerate(names)}
+
+
+def test_the_deployments_are_the_ones_that_are_promised() -> None:
+    assert {"retrain/nightly", "score/hourly", "train/gpu", "prepare/on-demand"} == DEPLOYMENTS.keys()
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_a_deployment_names_a_flow_and_its_parameters(name: str) -> None:
+    expected = parameters_of(DEPLOYMENTS[name]["entrypoint"])
+    given = DEPLOYMENTS[name]["parameters"]
+    assert given.keys() <= expected.keys()
+    missing = {parameter for parameter, required in expected.items() if required} - given.keys()
+    assert missing <= {"dataset"}, "a dataset's name is only known once it is prepared"
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_one_run_at_a_time_and_schedules_wait_for_the_user(name: str) -> None:
+    deployment = DEPLOYMENTS[name]
+    assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+    for schedule in deployment["schedules"]:
+        assert schedule["active"] is False
+        assert schedule["timezone"]
+
+
+def test_prefect_reads_the_file_as_it_is_meant() -> None:
+    from prefect.cli.deploy._models import PrefectYamlModel
+    from prefect.client.schemas.schedules import CronSchedule
+
+    model = PrefectYamlModel.model_validate(load_yaml("infra/deploy/prefect.yaml"))
+    for read, item in zip(model.deployments, DEPLOYMENTS.values(), strict=True):
+        assert read.model_dump(exclude_unset=True).keys() == item.keys(), "a key that Prefect does not know"
+        for schedule in item["schedules"]:
+            CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
+
+
+def test_the_pull_step_exists() -> None:
+    from prefect.deployments import steps
+
+    for step in load_yaml("infra/deploy/prefect.yaml")["pull"]:
+        for name, arguments in step.items():
+            function = getattr(steps, name.removeprefix("prefect.deployments.steps."))
+            inspect.signature(function).bind(**arguments)
+
+
+# ---------------------------------------------------------------------------------------------------- compose.yaml
+
+
+def test_only_loopback_ports_are_published() -> None:
+    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert ports
+    assert all(re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port) for port in ports)
+
+
+def test_no_secret_is_written_down() -> None:
+    lines = (ROOT / "infra/deploy/compose.yaml").read_text("utf-8").splitlines()
+    for line in lines:
+        if re.search(r"^\s*\w*(PASSWORD|SECRET|ACCESS_KEY)\w*:", line):
+            assert re.search(r": \$\{\w+:\?", line), line
+    assert not re.search(r"^\w*(PASSWORD|KEY)=\S", (ROOT / "infra/deploy/env.example").read_text("utf-8"), re.MULTILINE)
+
+
+def test_env_example_names_each_variable_of_the_compose_file() -> None:
+    used = set(re.findall(r"(?<!\$)\$\{(\w+)", (ROOT / "infra/deploy/compose.yaml").read_text("utf-8")))
+    named = set(re.findall(r"^(\w+)=", (ROOT / "infra/deploy/env.example").read_text("utf-8"), re.MULTILINE))
+    assert used == named
+
+
+def test_the_env_file_stays_out_of_git_and_of_the_image() -> None:
+    assert ".env" in (ROOT / ".gitignore").read_text("utf-8").split()
+    assert "*" in (ROOT / ".dockerignore").read_text("utf-8").split()
+    assert not re.search(r"^!.*env", (ROOT / ".dockerignore").read_text("utf-8"), re.MULTILINE)
+
+
+def test_services_wait_for_services_that_can_answer() -> None:
+    for name, service in SERVICES.items():
+        for other, how in service.get("depends_on", {}).items():
+            if how["condition"] == "service_healthy":
+                assert "healthcheck" in SERVICES[other], f"{name} waits for {other}, which has no healthcheck"
+            else:
+                assert how["condition"] == "service_completed_successfully"
+                assert SERVICES[other]["restart"] == "on-failure", f"{other} would start over and over"
+
+
+def test_volumes_are_declared_and_files_are_there() -> None:
+    for service in SERVICES.values():
+        for volume in service.get("volumes", []):
+            source = re.sub(r"\$\{\w+:-(.*?)\}", r"\1", volume).split(":")[0]
+            if source == "./photos":  # the user's
+                continue
+            assert (
+                (ROOT / "infra/deploy" / source).is_file() if source.startswith(".") else source in COMPOSE["volumes"]
+            )
+
+
+def test_images_are_pinned_and_freely_licensed() -> None:
+    foreign = {service["image"] for service in SERVICES.values()} - {"safelight", "safelight:gpu"}
+    assert {image.partition(":")[0] for image in foreign} == {
+        "postgres",
+        "chrislusf/seaweedfs",
+    }  # PostgreSQL, Apache-2.0
+    assert all(re.search(r":\d+\.\d+", image) for image in foreign)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, service in OWN.items() if service["command"][0] not in ("sh", "python")]
+)
+def test_a_servers_command_exists_in_the_locked_version(name: str) -> None:
+    subcommand, options = split_command(OWN[name]["command"])
+    text = help_of(*subcommand)
+    assert [option for option in options if option not in text] == []
+
+
+@pytest.mark.parametrize("name", [name for name, service in OWN.items() if service["command"][0] == "python"])
+def test_an_inline_script_is_python(name: str) -> None:
+    compile(OWN[name]["command"][2], name, "exec")
+
+
+def test_inline_shell_parses_and_names_commands_that_exist() -> None:
+    for name in ("s3", "certificate", "deploy"):
+        script = SERVICES[name]["command"][-1].replace("$$", "$")
+        subprocess.run(["sh", "-n"], input=script, text=True, check=True, capture_output=True)
+    lines = [line.strip() for line in SERVICES["deploy"]["command"][-1].splitlines()]
+    for line in lines:
+        for command in re.findall(r"prefect [^|>;&]+", line):
+            words = [word for word in shlex.split(command) if word != "--no-prompt"]
+            depth = 2 if words[1] == "deploy" else 3
+            text = help_of(*words[:depth])
+            assert [word for word in words if word.startswith("--") and word not in text] == []
+
+
+def test_the_certificate_that_the_dask_services_show_is_made(tmp_path: Path) -> None:
+    from distributed.security import Security
+
+    script = SERVICES["certificate"]["command"][-1].replace("/tls/", f"{tmp_path}/")
+    subprocess.run(["sh", "-ec", script], check=True, capture_output=True)
+    certificate, key = str(tmp_path / "dask.pem"), str(tmp_path / "dask.key")
+    security: Any = Security(  # type: ignore[no-untyped-call]
+        require_encryption=True, tls_ca_file=certificate, tls_scheduler_cert=certificate, tls_scheduler_key=key
+    )
+    assert security.get_listen_args("scheduler")["ssl_context"]
+    assert (tmp_path / "dask.key").stat().st_mode & 0o077 == 0
+
+
+def names_read_by_the_code() -> set[str]:
+    """Environment variables and Dask settings that the product's sources name."""
+    text = "\n".join(path.read_text("utf-8") for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+    settings = {f"DASK_{name.upper().replace('-', '_')}" for name in re.findall(r'"(scheduler-address)"', text)}
+    return set(re.findall(r"\b[A-Z][A-Z0-9]+(?:_[A-Z0-9]+)+\b", text)) | settings
+
+
+def is_read_by_a_library(name: str) -> bool:
+    """Whether Prefect, MLflow, Dask, boto3 or Python know an environment variable."""
+    if name.startswith("PREFECT_"):
+        from prefect.settings.legacy import _get_settings_fields
+        from prefect.settings.models.root import Settings
+
+        return name in _get_settings_fields(Settings)
+    if name.startswith("MLFLOW_"):
+        folder = Path(str(metadata.distribution("mlflow").locate_file("mlflow")))  # its import takes 5 s, and warns
+        sources = ("environment_variables.py", "cli/__init__.py", "utils/cli_args.py")
+        return any(f'"{name}"' in (folder / source).read_text("utf-8") for source in sources)
+    if name.startswith("DASK_"):
+        import dask.config
+        import distributed  # noqa: F401 - brings its defaults
+
+        missing = object()
+        key = name.removeprefix("DASK_").lower().replace("__", ".")
+        return dask.config.get(key, missing) is not missing
+    if name.startswith("AWS_"):
+        from botocore import configprovider, credentials
+
+        text = "".join(map(inspect.getsource, (configprovider, credentials)))
+        return f"'{name}'" in text or f'"{name}"' in text
+    return name in {"PATH", "PYTHONUNBUFFERED", "DO_NOT_TRACK", "NO_ALBUMENTATIONS_UPDATE"}
+
+
+def environment_names() -> set[str]:
+    composed = {name for service in OWN.values() for name in service.get("environment", {})}
+    dockerfile = (ROOT / "infra/deploy/Dockerfile").read_text("utf-8").rpartition("\nFROM ")[2]
+    return composed | set(re.findall(r"(?:^ENV|^   ) ([A-Z_]+)=", dockerfile, re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", sorted(environment_names()))
+def test_an_environment_variable_is_read_by_somebody(name: str) -> None:
+    assert name in names_read_by_the_code() or is_read_by_a_library(name)
+
+
+def test_a_made_up_variable_is_read_by_nobody() -> None:
+    made_up = ["PREFECT_API_ULR", "MLFLOW_TRACKING_ADDRESS", "DASK_DISTRIBUTED__COMM__TLS__CERT", "AWS_ENDPOINT"]
+    assert [name for name in made_up if name in names_read_by_the_code() or is_read_by_a_library(name)] == []
+
+
+# ---------------------------------------------------------------------------------------------- Dockerfile, Makefile
+
+
+def instructions() -> list[tuple[str, str]]:
+    """(instruction, rest) of the Dockerfile, continued lines joined."""
+    text = re.sub(r"\\\n", " ", (ROOT / "infra/deploy/Dockerfile").read_text("utf-8"))
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return [(line.split(None, 1)[0], line.split(None, 1)[1]) for line in lines]
+
+
+def test_what_the_image_copies_is_there_and_not_ignored() -> None:
+    allowed = re.findall(r"^!(\S+)", (ROOT / ".dockerignore").read_text("utf-8"), re.MULTILINE)
+    for instruction, rest in instructions():
+        if instruction == "COPY" and "--from" not in rest:
+            for source in rest.split()[:-1]:
+                path = source.replace("${LOCK}", "infra/install/requirements-cpu.lock")
+                assert (ROOT / path).exists(), path
+                matching = [rule for rule in allowed if Path(path).match(rule) or rule.startswith(f"{path}/")]
+                assert matching, f".dockerignore keeps {path} out"
+
+
+def test_the_image_runs_as_a_plain_user_on_a_pinned_base() -> None:
+    final = [rest for instruction, rest in instructions() if instruction == "USER"]
+    assert final == ["safelight"]
+    bases = [rest for instruction, rest in instructions() if instruction == "ARG"]
+    assert bases[0] == "PYTHON=3.12-slim-bookworm"
+
+
+def test_every_package_of_the_image_comes_by_hash() -> None:
+    for instruction, rest in instructions():
+        if instruction == "RUN":
+            for command in re.findall(r"pip install[^&]*", rest):
+                assert "--require-hashes" in command or "--offline --no-deps" in command
+
+
+def test_each_lock_that_is_built_from_exists() -> None:
+    locks = {build["args"]["LOCK"] for service in SERVICES.values() if (build := service.get("build"))}
+    assert locks == {"infra/install/requirements-cpu.lock", "infra/install/requirements-gpu.lock"}
+    assert all((ROOT / lock).is_file() for lock in locks)

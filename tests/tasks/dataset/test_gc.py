@@ -1,0 +1,237 @@
+"""What no kept version needs goes, what is needed or young stays, also while others build."""
+
+import json
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from faults import Gate, gated_store
+from scenes import (
+    Scene,
+    Told,
+    check_complete,
+    check_versions,
+    make_changed,
+    make_scene_job,
+    prepare_told,
+    restart,
+    silent,
+)
+from steps import prepare, write_image, write_photos
+from typer.testing import CliRunner
+
+from cnn.errors import IntegrityError, StorageError
+from cnn.images.read import ImageSpec
+from flows.cli.main import app
+from infra.storage.store import open_store
+from infra.storage.workspace import Dated, hold_workspace, list_dated, read_clock
+from tasks.dataset.gc import Collected, collect_garbage
+from tasks.prepare.pipeline import list_files
+from tasks.prepare.publish import manifest_path, pointer_path, read_manifest
+
+DAY = 86_400.0
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    return make_changed(tmp_path_factory.mktemp("changed"))
+
+
+@pytest.fixture
+def versions(tmp_path: Path) -> tuple[Path, Path, list[str]]:
+    """A source, its workspace, and the names of three versions that it came to have, oldest first."""
+    source, names = write_photos(tmp_path / "photos"), []
+    for night in range(3):
+        write_image(source / "owl" / f"new{night}.png", 100 + night)
+        names.append(prepare(source, tmp_path / "work")[1].dataset)
+    return source, tmp_path / "work", names
+
+
+def collect(workspace: Path, keep: int = 1, grace: float = 0.0, dry_run: bool = False) -> Collected:
+    return collect_garbage(open_store(str(workspace)), keep, grace, dry_run)
+
+
+def test_old_versions_go_and_the_latest_stays_whole(versions: tuple[Path, Path, list[str]]) -> None:
+    source, workspace, names = versions
+    before = set(workspace.glob("shards/*"))
+    names.insert(0, prepare(source, workspace, image=ImageSpec(size=(4, 4)))[1].dataset)
+    small = set(workspace.glob("shards/*")) - before
+    assert small
+    names.append(prepare(source, workspace)[1].dataset)
+    found = collect(workspace)
+    assert (found.kept, set(found.removed)) == ((names[-1],), set(names[:-1]))
+    assert not small & set(workspace.glob("shards/*"))
+    check_versions(open_store(str(workspace)), Told(versions=[names[-1]]))
+    assert sorted(path.name for path in (workspace / "datasets").iterdir()) == sorted(["latest", names[-1]])
+    job, manifest = prepare(source, workspace)
+    assert job.unchanged
+    assert manifest.dataset == names[-1]
+    assert collect(workspace).files == 0
+
+
+@pytest.mark.parametrize("keep", [0, 1, 2, 3])
+def test_the_newest_of_each_source_are_kept(versions: tuple[Path, Path, list[str]], tmp_path: Path, keep: int) -> None:
+    _, workspace, names = versions
+    other = prepare(write_photos(tmp_path / "others", 30), workspace)[1].dataset
+    found = collect(workspace, keep)
+    assert set(found.kept) == {*names[-max(keep, 1) :], other}
+    check_versions(open_store(str(workspace)), Told(versions=list(found.kept)))
+
+
+def test_what_is_young_stays_whatever_refers_to_it(versions: tuple[Path, Path, list[str]]) -> None:
+    _, workspace, names = versions
+    before = sorted(workspace.rglob("*"))
+    found = collect(workspace, grace=DAY)
+    assert (found.files, set(found.kept)) == (0, set(names))
+    assert sorted(workspace.rglob("*")) == before
+
+
+def test_a_copy_of_a_workspace_is_as_young_as_the_copy(versions: tuple[Path, Path, list[str]]) -> None:
+    _, workspace, names = versions
+    for path in workspace.rglob("*"):
+        os.utime(path, (0, 0))  # as `cp -a` and a restored backup have it
+    assert collect(workspace, grace=DAY).files == 0
+    assert set(collect(workspace, grace=DAY).kept) == set(names)
+
+
+def test_a_dry_run_tells_the_same_and_removes_nothing(versions: tuple[Path, Path, list[str]]) -> None:
+    _, workspace, _ = versions
+    before = sorted(workspace.rglob("*"))
+    told = collect(workspace, dry_run=True)
+    assert sorted(workspace.rglob("*")) == before
+    assert collect(workspace) == told
+
+
+def test_the_next_run_after_all_was_removed_makes_the_same(scene: Scene, tmp_path: Path) -> None:
+    restart(scene, tmp_path / "work")
+    collect(tmp_path / "work", keep=0)
+    told = Told()
+    prepare_told(scene, tmp_path / "work", told, silent)
+    assert scene.wanted is not None
+    assert scene.wanted.dataset == told.versions[0]
+
+
+def test_it_waits_for_no_one_and_takes_nothing_from_a_running_preparation(
+    versions: tuple[Path, Path, list[str]],
+) -> None:
+    _, workspace, _ = versions
+    before = sorted(workspace.rglob("*"))
+    with hold_workspace(open_store(str(workspace))), pytest.raises(StorageError, match="in use by a preparation; run"):
+        collect(workspace)
+    assert sorted(workspace.rglob("*")) == before
+
+
+def test_at_no_moment_of_a_preparation_does_it_take_anything(scene: Scene, tmp_path: Path) -> None:
+    workspace, refused = tmp_path / "work", []
+    restart(scene, workspace)
+
+    def try_to_collect(name: str) -> None:
+        with pytest.raises(StorageError, match="in use"):
+            collect(workspace, keep=0)
+        refused.append(name)
+
+    class Each(Gate):
+        def run(self, name: str, call: object) -> object:
+            if not self.inside:
+                self.inside = True
+                self.act(name)
+                self.inside = False
+            return call()  # type: ignore[operator]
+
+    told = Told()
+    with gated_store(Each(0, try_to_collect)):
+        prepare_told(scene, workspace, told, silent)
+    assert len(refused) > 40
+    assert scene.wanted is not None
+    assert told.versions == [scene.wanted.dataset]
+
+
+def test_where_locks_do_not_hold_a_version_that_lost_a_shard_is_not_published(scene: Scene, tmp_path: Path) -> None:
+    workspace = tmp_path / "work"
+    restart(scene, workspace)
+    job = make_scene_job(scene, workspace)
+    list_files(job)  # it counts on what stands
+    (next(workspace.glob("shards/*.tfrecord"))).unlink()
+    with pytest.raises(StorageError, match="was removed or replaced during this run; nothing was published, run again"):
+        finish(job)
+    told = Told()
+    prepare_told(scene, workspace, told, silent)
+    store = open_store(str(workspace))
+    check_complete(store, read_manifest(store, told.versions[0]))
+
+
+def finish(job: object) -> None:
+    """The rest of the steps of a job that has listed its files."""
+    from infra.cluster.dask import ClusterSpec
+    from infra.cluster.workers import hire_crew
+    from tasks.prepare.finish import finish_version
+    from tasks.prepare.pipeline import Preparation, build_chunks
+
+    assert isinstance(job, Preparation)
+    with hire_crew(ClusterSpec(workers=0)) as crew:
+        build_chunks(job, crew.run, lambda report: None)
+        finish_version(job, crew.run)
+
+
+def test_it_is_cut_short_anywhere_and_no_half_version_is_seen(
+    versions: tuple[Path, Path, list[str]], tmp_path: Path
+) -> None:
+    _, workspace, names = versions
+    number = 1
+
+    def fail(name: str) -> None:
+        raise StorageError("an injected fault; run again")
+
+    while True:
+        gate = Gate(number, fail)
+        with gated_store(gate, ("delete",)), suppress(StorageError):
+            collect(workspace)
+        check_versions(open_store(str(workspace)), Told(versions=[names[2]]))
+        if gate.passed < number:
+            break
+        number = 2  # the one after the next, each time
+    assert collect(workspace).files == 0
+
+
+@pytest.mark.parametrize("which", ["manifest", "pointer"])
+def test_what_cannot_be_read_stops_it(versions: tuple[Path, Path, list[str]], which: str) -> None:
+    source, workspace, names = versions
+    path = workspace / (manifest_path(names[0]) if which == "manifest" else pointer_path(str(source)))
+    path.write_bytes(path.read_bytes()[:-3])
+    before = sorted(workspace.rglob("*"))
+    with pytest.raises((IntegrityError, StorageError), match="is damaged"):
+        collect(workspace)
+    assert sorted(workspace.rglob("*")) == before
+
+
+def test_what_killed_writers_left_goes(versions: tuple[Path, Path, list[str]]) -> None:
+    _, workspace, _ = versions
+    for name in ("shards/.tmp-0123", "tmp/0000-foreign"):
+        (workspace / name).write_bytes(b"half")
+        os.utime(workspace / name, (0, 0))
+    assert collect(workspace).unfinished == 2
+    assert not list(workspace.rglob("*.tmp-*"))
+
+
+def test_the_clock_is_that_of_the_files(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.write("x", b"12")
+    (dated,) = list_dated(store, "x")
+    assert dated == Dated("x", 2, dated.written)
+    assert 0 <= read_clock(store) - dated.written < 3600
+    assert abs(read_clock(store) - time.time()) < 3600
+
+
+def test_the_command_tells_what_it_did(versions: tuple[Path, Path, list[str]], tmp_path: Path) -> None:
+    _, workspace, names = versions
+    words = ["gc", "--workspace", str(workspace), "--keep", "1", "--grace-hours", "0", "--json"]
+    answer = json.loads(CliRunner().invoke(app, [*words, "--dry-run"]).stdout)
+    assert answer["dry_run"]
+    assert answer["kept"] == [names[2]]
+    done = json.loads(CliRunner().invoke(app, words).stdout)
+    assert done | {"dry_run": True} == answer
+    nowhere = CliRunner().invoke(app, ["gc", "--workspace", str(tmp_path / "nowhere")])
+    assert nowhere.exit_code == 1
+    assert not (tmp_path / "nowhere").exists()

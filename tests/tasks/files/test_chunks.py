@@ -1,0 +1,111 @@
+"""Chunks are a pure function of the files to read, and a new file disturbs few of them."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.storage.store import Entry
+from tasks.files.chunks import (
+    Chunk,
+    Item,
+    chunk_key,
+    count_bits,
+    cut_rows,
+    decode_path,
+    encode_path,
+    make_chunk,
+    number_buckets,
+)
+from tasks.files.listing import INVENTORY
+
+names = st.lists(st.integers(0, 10_000), unique=True, max_size=60)
+CLASSES = ("cat", "owl")
+
+
+def make_inventory(numbers: Iterable[int], modified: str = "1.1") -> pa.Table:
+    paths = sorted(f"{CLASSES[n % 2]}/{n}.jpg".encode() for n in numbers)
+    labels = [path.split(b"/")[0].decode() for path in paths]
+    empty = [None] * len(paths)
+    columns = [paths, [len(path) for path in paths], [modified] * len(paths), empty, labels, empty]
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, INVENTORY, strict=True)], schema=INVENTORY)
+
+
+def cut(inventory: pa.Table, files: int = 7, salt: str = "s") -> list[Chunk]:
+    cuts = cut_rows(inventory, np.arange(inventory.num_rows), files)
+    return [make_chunk(inventory, cuts.rows_of(number), CLASSES, salt) for number in range(len(cuts))]
+
+
+def paths_of(chunks: Sequence[Chunk]) -> list[str]:
+    return [entry.path for chunk in chunks for entry in chunk.entries]
+
+
+@given(names, st.integers(1, 20))
+def test_every_file_is_in_exactly_one_chunk(numbers: list[int], files: int) -> None:
+    inventory = make_inventory(numbers)
+    chunks = cut(inventory, files)
+    assert sorted(paths_of(chunks)) == [path.decode() for path in inventory.column("path").to_pylist()]
+    assert all(chunk.items for chunk in chunks)
+    for item in (item for chunk in chunks for item in chunk.items):
+        assert CLASSES[item.label_id] == item.label == item.entry.path.split("/")[0]
+
+
+@given(st.integers(1, 10**7), st.integers(1, 10**4))
+def test_chunks_have_about_the_size_asked_for(rows: int, files: int) -> None:
+    mean = rows / 2 ** count_bits(rows, files)
+    wanted = min(files, max(64, rows // 16))
+    assert mean < 1.5 * wanted
+    assert mean > wanted / 1.5 or rows <= wanted
+
+
+def test_big_files_are_cut_into_more_chunks() -> None:
+    inventory = make_inventory(range(60))
+    big = inventory.set_column(1, INVENTORY.field(1), pa.array([4 << 20] * 60, pa.int64()))
+    assert len(cut(inventory, 256)) == 1
+    assert 16 <= len(cut(big, 256)) <= 22  # the last two of sixteen once more in four
+
+
+def test_the_last_chunks_are_small_so_that_workers_end_together() -> None:
+    sizes = [len(chunk.items) for chunk in cut(make_inventory(range(4000)), 250)]
+    assert sum(sizes) == 4000
+    assert len(sizes) == 14 + 8
+    assert all(200 < size < 300 for size in sizes[:14])
+    assert all(30 < size < 95 for size in sizes[14:])
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1), st.integers(0, 20))
+def test_buckets_are_ranges_of_hashes(hashes: list[int], bits: int) -> None:
+    ordered = np.sort(np.array(hashes, np.uint64))
+    buckets = number_buckets(ordered, bits)
+    assert np.all(buckets[1:] >= buckets[:-1])
+    same = buckets[1:] == buckets[:-1]
+    if bits:
+        prefixes = ordered >> np.uint64(64 - bits)
+        assert np.all(prefixes[1:][same] == prefixes[:-1][same])
+
+
+def test_a_new_file_changes_one_chunk() -> None:
+    before = {chunk.key for chunk in cut(make_inventory(range(100)))}
+    after = {chunk.key for chunk in cut(make_inventory(range(101)))}
+    assert len(before - after) == len(after - before) == 1
+
+
+def test_the_key_of_a_chunk_covers_all_that_decides_its_result() -> None:
+    inventory = make_inventory(range(5))
+    (base,) = cut(inventory)
+    assert chunk_key(base.items, "s") == base.key
+    assert cut(inventory, salt="other")[0].key != base.key
+    assert cut(make_inventory(range(5), modified="later"))[0].key != base.key
+    item = base.items[0]
+    bigger = Item(Entry(item.entry.path, 99, item.entry.modified), item.label, item.label_id)
+    assert chunk_key((bigger, *base.items[1:]), "s") != base.key
+    relabelled = Item(item.entry, "yak", 7)
+    assert chunk_key((relabelled, *base.items[1:]), "s") == base.key
+
+
+@pytest.mark.parametrize("raw", [b"owl/\xff.jpg", b"owl/a\nb.jpg", "owl/ü.jpg".encode()])
+def test_any_name_comes_back(raw: bytes) -> None:
+    assert encode_path(decode_path(raw)) == raw

@@ -1,0 +1,154 @@
+"""A champion (a network of three lines, written by hand) on the test images of a new dataset."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from champions import write_champion
+from small_dataset import IMAGE, PER_CLASS, write_dataset
+
+from cnn.dataset.manifest import Manifest
+from cnn.errors import SourceError
+from cnn.images.read import ImageSpec
+from cnn.inference.bundle import ONNX
+from infra.storage.store import Source, open_store
+from tasks.train.champion import Judgement, compare_answers, judge_champion, sees_same_pixels
+from tasks.train.train import Answers, write_answers
+
+SMALLER = ImageSpec(size=(6, 6), channels=3, normalize="unit")
+
+
+def judge(tmp_path: Path, champion: Path, per_class: Mapping[str, int] = PER_CLASS) -> Judgement:
+    manifest = write_dataset(tmp_path / "w", tmp_path / "s", per_class=per_class)
+    return judge_champion(champion, manifest, open_store(str(tmp_path / "w")))
+
+
+def no_source(uri: str) -> Source:
+    raise SourceError(f"{uri} is gone")
+
+
+def by_class(judgement: Judgement, manifest: Manifest) -> dict[str, float]:
+    """Share of each class that the champion has right."""
+    shares: dict[str, list[bool]] = {}
+    for path in Path(manifest.source).glob("*/test-*.png"):
+        key = hashlib.sha256(path.read_bytes()).hexdigest()
+        shares.setdefault(path.parent.name, []).append(judgement.correct[key])
+    return {name: float(np.mean(answers)) for name, answers in shares.items()}
+
+
+def test_the_shards_serve_a_champion_that_sees_the_same_pixels(tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path / "w", tmp_path / "s")
+    store = open_store(str(tmp_path / "w"))
+    judgement = judge_champion(write_champion(tmp_path / "champion"), manifest, store, no_source)
+    assert judgement.refused is None
+    assert by_class(judgement, manifest) == {"blue": 1.0, "green": 1.0, "red": 1.0}
+
+
+def test_another_size_is_decoded_again_from_the_source(tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path / "w", tmp_path / "s")
+    champion = write_champion(tmp_path / "champion", image=SMALLER)
+    judgement = judge_champion(champion, manifest, open_store(str(tmp_path / "w")))
+    assert judgement == Judgement(judgement.correct)
+    assert by_class(judgement, manifest) == {"blue": 1.0, "green": 1.0, "red": 1.0}
+
+
+@pytest.mark.parametrize("image", [IMAGE, SMALLER])
+@pytest.mark.parametrize(
+    ("classes", "right"),
+    [
+        (("blue", "green", "yellow"), {"blue": 1.0, "green": 1.0, "red": 0.0}),  # one class it never learnt
+        (("red", "green", "blue"), {"blue": 0.0, "green": 1.0, "red": 0.0}),  # same numbers, other names
+    ],
+)
+def test_classes_are_compared_by_name(
+    tmp_path: Path, image: ImageSpec, classes: tuple[str, ...], right: dict[str, float]
+) -> None:
+    manifest = write_dataset(tmp_path / "w", tmp_path / "s")
+    champion = write_champion(tmp_path / "champion", classes, image)
+    assert by_class(judge_champion(champion, manifest, open_store(str(tmp_path / "w"))), manifest) == right
+
+
+@pytest.mark.parametrize("change", ["gone", "changed"])
+def test_too_many_missing_files_refuse_the_comparison(tmp_path: Path, change: str) -> None:
+    manifest = write_dataset(tmp_path / "w", tmp_path / "s")
+    path = tmp_path / "s/red/test-0.png"
+    if change == "gone":
+        path.unlink()
+    else:
+        path.write_bytes((tmp_path / "s/blue/test-0.png").read_bytes())
+    champion = write_champion(tmp_path / "champion", image=SMALLER)
+    judgement = judge_champion(champion, manifest, open_store(str(tmp_path / "w")))
+    assert judgement.missing == 1
+    assert judgement.refused == f"1 of 18 test images are gone from {tmp_path}/s or have changed"
+
+
+def test_one_missing_in_a_hundred_is_left_out(tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path / "w", tmp_path / "s", per_class={"test": 34})
+    (tmp_path / "s/red/test-7.png").unlink()
+    champion = write_champion(tmp_path / "champion", image=SMALLER)
+    judgement = judge_champion(champion, manifest, open_store(str(tmp_path / "w")))
+    assert (judgement.refused, judgement.missing, len(judgement.correct)) == (None, 1, 101)
+
+
+def test_a_source_that_does_not_open_refuses_the_comparison(tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path / "w", tmp_path / "s")
+    champion = write_champion(tmp_path / "champion", image=SMALLER)
+    judgement = judge_champion(champion, manifest, open_store(str(tmp_path / "w")), no_source)
+    assert judgement.refused is not None
+    assert "the source does not open" in judgement.refused
+
+
+def test_a_damaged_champion_refuses_the_comparison(tmp_path: Path) -> None:
+    champion = write_champion(tmp_path / "champion")
+    (champion / ONNX).write_bytes(b"damaged")
+    refused = judge(tmp_path, champion).refused
+    assert refused is not None
+    assert ONNX in refused
+
+
+@pytest.mark.parametrize("image", [IMAGE, SMALLER])
+def test_only_the_images_that_are_asked_for_are_answered(tmp_path: Path, image: ImageSpec) -> None:
+    manifest = write_dataset(tmp_path / "w", tmp_path / "s")
+    keys = {hashlib.sha256((tmp_path / f"s/red/test-{number}.png").read_bytes()).hexdigest() for number in (1, 4)}
+    champion = write_champion(tmp_path / "champion", image=image)
+    (tmp_path / "s/blue/test-0.png").unlink()  # not asked for, not missed
+    judgement = judge_champion(champion, manifest, open_store(str(tmp_path / "w")), keys=keys)
+    assert judgement == Judgement(dict.fromkeys(sorted(keys), True))
+
+
+def test_without_test_images_there_is_nothing_to_compare(tmp_path: Path) -> None:
+    assert judge(tmp_path, write_champion(tmp_path / "champion"), {"train": 3}) == Judgement({})
+
+
+def test_answers_are_paired_by_key_not_by_order(tmp_path: Path) -> None:
+    keys = [letter * 64 for letter in "abcd"]
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]], np.float32)
+    write_answers(tmp_path / "test.npz", Answers(keys, np.array([0, 1, 1, 0]), probabilities))  # right: a, b, d
+    paired = compare_answers(tmp_path / "test.npz", Judgement({keys[2]: True, keys[1]: False, keys[0]: True}))
+    assert (paired.images, paired.wins, paired.losses) == (3, 1, 1)
+
+
+def test_no_answers_make_an_empty_pair(tmp_path: Path) -> None:
+    write_answers(tmp_path / "test.npz", Answers([], np.empty(0, np.int64), np.empty((0, 2), np.float32)))
+    assert compare_answers(tmp_path / "test.npz", Judgement({})).images == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({}, True),
+        ({"normalize": "symmetric"}, True),  # happens inside the network
+        ({"max_pixels": 7}, True),
+        ({"size": (6, 6)}, False),
+        ({"channels": 1}, False),
+        ({"resize": "pad"}, False),
+        ({"filter": "lanczos"}, False),
+        ({"background": (0, 0, 0)}, False),
+    ],
+)
+def test_only_what_changes_pixels_counts(changes: dict[str, object], same: bool) -> None:
+    assert sees_same_pixels(IMAGE.model_copy(update=changes), IMAGE) is same
+    jpeg = IMAGE.model_copy(update={"encoding": "jpeg"})
+    assert sees_same_pixels(IMAGE, jpeg) is False
