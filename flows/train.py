@@ -30,7 +30,7 @@ from infra.registry.registry import FIGURES, Registry
 from infra.registry.tracking import check_name
 from infra.registry.versions import IMAGES, AbsentError, LostChampion, VersionInfo
 from infra.storage.store import Store, open_store
-from tasks.prepare.publish import read_manifest
+from tasks.dataset.version import read_manifest
 from tasks.train.champion import compare_answers, judge_champion
 from tasks.train.gate import (
     JUDGED_ON,

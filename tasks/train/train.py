@@ -25,8 +25,8 @@ from cnn.models.architecture import ModelSpec, summarize_model
 from cnn.spec import Spec
 from cnn.training.fit import FitJob, FitResult, FitSpec, fit_model
 from infra.storage.store import Store, open_store
+from tasks.dataset.version import read_manifest
 from tasks.pages.spreadsheets import write_rows
-from tasks.prepare.publish import read_manifest
 from tasks.train.overlap import list_seen
 
 GOLDEN_IMAGES = 32
