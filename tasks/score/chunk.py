@@ -22,7 +22,7 @@ from cnn.errors import BadImage, IntegrityError, RegistryError
 from cnn.images.read import Decoded, ImageSpec, read_image
 from cnn.inference.scorer import load_scorer, rank_classes
 from cnn.spec import Settings, Spec
-from infra.registry.shipping import local_bundle
+from infra.registry.bundles import locate_bundle
 from infra.storage.layout import score_part_path
 from infra.storage.store import Entry, Store, reuse_source, reuse_store
 from tasks.dataset.ledger import show_path
@@ -290,7 +290,7 @@ def _find_part(store: Store, name: str, chunk: Chunk) -> ChunkScores | None:
 @lru_cache(maxsize=2)
 def _load_network(workspace: str, digest: str) -> Network:
     scorer = load_scorer(
-        local_bundle(reuse_store(workspace), digest), threads=1
+        locate_bundle(reuse_store(workspace), digest), threads=1
     )  # one thread: the cluster uses the cores
 
     def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
