@@ -18,8 +18,8 @@ from flows.train import name_run, report_path, train_model, warm_up
 from infra.registry.tracking import check_model_name
 from infra.storage.entry import redact_text
 from infra.storage.store import open_store
+from tasks.dataset.version import read_manifest
 from tasks.files.source_checks import name_command
-from tasks.prepare.publish import read_manifest
 from tasks.train.process import TrainingProcess
 
 

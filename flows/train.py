@@ -30,7 +30,7 @@ from infra.registry.registry import FIGURES, Registry
 from infra.registry.tracking import check_model_name
 from infra.registry.versions import IMAGES, JUDGED_ON, UNJUDGED, AbsentError, VersionInfo
 from infra.storage.store import Store, open_store
-from tasks.prepare.publish import read_manifest
+from tasks.dataset.version import read_manifest
 from tasks.train.champion import measure_champion
 from tasks.train.process import TrainingProcess, run_training
 from tasks.train.promotion import apply_verdict, read_verdict

@@ -23,7 +23,7 @@ from cnn.inference.bundle import read_bundle
 from cnn.inference.scorer import Scorer, load_scorer
 from infra.storage.store import Source, Store, open_source
 from tasks.dataset.ledger import restore_path
-from tasks.prepare.publish import read_ledger
+from tasks.dataset.version import read_ledger
 from tasks.train.overlap import choose_unseen, recall_seen
 
 BATCH = 128
@@ -128,7 +128,7 @@ def _read_shards(manifest: Manifest, store: Store) -> Iterator[Image]:
 def _list_test_files(manifest: Manifest, store: Store) -> Iterator[tuple[str, str, str]]:
     """(path, digest, class name) of every test image in the ledger."""
     names = ["path", "path_raw", "digest", "label", "split", "outcome"]
-    for row in read_ledger(store, manifest).select(names).to_pylist():
+    for row in read_ledger(store, manifest, names).to_pylist():
         if row["split"] == "test" and row["outcome"] == "ok":
             yield restore_path(row["path"], row["path_raw"]), row["digest"], row["label"]
 

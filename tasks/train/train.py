@@ -25,8 +25,8 @@ from cnn.models.architecture import summarize_model
 from cnn.training.fit import FitResult, fit_model
 from cnn.training.spec import FitJob
 from infra.storage.store import Store, open_store
+from tasks.dataset.version import read_manifest
 from tasks.pages.spreadsheets import write_rows
-from tasks.prepare.publish import read_manifest
 from tasks.train.overlap import list_seen
 from tasks.train.spec import OnEvent, TrainingResult, TrainJob
 

@@ -14,7 +14,7 @@ from cnn.errors import SourceError
 from cnn.images.read import ImageSpec
 from cnn.inference.bundle import ONNX
 from infra.storage.store import Source, open_store
-from tasks.prepare.publish import read_ledger
+from tasks.dataset.version import read_ledger
 from tasks.train.champion import ChampionScores, pair_answers, score_champion, sees_same_pixels
 from tasks.train.train import SplitPredictions, save_predictions
 
