@@ -10,9 +10,9 @@ from typing import Literal
 from pydantic import Field
 
 from cnn.dataset.seen_images import UnseenImages
-from cnn.errors import name_some
 from cnn.evaluation.metrics import Evaluation, Paired, compare_chance
 from cnn.spec import Settings
+from cnn.text import name_some
 
 ENOUGH = 30  # unseen test images on which two models may be compared, whatever share of all they are
 
