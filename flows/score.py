@@ -9,7 +9,7 @@ from typing import Any
 from prefect import flow
 
 from cnn.errors import SourceError, name_some
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import read_bundle
 from flows.cli.models import open_registry
 from flows.config import Config

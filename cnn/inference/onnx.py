@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.stderr import hold_stderr
+from cnn.stderr import capture_stderr
 
 FATAL = 4  # ONNX Runtime's highest log severity; failures are raised as exceptions anyhow
 _LIBRARY_LINE = re.compile(rb"WARNING: All log messages before absl|[IWEF]\d{4} [\d:.]+|.*\[[VIWEF]:onnxruntime")
@@ -51,4 +51,4 @@ def run_session(session: Any, images: NDArray[np.uint8], batch_size: int = 64) -
 
 def quiet_stderr() -> AbstractContextManager[None]:
     """Hold back what C++ libraries log to file descriptor 2; anything that is no log line of theirs is passed on."""
-    return hold_stderr(_LIBRARY_LINE.match)
+    return capture_stderr(_LIBRARY_LINE.match)

@@ -12,7 +12,7 @@ from pydantic import Field
 from cnn.dataset.manifest import SPLITS, Normalization, SplitSpec
 from cnn.errors import BudgetError, DatasetError, StorageError, name_some
 from cnn.formats.reasons import name_reason
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from cnn.spec import Settings, canonical_json
 from tasks.dataset.ledger import OUTCOMES
 from tasks.dataset.outcomes import name_pairs

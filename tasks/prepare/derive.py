@@ -26,8 +26,9 @@ from cnn.dataset.tfrecord import (
     relabel_record,
 )
 from cnn.errors import IntegrityError, StorageError
-from cnn.images.augment import AugmentSpec, augment_image
-from cnn.images.read import ImageSpec, encode_jpeg, sum_levels
+from cnn.images.augment import augment_image
+from cnn.images.read import encode_jpeg, sum_levels
+from cnn.images.spec import AugmentSpec, ImageSpec
 from cnn.spec import canonical_json
 from infra.storage.store import Store, reuse_store
 from tasks.files.reading import computing

@@ -23,7 +23,7 @@ from steps import prepare, write_image, write_photos
 from typer.testing import CliRunner
 
 from cnn.errors import IntegrityError, StorageError
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from flows.cli.main import app
 from infra.storage.store import open_store
 from infra.storage.workspace import Dated, hold_workspace, list_dated, read_clock

@@ -14,7 +14,8 @@ import pytest
 import tasks.score.chunk
 import tasks.score.publish
 from cnn.errors import IntegrityError, StorageError
-from cnn.images.read import ImageSpec, encode_png
+from cnn.images.read import encode_png
+from cnn.images.spec import ImageSpec
 from infra.storage.store import Store, open_source, open_store
 from tasks.files.labels import list_source
 from tasks.score.chunk import ModelRef, Network, ScoreJob, ScoreSpec, part_path, score_chunk
