@@ -14,7 +14,8 @@ from cnn.dataset.manifest import LedgerRef, Manifest, Normalization, ShardRef, S
 from cnn.dataset.tfrecord import digest_shard, encode_record
 from cnn.images.spec import AugmentSpec, ImageSpec
 from cnn.models.architecture import ModelSpec
-from cnn.training.fit import FitJob, FitResult, FitSpec
+from cnn.training.fit import FitResult
+from cnn.training.spec import FitJob, FitSpec
 
 SIDE = 8
 TINY = ModelSpec.model_validate(
