@@ -10,8 +10,7 @@ from pydantic import Field, ValidationError, field_validator
 from cnn.dataset.manifest import SplitSpec
 from cnn.errors import ConfigError
 from cnn.evaluation.gate import GateSpec
-from cnn.images.augment import AugmentSpec
-from cnn.images.read import ImageSpec
+from cnn.images.spec import AugmentSpec, ImageSpec
 from cnn.models.architecture import ModelSpec
 from cnn.spec import Settings
 from cnn.training.spec import FitSpec

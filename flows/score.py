@@ -10,7 +10,7 @@ from prefect import flow
 
 from cnn.errors import SourceError
 from cnn.evaluation.gate import describe_unjudged
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import read_bundle
 from cnn.text import name_some
 from flows.cli.models import open_registry

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cnn.dataset.manifest import Manifest
 from cnn.dataset.seen_images import CELLS, ImageFacts, SeenImages, UnseenImages, compares_grids, read_heads
 from cnn.errors import SafelightError
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import BundleInfo, read_seen_images
 from infra.storage.store import Store
 from tasks.dataset.ledger import SCHEMA

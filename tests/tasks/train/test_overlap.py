@@ -20,7 +20,7 @@ from cnn.dataset.seen_images import SeenImages, UnseenImages, write_seen
 from cnn.errors import IntegrityError
 from cnn.evaluation.gate import Challenger, GateSpec, Verdict, decide_promotion
 from cnn.evaluation.metrics import evaluate_probabilities
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import INFO, SEEN, BundleInfo, read_bundle
 from infra.storage.store import Store, open_store
 from tasks.train.champion import ChampionScores, measure_champion
