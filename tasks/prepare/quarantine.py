@@ -11,8 +11,7 @@ from infra.storage.disk_errors import explained
 from infra.storage.scratch import open_scratch
 from infra.storage.store import Store
 from infra.storage.workspace import drop_folder
-from tasks.dataset.ledger import show_path
-from tasks.files.chunks import decode_path
+from tasks.files.paths import decode_path, show_path
 from tasks.pages.spreadsheets import write_rows
 from tasks.prepare.publish import slug_of
 from tasks.prepare.table import QUARANTINED, Rows, iterate_slices

@@ -13,8 +13,8 @@ from cnn.images.read import ImageSpec
 from infra.storage.disk_errors import explained
 from infra.storage.scratch import open_scratch
 from infra.storage.store import Store
-from tasks.dataset.ledger import show_path
 from tasks.files.labels import Listed
+from tasks.files.paths import show_path
 from tasks.score.chunk import ScoreTask, part_path
 from tasks.score.plan import (
     RULES,

@@ -20,7 +20,7 @@ from cnn.evaluation.metrics import Paired, compare_paired
 from cnn.images.read import ImageSpec, read_image
 from cnn.inference.scorer import Scorer, load_scorer
 from infra.storage.store import Source, Store, open_source
-from tasks.dataset.ledger import restore_path
+from tasks.files.paths import restore_path
 from tasks.prepare.publish import read_ledger
 
 BATCH = 128
