@@ -16,10 +16,16 @@ from flows.results import PrepareReport, ShardCounts
 from flows.run_page import link_dataset, name_run_by
 from flows.stages import run_stage
 from infra.cluster.workers import Crew, hire_crew
+from infra.storage.layout import outcomes_path
 from infra.storage.workspace import hold_workspace
 from tasks.dataset.ledger import OUTCOMES
-from tasks.dataset.outcomes import describe_outcomes, has_outcomes, outcomes_path
-from tasks.files.class_folders import SPLIT_NAMES, describe_owner_split, find_empty_folders, find_similar_names
+from tasks.dataset.outcomes import describe_outcomes, has_outcomes
+from tasks.files.class_folders import (
+    SPLIT_NAMES,
+    describe_owner_split,
+    find_empty_folders,
+    find_similar_names,
+)
 from tasks.files.listing import any_path_matches, count_labels, describe_excluded
 from tasks.files.source_checks import PREPARE, are_camera_folders, find_same_folders, refuse_workspace_inside
 from tasks.prepare.bit_depth import DATASET, describe_deep

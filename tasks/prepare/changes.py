@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from cnn.dataset.manifest import Manifest
 from cnn.errors import DEATHS, PASSING
+from infra.storage.layout import chunk_report_path
 from infra.storage.store import Source
 from tasks.dataset.ledger import DECODED, OUTCOMES, SCHEMA, has_code, iterate_ledger
 from tasks.files.changes import hash_files, match_files
 from tasks.files.paths import decode_path, restore_paths, show_path
 from tasks.prepare.build import BuildSpec
-from tasks.prepare.chunk_report import report_path
 from tasks.prepare.table import PENDING, Rows, iterate_slices
 
 PART = 4096
@@ -125,7 +125,7 @@ def _usable(old: pa.Table, previous: Previous) -> NDArray[np.bool_]:
         for place, split in enumerate(splits[0]):
             shard = previous.manifest.chunks.get(chunk, {}).get(split)
             stands = shard is not None and previous.standing.get(shard.path) == shard.bytes
-            alive[number, place] = stands and report_path(chunk) in previous.standing
+            alive[number, place] = stands and chunk_report_path(chunk) in previous.standing
     usable: NDArray[np.bool_] = (decoded & alive[chunks[1], splits[1]]) | refused.to_numpy(zero_copy_only=False)
     return usable
 

@@ -17,12 +17,12 @@ from cnn.errors import BudgetError, StorageError
 from cnn.images.read import ImageSpec
 from flows.cli.main import app
 from flows.prepare import find_doubts
+from infra.storage.layout import refusal_path
 from infra.storage.store import open_source, open_store
 from tasks.dataset.gc import collect_garbage
 from tasks.files.ignore_rules import find_file_rule
 from tasks.files.listing import describe_excluded, list_source
 from tasks.prepare.pipeline import Preparation, list_files
-from tasks.prepare.quarantine import refusal_path
 
 BESIDE = {
     "sidecar": "IMG_1.AAE IMG_1.xmp IMG_1.jpg.json IMG_1.jpg.supplemental-metadata.json IMG_1.THM notes.txt list.csv"
@@ -80,7 +80,7 @@ def test_files_that_an_older_release_read_and_a_rule_leaves_out_now_go(
         file.write(b"not the same bytes")
     (source / "owl" / "bad.json").write_bytes(b"{}")
     with monkeypatch.context() as patch:
-        patch.setattr("tasks.files.listing.COMPANIONS", frozenset())
+        patch.setattr("tasks.files.ignore_rules.FILE_ENDINGS", {})
         _, old = prepare(source, tmp_path / "work")
     assert (old.outcomes["quarantined"], old.files) == (1, 62)
     job, new = prepare(source, tmp_path / "work")
