@@ -17,8 +17,6 @@ A per-file fault is data: `BadImage` never leaves the function that handles the 
     BadImage              one file that gives no pixels
 """
 
-from collections.abc import Sequence
-
 # How a decoder ended that gave no answer: by itself, by the clock, by the kernel.
 DEATHS = ("decoder_crashed", "decoder_timeout", "out_of_memory")
 # Reasons that lie with the machine and not with the file: the next run asks again.
@@ -94,8 +92,3 @@ class BadImage(Exception):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
-
-
-def name_some(names: Sequence[str]) -> str:
-    """The first five of the names, for a line that is to stay one."""
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

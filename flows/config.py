@@ -16,7 +16,7 @@ from cnn.spec import Settings
 from cnn.training.spec import FitSpec
 from flows.config_errors import describe_invalid
 from flows.serving.timetable import check_timing, check_zone
-from infra.cluster.dask import ClusterSpec
+from infra.cluster.spec import ClusterSpec
 from infra.server.prefect_server import ServerSpec
 from tasks.files.spec import ChunkSpec, SourceSpec
 from tasks.prepare.checks import BudgetSpec

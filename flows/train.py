@@ -14,11 +14,11 @@ from typing import Any
 from prefect import flow
 
 from cnn.dataset.manifest import Manifest
+from cnn.digest import canonical_json
 from cnn.errors import SafelightError
 from cnn.evaluation.metrics import Evaluation, compare_paired
 from cnn.inference.bundle import read_bundle
 from cnn.models.architecture import count_parameters
-from cnn.spec import canonical_json
 from flows.cli.models import open_registry, who_asks
 from flows.config import Config
 from flows.progress import say, show_stage

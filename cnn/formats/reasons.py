@@ -7,6 +7,7 @@ import zlib
 from cnn.errors import BadImage
 from cnn.formats.file_kinds import name_kind
 from cnn.formats.heif import WAY_OUT, is_heif, register_heif
+from cnn.text import shorten
 
 # Every reason for which a file is quarantined, and what it means to its owner. First those of the bytes, then those of
 # reading them (infra/).
@@ -70,7 +71,7 @@ def judge_error(error: Exception, told: str = "") -> BadImage:
     """What a foreign decoder's exception, and the last line that it printed, say of the file."""
     if isinstance(error, MemoryError):
         return BadImage("out_of_memory")
-    text = " ".join(f"{error} {told}".split())[:200]
+    text = shorten(f"{error} {told}")
     short = isinstance(error, EOFError) or "truncated" in text.lower()
     name = type(error).__name__
     return BadImage("truncated" if short else "decode_error", f"{name}: {text}" if text else name)

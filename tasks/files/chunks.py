@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cnn.spec import canonical_json
-from infra.cluster.spec import Effort
+from cnn.digest import hash_json
+from infra.cluster.spec import WorkEstimate
 from infra.storage.entry import Entry
 from tasks.files.listing import make_entries
 from tasks.files.paths import encode_path
@@ -120,12 +120,12 @@ def chunk_key(entries: Sequence[Entry], build_key: str) -> str:
     Their labels do not count: a record is given another label without decoding its file again.
     """
     facts = [[encode_path(entry.path).hex(), entry.size, entry.modified] for entry in entries]
-    return hashlib.sha256(canonical_json([build_key, facts]).encode()).hexdigest()[:40]
+    return hash_json([build_key, facts])[:40]
 
 
-def estimate_decoding(pieces: int, files: int, size: int) -> Effort:
+def estimate_decoding(pieces: int, files: int, size: int) -> WorkEstimate:
     """What it takes to read and decode so many files of `size` bytes in all, as JPEG photographs take it."""
-    return Effort(pieces, files * FILE_SECONDS + size * BYTE_SECONDS)
+    return WorkEstimate(pieces, files * FILE_SECONDS + size * BYTE_SECONDS)
 
 
 def hash_paths(paths: pa.ChunkedArray, rows: NDArray[np.int64]) -> NDArray[np.uint64]:

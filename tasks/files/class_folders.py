@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cnn.dataset.manifest import SPLITS
-from cnn.errors import SourceError, name_some
+from cnn.errors import SourceError
+from cnn.text import name_some
 from infra.storage.store import Source
 from tasks.files.ignore_rules import EXCLUDED, find_folder_rule
 from tasks.files.listing import BATCH, FILES, class_names, iterate_labelled

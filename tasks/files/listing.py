@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from cnn.digest import canonical_json
 from cnn.patterns import compile_pattern
-from cnn.spec import canonical_json
 from infra.storage.entry import Entry
 from infra.storage.store import Source
 from tasks.files.glob_patterns import compile_patterns

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cnn.errors import ConfigError, SafelightError, SourceError, name_some
+from cnn.errors import ConfigError, SafelightError, SourceError
+from cnn.text import name_some
 from infra.storage.entry import Entry
 from infra.storage.store import Source, Store, open_source, parse_folder
 from tasks.files.listing import FOLDER_PROBLEMS, count_asked_for, iterate_labelled, iterate_paths, with_problem

@@ -11,12 +11,13 @@ from typing import Any
 from pydantic import Field
 
 from cnn.dataset.manifest import SPLITS, SplitSpec
+from cnn.digest import hash_json
 from cnn.errors import BadImage
 from cnn.formats.content_digest import digest_image_data
 from cnn.images.augment import AugmentSpec
 from cnn.images.read import ImageSpec, encode_jpeg, read_image, thumbnail
 from cnn.patterns import compile_pattern
-from cnn.spec import Spec, canonical_json
+from cnn.spec import Spec
 from infra.storage.store import reuse_source, reuse_store
 from tasks.files.chunks import Chunk
 from tasks.files.decoding import Decode, choose_decoder, refuse_crashes
@@ -47,7 +48,7 @@ class BuildSpec(Spec):
         facts["image"].pop("normalize")
         facts["split"].pop("leak_distance")
         facts["split"].pop("folders")  # what it came to is what counts
-        return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
+        return hash_json(facts)
 
     def place_image(self, path: str, key: str) -> tuple[str, str | None]:
         """(split, group) of the image with this key (hex): that of its owner's folder, else one that is drawn."""

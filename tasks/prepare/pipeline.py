@@ -17,12 +17,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cnn.dataset.manifest import Manifest
+from cnn.digest import canonical_json
 from cnn.errors import PASSING, IntegrityError, SafelightError, SourceError
 from cnn.images.levels import Span, combine_spans
-from cnn.spec import canonical_json
-from infra.cluster.spec import Effort
+from infra.cluster.spec import WorkEstimate
 from infra.storage.layout import chunk_report_path
-from infra.storage.scratch import sweep_scratch
+from infra.storage.scratch import remove_stale_scratch
 from infra.storage.store import Source, Store, open_store
 from tasks.dataset.ledger import DECODED, has_code
 from tasks.dataset.version import LatestVersion, fetch_ledger, find_latest_version, read_manifest
@@ -57,17 +57,17 @@ FILL_ROWS = 4_096  # whose reports are taken over together: each time costs as m
 
 
 class Run(Protocol):
-    """How pieces of work are done; `infra.cluster.workers.Crew.run` is one."""
+    """How pieces of work are done; `infra.cluster.workers.Workers.run` is one."""
 
     def __call__(
         self,
         function: Callable[[Any], Any],
         items: Iterable[Any],
         on_result: Callable[[Any], None],
-        effort: Effort,
-        guard: Callable[[Any], Any] | None = None,
+        estimate: WorkEstimate,
+        isolate: Callable[[Any], Any] | None = None,
     ) -> None:
-        """Call `on_result` with `function(item)` for each item; `guard` makes of an item one that ends no process."""
+        """Call `on_result` with `function(item)` for each item; `isolate` makes of an item one that ends no process."""
 
 
 @dataclass
@@ -158,7 +158,7 @@ class Preparation:
         return sum(len(self.cut.rows_of(number)) for number in self.todo)
 
     @property
-    def effort(self) -> Effort:
+    def estimate(self) -> WorkEstimate:
         """What the chunks to build take."""
         return estimate_decoding(len(self.todo), self.files_to_build, sum(map(self.bytes_of, self.todo)))
 
@@ -174,7 +174,7 @@ def list_files(job: Preparation) -> None:
         SourceError: there is nothing to learn from, or only one class.
     """
     refuse_workspace_inside(job.source, job.store)
-    sweep_scratch(job.store.root)
+    remove_stale_scratch(job.store.root)
     if job.spec.image.levels == DATASET and not keep_levels(job):
         measure_levels(job, run_here, lambda files: None)
     job.standing = {entry.path: entry.size for kind in ("shards/", "chunks/") for entry in job.store.list(kind)}
@@ -200,8 +200,8 @@ def run_here(
     function: Callable[[Any], Any],
     items: Iterable[Any],
     on_result: Callable[[Any], None],
-    effort: Effort,
-    guard: Callable[[Any], Any] | None = None,
+    estimate: WorkEstimate,
+    isolate: Callable[[Any], Any] | None = None,
 ) -> None:
     """A `Run` in this process, one item after the other."""
     for item in items:
@@ -243,8 +243,8 @@ def measure_levels(job: Preparation, run: Run, on_files: Callable[[int], None]) 
         on_files(result[0])
 
     task = BuildTask(job.source.uri, job.store.uri, job.spec)
-    effort = estimate_decoding(len(cut), len(cut.rows), int(sizes[cut.rows].sum()))
-    run(partial(measure_chunk, task=task), chunks, take, effort, Chunk.isolate)
+    estimate = estimate_decoding(len(cut), len(cut.rows), int(sizes[cut.rows].sum()))
+    run(partial(measure_chunk, task=task), chunks, take, estimate, Chunk.isolate)
     found = combine_spans(spans)
     job.spec, job.measured = with_levels(job.spec, found or "full"), found is not None
 
@@ -289,7 +289,7 @@ def build_chunks(job: Preparation, run: Run, on_report: Callable[[ChunkReport], 
     task = BuildTask(job.source.uri, job.store.uri, job.spec)
     compares = bool(job.todo) and job.spec.split.leak_distance >= 0
     with loading_trees() if compares else nullcontext():
-        run(partial(build_chunk, task=task), make(), keep, job.effort, Chunk.isolate)
+        run(partial(build_chunk, task=task), make(), keep, job.estimate, Chunk.isolate)
     job.rows.fill(waiting)
 
 

@@ -20,10 +20,9 @@ import infra.cluster.threads
 from cnn.errors import BadImage, ConfigError, InstallationError
 from cnn.images.decoder import GarbledError, read_message, write_message
 from cnn.images.read import ImageSpec, read_image
-from infra.cluster.dask import ClusterSpec
 from infra.cluster.decoder_pool import DecodersClosedError, Isolation
-from infra.cluster.spec import Effort
-from infra.cluster.workers import hire_crew
+from infra.cluster.spec import ClusterSpec, WorkEstimate
+from infra.cluster.workers import open_workers
 from tasks.files.decoding import read_limit
 from tasks.prepare.build import ChunkReport
 from tasks.prepare.pipeline import build_chunks, list_files
@@ -244,10 +243,10 @@ def test_an_interrupt_ends_small_work_at_once_and_says_nothing_false_of_the_file
         hanging()
         raise KeyboardInterrupt
 
-    with hire_crew(ClusterSpec()) as crew:
+    with open_workers(ClusterSpec()) as workers:
         list_files(job)
         with pytest.raises(KeyboardInterrupt):
-            build_chunks(job, crew.run, interrupt)
+            build_chunks(job, workers.run, interrupt)
         assert find_children() == []
     monkeypatch.delenv("TOLD_OF_HANGS")
     monkeypatch.setenv("SAFELIGHT_DECODE_SECONDS", "2")
@@ -367,12 +366,12 @@ def test_verdicts_that_were_kept_for_good_are_asked_again(
 
 def test_small_work_is_done_without_workers_unless_they_are_asked_for() -> None:
     seen: list[int] = []
-    with hire_crew(ClusterSpec()) as crew:
-        crew.run(_where, range(3), seen.append, Effort(3, 0.1))
-        assert (crew.start_up, seen) == (0.0, [os.getpid()] * 3)
-    with hire_crew(ClusterSpec(workers=1)) as crew:
-        crew.run(_where, range(3), seen.append, Effort(3, 0.1))
-        assert crew.start_up > 0
+    with open_workers(ClusterSpec()) as workers:
+        workers.run(_where, range(3), seen.append, WorkEstimate(3, 0.1))
+        assert (workers.start_up, seen) == (0.0, [os.getpid()] * 3)
+    with open_workers(ClusterSpec(workers=1)) as workers:
+        workers.run(_where, range(3), seen.append, WorkEstimate(3, 0.1))
+        assert workers.start_up > 0
     assert os.getpid() not in seen[3:]
 
 
