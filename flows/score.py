@@ -9,7 +9,8 @@ from typing import Any
 from prefect import flow
 
 from cnn.errors import SourceError
-from cnn.images.read import ImageSpec
+from cnn.evaluation.gate import describe_unjudged
+from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import read_bundle
 from cnn.text import name_some
 from flows.cli.models import open_registry
@@ -36,7 +37,6 @@ from tasks.score.plan import BatchRecord, ScorePlan, find_finished, find_previou
 from tasks.score.predictions import write_csv
 from tasks.score.publish import publish_batch
 from tasks.score.summary import describe_quarantined
-from tasks.train.gate import describe_judgement, read_judgement, say_unjudged
 
 
 @dataclass
@@ -97,17 +97,17 @@ def fetch_stage(job: Scoring, name: str) -> ModelRef:
     folder = registry.fetch_bundle(champion, cache_dir() / "champions")
     digest, info = upload_bundle(job.store, folder), read_bundle(folder)
     job.image = info.image
-    judged, unjudged = describe_judgement(champion), read_judgement(champion)[1]
+    judged = champion.describe_accuracy()
     say(f"champion: {name} version {champion.version}" + (f", {judged}" if judged else ""))
-    if unjudged:
-        say(f"champion: {say_unjudged(unjudged)}")
+    if champion.unjudged:
+        say(f"champion: {describe_unjudged(champion.unjudged)}")
     return ModelRef(
         name=name,
         version=str(champion.version),
         bundle=digest,
         classes=info.classes,
         judged=judged,
-        unjudged=unjudged,
+        unjudged=champion.unjudged,
     )
 
 

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from cnn.digest import hash_json
-from cnn.images.augment import AugmentSpec
-from cnn.images.read import ImageSpec
+from cnn.images.spec import AugmentSpec, ImageSpec
 from cnn.patterns import compile_pattern
 from cnn.spec import Settings, Spec
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from cnn.dataset.manifest import Manifest
 from cnn.digest import canonical_json
-from cnn.errors import PASSING, IntegrityError, SafelightError, SourceError
-from cnn.images.levels import Span, combine_spans
+from cnn.errors import TRANSIENT_REASONS, IntegrityError, SafelightError, SourceError
+from cnn.formats.levels import LevelSpan, combine_spans
 from infra.cluster.spec import WorkEstimate
 from infra.storage.layout import chunk_report_path
 from infra.storage.scratch import remove_stale_scratch
@@ -236,9 +236,9 @@ def measure_levels(job: Preparation, run: Run, on_files: Callable[[int], None]) 
     cut = cut_labelled(job.inventory, job.chunk_files)
     sizes = job.inventory.column("size").to_numpy()
     chunks = (make_chunk(job.inventory, cut.rows_of(number), DATASET) for number in range(len(cut)))
-    spans: list[Span] = []
+    spans: list[LevelSpan] = []
 
-    def take(result: tuple[int, list[Span]]) -> None:
+    def take(result: tuple[int, list[LevelSpan]]) -> None:
         spans.extend(result[1])
         on_files(result[0])
 
@@ -327,7 +327,7 @@ def has_missing(rows: Rows) -> bool:
 
 def has_unread(report: Report) -> bool:
     """Whether a file gave no bytes, or its decoder no answer: that may pass, so the chunk is done again."""
-    passing = pc.any(has_code(report.table.column("reason"), PASSING)).as_py()
+    passing = pc.any(has_code(report.table.column("reason"), TRANSIENT_REASONS)).as_py()
     return bool(report.table.column("digest").null_count or passing)
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from cnn.digest import canonical_json, hash_file, hash_json
-from cnn.errors import StorageError, is_death
+from cnn.errors import StorageError, is_decoder_death
 from cnn.spec import Spec
 from infra.storage.entry import Entry
 from infra.storage.layout import batch_path, batch_pointer_path
@@ -200,7 +200,7 @@ def _keep_rows(previous: Previous | None, readable: dict[bytes, Listed]) -> tupl
             if outcome == "ok":
                 kept[row] = True
                 del readable[key]
-            elif is_death(reason):
+            elif is_decoder_death(reason):
                 doubted.add(key)
         position += table.num_rows
     return kept, doubted

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from cnn.digest import hash_file
 from cnn.errors import StorageError
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from infra.storage.disk_errors import explain_disk_errors
 from infra.storage.layout import batch_path, score_part_path
 from infra.storage.scratch import open_scratch

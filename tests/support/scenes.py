@@ -12,7 +12,7 @@ from steps import make_job, write_image, write_photos
 
 from cnn.dataset.manifest import Manifest
 from cnn.dataset.tfrecord import digest_shard
-from cnn.images.augment import AugmentSpec
+from cnn.images.spec import AugmentSpec
 from infra.cluster.spec import ClusterSpec
 from infra.cluster.workers import open_workers
 from infra.storage.layout import manifest_path
