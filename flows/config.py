@@ -18,8 +18,7 @@ from flows.config_errors import describe_invalid
 from flows.serving.timetable import check_timing, check_zone
 from infra.cluster.spec import ClusterSpec
 from infra.server.prefect_server import ServerSpec
-from tasks.files.chunks import ChunkSpec
-from tasks.files.labels import SourceSpec
+from tasks.files.spec import ChunkSpec, SourceSpec
 from tasks.prepare.checks import BudgetSpec
 from tasks.score.chunk import ScoreSpec
 

@@ -27,8 +27,9 @@ from infra.storage.layout import batch_path
 from infra.storage.scratch import open_scratch
 from infra.storage.store import Source, Store, open_source, open_store, parse_folder
 from tasks.files.chunks import Chunk, estimate_decoding
-from tasks.files.labels import EXCLUDED, Listed, check_apart, describe_excluded, find_lost_folders, list_source
-from tasks.files.source_checks import name_command, open_given, refuse_listed_links
+from tasks.files.ignore_rules import EXCLUDED
+from tasks.files.labels import Listed, describe_excluded, find_lost_folders, list_source
+from tasks.files.source_checks import name_command, open_given, refuse_listed_links, refuse_workspace_inside
 from tasks.prepare.bit_depth import DeepCounts, describe_scored
 from tasks.score.chunk import ChunkScores, ModelRef, ScoreJob, score_chunk
 from tasks.score.inbox_checks import check_inbox, explain_vanished
@@ -117,7 +118,7 @@ def plan_stage(job: Scoring, model: ModelRef) -> ScorePlan:
     previous = find_previous(job.store, asked)
     told = check_inbox(source.uri, listed, previous, job.config.score.allow_empty)
     plan = plan_scoring(listed, asked, previous, job.config.chunk.files)
-    todo = sum(len(chunk.items) for chunk in plan.chunks)
+    todo = sum(len(chunk.entries) for chunk in plan.chunks)
     if exclude := job.config.source.exclude:
         told.append(describe_excluded((item.entry.path for item in listed if item.ignored == EXCLUDED), exclude))
     for line in [f"{len(listed):,} files, {todo:,} to score", *told]:
@@ -137,7 +138,7 @@ def list_inbox(job: Scoring, model: ModelRef) -> tuple[Source, list[Listed]]:
     command = name_command("score", model.name)
     try:
         source = open_given(job.source_uri, command)
-        check_apart(source, job.store)
+        refuse_workspace_inside(source, job.store)
         listed = list_source(source, job.config.source.exclude)
     except SourceError as fault:
         uri = job.source_uri if "://" in job.source_uri else str(parse_folder(job.source_uri))
@@ -149,7 +150,7 @@ def list_inbox(job: Scoring, model: ModelRef) -> tuple[Source, list[Listed]]:
 def score_stage(job: Scoring, plan: ScorePlan, workers: Workers) -> None:
     """Score the chunks on the cluster."""
     job.submitted = time.monotonic()
-    with show_stage("score", sum(len(chunk.items) for chunk in plan.chunks)) as stage:
+    with show_stage("score", sum(len(chunk.entries) for chunk in plan.chunks)) as stage:
         bad, deep = 0, DeepCounts()
 
         def note(done: ChunkScores) -> None:
