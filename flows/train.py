@@ -19,10 +19,10 @@ from cnn.evaluation.metrics import Evaluation, compare_paired
 from cnn.inference.bundle import read_bundle
 from cnn.models.architecture import count_parameters
 from cnn.spec import canonical_json
-from flows.cli.models import open_registry, who_asks
 from flows.config import Config
-from flows.progress import say, show_stage
-from flows.results import GateReport, TrainReport
+from flows.models import find_user, open_registry
+from flows.progress import log_message, show_stage
+from flows.results import GateResult, TrainResult
 from flows.run_page import link_version, name_run_by
 from flows.stages import run_stage
 from infra.machine.user_dirs import cache_dir, state_dir
@@ -84,7 +84,7 @@ def train(
         return train_model(dataset, name, workspace, config, trainer).model_dump()
 
 
-def train_model(dataset: str, name: str, workspace: str, config: Config, trainer: Trainer) -> TrainReport:
+def train_model(dataset: str, name: str, workspace: str, config: Config, trainer: Trainer) -> TrainResult:
     """The body of the flow; also the second half of `retrain`, which starts `trainer` early."""
     started = time.monotonic()
     job = open_training(dataset, name, workspace, config)
@@ -92,7 +92,7 @@ def train_model(dataset: str, name: str, workspace: str, config: Config, trainer
         return train_opened(job, trainer, started)
 
 
-def train_opened(job: Training, trainer: Trainer, started: float) -> TrainReport:
+def train_opened(job: Training, trainer: Trainer, started: float) -> TrainResult:
     """What `train_model` does while no other run trains this model."""
     version = find_version(job)
     stands = version is not None and read_verdict(version) is not None
@@ -102,18 +102,20 @@ def train_opened(job: Training, trainer: Trainer, started: float) -> TrainReport
     job.store.write(report_path(job.key), report.to_json().encode())
     link_version(report, job.registry.figures_of)
     if stands:
-        say(f"train: nothing has changed since version {version.version}, which stands ({report.alias or 'no alias'})")
+        log_message(
+            f"train: nothing has changed since version {version.version}, which stands ({report.alias or 'no alias'})"
+        )
     else:
         tell_verdict(report.gate)
     return report
 
 
-def tell_verdict(gate: GateReport) -> None:
+def tell_verdict(gate: GateResult) -> None:
     """Say what the gate decided; where it held a version, every reason and what can be done."""
     first, *others = gate.reasons or [""]
-    say(f"gate: {gate.verdict}: {first}")
+    log_message(f"gate: {gate.verdict}: {first}")
     for reason in others if gate.verdict == "hold" else ():
-        say(f"gate: {reason}")
+        log_message(f"gate: {reason}")
 
 
 def open_training(dataset: str, name: str, workspace: str, config: Config) -> Training:
@@ -182,7 +184,7 @@ def fit_stage(job: Training, trainer: Trainer, run_id: str) -> TrainingReport:
         top_k=job.config.score.top_k,
         folder=str(job.folder),
     )
-    say(describe_network(job))
+    log_message(describe_network(job))
     with show_stage("train", job.config.fit.epochs, "epochs") as stage:
 
         def note(event: dict[str, Any]) -> None:
@@ -193,15 +195,15 @@ def fit_stage(job: Training, trainer: Trainer, run_id: str) -> TrainingReport:
             told = describe_epoch(event)
             stage.advance(int(event["epoch"]) - stage.completed, told)
             if not stage.console.is_terminal:
-                say(f"epoch {event['epoch']:.0f} of {stage.total}: {told}")
+                log_message(f"epoch {event['epoch']:.0f} of {stage.total}: {told}")
 
         report = run_training(order, note, trainer)
         stage.total = stage.completed  # early stopping: what was not needed is not missing
     for warning in report.warnings:
-        say(f"train: {warning}")
-    say(describe_evaluation(report))
+        log_message(f"train: {warning}")
+    log_message(describe_evaluation(report))
     if report.evaluation.unjudged:
-        say(f"evaluate: {say_unjudged(report.evaluation.unjudged, report.judged_on)}")
+        log_message(f"evaluate: {say_unjudged(report.evaluation.unjudged, report.judged_on)}")
     return report
 
 
@@ -213,7 +215,7 @@ def register_stage(job: Training, report: TrainingReport, run_id: str) -> Versio
         UNJUDGED: json.dumps(report.evaluation.unjudged, ensure_ascii=False),
     }
     version = job.registry.register_version(job.name, run_id, Path(report.bundle), report.evaluation.summary(), tags)
-    say(f"register: {job.name} version {version.version}")
+    log_message(f"register: {job.name} version {version.version}")
     return version
 
 
@@ -229,7 +231,7 @@ def gate_stage(job: Training, report: TrainingReport, version: VersionInfo) -> V
     if lost:
         verdict = account_for_lost(verdict, lost)
     verdict = point_out(verdict, job.name, version.version)
-    return apply_verdict(job.registry, version, verdict, who_asks(), datetime.now(UTC))
+    return apply_verdict(job.registry, version, verdict, find_user(), datetime.now(UTC))
 
 
 def account_for_lost(verdict: Verdict, lost: LostChampion) -> Verdict:
@@ -269,10 +271,10 @@ def compare_with(job: Training, champion: VersionInfo, report: TrainingReport) -
     return note_left_out(decide(report.evaluation, paired, job.config.gate), paired, unseen.images)
 
 
-def summarize(job: Training, version: VersionInfo, trained: bool, seconds: float) -> TrainReport:
+def summarize(job: Training, version: VersionInfo, trained: bool, seconds: float) -> TrainResult:
     """The answer of the command."""
     verdict, (judged_on, unjudged) = read_verdict(version), read_judgement(version)
-    return TrainReport(
+    return TrainResult(
         model=job.name,
         version=version.version,
         trained=trained,
@@ -282,7 +284,7 @@ def summarize(job: Training, version: VersionInfo, trained: bool, seconds: float
         metrics=version.metrics,
         judged_on=judged_on,
         unjudged=unjudged,
-        gate=GateReport(verdict=verdict.verdict if verdict else "", reasons=list(verdict.reasons) if verdict else []),
+        gate=GateResult(verdict=verdict.verdict if verdict else "", reasons=list(verdict.reasons) if verdict else []),
         seconds=round(seconds, 3),
     )
 

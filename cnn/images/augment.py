@@ -18,14 +18,14 @@ _UNUSED = np.random.default_rng(0)  # the steps draw from Python's generator alo
 
 
 class AugmentSpec(Settings):
-    """How many copies are made of each training image, and how far each operation may go (0 turns it off)."""
+    """How many changed copies are made of each training image, and how far each change may go (0 turns it off)."""
 
-    copies: int = Field(0, ge=0, le=1000, description="augmented copies per training image")
-    crop: float = Field(0.1, ge=0.0, lt=1.0, description="largest share of each side that a random crop cuts away")
-    mirror: float = Field(0.5, ge=0.0, le=1.0, description="probability of a left-right mirror")
-    rotate: float = Field(10.0, ge=0.0, le=180.0, description="largest rotation, degrees either way")
+    copies: int = Field(0, ge=0, le=1000, description="changed copies of each training image; 0: none")
+    crop: float = Field(0.1, ge=0.0, lt=1.0, description="largest share of each side that is cut away")
+    mirror: float = Field(0.5, ge=0.0, le=1.0, description="share of the copies that are mirrored, left to right")
+    rotate: float = Field(10.0, ge=0.0, le=180.0, description="largest rotation in degrees, either way")
     color: float = Field(
-        0.2, ge=0.0, le=1.0, description="largest relative change of brightness, contrast and saturation"
+        0.2, ge=0.0, le=1.0, description="largest change of brightness, contrast and saturation, as a share of them"
     )
 
 

@@ -47,7 +47,7 @@ def run_command(
         _end(STOPPED, TERMINATED if isinstance(stop, TerminatedError) else INTERRUPTED)
     except (MemoryError, ImportError, OSError, RuntimeError, SystemError) as fault:
         if is_short_of_memory(fault):
-            _fail(f"memory ran out ({tell_shortly(fault)}); {MORE_MEMORY}")
+            _fail(f"memory ran out ({summarize_error(fault)}); {MORE_MEMORY}")
         if not isinstance(fault, OSError):
             raise
         told = fault.strerror or str(fault) or type(fault).__name__
@@ -55,7 +55,7 @@ def run_command(
     except Exception as fault:
         if not _is_of_prefect(fault):
             raise
-        text = tell_shortly(fault)
+        text = summarize_error(fault)
         address = os.environ.get("PREFECT_API_URL", "")
         _fail(
             f"the Prefect server at {address} failed ({text}); finished chunks are kept: run the same command again"
@@ -88,7 +88,7 @@ def _ended_by_signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def tell_shortly(fault: BaseException) -> str:
+def summarize_error(fault: BaseException) -> str:
     """What a fault of a library says, on one line of at most 200 characters; its kind where it says nothing."""
     return " ".join(str(fault).split())[:200] or type(fault).__name__
 
@@ -167,10 +167,10 @@ def open_prefect(spec: "ServerSpec | None" = None) -> None:
 
     Called before Prefect is imported, and the one place that sets what it reads: a variable that is set already stays.
     """
-    from flows.progress import CONSOLE_LEVEL, say
+    from flows.progress import CONSOLE_LEVEL, log_message
     from infra.server.prefect_server import ensure_prefect_server, find_prefect_home, is_own_server
 
-    address = ensure_prefect_server(say, spec)
+    address = ensure_prefect_server(log_message, spec)
     wanted = {
         CONSOLE_LEVEL: "CRITICAL",  # its log goes to the server, and to the terminal only where nothing else tells
         "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # nor its own tracebacks, when its server is away for a while

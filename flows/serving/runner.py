@@ -28,7 +28,7 @@ from prefect.runner import Runner
 from prefect.runner._starter_engine import EngineCommandStarter
 from prefect.states import Cancelled, Crashed
 
-from flows.cli.console import tell_shortly
+from flows.cli.console import summarize_error
 from flows.serving.lateness import Watch, read_last_error
 from flows.serving.process import read_answer, start_command
 from flows.serving.summary import describe_answer
@@ -242,7 +242,7 @@ class ServingRunner(Runner):
 
     def _note_outage(self, error: Exception) -> None:
         if not self._outage:
-            told = tell_shortly(error)
+            told = summarize_error(error)
             self.teller.say(f"Prefect's server does not answer ({told}); asked again every {self.query_seconds:.0f} s")
         self._outage = True
 

@@ -23,11 +23,9 @@ MOST_BYTES = 16 << 20  # of files in a chunk, about: camera files are spread ove
 
 
 class ChunkSpec(Settings):
-    """How much work is one task of the cluster."""
+    """How much work is given out at a time."""
 
-    files: int = Field(
-        256, ge=1, le=100_000, description="files per chunk, about; a chunk is one task and at most three shards"
-    )
+    files: int = Field(256, ge=1, le=100_000, description="files in one piece of work (chunk), about")
 
 
 @dataclass(frozen=True)

@@ -38,12 +38,13 @@ EXCLUDED = "excluded"
 
 
 class SourceSpec(Settings):
-    """Which files of a source are looked at, in training and in scoring alike."""
+    """Which files of a folder are looked at, in training and in scoring alike."""
 
     exclude: tuple[str, ...] = Field(
         (),
+        examples=[["*.xmp", "raw/**"]],
         description='files to leave out, such as ["*.xmp", "raw/**"]: * and ? stay within a name, ** crosses folders;'
-        " a pattern without / is met at any depth, by files and folders; upper and lower case are the same",
+        " a pattern without / is looked for at any depth, in files and folders; upper and lower case are the same",
     )
 
     @field_validator("exclude")
