@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-from cnn.stderr import hold_stderr
+from cnn.stderr import capture_stderr
 
 # Lines that TensorFlow prints while it is imported whatever its log level; anything else is passed on.
 _CHATTER = (b"absl::InitializeLog", b"port.cc", b"cpu_feature_guard", b"rebuild TensorFlow", b"cuda_dnn", b"cuda_blas")
@@ -39,7 +39,7 @@ def _import_quietly(name: str) -> Any:
     if name in sys.modules:
         return sys.modules[name]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with hold_stderr(_is_chatter):
+    with capture_stderr(_is_chatter):
         return importlib.import_module(name)
 
 

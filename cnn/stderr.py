@@ -11,7 +11,7 @@ _SILENCE = threading.RLock()  # two threads that swap file descriptor 2 at once 
 
 
 @contextmanager
-def hold_stderr(is_noise: Callable[[bytes], object]) -> Iterator[None]:
+def capture_stderr(is_noise: Callable[[bytes], object]) -> Iterator[None]:
     """Hold file descriptor 2 back for the length of the block, then pass on each line that is no noise."""
     with _SILENCE:
         try:

@@ -13,7 +13,7 @@ from cnn.images.augment import AugmentSpec
 from cnn.images.read import ImageSpec
 from cnn.models.architecture import ModelSpec
 from cnn.spec import Settings
-from cnn.training.fit import FitSpec
+from cnn.training.spec import FitSpec
 from flows.config_errors import describe_invalid
 from flows.serving.timetable import check_timing, check_zone
 from infra.cluster.dask import ClusterSpec

@@ -16,9 +16,10 @@ from flows.results import PrepareResult, ShardCounts
 from flows.run_page import link_dataset, name_run_by
 from flows.stages import run_stage
 from infra.cluster.workers import Crew, hire_crew
+from infra.storage.layout import outcomes_path
 from infra.storage.workspace import hold_workspace
 from tasks.dataset.ledger import OUTCOMES
-from tasks.dataset.outcomes import describe_outcomes, has_outcomes, outcomes_path
+from tasks.dataset.outcomes import describe_outcomes, has_outcomes
 from tasks.files.class_folders import SPLIT_NAMES, describe_layout
 from tasks.files.labels import check_apart, describe_excluded, find_empty_folders, find_twins
 from tasks.files.listing import any_path_matches, count_labels, list_excluded

@@ -15,12 +15,12 @@ from flows.progress import log_message
 from flows.results import TrainResult
 from flows.run_page import link_version, name_run_by
 from flows.train import name_run, report_path, train_model, warm_up
-from infra.registry.tracking import check_name
+from infra.registry.tracking import check_model_name
 from infra.storage.entry import redact_text
 from infra.storage.store import open_store
+from tasks.dataset.version import read_manifest
 from tasks.files.source_checks import name_command
-from tasks.prepare.publish import read_manifest
-from tasks.train.process import start_trainer
+from tasks.train.process import TrainingProcess
 
 
 @flow(name="retrain", flow_run_name=name_run_by("retrain", "name"), persist_result=False)
@@ -35,7 +35,7 @@ def retrain(
 
     With `verify`, files that look unchanged are read and compared with the ledger too.
     """
-    check_name(name)
+    check_model_name(name)
     count_parameters(config.model, config.image, 2)  # a network that does not fit is told now, not after an hour
     began = time.monotonic()
     if config.train.deployment is not None:
@@ -47,7 +47,7 @@ def retrain(
 
 def retrain_here(source: str, name: str, workspace: str, config: Config, verify: bool) -> TrainResult:
     """Train on this machine. TensorFlow and MLflow load while the images are prepared."""
-    with start_trainer() as trainer:
+    with TrainingProcess() as trainer:
         warm = warm_up(lambda: open_registry(workspace).warm_up())
         prepared = prepare_dataset(source, workspace, config, verify, name_command("retrain", name))
         warm.join()

@@ -20,7 +20,8 @@ from flows.stages import run_stage
 from infra.cluster.spec import Effort
 from infra.cluster.workers import Crew, hire_crew
 from infra.machine.user_dirs import cache_dir
-from infra.registry.shipping import ship_bundle
+from infra.registry.bundles import upload_bundle
+from infra.storage.layout import batch_path
 from infra.storage.scratch import open_scratch
 from infra.storage.store import Source, Store, open_source, open_store, parse_folder
 from tasks.files.chunks import Chunk, estimate_decoding
@@ -29,7 +30,7 @@ from tasks.files.source_checks import name_command, open_given, refuse_listed_li
 from tasks.prepare.bit_depth import DeepCounts, describe_scored
 from tasks.score.chunk import ChunkScores, ModelRef, ScoreJob, score_chunk
 from tasks.score.inbox_checks import check_inbox, explain_vanished
-from tasks.score.plan import BatchRecord, ScorePlan, batch_path, find_finished, find_previous, plan_scoring
+from tasks.score.plan import BatchRecord, ScorePlan, find_finished, find_previous, plan_scoring
 from tasks.score.predictions import write_csv
 from tasks.score.publish import publish_batch
 from tasks.score.summary import describe_quarantined
@@ -92,7 +93,7 @@ def fetch_stage(job: Scoring, name: str) -> ModelRef:
     registry = open_registry(job.workspace_uri)
     champion = registry.require_champion(name)
     folder = registry.fetch_bundle(champion, cache_dir() / "champions")
-    digest, info = ship_bundle(job.store, folder), read_bundle(folder)
+    digest, info = upload_bundle(job.store, folder), read_bundle(folder)
     job.image = info.image
     judged, unjudged = describe_judgement(champion), read_judgement(champion)[1]
     log_message(f"champion: {name} version {champion.version}" + (f", {judged}" if judged else ""))

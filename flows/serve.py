@@ -22,7 +22,7 @@ from flows.serving.runner import Offer, ServingRunner, Teller
 from flows.serving.timetable import MONDAY, find_local_zone, parse_cron, parse_interval
 from infra.cluster.spawn import leave_working_folder
 from infra.machine.user_dirs import state_dir
-from infra.registry.tracking import check_name
+from infra.registry.tracking import check_model_name
 from infra.server.watchdog import keep_server
 from infra.storage.local import claim_folder
 
@@ -134,7 +134,7 @@ def claim_name(name: str, address: str) -> Iterator[None]:
 
 def serve_deployments(served: Served) -> dict[str, Any]:
     """Serve until Ctrl-C or SIGTERM; runs come from the schedules and from `prefect deployment run`."""
-    check_name(served.name)
+    check_model_name(served.name)
     leave_working_folder()
     address, plans, teller = os.environ.get("PREFECT_API_URL", ""), make_plans(served), Teller(ZoneInfo(served.zone))
     offers = [make_offer(served, plan) for plan in plans]

@@ -27,11 +27,11 @@ from flows.run_page import link_version, name_run_by
 from flows.stages import run_stage
 from infra.machine.user_dirs import cache_dir, state_dir
 from infra.registry.registry import FIGURES, Registry
-from infra.registry.tracking import check_name
+from infra.registry.tracking import check_model_name
 from infra.registry.versions import IMAGES, AbsentError, LostChampion, VersionInfo
 from infra.storage.store import Store, open_store
-from tasks.prepare.publish import read_manifest
-from tasks.train.champion import compare_answers, judge_champion
+from tasks.dataset.version import read_manifest
+from tasks.train.champion import pair_answers, score_champion
 from tasks.train.gate import (
     JUDGED_ON,
     UNJUDGED,
@@ -48,8 +48,8 @@ from tasks.train.gate import (
     say_unjudged,
 )
 from tasks.train.overlap import choose_unseen, recall_seen
-from tasks.train.process import Trainer, run_key, run_training, start_trainer
-from tasks.train.train import TrainingReport, TrainJob
+from tasks.train.process import TrainingProcess, run_training
+from tasks.train.spec import TrainingResult, TrainJob, run_key
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,12 @@ def train(
     config: Config = Config(),  # noqa: B008 - frozen
 ) -> dict[str, Any]:
     """Train, evaluate, register and gate a model on a dataset version."""
-    check_name(name)
-    with start_trainer() as trainer:
+    check_model_name(name)
+    with TrainingProcess() as trainer:
         return train_model(dataset, name, workspace, config, trainer).model_dump()
 
 
-def train_model(dataset: str, name: str, workspace: str, config: Config, trainer: Trainer) -> TrainResult:
+def train_model(dataset: str, name: str, workspace: str, config: Config, trainer: TrainingProcess) -> TrainResult:
     """The body of the flow; also the second half of `retrain`, which starts `trainer` early."""
     started = time.monotonic()
     job = open_training(dataset, name, workspace, config)
@@ -92,7 +92,7 @@ def train_model(dataset: str, name: str, workspace: str, config: Config, trainer
         return train_opened(job, trainer, started)
 
 
-def train_opened(job: Training, trainer: Trainer, started: float) -> TrainResult:
+def train_opened(job: Training, trainer: TrainingProcess, started: float) -> TrainResult:
     """What `train_model` does while no other run trains this model."""
     version = find_version(job)
     stands = version is not None and read_verdict(version) is not None
@@ -146,7 +146,7 @@ def find_version(job: Training) -> VersionInfo | None:
     return next((version for version in versions if version.tags.get("run_key") == job.key), None)
 
 
-def run_training_stages(job: Training, trainer: Trainer) -> VersionInfo:
+def run_training_stages(job: Training, trainer: TrainingProcess) -> VersionInfo:
     """Fit and evaluate in the trainer's process, then register and gate; a run that fails is marked so in MLflow."""
     parameters = {
         "dataset": job.manifest.dataset,
@@ -173,7 +173,7 @@ def run_training_stages(job: Training, trainer: Trainer) -> VersionInfo:
     return version
 
 
-def fit_stage(job: Training, trainer: Trainer, run_id: str) -> TrainingReport:
+def fit_stage(job: Training, trainer: TrainingProcess, run_id: str) -> TrainingResult:
     """Fit in the trainer's process; every epoch is shown and kept in MLflow as it comes."""
     order = TrainJob(
         workspace=job.workspace,
@@ -207,7 +207,7 @@ def fit_stage(job: Training, trainer: Trainer, run_id: str) -> TrainingReport:
     return report
 
 
-def register_stage(job: Training, report: TrainingReport, run_id: str) -> VersionInfo:
+def register_stage(job: Training, report: TrainingResult, run_id: str) -> VersionInfo:
     """Log the figures and make the version."""
     job.registry.log_folder(run_id, Path(report.figures), FIGURES)
     tags = {
@@ -219,7 +219,7 @@ def register_stage(job: Training, report: TrainingReport, run_id: str) -> Versio
     return version
 
 
-def gate_stage(job: Training, report: TrainingReport, version: VersionInfo) -> VersionInfo:
+def gate_stage(job: Training, report: TrainingResult, version: VersionInfo) -> VersionInfo:
     """Hold the version against the champion on the same test images, and move the aliases."""
     lost = job.registry.lost_champion(job.name)
     champion = lost.before if lost else job.registry.champion(job.name)
@@ -241,7 +241,7 @@ def account_for_lost(verdict: Verdict, lost: LostChampion) -> Verdict:
     return Verdict(verdict.verdict, (*verdict.reasons, lost.describe()))
 
 
-def compare_with(job: Training, champion: VersionInfo, report: TrainingReport) -> Verdict:
+def compare_with(job: Training, champion: VersionInfo, report: TrainingResult) -> Verdict:
     """What the gate says of the new version beside the present champion, on images that neither has learnt from."""
     if not champion.bundle:
         foreign = f"the champion, version {champion.version}, was not made by Safelight and cannot be compared with"
@@ -264,10 +264,10 @@ def compare_with(job: Training, champion: VersionInfo, report: TrainingReport) -
         return held
     if (refused := unseen.refuse(info.classes)) is not None:
         return decide(report.evaluation, None, job.config.gate, refused)
-    judged = judge_champion(bundle, job.manifest, job.store, keys=unseen.keys)
+    judged = score_champion(bundle, job.manifest, job.store, keys=unseen.keys)
     if judged.refused is not None:
         return decide(report.evaluation, None, job.config.gate, judged.refused)
-    paired = compare_answers(Path(report.test), judged)
+    paired = pair_answers(Path(report.test), judged)
     return note_left_out(decide(report.evaluation, paired, job.config.gate), paired, unseen.images)
 
 
@@ -312,7 +312,7 @@ def describe_split(split: str, dataset: str) -> str:
     return f"{split} split of {dataset}{own}"
 
 
-def describe_evaluation(report: TrainingReport) -> str:
+def describe_evaluation(report: TrainingResult) -> str:
     """One line of what the best epoch is worth, and on which images."""
     figures = report.evaluation
     low, high = figures.accuracy_interval

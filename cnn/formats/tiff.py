@@ -44,7 +44,7 @@ from cnn.formats.tiff_directory import (
     describe,
 )
 from cnn.images.levels import Span, measure_span, show_floats, show_integers
-from cnn.stderr import hold_stderr
+from cnn.stderr import capture_stderr
 
 PLAIN = 1  # no compression
 # Compressions that give bytes whatever they stand for, and that Pillow's libtiff knows.
@@ -266,7 +266,7 @@ def _decompress(parts: list[bytes], grid: Grid, per_row: int, compression: int) 
 
     file = io.BytesIO(_write_bytes(parts, grid, per_row, compression))
     try:
-        with hold_stderr(note), Image.open(file, formats=("TIFF",)) as image:
+        with capture_stderr(note), Image.open(file, formats=("TIFF",)) as image:
             raw = np.asarray(image, np.uint8)
     except Exception as error:  # foreign decoders raise ten kinds of error; the kind is recorded
         raise judge_error(error, b"".join(told[-1:]).decode("utf-8", "replace")) from None

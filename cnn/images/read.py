@@ -26,7 +26,7 @@ from cnn.images.levels import Levels, Span, measure_span, show_integers
 from cnn.images.resize import Box, Filter, Layout, lay_out, resample
 from cnn.images.turns import LargeTurn, take_turn
 from cnn.spec import Settings, as_pair
-from cnn.stderr import hold_stderr
+from cnn.stderr import capture_stderr
 
 # Those that are told by their first bytes; no "MPO": its first picture opens as JPEG.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "JPEG2000")
@@ -293,7 +293,7 @@ def _show_deep(image: Image.Image, data: bytes, spec: ImageSpec) -> Opened:
 
 def _read_deep_png(data: bytes) -> NDArray[np.uint16] | None:
     """uint16 (height, width, 3): the colours of a PNG of 16 bits, of which Pillow keeps 8; None where it has none."""
-    with hold_stderr(lambda line: True):
+    with capture_stderr(lambda line: True):
         values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16 or values.ndim != 3:
         return None
@@ -410,7 +410,7 @@ def _decode(image: Image.Image) -> None:
         told.append(line)
         return True
 
-    silence = hold_stderr(note) if image.format == "TIFF" else nullcontext()
+    silence = capture_stderr(note) if image.format == "TIFF" else nullcontext()
     try:
         with silence:
             image.load()

@@ -26,8 +26,7 @@ from cnn.digest import hash_file
 from cnn.errors import IntegrityError, RegistryError, TrainingError
 from cnn.evaluation.calibration import as_class_probabilities
 from cnn.images.read import ImageSpec
-from cnn.inference.export import export_onnx
-from cnn.inference.onnx import open_session, run_session
+from cnn.inference.onnx import export_onnx, open_session, run_session
 from cnn.models.architecture import ModelSpec, build_model
 from cnn.models.backbones import refresh_constants
 from cnn.spec import Spec

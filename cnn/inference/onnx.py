@@ -1,18 +1,48 @@
-"""Bytes of an ONNX file in, an ONNX Runtime session that prints nothing out; nothing else imports onnxruntime."""
+"""ONNX models: Keras networks are written as one, and ONNX Runtime runs it. Nothing is printed.
 
+Importing this module imports neither Keras nor ONNX Runtime.
+"""
+
+import logging
 import os
 import re
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.stderr import hold_stderr
+from cnn.backend import import_keras
+from cnn.errors import TrainingError
+from cnn.stderr import capture_stderr
 
+INPUT = "images"
 FATAL = 4  # ONNX Runtime's highest log severity; failures are raised as exceptions anyhow
 _LIBRARY_LINE = re.compile(rb"WARNING: All log messages before absl|[IWEF]\d{4} [\d:.]+|.*\[[VIWEF]:onnxruntime")
+
+
+def export_onnx(model: Any, path: Path, shape: tuple[int, int, int]) -> None:
+    """Write `model`, a float32 network that was called before, as an ONNX file; its input is called `images`.
+
+    The model is only good for inference afterwards: its normalization constants become numpy arrays.
+
+    Raises:
+        TrainingError: the network has an operation that ONNX lacks.
+    """
+    signature = import_keras().InputSpec(shape=(None, *shape), dtype="uint8", name=INPUT)
+    _freeze_constants(model)
+    try:
+        with _converter_hushed(), mute_onnx():
+            model.export(str(path), format="onnx", verbose=False, input_signature=[signature])
+    except Exception as error:  # converters raise what they like; the reason is recorded
+        reason = " ".join(str(error).split())[:200]
+        raise TrainingError(
+            f"{path}: the network could not be written as ONNX ({type(error).__name__}: {reason}); "
+            f"choose another model.backbone or model.layers"
+        ) from None
 
 
 def open_session(model: bytes, threads: int = 1, providers: Sequence[str] = ("CPUExecutionProvider",)) -> Any:
@@ -25,7 +55,7 @@ def open_session(model: bytes, threads: int = 1, providers: Sequence[str] = ("CP
     """
     if threads < 1:
         raise ValueError(f"threads is at least 1, not {threads}")
-    with quiet_stderr():  # importing it looks for GPUs and warns where it may not (microsoft/onnxruntime#27092)
+    with mute_onnx():  # importing it looks for GPUs and warns where it may not (microsoft/onnxruntime#27092)
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
 
@@ -49,6 +79,31 @@ def run_session(session: Any, images: NDArray[np.uint8], batch_size: int = 64) -
     return np.concatenate([session.run(None, {name: images[start : start + batch_size]})[0] for start in starts])
 
 
-def quiet_stderr() -> AbstractContextManager[None]:
+def mute_onnx() -> AbstractContextManager[None]:
     """Hold back what C++ libraries log to file descriptor 2; anything that is no log line of theirs is passed on."""
-    return hold_stderr(_LIBRARY_LINE.match)
+    return capture_stderr(_LIBRARY_LINE.match)
+
+
+def _freeze_constants(model: Any) -> None:
+    """Normalization layers hold their constants as tensors, which tf2onnx takes for inputs; as numpy arrays they stay
+    constants."""
+    keras = import_keras()
+    for layer in getattr(model, "layers", ()):
+        _freeze_constants(layer)
+        if isinstance(layer, keras.layers.Normalization):
+            layer.mean = keras.ops.convert_to_numpy(layer.mean)
+            layer.variance = keras.ops.convert_to_numpy(layer.variance)
+
+
+@contextmanager
+def _converter_hushed() -> Iterator[None]:
+    """No log line of tf2onnx (it logs each node at level INFO and below) and no warning about numpy's old names."""
+    logger = logging.getLogger("tf2onnx")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

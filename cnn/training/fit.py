@@ -12,9 +12,8 @@ from cnn.backend import import_keras
 from cnn.dataset.loader import ShardSet, open_split
 from cnn.errors import DatasetError
 from cnn.training.checkpoint import lock_folder
-from cnn.training.trainer import FitJob, FitSpec, Progress, Trainer
-
-__all__ = ["FitJob", "FitResult", "FitSpec", "fit_model"]
+from cnn.training.spec import FitJob, Progress
+from cnn.training.trainer import Trainer
 
 
 @dataclass(frozen=True)

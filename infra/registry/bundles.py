@@ -10,6 +10,9 @@ from pydantic import ValidationError
 from cnn.digest import hash_file
 from cnn.errors import IntegrityError
 from cnn.inference.bundle import INFO, ONNX, BundleInfo, read_bundle
+from infra.machine.user_dirs import cache_dir
+from infra.storage.layout import bundle_path
+from infra.storage.store import Store
 
 
 def bundle_tags(folder: Path, info: BundleInfo) -> dict[str, str]:
@@ -22,7 +25,7 @@ def bundle_tags(folder: Path, info: BundleInfo) -> dict[str, str]:
     }
 
 
-def keep_bundle(digest: str, folder: Path, bring: Callable[[str, Path], None], culprit: str) -> Path:
+def cache_bundle(digest: str, folder: Path, bring: Callable[[str, Path], None], culprit: str) -> Path:
     """`folder`/`digest`, holding the bundle whose bundle.json has this sha256; brought when it is not there or damaged.
 
     `bring(name, target)` writes one file of the bundle into the folder `target`. Only bundle.json, and what it names
@@ -49,6 +52,40 @@ def keep_bundle(digest: str, folder: Path, bring: Callable[[str, Path], None], c
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return kept
+
+
+def upload_bundle(store: Store, folder: Path) -> str:
+    """Copy a bundle into the workspace, once, for workers to find; returns its digest (sha256 of bundle.json).
+
+    Raises:
+        IntegrityError: a file of the bundle is missing or damaged.
+    """
+    digest = hash_file(folder / INFO)
+    if not store.exists(bundle_path(digest, INFO)):
+        for name in sorted(read_bundle(folder).files):
+            store.put_file(bundle_path(digest, name), folder / name)
+        store.put_file(bundle_path(digest, INFO), folder / INFO)  # last: where it is, the bundle is complete
+    return digest
+
+
+def locate_bundle(store: Store, digest: str) -> Path:
+    """The folder of a bundle on this machine: the workspace's own where that is a folder, else a copy fetched once.
+
+    Whoever loads the bundle verifies its files; here only bundle.json is held against the digest.
+
+    Raises:
+        IntegrityError: the bundle is not the one that was shipped.
+    """
+    if not store.is_local:
+
+        def bring(name: str, target: Path) -> None:
+            (target / name).write_bytes(store.read(bundle_path(digest, name)))
+
+        return cache_bundle(digest, cache_dir() / "bundles", bring, store.uri_of(f"bundles/{digest}"))
+    info = store.fetch(bundle_path(digest, INFO))
+    if hash_file(info) != digest:
+        raise IntegrityError(f"{info} is damaged; delete the folder {info.parent} and score again")
+    return info.parent
 
 
 def _check(folder: Path, digest: str, culprit: str) -> None:

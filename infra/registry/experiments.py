@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cnn.errors import RegistryError
-from infra.registry.tracking import check_name
+from infra.registry.tracking import check_model_name
 from infra.registry.versions import AbsentError, ExistsError
 
 ACTIVE, ALL_RUNS = "active", 3  # as MLflow's LifecycleStage and ViewType have them
@@ -33,7 +33,7 @@ class Experiments(ABC):
         """The id of the model's experiment; a workspace that was moved gets a new one, where its artifacts are now."""
         if name not in self._experiments:
             marks = ("", f" ({hashlib.sha256((self.artifact_root or '').encode()).hexdigest()[:8]})")
-            for title in (check_name(name) + mark for mark in marks):
+            for title in (check_model_name(name) + mark for mark in marks):
                 found = self._ask("get_experiment_by_name", title) or self._make_experiment(title)
                 if self.artifact_root in (None, found.artifact_location):
                     self._restore_experiment(found)

@@ -23,11 +23,11 @@ import cnn
 from cnn.errors import RegistryError, SafelightError, ServerError, StorageError
 from cnn.inference.bundle import read_bundle
 from infra.machine.proxies import explain_proxy
-from infra.registry.bundles import bundle_tags, keep_bundle
+from infra.registry.bundles import bundle_tags, cache_bundle
 from infra.registry.database import Schema, lock_file, prepare_database
 from infra.registry.experiments import Experiments, ExperimentTags
 from infra.registry.tracking import (
-    check_name,
+    check_model_name,
     database_path,
     flatten_parameters,
     is_server,
@@ -35,7 +35,7 @@ from infra.registry.tracking import (
     silence_mlflow,
 )
 from infra.registry.tracking import resolve_tracking as resolve_tracking
-from infra.registry.training_lock import Lease, Waiting, hold_training_lock
+from infra.registry.training_lock import Lease, Waiting, lock_training
 from infra.registry.versions import CHALLENGER as CHALLENGER
 from infra.registry.versions import CHAMPION as CHAMPION
 from infra.registry.versions import METRIC, AbsentError, ExistsError, VersionInfo, Versions
@@ -95,7 +95,7 @@ class Registry(Versions, Experiments):
             RegistryError: the model has another name now.
         """
         waiting = Waiting(self._announce, self._elapsed, self._sleep)
-        with hold_training_lock(locate_lock(self.tracking_uri, check_name(name)), name, waiting) as token:
+        with lock_training(locate_lock(self.tracking_uri, check_model_name(name)), name, waiting) as token:
             self._look_for_renamed(name)
             if database_path(self.tracking_uri) is not None:
                 yield
@@ -174,7 +174,7 @@ class Registry(Versions, Experiments):
         from mlflow.entities import LoggedModelOutput
 
         info = read_bundle(bundle)
-        self._ensure_model(check_name(name))
+        self._ensure_model(check_model_name(name))
         run = self._ask("get_run", run_id)
         key = run.data.tags.get("run_key", "")
         for version in self.versions(name):
@@ -211,7 +211,7 @@ class Registry(Versions, Experiments):
                 self._transfer(culprit, lambda: self._artifacts(version).download_artifacts(f"{DATA}/{name}", scratch))
                 Path(scratch, DATA, name).replace(target / name)
 
-        return keep_bundle(version.bundle, folder, bring, culprit)
+        return cache_bundle(version.bundle, folder, bring, culprit)
 
     def _artifacts(self, version: VersionInfo) -> Any:
         """Where the version's artifacts lie now: a local workspace may have been moved since."""

@@ -94,7 +94,7 @@ def database_path(tracking_uri: str) -> Path | None:
     return Path(tracking_uri.removeprefix("sqlite:///")) if tracking_uri.startswith("sqlite:///") else None
 
 
-def check_name(name: str) -> str:
+def check_model_name(name: str) -> str:
     """The model name itself, when MLflow, folders and buckets can all hold it.
 
     Raises:

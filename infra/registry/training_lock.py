@@ -53,7 +53,7 @@ class Waiting:
 
 
 @contextmanager
-def hold_training_lock(path: Path, name: str, waiting: Waiting) -> Iterator[str]:
+def lock_training(path: Path, name: str, waiting: Waiting) -> Iterator[str]:
     """Hold this machine's lock on the training of a model; waits for its holder, told in a line.
 
     Yields the lock's token: whatever carries it was written under this lock, so its writer is gone. The lock ends with

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 from cnn.dataset.manifest import Manifest
 from cnn.errors import StorageError
+from infra.storage.layout import DATASET_POINTERS, chunk_report_path, derived_path, manifest_path, shard_sums_path
 from infra.storage.scratch import BESIDE
 from infra.storage.store import Store
 from infra.storage.workspace import Dated, drop_folder, drop_unfinished, list_dated, read_clock, seize_workspace
-from tasks.prepare.chunk_report import report_path
-from tasks.prepare.derive import derived_path, sums_path
-from tasks.prepare.publish import manifest_path, read_manifest
+from tasks.dataset.version import read_manifest
 
 KINDS = (
     "refused/",
@@ -25,7 +24,6 @@ KINDS = (
     "chunks/",
     "shards/",
 )  # in the order of removal: what refers goes before what is meant
-POINTERS = "datasets/latest/"
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def collect_garbage(store: Store, keep: int, grace: float, dry_run: bool = False
         kept = choose_kept(store, manifests, {name: file.written for name, file in versions.items()}, keep, before)
         needed = {path for name in kept for path in paths_of(manifests[name])}
         gone = [file for file in files if file.path not in needed and file.written <= before]
-        gone = [file for file in gone if not file.path.startswith(POINTERS) and not _is_of(file, kept)]
+        gone = [file for file in gone if not file.path.startswith(DATASET_POINTERS) and not _is_of(file, kept)]
         unfinished = 0
         if not dry_run:
             remove_files(store, gone)
@@ -87,7 +85,7 @@ def latest_versions(store: Store) -> set[str]:
         StorageError: a pointer is damaged.
     """
     found = set()
-    for entry in store.list(POINTERS):
+    for entry in store.list(DATASET_POINTERS):
         try:
             found.add(str(json.loads(store.read(entry.path))["dataset"]))
         except (ValueError, KeyError, TypeError):
@@ -101,8 +99,8 @@ def paths_of(manifest: Manifest) -> set[str]:
     """All files that a version is made of, or that spare its next one work."""
     shards = [shard for split in manifest.splits.values() for shard in split]
     shards += [shard for chunk in manifest.chunks.values() for shard in chunk.values()]
-    paths = {shard.path for shard in shards} | {sums_path(shard) for shard in shards}
-    paths |= {report_path(key) for key in manifest.chunks} | {derived_path(key) for key in manifest.derived}
+    paths = {shard.path for shard in shards} | {shard_sums_path(shard.digest) for shard in shards}
+    paths |= {chunk_report_path(key) for key in manifest.chunks} | {derived_path(key) for key in manifest.derived}
     return paths | {manifest_path(manifest.dataset), manifest.ledger.path}
 
 

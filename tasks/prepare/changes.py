@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from cnn.dataset.manifest import Manifest
 from cnn.errors import DEATHS, PASSING, BadImage
+from infra.storage.layout import chunk_report_path
 from infra.storage.store import Source
 from tasks.dataset.ledger import DECODED, OUTCOMES, SCHEMA, has_code, iterate_ledger, restore_paths, show_path
 from tasks.files.chunks import decode_path
 from tasks.prepare.build import BuildSpec
-from tasks.prepare.chunk_report import report_path
 from tasks.prepare.table import PENDING, Rows, iterate_slices
 
 HASHERS = 8  # files that are read and hashed at a time: the interpreter lets go of both
@@ -158,7 +158,7 @@ def _usable(old: pa.Table, previous: Previous) -> NDArray[np.bool_]:
         for place, split in enumerate(splits[0]):
             shard = previous.manifest.chunks.get(chunk, {}).get(split)
             stands = shard is not None and previous.standing.get(shard.path) == shard.bytes
-            alive[number, place] = stands and report_path(chunk) in previous.standing
+            alive[number, place] = stands and chunk_report_path(chunk) in previous.standing
     usable: NDArray[np.bool_] = (decoded & alive[chunks[1], splits[1]]) | refused.to_numpy(zero_copy_only=False)
     return usable
 

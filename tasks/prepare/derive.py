@@ -29,6 +29,7 @@ from cnn.errors import IntegrityError, StorageError
 from cnn.images.augment import AugmentSpec, augment_image
 from cnn.images.read import ImageSpec, encode_jpeg, sum_levels
 from cnn.spec import canonical_json
+from infra.storage.layout import derived_path, shard_sums_path
 from infra.storage.store import Store, reuse_store
 from tasks.files.reading import computing
 from tasks.prepare.chunk_report import seal, unseal
@@ -73,16 +74,6 @@ class Arranged:
 
     shard: ShardRef
     crcs: tuple[int, ...] = ()
-
-
-def derived_path(key: str) -> str:
-    """Where it is remembered what came out."""
-    return f"derived/{key}.json"
-
-
-def sums_path(shard: ShardRef) -> str:
-    """Where the sums of a shard's levels are remembered."""
-    return derived_path(f"{shard.digest}-sums")
 
 
 def arrange_shard(work: Selection, task: ArrangeTask) -> tuple[Selection, Arranged]:
@@ -146,7 +137,7 @@ def measure_shard(work: ShardRef, workspace: str, image: ImageSpec) -> tuple[str
         IntegrityError: the shard is not what its name says.
     """
     store = reuse_store(workspace)
-    name, totals = sums_path(work), [0] * (2 * image.channels)
+    name, totals = shard_sums_path(work.digest), [0] * (2 * image.channels)
     try:
         return work.path, list(json.loads(unseal(store.read(name))))
     except (StorageError, ValueError, TypeError):

@@ -7,12 +7,14 @@ from functools import partial
 from cnn.dataset.manifest import Manifest
 from cnn.errors import StorageError
 from infra.cluster.spec import Effort
+from infra.storage.layout import manifest_path
+from tasks.dataset.version import LatestVersion, point_to_version
 from tasks.prepare.checks import check_budget, check_leaks, reconcile_rows, set_normalization
 from tasks.prepare.derive import Arranged, ArrangeTask, Selection, arrange_shard, find_arranged, measure_shard
 from tasks.prepare.duplicates import doubt_labels, fetch_thumbnails, settle_copies, settle_leaks
 from tasks.prepare.pipeline import Preparation, Run, has_missing
 from tasks.prepare.placement import Part, Placement, divide_rows, place_rows
-from tasks.prepare.publish import Draft, Latest, manifest_path, point_to, publish_dataset
+from tasks.prepare.publish import Draft, publish_dataset
 from tasks.prepare.quarantine import remove_refusal, write_refusal
 from tasks.prepare.split import draw_splits, recall_splits
 from tasks.prepare.table import LEAK
@@ -130,9 +132,9 @@ def publish_version(
 
 def keep_version(job: Preparation, manifest: Manifest) -> tuple[Manifest, str]:
     """The version that stands, and its path; where its ledger had to be gone through to know that, it is noted."""
-    latest = Latest(manifest.dataset, job.listing)
+    latest = LatestVersion(manifest.dataset, job.listing)
     if not job.recognised and job.latest != latest and not has_missing(job.rows):
-        point_to(job.store, job.source.uri, latest)
+        point_to_version(job.store, job.source.uri, latest)
     return manifest, manifest_path(manifest.dataset)
 
 

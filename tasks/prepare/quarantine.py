@@ -1,6 +1,5 @@
 """`quarantine.csv` of a preparation that was refused: every file that gave no pixels, and why."""
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,23 +7,17 @@ import numpy as np
 import pyarrow as pa
 
 from infra.storage.disk_errors import explained
+from infra.storage.layout import REFUSED, refusal_path
 from infra.storage.scratch import open_scratch
 from infra.storage.store import Store
 from infra.storage.workspace import drop_folder
 from tasks.dataset.ledger import show_path
 from tasks.files.chunks import decode_path
 from tasks.pages.spreadsheets import write_rows
-from tasks.prepare.publish import slug_of
 from tasks.prepare.table import QUARANTINED, Rows, iterate_slices
 
-REFUSED = "refused/"
 COLUMNS = ("path", "class", "reason", "size")
 PART = 16_384  # rows that are Python objects at once
-
-
-def refusal_path(source: str) -> str:
-    """Where the list of a source lies in the workspace; sources of one name have one each."""
-    return f"{REFUSED}{slug_of(source)}-{hashlib.sha256(source.encode()).hexdigest()[:12]}/quarantine.csv"
 
 
 def write_refusal(store: Store, source: str, rows: Rows) -> str:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from cnn.dataset.manifest import ShardRef
 from cnn.dataset.tfrecord import HEAD_EDGE, frame_image, outline_record
 from infra.storage.disk_errors import explained
+from infra.storage.layout import shard_path
 from infra.storage.scratch import SCRATCH, Scratch
 from infra.storage.store import Store
 
@@ -47,7 +48,7 @@ class ShardWriter:
         self._flush()
         if self._file is None:
             raise AssertionError("records without a file")
-        path = f"shards/{self._digest.hexdigest()}.tfrecord"
+        path = shard_path(self._digest.hexdigest())
         self._store.take_file(path, self._file.path)
         return ShardRef(path=path, rows=self.rows, bytes=self._bytes, digest=self._digest.hexdigest())
 

@@ -22,7 +22,8 @@ from cnn.errors import BadImage, IntegrityError, RegistryError
 from cnn.images.read import Decoded, ImageSpec, read_image
 from cnn.inference.scorer import load_scorer, rank_classes
 from cnn.spec import Settings, Spec
-from infra.registry.shipping import local_bundle
+from infra.registry.bundles import locate_bundle
+from infra.storage.layout import score_part_path
 from infra.storage.store import Entry, Store, reuse_source, reuse_store
 from tasks.dataset.ledger import show_path
 from tasks.files.chunks import Chunk, encode_path
@@ -115,11 +116,6 @@ class Network:
     predict: Callable[[NDArray[np.uint8]], NDArray[Any]]
 
 
-def part_path(batch: str, key: str) -> str:
-    """Where a chunk's rows lie in the workspace."""
-    return f"batches/{batch}/parts/{key}.parquet"
-
-
 def score_chunk(chunk: Chunk, task: ScoreTask) -> ChunkScores:
     """Read, decode and score every file of a chunk; bad files become rows with a reason.
 
@@ -132,7 +128,7 @@ def score_chunk(chunk: Chunk, task: ScoreTask) -> ChunkScores:
         InstallationError: no file of the chunk can be decoded here.
     """
     source, store = reuse_source(task.source), reuse_store(task.workspace)
-    name = part_path(task.batch, chunk.key)
+    name = score_part_path(task.batch, chunk.key)
     if (done := _find_part(store, name, chunk)) is not None:
         return done
     with _loading:
@@ -297,7 +293,7 @@ def _find_part(store: Store, name: str, chunk: Chunk) -> ChunkScores | None:
 @lru_cache(maxsize=2)
 def _load_network(workspace: str, digest: str) -> Network:
     scorer = load_scorer(
-        local_bundle(reuse_store(workspace), digest), threads=1
+        locate_bundle(reuse_store(workspace), digest), threads=1
     )  # one thread: the cluster uses the cores
 
     def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:

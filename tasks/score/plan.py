@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from cnn.digest import hash_file
 from cnn.errors import StorageError, is_death
 from cnn.spec import Spec, canonical_json
+from infra.storage.layout import batch_path, batch_pointer_path
 from infra.storage.scratch import sweep_scratch
 from infra.storage.store import Store
 from tasks.files.chunks import Chunk, Item, chunk_key, encode_path
@@ -87,16 +88,6 @@ class ScorePlan:
     previous: Previous | None
 
 
-def batch_path(batch: str, name: str) -> str:
-    """Where a batch's file lies in the workspace."""
-    return f"batches/{batch}/{name}"
-
-
-def pointer_path(source: str, model: str) -> str:
-    """Where the id of the latest batch of a source and a model lies in the workspace."""
-    return f"batches/latest/{_digest([source, model])[:16]}.json"
-
-
 def find_previous(store: Store, job: ScoreJob) -> Previous | None:
     """The latest batch of this source and model, or None; damaged predictions are not used, and the log says so.
 
@@ -116,7 +107,7 @@ def find_last(store: Store, source: str, model: str) -> BatchRecord | None:
     Raises:
         StorageError: it cannot be read.
     """
-    pointer = pointer_path(source, model)
+    pointer = batch_pointer_path(source, model)
     if not store.exists(pointer):
         return None
     try:
@@ -219,7 +210,7 @@ def _without_work(record: BatchRecord) -> BatchRecord:
 
 def move_pointer(store: Store, task: ScoreTask) -> None:
     content = canonical_json({"batch": task.batch, "source": task.source, "model": task.model.name})
-    store.write(pointer_path(task.source, task.model.name), content.encode())
+    store.write(batch_pointer_path(task.source, task.model.name), content.encode())
 
 
 def _open_verified(store: Store, predictions: PredictionsRef) -> Path | None:

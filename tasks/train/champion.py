@@ -21,7 +21,7 @@ from cnn.images.read import ImageSpec, read_image
 from cnn.inference.scorer import Scorer, load_scorer
 from infra.storage.store import Source, Store, open_source
 from tasks.dataset.ledger import restore_path
-from tasks.prepare.publish import read_ledger
+from tasks.dataset.version import read_ledger
 
 BATCH = 128
 MISSING = 0.01  # share of the test images that may be gone before a comparison says nothing
@@ -30,7 +30,7 @@ Image = tuple[str, str, NDArray[np.uint8]]  # key, class name, pixels
 
 
 @dataclass(frozen=True)
-class Judgement:
+class ChampionScores:
     """By key of a test image, whether the champion has it right; or why it cannot be said."""
 
     correct: dict[str, bool]
@@ -38,13 +38,13 @@ class Judgement:
     refused: str | None = None
 
 
-def judge_champion(
+def score_champion(
     bundle: Path,
     manifest: Manifest,
     store: Store,
     open_files: Callable[[str], Source] = open_source,
     keys: Collection[str] | None = None,
-) -> Judgement:
+) -> ChampionScores:
     """What the champion in the folder `bundle` answers on the test images of a dataset; only on `keys`, if given.
 
     A champion that does not load here, or test images of which more than 1 % are gone or changed, are no fault of the
@@ -53,21 +53,23 @@ def judge_champion(
     try:
         scorer = load_scorer(bundle, threads=os.cpu_count() or 1)
     except (RegistryError, IntegrityError) as error:
-        return Judgement({}, refused=str(error))
+        return ChampionScores({}, refused=str(error))
     if not manifest.rows("test"):
-        return Judgement({})
+        return ChampionScores({})
     if sees_same_pixels(scorer.info.image, manifest.image):
         images = _read_shards(manifest, store)
-        return Judgement(_score(scorer, (image for image in images if keys is None or image[0] in keys)))
+        return ChampionScores(_score(scorer, (image for image in images if keys is None or image[0] in keys)))
     try:
         source = open_files(manifest.source)
     except SafelightError as error:
-        return Judgement({}, refused=f"its pixels differ from the dataset's, and the source does not open: {error}")
+        return ChampionScores(
+            {}, refused=f"it sees other pixels than the dataset's, and the source does not open: {error}"
+        )
     rows = [row for row in _list_test_files(manifest, store) if keys is None or row[1] in keys]
     return _judge_files(scorer, rows, source)
 
 
-def compare_answers(test: Path, judgement: Judgement) -> Paired:
+def pair_answers(test: Path, judgement: ChampionScores) -> Paired:
     """The new version's answers, kept in test.npz by training, against the champion's on the same images."""
     with np.load(test, allow_pickle=False) as kept:
         answers = dict(zip((key.decode("ascii") for key in kept["keys"]), kept["correct"].tolist(), strict=True))
@@ -81,13 +83,13 @@ def sees_same_pixels(champion: ImageSpec, dataset: ImageSpec) -> bool:
     return dataset.encoding == "raw" and kept[0] == kept[1]
 
 
-def _judge_files(scorer: Scorer, rows: list[tuple[str, str, str]], source: Source) -> Judgement:
+def _judge_files(scorer: Scorer, rows: list[tuple[str, str, str]], source: Source) -> ChampionScores:
     correct = _score(scorer, _read_files(rows, source, scorer.info.image))
     missing = len(rows) - len(correct)
     if missing > MISSING * len(rows):
         reason = f"{missing} of {len(rows)} test images are gone from {source.uri} or have changed"
-        return Judgement(correct, missing, reason)
-    return Judgement(correct, missing)
+        return ChampionScores(correct, missing, reason)
+    return ChampionScores(correct, missing)
 
 
 def _read_shards(manifest: Manifest, store: Store) -> Iterator[Image]:
@@ -105,7 +107,7 @@ def _read_shards(manifest: Manifest, store: Store) -> Iterator[Image]:
 def _list_test_files(manifest: Manifest, store: Store) -> Iterator[tuple[str, str, str]]:
     """(path, digest, class name) of every test image in the ledger."""
     names = ["path", "path_raw", "digest", "label", "split", "outcome"]
-    for row in read_ledger(store, manifest).select(names).to_pylist():
+    for row in read_ledger(store, manifest, names).to_pylist():
         if row["split"] == "test" and row["outcome"] == "ok":
             yield restore_path(row["path"], row["path_raw"]), row["digest"], row["label"]
 

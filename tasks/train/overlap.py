@@ -20,7 +20,7 @@ from cnn.images.read import ImageSpec
 from cnn.inference.bundle import BundleInfo, read_seen_images
 from infra.storage.store import Store
 from tasks.dataset.ledger import SCHEMA
-from tasks.prepare.publish import fetch_ledger, read_manifest
+from tasks.dataset.version import fetch_ledger, read_manifest
 
 ENOUGH = 30  # unseen test images on which two models may be compared, whatever share of all they are
 COLUMNS = ("digest", "image_key", "label", "group", "split", "pixels_crc32c", "fingerprint", "outcome")

@@ -6,7 +6,6 @@ does, so it never outlives the parent; it ignores Ctrl-C, because the parent dec
 """
 
 import ctypes
-import hashlib
 import json
 import os
 import queue
@@ -24,12 +23,9 @@ from typing import IO, Any, Self
 
 import cnn.errors
 from cnn.errors import InstallationError, SafelightError, TrainingError
-from cnn.models.architecture import ModelSpec
-from cnn.spec import canonical_json
-from cnn.training.fit import FitSpec
 from infra.machine.import_path import python_command, python_environment
 from infra.machine.memory_limits import GIB, check_memory_limits, ended_when_starved, is_short_of_memory, tells_memory
-from tasks.train.train import OnEvent, TrainingReport, TrainJob
+from tasks.train.spec import OnEvent, TrainingResult, TrainJob
 
 LOG = "train.log"
 STOP_SECONDS = 10.0
@@ -41,34 +37,18 @@ SHORT = "MemoryError"  # how the child names a want of memory, whatever the clas
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def run_key(dataset: str, name: str, model: ModelSpec, fit: FitSpec) -> str:
-    """What makes two trainings the same one: sha256 (hex) of dataset, model name, network and fit settings."""
-    facts = {
-        "dataset": dataset,
-        "name": name,
-        "model": model.model_dump(mode="json"),
-        "fit": fit.model_dump(mode="json"),
-    }
-    return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
-
-
-def start_trainer() -> "Trainer":
-    """A training process that loads TensorFlow at once and waits for its job. Use it in a `with`, or `stop` it."""
-    return Trainer()
-
-
-def run_training(job: TrainJob, on_event: OnEvent, trainer: "Trainer | None" = None) -> TrainingReport:
+def run_training(job: TrainJob, on_event: OnEvent, trainer: "TrainingProcess | None" = None) -> TrainingResult:
     """Train in a process of its own, or in the one given; `on_event` gets its events as they come.
 
     Raises:
         SafelightError: the fault that training met, as the same class.
         TrainingError: the process died; the line names the signal and the log.
     """
-    with trainer or start_trainer() as process:
+    with trainer or TrainingProcess() as process:
         return process.run(job, on_event)
 
 
-class Trainer:
+class TrainingProcess:
     """The parent's end of a training process. It runs one job."""
 
     def __init__(self) -> None:
@@ -105,7 +85,7 @@ class Trainer:
     ) -> None:
         self.stop()
 
-    def run(self, job: TrainJob, on_event: OnEvent) -> TrainingReport:
+    def run(self, job: TrainJob, on_event: OnEvent) -> TrainingResult:
         """Hand the job over and follow it to its end; see `run_training`."""
         Path(job.folder).mkdir(parents=True, exist_ok=True)
         with suppress(BrokenPipeError):  # a process that died already is told below
@@ -119,7 +99,7 @@ class Trainer:
             raise _out_of_memory(Path(job.folder, LOG), job.fit.batch_size)
         raise self._describe_death(Path(job.folder, LOG), job.fit.batch_size)
 
-    def _follow(self, job: TrainJob, on_event: OnEvent) -> TrainingReport | None:
+    def _follow(self, job: TrainJob, on_event: OnEvent) -> TrainingResult | None:
         """The answer of the process; None when it has ended without one."""
         for line in self._events:
             message = _read_line(line)
@@ -128,7 +108,7 @@ class Trainer:
             elif "event" in message:
                 on_event(message)
             elif "result" in message:
-                return TrainingReport.model_validate_json(json.dumps(message["result"]))
+                return TrainingResult.model_validate_json(json.dumps(message["result"]))
             elif "error" in message:
                 raise _rebuild_error(message["error"], Path(job.folder, LOG), job.fit.batch_size)
         return None
@@ -238,7 +218,7 @@ def _load_keras() -> None:
     import_keras()
 
 
-def _train(job: TrainJob, send: OnEvent) -> TrainingReport:
+def _train(job: TrainJob, send: OnEvent) -> TrainingResult:
     from tasks.train.train import train_dataset
 
     return train_dataset(job, send)

@@ -21,49 +21,21 @@ from cnn.evaluation.calibration import as_class_probabilities
 from cnn.evaluation.metrics import Evaluation, evaluate_probabilities, fit_temperature
 from cnn.inference.bundle import BundleFacts, BundleInfo, write_bundle
 from cnn.inference.scorer import load_scorer
-from cnn.models.architecture import ModelSpec, summarize_model
-from cnn.spec import Spec
-from cnn.training.fit import FitJob, FitResult, FitSpec, fit_model
+from cnn.models.architecture import summarize_model
+from cnn.training.fit import FitResult, fit_model
+from cnn.training.spec import FitJob
 from infra.storage.store import Store, open_store
+from tasks.dataset.version import read_manifest
 from tasks.pages.spreadsheets import write_rows
-from tasks.prepare.publish import read_manifest
 from tasks.train.overlap import list_seen
+from tasks.train.spec import OnEvent, TrainingResult, TrainJob
 
 GOLDEN_IMAGES = 32
 BATCH = 256
-OnEvent = Callable[[dict[str, Any]], None]
-
-
-class TrainJob(Spec):
-    """One training. `folder` is a local folder that belongs to the run: checkpoints, figures/, bundle/, test.npz."""
-
-    workspace: str
-    dataset: str
-    name: str
-    model: ModelSpec
-    fit: FitSpec
-    top_k: int = 5
-    folder: str
-
-
-class TrainingReport(Spec):
-    """What a training left in its folder. `judged_on` is the split of `evaluation`: test, or what there was instead."""
-
-    bundle: str
-    figures: str
-    test: str
-    info: BundleInfo
-    evaluation: Evaluation
-    judged_on: str
-    best_epoch: int
-    epochs: int
-    resumed_at: int
-    seconds: float = 0.0
-    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Answers:
+class SplitPredictions:
     """A model on one split: keys (n,), labels int64 (n,) and calibrated probabilities float32 (n, k)."""
 
     keys: list[str]
@@ -71,7 +43,7 @@ class Answers:
     probabilities: NDArray[np.float32]
 
 
-def train_dataset(job: TrainJob, on_event: OnEvent, clock: Callable[[], float] = time.perf_counter) -> TrainingReport:
+def train_dataset(job: TrainJob, on_event: OnEvent, clock: Callable[[], float] = time.perf_counter) -> TrainingResult:
     """Fit, calibrate, export, evaluate and draw. Events: {"event": "stage", "stage"}, {"event": "epoch", …figures}.
 
     Raises:
@@ -94,18 +66,18 @@ def train_dataset(job: TrainJob, on_event: OnEvent, clock: Callable[[], float] =
     return report.model_copy(update={"seconds": round(clock() - began, 3)})
 
 
-def _judge(job: TrainJob, manifest: Manifest, store: Store, result: FitResult) -> TrainingReport:
+def _judge(job: TrainJob, manifest: Manifest, store: Store, result: FitResult) -> TrainingResult:
     """Export the trained model, and judge the exported one on images that training never saw."""
-    folder, split = Path(job.folder), choose_split(manifest)
+    folder, split = Path(job.folder), choose_evaluation_split(manifest)
     shards = open_split(manifest, split, store.root)
     info = _write_bundle(job, manifest, store, result, shards)
     answers = _answer(folder / "bundle", shards)
     evaluation = evaluate_probabilities(
         answers.probabilities, answers.labels, manifest.classes, temperature=info.temperature, top_k=job.top_k
     )
-    write_answers(folder / "test.npz", answers if split == "test" else _none_of(answers))
+    save_predictions(folder / "test.npz", answers if split == "test" else _none_of(answers))
     _write_figures(folder / "figures", job, manifest, evaluation, result)
-    return TrainingReport(
+    return TrainingResult(
         bundle=str(folder / "bundle"),
         figures=str(folder / "figures"),
         test=str(folder / "test.npz"),
@@ -171,7 +143,7 @@ def fetch_shards(store: Store, manifest: Manifest) -> None:
                 store.fetch(ref.path)
 
 
-def choose_split(manifest: Manifest) -> str:
+def choose_evaluation_split(manifest: Manifest) -> str:
     """The split to judge on: test; validation or train where the one before is empty."""
     return next(split for split in ("test", "validation", "train") if manifest.rows(split))
 
@@ -188,7 +160,7 @@ def choose_golden(shards: ShardSet, most: int, seed: int) -> NDArray[np.int64]:
     return np.sort(rows[np.lexsort((labels, turn))[:most]])
 
 
-def write_answers(path: Path, answers: Answers) -> None:
+def save_predictions(path: Path, answers: SplitPredictions) -> None:
     """Keep keys, labels, correct and probabilities for the gate."""
     correct = answers.probabilities.argmax(axis=1) == answers.labels if len(answers.keys) else np.empty(0, bool)
     keys = np.array(answers.keys, "S64")
@@ -227,17 +199,17 @@ def _calibrate(manifest: Manifest, root: Path, model: Any) -> float:
     return fit_temperature(as_class_probabilities(np.concatenate(outputs)), shards.labels)
 
 
-def _answer(bundle: Path, shards: ShardSet) -> Answers:
+def _answer(bundle: Path, shards: ShardSet) -> SplitPredictions:
     """What the exported model, the one that will score, says to each image of a split; augmented copies left out."""
     scorer = load_scorer(bundle, threads=os.cpu_count() or 1)
     rows = np.flatnonzero(shards.copies == 0)
     parts = [scorer.predict(shards.batch(rows[start : start + BATCH])[0]) for start in range(0, len(rows), BATCH)]
     keys = shards.keys()
-    return Answers([keys[row] for row in rows.tolist()], shards.labels[rows], np.concatenate(parts))
+    return SplitPredictions([keys[row] for row in rows.tolist()], shards.labels[rows], np.concatenate(parts))
 
 
-def _none_of(answers: Answers) -> Answers:
-    return Answers([], answers.labels[:0], answers.probabilities[:0])
+def _none_of(answers: SplitPredictions) -> SplitPredictions:
+    return SplitPredictions([], answers.labels[:0], answers.probabilities[:0])
 
 
 def _write_figures(folder: Path, job: TrainJob, manifest: Manifest, evaluation: Evaluation, result: FitResult) -> None:

@@ -13,7 +13,7 @@ from cnn.errors import StorageError
 from infra.storage.scratch import sweep_scratch
 from infra.storage.store import open_store
 from tasks.dataset.gc import collect_garbage
-from tasks.prepare.publish import read_manifest
+from tasks.dataset.version import read_manifest
 
 
 @pytest.fixture(scope="module", params=["fresh", "changed"])

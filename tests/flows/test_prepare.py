@@ -26,10 +26,10 @@ from infra.cluster.dask import ClusterSpec
 from infra.cluster.workers import hire_crew
 from infra.storage.entry import MOST_BYTES
 from infra.storage.store import open_store
+from tasks.dataset.version import read_manifest
 from tasks.prepare.build import choose_split
 from tasks.prepare.checks import find_gaps
 from tasks.prepare.pipeline import build_chunks, list_files
-from tasks.prepare.publish import read_manifest
 
 NAMES = ("train", "validation", "test")
 

@@ -15,14 +15,15 @@ from cnn.dataset.tfrecord import digest_shard
 from cnn.images.augment import AugmentSpec
 from infra.cluster.dask import ClusterSpec
 from infra.cluster.workers import hire_crew
+from infra.storage.layout import manifest_path
 from infra.storage.store import Store, open_source, open_store
 from infra.storage.workspace import hold_workspace
+from tasks.dataset.version import read_ledger, read_manifest
 from tasks.files.listing import take_inventory
 from tasks.prepare.build import ChunkReport
 from tasks.prepare.chunk_report import read_report
 from tasks.prepare.finish import finish_version
 from tasks.prepare.pipeline import Preparation, build_chunks, list_files
-from tasks.prepare.publish import manifest_path, read_ledger, read_manifest
 
 SECRET = "hunter2-canary"  # stands in the environment; it must never be told
 

@@ -13,11 +13,11 @@ from infra.cluster.dask import ClusterSpec
 from infra.cluster.workers import hire_crew
 from infra.storage.store import open_store
 from infra.storage.workspace import hold_workspace
+from tasks.dataset.version import read_ledger
 from tasks.prepare.build import BuildSpec
 from tasks.prepare.checks import BudgetSpec
 from tasks.prepare.finish import finish_version
 from tasks.prepare.pipeline import Preparation, build_chunks, list_files
-from tasks.prepare.publish import read_ledger
 
 
 def write_image(path: Path, seed: int, size: tuple[int, int] = (20, 16)) -> None:

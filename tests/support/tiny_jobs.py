@@ -15,7 +15,8 @@ from cnn.dataset.tfrecord import digest_shard, encode_record
 from cnn.images.augment import AugmentSpec
 from cnn.images.read import ImageSpec
 from cnn.models.architecture import ModelSpec
-from cnn.training.fit import FitJob, FitResult, FitSpec
+from cnn.training.fit import FitResult
+from cnn.training.spec import FitJob, FitSpec
 
 SIDE = 8
 TINY = ModelSpec.model_validate(

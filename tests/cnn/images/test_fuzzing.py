@@ -18,7 +18,7 @@ from cnn.errors import BadImage
 from cnn.formats.reasons import REASONS
 from cnn.images.color import convert, correct, find_transform
 from cnn.images.read import FORMATS, ImageSpec, read_image
-from cnn.stderr import hold_stderr
+from cnn.stderr import capture_stderr
 
 SEED = 20_261_124
 SAMPLE, ALL = 40, 1000
@@ -71,7 +71,7 @@ def decode_with_pillow(data: bytes) -> NDArray[np.uint8] | None:
                 image: Image.Image = opened
                 if image.width * image.height > MOST_PIXELS:
                     return None
-                with hold_stderr(lambda line: True):
+                with capture_stderr(lambda line: True):
                     image.load()
                 try:
                     image = ImageOps.exif_transpose(image)

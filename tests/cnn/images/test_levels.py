@@ -22,9 +22,9 @@ from cnn.images.levels import combine_spans, measure_span, misfit, show_integers
 from cnn.images.read import ImageSpec, read_image
 from infra.cluster.decoder_pool import Isolation
 from infra.storage.store import open_store
+from tasks.dataset.version import find_latest_version, read_manifest
 from tasks.prepare.bit_depth import DeepCounts, count_deep, describe_deep, describe_scored, restore_counts
 from tasks.prepare.pipeline import Preparation
-from tasks.prepare.publish import find_latest, read_manifest
 
 HEIGHT, WIDTH = 20, 16
 LOW, HIGH = 100, 610
@@ -288,7 +288,7 @@ def test_measuring_is_the_same_on_workers_and_stands_in_what_is_read_back(tmp_pa
     assert alone.digest == workers.digest
     assert alone.image == workers.image
     store = open_store(str(tmp_path / "a"))
-    latest = find_latest(store, alone.source)
+    latest = find_latest_version(store, alone.source)
     assert latest is not None
     assert read_manifest(store, latest.dataset).image.levels == (LOW, HIGH)
 

@@ -22,7 +22,7 @@ from cnn.errors import IntegrityError, RegistryError
 from cnn.evaluation.calibration import apply_temperature, as_class_probabilities
 from cnn.images.read import ImageSpec
 from cnn.inference.bundle import BundleFacts, write_bundle
-from cnn.inference.onnx import open_session, quiet_stderr
+from cnn.inference.onnx import mute_onnx, open_session
 from cnn.inference.scorer import Scorer, load_scorer, rank_classes
 from cnn.models.architecture import ModelSpec, build_model
 from cnn.models.layers import ConvLayer, GlobalPoolLayer
@@ -154,7 +154,7 @@ def test_a_worker_imports_no_tensorflow_and_prints_nothing(folder: Path) -> None
 
 
 def test_log_lines_of_libraries_are_held_back_and_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
-    with quiet_stderr():
+    with mute_onnx():
         os.write(2, ORT_LINE + b"a word for people\n")
         os.write(2, b"\x1b[0;93m" + ORT_LINE + b"I0000 00:00:1795.99 9496 devices.cc:76] Number of eligible GPUs\n")
     os.write(2, b"after\n")
@@ -163,7 +163,7 @@ def test_log_lines_of_libraries_are_held_back_and_nothing_else(capfd: pytest.Cap
 
 def test_stderr_comes_back_after_a_fault_and_from_many_threads(capfd: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
-        with quiet_stderr(), quiet_stderr():
+        with mute_onnx(), mute_onnx():
             raise ValueError("nested")
 
     with pytest.raises(ValueError, match="nested"):
@@ -173,7 +173,7 @@ def test_stderr_comes_back_after_a_fault_and_from_many_threads(capfd: pytest.Cap
     def hush(_: int) -> None:
         start.wait()
         for _ in range(20):
-            with quiet_stderr():
+            with mute_onnx():
                 os.write(2, ORT_LINE)
 
     with ThreadPoolExecutor(4) as pool:

@@ -16,15 +16,15 @@ from steps import write_image, write_photos
 from cnn.errors import DatasetError, InstallationError
 from cnn.images.read import ImageSpec
 from cnn.models.architecture import ModelSpec
-from cnn.training.fit import FitSpec
+from cnn.training.spec import FitSpec
 from infra.cluster.dask import ClusterSpec
 from infra.cluster.decoder_pool import Isolation
 from infra.cluster.spawn import leave_working_folder, safe_folders
 from infra.cluster.spec import Effort
 from infra.cluster.workers import hire_crew
 from infra.machine.import_path import ROOT, order_folders, python_command
-from tasks.train.process import start_trainer
-from tasks.train.train import TrainJob
+from tasks.train.process import TrainingProcess
+from tasks.train.spec import TrainJob
 
 SAFELIGHT = [sys.executable, "-P", "-c", "from flows.cli.start import main; main()"]  # as the console script does it
 NAMES = ("cnn", "infra", "tasks", "random", "numpy", "PIL", "cv2", "json", "tempfile", "multiprocessing", "prefect")
@@ -127,7 +127,7 @@ def test_the_trainer_is_started_in_any_folder(hostile: Path, monkeypatch: pytest
     write_dataset(work, source)
     facts = {"workspace": str(work), "dataset": "birds-1", "name": "birds", "folder": str(hostile.parent / "run")}
     job = TrainJob(**facts, model=ModelSpec(), fit=FitSpec())
-    with start_trainer() as trainer, pytest.raises(DatasetError, match="birds-1"):
+    with TrainingProcess() as trainer, pytest.raises(DatasetError, match="birds-1"):
         trainer.run(job, lambda event: None)
 
 

@@ -17,12 +17,12 @@ from small_dataset import write_dataset
 import infra.machine.memory_limits
 from cnn.errors import ConfigError, InstallationError, TrainingError
 from cnn.models.architecture import ModelSpec
-from cnn.training.fit import FitSpec
+from cnn.training.spec import FitSpec
 from flows.cli.console import run_command
 from infra.machine.memory_limits import check_memory_limits, ended_when_starved, is_short_of_memory
 from tasks.train import process as fitting
-from tasks.train.process import LOG, start_trainer
-from tasks.train.train import TrainJob
+from tasks.train.process import LOG, TrainingProcess
+from tasks.train.spec import TrainJob
 
 SAFELIGHT = f"{sys.executable} -P -c 'from flows.cli.start import main; main()'"
 NETWORK = {"preset": None, "layers": [{"kind": "conv", "filters": 64, "kernel": 3}, {"kind": "global_pool"}]}
@@ -133,7 +133,7 @@ def test_training_that_runs_out_of_memory_says_what_to_write(tmp_path: Path, mon
             resource.prlimit(trainer.pid, resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
 
     said = rf"out of memory.* --set fit\.batch_size=4 in place of 8.* see {tmp_path}/run/{LOG}"
-    with start_trainer() as trainer, pytest.raises(TrainingError, match=said):
+    with TrainingProcess() as trainer, pytest.raises(TrainingError, match=said):
         trainer.run(make_job(tmp_path), shrink)
 
 
@@ -164,12 +164,12 @@ def test_a_process_that_stands_still_at_its_limit_is_ended(limit: str, ended: bo
 def test_training_that_cannot_have_enough_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (2 << 30, resource.RLIM_INFINITY))
     with pytest.raises(ConfigError, match=r"needs 3\.[0-9]+ GiB"):
-        start_trainer()
+        TrainingProcess()
 
 
 @pytest.mark.parametrize(("code", "printed"), [(-signal.SIGABRT, b"what():  std::bad_alloc\n"), (1, b"MemoryError\n")])
 def test_a_death_whose_last_words_tell_of_memory(code: int, printed: bytes, tmp_path: Path) -> None:
-    with start_trainer() as trainer:
+    with TrainingProcess() as trainer:
         (tmp_path / LOG).write_bytes(b"earlier\n" + printed)
         trainer._process.wait = lambda timeout=None: code  # type: ignore[method-assign]
         found = trainer._describe_death(tmp_path / LOG, 64)
@@ -183,7 +183,7 @@ def test_a_trainer_that_does_not_start_names_its_last_words(tmp_path: Path, monk
         "    print('libcudart.so: no such file', file=sys.stderr, flush=True)\n    os._exit(9)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with start_trainer() as trainer, pytest.raises(InstallationError) as caught:
+    with TrainingProcess() as trainer, pytest.raises(InstallationError) as caught:
         trainer.run(make_job(tmp_path), lambda event: None)
     assert "does not start (code 9: libcudart.so: no such file)" in str(caught.value)
 

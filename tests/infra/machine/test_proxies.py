@@ -57,7 +57,7 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator
 
 
 class Server(BaseHTTPRequestHandler):
-    """Answers every request with its status, and remembers nothing."""
+    """SplitPredictions every request with its status, and remembers nothing."""
 
     status = 200
 

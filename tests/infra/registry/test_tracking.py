@@ -10,7 +10,7 @@ import sqlalchemy
 
 from cnn.errors import ConfigError
 from infra.registry.registry import resolve_tracking
-from infra.registry.tracking import check_name, flatten_parameters, holds_registry
+from infra.registry.tracking import check_model_name, flatten_parameters, holds_registry
 from infra.server.prefect_server import _name_database
 from infra.storage.entry import redact_text as redact
 
@@ -96,12 +96,12 @@ def test_a_home_that_no_database_address_can_hold_is_refused(tmp_path: Path, mon
 @pytest.mark.parametrize("name", ["", "a/b", "a:b", ".hidden", "..", "a b", "x" * 65, "tab\t", "naïve", "-x", "a\n"])
 def test_names_that_mlflow_or_a_folder_cannot_hold_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="model name"):
-        check_name(name)
+        check_model_name(name)
 
 
 @pytest.mark.parametrize("name", ["digits", "v1.2", "Birds_2-x", "7"])
 def test_plain_names_are_taken(name: str) -> None:
-    assert check_name(name) == name
+    assert check_model_name(name) == name
 
 
 def test_parameters_carry_no_credentials() -> None:

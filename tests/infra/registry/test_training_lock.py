@@ -11,7 +11,7 @@ import pytest
 
 from cnn.errors import RegistryError, StorageError
 from infra.registry import training_lock
-from infra.registry.training_lock import DEAD_SECONDS, PREFIX, Lease, Waiting, hold_training_lock
+from infra.registry.training_lock import DEAD_SECONDS, PREFIX, Lease, Waiting, lock_training
 
 
 class SharedTags:
@@ -68,12 +68,10 @@ def test_the_second_process_waits_and_is_told_for_whom(tmp_path: Path) -> None:
         time.sleep(0.001)
 
     def come_second() -> None:
-        with hold_training_lock(
-            tmp_path / "locks/birds", "birds", Waiting(told.append, time.monotonic, sleep)
-        ) as token:
+        with lock_training(tmp_path / "locks/birds", "birds", Waiting(told.append, time.monotonic, sleep)) as token:
             inside.append(token)
 
-    with hold_training_lock(tmp_path / "locks/birds", "birds", Waiting(told.append)) as token:
+    with lock_training(tmp_path / "locks/birds", "birds", Waiting(told.append)) as token:
         assert told == []
         second = threading.Thread(target=come_second)
         second.start()
@@ -87,13 +85,13 @@ def test_the_second_process_waits_and_is_told_for_whom(tmp_path: Path) -> None:
 
 def test_a_lock_may_lie_behind_a_link_to_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "work/mlflow")
-    with hold_training_lock(tmp_path / "link/locks/birds", "birds", Waiting(print)):
+    with lock_training(tmp_path / "link/locks/birds", "birds", Waiting(print)):
         assert (tmp_path / "work/mlflow/locks/birds").is_file()
 
 
 def test_a_lock_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "locks").write_text("a file where a folder is wanted")
-    lock = hold_training_lock(tmp_path / "locks/birds", "birds", Waiting(print))
+    lock = lock_training(tmp_path / "locks/birds", "birds", Waiting(print))
     with pytest.raises(StorageError, match=r"locks/birds: the lock cannot be made"), lock:
         pytest.fail("it was held")
 

@@ -25,11 +25,12 @@ from typer.testing import CliRunner
 from cnn.errors import IntegrityError, StorageError
 from cnn.images.read import ImageSpec
 from flows.cli.main import app
+from infra.storage.layout import dataset_pointer_path, manifest_path
 from infra.storage.store import open_store
 from infra.storage.workspace import Dated, hold_workspace, list_dated, read_clock
 from tasks.dataset.gc import Collected, collect_garbage
+from tasks.dataset.version import read_manifest
 from tasks.prepare.pipeline import list_files
-from tasks.prepare.publish import manifest_path, pointer_path, read_manifest
 
 DAY = 86_400.0
 
@@ -198,7 +199,7 @@ def test_it_is_cut_short_anywhere_and_no_half_version_is_seen(
 @pytest.mark.parametrize("which", ["manifest", "pointer"])
 def test_what_cannot_be_read_stops_it(versions: tuple[Path, Path, list[str]], which: str) -> None:
     source, workspace, names = versions
-    path = workspace / (manifest_path(names[0]) if which == "manifest" else pointer_path(str(source)))
+    path = workspace / (manifest_path(names[0]) if which == "manifest" else dataset_pointer_path(str(source)))
     path.write_bytes(path.read_bytes()[:-3])
     before = sorted(workspace.rglob("*"))
     with pytest.raises((IntegrityError, StorageError), match="is damaged"):

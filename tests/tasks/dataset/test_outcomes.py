@@ -14,10 +14,10 @@ import flows.prepare
 from cnn.dataset.manifest import SplitSpec
 from cnn.errors import BudgetError
 from cnn.images.read import ImageSpec
+from infra.storage.layout import manifest_path
 from infra.storage.store import open_store
 from tasks.dataset.gc import collect_garbage
 from tasks.prepare.checks import BudgetSpec, is_beyond
-from tasks.prepare.publish import manifest_path
 
 SIZE = ImageSpec(size=(64, 64))
 

@@ -12,13 +12,13 @@ from cnn.dataset.tfrecord import Record, decode_record
 from cnn.errors import IntegrityError
 from cnn.images.augment import AugmentSpec, augment_image
 from cnn.images.read import ImageSpec, encode_jpeg, sum_levels
+from infra.storage.layout import derived_path
 from infra.storage.store import Store, open_store
 from tasks.prepare.derive import (
     Arranged,
     ArrangeTask,
     Selection,
     arrange_shard,
-    derived_path,
     find_arranged,
     measure_shard,
     read_records,

@@ -23,7 +23,7 @@ from cnn.errors import BadImage, IntegrityError, RegistryError
 from cnn.images.read import ImageSpec
 from cnn.inference.bundle import BundleInfo
 from cnn.models.architecture import ModelSpec
-from infra.registry.shipping import local_bundle, ship_bundle
+from infra.registry.bundles import locate_bundle, upload_bundle
 from infra.storage.store import Entry, Source, open_source, open_store
 from tasks.files.chunks import Chunk, Item
 from tasks.files.reading import Files
@@ -221,7 +221,7 @@ def job(tmp_path: Path) -> tuple[Chunk, ScoreTask]:
         (folder / f"{number}.png").write_bytes(make_png(number % 3, 150))
     (folder / "bad.png").write_bytes(b"")
     write_bundle(tmp_path / "bundle")
-    digest = ship_bundle(open_store(str(workspace)), tmp_path / "bundle")
+    digest = upload_bundle(open_store(str(workspace)), tmp_path / "bundle")
     entries = tuple(open_source(str(folder)).list())
     chunk = Chunk("c1", tuple(Item(entry, "", -1) for entry in entries))
     model = ModelRef(name="colours", version="3", bundle=digest, classes=LABELS)
@@ -270,23 +270,23 @@ def test_shipped_bundle_is_fetched_once_and_verified(tmp_path: Path, monkeypatch
     monkeypatch.setenv("SAFELIGHT_HOME", str(tmp_path / "home"))
     write_bundle(tmp_path / "bundle")
     store = open_store(str(tmp_path / "out"))
-    digest = ship_bundle(store, tmp_path / "bundle")
-    assert ship_bundle(store, tmp_path / "bundle") == digest
-    assert local_bundle(store, digest) == store.root / "bundles" / digest
+    digest = upload_bundle(store, tmp_path / "bundle")
+    assert upload_bundle(store, tmp_path / "bundle") == digest
+    assert locate_bundle(store, digest) == store.root / "bundles" / digest
     monkeypatch.setattr(type(store), "is_local", False)
-    folder = local_bundle(store, digest)
+    folder = locate_bundle(store, digest)
     assert folder.is_relative_to(tmp_path / "home")
     monkeypatch.setattr(type(store), "read", lambda *_: pytest.fail("fetched twice"))
-    assert local_bundle(store, digest) == folder
+    assert locate_bundle(store, digest) == folder
 
 
 def test_damaged_bundle_is_refused(tmp_path: Path) -> None:
     write_bundle(tmp_path / "bundle")
     store = open_store(str(tmp_path / "out"))
-    digest = ship_bundle(store, tmp_path / "bundle")
+    digest = upload_bundle(store, tmp_path / "bundle")
     store.write(f"bundles/{digest}/bundle.json", b"{}")
     with pytest.raises(IntegrityError, match=r"bundle\.json is damaged; delete the folder"):
-        local_bundle(store, digest)
+        locate_bundle(store, digest)
 
 
 def test_workers_import_no_framework() -> None:

@@ -14,22 +14,22 @@ from cnn.errors import SourceError
 from cnn.images.read import ImageSpec
 from cnn.inference.bundle import ONNX
 from infra.storage.store import Source, open_store
-from tasks.train.champion import Judgement, compare_answers, judge_champion, sees_same_pixels
-from tasks.train.train import Answers, write_answers
+from tasks.train.champion import ChampionScores, pair_answers, score_champion, sees_same_pixels
+from tasks.train.train import SplitPredictions, save_predictions
 
 SMALLER = ImageSpec(size=(6, 6), channels=3, normalize="unit")
 
 
-def judge(tmp_path: Path, champion: Path, per_class: Mapping[str, int] = PER_CLASS) -> Judgement:
+def judge(tmp_path: Path, champion: Path, per_class: Mapping[str, int] = PER_CLASS) -> ChampionScores:
     manifest = write_dataset(tmp_path / "w", tmp_path / "s", per_class=per_class)
-    return judge_champion(champion, manifest, open_store(str(tmp_path / "w")))
+    return score_champion(champion, manifest, open_store(str(tmp_path / "w")))
 
 
 def no_source(uri: str) -> Source:
     raise SourceError(f"{uri} is gone")
 
 
-def by_class(judgement: Judgement, manifest: Manifest) -> dict[str, float]:
+def by_class(judgement: ChampionScores, manifest: Manifest) -> dict[str, float]:
     """Share of each class that the champion has right."""
     shares: dict[str, list[bool]] = {}
     for path in Path(manifest.source).glob("*/test-*.png"):
@@ -41,7 +41,7 @@ def by_class(judgement: Judgement, manifest: Manifest) -> dict[str, float]:
 def test_the_shards_serve_a_champion_that_sees_the_same_pixels(tmp_path: Path) -> None:
     manifest = write_dataset(tmp_path / "w", tmp_path / "s")
     store = open_store(str(tmp_path / "w"))
-    judgement = judge_champion(write_champion(tmp_path / "champion"), manifest, store, no_source)
+    judgement = score_champion(write_champion(tmp_path / "champion"), manifest, store, no_source)
     assert judgement.refused is None
     assert by_class(judgement, manifest) == {"blue": 1.0, "green": 1.0, "red": 1.0}
 
@@ -49,8 +49,8 @@ def test_the_shards_serve_a_champion_that_sees_the_same_pixels(tmp_path: Path) -
 def test_another_size_is_decoded_again_from_the_source(tmp_path: Path) -> None:
     manifest = write_dataset(tmp_path / "w", tmp_path / "s")
     champion = write_champion(tmp_path / "champion", image=SMALLER)
-    judgement = judge_champion(champion, manifest, open_store(str(tmp_path / "w")))
-    assert judgement == Judgement(judgement.correct)
+    judgement = score_champion(champion, manifest, open_store(str(tmp_path / "w")))
+    assert judgement == ChampionScores(judgement.correct)
     assert by_class(judgement, manifest) == {"blue": 1.0, "green": 1.0, "red": 1.0}
 
 
@@ -67,7 +67,7 @@ def test_classes_are_compared_by_name(
 ) -> None:
     manifest = write_dataset(tmp_path / "w", tmp_path / "s")
     champion = write_champion(tmp_path / "champion", classes, image)
-    assert by_class(judge_champion(champion, manifest, open_store(str(tmp_path / "w"))), manifest) == right
+    assert by_class(score_champion(champion, manifest, open_store(str(tmp_path / "w"))), manifest) == right
 
 
 @pytest.mark.parametrize("change", ["gone", "changed"])
@@ -79,7 +79,7 @@ def test_too_many_missing_files_refuse_the_comparison(tmp_path: Path, change: st
     else:
         path.write_bytes((tmp_path / "s/blue/test-0.png").read_bytes())
     champion = write_champion(tmp_path / "champion", image=SMALLER)
-    judgement = judge_champion(champion, manifest, open_store(str(tmp_path / "w")))
+    judgement = score_champion(champion, manifest, open_store(str(tmp_path / "w")))
     assert judgement.missing == 1
     assert judgement.refused == f"1 of 18 test images are gone from {tmp_path}/s or have changed"
 
@@ -88,14 +88,14 @@ def test_one_missing_in_a_hundred_is_left_out(tmp_path: Path) -> None:
     manifest = write_dataset(tmp_path / "w", tmp_path / "s", per_class={"test": 34})
     (tmp_path / "s/red/test-7.png").unlink()
     champion = write_champion(tmp_path / "champion", image=SMALLER)
-    judgement = judge_champion(champion, manifest, open_store(str(tmp_path / "w")))
+    judgement = score_champion(champion, manifest, open_store(str(tmp_path / "w")))
     assert (judgement.refused, judgement.missing, len(judgement.correct)) == (None, 1, 101)
 
 
 def test_a_source_that_does_not_open_refuses_the_comparison(tmp_path: Path) -> None:
     manifest = write_dataset(tmp_path / "w", tmp_path / "s")
     champion = write_champion(tmp_path / "champion", image=SMALLER)
-    judgement = judge_champion(champion, manifest, open_store(str(tmp_path / "w")), no_source)
+    judgement = score_champion(champion, manifest, open_store(str(tmp_path / "w")), no_source)
     assert judgement.refused is not None
     assert "the source does not open" in judgement.refused
 
@@ -114,25 +114,27 @@ def test_only_the_images_that_are_asked_for_are_answered(tmp_path: Path, image: 
     keys = {hashlib.sha256((tmp_path / f"s/red/test-{number}.png").read_bytes()).hexdigest() for number in (1, 4)}
     champion = write_champion(tmp_path / "champion", image=image)
     (tmp_path / "s/blue/test-0.png").unlink()  # not asked for, not missed
-    judgement = judge_champion(champion, manifest, open_store(str(tmp_path / "w")), keys=keys)
-    assert judgement == Judgement(dict.fromkeys(sorted(keys), True))
+    judgement = score_champion(champion, manifest, open_store(str(tmp_path / "w")), keys=keys)
+    assert judgement == ChampionScores(dict.fromkeys(sorted(keys), True))
 
 
 def test_without_test_images_there_is_nothing_to_compare(tmp_path: Path) -> None:
-    assert judge(tmp_path, write_champion(tmp_path / "champion"), {"train": 3}) == Judgement({})
+    assert judge(tmp_path, write_champion(tmp_path / "champion"), {"train": 3}) == ChampionScores({})
 
 
 def test_answers_are_paired_by_key_not_by_order(tmp_path: Path) -> None:
     keys = [letter * 64 for letter in "abcd"]
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]], np.float32)
-    write_answers(tmp_path / "test.npz", Answers(keys, np.array([0, 1, 1, 0]), probabilities))  # right: a, b, d
-    paired = compare_answers(tmp_path / "test.npz", Judgement({keys[2]: True, keys[1]: False, keys[0]: True}))
+    save_predictions(
+        tmp_path / "test.npz", SplitPredictions(keys, np.array([0, 1, 1, 0]), probabilities)
+    )  # right: a, b, d
+    paired = pair_answers(tmp_path / "test.npz", ChampionScores({keys[2]: True, keys[1]: False, keys[0]: True}))
     assert (paired.images, paired.wins, paired.losses) == (3, 1, 1)
 
 
 def test_no_answers_make_an_empty_pair(tmp_path: Path) -> None:
-    write_answers(tmp_path / "test.npz", Answers([], np.empty(0, np.int64), np.empty((0, 2), np.float32)))
-    assert compare_answers(tmp_path / "test.npz", Judgement({})).images == 0
+    save_predictions(tmp_path / "test.npz", SplitPredictions([], np.empty(0, np.int64), np.empty((0, 2), np.float32)))
+    assert pair_answers(tmp_path / "test.npz", ChampionScores({})).images == 0
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,10 @@ from cnn.inference.bundle import INFO, SEEN, BundleInfo, read_bundle
 from flows.config import Config
 from flows.train import compare_with
 from infra.storage.store import Store, open_store
-from tasks.train.champion import Judgement
+from tasks.train.champion import ChampionScores
 from tasks.train.gate import Verdict
 from tasks.train.overlap import ENOUGH, UnseenImages, choose_unseen, list_seen, recall_seen
-from tasks.train.train import Answers, write_answers
+from tasks.train.train import SplitPredictions, save_predictions
 
 CLASSES = ("bat", "cat", "owl")
 IMAGE = ImageSpec(size=(8, 8))
@@ -234,18 +234,18 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Folder, Path,
     bundle = seal_champion(folder, tmp_path / "champion", folder.seen)
     by_heart = folder.keys(folder.first, "train", "validation")
 
-    def answer(_bundle: Path, manifest: Manifest, _store: Store, keys: Any = None) -> Judgement:
+    def answer(_bundle: Path, manifest: Manifest, _store: Store, keys: Any = None) -> ChampionScores:
         asked = folder.keys(manifest, "test") if keys is None else keys
-        return Judgement({key: key in by_heart or int(key[:8], 16) % 10 < 6 for key in asked})
+        return ChampionScores({key: key in by_heart or int(key[:8], 16) % 10 < 6 for key in asked})
 
-    monkeypatch.setattr(flows.train, "judge_champion", answer)
+    monkeypatch.setattr(flows.train, "score_champion", answer)
 
     def judge(manifest: Manifest) -> Verdict:
         keys = sorted(folder.keys(manifest, "test"))
         right = np.array([int(key[8:16], 16) % 10 < 9 for key in keys])
         answers = np.where(right[:, None], [0.9, 0.1, 0.0], [0.1, 0.9, 0.0]).astype(np.float32)
         labels = np.zeros(len(keys), np.int64)
-        write_answers(tmp_path / "test.npz", Answers(keys, labels, answers))
+        save_predictions(tmp_path / "test.npz", SplitPredictions(keys, labels, answers))
         report = SimpleNamespace(
             evaluation=evaluate_probabilities(answers, labels, CLASSES), judged_on="test", test=tmp_path / "test.npz"
         )

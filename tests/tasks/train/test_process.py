@@ -20,10 +20,11 @@ from cnn.errors import ConfigError, DatasetError, TrainingError
 from cnn.inference.bundle import read_bundle
 from cnn.inference.scorer import load_scorer
 from cnn.models.architecture import ModelSpec
-from cnn.training.fit import FitSpec
+from cnn.training.spec import FitSpec
 from tasks.train import process as fitting
-from tasks.train.process import LOG, Trainer, run_key, run_training, start_trainer
-from tasks.train.train import TrainingReport, TrainJob, choose_golden, choose_split, train_dataset
+from tasks.train.process import LOG, TrainingProcess, run_training
+from tasks.train.spec import TrainingResult, TrainJob, run_key
+from tasks.train.train import choose_evaluation_split, choose_golden, train_dataset
 
 MODEL = ModelSpec.model_validate(
     {"preset": None, "layers": [{"kind": "conv", "filters": 4, "kernel": 3}, {"kind": "global_pool"}]}
@@ -40,7 +41,7 @@ class Story:
     job: TrainJob
     death: str
     events: list[dict[str, Any]]
-    report: TrainingReport
+    report: TrainingResult
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
         if event.get("epoch") == 2:
             os.kill(trainer.pid, signal.SIGKILL)
 
-    with start_trainer() as trainer, pytest.raises(TrainingError) as death:
+    with TrainingProcess() as trainer, pytest.raises(TrainingError) as death:
         trainer.run(job, kill_at_second)
     events: list[dict[str, Any]] = []
 
@@ -61,7 +62,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
         events.append(event)
         os.kill(again.pid, signal.SIGINT)
 
-    with start_trainer() as again:
+    with TrainingProcess() as again:
         report = run_training(job, interrupt, again)
     return Story(manifest, folder / "workspace", job, str(death.value), events, report)
 
@@ -165,7 +166,7 @@ def test_a_class_without_training_images_is_named(tmp_path: Path) -> None:
     [(PER_CLASS, "test"), ({"train": 2, "validation": 1}, "validation"), ({"train": 2}, "train")],
 )
 def test_a_model_is_judged_on_what_there_is(tmp_path: Path, per_class: dict[str, int], split: str) -> None:
-    assert choose_split(write_dataset(tmp_path / "w", tmp_path / "s", per_class=per_class)) == split
+    assert choose_evaluation_split(write_dataset(tmp_path / "w", tmp_path / "s", per_class=per_class)) == split
 
 
 def test_golden_images_are_balanced_and_seeded(tmp_path: Path) -> None:
@@ -194,14 +195,14 @@ def test_the_key_of_a_run_follows_what_is_trained() -> None:
 
 def test_a_process_that_died_before_its_job_is_told(tmp_path: Path) -> None:
     job = make_job(tmp_path, write_dataset(tmp_path / "w", tmp_path / "s"), tmp_path / "run")
-    with start_trainer() as trainer:
+    with TrainingProcess() as trainer:
         os.kill(trainer.pid, signal.SIGTERM)
         with pytest.raises(TrainingError, match="training was ended by SIGTERM, see"):
             trainer.run(job, lambda event: None)
 
 
 def test_stopping_ends_the_process_and_may_be_repeated() -> None:
-    trainer = start_trainer()
+    trainer = TrainingProcess()
     process = os.pidfd_open(trainer.pid)
     trainer.stop()
     trainer.stop()
@@ -209,13 +210,13 @@ def test_stopping_ends_the_process_and_may_be_repeated() -> None:
 
 
 def test_an_interrupt_in_the_parent_ends_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = start_trainer()
+    trainer = TrainingProcess()
     process = os.pidfd_open(trainer.pid)
 
-    def interrupt(self: Trainer, job: TrainJob, on_event: Any) -> TrainingReport:
+    def interrupt(self: TrainingProcess, job: TrainJob, on_event: Any) -> TrainingResult:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Trainer, "run", interrupt)
+    monkeypatch.setattr(TrainingProcess, "run", interrupt)
     job = make_job(tmp_path, write_dataset(tmp_path / "w", tmp_path / "s"), tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
         run_training(job, lambda event: None, trainer)
@@ -225,8 +226,8 @@ def test_an_interrupt_in_the_parent_ends_the_process(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("thread", [False, True])
 def test_a_process_ends_with_its_parent(thread: bool) -> None:
     """Killed outright, from a main thread and from another one, the parent takes the child with it."""
-    start = "t = start_trainer(); print(t.pid, flush=True); signal.pause()"
-    code = "import signal, threading; from tasks.train.process import start_trainer\n" + (
+    start = "t = TrainingProcess(); print(t.pid, flush=True); signal.pause()"
+    code = "import signal, threading; from tasks.train.process import TrainingProcess\n" + (
         f"def f():\n    global t\n    {start.split('; signal')[0]}\n"
         "thread = threading.Thread(target=f); thread.start(); thread.join(); signal.pause()"
         if thread

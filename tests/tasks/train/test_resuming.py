@@ -15,7 +15,8 @@ from cnn.errors import TrainingError
 from cnn.models.architecture import ModelSpec
 from cnn.training import trainer
 from cnn.training.checkpoint import Snapshot, lock_folder, read_snapshot, write_snapshot
-from cnn.training.fit import FitJob, FitResult, fit_model
+from cnn.training.fit import FitResult, fit_model
+from cnn.training.spec import FitJob
 
 # Keras 3.15 on TensorFlow 2.21 and NumPy 2: its variables know no copy keyword yet.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
