@@ -90,7 +90,7 @@ def describe_allowed(schema: Schema, found: Schema) -> str:
         case "integer":
             return "a whole number" + _describe_bounds(found)
         case "number":
-            return "a finite number" + _describe_bounds(found)
+            return "a number" + _describe_bounds(found)
         case "boolean":
             return "true or false"
         case "null":
@@ -108,7 +108,8 @@ def _describe_list(schema: Schema, found: Schema) -> str:
     if items:
         each = describe_allowed(schema, items[0]).removeprefix("a ").replace("number", "numbers", 1)
         return f"{COUNTS.get(len(items), len(items))} {each} in brackets"
-    return f"a list, each of it {describe_allowed(schema, found.get('items', {}))}"
+    each = describe_allowed(schema, found.get("items", {}))
+    return "a list of texts" if each == "text" else f"a list, each of it {each}"
 
 
 def _describe_bounds(found: Schema) -> str:

@@ -1,5 +1,6 @@
 """List all settings with default, value, rule and meaning, and write them as a safelight.toml or as a page."""
 
+import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,13 +15,14 @@ from flows.config_errors import Schema, describe_allowed, follow, show_value, su
 
 WIDTH = 100  # columns of a comment in a safelight.toml
 NOT_SET = "not set"
+MARKS = re.compile(r"([|*])")  # what Markdown would not show in a cell of a table
 FILE_HEAD = """\
 Settings of Safelight. A line that begins with # changes nothing: here each setting is shown with its default.
 To change a setting, remove the # before it and write another value. `safelight settings` lists what is in force."""
 PAGE_HEAD = f"""\
 # Settings
 
-<!-- Written by `safelight settings --markdown > docs/settings.md`; the texts stand beside the settings in the code. -->
+<!-- Written by `safelight settings --markdown`; the texts stand beside the settings in the code. -->
 
 A command reads settings from `{DEFAULT_FILE}` in the folder where it is typed (`--config` names another file), and then
 from `--set section.key=value` on the command line. `safelight init` writes a `{DEFAULT_FILE}` to begin with, and
@@ -149,8 +151,8 @@ def _write_table(rows: Iterable[tuple[str, str, str, str]]) -> str:
     lines = ["| setting | default | what may be written | meaning |", "|---|---|---|---|"]
     for name, default, allowed, meaning in rows:
         shown = f"`{default}`" if default not in (NOT_SET, "required", "") else default
-        cells = (name, shown, allowed, _make_sentence(meaning))
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+        cells = [MARKS.sub(r"\\\1", cell) for cell in (name, shown, allowed, _make_sentence(meaning))]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 

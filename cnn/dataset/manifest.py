@@ -33,8 +33,9 @@ class SplitSpec(Settings):
     folders: bool | None = Field(
         None,
         examples=[True],
-        description="true: the top folders train, val and test (or training, valid, validation, testing) are a division"
-        " that is kept as it is, with class folders below; false: they are classes; not set: what they look like",
+        description="whether the top folders train, val and test (or training, valid, validation, testing) are a"
+        " division that is kept as it is, with class folders below (true), or are classes (false); not set: what they"
+        " look like",
     )
     leak_distance: int = Field(
         4,
