@@ -14,11 +14,11 @@ from typing import Any
 from prefect import flow
 
 from cnn.dataset.manifest import Manifest
+from cnn.digest import canonical_json
 from cnn.errors import SafelightError
 from cnn.evaluation.metrics import Evaluation, compare_paired
 from cnn.inference.bundle import read_bundle
 from cnn.models.architecture import count_parameters
-from cnn.spec import canonical_json
 from flows.config import Config
 from flows.models import find_user, open_registry
 from flows.progress import log_message, show_stage

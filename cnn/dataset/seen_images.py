@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cnn.errors import IntegrityError
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 
 CELLS = 16  # grey means of a picture on a 4 x 4 grid
 NEAR = 1 + 1  # grey levels that a cell changes by when a picture is encoded or resized anew, and one of rounding

@@ -46,9 +46,9 @@ def serve(
 @command("safelight up", *CONFIG)
 def up(options: Options) -> Answer:
     """Start the local Prefect server, whose pages show all runs; it stays until `down`."""
+    from cnn.text import redact
     from flows.progress import log_message
     from infra.server.prefect_server import ensure_prefect_server, server_status
-    from infra.storage.entry import redact
 
     url = ensure_prefect_server(log_message, options.load_config().server, stay=True)
     state = server_status()

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from cnn.errors import BadImage, IntegrityError, RegistryError
-from cnn.images.read import Decoded, ImageSpec, read_image
+from cnn.images.read import DecodedImage, read_image
+from cnn.images.spec import ImageSpec
 from cnn.inference.scorer import load_scorer, rank_classes
 from cnn.spec import Settings, Spec
 from infra.registry.bundles import locate_bundle
@@ -183,7 +184,7 @@ def score_files(
             decoded = decode(data, network.image)
         except BadImage as fault:
             row["reason"] = str(fault)
-            row["digest"] = None if fault.may_pass else digest
+            row["digest"] = None if fault.is_transient else digest
             continue
         row |= {"width": decoded.width, "height": decoded.height}
         queue.add(decoded.pixels, row)
@@ -197,7 +198,7 @@ class CountingDecoder:
     def __init__(self, decode: Decode) -> None:
         self._decode, self.counts = decode, DeepCounts()
 
-    def __call__(self, data: bytes, spec: ImageSpec) -> Decoded:
+    def __call__(self, data: bytes, spec: ImageSpec) -> DecodedImage:
         """What the decoder gives. Raises: BadImage."""
         decoded = self._decode(data, spec)
         if decoded.seen or decoded.preview:

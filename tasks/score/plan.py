@@ -14,17 +14,17 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from cnn.digest import hash_file
-from cnn.errors import StorageError, is_death
-from cnn.spec import Spec, canonical_json
+from cnn.digest import canonical_json, hash_file, hash_json
+from cnn.errors import StorageError, is_decoder_death
+from cnn.spec import Spec
 from infra.storage.layout import batch_path, batch_pointer_path
-from infra.storage.scratch import sweep_scratch
+from infra.storage.scratch import remove_stale_scratch
 from infra.storage.store import Store
 from tasks.files.chunks import Chunk, Item, chunk_key, encode_path
 from tasks.files.labels import Listed
@@ -93,7 +93,7 @@ def find_previous(store: Store, job: ScoreJob) -> Previous | None:
 
     What killed runs left unfinished is removed.
     """
-    sweep_scratch(store.root)
+    remove_stale_scratch(store.root)
     record = find_last(store, job.source, job.model.name)
     if record is None:
         return None
@@ -130,7 +130,7 @@ def plan_scoring(listed: Sequence[Listed], job: ScoreJob, previous: Previous | N
         del readable[encode_path(item.entry.path)]
     kept, doubted = _keep_rows(previous, readable)
     request = _digest_request(ordered, job)
-    batch = _digest([request, previous.record.batch if previous else None])[:16]
+    batch = hash_json([request, previous.record.batch if previous else None])[:16]
     known = previous.record.predictions.path if previous and previous.path is not None else None
     task = ScoreTask(**vars(job), batch=batch, known=known)
     items = [Item(item.entry, "", -1) for item in readable.values()]
@@ -198,7 +198,7 @@ def _keep_rows(previous: Previous | None, readable: dict[bytes, Listed]) -> tupl
             if outcome == "ok":
                 kept[row] = True
                 del readable[key]
-            elif is_death(reason):
+            elif is_decoder_death(reason):
                 doubted.add(key)
         position += table.num_rows
     return kept, doubted
@@ -231,8 +231,4 @@ def _digest_request(ordered: Sequence[Listed], job: ScoreJob) -> str:
         facts = [encode_path(entry.path).hex(), entry.size, entry.modified, entry.problem, item.ignored]
         lines.update(canonical_json(facts).encode() + b"\n")
     spec = [job.spec.top_k, job.spec.accept, job.spec.sheet]  # the size of a batch changes no row
-    return _digest([RULES, job.source, job.model.model_dump(mode="json"), spec, lines.hexdigest()])
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    return hash_json([RULES, job.source, job.model.model_dump(mode="json"), spec, lines.hexdigest()])

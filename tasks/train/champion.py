@@ -17,7 +17,8 @@ from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import Manifest
 from cnn.errors import BadImage, IntegrityError, RegistryError, SafelightError
 from cnn.evaluation.metrics import Paired, compare_paired
-from cnn.images.read import ImageSpec, read_image
+from cnn.images.read import read_image
+from cnn.images.spec import ImageSpec
 from cnn.inference.scorer import Scorer, load_scorer
 from infra.storage.store import Source, Store, open_source
 from tasks.dataset.ledger import restore_path
@@ -25,7 +26,6 @@ from tasks.dataset.version import read_ledger
 
 BATCH = 128
 MISSING = 0.01  # share of the test images that may be gone before a comparison says nothing
-NOT_PIXELS = {"normalize", "encoding", "max_pixels"}  # image settings that leave the pixels of raw shards as they are
 Image = tuple[str, str, NDArray[np.uint8]]  # key, class name, pixels
 
 
@@ -79,8 +79,7 @@ def pair_answers(test: Path, judgement: ChampionScores) -> Paired:
 
 def sees_same_pixels(champion: ImageSpec, dataset: ImageSpec) -> bool:
     """Whether raw shards of the dataset hold exactly what the champion would decode from the files."""
-    kept = [spec.model_dump(exclude=NOT_PIXELS) for spec in (champion, dataset)]
-    return dataset.encoding == "raw" and kept[0] == kept[1]
+    return dataset.encoding == "raw" and dataset.gives_same_pixels(champion)
 
 
 def _judge_files(scorer: Scorer, rows: list[tuple[str, str, str]], source: Source) -> ChampionScores:

@@ -12,9 +12,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from cnn.errors import name_some
 from cnn.evaluation.metrics import Evaluation, Paired, compare_chance
 from cnn.spec import Settings
+from cnn.text import name_some
 from infra.registry.history import format_time
 from infra.registry.versions import CHALLENGER, CHAMPION, VersionInfo, Versions
 

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from cnn.dataset.manifest import Manifest
 from cnn.dataset.seen_images import CELLS, ImageFacts, SeenImages, compares_grids, read_heads
-from cnn.errors import SafelightError, name_some
-from cnn.images.read import ImageSpec
+from cnn.errors import SafelightError
+from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import BundleInfo, read_seen_images
+from cnn.text import name_some
 from infra.storage.store import Store
 from tasks.dataset.ledger import SCHEMA
 from tasks.dataset.version import fetch_ledger, read_manifest

@@ -5,12 +5,14 @@ import shlex
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 import typer
+from commands import help_of
 from pydantic import BaseModel
 
 from cnn.dataset.manifest import Manifest
@@ -75,6 +77,17 @@ def test_settings_are_settings(page: Path) -> None:
     for kind, body in FENCE.findall(page.read_text()):
         if kind == "toml":
             Config.model_validate(tomllib.loads(body))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("program", "depth"), [("prefect", 3), ("dask", 2), ("mlflow", 2)])
+def test_commands_of_servers_exist_in_the_locked_versions(program: str, depth: int) -> None:
+    lines = list(list_commands(ROOT / "docs/deploy.md", program))
+    assert lines
+    for line in lines:
+        words = [word for word in shlex.split(line, comments=True) if word not in ("&", "--no-prompt")]
+        known = help_of(*takewhile(re.compile(r"[a-z-]*[a-z]").fullmatch, words[:depth]))
+        assert [word for word in words if word.startswith("--") and word not in known] == [], line
 
 
 def test_the_settings_that_the_readme_shows_are_the_defaults() -> None:

@@ -11,7 +11,7 @@ from small_dataset import IMAGE, PER_CLASS, write_dataset
 
 from cnn.dataset.manifest import Manifest
 from cnn.errors import SourceError
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import ONNX
 from infra.storage.store import Source, open_store
 from tasks.train.champion import ChampionScores, pair_answers, score_champion, sees_same_pixels

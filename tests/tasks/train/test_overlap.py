@@ -22,7 +22,7 @@ from cnn.dataset.manifest import Manifest, SplitSpec
 from cnn.dataset.seen_images import SeenImages, write_seen
 from cnn.errors import IntegrityError
 from cnn.evaluation.metrics import evaluate_probabilities
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import INFO, SEEN, BundleInfo, read_bundle
 from flows.config import Config
 from flows.train import compare_with
