@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from cnn.dataset.manifest import SplitSpec
 from cnn.errors import ConfigError
+from cnn.evaluation.gate import GateSpec
 from cnn.images.spec import AugmentSpec, ImageSpec
 from cnn.models.architecture import ModelSpec
 from cnn.spec import Settings
@@ -17,11 +18,9 @@ from flows.config_errors import describe_invalid
 from flows.serving.timetable import check_timing, check_zone
 from infra.cluster.spec import ClusterSpec
 from infra.server.prefect_server import ServerSpec
-from tasks.files.chunks import ChunkSpec
-from tasks.files.labels import SourceSpec
+from tasks.files.spec import ChunkSpec, SourceSpec
 from tasks.prepare.checks import BudgetSpec
 from tasks.score.chunk import ScoreSpec
-from tasks.train.gate import GateSpec
 
 DEFAULT_FILE = "safelight.toml"
 

@@ -1,7 +1,6 @@
 """List models with their versions and history, and choose the champion by hand."""
 
 import getpass
-import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +9,7 @@ from flows.progress import log_message
 from infra.registry.history import describe_move
 from infra.registry.registry import Registry, resolve_tracking
 from infra.registry.tracking import holds_registry
-from infra.registry.versions import IMAGES, VersionInfo
+from infra.registry.versions import VersionInfo
 
 
 def open_registry(workspace: str) -> Registry:
@@ -109,25 +108,10 @@ def _describe(version: VersionInfo) -> dict[str, Any]:
 
 def _describe_figures(version: VersionInfo) -> dict[str, Any]:
     """A version's accuracy and what it was measured on; None where an older release did not keep it."""
-    images = version.tags.get(IMAGES, "")
     return {
         "accuracy": version.metrics.get("accuracy"),
-        "judged_on": _read_judged_on(version),
+        "judged_on": version.judged_on or None,
         "test_images": int(version.metrics["test_images"]) if "test_images" in version.metrics else None,
-        "unjudged": _read_unjudged(version.tags.get("safelight.unjudged", "[]")),
-        "images": int(images) if images.isascii() and images.isdigit() else None,
+        "unjudged": list(version.unjudged),
+        "images": version.images,
     }
-
-
-def _read_judged_on(version: VersionInfo) -> str | None:
-    split = version.tags.get("judged_on")  # of an older release: the split alone
-    former = f"{split} split of {version.dataset}" if split and version.dataset else None
-    return version.tags.get("safelight.judged_on") or former
-
-
-def _read_unjudged(text: str) -> list[str]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):  # edited by hand
-        return []
-    return [str(one) for one in found] if isinstance(found, list) else []

@@ -20,10 +20,14 @@ from infra.storage.layout import outcomes_path
 from infra.storage.workspace import lock_workspace
 from tasks.dataset.ledger import OUTCOMES
 from tasks.dataset.outcomes import describe_outcomes, has_outcomes
-from tasks.files.class_folders import SPLIT_NAMES, describe_layout
-from tasks.files.labels import check_apart, describe_excluded, find_empty_folders, find_twins
-from tasks.files.listing import any_path_matches, count_labels, list_excluded
-from tasks.files.source_checks import PREPARE, are_camera_folders, find_same_folders
+from tasks.files.class_folders import (
+    SPLIT_NAMES,
+    describe_owner_split,
+    find_empty_folders,
+    find_similar_names,
+)
+from tasks.files.listing import any_path_matches, count_labels, describe_excluded
+from tasks.files.source_checks import PREPARE, are_camera_folders, find_same_folders, refuse_workspace_inside
 from tasks.prepare.bit_depth import DATASET, describe_deep
 from tasks.prepare.build import BuildSpec, ChunkReport
 from tasks.prepare.checks import describe_ignored, describe_quarantine, find_gaps
@@ -88,7 +92,7 @@ def tell_losses(job: Preparation, manifest: Manifest) -> None:
 
 def measure_stage(job: Preparation, workers: Workers) -> None:
     """Find out which levels the training images of more than 8 bits use, or used for the version before."""
-    check_apart(job.source, job.store)
+    refuse_workspace_inside(job.source, job.store)
     if not keep_levels(job):
         with show_stage("measure", job.inventory.num_rows) as stage:
             measure_levels(job, workers.run, stage.advance)
@@ -107,10 +111,10 @@ def list_stage(job: Preparation) -> None:
     facts = {"of them built already": job.kept, "moved": job.moved, "changed unseen": job.changed}
     known = "".join(f", {count:,} {fact}" for fact, count in facts.items() if count)
     log_message(f"list: {len(job.rows):,} files in {len(job.classes)} classes{known}")
-    for doubt in [*describe_layout(job.layout, job.source_uri), *find_doubts(job)]:
+    for doubt in [*describe_owner_split(job.layout, job.source_uri), *find_doubts(job)]:
         log_message(f"list: {doubt}")
     if job.exclude:
-        log_message(f"list: {describe_excluded(list_excluded(job.rows.inventory), job.exclude)}")
+        log_message(f"list: {describe_excluded(job.rows.inventory, job.exclude)}")
     before = job.previous.manifest.classes if job.previous else ()
     if gone := sorted(set(before) - set(job.classes)):
         log_message(f"list: classes of the version before that are gone: {', '.join(map(repr, gone))}")
@@ -120,7 +124,7 @@ def find_doubts(job: Preparation) -> list[str]:
     """What may not be as it was meant, one line each: it is no fault, and the run goes on."""
     doubts = [
         f"classes {show_apart(names)} differ only in case or encoding; if they are one, rename a folder"
-        for names in find_twins(job.classes)
+        for names in find_similar_names(job.classes)
     ]
     if empty := find_empty_folders(job.source, job.rows.inventory, job.classes, job.layout.folders):
         doubts.append(f"folders without images, which are no classes: {', '.join(map(repr, empty))}")

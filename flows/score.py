@@ -9,6 +9,7 @@ from typing import Any
 from prefect import flow
 
 from cnn.errors import SourceError
+from cnn.evaluation.gate import describe_unjudged
 from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import read_bundle
 from cnn.text import name_some
@@ -26,8 +27,9 @@ from infra.storage.layout import batch_path
 from infra.storage.scratch import open_scratch
 from infra.storage.store import Source, Store, open_source, open_store, parse_folder
 from tasks.files.chunks import Chunk, estimate_decoding
-from tasks.files.labels import EXCLUDED, Listed, check_apart, describe_excluded, find_lost_folders, list_source
-from tasks.files.source_checks import name_command, open_given, refuse_listed_links
+from tasks.files.ignore_rules import EXCLUDED
+from tasks.files.labels import Listed, describe_excluded, find_lost_folders, list_source
+from tasks.files.source_checks import name_command, open_given, refuse_listed_links, refuse_workspace_inside
 from tasks.prepare.bit_depth import DeepCounts, describe_scored
 from tasks.score.chunk import ChunkScores, ModelRef, ScoreJob, score_chunk
 from tasks.score.inbox_checks import check_inbox, explain_vanished
@@ -35,7 +37,6 @@ from tasks.score.plan import BatchRecord, ScorePlan, find_finished, find_previou
 from tasks.score.predictions import write_csv
 from tasks.score.publish import publish_batch
 from tasks.score.summary import describe_quarantined
-from tasks.train.gate import describe_judgement, read_judgement, say_unjudged
 
 
 @dataclass
@@ -96,17 +97,17 @@ def fetch_stage(job: Scoring, name: str) -> ModelRef:
     folder = registry.fetch_bundle(champion, cache_dir() / "champions")
     digest, info = upload_bundle(job.store, folder), read_bundle(folder)
     job.image = info.image
-    judged, unjudged = describe_judgement(champion), read_judgement(champion)[1]
+    judged = champion.describe_accuracy()
     log_message(f"champion: {name} version {champion.version}" + (f", {judged}" if judged else ""))
-    if unjudged:
-        log_message(f"champion: {say_unjudged(unjudged)}")
+    if champion.unjudged:
+        log_message(f"champion: {describe_unjudged(champion.unjudged)}")
     return ModelRef(
         name=name,
         version=str(champion.version),
         bundle=digest,
         classes=info.classes,
         judged=judged,
-        unjudged=unjudged,
+        unjudged=champion.unjudged,
     )
 
 
@@ -117,7 +118,7 @@ def plan_stage(job: Scoring, model: ModelRef) -> ScorePlan:
     previous = find_previous(job.store, asked)
     told = check_inbox(source.uri, listed, previous, job.config.score.allow_empty)
     plan = plan_scoring(listed, asked, previous, job.config.chunk.files)
-    todo = sum(len(chunk.items) for chunk in plan.chunks)
+    todo = sum(len(chunk.entries) for chunk in plan.chunks)
     if exclude := job.config.source.exclude:
         told.append(describe_excluded((item.entry.path for item in listed if item.ignored == EXCLUDED), exclude))
     for line in [f"{len(listed):,} files, {todo:,} to score", *told]:
@@ -137,7 +138,7 @@ def list_inbox(job: Scoring, model: ModelRef) -> tuple[Source, list[Listed]]:
     command = name_command("score", model.name)
     try:
         source = open_given(job.source_uri, command)
-        check_apart(source, job.store)
+        refuse_workspace_inside(source, job.store)
         listed = list_source(source, job.config.source.exclude)
     except SourceError as fault:
         uri = job.source_uri if "://" in job.source_uri else str(parse_folder(job.source_uri))
@@ -149,7 +150,7 @@ def list_inbox(job: Scoring, model: ModelRef) -> tuple[Source, list[Listed]]:
 def score_stage(job: Scoring, plan: ScorePlan, workers: Workers) -> None:
     """Score the chunks on the cluster."""
     job.submitted = time.monotonic()
-    with show_stage("score", sum(len(chunk.items) for chunk in plan.chunks)) as stage:
+    with show_stage("score", sum(len(chunk.entries) for chunk in plan.chunks)) as stage:
         bad, deep = 0, DeepCounts()
 
         def note(done: ChunkScores) -> None:

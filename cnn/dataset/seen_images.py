@@ -83,6 +83,18 @@ class SeenImages:
         return np.asarray(unseen, np.bool_)
 
 
+@dataclass(frozen=True)
+class UnseenImages:
+    """The test images, `images` in all, that a model has not learnt from: their keys (sha256, hex), the classes `lost`
+    that have test images but no unseen one, and how many images are `related`: unseen themselves, but others of their
+    group are not."""
+
+    keys: frozenset[str]
+    images: int
+    lost: tuple[str, ...]
+    related: int
+
+
 def read_heads(digests: ArrayLike) -> NDArray[np.uint64]:
     """uint64 (n,): the heads of sha256 digests, given as hexadecimal texts (n,)."""
     heads = b"".join(text[:HEAD].encode() for text in np.asarray(digests, object).tolist())
