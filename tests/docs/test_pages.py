@@ -22,7 +22,7 @@ from cnn.formats.reasons import REASONS
 from cnn.inference.bundle import INFO, PARTS, SEEN
 from flows.cli.main import app
 from flows.config import Config, load_config
-from flows.results import PrepareReport, ScoreReport, TrainReport
+from flows.results import PrepareResult, ScoreResult, TrainResult
 from infra.storage import layout
 from tasks.dataset.gc import Collected
 from tasks.dataset.ledger import OUTCOMES, SCHEMA
@@ -106,7 +106,7 @@ def test_the_readme_lists_every_command() -> None:
 
 @pytest.mark.parametrize(
     ("command", "answer"),
-    [("prepare", PrepareReport), ("train, retrain", TrainReport), ("score", ScoreReport)],
+    [("prepare", PrepareResult), ("train, retrain", TrainResult), ("score", ScoreResult)],
 )
 def test_the_keys_of_an_answer_are_those_of_the_page(command: str, answer: type[BaseModel]) -> None:
     assert find_keys(command) == list(answer.model_fields)
