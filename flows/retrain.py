@@ -9,13 +9,13 @@ from prefect import flow
 from cnn.errors import ServerError
 from cnn.models.architecture import count_parameters
 from cnn.text import redact_text, shorten
-from flows.cli.models import open_registry
 from flows.config import Config
 from flows.prepare import prepare_dataset
 from flows.progress import say
 from flows.results import TrainReport
 from flows.run_page import link_version, name_run_by
 from flows.train import name_run, report_path, train_model, warm_up
+from infra.registry.registry import open_registry
 from infra.registry.tracking import check_model_name
 from infra.storage.store import open_store
 from tasks.dataset.version import read_manifest
@@ -48,7 +48,7 @@ def retrain(
 def retrain_here(source: str, name: str, workspace: str, config: Config, verify: bool) -> TrainReport:
     """Train on this machine. TensorFlow and MLflow load while the images are prepared."""
     with TrainingProcess() as trainer:
-        warm = warm_up(lambda: open_registry(workspace).warm_up())
+        warm = warm_up(lambda: open_registry(workspace, say).warm_up())
         prepared = prepare_dataset(source, workspace, config, verify, name_command("retrain", name))
         warm.join()
         return train_model(prepared.dataset, name, workspace, config, trainer)
@@ -89,5 +89,5 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config, ve
     store = open_store(workspace)
     key = name_run(read_manifest(store, prepared.dataset), name, config)
     report = TrainReport(**json.loads(store.read(report_path(key))))
-    link_version(report, open_registry(workspace).figures_of)
+    link_version(report, open_registry(workspace, say).figures_of)
     return report

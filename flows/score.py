@@ -13,7 +13,6 @@ from cnn.evaluation.gate import describe_unjudged
 from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import read_bundle
 from cnn.text import name_some
-from flows.cli.models import open_registry
 from flows.config import Config
 from flows.progress import say, show_stage
 from flows.results import ScoreReport
@@ -23,6 +22,7 @@ from infra.cluster.spec import WorkEstimate
 from infra.cluster.workers import Workers, open_workers
 from infra.machine.user_dirs import cache_dir
 from infra.registry.bundles import upload_bundle
+from infra.registry.registry import open_registry
 from infra.storage.layout import batch_path
 from infra.storage.scratch import open_scratch
 from infra.storage.store import Source, Store, open_source, open_store, parse_folder
@@ -91,7 +91,7 @@ def score(
 
 def fetch_stage(job: Scoring, name: str) -> ModelRef:
     """Bring the champion's bundle, verified, to where the workers find it."""
-    registry = open_registry(job.workspace_uri)
+    registry = open_registry(job.workspace_uri, say)
     champion = registry.require_champion(name)
     folder = registry.fetch_bundle(champion, cache_dir() / "champions")
     digest, info = upload_bundle(job.store, folder), read_bundle(folder)

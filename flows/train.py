@@ -19,14 +19,13 @@ from cnn.errors import SafelightError
 from cnn.evaluation.gate import Challenger, decide_promotion, describe_unjudged
 from cnn.evaluation.metrics import Evaluation
 from cnn.models.architecture import count_parameters
-from flows.cli.models import open_registry, who_asks
 from flows.config import Config
 from flows.progress import say, show_stage
 from flows.results import GateReport, TrainReport
 from flows.run_page import link_version, name_run_by
 from flows.stages import run_stage
 from infra.machine.user_dirs import cache_dir, state_dir
-from infra.registry.registry import FIGURES, Registry
+from infra.registry.registry import FIGURES, Registry, name_user, open_registry
 from infra.registry.tracking import check_model_name
 from infra.registry.versions import IMAGES, JUDGED_ON, UNJUDGED, AbsentError, VersionInfo
 from infra.storage.store import Store, open_store
@@ -106,7 +105,7 @@ def open_training(dataset: str, name: str, workspace: str, config: Config) -> Tr
     store = open_store(workspace)
     manifest = read_manifest(store, dataset)
     key = name_run(manifest, name, config)
-    return Training(manifest, name, workspace, config, store, open_registry(workspace), key)
+    return Training(manifest, name, workspace, config, store, open_registry(workspace, say), key)
 
 
 def name_run(manifest: Manifest, name: str, config: Config) -> str:
@@ -212,7 +211,7 @@ def gate_stage(job: Training, report: TrainingResult, version: VersionInfo) -> V
         bundle = job.registry.fetch_bundle(present, cache_dir() / "champions") if present.bundle else None
         champion = measure_champion(present.version, bundle, challenger, Path(report.test), job.manifest, job.store)
     verdict = decide_promotion(challenger, champion, job.config.gate, lost.describe() if lost else None)
-    return apply_verdict(job.registry, version, verdict, who_asks(), datetime.now(UTC))
+    return apply_verdict(job.registry, version, verdict, name_user(), datetime.now(UTC))
 
 
 def summarize(job: Training, version: VersionInfo, trained: bool, seconds: float) -> TrainReport:

@@ -1,14 +1,12 @@
 """A model's name in, its versions, champion and history out; and the champion moved by hand."""
 
-import getpass
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from cnn.errors import RegistryError
 from infra.registry.history import describe_move
-from infra.registry.registry import Registry, resolve_tracking
-from infra.registry.tracking import holds_registry
+from infra.registry.registry import name_user, open_existing_registry
+from infra.registry.tracking import holds_registry, resolve_tracking
 from infra.registry.versions import VersionInfo
 
 VERSION_TITLES = ("version", "alias", "verdict", "accuracy", "measured on", "macro F1", "ECE", "images", "date")
@@ -16,34 +14,18 @@ LEFT_OUT = ("ECE", "images")  # of the table where there is little room; `--json
 WIDE = 110  # columns
 
 
-def open_registry(workspace: str) -> Registry:
-    """The registry that belongs to a workspace; what it finds changed or broken, and mends, is told on stderr."""
-    return Registry(*resolve_tracking(workspace), announce=tell)
-
-
-def tell(line: str) -> None:
-    """Say a line on stderr; what draws progress loads with the first one."""
+def announce(line: str) -> None:
+    """Log a line; what draws progress loads with the first one."""
     from flows.progress import say
 
     say(line)
-
-
-def open_present(workspace: str) -> Registry:
-    """The registry of a workspace that has one: a mistyped workspace is told, and none is made there.
-
-    Raises:
-        RegistryError: there is none.
-    """
-    if not holds_registry(resolve_tracking(workspace)[0]):
-        raise RegistryError(f"{workspace}: no model is registered there yet; give another --workspace or retrain")
-    return open_registry(workspace)
 
 
 def list_models(workspace: str, name: str | None) -> dict[str, Any]:
     """The versions and the history of one model, or the champions of all."""
     if name is None and not holds_registry(resolve_tracking(workspace)[0]):
         return {"models": [], "champions": []}
-    registry = open_present(workspace)
+    registry = open_existing_registry(workspace, announce)
     if name is None:
         names = registry.names()
         return {"models": names, "champions": [_describe_champion(known, registry.champion(known)) for known in names]}
@@ -57,9 +39,9 @@ def list_models(workspace: str, name: str | None) -> dict[str, Any]:
 
 def promote_version(workspace: str, name: str, version: int, why: str) -> dict[str, Any]:
     """Make a version the champion; the reason is kept."""
-    registry = open_present(workspace)
+    registry = open_existing_registry(workspace, announce)
     before = registry.champion(name)
-    moved = registry.move_champion(name, version, why, who_asks(), datetime.now(UTC))
+    moved = registry.move_champion(name, version, why, name_user(), datetime.now(UTC))
     return {
         "model": name,
         "champion": version,
@@ -71,9 +53,9 @@ def promote_version(workspace: str, name: str, version: int, why: str) -> dict[s
 
 def rollback_version(workspace: str, name: str, why: str) -> dict[str, Any]:
     """Make the previous champion the champion again; the reason is kept."""
-    registry = open_present(workspace)
+    registry = open_existing_registry(workspace, announce)
     before = registry.champion(name)
-    now = registry.rollback_champion(name, why, who_asks(), datetime.now(UTC))
+    now = registry.rollback_champion(name, why, name_user(), datetime.now(UTC))
     return {
         "model": name,
         "champion": now.version,
@@ -81,14 +63,6 @@ def rollback_version(workspace: str, name: str, why: str) -> dict[str, Any]:
         "moved": True,
         "why": why,
     }
-
-
-def who_asks() -> str:
-    """The user's name for the history; `unknown` where the system does not tell."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return "unknown"
 
 
 def show_models(answer: Mapping[str, Any]) -> None:
