@@ -4,9 +4,8 @@ Tags of a version: `bundle` and `onnx` (sha256 of bundle.json and model.onnx), `
 `metric.<name>`, and what the gate said (`gate.verdict`, `gate.reasons`). Tags of a model: its moves (history.py).
 """
 
-import getpass
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -23,9 +22,7 @@ from infra.registry.tracking import (
     check_model_name,
     database_path,
     flatten_parameters,
-    holds_registry,
     locate_lock,
-    resolve_tracking,
 )
 from infra.registry.training_lock import Lease, Waiting, lock_training
 from infra.registry.versions import METRIC, AbsentError, ExistsError, VersionInfo, Versions
@@ -199,27 +196,3 @@ class Registry(MlflowConnection, Versions, Experiments):
         except AbsentError:
             with suppress(ExistsError):  # another machine was first
                 self._ask("create_registered_model", name)
-
-
-def open_registry(workspace: str, announce: Callable[[str], None]) -> Registry:
-    """The registry that belongs to a workspace; `announce` gets lines on what it finds broken, and mends."""
-    return Registry(*resolve_tracking(workspace), announce=announce)
-
-
-def open_existing_registry(workspace: str, announce: Callable[[str], None]) -> Registry:
-    """The registry of a workspace that has one: a mistyped workspace is told, and none is made there.
-
-    Raises:
-        RegistryError: there is none.
-    """
-    if not holds_registry(resolve_tracking(workspace)[0]):
-        raise RegistryError(f"{workspace}: no model is registered there yet; give another --workspace or retrain")
-    return open_registry(workspace, announce)
-
-
-def name_user() -> str:
-    """The user's name for the history; `unknown` where the system does not tell."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return "unknown"
