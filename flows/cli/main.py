@@ -87,9 +87,7 @@ def prepare(
         chosen = open_run(config, settings, source)
         from flows.prepare import prepare as flow
         from flows.stages import run_flow
-        from infra.cluster.lean_arrow import leave_pandas_out
 
-        leave_pandas_out()
         return run_flow(lambda: flow(locate(source), locate(workspace), chosen, verify))
 
     run_command(action, as_json, lambda answer: show_table("prepare", answer))

@@ -49,7 +49,6 @@ SETTINGS = {
 # Pixels come and go by the megabyte. Dask has freed memory given back to the system at once, and every image would pay
 # for fresh pages: a tenth of the time. Kept for the next image, it is some tens of megabytes for each worker.
 MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(256 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_ARENA_MAX": "2"}
-OWN = "SAFELIGHT_WORKER"  # in the environment of the workers that this module starts
 QUIET = {"DASK_LOGGING__DISTRIBUTED": "critical", "DASK_LOGGING__TORNADO": "critical"}
 
 
@@ -157,10 +156,6 @@ def call_packed(function: bytes, item: bytes) -> Any:
     """What a worker runs: the packed function on the packed item."""
     from distributed.protocol.pickle import loads
 
-    from infra.cluster.lean_arrow import leave_pandas_out
-
-    if OWN in os.environ:  # on a worker that others use too, pyarrow is left as it is
-        leave_pandas_out()
     return _unpack_function(function)(loads(item))  # type: ignore[no-untyped-call]
 
 
@@ -243,7 +238,6 @@ def _start_local(workers: int | None) -> Iterator[Any]:
                 processes=True,
                 threads_per_worker=THREADS,
                 host="127.0.0.1",
-                env={OWN: "1"},
                 dashboard_address=None,
                 scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
                 local_directory=str(cache_dir() / "dask"),
