@@ -16,7 +16,7 @@ import pytest
 import infra.cluster.dask
 from cnn.errors import BadImage, ConfigError, IntegrityError, SafelightError, ServerError
 from infra.cluster.address import check_address
-from infra.cluster.dask import Cluster, open_cluster, run_chunks
+from infra.cluster.dask import IN_FLIGHT, Cluster, open_cluster, run_chunks
 from infra.cluster.spec import ClusterSpec
 from infra.cluster.threads import MOST_THREADS
 
@@ -61,14 +61,6 @@ def die_once(item: int, folder: str) -> int:
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return item
-
-
-def count_nulls(_: int) -> int:
-    """What pyarrow makes of a missing number of pandas'; 0 where it does not know pandas."""
-    import pandas
-    import pyarrow
-
-    return int(pyarrow.array(pandas.Series([1.0, float("nan")])).null_count)
 
 
 def die(item: int) -> None:
@@ -118,9 +110,9 @@ def test_items_are_taken_as_they_are_needed(run: Callable[..., None]) -> None:
         nonlocal done
         done += 1
 
-    run(double, items(), note, in_flight=2)
+    run(double, items(), note)
     assert (taken, done) == (40, 40)
-    assert most <= max(2 * 2, MOST_THREADS + 1) + 1  # of two workers, or of threads
+    assert most <= max(2 * IN_FLIGHT, MOST_THREADS + 1) + 1  # of two workers, or of threads
 
 
 def test_the_first_fault_comes_back_as_it_was_and_ends_the_rest(run: Callable[..., None]) -> None:
@@ -225,20 +217,6 @@ def test_a_scheduler_without_workers_is_named(monkeypatch: pytest.MonkeyPatch) -
         address = ClusterSpec(address=empty.scheduler_address)
         with pytest.raises(ServerError, match="has no workers; start some for it"), open_cluster(address):
             pass
-
-
-def test_workers_that_others_use_too_are_left_as_they_are() -> None:
-    """Safelight's own do without pandas; on others, what their users' code gives does not change."""
-    from distributed import LocalCluster
-
-    nulls: list[int] = []
-    with open_cluster(ClusterSpec(workers=1)) as own:
-        run_chunks(own, count_nulls, [0], nulls.append)
-    options = {"dashboard_address": None, "scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"}}
-    foreign = LocalCluster(n_workers=1, host="127.0.0.1", **options)  # type: ignore[no-untyped-call]
-    with foreign, open_cluster(ClusterSpec(address=foreign.scheduler_address)) as cluster:
-        run_chunks(cluster, count_nulls, [0], nulls.append)
-    assert nulls == [0, 1]
 
 
 @pytest.mark.parametrize(
