@@ -65,7 +65,7 @@ def open_cluster(spec: ClusterSpec) -> Iterator[Cluster]:
     """A cluster for the length of the block. Raises: ConfigError, ServerError."""
     configured = os.environ.get("DASK_SCHEDULER_ADDRESS") if spec.workers is None else None  # Dask's own variable
     if given := spec.address or configured:
-        address = check_address(given, spec.trust_plain_tcp)
+        address = check_address(given)
         with _connect(address) as client:
             yield Cluster(_count_workers(client, address), client)
     elif spec.workers == 0:

@@ -13,12 +13,8 @@ class ClusterSpec(Settings):
     workers: int | None = Field(None, ge=0, description="processes on this machine; unset: one per core, 0: none")
     address: str | None = Field(
         None,
-        description="Dask scheduler, tls:// or on loopback; unset: DASK_SCHEDULER_ADDRESS, else none",
-    )
-    trust_plain_tcp: bool = Field(
-        False,
-        description="accept an unencrypted scheduler, where SAFELIGHT_TRUST_PLAIN_TCP=1 is set too: whoever reaches it"
-        " runs code",
+        description="Dask scheduler, tls:// or on loopback (others where SAFELIGHT_TRUST_PLAIN_TCP=1 is set: whoever"
+        " reaches one runs code); unset: DASK_SCHEDULER_ADDRESS, else none",
     )
 
 

@@ -231,29 +231,24 @@ def test_a_scheduler_without_workers_is_named(monkeypatch: pytest.MonkeyPatch) -
     ],
 )
 def test_encrypted_and_loopback_addresses_are_taken(address: str, full: str) -> None:
-    assert check_address(address, trust_plain_tcp=False) == full
+    assert check_address(address) == full
 
 
 @pytest.mark.parametrize(
     "address", ["tcp://10.0.0.1:8786", "scheduler:8786", "tcp://0.0.0.0:8786", "127.0.0.1.evil.example:8786", "[::]:1"]
 )
-def test_plain_tcp_elsewhere_needs_two_words_of_trust(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    both = r"use tls://, or, .* both cluster\.trust_plain_tcp=true and SAFELIGHT_TRUST_PLAIN_TCP=1"
-    setting, variable = r"cluster\.trust_plain_tcp=true", "SAFELIGHT_TRUST_PLAIN_TCP=1"
-    with pytest.raises(ConfigError, match=rf"{both} .*missing: {setting} and {variable}\)"):
-        check_address(address, trust_plain_tcp=False)
-    with pytest.raises(ConfigError, match=rf"{both} .*missing: {variable}\)"):
-        check_address(address, trust_plain_tcp=True)
+def test_plain_tcp_elsewhere_needs_a_word_of_trust(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"use tls://, or, .* set SAFELIGHT_TRUST_PLAIN_TCP=1 in the environment"):
+        check_address(address)
     monkeypatch.setenv("SAFELIGHT_TRUST_PLAIN_TCP", "1")
-    with pytest.raises(ConfigError, match=rf"{both} .*missing: {setting}\)"):
-        check_address(address, trust_plain_tcp=False)
-    assert check_address(address, trust_plain_tcp=True).startswith("tcp://")
+    assert check_address(address).startswith("tcp://")
 
 
 @pytest.mark.parametrize("address", ["", "http://h:1", "inproc://1/2/3", "tcp://host", "tls://h:x", "ucx://h:1", "//"])
-def test_what_is_no_address_is_refused_even_with_trust(address: str) -> None:
+def test_what_is_no_address_is_refused_even_with_trust(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAFELIGHT_TRUST_PLAIN_TCP", "1")
     with pytest.raises(ConfigError, match=r"write tls://host:port or tcp://127\.0\.0\.1:port"):
-        check_address(address, trust_plain_tcp=True)
+        check_address(address)
 
 
 def test_a_cluster_opens_outside_of_the_main_thread() -> None:
