@@ -16,7 +16,7 @@ class Spec(BaseModel):
         """Canonical JSON: sorted keys, no spaces, so that equal values are equal bytes."""
         return canonical_json(self.model_dump(mode="json"))
 
-    def fingerprint(self) -> str:
+    def compute_digest(self) -> str:
         """sha256 (hex) of the canonical JSON."""
         return hash_json(self.model_dump(mode="json"))
 

@@ -16,39 +16,24 @@ from prefect import flow
 from cnn.dataset.manifest import Manifest
 from cnn.digest import canonical_json
 from cnn.errors import SafelightError
-from cnn.evaluation.metrics import Evaluation, compare_paired
-from cnn.inference.bundle import read_bundle
+from cnn.evaluation.gate import Challenger, decide_promotion, describe_unjudged
+from cnn.evaluation.metrics import Evaluation
 from cnn.models.architecture import count_parameters
-from flows.cli.models import open_registry, who_asks
 from flows.config import Config
-from flows.progress import say, show_stage
-from flows.results import GateReport, TrainReport
+from flows.models import find_user, open_registry
+from flows.progress import log_message, show_stage
+from flows.results import GateResult, TrainResult
 from flows.run_page import link_version, name_run_by
 from flows.stages import run_stage
 from infra.machine.user_dirs import cache_dir, state_dir
 from infra.registry.registry import FIGURES, Registry
 from infra.registry.tracking import check_model_name
-from infra.registry.versions import IMAGES, AbsentError, LostChampion, VersionInfo
+from infra.registry.versions import IMAGES, JUDGED_ON, UNJUDGED, AbsentError, VersionInfo
 from infra.storage.store import Store, open_store
 from tasks.dataset.version import read_manifest
-from tasks.train.champion import pair_answers, score_champion
-from tasks.train.gate import (
-    JUDGED_ON,
-    UNJUDGED,
-    Verdict,
-    apply_verdict,
-    decide,
-    hold_for_lost_classes,
-    hold_for_unjudged_classes,
-    name_alias,
-    note_left_out,
-    point_out,
-    read_judgement,
-    read_verdict,
-    say_unjudged,
-)
-from tasks.train.overlap import choose_unseen, recall_seen
+from tasks.train.champion import measure_champion
 from tasks.train.process import TrainingProcess, run_training
+from tasks.train.promotion import apply_verdict, read_verdict
 from tasks.train.spec import TrainingResult, TrainJob, run_key
 
 
@@ -84,7 +69,7 @@ def train(
         return train_model(dataset, name, workspace, config, trainer).model_dump()
 
 
-def train_model(dataset: str, name: str, workspace: str, config: Config, trainer: TrainingProcess) -> TrainReport:
+def train_model(dataset: str, name: str, workspace: str, config: Config, trainer: TrainingProcess) -> TrainResult:
     """The body of the flow; also the second half of `retrain`, which starts `trainer` early."""
     started = time.monotonic()
     job = open_training(dataset, name, workspace, config)
@@ -92,7 +77,7 @@ def train_model(dataset: str, name: str, workspace: str, config: Config, trainer
         return train_opened(job, trainer, started)
 
 
-def train_opened(job: Training, trainer: TrainingProcess, started: float) -> TrainReport:
+def train_opened(job: Training, trainer: TrainingProcess, started: float) -> TrainResult:
     """What `train_model` does while no other run trains this model."""
     version = find_version(job)
     stands = version is not None and read_verdict(version) is not None
@@ -102,18 +87,20 @@ def train_opened(job: Training, trainer: TrainingProcess, started: float) -> Tra
     job.store.write(report_path(job.key), report.to_json().encode())
     link_version(report, job.registry.figures_of)
     if stands:
-        say(f"train: nothing has changed since version {version.version}, which stands ({report.alias or 'no alias'})")
+        log_message(
+            f"train: nothing has changed since version {version.version}, which stands ({report.alias or 'no alias'})"
+        )
     else:
         tell_verdict(report.gate)
     return report
 
 
-def tell_verdict(gate: GateReport) -> None:
+def tell_verdict(gate: GateResult) -> None:
     """Say what the gate decided; where it held a version, every reason and what can be done."""
     first, *others = gate.reasons or [""]
-    say(f"gate: {gate.verdict}: {first}")
+    log_message(f"gate: {gate.verdict}: {first}")
     for reason in others if gate.verdict == "hold" else ():
-        say(f"gate: {reason}")
+        log_message(f"gate: {reason}")
 
 
 def open_training(dataset: str, name: str, workspace: str, config: Config) -> Training:
@@ -182,7 +169,7 @@ def fit_stage(job: Training, trainer: TrainingProcess, run_id: str) -> TrainingR
         top_k=job.config.score.top_k,
         folder=str(job.folder),
     )
-    say(describe_network(job))
+    log_message(describe_network(job))
     with show_stage("train", job.config.fit.epochs, "epochs") as stage:
 
         def note(event: dict[str, Any]) -> None:
@@ -193,15 +180,15 @@ def fit_stage(job: Training, trainer: TrainingProcess, run_id: str) -> TrainingR
             told = describe_epoch(event)
             stage.advance(int(event["epoch"]) - stage.completed, told)
             if not stage.console.is_terminal:
-                say(f"epoch {event['epoch']:.0f} of {stage.total}: {told}")
+                log_message(f"epoch {event['epoch']:.0f} of {stage.total}: {told}")
 
         report = run_training(order, note, trainer)
         stage.total = stage.completed  # early stopping: what was not needed is not missing
     for warning in report.warnings:
-        say(f"train: {warning}")
-    say(describe_evaluation(report))
+        log_message(f"train: {warning}")
+    log_message(describe_evaluation(report))
     if report.evaluation.unjudged:
-        say(f"evaluate: {say_unjudged(report.evaluation.unjudged, report.judged_on)}")
+        log_message(f"evaluate: {describe_unjudged(report.evaluation.unjudged, report.judged_on)}")
     return report
 
 
@@ -213,76 +200,37 @@ def register_stage(job: Training, report: TrainingResult, run_id: str) -> Versio
         UNJUDGED: json.dumps(report.evaluation.unjudged, ensure_ascii=False),
     }
     version = job.registry.register_version(job.name, run_id, Path(report.bundle), report.evaluation.summary(), tags)
-    say(f"register: {job.name} version {version.version}")
+    log_message(f"register: {job.name} version {version.version}")
     return version
 
 
 def gate_stage(job: Training, report: TrainingResult, version: VersionInfo) -> VersionInfo:
-    """Hold the version against the champion on the same test images, and move the aliases."""
+    """Hold the version against the champion on test images that neither has learnt from, and move the aliases."""
     lost = job.registry.lost_champion(job.name)
-    champion = lost.before if lost else job.registry.champion(job.name)
-    if champion is None or champion.version == version.version:
-        facts, rules = report.evaluation, job.config.gate
-        verdict = decide(facts, None, rules, judged_on=report.judged_on, number=version.version)
-    else:
-        verdict = compare_with(job, champion, report)
-    if lost:
-        verdict = account_for_lost(verdict, lost)
-    verdict = point_out(verdict, job.name, version.version)
-    return apply_verdict(job.registry, version, verdict, who_asks(), datetime.now(UTC))
+    present = lost.before if lost else job.registry.champion(job.name)
+    challenger = Challenger(job.name, version.version, report.evaluation, report.judged_on)
+    champion = None
+    if present is not None and present.version != version.version:
+        bundle = job.registry.fetch_bundle(present, cache_dir() / "champions") if present.bundle else None
+        champion = measure_champion(present.version, bundle, challenger, Path(report.test), job.manifest, job.store)
+    verdict = decide_promotion(challenger, champion, job.config.gate, lost.describe() if lost else None)
+    return apply_verdict(job.registry, version, verdict, find_user(), datetime.now(UTC))
 
 
-def account_for_lost(verdict: Verdict, lost: LostChampion) -> Verdict:
-    """The verdict where the champion was deleted by hand: never that of a first version, and told in the reasons."""
-    if lost.before is None:
-        return Verdict("hold", (lost.describe(),))
-    return Verdict(verdict.verdict, (*verdict.reasons, lost.describe()))
-
-
-def compare_with(job: Training, champion: VersionInfo, report: TrainingResult) -> Verdict:
-    """What the gate says of the new version beside the present champion, on images that neither has learnt from."""
-    if not champion.bundle:
-        foreign = f"the champion, version {champion.version}, was not made by Safelight and cannot be compared with"
-        return Verdict("hold", (f"{foreign}; promote by hand, or roll back",))
-    bundle = job.registry.fetch_bundle(champion, cache_dir() / "champions")
-    info = read_bundle(bundle)
-    if (lost := hold_for_lost_classes(info.classes, job.manifest.classes)) is not None:
-        return lost
-    if report.judged_on != "test":
-        return decide(report.evaluation, compare_paired([], []), job.config.gate)
-    seen = recall_seen(bundle, info, job.store)
-    if seen is None:
-        unknown = (
-            f"nobody knows which images version {champion.version} was trained on: its dataset {info.dataset} is not "
-            "in this workspace, and the release that made it did not keep them with it"
-        )
-        return decide(report.evaluation, None, job.config.gate, unknown)
-    unseen = choose_unseen(job.store, job.manifest, seen, info.image)
-    if (held := hold_for_unjudged_classes(seen.judged, unseen.judged)) is not None:
-        return held
-    if (refused := unseen.refuse(info.classes)) is not None:
-        return decide(report.evaluation, None, job.config.gate, refused)
-    judged = score_champion(bundle, job.manifest, job.store, keys=unseen.keys)
-    if judged.refused is not None:
-        return decide(report.evaluation, None, job.config.gate, judged.refused)
-    paired = pair_answers(Path(report.test), judged)
-    return note_left_out(decide(report.evaluation, paired, job.config.gate), paired, unseen.images)
-
-
-def summarize(job: Training, version: VersionInfo, trained: bool, seconds: float) -> TrainReport:
+def summarize(job: Training, version: VersionInfo, trained: bool, seconds: float) -> TrainResult:
     """The answer of the command."""
-    verdict, (judged_on, unjudged) = read_verdict(version), read_judgement(version)
-    return TrainReport(
+    verdict = read_verdict(version)
+    return TrainResult(
         model=job.name,
         version=version.version,
         trained=trained,
-        alias=name_alias(version.aliases) or "",
+        alias=version.alias,
         run_id=version.run_id,
         dataset=job.manifest.dataset,
         metrics=version.metrics,
-        judged_on=judged_on,
-        unjudged=unjudged,
-        gate=GateReport(verdict=verdict.verdict if verdict else "", reasons=list(verdict.reasons) if verdict else []),
+        judged_on=version.judged_on,
+        unjudged=version.unjudged,
+        gate=GateResult(verdict=verdict.verdict if verdict else "", reasons=list(verdict.reasons) if verdict else []),
         seconds=round(seconds, 3),
     )
 

@@ -54,7 +54,7 @@ def name_reason(reason: str) -> str:
     return reason if is_named else code
 
 
-def judge_unknown(data: bytes) -> BadImage:
+def classify_unknown(data: bytes) -> BadImage:
     """Why no decoder knows these bytes."""
     if not data:
         return BadImage("empty_file")
@@ -67,7 +67,7 @@ def judge_unknown(data: bytes) -> BadImage:
     return BadImage("not_an_image")
 
 
-def judge_error(error: Exception, told: str = "") -> BadImage:
+def classify_error(error: Exception, told: str = "") -> BadImage:
     """What a foreign decoder's exception, and the last line that it printed, say of the file."""
     if isinstance(error, MemoryError):
         return BadImage("out_of_memory")

@@ -25,7 +25,7 @@ from cnn.dataset.seen_images import SeenImages, read_seen, write_seen
 from cnn.digest import hash_file
 from cnn.errors import IntegrityError, RegistryError, TrainingError
 from cnn.evaluation.calibration import as_class_probabilities
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from cnn.inference.onnx import export_onnx, open_session, run_session
 from cnn.models.architecture import ModelSpec, build_model
 from cnn.models.backbones import refresh_constants
@@ -41,7 +41,7 @@ REBUILD_LIMIT = 0.05  # training in float16 or TF32 rounds by less; another netw
 
 
 class BundleInfo(Spec):
-    """What a registered version is. Its `fingerprint()` is the sha256 of bundle.json, and so pins the whole folder.
+    """What a registered version is. Its `compute_digest()` is the sha256 of bundle.json, and so pins the whole folder.
 
     `onnx_difference` is the largest difference of a probability between Keras and ONNX on the golden images.
     """

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from cnn.backend import import_keras
 from cnn.dataset.manifest import Normalization
 from cnn.errors import ConfigError
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from cnn.models.backbones import build_backbone, find_backbone, load_pretrained, map_levels
 from cnn.models.layers import (
     AveragePoolLayer,
@@ -36,14 +36,26 @@ BACKBONE_DROPOUT = 0.2
 
 
 class ModelSpec(Settings):
-    """Which network: `layers` if given, else `backbone` if given, else `preset`."""
+    """Which network is trained: layers of your own if given, else a backbone if given, else a preset."""
 
     preset: Literal["lenet", "small", "notes"] | None = Field(
-        "small", description="a network that ships with Safelight"
+        "small",
+        description="a network that comes with Safelight: small: the best of them, with batch normalization; lenet:"
+        " LeNet-5 of 1998; notes: a very small one, to learn from",
     )
-    layers: tuple[Layer, ...] = Field((), description="a network of your own, layer by layer, without its head")
-    backbone: str | None = Field(None, description="a network from keras.applications, as mobilenet_v2")
-    weights: str | None = Field(None, description='for a backbone: "imagenet", or the path of a local weights file')
+    layers: tuple[Layer, ...] = Field(
+        (),
+        examples=[[{"kind": "conv", "filters": 16}, {"kind": "flatten"}, {"kind": "dense", "units": 64}]],
+        description="a network of your own, layer by layer; the last layer, which gives the classes, is added",
+    )
+    backbone: str | None = Field(
+        None, examples=["mobilenet_v2"], description="a network from keras.applications, such as mobilenet_v2"
+    )
+    weights: str | None = Field(
+        None,
+        examples=["imagenet"],
+        description='pretrained weights of the backbone: "imagenet" (downloaded once), or the path of a weights file',
+    )
 
     @model_validator(mode="after")
     def _says_which_network(self) -> Self:
@@ -67,7 +79,7 @@ def build_model(spec: ModelSpec, image: ImageSpec, normalization: Normalization,
         ConfigError: the network does not fit the images, or there are fewer than two classes.
     """
     keras = import_keras()
-    count_parameters(spec, image, len(classes))  # every misfit is found by formula, before Keras sees it
+    count_parameters(spec, image, len(classes))  # every find_misfit is found by formula, before Keras sees it
     inputs = keras.Input(image.shape, dtype="uint8", name="image")
     values = _normalize(inputs, normalization, image.channels)
     if spec.uses_backbone:

@@ -13,7 +13,7 @@ from cnn.dataset.manifest import SPLITS, Normalization, SplitSpec
 from cnn.digest import canonical_json
 from cnn.errors import BudgetError, DatasetError, StorageError
 from cnn.formats.reasons import name_reason
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from cnn.spec import Settings
 from cnn.text import name_some
 from tasks.dataset.ledger import OUTCOMES
@@ -36,7 +36,7 @@ class BudgetSpec(Settings):
         0.1,
         ge=0.0,
         le=1.0,
-        description="largest share of a class's validation or test images that may leave them as near-duplicates",
+        description="largest share of a class's validation or test images that may be left out as near-duplicates",
     )
 
 

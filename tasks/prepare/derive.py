@@ -26,8 +26,9 @@ from cnn.dataset.tfrecord import (
 )
 from cnn.digest import canonical_json, hash_json, seal, unseal
 from cnn.errors import IntegrityError, StorageError
-from cnn.images.augment import AugmentSpec, augment_image
-from cnn.images.read import ImageSpec, encode_jpeg, sum_levels
+from cnn.images.augment import augment_image
+from cnn.images.read import encode_jpeg, sum_levels
+from cnn.images.spec import AugmentSpec, ImageSpec
 from infra.storage.layout import derived_path, shard_sums_path
 from infra.storage.store import Store, reuse_store
 from tasks.files.reading import computing

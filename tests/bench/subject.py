@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.dataset.manifest import SplitSpec
-from cnn.images.augment import AugmentSpec
-from cnn.images.read import ImageSpec, read_image
+from cnn.images.read import read_image
+from cnn.images.spec import AugmentSpec, ImageSpec
 from infra.cluster.spec import ClusterSpec
 from infra.cluster.workers import Workers, open_workers
 from infra.storage.store import open_source, reuse_source
-from tasks.files.chunks import ChunkSpec
+from tasks.files.spec import ChunkSpec
 from tasks.prepare.build import BuildSpec
 from tasks.prepare.checks import BudgetSpec
 from tasks.prepare.duplicates import find_near_duplicates

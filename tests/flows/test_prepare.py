@@ -18,8 +18,8 @@ from tiff_files import Layout, write_raw, write_tiff
 
 import flows.prepare
 from cnn.dataset.manifest import Manifest, SplitSpec
-from cnn.images.augment import AugmentSpec
-from cnn.images.read import ImageSpec, encode_jpeg
+from cnn.images.read import encode_jpeg
+from cnn.images.spec import AugmentSpec, ImageSpec
 from flows.config import Config
 from flows.prepare import find_doubts, in_order, prepare_dataset, publish_stage
 from infra.cluster.spec import ClusterSpec

@@ -7,8 +7,7 @@ import numpy as np
 from PIL import Image
 
 from cnn.dataset.manifest import Manifest, SplitSpec
-from cnn.images.augment import AugmentSpec
-from cnn.images.read import ImageSpec
+from cnn.images.spec import AugmentSpec, ImageSpec
 from infra.cluster.spec import ClusterSpec
 from infra.cluster.workers import open_workers
 from infra.storage.store import open_store

@@ -12,21 +12,22 @@ from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
 
 import httpx
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cnn.errors import ConfigError, SourceError
-from cnn.evaluation.metrics import Paired
+from cnn.evaluation.gate import Challenger, Champion, GateSpec, decide_promotion
+from cnn.evaluation.metrics import Paired, evaluate_probabilities
 from flows.cli.main import app
-from flows.cli.options import time_settings
+from flows.cli.server import make_time_settings
 from flows.config import Config, ScheduleSpec, load_config
 from flows.serving.lateness import Watch, find_last_error, read_last_error
 from flows.serving.process import describe_fault, read_answer, write_answer
 from flows.serving.summary import describe_answer, read_difference
 from flows.serving.timetable import check_zone, describe_moment, find_local_zone, parse_cron, parse_interval
-from tasks.train.gate import GateSpec, decide
 
 NOON = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -86,9 +87,9 @@ def test_a_moment_is_told_as_shortly_as_it_can_be() -> None:
 
 
 def test_options_are_short_for_settings() -> None:
-    spec = load_config(None, time_settings("2:30", "10m")).schedule
+    spec = load_config(None, make_time_settings("2:30", "10m")).schedule
     assert (spec.retrain, spec.score) == ("2:30", "10m")
-    assert time_settings(None, None) == []
+    assert make_time_settings(None, None) == []
 
 
 @pytest.mark.parametrize(
@@ -164,8 +165,11 @@ def judge(wins: int, losses: int) -> tuple[str, ...]:
     change = (wins - losses) / 250
     facts = {"images": 250, "challenger": 0.9 + change, "champion": 0.9, "difference": change}
     paired = Paired(**facts, wins=wins, losses=losses, p_worse=0.5)
-    unread: Any = None  # two versions are compared by `paired` alone
-    return decide(unread, paired, GateSpec()).reasons
+    said = [0, 1] * 125
+    evaluation = evaluate_probabilities(np.eye(2)[said], said, ("bat", "owl"))
+    return decide_promotion(
+        Challenger("birds", 4, evaluation), Champion(3, ("bat", "owl"), paired=paired), GateSpec()
+    ).reasons
 
 
 @pytest.mark.parametrize(("wins", "losses", "change"), [(3, 2, 0.004), (2, 3, -0.004), (5, 5, 0.0)])

@@ -5,14 +5,14 @@ import inspect
 import re
 import shlex
 import subprocess
-import sys
-from functools import cache
+from fnmatch import fnmatch
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from commands import help_of
 
 ROOT = Path(__file__).parents[3]
 ROOMS = ("cnn", "infra", "tasks", "flows")
@@ -30,21 +30,6 @@ DEPLOYMENTS: dict[str, dict[str, Any]] = {
     f"{item['entrypoint'].partition(':')[2]}/{item['name']}": item
     for item in load_yaml("infra/deploy/prefect.yaml")["deployments"]
 }
-
-
-@cache
-def help_of(*command: str) -> str:
-    """What a program's subcommand says about itself, from the environment that runs the tests."""
-    program = Path(sys.executable).parent / command[0]
-    answer = subprocess.run(
-        [program, *command[1:], "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-        stdin=subprocess.DEVNULL,
-    )
-    return answer.stdout
 
 
 def split_command(command: list[str]) -> tuple[tuple[str, ...], list[str]]:
@@ -274,7 +259,7 @@ def test_what_the_image_copies_is_there_and_not_ignored() -> None:
             for source in rest.split()[:-1]:
                 path = source.replace("${LOCK}", "infra/install/requirements-cpu.lock")
                 assert (ROOT / path).exists(), path
-                matching = [rule for rule in allowed if Path(path).match(rule) or rule.startswith(f"{path}/")]
+                matching = [rule for rule in allowed if fnmatch(path, rule) or rule.startswith(f"{path}/")]
                 assert matching, f".dockerignore keeps {path} out"
 
 

@@ -14,10 +14,10 @@ from small_dataset import write_dataset
 from steps import write_image, write_photos
 
 from cnn.errors import DatasetError, InstallationError
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from cnn.models.architecture import ModelSpec
 from cnn.training.spec import FitSpec
-from infra.cluster.decoder_pool import Isolation
+from infra.cluster.decoder_pool import DecoderPool
 from infra.cluster.spawn import leave_working_folder, safe_import_folders
 from infra.cluster.spec import ClusterSpec, WorkEstimate
 from infra.cluster.workers import open_workers
@@ -74,7 +74,7 @@ def test_what_is_installed_comes_first_and_the_working_folder_is_not_there(
 
 def test_a_decoder_is_started_in_any_folder(hostile: Path, pythonpath: str) -> None:
     write_image(hostile / "picture.png", 1)
-    apart = Isolation()
+    apart = DecoderPool()
     try:
         assert apart.read((hostile / "picture.png").read_bytes(), ImageSpec(size=(8, 8)), 60).width == 16
     finally:

@@ -23,7 +23,7 @@ from steps import prepare, write_image, write_photos
 from typer.testing import CliRunner
 
 from cnn.errors import IntegrityError, StorageError
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from flows.cli.main import app
 from infra.storage.layout import dataset_pointer_path, manifest_path
 from infra.storage.store import open_store
