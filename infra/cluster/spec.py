@@ -19,7 +19,7 @@ class ClusterSpec(Settings):
     address: str | None = Field(
         None,
         examples=["tls://scheduler.example.org:8786"],
-        description="address of a scheduler, tls:// or on this machine (another one where SAFELIGHT_TRUST_PLAIN_TCP=1 is"
+        description="address of a scheduler, tls:// or on this machine (others where SAFELIGHT_TRUST_PLAIN_TCP=1 is"
         " set: whoever reaches it can run programs here); not set: DASK_SCHEDULER_ADDRESS, or none",
     )
 
