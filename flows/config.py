@@ -21,7 +21,7 @@ from infra.server.prefect_server import ServerSpec
 from tasks.files.chunks import ChunkSpec
 from tasks.files.labels import SourceSpec
 from tasks.prepare.checks import BudgetSpec
-from tasks.score.chunk import ScoreSpec
+from tasks.score.spec import ScoreSpec
 from tasks.train.gate import GateSpec
 
 DEFAULT_FILE = "safelight.toml"

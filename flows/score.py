@@ -22,17 +22,19 @@ from infra.cluster.workers import Crew, hire_crew
 from infra.machine.user_dirs import cache_dir
 from infra.registry.bundles import upload_bundle
 from infra.storage.layout import batch_path
-from infra.storage.scratch import open_scratch
+from infra.storage.scratch import open_scratch, sweep_scratch
 from infra.storage.store import Source, Store, open_source, open_store, parse_folder
 from tasks.files.chunks import Chunk, estimate_decoding
 from tasks.files.labels import EXCLUDED, Listed, check_apart, describe_excluded, find_lost_folders, list_source
 from tasks.files.source_checks import name_command, open_given, refuse_listed_links
 from tasks.prepare.bit_depth import DeepCounts, describe_scored
-from tasks.score.chunk import ChunkScores, ModelRef, ScoreJob, score_chunk
+from tasks.score.batch import BatchRecord, find_previous_batch
+from tasks.score.chunk import ChunkScores, score_chunk
 from tasks.score.inbox_checks import check_inbox, explain_vanished
-from tasks.score.plan import BatchRecord, ScorePlan, find_finished, find_previous, plan_scoring
+from tasks.score.plan import ScorePlan, find_finished_batch, plan_scoring
 from tasks.score.predictions import write_csv
 from tasks.score.publish import publish_batch
+from tasks.score.spec import ModelRef, ScoreJob
 from tasks.score.summary import describe_quarantined
 from tasks.train.gate import describe_judgement, read_judgement, say_unjudged
 
@@ -72,7 +74,7 @@ def score(
     model = run_stage("fetch champion", lambda: fetch_stage(job, name))
     job.started = time.monotonic()
     plan = run_stage("list", lambda: plan_stage(job, model))
-    record = found = find_finished(job.store, plan)
+    record = found = find_finished_batch(job.store, plan)
     with hire_crew(config.cluster) as crew:
         if record is None:
             crew.prepare(estimate_effort(plan))
@@ -113,7 +115,8 @@ def plan_stage(job: Scoring, model: ModelRef) -> ScorePlan:
     """List the source and find out what the previous batch answers already."""
     source, listed = list_inbox(job, model)
     asked = ScoreJob(source.uri, job.store.uri, model, job.config.score, datetime.now(UTC))
-    previous = find_previous(job.store, asked)
+    sweep_scratch(job.store.root)  # what killed runs left unfinished
+    previous = find_previous_batch(job.store, asked)
     told = check_inbox(source.uri, listed, previous, job.config.score.allow_empty)
     plan = plan_scoring(listed, asked, previous, job.config.chunk.files)
     todo = sum(len(chunk.items) for chunk in plan.chunks)

@@ -5,13 +5,14 @@ from datetime import UTC, datetime
 
 from cnn.errors import SafelightError, SourceError
 from infra.storage.store import Store
+from tasks.dataset.ledger import restore_paths
 from tasks.files.chunks import encode_path
 from tasks.files.labels import Listed
-from tasks.score.plan import BatchRecord, Previous, find_last
-from tasks.score.predictions import iterate_predictions, path_keys
+from tasks.score.batch import BatchRecord, PreviousBatch, find_last_batch
+from tasks.score.predictions import iterate_predictions
 
 
-def check_inbox(source: str, listed: Sequence[Listed], previous: Previous | None, allow_empty: bool) -> list[str]:
+def check_inbox(source: str, listed: Sequence[Listed], previous: PreviousBatch | None, allow_empty: bool) -> list[str]:
     """What is to be said about an inbox that holds nothing, or nothing of what it held; usually nothing.
 
     Raises:
@@ -35,7 +36,7 @@ def check_inbox(source: str, listed: Sequence[Listed], previous: Previous | None
 def explain_vanished(fault: SourceError, store: Store, source: str, model: str) -> SourceError:
     """The fault of an inbox that cannot be listed, with what it held the last time, where that is known."""
     try:
-        last = find_last(store, source, model)
+        last = find_last_batch(store, source, model)
     except SafelightError:
         return fault  # the workspace has a fault of its own, and this one comes first
     if last is None or not count_files(last):
@@ -55,13 +56,13 @@ def describe_last(record: BatchRecord) -> str:
     return f"the last batch, of {when:%Y-%m-%d %H:%M} UTC, had {files:,} file{'s' if files != 1 else ''} from it"
 
 
-def _has_known(asked: Sequence[Listed], previous: Previous) -> bool:
+def _has_known(asked: Sequence[Listed], previous: PreviousBatch) -> bool:
     """Whether any of these files has a row in the last batch."""
     keys = {encode_path(item.entry.path) for item in asked}
     return any(key in keys for key in _iterate_keys(previous))
 
 
-def _iterate_keys(previous: Previous) -> Iterator[bytes]:
+def _iterate_keys(previous: PreviousBatch) -> Iterator[bytes]:
     if previous.path is not None:
         for table in iterate_predictions(previous.path, ("path", "path_raw")):
-            yield from path_keys(table).to_pylist()
+            yield from restore_paths(table).to_pylist()

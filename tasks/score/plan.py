@@ -1,75 +1,38 @@
-"""A listing and the previous batch in, the plan of a batch out.
+"""Decide what a batch has to score, and which predictions of the batch before it still hold.
 
-Which batch it is. A batch's id is a digest of what is asked for (source, model version, settings, listing) and of the
-batch that was the latest when it began. So a crashed run plans the same batch again, finds the parts that it had
-finished and goes on; nothing that is committed is ever written a second time. When the latest batch already answers
-what is asked for, `find_finished` returns it and no file is read: an unchanged nightly run costs one listing. Files
-that could not be read or ended their decoder (`unread`) may have met a passing fault, so a batch with some is not the
-answer of a later run.
+A batch's id is a digest of what is asked for (source, model version, settings, listing) and of the batch that was the
+latest when it began. So a run that was cut short plans the same batch again, finds the parts that it had finished and
+goes on; nothing that is published is ever written a second time. When the latest batch already answers what is asked
+for, `find_finished_batch` returns it and no file is read: an unchanged nightly run costs one listing. Files that could
+not be read or ended their decoder (`unread`) may have met a passing fault, so a batch with some is not the answer of a
+later run.
 """
 
 import hashlib
-import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
-from cnn.digest import hash_file
-from cnn.errors import StorageError, is_death
-from cnn.spec import Spec, canonical_json
-from infra.storage.layout import batch_path, batch_pointer_path
-from infra.storage.scratch import sweep_scratch
+from cnn.errors import is_death
+from cnn.spec import canonical_json
 from infra.storage.store import Store
+from tasks.dataset.ledger import restore_paths
 from tasks.files.chunks import Chunk, Item, chunk_key, encode_path
 from tasks.files.labels import Listed
-from tasks.score.chunk import ModelRef, ScoreJob, ScoreSpec, ScoreTask
-from tasks.score.predictions import iterate_predictions, path_keys
-
-RULES = 3  # raise it when the same bytes and the same model would give another row, or a row other columns
-logger = logging.getLogger(__name__)
-
-
-class PredictionsRef(Spec):
-    """The Parquet file with one row per file listed."""
-
-    path: str
-    rows: int
-    sha256: str
-
-
-class BatchRecord(Spec):
-    """`batch.json`: what a published batch is. `scored + reused` is the count of outcome ok."""
-
-    format: Literal[1] = 1
-    batch: str
-    request: str
-    source: str
-    model: ModelRef
-    spec: ScoreSpec
-    files: int
-    outcomes: dict[str, int]
-    decisions: dict[str, int]
-    scored: int
-    reused: int
-    unread: int
-    scored_at: str
-    predictions: PredictionsRef
-    report: str
-    rules: int = 1  # those by which its images were decoded and scored
-
-
-@dataclass(frozen=True)
-class Previous:
-    """The latest batch of the same source and model; `path` is None where its rows are of no use for this job."""
-
-    record: BatchRecord
-    path: Path | None
+from tasks.score.batch import (
+    SCORING_RULES,
+    BatchRecord,
+    PreviousBatch,
+    drop_parts,
+    fetch_predictions,
+    point_to_batch,
+    read_batch,
+)
+from tasks.score.predictions import iterate_predictions
+from tasks.score.spec import ScoreJob, ScoreTask
 
 
 @dataclass(frozen=True)
@@ -85,39 +48,11 @@ class ScorePlan:
     chunks: tuple[Chunk, ...]
     settled: tuple[Listed, ...]
     kept: NDArray[np.bool_]
-    previous: Previous | None
+    previous: PreviousBatch | None
 
 
-def find_previous(store: Store, job: ScoreJob) -> Previous | None:
-    """The latest batch of this source and model, or None; damaged predictions are not used, and the log says so.
-
-    What killed runs left unfinished is removed.
-    """
-    sweep_scratch(store.root)
-    record = find_last(store, job.source, job.model.name)
-    if record is None:
-        return None
-    usable = (record.rules, record.model, record.spec.top_k) == (RULES, job.model, job.spec.top_k)
-    return Previous(record, _open_verified(store, record.predictions) if usable else None)
-
-
-def find_last(store: Store, source: str, model: str) -> BatchRecord | None:
-    """The record of the latest batch of a source and a model (its name), or None.
-
-    Raises:
-        StorageError: it cannot be read.
-    """
-    pointer = batch_pointer_path(source, model)
-    if not store.exists(pointer):
-        return None
-    try:
-        return read_record(store, json.loads(store.read(pointer))["batch"])
-    except (ValueError, KeyError, TypeError):
-        raise StorageError(f"{store.uri_of(pointer)} is damaged; delete it and score again") from None
-
-
-def plan_scoring(listed: Sequence[Listed], job: ScoreJob, previous: Previous | None, files: int = 256) -> ScorePlan:
-    """What is to be done for a batch: rows to keep, files that need no look, chunks of at most `files` files.
+def plan_scoring(listed: Sequence[Listed], job: ScoreJob, previous: PreviousBatch | None, size: int = 256) -> ScorePlan:
+    """What is to be done for a batch: rows to keep, files that need no look, chunks of at most `size` files.
 
     A row of the previous batch stands when its outcome is ok and path, size and revision are the same.
     Chunks are runs of neighbouring paths, so that parts follow each other in the order of the batch.
@@ -134,51 +69,30 @@ def plan_scoring(listed: Sequence[Listed], job: ScoreJob, previous: Previous | N
     known = previous.record.predictions.path if previous and previous.path is not None else None
     task = ScoreTask(**vars(job), batch=batch, known=known)
     items = [Item(item.entry, "", -1) for item in readable.values()]
-    groups = [tuple(items[start : start + files]) for start in range(0, len(items), files)]
+    groups = [tuple(items[start : start + size]) for start in range(0, len(items), size)]
     chunks = tuple(Chunk(chunk_key(group, batch), group, doubted=_count_in(group, doubted)) for group in groups)
     return ScorePlan(task, request, keys, chunks, settled, kept, previous)
 
 
-def find_finished(store: Store, plan: ScorePlan) -> BatchRecord | None:
+def find_finished_batch(store: Store, plan: ScorePlan) -> BatchRecord | None:
     """The published batch that answers the plan already, as a run that scored nothing; None where there is work."""
     latest = plan.previous
     if latest and latest.path is not None and latest.record.request == plan.request and not latest.record.unread:
         drop_parts(store, latest.record.batch)
         return _without_work(latest.record)
-    record = read_record(store, plan.task.batch)
-    if record is None or _open_verified(store, record.predictions) is None:
+    record = read_batch(store, plan.task.batch)
+    if record is None or fetch_predictions(store, record.predictions) is None:
         return None
-    move_pointer(store, plan.task)  # the run that wrote the batch may have died before it did
+    point_to_batch(store, plan.task)  # the run that wrote the batch may have died before it did
     drop_parts(store, record.batch)  # or before it had removed these
     return _without_work(record)
-
-
-def drop_parts(store: Store, batch: str) -> None:
-    """Remove the parts of a batch that is published."""
-    for entry in list(store.list(batch_path(batch, "parts/"))):
-        store.delete(entry.path)
-
-
-def read_record(store: Store, batch: str) -> BatchRecord | None:
-    """The record of a published batch, or None.
-
-    Raises:
-        StorageError: it cannot be read as one.
-    """
-    name = batch_path(batch, "batch.json")
-    if not store.exists(name):
-        return None
-    try:
-        return BatchRecord.model_validate_json(store.read(name))
-    except ValidationError:
-        raise StorageError(f"{store.uri_of(name)} is no record of a batch; delete it and score again") from None
 
 
 def _count_in(group: Sequence[Item], keys: set[bytes]) -> int:
     return sum(encode_path(item.entry.path) in keys for item in group) if keys else 0
 
 
-def _keep_rows(previous: Previous | None, readable: dict[bytes, Listed]) -> tuple[NDArray[np.bool_], set[bytes]]:
+def _keep_rows(previous: PreviousBatch | None, readable: dict[bytes, Listed]) -> tuple[NDArray[np.bool_], set[bytes]]:
     """Which rows of the previous batch stand: bool (rows,); their files are taken out of `readable`. And the keys of
     unchanged files that ended their decoder then."""
     doubted: set[bytes] = set()
@@ -189,7 +103,7 @@ def _keep_rows(previous: Previous | None, readable: dict[bytes, Listed]) -> tupl
     position = 0
     for table in iterate_predictions(previous.path, columns):
         facts = zip(
-            path_keys(table).to_pylist(), *(table.column(name).to_pylist() for name in columns[2:]), strict=True
+            restore_paths(table).to_pylist(), *(table.column(name).to_pylist() for name in columns[2:]), strict=True
         )
         for row, (key, size, revision, outcome, reason) in enumerate(facts, position):
             item = readable.get(key)
@@ -208,22 +122,6 @@ def _without_work(record: BatchRecord) -> BatchRecord:
     return record.model_copy(update={"scored": 0, "reused": record.outcomes["ok"]})
 
 
-def move_pointer(store: Store, task: ScoreTask) -> None:
-    content = canonical_json({"batch": task.batch, "source": task.source, "model": task.model.name})
-    store.write(batch_pointer_path(task.source, task.model.name), content.encode())
-
-
-def _open_verified(store: Store, predictions: PredictionsRef) -> Path | None:
-    if not store.exists(predictions.path):
-        logger.warning("%s is gone; its rows are scored again", store.uri_of(predictions.path))
-        return None
-    path = store.fetch(predictions.path)
-    if hash_file(path) != predictions.sha256:
-        logger.warning("%s is not what its record says; its rows are scored again", store.uri_of(predictions.path))
-        return None
-    return path
-
-
 def _digest_request(ordered: Sequence[Listed], job: ScoreJob) -> str:
     lines = hashlib.sha256()
     for item in ordered:
@@ -231,7 +129,7 @@ def _digest_request(ordered: Sequence[Listed], job: ScoreJob) -> str:
         facts = [encode_path(entry.path).hex(), entry.size, entry.modified, entry.problem, item.ignored]
         lines.update(canonical_json(facts).encode() + b"\n")
     spec = [job.spec.top_k, job.spec.accept, job.spec.sheet]  # the size of a batch changes no row
-    return _digest([RULES, job.source, job.model.model_dump(mode="json"), spec, lines.hexdigest()])
+    return _digest([SCORING_RULES, job.source, job.model.model_dump(mode="json"), spec, lines.hexdigest()])
 
 
 def _digest(value: Any) -> str:

@@ -1,11 +1,9 @@
 """A plan and its finished parts in, a published batch out: rows, report, and `batch.json`, which commits them."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from cnn.digest import hash_file
 from cnn.errors import StorageError
@@ -14,18 +12,17 @@ from infra.storage.disk_errors import explained
 from infra.storage.layout import batch_path, score_part_path
 from infra.storage.scratch import open_scratch
 from infra.storage.store import Store
-from tasks.dataset.ledger import show_path
-from tasks.files.labels import Listed
-from tasks.score.chunk import ScoreTask
-from tasks.score.plan import RULES, BatchRecord, PredictionsRef, ScorePlan, drop_parts, find_finished, move_pointer
+from tasks.dataset.ledger import restore_paths, show_path
+from tasks.score.batch import SCORING_RULES, BatchRecord, PredictionsRef, drop_parts, point_to_batch
+from tasks.score.plan import ScorePlan, find_finished_batch
 from tasks.score.predictions import (
-    ROW_GROUP,
-    describe_entry,
-    from_part,
+    SLICE,
+    FileOutcome,
+    decode_part,
     iterate_predictions,
+    make_predictions_table,
     merge_tables,
-    path_keys,
-    to_rows_table,
+    set_decisions,
     write_predictions,
 )
 from tasks.score.report import ReportFacts, make_report
@@ -49,7 +46,7 @@ def publish_batch(
         return _publish(store, plan, read, image)
     except StorageError:
         # Another run of the same batch may have been faster: it removes the parts when it has published them.
-        if (record := find_finished(store, plan)) is None:
+        if (record := find_finished_batch(store, plan)) is None:
             raise
         return record
 
@@ -70,7 +67,7 @@ def _publish(store: Store, plan: ScorePlan, read: Callable[[str], bytes], image:
         store.write(names["report.html"], report.encode())
     # 3. The record commits the batch; the pointer makes it the latest; its parts are no longer needed.
     store.write(names["batch.json"], record.to_json().encode())
-    move_pointer(store, plan.task)
+    point_to_batch(store, plan.task)
     drop_parts(store, batch)
     return record
 
@@ -83,7 +80,7 @@ def reconcile_rows(tables: Iterable[pa.Table], keys: Sequence[bytes]) -> Iterato
     """
     position = 0
     for table in tables:
-        found, expected = path_keys(table).to_pylist(), list(keys[position : position + table.num_rows])
+        found, expected = restore_paths(table).to_pylist(), list(keys[position : position + table.num_rows])
         if found != expected:
             first = next(i for i, pair in enumerate(zip(found, [*expected, None], strict=False)) if pair[0] != pair[1])
             raise StorageError(_disagreement(found[first], len(keys)))
@@ -96,7 +93,7 @@ def reconcile_rows(tables: Iterable[pa.Table], keys: Sequence[bytes]) -> Iterato
 def _read_parts(store: Store, plan: ScorePlan, counts: Counter[str]) -> Iterator[pa.Table]:
     for chunk in plan.chunks:
         name = score_part_path(plan.task.batch, chunk.key)
-        table, facts = from_part(store.read(name), store.uri_of(name))
+        table, facts = decode_part(store.read(name), store.uri_of(name))
         counts.update({kind: facts[kind] for kind in COUNTED})
         yield table
 
@@ -108,30 +105,25 @@ def _read_kept(plan: ScorePlan) -> Iterator[pa.Table]:
     for table in iterate_predictions(plan.previous.path):
         mask = plan.kept[position : position + table.num_rows]
         position += table.num_rows
-        rows = table.filter(pa.array(mask))
-        accepted = pc.greater_equal(rows.column("confidence"), plan.task.spec.accept)  # the threshold may have moved
-        decisions = pc.if_else(accepted, "accept", "review")
-        index = rows.schema.get_field_index("decision")
-        yield rows.set_column(index, rows.schema.field(index), decisions)
+        yield set_decisions(table.filter(pa.array(mask)), plan.task.spec)  # the threshold may have moved
 
 
 def _settled_rows(plan: ScorePlan) -> Iterator[pa.Table]:
-    for start in range(0, len(plan.settled), ROW_GROUP):
-        yield to_rows_table([_settled_row(item, plan.task) for item in plan.settled[start : start + ROW_GROUP]])
-
-
-def _settled_row(item: Listed, task: ScoreTask) -> Mapping[str, Any]:
-    path, raw = show_path(item.entry.path)
-    row: dict[str, Any] = {"path": path, "path_raw": raw, **describe_entry(item.entry)}
-    outcome = "quarantined" if item.ignored is None else "ignored"
-    reason = item.ignored if item.ignored is not None else item.entry.problem
-    return row | {"outcome": outcome, "reason": reason, "model_version": task.model.version}
+    version = plan.task.model.version
+    for start in range(0, len(plan.settled), SLICE):
+        rows = [
+            FileOutcome(item.entry, version, "quarantined", item.entry.problem)
+            if item.ignored is None
+            else FileOutcome(item.entry, version, "ignored", item.ignored)
+            for item in plan.settled[start : start + SLICE]
+        ]
+        yield make_predictions_table(rows, plan.task.spec)
 
 
 def _make_record(plan: ScorePlan, summary: Summary, predictions: PredictionsRef, counts: Counter[str]) -> BatchRecord:
     task = plan.task
     return BatchRecord(
-        rules=RULES,
+        rules=SCORING_RULES,
         batch=task.batch,
         request=plan.request,
         source=task.source,

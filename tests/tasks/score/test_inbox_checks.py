@@ -15,10 +15,12 @@ from flows.config import Config
 from flows.score import Scoring, plan_stage
 from infra.storage.store import open_source, open_store
 from tasks.files.labels import SourceSpec, list_source
-from tasks.score.chunk import ScoreJob, ScoreSpec, score_chunk
+from tasks.score.batch import find_last_batch, find_previous_batch
+from tasks.score.chunk import score_chunk
 from tasks.score.inbox_checks import check_inbox
-from tasks.score.plan import ScorePlan, find_finished, find_last, find_previous
+from tasks.score.plan import ScorePlan, find_finished_batch
 from tasks.score.publish import publish_batch
+from tasks.score.spec import ScoreJob, ScoreSpec
 
 LAST = "the last batch, of 2026-11-23 02:15 UTC, had 7 files from it"
 
@@ -26,7 +28,7 @@ LAST = "the last batch, of 2026-11-23 02:15 UTC, had 7 files from it"
 def check(inbox: Path, workspace: Path, allow_empty: bool = False) -> list[str]:
     source, store = open_source(str(inbox)), open_store(str(workspace))
     job = ScoreJob(source.uri, store.uri, MODEL, ScoreSpec(), NIGHT)
-    return check_inbox(source.uri, list_source(source), find_previous(store, job), allow_empty)
+    return check_inbox(source.uri, list_source(source), find_previous_batch(store, job), allow_empty)
 
 
 def plan(inbox: Path, workspace: Path, **score: bool) -> ScorePlan:
@@ -62,7 +64,7 @@ def test_it_may_be_empty_where_a_setting_says_so(tmp_path: Path, capsys: pytest.
     score_folder(inbox, work)
     empty(inbox)
     made = plan(inbox, work, allow_empty=True)
-    assert find_finished(open_store(str(work)), made) is None
+    assert find_finished_batch(open_store(str(work)), made) is None
     told = capsys.readouterr().err.splitlines()
     assert told[:2] == [
         "list: 0 files, 0 to score",
@@ -130,6 +132,6 @@ def test_an_empty_prefix_of_s3_is_an_error_too(s3_bucket: str, tmp_path: Path) -
         store.delete(path.name)
     with pytest.raises(SourceError, match=r"/inbox holds no images now, and the last batch, of .* had 7 files"):
         plan_stage(job, MODEL)
-    last = find_last(open_store(str(work)), f"{s3_bucket}/inbox", MODEL.name)
+    last = find_last_batch(open_store(str(work)), f"{s3_bucket}/inbox", MODEL.name)
     assert last is not None
     assert datetime.fromisoformat(last.scored_at) <= datetime.now(UTC)

@@ -18,10 +18,12 @@ from flows.score import tell_quarantine
 from infra.storage.layout import batch_path, batch_pointer_path
 from infra.storage.store import open_source, open_store
 from tasks.files.labels import list_source
-from tasks.score.chunk import ModelRef, Network, ScoreJob, ScoreSpec, score_chunk
-from tasks.score.plan import BatchRecord, ScorePlan, find_finished, find_previous, plan_scoring, read_record
-from tasks.score.predictions import SCHEMA
+from tasks.score.batch import BatchRecord, find_previous_batch, read_batch
+from tasks.score.chunk import Network, score_chunk
+from tasks.score.plan import ScorePlan, find_finished_batch, plan_scoring
+from tasks.score.predictions import PREDICTIONS
 from tasks.score.publish import publish_batch
+from tasks.score.spec import ModelRef, ScoreJob, ScoreSpec
 
 NIGHT = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
 MODEL = ModelRef(name="levels", version="3", bundle="ab" * 32, classes=("dark", "bright"))
@@ -56,13 +58,13 @@ def put(folder: Path, name: str, level: int) -> None:
 
 def plan(job: ScoreJob, files: int = 4) -> ScorePlan:
     source, store = open_source(job.source), open_store(job.workspace)
-    return plan_scoring(list_source(source), job, find_previous(store, job), files)
+    return plan_scoring(list_source(source), job, find_previous_batch(store, job), files)
 
 
 def run(job: ScoreJob) -> BatchRecord:
     """What the flow does, in a loop."""
     source, store, todo = open_source(job.source), open_store(job.workspace), plan(job)
-    record = find_finished(store, todo)
+    record = find_finished_batch(store, todo)
     if record is None:
         for chunk in todo.chunks:
             score_chunk(chunk, todo.task)
@@ -131,7 +133,7 @@ def test_a_batch_of_an_older_release_is_scored_again_and_its_columns_are_not_mix
     assert second.batch != first.batch
     assert counts(second) == (10, 0)
     now = pq.read_table(Path(job.workspace) / second.predictions.path)
-    assert now.schema.equals(SCHEMA)
+    assert now.schema.equals(PREDICTIONS)
     times = dict(zip(now.column("path").to_pylist(), now.column("modified").to_pylist(), strict=True))
     status = (Path(job.source) / "3.png").stat()
     assert times["3.png"] == datetime.fromtimestamp(0, UTC) + timedelta(microseconds=status.st_mtime_ns // 1000)
@@ -179,7 +181,7 @@ def test_batch_whose_pointer_was_not_moved_is_found(job: ScoreJob) -> None:
     store.delete(batch_pointer_path(job.source, "levels"))
     assert counts(run(job)) == (0, 10)
     assert store.exists(batch_pointer_path(job.source, "levels"))
-    assert find_previous(store, job).record == record  # type: ignore[union-attr]
+    assert find_previous_batch(store, job).record == record  # type: ignore[union-attr]
 
 
 def test_file_that_could_not_be_read_is_tried_again(job: ScoreJob, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +256,7 @@ def test_damaged_records_are_named(job: ScoreJob) -> None:
     store, record = open_store(job.workspace), run(job)
     store.write(batch_path(record.batch, "batch.json"), b"{}")
     with pytest.raises(StorageError, match=r"batch\.json is no record of a batch; delete it"):
-        read_record(store, record.batch)
+        read_batch(store, record.batch)
     store.write(batch_pointer_path(job.source, "levels"), b"[]")
     with pytest.raises(StorageError, match=r"latest/.*\.json is damaged; delete it"):
-        find_previous(store, job)
+        find_previous_batch(store, job)

@@ -17,11 +17,14 @@ from cnn.errors import IntegrityError, StorageError
 from cnn.images.read import ImageSpec, encode_png
 from infra.storage.layout import batch_path, score_part_path
 from infra.storage.store import Store, open_source, open_store
+from tasks.dataset.ledger import restore_paths
 from tasks.files.labels import list_source
-from tasks.score.chunk import ModelRef, Network, ScoreJob, ScoreSpec, score_chunk
-from tasks.score.plan import ScorePlan, find_previous, plan_scoring
-from tasks.score.predictions import from_part, merge_tables, path_keys, to_part
+from tasks.score.batch import find_previous_batch
+from tasks.score.chunk import Network, score_chunk
+from tasks.score.plan import ScorePlan, plan_scoring
+from tasks.score.predictions import decode_part, encode_part, merge_tables
 from tasks.score.publish import publish_batch, reconcile_rows
+from tasks.score.spec import ModelRef, ScoreJob, ScoreSpec
 
 NIGHT = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
 MODEL = ModelRef(name="levels", version="3", bundle="ab" * 32, classes=("dark", "bright"))
@@ -44,7 +47,7 @@ def scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, Scor
     monkeypatch.setattr(tasks.score.chunk, "_load_network", lambda *_: flat)
     source, store = open_source(str(folder)), open_store(str(tmp_path / "out"))
     job = ScoreJob(source.uri, store.uri, MODEL, ScoreSpec(), NIGHT)
-    plan = plan_scoring(list_source(source), job, None, files=2)
+    plan = plan_scoring(list_source(source), job, None, size=2)
     for chunk in plan.chunks:
         score_chunk(chunk, plan.task)
     return store, plan, source
@@ -69,7 +72,7 @@ def test_record_says_what_was_written(scored: tuple[Store, ScorePlan, Any]) -> N
     assert record.predictions.sha256 == hashlib.sha256(data).hexdigest()
     assert pq.read_metadata(store.fetch(record.predictions.path)).num_rows == record.predictions.rows
     assert b"Content-Security-Policy" in store.read(record.report)
-    previous = find_previous(store, plan.task)
+    previous = find_previous_batch(store, plan.task)
     assert previous is not None
     assert previous.record == record
     assert not list(store.list(batch_path(record.batch, "parts/")))
@@ -88,9 +91,9 @@ def test_same_parts_give_the_same_bytes(scored: tuple[Store, ScorePlan, Any]) ->
 def change_part(store: Store, plan: ScorePlan, rows: slice | None) -> None:
     """Take rows out of a part, or write its first one twice."""
     name = score_part_path(plan.task.batch, plan.chunks[1].key)
-    table, facts = from_part(store.read(name), name)
+    table, facts = decode_part(store.read(name), name)
     changed = table.take([0, 0]) if rows is None else table.slice(rows.start, rows.stop - rows.start)
-    store.write(name, to_part(changed, facts))
+    store.write(name, encode_part(changed, facts))
 
 
 @pytest.mark.parametrize("rows", [slice(0, 1), slice(1, 2), slice(0, 0), None], ids=["first", "last", "none", "twice"])
@@ -114,7 +117,7 @@ def test_missing_and_damaged_parts_publish_nothing(scored: tuple[Store, ScorePla
     store.delete(name)
     with pytest.raises(StorageError, match="no such file"):
         publish_batch(store, plan, source.read)
-    assert find_previous(store, plan.task) is None
+    assert find_previous_batch(store, plan.task) is None
 
 
 def test_crash_before_the_record_publishes_nothing(
@@ -125,7 +128,7 @@ def test_crash_before_the_record_publishes_nothing(
         patch.setattr(tasks.score.publish, "make_report", lambda *_: exec_stop())
         with pytest.raises(KeyboardInterrupt):
             publish_batch(store, plan, source.read)
-    assert find_previous(store, plan.task) is None
+    assert find_previous_batch(store, plan.task) is None
     assert publish_batch(store, plan, source.read).files == 8
 
 
@@ -135,8 +138,8 @@ def exec_stop() -> str:
 
 def test_rows_beyond_the_listing_are_refused(scored: tuple[Store, ScorePlan, Any]) -> None:
     store, plan, _ = scored
-    tables = [from_part(store.read(score_part_path(plan.task.batch, chunk.key)), "part")[0] for chunk in plan.chunks]
-    keys = sorted(key for table in tables for key in path_keys(table).to_pylist())
+    tables = [decode_part(store.read(score_part_path(plan.task.batch, chunk.key)), "part")[0] for chunk in plan.chunks]
+    keys = sorted(key for table in tables for key in restore_paths(table).to_pylist())
     assert sum(table.num_rows for table in reconcile_rows(merge_tables([[table] for table in tables]), keys)) == 6
     for wrong in (keys[:-1], [*keys, b"zzz"], [b"0", *keys[1:]]):
         with pytest.raises(StorageError):
