@@ -8,21 +8,23 @@ from typing import Any
 
 from prefect import flow
 
-from cnn.errors import SourceError, name_some
-from cnn.images.read import ImageSpec
+from cnn.errors import SourceError
+from cnn.evaluation.gate import describe_unjudged
+from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import read_bundle
+from cnn.text import name_some
 from flows.cli.models import open_registry
 from flows.config import Config
 from flows.progress import say, show_stage
 from flows.results import ScoreReport
 from flows.run_page import link_batch, name_run_by
 from flows.stages import run_stage
-from infra.cluster.spec import Effort
-from infra.cluster.workers import Crew, hire_crew
+from infra.cluster.spec import WorkEstimate
+from infra.cluster.workers import Workers, open_workers
 from infra.machine.user_dirs import cache_dir
 from infra.registry.bundles import upload_bundle
 from infra.storage.layout import batch_path
-from infra.storage.scratch import open_scratch, sweep_scratch
+from infra.storage.scratch import open_scratch, remove_stale_scratch
 from infra.storage.store import Source, Store, open_source, open_store, parse_folder
 from tasks.files.chunks import Chunk, estimate_decoding
 from tasks.files.labels import EXCLUDED, Listed, check_apart, describe_excluded, find_lost_folders, list_source
@@ -36,7 +38,6 @@ from tasks.score.predictions import write_csv
 from tasks.score.publish import publish_batch
 from tasks.score.spec import ModelRef, ScoreJob
 from tasks.score.summary import describe_quarantined
-from tasks.train.gate import describe_judgement, read_judgement, say_unjudged
 
 
 @dataclass
@@ -75,12 +76,12 @@ def score(
     job.started = time.monotonic()
     plan = run_stage("list", lambda: plan_stage(job, model))
     record = found = find_finished_batch(job.store, plan)
-    with hire_crew(config.cluster) as crew:
+    with open_workers(config.cluster) as workers:
         if record is None:
-            crew.prepare(estimate_effort(plan))
-            run_stage("score", lambda: score_stage(job, plan, crew))
+            workers.prepare(estimate_work(plan))
+            run_stage("score", lambda: score_stage(job, plan, workers))
             record = run_stage("publish", lambda: publish_batch(job.store, plan, job.source.read, job.image))
-    report = summarize(job, record, crew.start_up)
+    report = summarize(job, record, workers.start_up)
     if csv:
         write_table(job.store, record)
     say(describe(report))
@@ -97,17 +98,17 @@ def fetch_stage(job: Scoring, name: str) -> ModelRef:
     folder = registry.fetch_bundle(champion, cache_dir() / "champions")
     digest, info = upload_bundle(job.store, folder), read_bundle(folder)
     job.image = info.image
-    judged, unjudged = describe_judgement(champion), read_judgement(champion)[1]
+    judged = champion.describe_accuracy()
     say(f"champion: {name} version {champion.version}" + (f", {judged}" if judged else ""))
-    if unjudged:
-        say(f"champion: {say_unjudged(unjudged)}")
+    if champion.unjudged:
+        say(f"champion: {describe_unjudged(champion.unjudged)}")
     return ModelRef(
         name=name,
         version=str(champion.version),
         bundle=digest,
         classes=info.classes,
         judged=judged,
-        unjudged=unjudged,
+        unjudged=champion.unjudged,
     )
 
 
@@ -115,7 +116,7 @@ def plan_stage(job: Scoring, model: ModelRef) -> ScorePlan:
     """List the source and find out what the previous batch answers already."""
     source, listed = list_inbox(job, model)
     asked = ScoreJob(source.uri, job.store.uri, model, job.config.score, datetime.now(UTC))
-    sweep_scratch(job.store.root)  # what killed runs left unfinished
+    remove_stale_scratch(job.store.root)  # what killed runs left unfinished
     previous = find_previous_batch(job.store, asked)
     told = check_inbox(source.uri, listed, previous, job.config.score.allow_empty)
     plan = plan_scoring(listed, asked, previous, job.config.chunk.files)
@@ -148,7 +149,7 @@ def list_inbox(job: Scoring, model: ModelRef) -> tuple[Source, list[Listed]]:
     return source, listed
 
 
-def score_stage(job: Scoring, plan: ScorePlan, crew: Crew) -> None:
+def score_stage(job: Scoring, plan: ScorePlan, workers: Workers) -> None:
     """Score the chunks on the cluster."""
     job.submitted = time.monotonic()
     with show_stage("score", sum(len(chunk.items) for chunk in plan.chunks)) as stage:
@@ -161,17 +162,17 @@ def score_stage(job: Scoring, plan: ScorePlan, crew: Crew) -> None:
             stage.advance(done.files, f"{bad} quarantined" if bad else "", size=done.bytes)
 
         score_one = partial(score_chunk, task=plan.task)
-        crew.run(score_one, plan.chunks, note, estimate_effort(plan), Chunk.isolate)
+        workers.run(score_one, plan.chunks, note, estimate_work(plan), Chunk.isolate)
     model = f"{plan.task.model.name} version {plan.task.model.version}"
     for line in describe_scored(deep, job.image.levels, model):
         say(f"score: {line}")
 
 
-def estimate_effort(plan: ScorePlan) -> Effort:
+def estimate_work(plan: ScorePlan) -> WorkEstimate:
     """What the chunks take: decoding, and about as much again for a small network."""
     entries = [entry for chunk in plan.chunks for entry in chunk.entries]
-    effort = estimate_decoding(len(plan.chunks), len(entries), sum(entry.size for entry in entries))
-    return Effort(effort.pieces, 2 * effort.seconds)
+    estimate = estimate_decoding(len(plan.chunks), len(entries), sum(entry.size for entry in entries))
+    return WorkEstimate(estimate.pieces, 2 * estimate.seconds)
 
 
 def write_table(store: Store, record: BatchRecord) -> None:

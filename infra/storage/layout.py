@@ -3,8 +3,9 @@
 import hashlib
 import re
 
-from cnn.spec import canonical_json
+from cnn.digest import hash_json
 
+SCRATCH = "tmp"  # what is being written
 DATASET_POINTERS = "datasets/latest/"
 REFUSED = "refused/"
 
@@ -71,7 +72,7 @@ def score_part_path(batch: str, key: str) -> str:
 
 def batch_pointer_path(source: str, model: str) -> str:
     """What names the latest batch of a source and a model."""
-    digest = hashlib.sha256(canonical_json([source, model]).encode()).hexdigest()
+    digest = hash_json([source, model])
     return f"batches/latest/{digest[:16]}.json"
 
 

@@ -14,7 +14,14 @@ from cnn.errors import StorageError
 from infra.storage.layout import DATASET_POINTERS, chunk_report_path, derived_path, manifest_path, shard_sums_path
 from infra.storage.scratch import BESIDE
 from infra.storage.store import Store
-from infra.storage.workspace import Dated, drop_folder, drop_unfinished, list_dated, read_clock, seize_workspace
+from infra.storage.workspace import (
+    StoredFile,
+    list_stored_files,
+    lock_workspace_alone,
+    read_store_clock,
+    remove_empty_folder,
+    remove_unfinished,
+)
 from tasks.dataset.version import read_manifest
 
 KINDS = (
@@ -46,9 +53,9 @@ def collect_garbage(store: Store, keep: int, grace: float, dry_run: bool = False
         StorageError: a preparation runs in this workspace, or it does not answer.
         IntegrityError: a manifest is damaged, so that nobody knows what it needs; nothing is removed.
     """
-    with seize_workspace(store):
-        before = read_clock(store) - grace
-        files = [file for kind in KINDS for file in list_dated(store, kind) if not _is_unfinished(file)]
+    with lock_workspace_alone(store):
+        before = read_store_clock(store) - grace
+        files = [file for kind in KINDS for file in list_stored_files(store, kind) if not _is_unfinished(file)]
         versions = {
             match[1]: file for file in files if (match := re.fullmatch(r"datasets/([^/]+)/manifest\.json", file.path))
         }
@@ -60,7 +67,7 @@ def collect_garbage(store: Store, keep: int, grace: float, dry_run: bool = False
         unfinished = 0
         if not dry_run:
             remove_files(store, gone)
-            unfinished = drop_unfinished(store, before)
+            unfinished = remove_unfinished(store, before)
     removed = tuple(sorted(set(manifests) - kept))
     return Collected(tuple(sorted(kept)), removed, len(gone), sum(file.size for file in gone), unfinished)
 
@@ -104,7 +111,7 @@ def paths_of(manifest: Manifest) -> set[str]:
     return paths | {manifest_path(manifest.dataset), manifest.ledger.path}
 
 
-def remove_files(store: Store, files: Iterable[Dated]) -> None:
+def remove_files(store: Store, files: Iterable[StoredFile]) -> None:
     """Remove files, manifests first; a run that is cut short leaves what the next one finds."""
     ordered = sorted(
         files, key=lambda file: (not file.path.endswith("/manifest.json"), KINDS.index(_kind(file)), file.path)
@@ -112,17 +119,17 @@ def remove_files(store: Store, files: Iterable[Dated]) -> None:
     for file in ordered:
         store.delete(file.path)
         if file.path.startswith(("datasets/", "refused/")):
-            drop_folder(store, file.path.rpartition("/")[0])
+            remove_empty_folder(store, file.path.rpartition("/")[0])
 
 
-def _is_unfinished(file: Dated) -> bool:
+def _is_unfinished(file: StoredFile) -> bool:
     return file.path.rpartition("/")[2].startswith(BESIDE)
 
 
-def _kind(file: Dated) -> str:
+def _kind(file: StoredFile) -> str:
     return file.path.split("/")[0] + "/"
 
 
-def _is_of(file: Dated, kept: set[str]) -> bool:
+def _is_of(file: StoredFile, kept: set[str]) -> bool:
     """Whether it lies in the folder of a kept version."""
     return file.path.startswith("datasets/") and file.path.split("/")[1] in kept

@@ -10,9 +10,8 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from cnn.dataset.manifest import Manifest, digest_manifest
-from cnn.digest import hash_file
+from cnn.digest import canonical_json, hash_file
 from cnn.errors import DatasetError, IntegrityError
-from cnn.spec import canonical_json
 from infra.storage.layout import dataset_pointer_path, manifest_path
 from infra.storage.store import Store
 from tasks.dataset.ledger import iterate_ledger

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from infra.storage.entry import escape_unseen
+from cnn.text import escape_unprintable
 
 
 def show_name(text: Any) -> str:
     """The text with every character that hides, or reorders its neighbours, as an escape such as `\\u202e`."""
-    return escape_unseen(str(text))
+    return escape_unprintable(str(text))
 
 
 def show_tail(text: Any, length: int = 30) -> str:

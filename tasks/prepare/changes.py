@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cnn.dataset.manifest import Manifest
-from cnn.errors import DEATHS, PASSING, BadImage
+from cnn.errors import DECODER_DEATHS, TRANSIENT_REASONS, BadImage
 from infra.storage.layout import chunk_report_path
 from infra.storage.store import Source
 from tasks.dataset.ledger import DECODED, OUTCOMES, SCHEMA, has_code, iterate_ledger, restore_paths, show_path
@@ -149,7 +149,7 @@ def _usable(old: pa.Table, previous: Previous) -> NDArray[np.bool_]:
     """Whether rows of a ledger can stand: pixels that lie in a shard that is there, or bytes that were refused."""
     refused = pc.and_(pc.equal(old.column("outcome"), "quarantined"), pc.is_valid(old.column("digest")))
     # Older ledgers have the digests of files that ended their decoder, so their verdicts would stand for good.
-    refused = pc.and_not(refused, has_code(old.column("reason"), PASSING))
+    refused = pc.and_not(refused, has_code(old.column("reason"), TRANSIENT_REASONS))
     decoded = pc.is_in(old.column("outcome"), pa.array(DECODED)).to_numpy(zero_copy_only=False)
     keys = (old.column(name).combine_chunks().dictionary_encode() for name in ("chunk", "record_split"))
     chunks, splits = ((key.dictionary.to_pylist(), key.indices.fill_null(-1).to_numpy()) for key in keys)
@@ -165,7 +165,7 @@ def _usable(old: pa.Table, previous: Previous) -> NDArray[np.bool_]:
 
 def _died(old: pa.Table) -> NDArray[np.bool_]:
     """Whether these rows of a ledger are of files that ended their decoder."""
-    return np.asarray(has_code(old.column("reason"), DEATHS).to_numpy(zero_copy_only=False), np.bool_)
+    return np.asarray(has_code(old.column("reason"), DECODER_DEATHS).to_numpy(zero_copy_only=False), np.bool_)
 
 
 def _decoded(old: pa.Table, previous: Previous) -> pa.Table:

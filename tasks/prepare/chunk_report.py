@@ -3,7 +3,6 @@
 A sealed file is the sha256 of its body and the body, so that one wrong bit anywhere is found.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from cnn.dataset.manifest import ShardRef
+from cnn.digest import canonical_json, seal, unseal
 from cnn.errors import IntegrityError
-from cnn.spec import canonical_json
 from infra.storage.layout import chunk_report_path
 from infra.storage.store import Store
 from tasks.prepare.table import Report
@@ -66,16 +65,3 @@ def read_report(store: Store, key: str) -> Report:
         return Report(key, table, {split: ShardRef(**shard) for split, shard in facts.items()})
     except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise IntegrityError(f"{store.uri_of(name)} is damaged ({error}); prepare again") from None
-
-
-def seal(body: bytes) -> bytes:
-    """The body behind its sha256."""
-    return hashlib.sha256(body).digest() + body
-
-
-def unseal(data: bytes) -> bytes:
-    """The body of sealed bytes. Raises: ValueError when they are not what was sealed."""
-    body = data[SEAL:]
-    if hashlib.sha256(body).digest() != data[:SEAL]:
-        raise ValueError("its checksum does not match")
-    return body

@@ -4,7 +4,6 @@ Nothing is decoded from the source. What came out is remembered under a digest o
 that the next version does not do it again.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -25,14 +24,14 @@ from cnn.dataset.tfrecord import (
     raw_layout,
     relabel_record,
 )
+from cnn.digest import canonical_json, hash_json, seal, unseal
 from cnn.errors import IntegrityError, StorageError
-from cnn.images.augment import AugmentSpec, augment_image
-from cnn.images.read import ImageSpec, encode_jpeg, sum_levels
-from cnn.spec import canonical_json
+from cnn.images.augment import augment_image
+from cnn.images.read import encode_jpeg, sum_levels
+from cnn.images.spec import AugmentSpec, ImageSpec
 from infra.storage.layout import derived_path, shard_sums_path
 from infra.storage.store import Store, reuse_store
 from tasks.files.reading import computing
-from tasks.prepare.chunk_report import seal, unseal
 from tasks.prepare.shard_writer import ShardWriter
 
 FORMAT = 2  # raise it when the same work would give other bytes
@@ -56,7 +55,7 @@ class Selection:
         """40 hex digits over all that decides the bytes of the shard that comes out."""
         facts = [FORMAT, self.shard.digest, self.records, self.labels]
         made = [task.augment.model_dump(), task.image.encoding, task.image.shape] if self.copies else None
-        return hashlib.sha256(canonical_json([facts, made]).encode()).hexdigest()[:40]
+        return hash_json([facts, made])[:40]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from functools import partial
 
 from cnn.dataset.manifest import Manifest
 from cnn.errors import StorageError
-from infra.cluster.spec import Effort
+from infra.cluster.spec import WorkEstimate
 from infra.storage.layout import manifest_path
 from tasks.dataset.version import LatestVersion, point_to_version
 from tasks.prepare.checks import check_budget, check_leaks, reconcile_rows, set_normalization
@@ -101,7 +101,7 @@ def arrange_shards(
         on_done(result[0])
 
     written = sum(len(work.records) * (job.spec.augment.copies * COPY_SECONDS or RECORD_SECONDS) for work in works)
-    run(partial(arrange_shard, task=arrange_task(job)), works, keep, Effort(len(works), written))
+    run(partial(arrange_shard, task=arrange_task(job)), works, keep, WorkEstimate(len(works), written))
     return made
 
 
@@ -144,8 +144,8 @@ def measure_training(job: Preparation, placement: Placement, run: Run) -> list[l
     shards = [shard for shard in placement.splits["train"] if shard.path in own]
     sums: list[list[int]] = []
     measure = partial(measure_shard, workspace=job.store.uri, image=job.spec.image)
-    effort = Effort(len(shards), sum(shard.rows for shard in shards) * RECORD_SECONDS)
-    run(measure, shards, lambda result: sums.append(result[1]), effort)
+    estimate = WorkEstimate(len(shards), sum(shard.rows for shard in shards) * RECORD_SECONDS)
+    run(measure, shards, lambda result: sums.append(result[1]), estimate)
     return sums
 
 

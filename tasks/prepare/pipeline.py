@@ -17,12 +17,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cnn.dataset.manifest import Manifest
-from cnn.errors import PASSING, IntegrityError, SafelightError, SourceError
-from cnn.images.levels import Span, combine_spans
-from cnn.spec import canonical_json
-from infra.cluster.spec import Effort
+from cnn.digest import canonical_json
+from cnn.errors import TRANSIENT_REASONS, IntegrityError, SafelightError, SourceError
+from cnn.formats.levels import LevelSpan, combine_spans
+from infra.cluster.spec import WorkEstimate
 from infra.storage.layout import chunk_report_path
-from infra.storage.scratch import sweep_scratch
+from infra.storage.scratch import remove_stale_scratch
 from infra.storage.store import Source, Store, open_store
 from tasks.dataset.ledger import DECODED, has_code
 from tasks.dataset.version import LatestVersion, fetch_ledger, find_latest_version, read_manifest
@@ -44,17 +44,17 @@ FILL_ROWS = 4_096  # whose reports are taken over together: each time costs as m
 
 
 class Run(Protocol):
-    """How pieces of work are done; `infra.cluster.workers.Crew.run` is one."""
+    """How pieces of work are done; `infra.cluster.workers.Workers.run` is one."""
 
     def __call__(
         self,
         function: Callable[[Any], Any],
         items: Iterable[Any],
         on_result: Callable[[Any], None],
-        effort: Effort,
-        guard: Callable[[Any], Any] | None = None,
+        estimate: WorkEstimate,
+        isolate: Callable[[Any], Any] | None = None,
     ) -> None:
-        """Call `on_result` with `function(item)` for each item; `guard` makes of an item one that ends no process."""
+        """Call `on_result` with `function(item)` for each item; `isolate` makes of an item one that ends no process."""
 
 
 @dataclass
@@ -143,7 +143,7 @@ class Preparation:
         return sum(len(self.cut.rows_of(number)) for number in self.todo)
 
     @property
-    def effort(self) -> Effort:
+    def estimate(self) -> WorkEstimate:
         """What the chunks to build take."""
         return estimate_decoding(len(self.todo), self.files_to_build, sum(map(self.bytes_of, self.todo)))
 
@@ -159,7 +159,7 @@ def list_files(job: Preparation) -> None:
         SourceError: there is nothing to learn from, or only one class.
     """
     check_apart(job.source, job.store)
-    sweep_scratch(job.store.root)
+    remove_stale_scratch(job.store.root)
     if job.spec.image.levels == DATASET and not keep_levels(job):
         measure_levels(job, run_here, lambda files: None)
     job.standing = {entry.path: entry.size for kind in ("shards/", "chunks/") for entry in job.store.list(kind)}
@@ -185,8 +185,8 @@ def run_here(
     function: Callable[[Any], Any],
     items: Iterable[Any],
     on_result: Callable[[Any], None],
-    effort: Effort,
-    guard: Callable[[Any], Any] | None = None,
+    estimate: WorkEstimate,
+    isolate: Callable[[Any], Any] | None = None,
 ) -> None:
     """A `Run` in this process, one item after the other."""
     for item in items:
@@ -222,15 +222,15 @@ def measure_levels(job: Preparation, run: Run, on_files: Callable[[int], None]) 
     cut = cut_readable(job.inventory, job.chunk_files)
     sizes = job.inventory.column("size").to_numpy()
     chunks = (make_chunk(job.inventory, cut.rows_of(number), labels, DATASET) for number in range(len(cut)))
-    spans: list[Span] = []
+    spans: list[LevelSpan] = []
 
-    def take(result: tuple[int, list[Span]]) -> None:
+    def take(result: tuple[int, list[LevelSpan]]) -> None:
         spans.extend(result[1])
         on_files(result[0])
 
     task = BuildTask(job.source.uri, job.store.uri, job.spec)
-    effort = estimate_decoding(len(cut), len(cut.rows), int(sizes[cut.rows].sum()))
-    run(partial(measure_chunk, task=task), chunks, take, effort, Chunk.isolate)
+    estimate = estimate_decoding(len(cut), len(cut.rows), int(sizes[cut.rows].sum()))
+    run(partial(measure_chunk, task=task), chunks, take, estimate, Chunk.isolate)
     found = combine_spans(spans)
     job.spec, job.measured = with_levels(job.spec, found or "full"), found is not None
 
@@ -274,7 +274,7 @@ def build_chunks(job: Preparation, run: Run, on_report: Callable[[ChunkReport], 
     task = BuildTask(job.source.uri, job.store.uri, job.spec)
     compares = bool(job.todo) and job.spec.split.leak_distance >= 0
     with loading_trees() if compares else nullcontext():
-        run(partial(build_chunk, task=task), make(), keep, job.effort, Chunk.isolate)
+        run(partial(build_chunk, task=task), make(), keep, job.estimate, Chunk.isolate)
     job.rows.fill(waiting)
 
 
@@ -312,7 +312,7 @@ def has_missing(rows: Rows) -> bool:
 
 def has_unread(report: Report) -> bool:
     """Whether a file gave no bytes, or its decoder no answer: that may pass, so the chunk is done again."""
-    passing = pc.any(has_code(report.table.column("reason"), PASSING)).as_py()
+    passing = pc.any(has_code(report.table.column("reason"), TRANSIENT_REASONS)).as_py()
     return bool(report.table.column("digest").null_count or passing)
 
 

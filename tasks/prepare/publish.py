@@ -6,7 +6,7 @@ from pathlib import Path
 from cnn.dataset.manifest import LedgerRef, Manifest, Normalization
 from cnn.digest import hash_file
 from cnn.errors import StorageError
-from infra.storage.disk_errors import explained
+from infra.storage.disk_errors import explain_disk_errors
 from infra.storage.layout import ledger_path, manifest_path, outcomes_path, slug_of
 from infra.storage.scratch import open_scratch
 from infra.storage.store import Store
@@ -35,13 +35,13 @@ class Draft:
 
 def publish_dataset(draft: Draft, store: Store) -> tuple[Manifest, str]:
     """Write the ledger, then the manifest, then the pointer; returns the manifest and its path."""
-    with explained("write the ledger to", store.uri), open_scratch(store.root) as body:
+    with explain_disk_errors("write the ledger to", store.uri), open_scratch(store.root) as body:
         write_ledger(draft, body.path)
         ledger = LedgerRef(path="", rows=len(draft.rows), sha256=hash_file(body.path))
         manifest = make_manifest(draft, ledger)
         store.take_file(manifest.ledger.path, body.path)
     if has_outcomes(draft.rows):
-        with explained("write outcomes.csv to", store.uri), open_scratch(store.root) as body:
+        with explain_disk_errors("write outcomes.csv to", store.uri), open_scratch(store.root) as body:
             write_outcomes(draft.rows, body.path)
             store.take_file(outcomes_path(manifest.dataset), body.path)
     check_standing(store, manifest)

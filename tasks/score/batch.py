@@ -8,9 +8,9 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from cnn.digest import hash_file
+from cnn.digest import canonical_json, hash_file
 from cnn.errors import StorageError
-from cnn.spec import Spec, canonical_json
+from cnn.spec import Spec
 from infra.storage.layout import batch_path, batch_pointer_path
 from infra.storage.store import Store
 from tasks.score.spec import ModelRef, ScoreJob, ScoreSpec, ScoreTask

@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cnn.errors import BadImage, IntegrityError, RegistryError
-from cnn.images.read import Decoded, ImageSpec, read_image
+from cnn.images.read import DecodedImage, read_image
+from cnn.images.spec import ImageSpec
 from cnn.inference.scorer import load_scorer, rank_classes
 from infra.registry.bundles import locate_bundle
 from infra.storage.entry import Entry
@@ -136,7 +137,7 @@ def score_files(
                 queue.add(len(rows), entry, decode(data, network.image))
             rows.append(replace(row, prediction=earlier))
         except BadImage as fault:
-            digest = None if fault.may_pass else digest
+            digest = None if fault.is_transient else digest
             rows.append(replace(row, outcome="quarantined", reason=str(fault), digest=digest))
     predictions = queue.finish()
     for number, prediction in predictions.items():
@@ -150,7 +151,7 @@ class CountingDecoder:
     def __init__(self, decode: Decode) -> None:
         self._decode, self.counts = decode, DeepCounts()
 
-    def __call__(self, data: bytes, spec: ImageSpec) -> Decoded:
+    def __call__(self, data: bytes, spec: ImageSpec) -> DecodedImage:
         """What the decoder gives. Raises: BadImage."""
         decoded = self._decode(data, spec)
         if decoded.seen or decoded.preview:
@@ -168,7 +169,7 @@ class PredictionQueue:
         self._labels = [show_path(label)[0] for label in network.labels]
         self._predictions: dict[int, Prediction] = {}
 
-    def add(self, number: int, entry: Entry, decoded: Decoded) -> None:
+    def add(self, number: int, entry: Entry, decoded: DecodedImage) -> None:
         """Take one image; its prediction will be found under `number`."""
         self._images[len(self._waiting)] = decoded.pixels
         self._waiting.append((number, entry, decoded.width, decoded.height))

@@ -11,13 +11,12 @@ later run.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.errors import is_death
-from cnn.spec import canonical_json
+from cnn.digest import canonical_json, hash_json
+from cnn.errors import is_decoder_death
 from infra.storage.store import Store
 from tasks.dataset.ledger import restore_paths
 from tasks.files.chunks import Chunk, Item, chunk_key, encode_path
@@ -65,7 +64,7 @@ def plan_scoring(listed: Sequence[Listed], job: ScoreJob, previous: PreviousBatc
         del readable[encode_path(item.entry.path)]
     kept, doubted = _keep_rows(previous, readable)
     request = _digest_request(ordered, job)
-    batch = _digest([request, previous.record.batch if previous else None])[:16]
+    batch = hash_json([request, previous.record.batch if previous else None])[:16]
     known = previous.record.predictions.path if previous and previous.path is not None else None
     task = ScoreTask(**vars(job), batch=batch, known=known)
     items = [Item(item.entry, "", -1) for item in readable.values()]
@@ -112,7 +111,7 @@ def _keep_rows(previous: PreviousBatch | None, readable: dict[bytes, Listed]) ->
             if outcome == "ok":
                 kept[row] = True
                 del readable[key]
-            elif is_death(reason):
+            elif is_decoder_death(reason):
                 doubted.add(key)
         position += table.num_rows
     return kept, doubted
@@ -129,8 +128,4 @@ def _digest_request(ordered: Sequence[Listed], job: ScoreJob) -> str:
         facts = [encode_path(entry.path).hex(), entry.size, entry.modified, entry.problem, item.ignored]
         lines.update(canonical_json(facts).encode() + b"\n")
     spec = [job.spec.top_k, job.spec.accept, job.spec.sheet]  # the size of a batch changes no row
-    return _digest([SCORING_RULES, job.source, job.model.model_dump(mode="json"), spec, lines.hexdigest()])
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    return hash_json([SCORING_RULES, job.source, job.model.model_dump(mode="json"), spec, lines.hexdigest()])

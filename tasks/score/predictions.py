@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cnn.digest import canonical_json
 from cnn.errors import IntegrityError
-from cnn.spec import canonical_json
+from cnn.text import shorten
 from infra.storage.entry import Entry
 from tasks.dataset.ledger import restore_paths, show_path
 from tasks.pages.spreadsheets import write_rows
@@ -242,5 +243,5 @@ def _digest(text: bytes) -> str:
 
 
 def _damaged(name: str, error: Exception) -> IntegrityError:
-    text = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-    return IntegrityError(f"{name} is damaged ({text}); delete it and score again")
+    said = shorten(f"{type(error).__name__}: {error}", 160)
+    return IntegrityError(f"{name} is damaged ({said}); delete it and score again")

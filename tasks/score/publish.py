@@ -7,8 +7,8 @@ import pyarrow as pa
 
 from cnn.digest import hash_file
 from cnn.errors import StorageError
-from cnn.images.read import ImageSpec
-from infra.storage.disk_errors import explained
+from cnn.images.spec import ImageSpec
+from infra.storage.disk_errors import explain_disk_errors
 from infra.storage.layout import batch_path, score_part_path
 from infra.storage.scratch import open_scratch
 from infra.storage.store import Store
@@ -54,7 +54,7 @@ def publish_batch(
 def _publish(store: Store, plan: ScorePlan, read: Callable[[str], bytes], image: ImageSpec) -> BatchRecord:
     batch, counts = plan.task.batch, Counter[str]()
     names = {name: batch_path(batch, name) for name in ("predictions.parquet", "report.html", "batch.json")}
-    with explained("write the predictions to", store.uri), open_scratch(store.root) as body:
+    with explain_disk_errors("write the predictions to", store.uri), open_scratch(store.root) as body:
         # 1. All rows, in the order of their paths, held against the listing as they go by.
         streams = (_read_parts(store, plan, counts), _read_kept(plan), _settled_rows(plan))
         rows = write_predictions(reconcile_rows(merge_tables(streams), plan.keys), body.path)

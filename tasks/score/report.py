@@ -13,7 +13,7 @@ from importlib.resources import files
 
 from cnn.errors import BadImage, SafelightError
 from cnn.formats.reasons import REASONS
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from tasks.pages.histogram import draw_histogram
 from tasks.pages.html import show_count, show_name, show_percent, show_tail
 from tasks.pages.thumbnails import Picture, make_picture

@@ -9,9 +9,10 @@ import numpy as np
 from scenes import left_over
 
 from cnn.digest import hash_file
-from cnn.images.read import ImageSpec, encode_png
+from cnn.images.read import encode_png
+from cnn.images.spec import ImageSpec
 from infra.storage.entry import Entry
-from infra.storage.scratch import sweep_scratch
+from infra.storage.scratch import remove_stale_scratch
 from infra.storage.store import open_source, open_store
 from tasks.dataset.ledger import restore_paths
 from tasks.files.labels import list_source
@@ -61,7 +62,7 @@ def score_folder(inbox: Path, workspace: Path) -> BatchRecord:
 def _score_with_network(inbox: Path, workspace: Path) -> BatchRecord:
     source, store = open_source(str(inbox)), open_store(str(workspace))
     job = ScoreJob(source.uri, store.uri, MODEL, ScoreSpec(), NIGHT)
-    sweep_scratch(store.root)
+    remove_stale_scratch(store.root)
     plan = plan_scoring(list_source(source), job, find_previous_batch(store, job), size=2)
     if (finished := find_finished_batch(store, plan)) is not None:
         return finished

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from cnn.dataset.manifest import LedgerRef, Manifest, Normalization, ShardRef, SplitSpec
 from cnn.dataset.tfrecord import digest_shard, encode_record
-from cnn.images.augment import AugmentSpec
-from cnn.images.read import ImageSpec, encode_png, read_image
+from cnn.images.read import encode_png, read_image
+from cnn.images.spec import AugmentSpec, ImageSpec
 from infra.storage.layout import manifest_path
 from tasks.dataset.ledger import to_parquet, to_table
 

@@ -19,10 +19,9 @@ from steps import built_paths, prepare, rows_of, write_image, write_photos
 import flows.prepare
 from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import SPLITS, Manifest, SplitSpec
-from cnn.digest import hash_file
+from cnn.digest import canonical_json, hash_file
 from cnn.errors import SourceError
-from cnn.images.augment import AugmentSpec
-from cnn.spec import canonical_json
+from cnn.images.spec import AugmentSpec
 from infra.storage.store import Entry, open_store
 from tasks.dataset.version import find_latest_version, point_to_version, read_manifest
 from tasks.files.class_folders import apply_layout, describe_layout, find_layout, name_split

@@ -15,8 +15,7 @@ import tasks.prepare.pipeline
 from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import Manifest, SplitSpec
 from cnn.errors import BadImage, BudgetError, IntegrityError
-from cnn.images.augment import AugmentSpec
-from cnn.images.read import ImageSpec
+from cnn.images.spec import AugmentSpec, ImageSpec
 from infra.storage.layout import dataset_pointer_path
 from infra.storage.local import LocalSource
 from infra.storage.store import Entry

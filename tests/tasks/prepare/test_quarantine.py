@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import tasks.prepare.finish
 from cnn.errors import BudgetError, StorageError
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from flows.cli.main import app
 from flows.prepare import find_doubts
 from infra.storage.layout import refusal_path

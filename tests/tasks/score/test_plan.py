@@ -13,7 +13,8 @@ import pytest
 import tasks.score.chunk
 from cnn.digest import hash_file
 from cnn.errors import BadImage, InstallationError, StorageError
-from cnn.images.read import Decoded, ImageSpec, encode_png, read_image
+from cnn.images.read import DecodedImage, encode_png, read_image
+from cnn.images.spec import ImageSpec
 from flows.score import tell_quarantine
 from infra.storage.layout import batch_path, batch_pointer_path
 from infra.storage.store import open_source, open_store
@@ -204,7 +205,7 @@ def deadly(monkeypatch: pytest.MonkeyPatch) -> set[bytes]:
     """The contents that end their decoder; what the test puts there does."""
     contents: set[bytes] = set()
 
-    def decode(data: bytes, spec: ImageSpec) -> Decoded:
+    def decode(data: bytes, spec: ImageSpec) -> DecodedImage:
         if data in contents:
             raise BadImage("decoder_crashed", "SIGSEGV")
         return read_image(data, spec)
