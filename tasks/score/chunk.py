@@ -24,9 +24,9 @@ from infra.registry.bundles import locate_bundle
 from infra.storage.entry import Entry
 from infra.storage.layout import score_part_path
 from infra.storage.store import Store, reuse_source, reuse_store
-from tasks.dataset.ledger import restore_paths, show_path
-from tasks.files.chunks import Chunk, encode_path
+from tasks.files.chunks import Chunk
 from tasks.files.decoding import Decode, choose_decoder, refuse_crashes
+from tasks.files.paths import encode_path, restore_paths, show_path
 from tasks.files.reading import Content, Files, computing
 from tasks.prepare.bit_depth import DeepCounts, count_deep, restore_counts
 from tasks.score.predictions import (
@@ -93,7 +93,7 @@ def score_chunk(chunk: Chunk, task: ScoreTask) -> ChunkScores:
     with _loading:
         network = _load_network(task.workspace, task.model.bundle)
         known = _load_known(task.workspace, task.known) if task.known is not None else None
-    files = Files(source, sorted(chunk.entries, key=lambda entry: encode_path(entry.path)))
+    files = Files(source, chunk.entries)
     try:
         with computing():
             counted = CountingDecoder(choose_decoder(chunk.isolated))
@@ -239,7 +239,7 @@ def _find_part(store: Store, name: str, chunk: Chunk) -> ChunkScores | None:
         scores = replace(ChunkScores(**counts | {"deep": restore_counts(counts["deep"])}), resumed=True)
     except (IntegrityError, TypeError, KeyError):
         return None
-    paths = sorted(encode_path(entry.path) for entry in chunk.entries)
+    paths = [encode_path(entry.path) for entry in chunk.entries]
     return scores if restore_paths(table).to_pylist() == paths and not scores.unread else None
 
 

@@ -9,18 +9,21 @@ later run.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cnn.digest import canonical_json, hash_json
-from cnn.errors import is_decoder_death
+from cnn.errors import DECODER_DEATHS
 from infra.storage.store import Store
-from tasks.dataset.ledger import restore_paths
-from tasks.files.chunks import Chunk, Item, chunk_key, encode_path
-from tasks.files.labels import Listed
+from tasks.dataset.ledger import has_code
+from tasks.files.changes import match_files
+from tasks.files.chunks import Chunk, ChunkPlan, cut_in_order, make_chunk
+from tasks.files.listing import find_readable
 from tasks.score.batch import (
     SCORING_RULES,
     BatchRecord,
@@ -33,44 +36,68 @@ from tasks.score.batch import (
 from tasks.score.predictions import iterate_predictions
 from tasks.score.spec import ScoreJob, ScoreTask
 
+FACTS = ("path", "path_raw", "size", "revision", "outcome", "reason")  # of an earlier row, to compare a file with
+
 
 @dataclass(frozen=True)
 class ScorePlan:
-    """`chunks` are to be scored; `settled` files need no look; `kept`: which rows of `previous` stand, bool (rows,).
+    """What is to be done for a batch: `chunks` of the listed `files` are scored, rows of `previous` are used again.
 
-    `keys` are the names of all files listed, as sorted bytes: what the batch is reconciled with.
+    `reused` says which rows those are, bool (rows of previous,); `known` is how many of the files had a row there at
+    all. `suspects` are the files that ended their decoder then, bool (files,).
     """
 
     task: ScoreTask
     request: str
-    keys: tuple[bytes, ...]
-    chunks: tuple[Chunk, ...]
-    settled: tuple[Listed, ...]
-    kept: NDArray[np.bool_]
+    files: pa.Table
+    chunks: ChunkPlan
     previous: PreviousBatch | None
+    reused: NDArray[np.bool_]
+    suspects: NDArray[np.bool_]
+    known: int
+
+    @property
+    def unreadable(self) -> NDArray[np.int64]:
+        """int64 (rows,): the files that are not looked at, by a rule or because the listing says why not."""
+        return np.setdiff1d(np.arange(self.files.num_rows), find_readable(self.files))
+
+    def make_chunks(self) -> Iterator[Chunk]:
+        """The chunks to score, in the order of their paths, each made when its turn comes."""
+        for number in range(len(self.chunks)):
+            rows = self.chunks.rows_of(number)
+            yield make_chunk(self.files, rows, self.task.batch, doubted=int(self.suspects[rows].sum()))
 
 
-def plan_scoring(listed: Sequence[Listed], job: ScoreJob, previous: PreviousBatch | None, size: int = 256) -> ScorePlan:
-    """What is to be done for a batch: rows to keep, files that need no look, chunks of at most `size` files.
+@dataclass(frozen=True)
+class _Comparison:
+    """The files listed beside the rows of the batch before; see `ScorePlan`."""
 
-    A row of the previous batch stands when its outcome is ok and path, size and revision are the same.
-    Chunks are runs of neighbouring paths, so that parts follow each other in the order of the batch.
+    reused: NDArray[np.bool_]
+    is_new: NDArray[np.bool_]  # bool (files,): files without a row that holds
+    suspects: NDArray[np.bool_]
+    known: int
+
+
+def plan_scoring(files: pa.Table, job: ScoreJob, previous: PreviousBatch | None, size: int = 256) -> ScorePlan:
+    """The plan of a batch over the listed `files` (see `tasks.files.listing`), in chunks of about `size` files.
+
+    A row of the previous batch holds when its outcome is ok and path, size and revision are the same.
+    Chunks are runs of neighbouring paths, so that their parts follow each other in the order of the batch.
     """
-    ordered = sorted(listed, key=lambda item: encode_path(item.entry.path))
-    keys = tuple(encode_path(item.entry.path) for item in ordered)
-    settled = tuple(item for item in ordered if item.ignored is not None or item.entry.problem is not None)
-    readable = dict(zip(keys, ordered, strict=True))
-    for item in settled:
-        del readable[encode_path(item.entry.path)]
-    kept, doubted = _keep_rows(previous, readable)
-    request = _digest_request(ordered, job)
+    found = _compare_files(files, previous)
+    request = _digest_request(files, job)
     batch = hash_json([request, previous.record.batch if previous else None])[:16]
     known = previous.record.predictions.path if previous and previous.path is not None else None
-    task = ScoreTask(**vars(job), batch=batch, known=known)
-    items = [Item(item.entry, "", -1) for item in readable.values()]
-    groups = [tuple(items[start : start + size]) for start in range(0, len(items), size)]
-    chunks = tuple(Chunk(chunk_key(group, batch), group, doubted=_count_in(group, doubted)) for group in groups)
-    return ScorePlan(task, request, keys, chunks, settled, kept, previous)
+    return ScorePlan(
+        task=ScoreTask(**vars(job), batch=batch, known=known),
+        request=request,
+        files=files,
+        chunks=cut_in_order(files, np.flatnonzero(found.is_new), size),
+        previous=previous,
+        reused=found.reused,
+        suspects=found.suspects,
+        known=found.known,
+    )
 
 
 def find_finished_batch(store: Store, plan: ScorePlan) -> BatchRecord | None:
@@ -87,45 +114,39 @@ def find_finished_batch(store: Store, plan: ScorePlan) -> BatchRecord | None:
     return _without_work(record)
 
 
-def _count_in(group: Sequence[Item], keys: set[bytes]) -> int:
-    return sum(encode_path(item.entry.path) in keys for item in group) if keys else 0
-
-
-def _keep_rows(previous: PreviousBatch | None, readable: dict[bytes, Listed]) -> tuple[NDArray[np.bool_], set[bytes]]:
-    """Which rows of the previous batch stand: bool (rows,); their files are taken out of `readable`. And the keys of
-    unchanged files that ended their decoder then."""
-    doubted: set[bytes] = set()
+def _compare_files(files: pa.Table, previous: PreviousBatch | None) -> _Comparison:
+    is_new = np.zeros(files.num_rows, np.bool_)
+    is_new[find_readable(files)] = True
+    suspects = np.zeros(files.num_rows, np.bool_)
     if previous is None or previous.path is None:
-        return np.zeros(0, np.bool_), doubted
-    kept = np.zeros(previous.record.predictions.rows, np.bool_)
-    columns = ("path", "path_raw", "size", "revision", "outcome", "reason")
-    position = 0
-    for table in iterate_predictions(previous.path, columns):
-        facts = zip(
-            restore_paths(table).to_pylist(), *(table.column(name).to_pylist() for name in columns[2:]), strict=True
-        )
-        for row, (key, size, revision, outcome, reason) in enumerate(facts, position):
-            item = readable.get(key)
-            if item is None or (item.entry.size, item.entry.modified) != (size, revision):
-                continue
-            if outcome == "ok":
-                kept[row] = True
-                del readable[key]
-            elif is_decoder_death(reason):
-                doubted.add(key)
-        position += table.num_rows
-    return kept, doubted
+        return _Comparison(np.zeros(0, np.bool_), is_new, suspects, 0)
+    reused = np.zeros(previous.record.predictions.rows, np.bool_)
+    is_asked = pc.is_null(files.column("ignored")).to_numpy()
+    start, known = 0, 0
+    for table, match in match_files(files, iterate_predictions(previous.path, FACTS), "revision"):
+        rows = table.take(pa.array(match.earlier))
+        holds = match.same & is_new[match.listed] & _to_numpy(pc.equal(rows.column("outcome"), "ok"))
+        reused[start + match.earlier[holds]] = True
+        is_new[match.listed[holds]] = False
+        suspects[match.listed] = match.same & _to_numpy(has_code(rows.column("reason"), DECODER_DEATHS))
+        known += int(is_asked[match.listed].sum())
+        start += table.num_rows
+    return _Comparison(reused, is_new, suspects, known)
+
+
+def _to_numpy(column: pa.ChunkedArray) -> NDArray[np.bool_]:
+    return np.asarray(column.to_numpy(), np.bool_)
 
 
 def _without_work(record: BatchRecord) -> BatchRecord:
     return record.model_copy(update={"scored": 0, "reused": record.outcomes["ok"]})
 
 
-def _digest_request(ordered: Sequence[Listed], job: ScoreJob) -> str:
+def _digest_request(files: pa.Table, job: ScoreJob) -> str:
+    """sha256 (hex) of all that decides a batch: equal ones have equal predictions."""
     lines = hashlib.sha256()
-    for item in ordered:
-        entry = item.entry
-        facts = [encode_path(entry.path).hex(), entry.size, entry.modified, entry.problem, item.ignored]
-        lines.update(canonical_json(facts).encode() + b"\n")
+    for part in files.select(["path", "size", "modified", "problem", "ignored"]).to_batches(max_chunksize=4096):
+        for path, *facts in zip(*(column.to_pylist() for column in part.columns), strict=True):
+            lines.update(canonical_json([path.hex(), *facts]).encode() + b"\n")
     spec = [job.spec.top_k, job.spec.accept, job.spec.sheet]  # the size of a batch changes no row
     return hash_json([SCORING_RULES, job.source, job.model.model_dump(mode="json"), spec, lines.hexdigest()])

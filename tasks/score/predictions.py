@@ -18,7 +18,7 @@ from cnn.digest import canonical_json
 from cnn.errors import IntegrityError
 from cnn.text import shorten
 from infra.storage.entry import Entry
-from tasks.dataset.ledger import restore_paths, show_path
+from tasks.files.paths import restore_paths, show_path
 from tasks.pages.spreadsheets import write_rows
 from tasks.score.spec import ScoreSpec
 

@@ -14,8 +14,8 @@ from cnn.images.spec import ImageSpec
 from infra.storage.entry import Entry
 from infra.storage.scratch import remove_stale_scratch
 from infra.storage.store import open_source, open_store
-from tasks.dataset.ledger import restore_paths
-from tasks.files.labels import list_source
+from tasks.files.listing import list_source
+from tasks.files.paths import restore_paths
 from tasks.score.batch import BatchRecord, find_previous_batch, read_batch
 from tasks.score.chunk import Network, score_chunk
 from tasks.score.plan import find_finished_batch, plan_scoring
@@ -66,7 +66,7 @@ def _score_with_network(inbox: Path, workspace: Path) -> BatchRecord:
     plan = plan_scoring(list_source(source), job, find_previous_batch(store, job), size=2)
     if (finished := find_finished_batch(store, plan)) is not None:
         return finished
-    for chunk in plan.chunks:
+    for chunk in plan.make_chunks():
         score_chunk(chunk, plan.task)
     return publish_batch(store, plan, source.read)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from cnn.errors import IntegrityError
 from infra.storage.entry import Entry
-from tasks.dataset.ledger import restore_paths
+from tasks.files.paths import restore_paths
 from tasks.pages.spreadsheets import to_cell
 from tasks.score.predictions import (
     PREDICTIONS,

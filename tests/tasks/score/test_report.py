@@ -18,7 +18,7 @@ from PIL import Image
 from cnn.errors import SourceError
 from cnn.images.read import encode_jpeg, encode_png
 from cnn.images.spec import ImageSpec
-from tasks.files.chunks import encode_path
+from tasks.files.paths import encode_path
 from tasks.pages.histogram import BINS, choose_top, draw_histogram
 from tasks.pages.html import show_name, show_percent, show_tail
 from tasks.pages.thumbnails import make_picture
