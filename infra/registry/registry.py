@@ -46,7 +46,7 @@ DATA = "data/bundle"  # where a pyfunc model keeps the folder that was logged as
 RETRY_SECONDS = 90.0
 # What `cnn.inference.pyfunc` needs to score; the versions installed here are pinned in the model.
 SCORING_PACKAGES = (
-    "mlflow",
+    "mlflow-skinny",
     "numpy",
     "onnxruntime",
     "opencv-python-headless",
