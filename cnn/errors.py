@@ -17,22 +17,20 @@ A per-file fault is data: `BadImage` never leaves the function that handles the 
     BadImage              one file that gives no pixels
 """
 
-from collections.abc import Sequence
-
 # How a decoder ended that gave no answer: by itself, by the clock, by the kernel.
-DEATHS = ("decoder_crashed", "decoder_timeout", "out_of_memory")
+DECODER_DEATHS = ("decoder_crashed", "decoder_timeout", "out_of_memory")
 # Reasons that lie with the machine and not with the file: the next run asks again.
-PASSING = (*DEATHS, "needs_heic")
+TRANSIENT_REASONS = (*DECODER_DEATHS, "needs_heic")
 
 
-def get_code(reason: str) -> str:
+def get_reason_code(reason: str) -> str:
     """The code of a reason as the ledger has it, without the detail."""
     return reason.partition(":")[0]
 
 
-def is_death(reason: str | None) -> bool:
+def is_decoder_death(reason: str | None) -> bool:
     """Whether this reason of the ledger says how a decoder ended that gave no answer."""
-    return reason is not None and get_code(reason) in DEATHS
+    return reason is not None and get_reason_code(reason) in DECODER_DEATHS
 
 
 class SafelightError(Exception):
@@ -88,14 +86,9 @@ class BadImage(Exception):
         self.detail = detail
 
     @property
-    def may_pass(self) -> bool:
+    def is_transient(self) -> bool:
         """Whether it lies with the machine and not with the file, so that the next run has to try again."""
-        return self.reason in PASSING
+        return self.reason in TRANSIENT_REASONS
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
-
-
-def name_some(names: Sequence[str]) -> str:
-    """The first five of the names, for a line that is to stay one."""
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

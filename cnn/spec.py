@@ -1,10 +1,10 @@
 """The base of every value that is configured or travels: frozen, extra keys refused, one digest per content."""
 
-import hashlib
-import json
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
+
+from cnn.digest import canonical_json, hash_json
 
 
 class Spec(BaseModel):
@@ -16,9 +16,9 @@ class Spec(BaseModel):
         """Canonical JSON: sorted keys, no spaces, so that equal values are equal bytes."""
         return canonical_json(self.model_dump(mode="json"))
 
-    def fingerprint(self) -> str:
+    def compute_digest(self) -> str:
         """sha256 (hex) of the canonical JSON."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        return hash_json(self.model_dump(mode="json"))
 
 
 class Settings(Spec):
@@ -56,8 +56,3 @@ def _asks_for_truth(annotation: Any) -> bool:
 def as_pair(value: Any) -> Any:
     """(n, n) for a whole number n, for fields of height and width; anything else as it is."""
     return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces; raises ValueError for nan and infinity."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)

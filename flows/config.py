@@ -9,20 +9,19 @@ from pydantic import Field, ValidationError, field_validator
 
 from cnn.dataset.manifest import SplitSpec
 from cnn.errors import ConfigError
-from cnn.images.augment import AugmentSpec
-from cnn.images.read import ImageSpec
+from cnn.evaluation.gate import GateSpec
+from cnn.images.spec import AugmentSpec, ImageSpec
 from cnn.models.architecture import ModelSpec
 from cnn.spec import Settings
 from cnn.training.spec import FitSpec
 from flows.config_errors import describe_invalid
 from flows.serving.timetable import check_timing, check_zone
-from infra.cluster.dask import ClusterSpec
+from infra.cluster.spec import ClusterSpec
 from infra.server.prefect_server import ServerSpec
 from tasks.files.chunks import ChunkSpec
 from tasks.files.labels import SourceSpec
 from tasks.prepare.checks import BudgetSpec
 from tasks.score.chunk import ScoreSpec
-from tasks.train.gate import GateSpec
 
 DEFAULT_FILE = "safelight.toml"
 

@@ -87,8 +87,8 @@ def measure_inbox(workspace: str, batch: str, truth: dict[str, str]) -> float:
     """Share of the inbox whose prediction is right; a file without one counts as wrong."""
     import pyarrow.parquet as pq
 
+    from infra.storage.layout import batch_path
     from infra.storage.store import open_store
-    from tasks.score.plan import batch_path
 
     table = pq.read_table(open_store(workspace).fetch(batch_path(batch, "predictions.parquet")))
     given = dict(zip(table.column("path").to_pylist(), table.column("label").to_pylist(), strict=True))

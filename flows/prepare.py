@@ -9,16 +9,17 @@ from typing import Any
 from prefect import flow
 
 from cnn.dataset.manifest import SPLITS, Manifest
-from cnn.errors import name_some
+from cnn.text import name_some
 from flows.config import Config
 from flows.progress import say, show_stage
 from flows.results import PrepareReport, ShardCounts
 from flows.run_page import link_dataset, name_run_by
 from flows.stages import run_stage
-from infra.cluster.workers import Crew, hire_crew
-from infra.storage.workspace import hold_workspace
+from infra.cluster.workers import Workers, open_workers
+from infra.storage.layout import outcomes_path
+from infra.storage.workspace import lock_workspace
 from tasks.dataset.ledger import OUTCOMES
-from tasks.dataset.outcomes import describe_outcomes, has_outcomes, outcomes_path
+from tasks.dataset.outcomes import describe_outcomes, has_outcomes
 from tasks.files.class_folders import SPLIT_NAMES, describe_layout
 from tasks.files.labels import check_apart, describe_excluded, find_empty_folders, find_twins
 from tasks.files.listing import any_path_matches, count_labels, list_excluded
@@ -53,15 +54,15 @@ def prepare_dataset(
     spec = BuildSpec(image=config.image, augment=config.augment, split=config.split)
     job = Preparation(source, workspace, spec, config.budget, config.chunk.files, verify)
     job.exclude, job.command = config.source.exclude, command
-    with hold_workspace(job.store), hire_crew(config.cluster) as crew:
+    with lock_workspace(job.store), open_workers(config.cluster) as workers:
         if job.spec.image.levels == DATASET:
-            run_stage("measure", lambda: measure_stage(job, crew))
+            run_stage("measure", lambda: measure_stage(job, workers))
         run_stage("list", lambda: list_stage(job))
-        crew.prepare(job.effort)
+        workers.prepare(job.estimate)
         if job.todo:
-            run_stage("build", lambda: build_stage(job, crew))
-        manifest, path = run_stage("publish", lambda: publish_stage(job, crew))
-    report = summarize(job, manifest, job.store.uri_of(path), crew.start_up)
+            run_stage("build", lambda: build_stage(job, workers))
+        manifest, path = run_stage("publish", lambda: publish_stage(job, workers))
+    report = summarize(job, manifest, job.store.uri_of(path), workers.start_up)
     say(describe(report, job))
     if not job.unchanged:  # else it was told before
         tell_losses(job, manifest)
@@ -85,12 +86,12 @@ def tell_losses(job: Preparation, manifest: Manifest) -> None:
         say(f"publish: {gap}")
 
 
-def measure_stage(job: Preparation, crew: Crew) -> None:
+def measure_stage(job: Preparation, workers: Workers) -> None:
     """Find out which levels the training images of more than 8 bits use, or used for the version before."""
     check_apart(job.source, job.store)
     if not keep_levels(job):
         with show_stage("measure", job.inventory.num_rows) as stage:
-            measure_levels(job, crew.run, stage.advance)
+            measure_levels(job, workers.run, stage.advance)
     levels = job.spec.image.levels
     if isinstance(levels, tuple):
         say(f"measure: image.levels are {levels[0]:,} to {levels[1]:,}, which become black and white")
@@ -150,7 +151,7 @@ def show_apart(names: Sequence[str]) -> str:
     return " and ".join(map(repr if len(looks) == len(names) else ascii, names))
 
 
-def build_stage(job: Preparation, crew: Crew) -> None:
+def build_stage(job: Preparation, workers: Workers) -> None:
     """Build the chunks on the cluster."""
     with show_stage("build", job.files_to_build) as stage:
         bad = 0
@@ -160,12 +161,12 @@ def build_stage(job: Preparation, crew: Crew) -> None:
             bad += report.quarantined
             stage.advance(report.files, f"{bad} quarantined" if bad else "", size=report.bytes)
 
-        build_chunks(job, crew.run, note)
+        build_chunks(job, workers.run, note)
     for line in describe_deep(job.deep, job.spec.image.levels, job.measured):
         say(f"build: {line}")
 
 
-def publish_stage(job: Preparation, crew: Crew) -> tuple[Manifest, str]:
+def publish_stage(job: Preparation, workers: Workers) -> tuple[Manifest, str]:
     """Settle what only the whole dataset can decide, arrange shards accordingly, and publish."""
     copies = job.spec.augment.copies
 
@@ -174,7 +175,7 @@ def publish_stage(job: Preparation, crew: Crew) -> tuple[Manifest, str]:
         with show_stage("arrange", sum(count_records(work, copies) for work in works)) as stage:
             yield lambda work: stage.advance(count_records(work, copies))
 
-    return finish_version(job, crew.run, watch)
+    return finish_version(job, workers.run, watch)
 
 
 def count_records(work: Selection, copies: int) -> int:

@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from infra.storage.entry import escape_unseen
+from cnn.text import escape_unprintable
 
 CONSOLE_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
 ARTIFACT_SECONDS = 2.0  # Prefect's UI is told this often: each time is a request to its server
@@ -146,7 +146,7 @@ def say(text: str) -> None:
 
     Where Prefect's own handler prints that log (in a worker, say), the line is not printed twice.
     """
-    text = escape_unseen(text)
+    text = escape_unprintable(text)
     logged = _log(text)
     if not logged or os.environ.get(CONSOLE_LEVEL) == "CRITICAL":
         Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)  # names of files are data

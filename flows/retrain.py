@@ -8,6 +8,7 @@ from prefect import flow
 
 from cnn.errors import ServerError
 from cnn.models.architecture import count_parameters
+from cnn.text import redact_text, shorten
 from flows.cli.models import open_registry
 from flows.config import Config
 from flows.prepare import prepare_dataset
@@ -16,10 +17,9 @@ from flows.results import TrainReport
 from flows.run_page import link_version, name_run_by
 from flows.train import name_run, report_path, train_model, warm_up
 from infra.registry.tracking import check_model_name
-from infra.storage.entry import redact_text
 from infra.storage.store import open_store
+from tasks.dataset.version import read_manifest
 from tasks.files.source_checks import name_command
-from tasks.prepare.publish import read_manifest
 from tasks.train.process import TrainingProcess
 
 
@@ -76,7 +76,7 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config, ve
     try:
         run: Any = run_deployment(deployment, parameters=parameters)
     except (PrefectException, httpx.HTTPError) as error:
-        text = redact_text(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        text = redact_text(f"{type(error).__name__}: {shorten(error)}")
         raise ServerError(
             f"the deployment {deployment} (train.deployment) cannot be run ({text}); is it deployed? "
             "`prefect deploy --all --prefect-file infra/deploy/prefect.yaml`"

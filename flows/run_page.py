@@ -11,8 +11,8 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectException
 
 from cnn.errors import SafelightError
+from cnn.text import escape_unprintable
 from flows.results import PrepareReport, ScoreReport, TrainReport
-from infra.storage.entry import escape_unseen
 
 NAME_LENGTH = 100
 _MEANT_BY_MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&$])")  # in a cell of a table; marks that begin a line are left out
@@ -24,7 +24,7 @@ def name_run_by(verb: str, parameter: str) -> Callable[[], str]:
     def name() -> str:
         context = FlowRunContext.get()
         value = str(((context and context.parameters) or {}).get(parameter, ""))
-        return f"{verb} {escape_unseen(value.rstrip('/').rpartition('/')[2] or value)}"[:NAME_LENGTH]
+        return f"{verb} {escape_unprintable(value.rstrip('/').rpartition('/')[2] or value)}"[:NAME_LENGTH]
 
     return name
 
@@ -87,14 +87,14 @@ def _publish(kind: str, title: str, rows: Mapping[str, str], links: Mapping[str,
 
 def _link(name: str, address: str) -> str:
     """The address as text that can be copied, and as a link when it is a page: Prefect's pages drop links to files."""
-    shown = escape_unseen(address.removeprefix("file://"))
+    shown = escape_unprintable(address.removeprefix("file://"))
     head = f"[{name}]({quote(address, safe=':/%#?=&')})" if address.startswith(("http://", "https://")) else name
     return f"{head}\n\n```\n{shown}\n```"
 
 
 def _write(text: str) -> str:
     """The text with nothing in it that Markdown would take for its own."""
-    return _MEANT_BY_MARKDOWN.sub(r"\\\1", escape_unseen(text))
+    return _MEANT_BY_MARKDOWN.sub(r"\\\1", escape_unprintable(text))
 
 
 def _count(counts: Mapping[str, int]) -> str:

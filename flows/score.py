@@ -8,19 +8,22 @@ from typing import Any
 
 from prefect import flow
 
-from cnn.errors import SourceError, name_some
-from cnn.images.read import ImageSpec
+from cnn.errors import SourceError
+from cnn.evaluation.gate import describe_unjudged
+from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import read_bundle
+from cnn.text import name_some
 from flows.cli.models import open_registry
 from flows.config import Config
 from flows.progress import say, show_stage
 from flows.results import ScoreReport
 from flows.run_page import link_batch, name_run_by
 from flows.stages import run_stage
-from infra.cluster.spec import Effort
-from infra.cluster.workers import Crew, hire_crew
+from infra.cluster.spec import WorkEstimate
+from infra.cluster.workers import Workers, open_workers
 from infra.machine.user_dirs import cache_dir
 from infra.registry.bundles import upload_bundle
+from infra.storage.layout import batch_path
 from infra.storage.scratch import open_scratch
 from infra.storage.store import Source, Store, open_source, open_store, parse_folder
 from tasks.files.chunks import Chunk, estimate_decoding
@@ -29,11 +32,10 @@ from tasks.files.source_checks import name_command, open_given, refuse_listed_li
 from tasks.prepare.bit_depth import DeepCounts, describe_scored
 from tasks.score.chunk import ChunkScores, ModelRef, ScoreJob, score_chunk
 from tasks.score.inbox_checks import check_inbox, explain_vanished
-from tasks.score.plan import BatchRecord, ScorePlan, batch_path, find_finished, find_previous, plan_scoring
+from tasks.score.plan import BatchRecord, ScorePlan, find_finished, find_previous, plan_scoring
 from tasks.score.predictions import write_csv
 from tasks.score.publish import publish_batch
 from tasks.score.summary import describe_quarantined
-from tasks.train.gate import describe_judgement, read_judgement, say_unjudged
 
 
 @dataclass
@@ -72,12 +74,12 @@ def score(
     job.started = time.monotonic()
     plan = run_stage("list", lambda: plan_stage(job, model))
     record = found = find_finished(job.store, plan)
-    with hire_crew(config.cluster) as crew:
+    with open_workers(config.cluster) as workers:
         if record is None:
-            crew.prepare(estimate_effort(plan))
-            run_stage("score", lambda: score_stage(job, plan, crew))
+            workers.prepare(estimate_work(plan))
+            run_stage("score", lambda: score_stage(job, plan, workers))
             record = run_stage("publish", lambda: publish_batch(job.store, plan, job.source.read, job.image))
-    report = summarize(job, record, crew.start_up)
+    report = summarize(job, record, workers.start_up)
     if csv:
         write_table(job.store, record)
     say(describe(report))
@@ -94,17 +96,17 @@ def fetch_stage(job: Scoring, name: str) -> ModelRef:
     folder = registry.fetch_bundle(champion, cache_dir() / "champions")
     digest, info = upload_bundle(job.store, folder), read_bundle(folder)
     job.image = info.image
-    judged, unjudged = describe_judgement(champion), read_judgement(champion)[1]
+    judged = champion.describe_accuracy()
     say(f"champion: {name} version {champion.version}" + (f", {judged}" if judged else ""))
-    if unjudged:
-        say(f"champion: {say_unjudged(unjudged)}")
+    if champion.unjudged:
+        say(f"champion: {describe_unjudged(champion.unjudged)}")
     return ModelRef(
         name=name,
         version=str(champion.version),
         bundle=digest,
         classes=info.classes,
         judged=judged,
-        unjudged=unjudged,
+        unjudged=champion.unjudged,
     )
 
 
@@ -144,7 +146,7 @@ def list_inbox(job: Scoring, model: ModelRef) -> tuple[Source, list[Listed]]:
     return source, listed
 
 
-def score_stage(job: Scoring, plan: ScorePlan, crew: Crew) -> None:
+def score_stage(job: Scoring, plan: ScorePlan, workers: Workers) -> None:
     """Score the chunks on the cluster."""
     job.submitted = time.monotonic()
     with show_stage("score", sum(len(chunk.items) for chunk in plan.chunks)) as stage:
@@ -157,17 +159,17 @@ def score_stage(job: Scoring, plan: ScorePlan, crew: Crew) -> None:
             stage.advance(done.files, f"{bad} quarantined" if bad else "", size=done.bytes)
 
         score_one = partial(score_chunk, task=plan.task)
-        crew.run(score_one, plan.chunks, note, estimate_effort(plan), Chunk.isolate)
+        workers.run(score_one, plan.chunks, note, estimate_work(plan), Chunk.isolate)
     model = f"{plan.task.model.name} version {plan.task.model.version}"
     for line in describe_scored(deep, job.image.levels, model):
         say(f"score: {line}")
 
 
-def estimate_effort(plan: ScorePlan) -> Effort:
+def estimate_work(plan: ScorePlan) -> WorkEstimate:
     """What the chunks take: decoding, and about as much again for a small network."""
     entries = [entry for chunk in plan.chunks for entry in chunk.entries]
-    effort = estimate_decoding(len(plan.chunks), len(entries), sum(entry.size for entry in entries))
-    return Effort(effort.pieces, 2 * effort.seconds)
+    estimate = estimate_decoding(len(plan.chunks), len(entries), sum(entry.size for entry in entries))
+    return WorkEstimate(estimate.pieces, 2 * estimate.seconds)
 
 
 def write_table(store: Store, record: BatchRecord) -> None:

@@ -23,7 +23,7 @@ from flows.serving.timetable import MONDAY, find_local_zone, parse_cron, parse_i
 from infra.cluster.spawn import leave_working_folder
 from infra.machine.user_dirs import state_dir
 from infra.registry.tracking import check_model_name
-from infra.server.watchdog import keep_server
+from infra.server.watchdog import supervise_server
 from infra.storage.local import claim_folder
 
 POLL_SECONDS = 10.0  # Prefect hands runs out so many seconds before they are due: they have been started by then
@@ -138,7 +138,7 @@ def serve_deployments(served: Served) -> dict[str, Any]:
     leave_working_folder()
     address, plans, teller = os.environ.get("PREFECT_API_URL", ""), make_plans(served), Teller(ZoneInfo(served.zone))
     offers = [make_offer(served, plan) for plan in plans]
-    with claim_name(served.name, address), keep_server(address):
+    with claim_name(served.name, address), supervise_server(address):
         runner = ServingRunner(teller, make_watch(served, plans, teller.now()), choose_pause(plans))
         asyncio.run(runner.serve(offers))
     return {"served": [f"{plan.flow.name}/{served.name}" for plan in plans], "model": served.name}

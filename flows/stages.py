@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from infra.server.prefect_server import is_own_server
-from infra.server.watchdog import keep_server
+from infra.server.watchdog import supervise_server
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ def run_flow(flow: Callable[[], T]) -> T:
     address = os.environ.get("PREFECT_API_URL", "")
     silent = is_own_server(address)
     with (
-        keep_server(address),
+        supervise_server(address),
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}) if silent else nullcontext(),
     ):
         return flow()

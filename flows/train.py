@@ -14,11 +14,11 @@ from typing import Any
 from prefect import flow
 
 from cnn.dataset.manifest import Manifest
+from cnn.digest import canonical_json
 from cnn.errors import SafelightError
-from cnn.evaluation.metrics import Evaluation, compare_paired
-from cnn.inference.bundle import read_bundle
+from cnn.evaluation.gate import Challenger, decide_promotion, describe_unjudged
+from cnn.evaluation.metrics import Evaluation
 from cnn.models.architecture import count_parameters
-from cnn.spec import canonical_json
 from flows.cli.models import open_registry, who_asks
 from flows.config import Config
 from flows.progress import say, show_stage
@@ -28,27 +28,12 @@ from flows.stages import run_stage
 from infra.machine.user_dirs import cache_dir, state_dir
 from infra.registry.registry import FIGURES, Registry
 from infra.registry.tracking import check_model_name
-from infra.registry.versions import IMAGES, AbsentError, LostChampion, VersionInfo
+from infra.registry.versions import IMAGES, JUDGED_ON, UNJUDGED, AbsentError, VersionInfo
 from infra.storage.store import Store, open_store
-from tasks.prepare.publish import read_manifest
-from tasks.train.champion import pair_answers, score_champion
-from tasks.train.gate import (
-    JUDGED_ON,
-    UNJUDGED,
-    Verdict,
-    apply_verdict,
-    decide,
-    hold_for_lost_classes,
-    hold_for_unjudged_classes,
-    name_alias,
-    note_left_out,
-    point_out,
-    read_judgement,
-    read_verdict,
-    say_unjudged,
-)
-from tasks.train.overlap import choose_unseen, recall_seen
+from tasks.dataset.version import read_manifest
+from tasks.train.champion import measure_champion
 from tasks.train.process import TrainingProcess, run_training
+from tasks.train.promotion import apply_verdict, read_verdict
 from tasks.train.spec import TrainingResult, TrainJob, run_key
 
 
@@ -201,7 +186,7 @@ def fit_stage(job: Training, trainer: TrainingProcess, run_id: str) -> TrainingR
         say(f"train: {warning}")
     say(describe_evaluation(report))
     if report.evaluation.unjudged:
-        say(f"evaluate: {say_unjudged(report.evaluation.unjudged, report.judged_on)}")
+        say(f"evaluate: {describe_unjudged(report.evaluation.unjudged, report.judged_on)}")
     return report
 
 
@@ -218,70 +203,31 @@ def register_stage(job: Training, report: TrainingResult, run_id: str) -> Versio
 
 
 def gate_stage(job: Training, report: TrainingResult, version: VersionInfo) -> VersionInfo:
-    """Hold the version against the champion on the same test images, and move the aliases."""
+    """Hold the version against the champion on test images that neither has learnt from, and move the aliases."""
     lost = job.registry.lost_champion(job.name)
-    champion = lost.before if lost else job.registry.champion(job.name)
-    if champion is None or champion.version == version.version:
-        facts, rules = report.evaluation, job.config.gate
-        verdict = decide(facts, None, rules, judged_on=report.judged_on, number=version.version)
-    else:
-        verdict = compare_with(job, champion, report)
-    if lost:
-        verdict = account_for_lost(verdict, lost)
-    verdict = point_out(verdict, job.name, version.version)
+    present = lost.before if lost else job.registry.champion(job.name)
+    challenger = Challenger(job.name, version.version, report.evaluation, report.judged_on)
+    champion = None
+    if present is not None and present.version != version.version:
+        bundle = job.registry.fetch_bundle(present, cache_dir() / "champions") if present.bundle else None
+        champion = measure_champion(present.version, bundle, challenger, Path(report.test), job.manifest, job.store)
+    verdict = decide_promotion(challenger, champion, job.config.gate, lost.describe() if lost else None)
     return apply_verdict(job.registry, version, verdict, who_asks(), datetime.now(UTC))
-
-
-def account_for_lost(verdict: Verdict, lost: LostChampion) -> Verdict:
-    """The verdict where the champion was deleted by hand: never that of a first version, and told in the reasons."""
-    if lost.before is None:
-        return Verdict("hold", (lost.describe(),))
-    return Verdict(verdict.verdict, (*verdict.reasons, lost.describe()))
-
-
-def compare_with(job: Training, champion: VersionInfo, report: TrainingResult) -> Verdict:
-    """What the gate says of the new version beside the present champion, on images that neither has learnt from."""
-    if not champion.bundle:
-        foreign = f"the champion, version {champion.version}, was not made by Safelight and cannot be compared with"
-        return Verdict("hold", (f"{foreign}; promote by hand, or roll back",))
-    bundle = job.registry.fetch_bundle(champion, cache_dir() / "champions")
-    info = read_bundle(bundle)
-    if (lost := hold_for_lost_classes(info.classes, job.manifest.classes)) is not None:
-        return lost
-    if report.judged_on != "test":
-        return decide(report.evaluation, compare_paired([], []), job.config.gate)
-    seen = recall_seen(bundle, info, job.store)
-    if seen is None:
-        unknown = (
-            f"nobody knows which images version {champion.version} was trained on: its dataset {info.dataset} is not "
-            "in this workspace, and the release that made it did not keep them with it"
-        )
-        return decide(report.evaluation, None, job.config.gate, unknown)
-    unseen = choose_unseen(job.store, job.manifest, seen, info.image)
-    if (held := hold_for_unjudged_classes(seen.judged, unseen.judged)) is not None:
-        return held
-    if (refused := unseen.refuse(info.classes)) is not None:
-        return decide(report.evaluation, None, job.config.gate, refused)
-    judged = score_champion(bundle, job.manifest, job.store, keys=unseen.keys)
-    if judged.refused is not None:
-        return decide(report.evaluation, None, job.config.gate, judged.refused)
-    paired = pair_answers(Path(report.test), judged)
-    return note_left_out(decide(report.evaluation, paired, job.config.gate), paired, unseen.images)
 
 
 def summarize(job: Training, version: VersionInfo, trained: bool, seconds: float) -> TrainReport:
     """The answer of the command."""
-    verdict, (judged_on, unjudged) = read_verdict(version), read_judgement(version)
+    verdict = read_verdict(version)
     return TrainReport(
         model=job.name,
         version=version.version,
         trained=trained,
-        alias=name_alias(version.aliases) or "",
+        alias=version.alias,
         run_id=version.run_id,
         dataset=job.manifest.dataset,
         metrics=version.metrics,
-        judged_on=judged_on,
-        unjudged=unjudged,
+        judged_on=version.judged_on,
+        unjudged=version.unjudged,
         gate=GateReport(verdict=verdict.verdict if verdict else "", reasons=list(verdict.reasons) if verdict else []),
         seconds=round(seconds, 3),
     )

@@ -1,6 +1,5 @@
 """What a published dataset is: the manifest that names its shards, and the normalization its model starts with."""
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -8,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from cnn.images.augment import AugmentSpec
-from cnn.images.read import ImageSpec
+from cnn.digest import hash_json
+from cnn.images.spec import AugmentSpec, ImageSpec
 from cnn.patterns import compile_pattern
-from cnn.spec import Settings, Spec, canonical_json
+from cnn.spec import Settings, Spec
 
 SPLITS = ("train", "validation", "test")
 
@@ -137,4 +136,4 @@ class Manifest(Spec):
 def digest_manifest(facts: Mapping[str, Any]) -> str:
     """sha256 (hex) of a manifest's content as it was written, whatever fields it has: an older one holds fewer."""
     nameless = {**facts, "dataset": "", "ledger": {**facts["ledger"], "path": ""}}
-    return hashlib.sha256(canonical_json(nameless).encode()).hexdigest()
+    return hash_json(nameless)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cnn.errors import IntegrityError
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 
 CELLS = 16  # grey means of a picture on a 4 x 4 grid
 NEAR = 1 + 1  # grey levels that a cell changes by when a picture is encoded or resized anew, and one of rounding
@@ -81,6 +81,18 @@ class SeenImages:
             new = new[others.pixels[new] != 0]
             unseen[new] = ~_has_near(self.facts.grids[self.learnt], others.grids[new])
         return np.asarray(unseen, np.bool_)
+
+
+@dataclass(frozen=True)
+class UnseenImages:
+    """The test images, `images` in all, that a model has not learnt from: their keys (sha256, hex), the classes `lost`
+    that have test images but no unseen one, and how many images are `related`: unseen themselves, but others of their
+    group are not."""
+
+    keys: frozenset[str]
+    images: int
+    lost: tuple[str, ...]
+    related: int
 
 
 def read_heads(digests: ArrayLike) -> NDArray[np.uint64]:

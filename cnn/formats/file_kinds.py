@@ -196,7 +196,7 @@ def icon_size(icon: bytes) -> tuple[int, int]:
     return abs(width), abs(height) // 2
 
 
-class Pnm(NamedTuple):
+class PnmHead(NamedTuple):
     """The head of a PBM, PGM or PPM file: its number (1 to 6), size, highest level, and where its samples begin."""
 
     number: int
@@ -206,7 +206,7 @@ class Pnm(NamedTuple):
     start: int
 
 
-def read_pnm(data: bytes) -> Pnm | None:
+def read_pnm_head(data: bytes) -> PnmHead | None:
     """The head of a PNM file; None for what is none, such as a text that begins with "P3"."""
     found = PNM_HEAD.match(data[:4096])
     if found is None:
@@ -225,4 +225,4 @@ def read_pnm(data: bytes) -> Pnm | None:
         return None
     if number >= 4 and not data[end : end + 1].isspace():
         return None
-    return Pnm(number, values[0], values[1], highest, end + (number >= 4))
+    return PnmHead(number, values[0], values[1], highest, end + (number >= 4))

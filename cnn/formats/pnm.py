@@ -8,22 +8,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnn.errors import BadImage
-from cnn.formats.file_kinds import Pnm
-from cnn.images.levels import FULL, Span, measure_span, show_integers
+from cnn.formats.file_kinds import PnmHead
+from cnn.formats.levels import MAX_LEVEL, LevelSpan, integers_to_uint8, measure_span
 
 UPRIGHT = 1
 BITMAPS, PLAIN, COLOURS = (1, 4), (1, 2, 3), (3, 6)
 
 
-class ShownPnm(NamedTuple):
+class OpenedPnm(NamedTuple):
     """A picture in 8 bits, its orientation (these formats know but one), and its levels where it has more than 8."""
 
     image: Image.Image
     orientation: int
-    seen: Span | None
+    seen: LevelSpan | None
 
 
-def show_pnm(data: bytes, head: Pnm, levels: str | Span) -> ShownPnm:
+def read_pnm(data: bytes, head: PnmHead, levels: str | LevelSpan) -> OpenedPnm:
     """The picture in 8 bits: 0 to the highest level that the file states, or the rule for levels above 8 bits.
 
     Raises:
@@ -35,17 +35,17 @@ def show_pnm(data: bytes, head: Pnm, levels: str | Span) -> ShownPnm:
         raise BadImage("decode_error", f"a level above {head.highest}, the highest that the header allows")
     seen = measure_span(values) if head.highest > 255 else None
     if seen is not None and isinstance(levels, tuple):
-        shown = show_integers(values, 16, levels)
-    elif head.highest in (255, FULL):
-        shown = (values >> (8 if head.highest == FULL else 0)).astype(np.uint8)
+        shown = integers_to_uint8(values, 16, levels)
+    elif head.highest in (255, MAX_LEVEL):
+        shown = (values >> (8 if head.highest == MAX_LEVEL else 0)).astype(np.uint8)
     else:
         table = (np.arange(head.highest + 1) * 255 + head.highest // 2) // head.highest
         shown = table.astype(np.uint8)[values]
     shape = (head.height, head.width, 3) if bands == 3 else (head.height, head.width)
-    return ShownPnm(Image.fromarray(shown.reshape(shape)), UPRIGHT, seen)
+    return OpenedPnm(Image.fromarray(shown.reshape(shape)), UPRIGHT, seen)
 
 
-def _read_levels(data: bytes, head: Pnm, bands: int) -> NDArray[Any]:
+def _read_levels(data: bytes, head: PnmHead, bands: int) -> NDArray[Any]:
     count = head.width * head.height * bands
     if head.number in PLAIN:
         return _read_plain(data[head.start :], count).astype(np.uint16)
@@ -56,7 +56,7 @@ def _read_levels(data: bytes, head: Pnm, bands: int) -> NDArray[Any]:
     return values.astype(kind.newbyteorder("="), copy=False)
 
 
-def _read_bitmap(data: bytes, head: Pnm) -> NDArray[np.uint8]:
+def _read_bitmap(data: bytes, head: PnmHead) -> NDArray[np.uint8]:
     """uint8: 1 for white; the file has 1 for black."""
     if head.number == 4:
         per_row = -(-head.width // 8)
@@ -80,6 +80,6 @@ def _read_plain(text: bytes, count: int) -> NDArray[np.int64]:
         values = np.array(words, "S6").astype(np.int64)
     except ValueError:
         raise BadImage("decode_error", "a level that is no number") from None
-    if values.min() < 0 or values.max() > FULL:
+    if values.min() < 0 or values.max() > MAX_LEVEL:
         raise BadImage("decode_error", "a level beyond 16 bits")
     return values

@@ -7,6 +7,7 @@ import zlib
 from cnn.errors import BadImage
 from cnn.formats.file_kinds import name_kind
 from cnn.formats.heif import WAY_OUT, is_heif, register_heif
+from cnn.text import shorten
 
 # Every reason for which a file is quarantined, and what it means to its owner. First those of the bytes, then those of
 # reading them (infra/).
@@ -53,7 +54,7 @@ def name_reason(reason: str) -> str:
     return reason if is_named else code
 
 
-def judge_unknown(data: bytes) -> BadImage:
+def classify_unknown(data: bytes) -> BadImage:
     """Why no decoder knows these bytes."""
     if not data:
         return BadImage("empty_file")
@@ -66,11 +67,11 @@ def judge_unknown(data: bytes) -> BadImage:
     return BadImage("not_an_image")
 
 
-def judge_error(error: Exception, told: str = "") -> BadImage:
+def classify_error(error: Exception, told: str = "") -> BadImage:
     """What a foreign decoder's exception, and the last line that it printed, say of the file."""
     if isinstance(error, MemoryError):
         return BadImage("out_of_memory")
-    text = " ".join(f"{error} {told}".split())[:200]
+    text = shorten(f"{error} {told}")
     short = isinstance(error, EOFError) or "truncated" in text.lower()
     name = type(error).__name__
     return BadImage("truncated" if short else "decode_error", f"{name}: {text}" if text else name)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnn.errors import BadImage
-from cnn.formats.reasons import judge_error
+from cnn.formats.levels import LevelSpan, floats_to_uint8, integers_to_uint8, measure_span
+from cnn.formats.reasons import classify_error
 from cnn.formats.tiff_directory import (
     BITS,
     COMPRESSION,
@@ -41,9 +42,8 @@ from cnn.formats.tiff_directory import (
     TILE_WIDTH,
     WIDTH,
     Directory,
-    describe,
+    describe_samples,
 )
-from cnn.images.levels import Span, measure_span, show_floats, show_integers
 from cnn.stderr import capture_stderr
 
 PLAIN = 1  # no compression
@@ -70,7 +70,7 @@ class Shown(NamedTuple):
 
     image: Image.Image
     orientation: int
-    seen: Span | None
+    seen: LevelSpan | None
 
 
 class Grid(NamedTuple):
@@ -83,7 +83,7 @@ class Grid(NamedTuple):
     rows: int
 
 
-def needs_exact(directory: Directory) -> bool:
+def needs_exact_reading(directory: Directory) -> bool:
     """Whether Pillow is not to be trusted with the samples: more than 8 bits, a sign, or bands without a meaning."""
     bits, bands = directory.bits, directory.samples
     if not all(directory.size) or not bits:
@@ -107,7 +107,7 @@ def check_plain(directory: Directory) -> None:
         raise _unsupported(directory, "YCbCr with colours at half the size, uncompressed")
 
 
-def show_exact(data: bytes, directory: Directory, levels: str | Span) -> Shown:
+def read_tiff(data: bytes, directory: Directory, levels: str | LevelSpan) -> Shown:
     """The picture in 8 bits, by the rule for levels.
 
     Raises:
@@ -165,15 +165,15 @@ def _choose_mode(directory: Directory) -> tuple[str, int]:
     raise _unsupported(directory)
 
 
-def _show(values: NDArray[Any], directory: Directory, levels: str | Span) -> NDArray[np.uint8]:
+def _show(values: NDArray[Any], directory: Directory, levels: str | LevelSpan) -> NDArray[np.uint8]:
     if not values.shape[-1]:
         return np.empty(values.shape, np.uint8)
     if directory.kind == "float":
-        shown = show_floats(values, _stated_range(directory))
+        shown = floats_to_uint8(values, _stated_range(directory))
     elif directory.bits <= 8 and directory.kind == "uint":
         shown = values.astype(np.uint8, copy=False)
     else:
-        shown = show_integers(values, directory.bits, levels)
+        shown = integers_to_uint8(values, directory.bits, levels)
     return shown
 
 
@@ -269,7 +269,7 @@ def _decompress(parts: list[bytes], grid: Grid, per_row: int, compression: int) 
         with capture_stderr(note), Image.open(file, formats=("TIFF",)) as image:
             raw = np.asarray(image, np.uint8)
     except Exception as error:  # foreign decoders raise ten kinds of error; the kind is recorded
-        raise judge_error(error, b"".join(told[-1:]).decode("utf-8", "replace")) from None
+        raise classify_error(error, b"".join(told[-1:]).decode("utf-8", "replace")) from None
     return raw.reshape(grid.rows, grid.across, per_row)
 
 
@@ -340,4 +340,4 @@ def _undo_float_differences(raw: NDArray[np.uint8], count: int, directory: Direc
 
 
 def _unsupported(directory: Directory, why: str = "") -> BadImage:
-    return BadImage("unsupported_mode", f"{describe(directory)}{f', {why}' if why else ''}")
+    return BadImage("unsupported_mode", f"{describe_samples(directory)}{f', {why}' if why else ''}")

@@ -126,7 +126,7 @@ def choose_directory(directories: list[Directory]) -> Directory | None:
     return next(whole, directories[0] if directories else None)
 
 
-def point_to(data: bytes, header: Header, directory: Directory) -> bytes:
+def put_directory_first(data: bytes, header: Header, directory: Directory) -> bytes:
     """The same file with this directory as its first."""
     if directory.at == header.first:
         return data
@@ -135,7 +135,7 @@ def point_to(data: bytes, header: Header, directory: Directory) -> bytes:
     return data[:place] + start + data[place + len(start) :]
 
 
-def describe(directory: Directory) -> str:
+def describe_samples(directory: Directory) -> str:
     """What the samples are, in words: "13 bands of uint16"."""
     bits = directory.bits
     each = (

@@ -8,25 +8,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from cnn.spec import Settings
+from cnn.images.spec import AugmentSpec
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would otherwise ask the network for a newer release
 
 _UNUSED = np.random.default_rng(0)  # the steps draw from Python's generator alone; theirs has to be handed over as well
-
-
-class AugmentSpec(Settings):
-    """How many copies are made of each training image, and how far each operation may go (0 turns it off)."""
-
-    copies: int = Field(0, ge=0, le=1000, description="augmented copies per training image")
-    crop: float = Field(0.1, ge=0.0, lt=1.0, description="largest share of each side that a random crop cuts away")
-    mirror: float = Field(0.5, ge=0.0, le=1.0, description="probability of a left-right mirror")
-    rotate: float = Field(10.0, ge=0.0, le=180.0, description="largest rotation, degrees either way")
-    color: float = Field(
-        0.2, ge=0.0, le=1.0, description="largest relative change of brightness, contrast and saturation"
-    )
 
 
 def augment_image(image: NDArray[np.uint8], spec: AugmentSpec, digest: str, copy: int) -> NDArray[np.uint8]:

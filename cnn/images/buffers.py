@@ -17,7 +17,7 @@ class _Buffers(threading.local):
 _buffers = _Buffers()
 
 
-def borrow(name: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def borrow_buffer(name: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """uint8 of that shape, contents undefined, until this thread asks for the same name again."""
     size = math.prod(shape)
     buffer = _buffers.by_name.get(name)

@@ -8,43 +8,43 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from cnn.images.levels import show_floats, show_integers
+from cnn.formats.levels import floats_to_uint8, integers_to_uint8
 
 LEVELS = 17  # of each channel that are looked at to find out whether a profile is sRGB but for rounding
 STRIP = 1 << 20  # pixels that are laid over the background at a time: a copy of all of them would be a gigabyte
 SPACES = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK"}  # modes whose profiles are followed → the profile's own word
 
 
-def convert(image: Image.Image, channels: int, background: tuple[int, int, int]) -> NDArray[np.uint8]:
+def convert_colors(image: Image.Image, channels: int, background: tuple[int, int, int]) -> NDArray[np.uint8]:
     """uint8 (height, width, channels): grey or sRGB, laid over the background where it is transparent.
 
-    Levels of more than 8 bits that come here keep their high byte, floats go from 0 to 1; see `cnn.images.levels`.
+    Levels of more than 8 bits that come here keep their high byte, floats go from 0 to 1; see `cnn.formats.levels`.
 
     Raises:
         BadImage: unsupported_mode; values outside of these ranges, which no rule could show without clipping.
     """
     if image.mode == "I" or image.mode.startswith("I;16"):
-        image = Image.fromarray(show_integers(np.asarray(image), 16, "full"))
+        image = Image.fromarray(integers_to_uint8(np.asarray(image), 16, "full"))
     elif image.mode == "F":
-        image = Image.fromarray(show_floats(np.asarray(image), (0.0, 1.0)))
+        image = Image.fromarray(floats_to_uint8(np.asarray(image), (0.0, 1.0)))
     elif image.mode == "LAB":
         image = _apply(image, _lab_to_srgb())
     elif image.mode == "CMYK":
-        image = _apply(image, find_transform(image))
+        image = _apply(image, find_color_transform(image))
     mode = "L" if channels == 1 else "RGB"
     if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info:
         pixels = _flatten(image, mode, background)
     else:
         if image.mode == "P":
             image = image.convert("RGB")
-            image = _apply(image, find_transform(image))
+            image = _apply(image, find_color_transform(image))
         elif channels == 1 and image.mode in ("RGB", "L"):
-            image = _apply(image, find_transform(image))
+            image = _apply(image, find_color_transform(image))
         pixels = _copy(image, mode)
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def find_transform(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
+def find_color_transform(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
     """From the colours of an embedded ICC profile to sRGB; None where there is none, it is sRGB, or it is damaged."""
     profile = image.info.get("icc_profile")
     if not isinstance(profile, bytes) or image.mode not in SPACES:
@@ -52,7 +52,7 @@ def find_transform(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
     return _build_transform(profile, image.mode)
 
 
-def correct(pixels: NDArray[np.uint8], transform: ImageCms.ImageCmsTransform) -> None:
+def correct_colors(pixels: NDArray[np.uint8], transform: ImageCms.ImageCmsTransform) -> None:
     """Bring uint8 (height, width, 3), or the grey that all three channels hold, to sRGB, in place."""
     given = pixels[..., 0] if transform.input_mode == "L" else pixels
     pixels[:] = np.asarray(_apply(Image.fromarray(np.ascontiguousarray(given)), transform))

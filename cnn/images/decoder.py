@@ -20,7 +20,8 @@ from typing import BinaryIO
 import numpy as np
 
 from cnn.errors import BadImage
-from cnn.images.read import ImageSpec, encode_jpeg, encode_png, read_image
+from cnn.images.read import encode_jpeg, encode_png, read_image
+from cnn.images.spec import ImageSpec
 
 MARK = b"\x89SLm"
 HEAD = struct.Struct(">4sIII")
@@ -32,7 +33,7 @@ READY = b"{}"
 BASE_BYTES, PIXEL_BYTES = 2 << 30, 24
 
 
-class GarbledError(Exception):
+class GarbledMessageError(Exception):
     """What came through the pipe is no message."""
 
 
@@ -40,19 +41,19 @@ def read_message(stream: BinaryIO, most: int = MOST_BODY) -> tuple[bytes, bytes]
     """The JSON and the bytes (`most` of them at most) of the next message; None where the stream ends.
 
     Raises:
-        GarbledError: it is not what `write_message` wrote.
+        GarbledMessageError: it is not what `write_message` wrote.
     """
     head = stream.read(HEAD.size)
     if len(head) < HEAD.size:
         return None
     mark, *sizes, checksum = HEAD.unpack(head)
     if mark != MARK or sizes[0] > MOST_FACTS or sizes[1] > most:
-        raise GarbledError
+        raise GarbledMessageError
     facts, body = (stream.read(size) for size in sizes)
     if (len(facts), len(body)) != tuple(sizes):
         return None
     if zlib.crc32(body, zlib.crc32(facts)) != checksum:
-        raise GarbledError
+        raise GarbledMessageError
     return facts, body
 
 
@@ -95,7 +96,7 @@ def _limit_memory(size: int) -> None:
 _given = resource.getrlimit(resource.RLIMIT_DATA)[0]
 
 
-def prove_decoders() -> None:
+def check_decoders() -> None:
     """Decode a picture of each library; where that ends the process, no file is to blame for its end."""
     pixels = np.full((24, 24, 3), 128, np.uint8)
     for data in (encode_jpeg(pixels), encode_png(pixels)):
@@ -106,7 +107,7 @@ def main(requests: BinaryIO, answers: BinaryIO) -> None:
     """Answer until the requests end."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    prove_decoders()
+    check_decoders()
     write_message(answers, READY, b"")
     while (message := read_message(requests)) is not None:
         write_message(answers, *answer(*message))

@@ -4,28 +4,34 @@ import io
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
 from cnn.errors import BadImage
 from cnn.formats.camera_raw import find_preview, name_raw
-from cnn.formats.file_kinds import find_icon, has_opaque_alpha, icon_size, is_tga, read_pnm
+from cnn.formats.file_kinds import find_icon, has_opaque_alpha, icon_size, is_tga, read_pnm_head
 from cnn.formats.heif import is_heif, register_heif
-from cnn.formats.jpeg import choose_divisor, decode_jpeg, read_plain
-from cnn.formats.pnm import show_pnm
-from cnn.formats.reasons import check_jpeg2000, check_png, judge_error, judge_unknown
-from cnn.formats.tiff import check_plain, needs_exact, show_exact
-from cnn.formats.tiff_directory import Directory, Header, choose_directory, point_to, read_directories, read_header
-from cnn.images.color import convert, correct, find_transform
-from cnn.images.levels import Levels, Span, measure_span, show_integers
-from cnn.images.resize import Box, Filter, Layout, lay_out, resample
-from cnn.images.turns import LargeTurn, take_turn
-from cnn.spec import Settings, as_pair
+from cnn.formats.levels import LevelSpan, integers_to_uint8, measure_span
+from cnn.formats.pnm import read_pnm
+from cnn.formats.reasons import check_jpeg2000, check_png, classify_error, classify_unknown
+from cnn.formats.tiff import check_plain, needs_exact_reading, read_tiff
+from cnn.formats.tiff_directory import (
+    Directory,
+    Header,
+    choose_directory,
+    put_directory_first,
+    read_directories,
+    read_header,
+)
+from cnn.images.color import convert_colors, correct_colors, find_color_transform
+from cnn.images.jpeg import choose_divisor, decode_jpeg, read_plain
+from cnn.images.large_images import LargeImageLock, lock_large_image
+from cnn.images.resize import Box, ResizePlan, plan_resize, resize_box
+from cnn.images.spec import ImageSpec
 from cnn.stderr import capture_stderr
 
 # Those that are told by their first bytes; no "MPO": its first picture opens as JPEG.
@@ -51,91 +57,32 @@ Image.MAX_IMAGE_PIXELS = (
 cv2.setNumThreads(1)  # images are spread over processes: threads inside one image only get in their way
 
 
-Side = Annotated[int, Field(ge=1, le=4096)]
-Sides = Annotated[tuple[Side, Side], BeforeValidator(as_pair, json_schema_input_type=Side | tuple[Side, Side])]
-Level = Annotated[int, Field(ge=0, le=255)]
-
-
-class ImageSpec(Settings):
-    """What every image becomes before a network sees it; training and scoring share it to the byte."""
-
-    size: Sides = Field((96, 96), description="height and width in pixels, or one number for both")
-    channels: Literal[1, 3] = Field(3, description="1 for greyscale, 3 for RGB")
-    resize: Literal["crop", "pad", "stretch"] = Field(
-        "crop", description="crop: fill, then centre crop; pad: letterbox; stretch: ignore the aspect ratio"
-    )
-    filter: Filter = Field(
-        "fast",
-        description="fast: to twice the size, area by two (area alone beyond four times), JPEGs decoded at 1/2, 1/4, "
-        "1/8; area: means when shrinking, linear when growing; bicubic, lanczos: Pillow's antialiased filters",
-    )
-    normalize: Literal["symmetric", "unit", "standardize"] = Field(
-        "symmetric", description="(-1, 1), (0, 1), or mean 0 and deviation 1 over the training images"
-    )
-    encoding: Literal["raw", "jpeg"] = Field(
-        "raw", description="how shards hold pixels: raw bytes, or JPEG to save disk"
-    )
-    background: tuple[Level, Level, Level] = Field(
-        (255, 255, 255), description="RGB behind transparency and letterboxes"
-    )
-    levels: Levels = Field(
-        "full",
-        description="which levels of more than 8 bits become black and white: full: all that the format has; dataset: "
-        "those that the training images use, measured once and kept in the model; or two, as in [100, 4095]. Pictures "
-        "of 8 bits are left as they are",
-    )
-    raw: Literal["refuse", "preview"] = Field(
-        "refuse", description="camera raw files (NEF, CR2, DNG, …) are quarantined, or give their largest preview"
-    )
-    max_pixels: int = Field(
-        250_000_000,
-        ge=1,
-        description="larger images are quarantined, not decoded; one image takes 7 bytes of memory per pixel (WebP 16,"
-        " JPEG far less), and above 50 million pixels one is decoded at a time",
-    )
-
-    @model_serializer(mode="wrap")
-    def _leave_out_what_was_unknown(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Settings that came later are written where they are set: manifests and models that were made before they
-        existed keep their digests."""
-        later = {"levels": "full", "raw": "refuse"}
-        return {name: value for name, value in write(self).items() if later.get(name, ...) != value}
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(height, width, channels)."""
-        return (*self.size, self.channels)
-
-
 @dataclass(frozen=True)
-class Decoded:
+class DecodedImage:
     """Pixels of the shape asked for, and the width and height of the picture as a person would see it.
 
-    `seen` are the levels that a picture of more than 8 bits has (`cnn.images.levels.measure_span`), before the rule for
-    them; `preview` tells that a camera raw file gave its preview.
+    `seen` are the levels that a picture of more than 8 bits has (`cnn.formats.levels.measure_span`), before the rule
+    for them; `preview` tells that a camera raw file gave its preview.
     """
 
     pixels: NDArray[np.uint8]
     width: int
     height: int
-    seen: Span | None = None
+    seen: LevelSpan | None = None
     preview: bool = False
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A picture of 8 bits as Pillow has it, its EXIF orientation, and the facts that go into `Decoded`."""
+    """A picture of 8 bits as Pillow has it, its EXIF orientation, and the facts that go into `DecodedImage`."""
 
     image: Image.Image
     orientation: int
-    seen: Span | None = None
+    seen: LevelSpan | None = None
 
 
-def read_image(data: bytes, spec: ImageSpec, out: NDArray[np.uint8] | None = None) -> Decoded:
+def read_image(data: bytes, spec: ImageSpec, out: NDArray[np.uint8] | None = None) -> DecodedImage:
     """Decode, orient, convert and resize one file: uint8 (height, width, channels).
-
-    With `out` (uint8 of the spec's shape, C-contiguous) the pixels are written there, and `Decoded.pixels` is `out`;
-    after BadImage its contents mean nothing.
 
     Raises:
         BadImage: the bytes give no picture; the reason is one of `cnn.formats.reasons.REASONS`.
@@ -143,24 +90,24 @@ def read_image(data: bytes, spec: ImageSpec, out: NDArray[np.uint8] | None = Non
     return _read_plain(data, spec, out) or _read_any(data, spec, out)
 
 
-def _read_plain(data: bytes, spec: ImageSpec, out: NDArray[np.uint8] | None) -> Decoded | None:
+def _read_plain(data: bytes, spec: ImageSpec, out: NDArray[np.uint8] | None) -> DecodedImage | None:
     """What `_read_any` gives, for a JPEG file that needs nothing else of Pillow; None where Pillow is to judge."""
     head = read_plain(data)
     if head is None or head.size[0] * head.size[1] > spec.max_pixels:
         return None
     (width, height), mode = head
-    layout = lay_out((height, width), spec.size, spec.resize)
+    layout = plan_resize((height, width), spec.size, spec.resize)
     divisor = choose_divisor(head.size, layout.ratio) if spec.filter == "fast" else 1
-    with take_turn(width * height):
+    with lock_large_image(width * height):
         pixels = decode_jpeg(data, head.size, divisor, (mode, spec.channels))
     if pixels is None:
         return None
     source = _locate(layout.source, (height, width), divisor, (pixels, UPRIGHT))
-    return Decoded(_fill(pixels, layout._replace(source=source), spec, out), width, height)
+    return DecodedImage(_fill(pixels, layout._replace(source=source), spec, out), width, height)
 
 
-def _read_any(data: bytes, spec: ImageSpec, out: NDArray[np.uint8] | None) -> Decoded:
-    with warnings.catch_warnings(), LargeTurn() as turn:
+def _read_any(data: bytes, spec: ImageSpec, out: NDArray[np.uint8] | None) -> DecodedImage:
+    with warnings.catch_warnings(), LargeImageLock() as turn:
         warnings.simplefilter("ignore")  # a decoder's doubts are either an error or not worth a line on the terminal
         header = read_header(data)
         directories = [] if header is None else read_directories(data, header)
@@ -173,23 +120,25 @@ def _read_any(data: bytes, spec: ImageSpec, out: NDArray[np.uint8] | None) -> De
         return _finish(opened, data, spec, out)
 
 
-def _finish(opened: Opened, data: bytes, spec: ImageSpec, out: NDArray[np.uint8] | None) -> Decoded:
+def _finish(opened: Opened, data: bytes, spec: ImageSpec, out: NDArray[np.uint8] | None) -> DecodedImage:
     """Turn a picture upright, bring it to size and correct its colours."""
     image, orientation = opened.image, opened.orientation
     width, height = image.size[::-1] if orientation >= 5 else image.size
-    layout = lay_out((height, width), spec.size, spec.resize)
+    layout = plan_resize((height, width), spec.size, spec.resize)
     scaled = image.format == "JPEG" and spec.filter == "fast"
     divisor = choose_divisor(image.size, layout.ratio) if scaled else 1
     pixels = _orient(_load(image, data, spec, divisor), orientation)
     source = _locate(layout.source, (height, width), divisor, (pixels, orientation))
     filled = _fill(pixels, layout._replace(source=source), spec, out)
     # Colours are corrected after the resize: a tenth of the time, and within a level or two of doing it before.
-    if _is_plain(image, spec) and (transform := find_transform(image)) is not None:
-        correct(_inside(filled, layout), transform)
-    return Decoded(filled, width, height, opened.seen)
+    if _is_plain(image, spec) and (transform := find_color_transform(image)) is not None:
+        correct_colors(_inside(filled, layout), transform)
+    return DecodedImage(filled, width, height, opened.seen)
 
 
-def _read_preview(data: bytes, kind: str, spec: ImageSpec, out: NDArray[np.uint8] | None, turn: LargeTurn) -> Decoded:
+def _read_preview(
+    data: bytes, kind: str, spec: ImageSpec, out: NDArray[np.uint8] | None, turn: LargeImageLock
+) -> DecodedImage:
     """The largest preview of a camera raw file, where the setting asks for it.
 
     Raises:
@@ -208,21 +157,23 @@ def _read_preview(data: bytes, kind: str, spec: ImageSpec, out: NDArray[np.uint8
     return replace(_finish(opened, preview.data, spec, out), preview=True)
 
 
-def _open_tiff(data: bytes, header: Header, directories: list[Directory], spec: ImageSpec, turn: LargeTurn) -> Opened:
+def _open_tiff(
+    data: bytes, header: Header, directories: list[Directory], spec: ImageSpec, turn: LargeImageLock
+) -> Opened:
     """The picture that a TIFF file is about, which need not be its first one."""
     directory = choose_directory(directories) or directories[0]
     _admit(directory.size, spec, turn)
-    if needs_exact(directory):
+    if needs_exact_reading(directory):
         return _open_exact(data, directory, spec)
     check_plain(directory)
     try:
-        image = Image.open(io.BytesIO(point_to(data, header, directory)), formats=("TIFF",))
+        image = Image.open(io.BytesIO(put_directory_first(data, header, directory)), formats=("TIFF",))
     except UnidentifiedImageError:
         if not all(directory.size):
             raise BadImage("truncated", "the header is damaged") from None
         return _open_exact(data, directory, spec)
     except Exception as error:  # foreign decoders raise ten kinds of error; the kind is recorded
-        raise judge_error(error) from None
+        raise classify_error(error) from None
     _admit(image.size, spec, turn)
     _decode(image)
     return Opened(image, _orientation(image))
@@ -232,15 +183,15 @@ def _open_exact(data: bytes, directory: Directory, spec: ImageSpec) -> Opened:
     """A TIFF picture whose samples Pillow does not read, or not rightly."""
     if directory.is_cut:
         raise BadImage("truncated", "the header is damaged")
-    shown = show_exact(data, directory, spec.levels)
+    shown = read_tiff(data, directory, spec.levels)
     turned = shown.orientation if shown.orientation in ORIENTATIONS else UPRIGHT
     return Opened(shown.image, turned, shown.seen)
 
 
-def _open_other(data: bytes, spec: ImageSpec, turn: LargeTurn) -> Opened:
-    if (pnm := read_pnm(data)) is not None:
+def _open_other(data: bytes, spec: ImageSpec, turn: LargeImageLock) -> Opened:
+    if (pnm := read_pnm_head(data)) is not None:
         _admit((pnm.width, pnm.height), spec, turn)
-        return Opened(*show_pnm(data, pnm, spec.levels))
+        return Opened(*read_pnm(data, pnm, spec.levels))
     if (icon := find_icon(data)) is not None:
         return _open_icon(icon, spec, turn)
     image = _open(data)
@@ -255,7 +206,7 @@ def _open_other(data: bytes, spec: ImageSpec, turn: LargeTurn) -> Opened:
     return _show_deep(image, data, spec)
 
 
-def _open_icon(icon: bytes, spec: ImageSpec, turn: LargeTurn) -> Opened:
+def _open_icon(icon: bytes, spec: ImageSpec, turn: LargeImageLock) -> Opened:
     if not icon:
         raise BadImage("truncated", "the picture of the icon is not there")
     if icon.startswith(b"\x89PNG"):
@@ -264,7 +215,7 @@ def _open_icon(icon: bytes, spec: ImageSpec, turn: LargeTurn) -> Opened:
     try:
         image = Image.open(io.BytesIO(icon), formats=("ICO",))
     except Exception as error:  # foreign decoders raise ten kinds of error; the kind is recorded
-        raise judge_error(error) from None
+        raise classify_error(error) from None
     _decode(image)
     return Opened(image, UPRIGHT)
 
@@ -277,7 +228,7 @@ def _show_deep(image: Image.Image, data: bytes, spec: ImageSpec) -> Opened:
             image = image.convert("RGB" if image.mode == "RGBA" else "L")
     elif image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image)
-        shown = Image.fromarray(show_integers(values, 16, spec.levels))
+        shown = Image.fromarray(integers_to_uint8(values, 16, spec.levels))
         shown.info = {name: image.info[name] for name in ("icc_profile",) if name in image.info}
         return Opened(shown, orientation, measure_span(values))
     elif image.format == "PNG" and data[24:25] == PNG_DEEP and (colours := _read_deep_png(data)) is not None:
@@ -294,18 +245,18 @@ def _read_deep_png(data: bytes) -> NDArray[np.uint16] | None:
     return np.asarray(values[..., 2::-1], np.uint16)
 
 
-def _put_colours(image: Image.Image, values: NDArray[np.uint16], levels: str | Span) -> Image.Image:
+def _put_colours(image: Image.Image, values: NDArray[np.uint16], levels: str | LevelSpan) -> Image.Image:
     """The picture with these colours by the rule for levels; what was transparent stays so."""
     if not isinstance(levels, tuple):
         return image
-    shown = Image.fromarray(show_integers(values, 16, levels))
+    shown = Image.fromarray(integers_to_uint8(values, 16, levels))
     if image.mode in ("RGBA", "LA") or "transparency" in image.info:
         shown.putalpha(image.convert("RGBA").getchannel("A"))
     shown.info = {name: image.info[name] for name in ("icc_profile",) if name in image.info}
     return shown
 
 
-def _admit(size: tuple[int, int], spec: ImageSpec, turn: LargeTurn) -> None:
+def _admit(size: tuple[int, int], spec: ImageSpec, turn: LargeImageLock) -> None:
     """Let a picture of this size, as its header claims, be decoded; a large one when it is its turn."""
     if size[0] * size[1] > spec.max_pixels:
         raise BadImage("too_many_pixels", f"{size[0]}x{size[1]}")
@@ -315,10 +266,10 @@ def _admit(size: tuple[int, int], spec: ImageSpec, turn: LargeTurn) -> None:
 def resize_image(pixels: NDArray[np.uint8], spec: ImageSpec, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
     """uint8 (any height, any width, channels) → uint8 (height, width, channels) by the spec's rule, or into `out`."""
     height, width = pixels.shape[:2]
-    return _fill(pixels, lay_out((height, width), spec.size, spec.resize), spec, out)
+    return _fill(pixels, plan_resize((height, width), spec.size, spec.resize), spec, out)
 
 
-def thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def make_grey32(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A perceptual fingerprint: uint8 (32, 32) grey means, near-equal for the same picture saved twice."""
     grey = pixels[..., 0] if pixels.shape[-1] == 1 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     return np.asarray(cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA), np.uint8)
@@ -356,17 +307,17 @@ def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError:
-        raise judge_unknown(data) from None
+        raise classify_unknown(data) from None
     except Exception as error:  # foreign decoders raise ten kinds of error; the kind is recorded
-        raise judge_error(error) from None
+        raise classify_error(error) from None
 
 
 def _is_plain(image: Image.Image, spec: ImageSpec) -> bool:
-    """Whether `cnn.images.color.convert` leaves the colours of a profile to be corrected when the picture is small."""
+    """Whether `convert_colors` leaves the colours of a profile to be corrected when the picture is small."""
     return spec.channels == 3 and image.mode in ("RGB", "L") and "transparency" not in image.info
 
 
-def _inside(filled: NDArray[np.uint8], layout: Layout) -> NDArray[np.uint8]:
+def _inside(filled: NDArray[np.uint8], layout: ResizePlan) -> NDArray[np.uint8]:
     """The part of the result that shows the picture, without the bars of a letterbox."""
     top, left, height, width = (int(edge) for edge in layout.target)
     return filled[top : top + height, left : left + width]
@@ -381,7 +332,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _load(image: Image.Image, data: bytes, spec: ImageSpec, divisor: int) -> NDArray[np.uint8]:
-    if image.format == "JPEG" and not (spec.channels == 1 and find_transform(image)):
+    if image.format == "JPEG" and not (spec.channels == 1 and find_color_transform(image)):
         pixels = decode_jpeg(data, image.size, divisor, (image.mode, spec.channels))
         if pixels is not None:
             return pixels
@@ -389,11 +340,11 @@ def _load(image: Image.Image, data: bytes, spec: ImageSpec, divisor: int) -> NDA
         if divisor > 1:
             image.draft(None, (image.width // divisor, image.height // divisor))
         _decode(image)
-        return convert(image, spec.channels, spec.background)
+        return convert_colors(image, spec.channels, spec.background)
     except BadImage:
         raise
     except Exception as error:  # foreign decoders raise ten kinds of error; the kind is recorded
-        raise judge_error(error) from None
+        raise classify_error(error) from None
 
 
 def _decode(image: Image.Image) -> None:
@@ -409,7 +360,7 @@ def _decode(image: Image.Image) -> None:
         with silence:
             image.load()
     except Exception as error:  # foreign decoders raise ten kinds of error; the kind is recorded
-        raise judge_error(error, b"".join(told[-1:]).decode("utf-8", "replace")) from None
+        raise classify_error(error, b"".join(told[-1:]).decode("utf-8", "replace")) from None
 
 
 def _orient(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
@@ -435,7 +386,7 @@ def _locate(box: Box, size: tuple[int, int], divisor: int, decoded: tuple[NDArra
 
 
 def _fill(
-    pixels: NDArray[np.uint8], layout: Layout, spec: ImageSpec, out: NDArray[np.uint8] | None
+    pixels: NDArray[np.uint8], layout: ResizePlan, spec: ImageSpec, out: NDArray[np.uint8] | None
 ) -> NDArray[np.uint8]:
     out = np.empty(spec.shape, np.uint8) if out is None else out
     if out.shape != spec.shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
@@ -443,7 +394,7 @@ def _fill(
     inside = _inside(out, layout)
     if inside.shape != out.shape:
         out[:] = spec.background if spec.channels == 3 else _luma(spec.background)
-    resample(pixels, layout.source, inside, spec.filter)
+    resize_box(pixels, layout.source, inside, spec.filter)
     return out
 
 

@@ -1,16 +1,16 @@
 """uint8 pixels, a box in them and a filter in, the box resized into an array of the caller out."""
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cnn.images.buffers import borrow
+from cnn.images.buffers import borrow_buffer
+from cnn.images.spec import Filter
 
-Filter = Literal["fast", "area", "bicubic", "lanczos"]
 Pixels = NDArray[np.uint8]
 
 # "fast", by how many times the picture is larger than the target: below CRISP, cubic to twice the target and area by
@@ -28,7 +28,7 @@ class Box(NamedTuple):
     width: float
 
 
-class Layout(NamedTuple):
+class ResizePlan(NamedTuple):
     """Which part of the picture lands where in the result (a whole number of pixels in both)."""
 
     source: Box
@@ -40,7 +40,7 @@ class Layout(NamedTuple):
         return min(self.source.height / self.target.height, self.source.width / self.target.width)
 
 
-def lay_out(picture: tuple[int, int], size: tuple[int, int], rule: str) -> Layout:
+def plan_resize(picture: tuple[int, int], size: tuple[int, int], rule: str) -> ResizePlan:
     """What the rule (crop, pad, stretch) does with a picture of (height, width) for a result of (height, width)."""
     whole, full = Box(0, 0, *picture), Box(0, 0, *size)
     if rule == "crop":
@@ -48,16 +48,16 @@ def lay_out(picture: tuple[int, int], size: tuple[int, int], rule: str) -> Layou
         keep_height = min(picture[0], max(1, round(picture[1] * aspect)))
         keep_width = min(picture[1], max(1, round(picture[0] / aspect)))
         top, left = (picture[0] - keep_height) // 2, (picture[1] - keep_width) // 2
-        return Layout(Box(top, left, keep_height, keep_width), full)
+        return ResizePlan(Box(top, left, keep_height, keep_width), full)
     if rule == "stretch":
-        return Layout(whole, full)
+        return ResizePlan(whole, full)
     factor = min(size[0] / picture[0], size[1] / picture[1])
     height = min(size[0], max(1, round(picture[0] * factor)))
     width = min(size[1], max(1, round(picture[1] * factor)))
-    return Layout(whole, Box((size[0] - height) // 2, (size[1] - width) // 2, height, width))
+    return ResizePlan(whole, Box((size[0] - height) // 2, (size[1] - width) // 2, height, width))
 
 
-def resample(pixels: Pixels, box: Box, out: Pixels, method: Filter) -> None:
+def resize_box(pixels: Pixels, box: Box, out: Pixels, method: Filter) -> None:
     """Resize the box of uint8 (any, any, channels) into all of `out`, uint8 (height, width, channels).
 
     "fast" was chosen by measurements against Pillow's antialiased bicubic filter: nearer to it than OpenCV's area
@@ -81,11 +81,11 @@ def resample(pixels: Pixels, box: Box, out: Pixels, method: Filter) -> None:
 def _halve(pixels: Pixels, box: Box, out: Pixels, ratios: tuple[float, float]) -> None:
     """Blur by three pixels where that much is lost, sample at twice the target, and average two by two."""
     height, width = out.shape[:2]
-    double = borrow("double", (2 * height, 2 * width, *out.shape[2:]))
+    double = borrow_buffer("double", (2 * height, 2 * width, *out.shape[2:]))
     exact = all(edge == int(edge) for edge in box)
     part = _cut(pixels, box) if exact else pixels
     if max(ratios) >= FADE:
-        soft = borrow("soft", part.shape)
+        soft = borrow_buffer("soft", part.shape)
         cv2.GaussianBlur(part, (3, 3), _softness(ratios[1]), dst=soft, sigmaY=_softness(ratios[0]))
         part = soft
     if exact:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.images.buffers import borrow
+from cnn.images.buffers import borrow_buffer
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 
@@ -44,8 +44,8 @@ class Frame(A.ImageOnlyTransform):  # type: ignore[misc]
             return _warp(img, places, None)
         # OpenCV warps four channels in half the time of three, to the same levels.
         four = (*img.shape[:2], 4)
-        padded = cv2.cvtColor(img, cv2.COLOR_RGB2RGBA, dst=borrow("padded", four))
-        return np.asarray(cv2.cvtColor(_warp(padded, places, borrow("warped", four)), cv2.COLOR_RGBA2RGB))
+        padded = cv2.cvtColor(img, cv2.COLOR_RGB2RGBA, dst=borrow_buffer("padded", four))
+        return np.asarray(cv2.cvtColor(_warp(padded, places, borrow_buffer("warped", four)), cv2.COLOR_RGBA2RGB))
 
 
 class Tint(A.ImageOnlyTransform):  # type: ignore[misc]

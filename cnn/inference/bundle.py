@@ -25,11 +25,12 @@ from cnn.dataset.seen_images import SeenImages, read_seen, write_seen
 from cnn.digest import hash_file
 from cnn.errors import IntegrityError, RegistryError, TrainingError
 from cnn.evaluation.calibration import as_class_probabilities
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from cnn.inference.onnx import export_onnx, open_session, run_session
 from cnn.models.architecture import ModelSpec, build_model
 from cnn.models.backbones import refresh_constants
 from cnn.spec import Spec
+from cnn.text import shorten
 
 INFO, WEIGHTS, ONNX, GOLDEN = "bundle.json", "model.weights.h5", "model.onnx", "golden.npz"
 SEEN = "seen.npz"
@@ -40,7 +41,7 @@ REBUILD_LIMIT = 0.05  # training in float16 or TF32 rounds by less; another netw
 
 
 class BundleInfo(Spec):
-    """What a registered version is. Its `fingerprint()` is the sha256 of bundle.json, and so pins the whole folder.
+    """What a registered version is. Its `compute_digest()` is the sha256 of bundle.json, and so pins the whole folder.
 
     `onnx_difference` is the largest difference of a probability between Keras and ONNX on the golden images.
     """
@@ -185,7 +186,7 @@ def load_keras_model(folder: Path) -> Any:
     try:
         model.load_weights(folder / WEIGHTS)
     except Exception as error:  # HDF5 and Keras raise several kinds of error; the reason is recorded
-        reason = " ".join(str(error).split())[:200]
+        reason = shorten(error)
         raise RegistryError(f"{folder / WEIGHTS} does not fit its description ({reason}); train again") from None
     refresh_constants(model)
     golden, expected = read_golden(folder, info)
@@ -233,7 +234,7 @@ def _copy_network(model: Any, facts: BundleFacts) -> Any:
     try:
         network.set_weights(model.get_weights())
     except ValueError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = shorten(error)
         raise TrainingError(
             f"the trained model is not the network of its description ({reason}); train again"
         ) from None
@@ -261,7 +262,7 @@ def _compare_onnx(path: Path, golden: NDArray[np.uint8], reference: NDArray[np.f
     try:
         answers = as_class_probabilities(run_session(open_session(path.read_bytes()), golden))
     except Exception as error:  # ONNX Runtime raises types of its own; the reason is recorded
-        reason = " ".join(str(error).split())[:200]
+        reason = shorten(error)
         raise TrainingError(f"{path}: ONNX Runtime cannot run the exported model ({reason}); train again") from None
     difference = measure_difference(answers, reference)
     if difference > WRITE_LIMIT:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cnn.backend import import_keras
 from cnn.errors import TrainingError
 from cnn.stderr import capture_stderr
+from cnn.text import shorten
 
 INPUT = "images"
 FATAL = 4  # ONNX Runtime's highest log severity; failures are raised as exceptions anyhow
@@ -38,7 +39,7 @@ def export_onnx(model: Any, path: Path, shape: tuple[int, int, int]) -> None:
         with _converter_hushed(), mute_onnx():
             model.export(str(path), format="onnx", verbose=False, input_signature=[signature])
     except Exception as error:  # converters raise what they like; the reason is recorded
-        reason = " ".join(str(error).split())[:200]
+        reason = shorten(error)
         raise TrainingError(
             f"{path}: the network could not be written as ONNX ({type(error).__name__}: {reason}); "
             f"choose another model.backbone or model.layers"

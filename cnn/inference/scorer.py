@@ -12,6 +12,7 @@ from cnn.errors import RegistryError
 from cnn.evaluation.calibration import apply_temperature, as_class_probabilities
 from cnn.inference.bundle import ONNX, BundleInfo, check_golden_answers, read_bundle, read_golden, read_part
 from cnn.inference.onnx import open_session, run_session
+from cnn.text import shorten
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def load_scorer(folder: Path, threads: int = 1, providers: Sequence[str] = ("CPU
     except ValueError:
         raise
     except Exception as error:  # ONNX Runtime raises types of its own; the reason is recorded
-        reason = " ".join(str(error).split())[:200]
+        reason = shorten(error)
         raise RegistryError(
             f"{folder / ONNX}: ONNX Runtime cannot run the model ({reason}); install the locked dependencies"
         ) from None

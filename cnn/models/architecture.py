@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from cnn.backend import import_keras
 from cnn.dataset.manifest import Normalization
 from cnn.errors import ConfigError
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from cnn.models.backbones import build_backbone, find_backbone, load_pretrained, map_levels
 from cnn.models.layers import (
     AveragePoolLayer,
@@ -67,7 +67,7 @@ def build_model(spec: ModelSpec, image: ImageSpec, normalization: Normalization,
         ConfigError: the network does not fit the images, or there are fewer than two classes.
     """
     keras = import_keras()
-    count_parameters(spec, image, len(classes))  # every misfit is found by formula, before Keras sees it
+    count_parameters(spec, image, len(classes))  # every find_misfit is found by formula, before Keras sees it
     inputs = keras.Input(image.shape, dtype="uint8", name="image")
     values = _normalize(inputs, normalization, image.channels)
     if spec.uses_backbone:

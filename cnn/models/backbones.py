@@ -13,6 +13,7 @@ import numpy as np
 
 from cnn.backend import import_keras
 from cnn.errors import ConfigError
+from cnn.text import shorten
 
 InputRange = Literal["symmetric", "levels", "torch", "caffe"]
 
@@ -150,7 +151,7 @@ def _copy_imagenet(target: Any, backbone: Backbone) -> None:
     try:
         source = build_backbone(backbone, size, "imagenet")
     except Exception as error:  # Keras' downloader raises bare Exception; the reason is recorded
-        reason = " ".join(str(error).split())[:200]
+        reason = shorten(error)
         raise ConfigError(
             f'model.weights: "imagenet" could not be downloaded ({reason}); give the path of a local weights file'
         ) from None
@@ -165,7 +166,7 @@ def _load_file(target: Any, path: Path) -> None:
     try:
         target.load_weights(str(path))
     except Exception as error:  # HDF5 and Keras raise six kinds of error on a foreign file; the reason is recorded
-        reason = " ".join(str(error).split())[:200]
+        reason = shorten(error)
         raise ConfigError(
             f"model.weights: {path} does not hold weights for this backbone without its top ({reason})"
         ) from None

@@ -1,6 +1,5 @@
 """How a network is trained: the settings, one training's job, and how far it has come. Imports no Keras."""
 
-import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +8,9 @@ from typing import Literal
 from pydantic import Field
 
 from cnn.dataset.manifest import Manifest
+from cnn.digest import hash_json
 from cnn.models.architecture import ModelSpec
-from cnn.spec import Settings, canonical_json
+from cnn.spec import Settings
 
 
 class FitSpec(Settings):
@@ -45,7 +45,7 @@ class FitJob:
         shards = {split: [ref.digest for ref in manifest.splits.get(split, ())] for split in ("train", "validation")}
         parts = (manifest.image, manifest.normalization, self.model, self.fit)
         facts = [1, list(manifest.classes), shards, [part.model_dump(mode="json") for part in parts]]
-        return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
+        return hash_json(facts)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from cnn.errors import SafelightError
+from cnn.text import escape_unprintable, redact_text, shorten
 from infra.machine.memory_limits import is_short_of_memory
-from infra.storage.entry import escape_unseen, redact_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,7 +47,7 @@ def run_command(
         _end(STOPPED, TERMINATED if isinstance(stop, TerminatedError) else INTERRUPTED)
     except (MemoryError, ImportError, OSError, RuntimeError, SystemError) as fault:
         if is_short_of_memory(fault):
-            _fail(f"memory ran out ({tell_shortly(fault)}); {MORE_MEMORY}")
+            _fail(f"memory ran out ({shorten(fault)}); {MORE_MEMORY}")
         if not isinstance(fault, OSError):
             raise
         told = fault.strerror or str(fault) or type(fault).__name__
@@ -55,7 +55,7 @@ def run_command(
     except Exception as fault:
         if not _is_of_prefect(fault):
             raise
-        text = tell_shortly(fault)
+        text = shorten(fault)
         address = os.environ.get("PREFECT_API_URL", "")
         _fail(
             f"the Prefect server at {address} failed ({text}); finished chunks are kept: run the same command again"
@@ -86,11 +86,6 @@ def _ended_by_signals() -> Iterator[None]:
         if quiet:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, before)
-
-
-def tell_shortly(fault: BaseException) -> str:
-    """What a fault of a library says, on one line of at most 200 characters; its kind where it says nothing."""
-    return " ".join(str(fault).split())[:200] or type(fault).__name__
 
 
 def _raise_terminated(number: int, frame: object) -> NoReturn:
@@ -159,7 +154,7 @@ def format_value(value: Any) -> str:
         return f"{value:,.4f}".rstrip("0").rstrip(".")
     if isinstance(value, int):
         return f"{value:,}"
-    return escape_unseen(str(value))
+    return escape_unprintable(str(value))
 
 
 def open_prefect(spec: "ServerSpec | None" = None) -> None:

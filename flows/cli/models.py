@@ -1,7 +1,6 @@
 """A model's name in, its versions, champion and history out; and the champion moved by hand."""
 
 import getpass
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +9,7 @@ from cnn.errors import RegistryError
 from infra.registry.history import describe_move
 from infra.registry.registry import Registry, resolve_tracking
 from infra.registry.tracking import holds_registry
-from infra.registry.versions import IMAGES, VersionInfo
+from infra.registry.versions import VersionInfo
 
 VERSION_TITLES = ("version", "alias", "verdict", "accuracy", "measured on", "macro F1", "ECE", "images", "date")
 LEFT_OUT = ("ECE", "images")  # of the table where there is little room; `--json` has everything
@@ -187,25 +186,10 @@ def _describe(version: VersionInfo) -> dict[str, Any]:
 
 def _describe_figures(version: VersionInfo) -> dict[str, Any]:
     """A version's accuracy and what it was measured on; None where an older release did not keep it."""
-    images = version.tags.get(IMAGES, "")
     return {
         "accuracy": version.metrics.get("accuracy"),
-        "judged_on": _read_judged_on(version),
+        "judged_on": version.judged_on or None,
         "test_images": int(version.metrics["test_images"]) if "test_images" in version.metrics else None,
-        "unjudged": _read_unjudged(version.tags.get("safelight.unjudged", "[]")),
-        "images": int(images) if images.isascii() and images.isdigit() else None,
+        "unjudged": list(version.unjudged),
+        "images": version.images,
     }
-
-
-def _read_judged_on(version: VersionInfo) -> str | None:
-    split = version.tags.get("judged_on")  # of an older release: the split alone
-    former = f"{split} split of {version.dataset}" if split and version.dataset else None
-    return version.tags.get("safelight.judged_on") or former
-
-
-def _read_unjudged(text: str) -> list[str]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):  # edited by hand
-        return []
-    return [str(one) for one in found] if isinstance(found, list) else []

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from cnn.text import redact
 from flows.progress import say
 from infra.server.prefect_server import ServerSpec, ensure_prefect_server, server_status, stop_server
-from infra.storage.entry import redact
 
 
 def start_servers(spec: ServerSpec) -> dict[str, Any]:

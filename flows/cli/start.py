@@ -10,13 +10,13 @@ def main() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, and stays so
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # PYTHONPATH comes before it
-    from infra.machine.import_path import guard_imports
+    from infra.machine.import_path import secure_import_path
 
     del sys.path[0]
-    guard_imports()
-    from infra.machine.memory_limits import spare_threads
+    secure_import_path()
+    from infra.machine.memory_limits import limit_blas_threads
 
-    spare_threads()
+    limit_blas_threads()
     from flows.cli.main import main as run
 
     run()

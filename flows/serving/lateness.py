@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from cnn.text import shorten
+
 TAIL = 256 * 1024  # bytes of a log's end in which its last error is looked for
 AGAIN = timedelta(hours=1)  # what is still late is told this often
 
@@ -58,4 +60,4 @@ def find_last_error(text: str) -> str | None:
     """The last line with which a traceback ends (`package.SomeError: ...`), or of level ERROR, as one short line."""
     ends = r"(?:[A-Za-z_][\w.]*\.)?\w*(?:Error|Exception)\b: .+"
     found = re.findall(rf"^(?:{ends}|.*\| (?:ERROR|CRITICAL) +\| .+)$", text, re.MULTILINE)
-    return " ".join(found[-1].split())[:300] if found else None
+    return shorten(found[-1], 300) if found else None

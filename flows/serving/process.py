@@ -50,8 +50,9 @@ def complete_answer(flow: str, parameters: dict[str, Any], answer: dict[str, Any
     """The answer, for `score` with how many images of each decision there are, as the batch's record says."""
     if flow != "score":
         return answer
+    from infra.storage.layout import batch_path
     from infra.storage.store import open_store
-    from tasks.score.plan import BatchRecord, batch_path
+    from tasks.score.plan import BatchRecord
 
     stored = open_store(parameters["workspace"]).read(batch_path(answer["batch"], "batch.json"))
     return answer | {"decisions": BatchRecord.model_validate_json(stored).decisions}

@@ -28,13 +28,12 @@ from prefect.runner import Runner
 from prefect.runner._starter_engine import EngineCommandStarter
 from prefect.states import Cancelled, Crashed
 
-from flows.cli.console import tell_shortly
+from cnn.text import escape_unprintable, redact_text, shorten
 from flows.serving.lateness import Watch, read_last_error
 from flows.serving.process import read_answer, start_command
 from flows.serving.summary import describe_answer
 from flows.serving.timetable import describe_day, describe_moment
 from infra.server.prefect_server import server_status
-from infra.storage.entry import escape_unseen, redact_text
 
 FAULTS = (httpx.HTTPError, PrefectException, OSError)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -62,7 +61,7 @@ class Teller:
             if now.date() != self._day:
                 self._day = now.date()
                 print(f"{now:%H:%M} {describe_day(now)}", file=sys.stderr)
-            print(f"{now:%H:%M} {escape_unseen(redact_text(text))}", file=sys.stderr, flush=True)
+            print(f"{now:%H:%M} {escape_unprintable(redact_text(text))}", file=sys.stderr, flush=True)
 
 
 class LineSink:
@@ -242,7 +241,7 @@ class ServingRunner(Runner):
 
     def _note_outage(self, error: Exception) -> None:
         if not self._outage:
-            told = tell_shortly(error)
+            told = shorten(error)
             self.teller.say(f"Prefect's server does not answer ({told}); asked again every {self.query_seconds:.0f} s")
         self._outage = True
 
@@ -274,7 +273,7 @@ class ServingRunner(Runner):
             if (obstacle := await self._find_obstacle(name)) is not None:
                 return obstacle
         except FAULTS as error:
-            return f"Prefect's server does not answer ({' '.join(str(error).split())[:200]})"
+            return f"Prefect's server does not answer ({shorten(error)})"
         return describe_server_log(os.environ.get("PREFECT_API_URL", ""))
 
     def _find_number(self, name: str) -> UUID | None:

@@ -5,7 +5,7 @@ import os
 from urllib.parse import urlsplit
 
 from cnn.errors import ConfigError
-from infra.storage.entry import redact
+from cnn.text import redact
 
 TRUST = "SAFELIGHT_TRUST_PLAIN_TCP"
 

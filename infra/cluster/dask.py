@@ -13,16 +13,14 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, TypeVar
 
-from pydantic import Field
-
 from cnn.errors import InstallationError, SafelightError, ServerError
-from cnn.spec import Settings
+from cnn.text import redact
 from infra.cluster.address import check_address
-from infra.cluster.spawn import bare_workers, without_interrupts
+from infra.cluster.spawn import block_interrupts, skip_main_module
+from infra.cluster.spec import ClusterSpec
 from infra.cluster.threads import run_in_threads
 from infra.machine.memory_limits import is_short_of_memory
 from infra.machine.user_dirs import cache_dir
-from infra.storage.entry import redact
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -55,21 +53,6 @@ OWN = "SAFELIGHT_WORKER"  # in the environment of the workers that this module s
 QUIET = {"DASK_LOGGING__DISTRIBUTED": "critical", "DASK_LOGGING__TORNADO": "critical"}
 
 
-class ClusterSpec(Settings):
-    """Where chunks are worked on."""
-
-    workers: int | None = Field(None, ge=0, description="processes on this machine; unset: one per core, 0: none")
-    address: str | None = Field(
-        None,
-        description="Dask scheduler, tls:// or on loopback; unset: DASK_SCHEDULER_ADDRESS, else none",
-    )
-    trust_plain_tcp: bool = Field(
-        False,
-        description="accept an unencrypted scheduler, where SAFELIGHT_TRUST_PLAIN_TCP=1 is set too: whoever reaches it"
-        " runs code",
-    )
-
-
 @dataclass(frozen=True)
 class Cluster:
     """Workers that are ready; `client` is None when the chunks run in this process."""
@@ -99,15 +82,15 @@ def run_chunks(
     items: Iterable[T],
     on_result: Callable[[R], None],
     *,
-    guard: Callable[[T], T] | None = None,
+    isolate: Callable[[T], T] | None = None,
     in_flight: int = 4,
 ) -> None:
     """Call `on_result` with `function(item)` for each item, as results come; order is not kept.
 
     At most `in_flight` items per worker process are with the workers at a time. `function` is importable by name there;
     a local worker process runs it on two items at a time, in threads. An item beside which workers have died is tried
-    again as `guard(item)`: the same work, done so that it cannot end a process. What runs in this process is guarded
-    from the start, and done in a few threads; without a guard it is done in a loop.
+    again as `isolate(item)`: the same work, done so that it cannot end a process. What runs in this process is isolated
+    from the start, and done in a few threads; without `isolate` it is done in a loop.
 
     Raises:
         Exception: the first that `function` or `on_result` raised, as it was; what is left is given up.
@@ -115,10 +98,10 @@ def run_chunks(
     """
     if cluster.client is not None:
         with _explained_deaths():
-            work = _Work(cluster.client, function, guard or _leave)
+            work = _Work(cluster.client, function, isolate or _leave)
             work.run(iter(items), on_result, in_flight * max(1, cluster.workers))
-    elif guard is not None:
-        run_in_threads(function, map(guard, items), on_result)
+    elif isolate is not None:
+        run_in_threads(function, map(isolate, items), on_result)
     else:
         for item in items:
             on_result(function(item))
@@ -127,8 +110,8 @@ def run_chunks(
 class _Work:
     """Items on their way through a client's workers, and how often each has come back from workers that died."""
 
-    def __init__(self, client: Any, function: Callable[[T], R], guard: Callable[[T], T]) -> None:
-        self._client, self._function, self._guard = client, pack(function), guard
+    def __init__(self, client: Any, function: Callable[[T], R], isolate: Callable[[T], T]) -> None:
+        self._client, self._function, self._isolate = client, pack(function), isolate
         self._pending: dict[Any, tuple[Any, int]] = {}
 
     def run(self, items: Iterator[Any], on_result: Callable[[Any], None], window: int) -> None:
@@ -145,7 +128,7 @@ class _Work:
                 except KilledWorker:
                     if returns == MOST_RETURNS:
                         raise
-                    done.add(self._submit(self._guard(item), returns + 1))  # type: ignore[no-untyped-call]
+                    done.add(self._submit(self._isolate(item), returns + 1))  # type: ignore[no-untyped-call]
                     continue
                 future.release()  # a worker that dies with a result it still holds would have it computed again
                 for following in islice(items, 1):  # the next one goes out before this result is looked at
@@ -253,8 +236,8 @@ def _start_local(workers: int | None) -> Iterator[Any]:
     environment = {**dask.config.get("distributed.nanny.pre-spawn-environ", {}), **MEMORY, **QUIET}
     with ExitStack() as stack:
         stack.enter_context(dask.config.set({**SETTINGS, "distributed.nanny.pre-spawn-environ": environment}))
-        stack.enter_context(bare_workers())
-        with without_interrupts(), _explained_start():
+        stack.enter_context(skip_main_module())
+        with block_interrupts(), _explained_start():
             local = LocalCluster(  # type: ignore[no-untyped-call]
                 n_workers=workers or CPU_COUNT,
                 processes=True,

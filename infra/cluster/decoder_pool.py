@@ -18,8 +18,9 @@ from weakref import WeakSet
 import numpy as np
 
 from cnn.errors import BadImage, InstallationError
-from cnn.images.decoder import GarbledError, read_message, write_message
-from cnn.images.read import Decoded, ImageSpec
+from cnn.images.decoder import GarbledMessageError, read_message, write_message
+from cnn.images.read import DecodedImage
+from cnn.images.spec import ImageSpec
 from infra.machine.import_path import python_command, python_environment
 
 DECODER = "cnn.images.decoder"  # the module that a child runs
@@ -34,7 +35,7 @@ class DecodersClosedError(Exception):
     """The decoders were closed while one was at work, or before it was asked: what became of the file is not known."""
 
 
-class Isolation:
+class DecoderPool:
     """Child processes, one for each caller at a time, which wait for the next file when they have answered."""
 
     def __init__(self) -> None:
@@ -44,7 +45,7 @@ class Isolation:
         self.closed = False
         _every.add(self)
 
-    def read(self, data: bytes, spec: ImageSpec, seconds: float) -> Decoded:
+    def read(self, data: bytes, spec: ImageSpec, seconds: float) -> DecodedImage:
         """What `cnn.images.read.read_image` gives for this file, within so many seconds.
 
         Raises:
@@ -95,7 +96,7 @@ class _Child:
         self._answers: BinaryIO | None = None
         self._garbled = False
 
-    def read(self, data: bytes, spec: ImageSpec, seconds: float) -> Decoded:
+    def read(self, data: bytes, spec: ImageSpec, seconds: float) -> DecodedImage:
         request = _write_request(spec, seconds)
         for last in (False, True):  # a child may have been killed for a reason that has nothing to do with the file
             if self._process is None:
@@ -128,7 +129,7 @@ class _Child:
     def _receive(self, size: int) -> tuple[bytes, bytes] | None:
         try:
             return read_message(self._answers, size)  # type: ignore[arg-type]
-        except GarbledError:
+        except GarbledMessageError:
             self._garbled = True
             return None
 
@@ -219,7 +220,7 @@ def _write_request(spec: ImageSpec, seconds: float) -> bytes:
     return json.dumps({"image": spec.model_dump(), "seconds": seconds}).encode()
 
 
-def is_expendable() -> bool:
+def is_replaced_on_death() -> bool:
     """Whether this process is a worker that is replaced when it dies."""
     return multiprocessing.current_process().name.startswith(WORKER_NAME)
 
@@ -243,21 +244,21 @@ def _name_end(code: int) -> str:
         return f"signal {-code}"
 
 
-def _to_decoded(facts: bytes, pixels: bytes, spec: ImageSpec) -> Decoded:
+def _to_decoded(facts: bytes, pixels: bytes, spec: ImageSpec) -> DecodedImage:
     answer: dict[str, Any] = json.loads(facts)
     if "reason" in answer:
         raise BadImage(answer["reason"], answer["detail"])
     seen = tuple(answer["seen"]) if answer["seen"] else None
     found = np.frombuffer(pixels, np.uint8).reshape(spec.shape)
-    return Decoded(found, answer["width"], answer["height"], seen, answer["preview"])
+    return DecodedImage(found, answer["width"], answer["height"], seen, answer["preview"])
 
 
 class _OfThread(threading.local):
-    isolation: Isolation | None = None
+    isolation: DecoderPool | None = None
 
 
-_every: "WeakSet[Isolation]" = WeakSet()
-_of_process = Isolation()
+_every: "WeakSet[DecoderPool]" = WeakSet()
+_of_process = DecoderPool()
 _of_thread = _OfThread()
 
 
@@ -267,11 +268,11 @@ def _close_all() -> None:
         isolation.close()
 
 
-def adopt(isolation: Isolation) -> None:
-    """Have `read_apart` in this thread use these decoders."""
+def use_decoders(isolation: DecoderPool) -> None:
+    """Have `decode_in_child` in this thread use these decoders."""
     _of_thread.isolation = isolation
 
 
-def read_apart(data: bytes, spec: ImageSpec, seconds: float) -> Decoded:
-    """`Isolation.read`, by the decoders that this thread has adopted, else by those of the process."""
+def decode_in_child(data: bytes, spec: ImageSpec, seconds: float) -> DecodedImage:
+    """`DecoderPool.read`, by the decoders that this thread has adopted, else by those of the process."""
     return (_of_thread.isolation or _of_process).read(data, spec, seconds)

@@ -17,9 +17,9 @@ FOLDERS = ("PYTHONPATH", "PYTHONSAFEPATH")  # what decides where a new process l
 
 
 @contextmanager
-def without_interrupts() -> Iterator[None]:
+def block_interrupts() -> Iterator[None]:
     """Threads and processes started in the block never see Ctrl-C: this process ends them, and they say nothing."""
-    with safe_folders():
+    with safe_import_folders():
         multiprocessing.resource_tracker.ensure_running()  # started inside, it would undo the block
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -29,7 +29,7 @@ def without_interrupts() -> Iterator[None]:
 
 
 @contextmanager
-def safe_folders() -> Iterator[None]:
+def safe_import_folders() -> Iterator[None]:
     """In the block no Python process looks for a module in the working folder; see `infra.machine.import_path`."""
     before = {name: os.environ.get(name) for name in FOLDERS}
     _set_variables({name: python_environment().get(name) for name in FOLDERS})
@@ -59,7 +59,7 @@ def _set_variables(values: Mapping[str, str | None]) -> None:
 
 
 @contextmanager
-def bare_workers() -> Iterator[None]:
+def skip_main_module() -> Iterator[None]:
     """Worker processes started in the block do not import this process's main module, nor one of the working folder.
 
     Spawned processes import it to unpickle what it defines. Here that is the command line or Prefect's engine: seconds
@@ -77,7 +77,7 @@ def bare_workers() -> Iterator[None]:
 
     multiprocessing.spawn.get_preparation_data = prepare
     try:
-        with safe_folders():
+        with safe_import_folders():
             yield
     finally:
         multiprocessing.spawn.get_preparation_data = original

@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import TypeVar
 
-from infra.cluster.decoder_pool import Isolation, adopt
+from infra.cluster.decoder_pool import DecoderPool, use_decoders
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,10 +26,10 @@ def run_in_threads(function: Callable[[T], R], items: Iterator[T], on_result: Ca
     """
     asked: SimpleQueue[tuple[Future[R], T] | None] = SimpleQueue()
     answered: SimpleQueue[Future[R]] = SimpleQueue()
-    decoders = Isolation()
+    decoders = DecoderPool()
 
     def work() -> None:
-        adopt(decoders)
+        use_decoders(decoders)
         while (job := asked.get()) is not None and not decoders.closed:
             future, item = job
             try:

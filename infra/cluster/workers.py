@@ -1,4 +1,4 @@
-"""A `ClusterSpec` in; workers that start when work that is worth it comes, out."""
+"""Workers that are started only when the work is large enough to pay for it."""
 
 import gc
 import time
@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
-from infra.cluster.dask import Cluster, ClusterSpec, open_cluster, run_chunks
-from infra.cluster.spec import Effort
+from infra.cluster.dask import Cluster, open_cluster, run_chunks
+from infra.cluster.spec import ClusterSpec, WorkEstimate
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 # It takes about 3 s until workers have started and imported what they need, and two of them halve what comes then.
-WORTH = 5.0  # seconds of one core
+MIN_SECONDS = 5.0  # seconds of one core
 
 
-class Crew:
+class Workers:
     """Runs functions over many items on one cluster; before one had started, small work is done in this process."""
 
     def __init__(self, spec: ClusterSpec, stack: ExitStack) -> None:
@@ -29,21 +29,23 @@ class Crew:
         function: Callable[[T], R],
         items: Iterable[T],
         on_result: Callable[[R], None],
-        effort: Effort,
-        guard: Callable[[T], T] | None = None,
+        estimate: WorkEstimate,
+        isolate: Callable[[T], T] | None = None,
     ) -> None:
         """Call `on_result` with `function(item)` for each item; see `infra.cluster.dask.run_chunks`.
 
-        With `workers = 0` nothing is guarded: that is a choice to have all in one process, for a debugger, say.
+        With `workers = 0` nothing is isolated: that is a choice to have all in one process, for a debugger, say.
         """
-        run_chunks(self._workers(effort), function, items, on_result, guard=None if self._spec.workers == 0 else guard)
+        run_chunks(
+            self._workers(estimate), function, items, on_result, isolate=None if self._spec.workers == 0 else isolate
+        )
 
-    def prepare(self, effort: Effort) -> None:
+    def prepare(self, estimate: WorkEstimate) -> None:
         """Start the cluster now, if there is one to start for this."""
-        self._workers(effort)
+        self._workers(estimate)
 
-    def _workers(self, effort: Effort) -> Cluster:
-        if self._cluster is None and not self._needs_cluster(effort):
+    def _workers(self, estimate: WorkEstimate) -> Cluster:
+        if self._cluster is None and not self._needs_cluster(estimate):
             return Cluster(0)
         if self._cluster is None:
             begin = time.monotonic()
@@ -51,16 +53,16 @@ class Crew:
             self.start_up = time.monotonic() - begin
         return self._cluster
 
-    def _needs_cluster(self, effort: Effort) -> bool:
-        if self._spec.address or effort.pieces == 0:
+    def _needs_cluster(self, estimate: WorkEstimate) -> bool:
+        if self._spec.address or estimate.pieces == 0:
             return bool(self._spec.address)
         asked = self._spec.workers is not None
-        return effort.pieces > 1 and (asked or effort.seconds >= WORTH)
+        return estimate.pieces > 1 and (asked or estimate.seconds >= MIN_SECONDS)
 
 
 @contextmanager
-def hire_crew(spec: ClusterSpec) -> Iterator[Crew]:
-    """A crew for the length of the block. Raises: ConfigError, ServerError.
+def open_workers(spec: ClusterSpec) -> Iterator[Workers]:
+    """Workers for the length of the block. Raises: ConfigError, ServerError.
 
     Meanwhile the garbage collector looks only at what the block makes: to go through all that was imported took it a
     sixth of the time of listing a folder, where it is not called as seldom as on the command line.
@@ -69,4 +71,4 @@ def hire_crew(spec: ClusterSpec) -> Iterator[Crew]:
         if not gc.get_freeze_count():  # else it is somebody else's, and stays
             gc.freeze()
             stack.callback(gc.unfreeze)
-        yield Crew(spec, stack)
+        yield Workers(spec, stack)

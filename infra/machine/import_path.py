@@ -53,7 +53,7 @@ def order_folders(folders: list[str], environment: Mapping[str, str], here: str 
     return [*first, *own, *(path for path in given if path not in (here, ROOT))]
 
 
-def guard_imports() -> None:
+def secure_import_path() -> None:
     """Put the folders of this process in order, and have the Python processes that it starts find the same.
 
     Programs of others are among these (Prefect's server, the runs that it starts), and PYTHONPATH goes first in all:

@@ -35,7 +35,7 @@ WORDS = (
 )
 
 
-def spare_threads() -> None:
+def limit_blas_threads() -> None:
     """Have NumPy's OpenBLAS start no threads, unless the environment names a number; to be called before it is loaded.
 
     Nothing here needs them, each takes address space, and OpenBLAS tries for ever when one cannot be started.
@@ -65,20 +65,20 @@ def is_short_of_memory(error: BaseException) -> bool:
     at: BaseException | None = error
     while at is not None and id(at) not in seen:
         seen.add(id(at))
-        if isinstance(at, MemoryError) or (isinstance(at, OSError) and at.errno == errno.ENOMEM) or tells_memory(at):
+        if isinstance(at, MemoryError) or (isinstance(at, OSError) and at.errno == errno.ENOMEM) or mentions_memory(at):
             return True
         at = at.__cause__ or at.__context__
     return False
 
 
-def tells_memory(said: object) -> bool:
+def mentions_memory(said: object) -> bool:
     """Whether a text, or an error's, has words for it."""
     text = f"{type(said).__name__} {said}".lower() if isinstance(said, BaseException) else str(said).lower()
     return any(word in text for word in WORDS)
 
 
 @contextmanager
-def ended_when_starved(process: "subprocess.Popen[bytes]", seconds: float | None = None) -> Iterator[threading.Event]:
+def kill_when_starved(process: "subprocess.Popen[bytes]", seconds: float | None = None) -> Iterator[threading.Event]:
     """In the block a process that stands still at its limit of address space is killed; the event says that it was.
 
     Some libraries then wait for ever for a thread that could not be started.

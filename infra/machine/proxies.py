@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
 from cnn.errors import ServerError
-from infra.storage.entry import redact
+from cnn.text import redact
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SCHEMES = ("http", "https", "all")

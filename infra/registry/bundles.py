@@ -11,6 +11,7 @@ from cnn.digest import hash_file
 from cnn.errors import IntegrityError
 from cnn.inference.bundle import INFO, ONNX, BundleInfo, read_bundle
 from infra.machine.user_dirs import cache_dir
+from infra.storage.layout import bundle_path
 from infra.storage.store import Store
 
 
@@ -60,10 +61,10 @@ def upload_bundle(store: Store, folder: Path) -> str:
         IntegrityError: a file of the bundle is missing or damaged.
     """
     digest = hash_file(folder / INFO)
-    if not store.exists(_place(digest, INFO)):
+    if not store.exists(bundle_path(digest, INFO)):
         for name in sorted(read_bundle(folder).files):
-            store.put_file(_place(digest, name), folder / name)
-        store.put_file(_place(digest, INFO), folder / INFO)  # last: where it is, the bundle is complete
+            store.put_file(bundle_path(digest, name), folder / name)
+        store.put_file(bundle_path(digest, INFO), folder / INFO)  # last: where it is, the bundle is complete
     return digest
 
 
@@ -78,10 +79,10 @@ def locate_bundle(store: Store, digest: str) -> Path:
     if not store.is_local:
 
         def bring(name: str, target: Path) -> None:
-            (target / name).write_bytes(store.read(_place(digest, name)))
+            (target / name).write_bytes(store.read(bundle_path(digest, name)))
 
         return cache_bundle(digest, cache_dir() / "bundles", bring, store.uri_of(f"bundles/{digest}"))
-    info = store.fetch(_place(digest, INFO))
+    info = store.fetch(bundle_path(digest, INFO))
     if hash_file(info) != digest:
         raise IntegrityError(f"{info} is damaged; delete the folder {info.parent} and score again")
     return info.parent
@@ -112,7 +113,3 @@ def _keep(part: Path, kept: Path) -> None:
     except OSError:
         if not kept.is_dir():  # else another process was first, with the same bytes
             raise
-
-
-def _place(digest: str, name: str) -> str:
-    return f"bundles/{digest}/{name}"

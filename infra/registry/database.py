@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cnn.errors import StorageError
+from cnn.text import shorten
 from infra.storage.scratch import NO_LOCKS
 
 BUSY_SECONDS = 60.0  # a migration by another program that holds the database
@@ -163,7 +164,7 @@ def _drop_left_over(draft: Path, tables: Tables) -> None:
 def _say_stuck(path: Path, cause: str) -> str:
     return (
         f"{path}: MLflow's tables were left half-migrated and cannot be brought to their end"
-        f" ({' '.join(cause.split())[:200]}); bring back a copy of the file, or move it away to begin without its runs"
+        f" ({shorten(cause)}); bring back a copy of the file, or move it away to begin without its runs"
         " and models"
     )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
-from cnn.spec import canonical_json
+from cnn.digest import canonical_json
 
 PREFIX = "move."
 WHY_CHARACTERS = 1000  # with escapes still below the 5,000 that MLflow's tables hold

@@ -22,6 +22,8 @@ from typing import Any
 import cnn
 from cnn.errors import RegistryError, SafelightError, ServerError, StorageError
 from cnn.inference.bundle import read_bundle
+from cnn.text import redact_text as redact
+from cnn.text import shorten
 from infra.machine.proxies import explain_proxy
 from infra.registry.bundles import bundle_tags, cache_bundle
 from infra.registry.database import Schema, lock_file, prepare_database
@@ -39,7 +41,6 @@ from infra.registry.training_lock import Lease, Waiting, lock_training
 from infra.registry.versions import CHALLENGER as CHALLENGER
 from infra.registry.versions import CHAMPION as CHAMPION
 from infra.registry.versions import METRIC, AbsentError, ExistsError, VersionInfo, Versions
-from infra.storage.entry import redact_text as redact
 
 FIGURES = "figures"  # below the artifacts of a run
 DATA = "data/bundle"  # where a pyfunc model keeps the folder that was logged as `bundle`
@@ -357,7 +358,7 @@ def _explained_scratch(folder: str) -> Iterator[None]:
 def _say_no_room(folder: str, error: OSError) -> str:
     listed = error.args[0] if isinstance(error, shutil.Error) and error.args else None
     causes = [str(fault[-1]) for fault in listed] if isinstance(listed, list) and listed else []
-    cause = error.strerror or " ".join((causes or [str(error)])[0].split())[:200]
+    cause = error.strerror or shorten((causes or [str(error)])[0])
     return (
         f"{folder}: the model cannot be packed there for the registry ({cause}); make room there, or set TMPDIR to a"
         " folder with more, and run the same command again: it goes on from there"

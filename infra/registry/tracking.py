@@ -9,9 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from cnn.errors import ConfigError
+from cnn.text import redact, redact_text
 from infra.machine.proxies import bypass_loopback, check_socks, is_address
 from infra.machine.user_dirs import state_dir
-from infra.storage.entry import redact, redact_text, silence_clients
+from infra.storage.entry import silence_aws_clients
 from infra.storage.store import parse_folder
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -35,7 +36,7 @@ def silence_mlflow() -> None:
     """Set what keeps MLflow from phoning home and from chattering, before it is imported; the user's settings stay."""
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
-    silence_clients()  # MLflow makes clients of its own
+    silence_aws_clients()  # MLflow makes clients of its own
     for name, level in LEVELS.items():
         logging.getLogger(name).setLevel(level)
 

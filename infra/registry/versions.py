@@ -13,19 +13,28 @@ from infra.registry import history as moves
 from infra.registry.history import Move
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-METRIC = "metric."
-IMAGES = "safelight.images"  # tag of a version: how many images its dataset holds
+# Tags of a version: its metrics, how many images its dataset holds, what the metrics were measured on and of which
+# classes there were no images there (as JSON), and when the gate's verdict was applied.
+METRIC, IMAGES, JUDGED_ON, UNJUDGED = "metric.", "safelight.images", "safelight.judged_on", "safelight.unjudged"
+GATE_APPLIED = "gate.applied"
 
 
 @dataclass(frozen=True)
 class VersionInfo:
-    """A registered version. `bundle` is the sha256 of its bundle.json, `location` the address of its artifacts."""
+    """A registered version. `bundle` is the sha256 of its bundle.json, `location` the address of its artifacts.
+
+    `metrics` were measured on `judged_on` (as `test split of birds-1`, "" where nobody knows), where there were no
+    images of the classes `unjudged`; `images` is the size of its dataset.
+    """
 
     name: str
     version: int
     aliases: tuple[str, ...]
     created: str
     metrics: dict[str, float]
+    judged_on: str
+    unjudged: tuple[str, ...]
+    images: int | None
     verdict: str | None
     reasons: tuple[str, ...]
     dataset: str
@@ -33,6 +42,27 @@ class VersionInfo:
     bundle: str
     location: str
     tags: dict[str, str]
+
+    @property
+    def alias(self) -> str:
+        """The alias that says most: champion, else challenger, else none ("")."""
+        return next((alias for alias in (CHAMPION, CHALLENGER) if alias in self.aliases), "")
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether the gate has come to its end with it."""
+        return GATE_APPLIED in self.tags
+
+    def describe_accuracy(self) -> str:
+        """Its accuracy and what it was measured on, in one line; "" where it has none."""
+        figures = self.metrics
+        if "accuracy" not in figures:
+            return ""
+        accuracy = f"accuracy {figures['accuracy']:.4f}"
+        if {"accuracy_low", "accuracy_high"} <= set(figures):
+            accuracy += f" ({figures['accuracy_low']:.4f} to {figures['accuracy_high']:.4f})"
+        images = f"{figures['test_images']:,.0f} images" if "test_images" in figures else "images of an unknown number"
+        return f"{accuracy} on {images}, {self.judged_on or 'nobody knows which'}"
 
 
 @dataclass(frozen=True)
@@ -168,7 +198,7 @@ class Versions(ABC):
         there = {version.version: version for version in self.versions(name) if version.bundle}
         champions = moves.list_champions(kept, None)
         last = kept[-1].to_version
-        if not champions and last is not None and (last not in there or "gate.applied" in there[last].tags):
+        if not champions and last is not None and (last not in there or there[last].is_gated):
             champions = [last]  # an old history, without marks: what looks like a move cut short was one
         if not champions:
             return None
@@ -269,15 +299,20 @@ def read_version(entry: Any, aliases: Mapping[str, Any]) -> VersionInfo:
     """
     tags = {str(key): str(value) for key, value in dict(entry.tags).items()}
     metrics = {key.removeprefix(METRIC): _read_number(value) for key, value in tags.items() if key.startswith(METRIC)}
+    split, dataset = tags.get("judged_on", ""), tags.get("dataset", "")  # the split alone: of an older release
+    images = tags.get(IMAGES, "")
     return VersionInfo(
         name=str(entry.name),
         version=int(entry.version),
         aliases=tuple(sorted(alias for alias, number in aliases.items() if int(number) == int(entry.version))),
         created=moves.format_time(datetime.fromtimestamp(entry.creation_timestamp / 1000, UTC)),
         metrics={key: value for key, value in metrics.items() if value is not None},
+        judged_on=tags.get(JUDGED_ON, f"{split} split of {dataset}" if split and dataset else ""),
+        unjudged=_read_texts(tags.get(UNJUDGED, "[]")) or (),
+        images=int(images) if images.isascii() and images.isdigit() else None,
         verdict=tags.get("gate.verdict"),
         reasons=_read_reasons(tags.get("gate.reasons", "[]")),
-        dataset=tags.get("dataset", ""),
+        dataset=dataset,
         run_id=str(entry.run_id or ""),
         bundle=tags.get("bundle", ""),
         location=str(entry.source),
@@ -296,13 +331,17 @@ def _read_number(text: str) -> float | None:
 
 def _read_reasons(text: str) -> tuple[str, ...]:
     """The gate's sentences; text that is no list of them counts as one."""
+    found = _read_texts(text)
+    return (text,) if found is None else found
+
+
+def _read_texts(text: str) -> tuple[str, ...] | None:
+    """A JSON list of texts; None where it is something else, edited by hand."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
-        found = None
-    if isinstance(found, list) and all(isinstance(one, str) for one in found):
-        return tuple(found)
-    return (text,)
+        return None
+    return tuple(found) if isinstance(found, list) and all(isinstance(one, str) for one in found) else None
 
 
 def _say_no_rollback(name: str, champions: list[int], present: int | None) -> str:

@@ -31,6 +31,7 @@ from pydantic import Field
 import infra.server.process
 from cnn.errors import ServerError
 from cnn.spec import Settings
+from cnn.text import redact
 from infra.machine.proxies import (
     bypass_loopback,
     check_socks,
@@ -42,7 +43,6 @@ from infra.machine.proxies import (
 )
 from infra.machine.user_dirs import state_dir
 from infra.server.process import CLIENTS, LOG, STATE, rotate_log
-from infra.storage.entry import redact
 from infra.storage.local import LocalStore, lock_folder
 
 USUAL_PORT = 4200
@@ -140,7 +140,7 @@ def ensure_prefect_server(announce: Callable[[str], None], spec: ServerSpec | No
     if running := server_status():
         if spec.port and spec.port != running.port:
             announce(f"Prefect server runs at {running.ui}; server.port counts when it starts (`safelight down` first)")
-        return wait_for_server(keep_running(running) if stay else running).url
+        return wait_for_server(cancel_idle_stop(running) if stay else running).url
     state = start_server(wait=False, spec=spec.model_copy(update={"idle_minutes": None}) if stay else spec)
     announce(f"Prefect server starting, its pages will be at {state.ui} (`safelight down` stops it)")
     return wait_for_server(state).url
@@ -161,7 +161,7 @@ def leave_server() -> None:
         os.close(handle)
 
 
-def keep_running(running: ServerState) -> ServerState:
+def cancel_idle_stop(running: ServerState) -> ServerState:
     """The running server, which no longer ends for being idle."""
     folder = _folder()
     with lock_folder(folder):
@@ -231,7 +231,7 @@ def is_own_server(address: str) -> bool:
     return state is not None and (state.url, state.version) == (address, version("prefect"))
 
 
-def revive_server(dead: ServerState) -> ServerState | None:
+def restart_server(dead: ServerState) -> ServerState | None:
     """The server that runs now, at the old place: another command may have started it, or stopped it for good."""
     folder = _folder()
     with lock_folder(folder):

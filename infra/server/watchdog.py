@@ -7,13 +7,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from infra.server.prefect_server import ServerState, revive_server, server_status
+from infra.server.prefect_server import ServerState, restart_server, server_status
 
 REVIVALS = 3  # of a server that dies while a command uses it
 
 
 @contextmanager
-def keep_server(address: str) -> Iterator[None]:
+def supervise_server(address: str) -> Iterator[None]:
     """In the block the local server at this address is started again when it dies; one that is stopped stays so.
 
     What uses it asks again for a minute when it does not answer, and goes on. Other servers are left to their owners.
@@ -38,7 +38,7 @@ def _watch_server(state: ServerState, leaving: int) -> None:
     for _ in range(REVIVALS):
         if _wait_for_end(state.pid, leaving):
             return
-        revived = revive_server(state)
+        revived = restart_server(state)
         if revived is None:
             return
         state = revived

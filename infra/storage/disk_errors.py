@@ -20,7 +20,7 @@ WAYS_OUT = {
 
 
 @contextmanager
-def explained(action: str, place: object) -> Iterator[None]:
+def explain_disk_errors(action: str, place: object) -> Iterator[None]:
     """Turn an OSError into one line that names the file and the way out."""
     try:
         yield

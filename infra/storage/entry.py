@@ -4,7 +4,6 @@ import logging
 import os
 import re
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from cnn.errors import StorageError
 
@@ -18,7 +17,7 @@ _PARTS = "args auth awsrequest client credentials endpoint handlers hooks httpch
 _PARTS += " regions retries.standard retryhandler session signers tokens utils configprovider"
 
 
-def silence_clients() -> None:
+def silence_aws_clients() -> None:
     """Keep what S3's client libraries would log below WARNING out of every log."""
     for name in (*_CLIENTS, *(f"botocore.{part}" for part in _PARTS.split())):
         library = logging.getLogger(name)
@@ -42,37 +41,14 @@ class Entry(NamedTuple):
     written: float | None = None
 
 
-def read_variables() -> tuple[tuple[str, str], ...]:
+def read_aws_variables() -> tuple[tuple[str, str], ...]:
     """The AWS variables of the environment: what decides which server answers, and as whom."""
     return tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
 
 
-def check_name(path: str) -> str:
+def check_path(path: str) -> str:
     """`path`, when it names something inside a store. Raises: StorageError."""
     parts = path.split("/")
     if "\0" in path or any(part in ("", ".", "..") for part in parts):
         raise StorageError(f"{path!r} is no name for a file in a workspace; use a relative path without '..'")
     return path
-
-
-def escape_unseen(text: str) -> str:
-    """`text` with control characters, right-to-left marks and whatever else is not printed as escapes."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-
-
-def redact(uri: str) -> str:
-    """`uri` without user information, query and fragment: fit for logs, databases and people."""
-    if "://" not in uri:
-        return uri
-    try:
-        parts = urlsplit(uri)
-        _ = parts.port  # "user:pass" of http://user:pass/word@host reads as a host and no port
-    except ValueError:
-        return uri.partition("://")[0] + "://..."
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}"  # `urlunsplit` would take slashes away: sqlite:////file
-
-
-def redact_text(text: str) -> str:
-    """The text with user names, passwords and query strings cut out of every address in it."""
-    return _ADDRESS.sub(lambda found: redact(found.group()), text)

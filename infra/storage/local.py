@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cnn.errors import BadImage, SourceError, StorageError
-from infra.storage.disk_errors import explained
-from infra.storage.entry import MOST_BYTES, Entry, check_name
-from infra.storage.scratch import BESIDE, SCRATCH, Scratch, make_folder, sync
-from infra.storage.walk import is_inside, open_unseen, walk_folder
+from infra.storage.disk_errors import explain_disk_errors
+from infra.storage.entry import MOST_BYTES, Entry, check_path
+from infra.storage.layout import SCRATCH
+from infra.storage.scratch import BESIDE, ScratchFile, make_folder, sync
+from infra.storage.walk import is_inside, open_without_atime, walk_folder
 
 FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 REASONS = {
@@ -65,7 +66,7 @@ class LocalSource:
         """The bytes, or None when the file was written to meanwhile."""
         place = os.path.join(self._root, path)
         try:
-            handle = open_unseen(place, FILE_FLAGS)
+            handle = open_without_atime(place, FILE_FLAGS)
         except (OSError, ValueError) as error:
             raise _to_bad_image(error) from None
         try:
@@ -126,13 +127,13 @@ class LocalStore:
         """See `infra.storage.store.Store`."""
         if not self.root.exists():
             return
-        with explained("list", self.root):
+        with explain_disk_errors("list", self.root):
             yield from walk_folder(self.uri, prefix)
 
     def read(self, path: str) -> bytes:
         """See `infra.storage.store.Store`."""
         place = self._place(path)
-        with explained("read", place):
+        with explain_disk_errors("read", place):
             return place.read_bytes()
 
     def write(self, path: str, data: bytes) -> None:
@@ -142,19 +143,19 @@ class LocalStore:
     def write_with(self, path: str, save: Callable[[Path], None]) -> None:
         """Replace or create a file with what `save` writes to the temporary path that it is given."""
         place = self._place(path)
-        with explained("write", place):
+        with explain_disk_errors("write", place):
             make_folder(place.parent)
             try:
-                _replace(place, Scratch(self.root / SCRATCH), save)
+                _replace(place, ScratchFile(self.root / SCRATCH), save)
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
-                _replace(place, Scratch(place.parent, BESIDE), save)  # a link leads to another disk
+                _replace(place, ScratchFile(place.parent, BESIDE), save)  # a link leads to another disk
 
     def write_if(self, path: str, data: bytes, expected: bytes | None) -> bool:
         """See `infra.storage.store.Store`."""
         place = self._place(path)
-        with explained("write", place):
+        with explain_disk_errors("write", place):
             make_folder(place.parent)
             with lock_folder(place.parent):
                 held = place.read_bytes() if place.exists() else None
@@ -170,7 +171,7 @@ class LocalStore:
     def take_file(self, path: str, local: Path) -> None:
         """See `infra.storage.store.Store`. A file of the same disk is renamed, another one is copied and removed."""
         place = self._place(path)
-        with explained("write", place):
+        with explain_disk_errors("write", place):
             make_folder(place.parent)
             sync(local)
             try:
@@ -186,20 +187,20 @@ class LocalStore:
     def fetch(self, path: str) -> Path:
         """See `infra.storage.store.Store`."""
         place = self._place(path)
-        with explained("read", place):
+        with explain_disk_errors("read", place):
             place.stat()
         return place
 
     def exists(self, path: str) -> bool:
         """See `infra.storage.store.Store`."""
         place = self._place(path)
-        with explained("read", place):
+        with explain_disk_errors("read", place):
             return place.is_file()
 
     def delete(self, path: str) -> None:
         """See `infra.storage.store.Store`."""
         place = self._place(path)
-        with explained("delete", place):
+        with explain_disk_errors("delete", place):
             place.unlink(missing_ok=True)
 
     def uri_of(self, path: str) -> str:
@@ -207,10 +208,10 @@ class LocalStore:
         return str(self._place(path))
 
     def _place(self, path: str) -> Path:
-        return self.root / check_name(path)
+        return self.root / check_path(path)
 
 
-def _replace(place: Path, scratch: Scratch, save: Callable[[Path], None]) -> None:
+def _replace(place: Path, scratch: ScratchFile, save: Callable[[Path], None]) -> None:
     """Write an unfinished file, bring it to disk, and give it its place and name."""
     try:
         save(scratch.path)

@@ -21,9 +21,10 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from cnn.errors import BadImage, ConfigError, SafelightError, SourceError, StorageError
+from cnn.text import redact
 from infra.machine.proxies import check_socks, is_loopback
 from infra.machine.user_dirs import cache_dir
-from infra.storage.entry import MOST_BYTES, Entry, check_name, read_variables, redact, silence_clients
+from infra.storage.entry import MOST_BYTES, Entry, check_path, read_aws_variables, silence_aws_clients
 from infra.storage.local import LocalStore
 from infra.storage.s3_errors import CHANGED, MISSING, UNSUPPORTED, code_of, explain_fault, to_bad_image
 from infra.storage.s3_obstore import Choice
@@ -77,7 +78,7 @@ class S3Place:
 
     @property
     def _client(self) -> "S3Client":
-        return make_client(read_variables())
+        return make_client(read_aws_variables())
 
     def _get(self, path: str, most: int | None = None) -> bytes:
         """One object as it stood at one moment; a reply that breaks off is asked for again, for the same version.
@@ -144,12 +145,12 @@ class S3Store(S3Place):
     def read(self, path: str) -> bytes:
         """See `infra.storage.store.Store`."""
         with self._explained("read", path):
-            return self._get(check_name(path))
+            return self._get(check_path(path))
 
     def write(self, path: str, data: bytes) -> None:
         """See `infra.storage.store.Store`."""
         with self._explained("write", path):
-            self._client.put_object(Bucket=self.bucket, Key=self.prefix + check_name(path), Body=data)
+            self._client.put_object(Bucket=self.bucket, Key=self.prefix + check_path(path), Body=data)
 
     def write_if(self, path: str, data: bytes, expected: bytes | None) -> bool:
         """See `Store`. Where the server knows no conditional writes, two writers at once are not told."""
@@ -176,7 +177,7 @@ class S3Store(S3Place):
         """See `infra.storage.store.Store`."""
         with self._explained("write", path):
             try:
-                self._client.upload_file(str(local), self.bucket, self.prefix + check_name(path), Config=TRANSFER)
+                self._client.upload_file(str(local), self.bucket, self.prefix + check_path(path), Config=TRANSFER)
             except OSError as error:
                 raise StorageError(f"cannot read {local}: {error.strerror}; run again") from None
 
@@ -189,7 +190,7 @@ class S3Store(S3Place):
     def fetch(self, path: str) -> Path:
         """See `infra.storage.store.Store`."""
         with self._explained("read", path):
-            head = self._client.head_object(Bucket=self.bucket, Key=self.prefix + check_name(path))
+            head = self._client.head_object(Bucket=self.bucket, Key=self.prefix + check_path(path))
             version = f"{head['ContentLength']} {head['ETag']}".encode()
             kept, versions = self._cache()
             place = self.root / path
@@ -204,7 +205,7 @@ class S3Store(S3Place):
         """See `infra.storage.store.Store`."""
         with self._explained("read", path):
             try:
-                self._client.head_object(Bucket=self.bucket, Key=self.prefix + check_name(path))
+                self._client.head_object(Bucket=self.bucket, Key=self.prefix + check_path(path))
             except ClientError as error:
                 if code_of(error) not in MISSING:
                     raise
@@ -215,7 +216,7 @@ class S3Store(S3Place):
         """See `infra.storage.store.Store`."""
         with self._explained("delete", path):
             try:
-                self._client.delete_object(Bucket=self.bucket, Key=self.prefix + check_name(path))
+                self._client.delete_object(Bucket=self.bucket, Key=self.prefix + check_path(path))
             except ClientError as error:
                 if code_of(error) not in MISSING:
                     raise
@@ -224,7 +225,7 @@ class S3Store(S3Place):
             versions.delete(path)
             kept.delete(path)
 
-    def list_dated(self, prefix: str) -> Iterator[tuple[str, int, float]]:
+    def list_stored_files(self, prefix: str) -> Iterator[tuple[str, int, float]]:
         """(path, bytes, when it was written: seconds since 1970 by the server's clock) of every file."""
         with self._explained("list"):
             pages = self._client.get_paginator("list_objects_v2")
@@ -253,7 +254,7 @@ class S3Store(S3Place):
     def _get_version(self, path: str) -> tuple[bytes | None, str]:
         """The bytes of an object and the ETag that stands for them, or (None, "") when there is none."""
         try:
-            answer = self._client.get_object(Bucket=self.bucket, Key=self.prefix + check_name(path))
+            answer = self._client.get_object(Bucket=self.bucket, Key=self.prefix + check_path(path))
         except ClientError as error:
             if code_of(error) not in MISSING:
                 raise
@@ -284,7 +285,7 @@ def split_uri(uri: str) -> tuple[str, str]:
 @lru_cache(maxsize=4)
 def make_client(environment: tuple[tuple[str, str], ...]) -> "S3Client":
     """The client of this process for these AWS_ variables; making one costs 50 ms or more. Clients are thread-safe."""
-    silence_clients()
+    silence_aws_clients()
     region = dict(environment).get("AWS_REGION") or dict(environment).get("AWS_DEFAULT_REGION")
     try:
         client = boto3.session.Session(region_name=region).client("s3", config=CONFIG)

@@ -3,8 +3,8 @@
 import os
 
 from cnn.errors import BadImage
+from cnn.text import redact
 from infra.machine.proxies import explain_proxy
-from infra.storage.entry import redact
 
 AWS = "https://amazonaws.com"
 MISSING = {"404", "NoSuchKey", "NotFound"}

@@ -15,14 +15,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-SCRATCH = "tmp"
+from infra.storage.layout import SCRATCH
+
 BESIDE = ".tmp-"  # what the name begins with where an unfinished file lies beside its place
 ABANDONED = 86_400.0  # seconds without a write, after which another machine's file counts as left
 NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}  # some network file systems
 RIGHTS = 0o666  # the umask takes away what this user's files do not have
 
 
-class Scratch:
+class ScratchFile:
     """A new empty file, locked and open for writing, that is moved to its place when it is whole."""
 
     def __init__(self, folder: Path, prefix: str = "") -> None:
@@ -45,25 +46,25 @@ class Scratch:
 
 
 @contextmanager
-def open_scratch(root: Path) -> Iterator[Scratch]:
+def open_scratch(root: Path) -> Iterator[ScratchFile]:
     """An unfinished file of a workspace for the length of the block."""
-    scratch = Scratch(root / SCRATCH)
+    scratch = ScratchFile(root / SCRATCH)
     try:
         yield scratch
     finally:
         scratch.discard()
 
 
-def sweep_scratch(root: Path) -> int:
+def remove_stale_scratch(root: Path) -> int:
     """Remove what killed writers left in a workspace's scratch folder; returns how many files that was."""
     try:
         found = list((root / SCRATCH).iterdir())
     except OSError:
         return 0  # none yet, or not ours to clean
-    return sum(remove_left(path) for path in found)
+    return sum(remove_stale(path) for path in found)
 
 
-def remove_left(path: Path) -> bool:
+def remove_stale(path: Path) -> bool:
     """Remove an unfinished file, unless a living writer holds it; returns whether it is gone."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -8,14 +8,15 @@ from typing import Protocol
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from cnn.errors import ConfigError
-from infra.storage.entry import Entry, check_name, read_variables, redact
+from cnn.text import redact
+from infra.storage.entry import Entry, check_path, read_aws_variables
 from infra.storage.local import LocalSource, LocalStore
 
 __all__ = [
     "Entry",
     "Source",
     "Store",
-    "check_name",
+    "check_path",
     "open_source",
     "open_store",
     "redact",
@@ -124,7 +125,7 @@ def reuse_store(uri: str) -> Store:
 
 def reuse_source(uri: str) -> Source:
     """`open_source`, once for all tasks of a worker that name the same source, under the same AWS variables."""
-    return _keep_source(uri, read_variables() if uri.startswith("s3://") else ())
+    return _keep_source(uri, read_aws_variables() if uri.startswith("s3://") else ())
 
 
 @lru_cache(maxsize=8)

@@ -68,7 +68,7 @@ def open_folder(folder: Folder, prefix: str, real_root: str) -> OpenFolder:
     """`folder` with the names in it that `prefix` allows, in such an order that a walk meets paths in that of bytes."""
     base = f"{folder.path}/" if folder.path else ""
     rest = prefix[len(base) :] if prefix.startswith(base) else ""
-    handle = open_unseen(folder.place, FOLDER_FLAGS)
+    handle = open_without_atime(folder.place, FOLDER_FLAGS)
     try:
         here = OpenFolder(folder, base, handle, [])
         with os.scandir(handle) as found:
@@ -187,7 +187,7 @@ def is_inside(place: str, real_root: str) -> bool:
     return place == real_root or place.startswith(real_root.rstrip("/") + "/")
 
 
-def open_unseen(place: str, flags: int) -> int:
+def open_without_atime(place: str, flags: int) -> int:
     """A file descriptor that leaves the access time alone where that is permitted (to the owner, on Linux)."""
     unseen = getattr(os, "O_NOATIME", 0)
     if unseen:

@@ -9,20 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnn.errors import StorageError
-from infra.storage.disk_errors import explained
-from infra.storage.scratch import BESIDE, NO_LOCKS, Scratch, remove_left, sweep_scratch
+from infra.storage.disk_errors import explain_disk_errors
+from infra.storage.layout import SCRATCH
+from infra.storage.scratch import BESIDE, NO_LOCKS, ScratchFile, remove_stale, remove_stale_scratch
 from infra.storage.store import Store
 
 if TYPE_CHECKING:
     from infra.storage.s3 import S3Store
 
 SECOND = 1_000_000_000  # nanoseconds
-PROBE = "tmp/clock"
+PROBE = f"{SCRATCH}/clock"
 
 
 @dataclass(frozen=True)
-class Dated:
-    """A file of a store; `written` is in seconds since 1970, by the clock that `read_clock` reads."""
+class StoredFile:
+    """A file of a store; `written` is in seconds since 1970, by the clock that `read_store_clock` reads."""
 
     path: str
     size: int
@@ -30,7 +31,7 @@ class Dated:
 
 
 @contextmanager
-def hold_workspace(store: Store) -> Iterator[None]:
+def lock_workspace(store: Store) -> Iterator[None]:
     """In the block nobody cleans the workspace: a shared lock on the folder itself, so that no lock file is left.
 
     A workspace that is not there yet holds nothing that could be taken away, and S3 has no locks: there, and on file
@@ -41,7 +42,7 @@ def hold_workspace(store: Store) -> Iterator[None]:
 
 
 @contextmanager
-def seize_workspace(store: Store) -> Iterator[None]:
+def lock_workspace_alone(store: Store) -> Iterator[None]:
     """In the block nobody else builds in the workspace.
 
     Raises:
@@ -59,7 +60,7 @@ def _lock_root(store: Store, how: int) -> Iterator[None]:
     if not (store.is_local and store.root.is_dir()):
         yield
         return
-    with explained("open", store.root):
+    with explain_disk_errors("open", store.root):
         handle = os.open(store.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
@@ -72,44 +73,44 @@ def _lock_root(store: Store, how: int) -> Iterator[None]:
         os.close(handle)
 
 
-def list_dated(store: Store, prefix: str) -> Iterator[Dated]:
+def list_stored_files(store: Store, prefix: str) -> Iterator[StoredFile]:
     """Every file whose path begins with `prefix`. Raises: StorageError."""
     if not store.is_local:
-        for found in _s3(store).list_dated(prefix):
-            yield Dated(*found)
+        for found in _s3(store).list_stored_files(prefix):
+            yield StoredFile(*found)
         return
     for entry in store.list(prefix):
         times = [int(part) for part in entry.modified.split(".") if part]
         # A copy that keeps the time of writing is as young as the copy: the change of its name or owner counts too.
-        yield Dated(entry.path, entry.size, max(times, default=0) / SECOND)
+        yield StoredFile(entry.path, entry.size, max(times, default=0) / SECOND)
 
 
-def read_clock(store: Store) -> float:
+def read_store_clock(store: Store) -> float:
     """Seconds since 1970 by the clock that dates the store's files, which need not be this machine's."""
     if store.is_local:
-        with explained("write", store.root):
-            scratch = Scratch(store.root / "tmp")
+        with explain_disk_errors("write", store.root):
+            scratch = ScratchFile(store.root / SCRATCH)
             try:
                 return os.fstat(scratch.handle).st_mtime
             finally:
                 scratch.discard()
     store.write(PROBE, b"")
     try:
-        return max(found.written for found in list_dated(store, PROBE))
+        return max(found.written for found in list_stored_files(store, PROBE))
     finally:
         store.delete(PROBE)
 
 
-def drop_unfinished(store: Store, before: float) -> int:
+def remove_unfinished(store: Store, before: float) -> int:
     """Remove what killed writers left anywhere, on S3 uploads in parts that began before a time; returns how many."""
-    swept = sweep_scratch(store.root)
+    swept = remove_stale_scratch(store.root)
     if not store.is_local:
         return swept + _s3(store).abort_uploads(before)
     beside = [store.root / entry.path for entry in store.list() if Path(entry.path).name.startswith(BESIDE)]
-    return swept + sum(remove_left(path) for path in beside)
+    return swept + sum(remove_stale(path) for path in beside)
 
 
-def drop_folder(store: Store, path: str) -> None:
+def remove_empty_folder(store: Store, path: str) -> None:
     """Remove a folder that is empty; a store without folders has none."""
     if store.is_local:
         with suppress(OSError):

@@ -11,12 +11,18 @@ from dataclasses import dataclass
 
 from cnn.dataset.manifest import Manifest
 from cnn.errors import StorageError
+from infra.storage.layout import DATASET_POINTERS, chunk_report_path, derived_path, manifest_path, shard_sums_path
 from infra.storage.scratch import BESIDE
 from infra.storage.store import Store
-from infra.storage.workspace import Dated, drop_folder, drop_unfinished, list_dated, read_clock, seize_workspace
-from tasks.prepare.chunk_report import report_path
-from tasks.prepare.derive import derived_path, sums_path
-from tasks.prepare.publish import manifest_path, read_manifest
+from infra.storage.workspace import (
+    StoredFile,
+    list_stored_files,
+    lock_workspace_alone,
+    read_store_clock,
+    remove_empty_folder,
+    remove_unfinished,
+)
+from tasks.dataset.version import read_manifest
 
 KINDS = (
     "refused/",
@@ -25,7 +31,6 @@ KINDS = (
     "chunks/",
     "shards/",
 )  # in the order of removal: what refers goes before what is meant
-POINTERS = "datasets/latest/"
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,9 @@ def collect_garbage(store: Store, keep: int, grace: float, dry_run: bool = False
         StorageError: a preparation runs in this workspace, or it does not answer.
         IntegrityError: a manifest is damaged, so that nobody knows what it needs; nothing is removed.
     """
-    with seize_workspace(store):
-        before = read_clock(store) - grace
-        files = [file for kind in KINDS for file in list_dated(store, kind) if not _is_unfinished(file)]
+    with lock_workspace_alone(store):
+        before = read_store_clock(store) - grace
+        files = [file for kind in KINDS for file in list_stored_files(store, kind) if not _is_unfinished(file)]
         versions = {
             match[1]: file for file in files if (match := re.fullmatch(r"datasets/([^/]+)/manifest\.json", file.path))
         }
@@ -58,11 +63,11 @@ def collect_garbage(store: Store, keep: int, grace: float, dry_run: bool = False
         kept = choose_kept(store, manifests, {name: file.written for name, file in versions.items()}, keep, before)
         needed = {path for name in kept for path in paths_of(manifests[name])}
         gone = [file for file in files if file.path not in needed and file.written <= before]
-        gone = [file for file in gone if not file.path.startswith(POINTERS) and not _is_of(file, kept)]
+        gone = [file for file in gone if not file.path.startswith(DATASET_POINTERS) and not _is_of(file, kept)]
         unfinished = 0
         if not dry_run:
             remove_files(store, gone)
-            unfinished = drop_unfinished(store, before)
+            unfinished = remove_unfinished(store, before)
     removed = tuple(sorted(set(manifests) - kept))
     return Collected(tuple(sorted(kept)), removed, len(gone), sum(file.size for file in gone), unfinished)
 
@@ -87,7 +92,7 @@ def latest_versions(store: Store) -> set[str]:
         StorageError: a pointer is damaged.
     """
     found = set()
-    for entry in store.list(POINTERS):
+    for entry in store.list(DATASET_POINTERS):
         try:
             found.add(str(json.loads(store.read(entry.path))["dataset"]))
         except (ValueError, KeyError, TypeError):
@@ -101,12 +106,12 @@ def paths_of(manifest: Manifest) -> set[str]:
     """All files that a version is made of, or that spare its next one work."""
     shards = [shard for split in manifest.splits.values() for shard in split]
     shards += [shard for chunk in manifest.chunks.values() for shard in chunk.values()]
-    paths = {shard.path for shard in shards} | {sums_path(shard) for shard in shards}
-    paths |= {report_path(key) for key in manifest.chunks} | {derived_path(key) for key in manifest.derived}
+    paths = {shard.path for shard in shards} | {shard_sums_path(shard.digest) for shard in shards}
+    paths |= {chunk_report_path(key) for key in manifest.chunks} | {derived_path(key) for key in manifest.derived}
     return paths | {manifest_path(manifest.dataset), manifest.ledger.path}
 
 
-def remove_files(store: Store, files: Iterable[Dated]) -> None:
+def remove_files(store: Store, files: Iterable[StoredFile]) -> None:
     """Remove files, manifests first; a run that is cut short leaves what the next one finds."""
     ordered = sorted(
         files, key=lambda file: (not file.path.endswith("/manifest.json"), KINDS.index(_kind(file)), file.path)
@@ -114,17 +119,17 @@ def remove_files(store: Store, files: Iterable[Dated]) -> None:
     for file in ordered:
         store.delete(file.path)
         if file.path.startswith(("datasets/", "refused/")):
-            drop_folder(store, file.path.rpartition("/")[0])
+            remove_empty_folder(store, file.path.rpartition("/")[0])
 
 
-def _is_unfinished(file: Dated) -> bool:
+def _is_unfinished(file: StoredFile) -> bool:
     return file.path.rpartition("/")[2].startswith(BESIDE)
 
 
-def _kind(file: Dated) -> str:
+def _kind(file: StoredFile) -> str:
     return file.path.split("/")[0] + "/"
 
 
-def _is_of(file: Dated, kept: set[str]) -> bool:
+def _is_of(file: StoredFile, kept: set[str]) -> bool:
     """Whether it lies in the folder of a kept version."""
     return file.path.startswith("datasets/") and file.path.split("/")[1] in kept

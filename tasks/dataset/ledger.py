@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cnn.errors import IntegrityError
+from cnn.text import shorten
 
 OUTCOMES = ("ok", "quarantined", "duplicate", "conflict", "leak", "ignored")
 DECODED = ("ok", "duplicate", "conflict", "leak")  # outcomes of files whose pixels lie in a chunk's shard
@@ -131,7 +132,7 @@ def from_parquet(data: bytes, name: str) -> pa.Table:
     try:
         table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
-        text = " ".join(str(error).split())[:160]
+        text = shorten(error, 160)
         raise IntegrityError(f"{name} is damaged ({text}); prepare the dataset again") from None
     _check_columns(table.schema, name)
     return _complete(table, SCHEMA.names)
@@ -151,7 +152,7 @@ def iterate_ledger(path: Path, name: str, columns: Sequence[str] | None = None) 
             for number in range(file.num_row_groups):
                 yield _complete(file.read_row_group(number, columns=there, use_threads=False), wanted)
     except (pa.ArrowException, OSError) as error:
-        text = " ".join(str(error).split())[:160]
+        text = shorten(error, 160)
         raise IntegrityError(f"{name} is damaged ({text}); prepare the dataset again") from None
 
 

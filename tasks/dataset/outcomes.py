@@ -18,11 +18,6 @@ SHOWN = 3  # pairs in a line
 PART = 65_536
 
 
-def outcomes_path(dataset: str) -> str:
-    """Where the list lies in the workspace, beside the ledger."""
-    return f"datasets/{dataset}/outcomes.csv"
-
-
 def has_outcomes(rows: Rows) -> bool:
     """Whether there is anything to list."""
     return bool(_listed(rows, slice(None)).any())

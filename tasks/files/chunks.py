@@ -11,8 +11,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from cnn.spec import Settings, canonical_json
-from infra.cluster.spec import Effort
+from cnn.digest import hash_json
+from cnn.spec import Settings
+from infra.cluster.spec import WorkEstimate
 from infra.storage.store import Entry
 
 SPREAD = 16  # chunks that a small folder is cut into at least, about; each costs the scheduler some 8 ms
@@ -58,9 +59,9 @@ class Chunk:
         return tuple(item.entry for item in self.items)
 
 
-def estimate_decoding(pieces: int, files: int, size: int) -> Effort:
-    """The effort of reading and decoding so many files of `size` bytes in all, as JPEG photographs take it."""
-    return Effort(pieces, files * FILE_SECONDS + size * BYTE_SECONDS)
+def estimate_decoding(pieces: int, files: int, size: int) -> WorkEstimate:
+    """The estimate of reading and decoding so many files of `size` bytes in all, as JPEG photographs take it."""
+    return WorkEstimate(pieces, files * FILE_SECONDS + size * BYTE_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def chunk_key(items: Sequence[Item], salt: str) -> str:
     Their labels do not count: a record is given another label without decoding its file again.
     """
     facts = [[encode_path(item.entry.path).hex(), item.entry.size, item.entry.modified] for item in items]
-    return hashlib.sha256(canonical_json([salt, facts]).encode()).hexdigest()[:40]
+    return hash_json([salt, facts])[:40]
 
 
 def hash_paths(paths: pa.ChunkedArray, rows: NDArray[np.int64]) -> NDArray[np.uint64]:

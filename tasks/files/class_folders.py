@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cnn.dataset.manifest import SPLITS
-from cnn.errors import SourceError, name_some
+from cnn.errors import SourceError
+from cnn.text import name_some
 from tasks.dataset.ledger import show_path
 from tasks.files.listing import BATCH, INVENTORY, Codes, class_names
 

@@ -10,9 +10,10 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 
-from cnn.errors import ConfigError, InstallationError, get_code, is_death
-from cnn.images.read import Decoded, ImageSpec, read_image
-from infra.cluster.decoder_pool import is_expendable, read_apart
+from cnn.errors import ConfigError, InstallationError, get_reason_code, is_decoder_death
+from cnn.images.read import DecodedImage, read_image
+from cnn.images.spec import ImageSpec
+from infra.cluster.decoder_pool import decode_in_child, is_replaced_on_death
 from tasks.files.chunks import Chunk
 from tasks.files.reading import waiting
 
@@ -23,7 +24,7 @@ ADVICE = {
     "decoder_timeout": f"is the machine overloaded? {LIMIT} may be raised",
     "out_of_memory": "give it more memory, or lower cluster.workers",
 }
-Decode = Callable[[bytes, ImageSpec], Decoded]
+Decode = Callable[[bytes, ImageSpec], DecodedImage]
 
 
 def choose_decoder(isolated: bool) -> Decode:
@@ -31,18 +32,18 @@ def choose_decoder(isolated: bool) -> Decode:
     seconds = read_limit()
     if isolated:
         return lambda data, spec: read_beside(data, spec, seconds)
-    if is_expendable():
+    if is_replaced_on_death():
         return lambda data, spec: read_or_die(data, spec, seconds)
     return read_image
 
 
-def read_beside(data: bytes, spec: ImageSpec, seconds: float) -> Decoded:
+def read_beside(data: bytes, spec: ImageSpec, seconds: float) -> DecodedImage:
     """`read_image` in a child process; other threads compute meanwhile."""
     with waiting():
-        return read_apart(data, spec, seconds)
+        return decode_in_child(data, spec, seconds)
 
 
-def read_or_die(data: bytes, spec: ImageSpec, seconds: float) -> Decoded:
+def read_or_die(data: bytes, spec: ImageSpec, seconds: float) -> DecodedImage:
     """`read_image`; the kernel ends this process, a worker that is replaced, when it takes too long.
 
     The timer is that of the process: `tasks.files.reading.computing` lets one thread decode at a time.
@@ -63,11 +64,12 @@ def refuse_crashes(chunk: Chunk, reasons: Sequence[str | None]) -> None:
         InstallationError: what the last decoder said, and the way out.
     """
     last = reasons[-1] if reasons else None
-    if last is None or len(reasons) - chunk.doubted < FEW_CULPRITS or not all(map(is_death, reasons)):
+    if last is None or len(reasons) - chunk.doubted < FEW_CULPRITS or not all(map(is_decoder_death, reasons)):
         return
     raise InstallationError(
         f"all {len(reasons)} files of a chunk ended their decoders, so the fault is hardly theirs ({last});"
-        f" {ADVICE[get_code(last)]}, or move {chunk.entries[-1].path!r} and its like away; finished chunks are kept"
+        f" {ADVICE[get_reason_code(last)]}, or move {chunk.entries[-1].path!r} and its like away;"
+        " finished chunks are kept"
     )
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cnn.digest import canonical_json
 from cnn.patterns import compile_pattern
-from cnn.spec import canonical_json
 from infra.storage.store import Entry, Source
 from tasks.files.glob_patterns import compile_patterns
 from tasks.files.labels import (

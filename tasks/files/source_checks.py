@@ -12,7 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cnn.errors import SafelightError, SourceError, name_some
+from cnn.errors import SafelightError, SourceError
+from cnn.text import name_some
 from infra.storage.store import Entry, Source, open_source, parse_folder
 from tasks.dataset.ledger import show_path
 from tasks.files.class_folders import iterate_labelled

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.images.read import ImageSpec, encode_jpeg, encode_png, read_image
+from cnn.images.read import encode_jpeg, encode_png, read_image
+from cnn.images.spec import ImageSpec
 
 SHOWN = 96  # pixels of the longer side on the page
 STORED = 144  # pixels of the longer side of a photograph in the file: sharp on dense screens, still small

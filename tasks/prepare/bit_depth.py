@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 from cnn.errors import BadImage
 from cnn.formats.content_digest import digest_image_data
 from cnn.formats.file_kinds import may_be_deep
-from cnn.images.levels import FULL, Span, misfit
-from cnn.images.read import ImageSpec
+from cnn.formats.levels import MAX_LEVEL, LevelSpan, find_misfit
+from cnn.images.spec import ImageSpec
 from infra.storage.store import reuse_source
 from tasks.files.chunks import Chunk, Cut, cut_rows
 from tasks.files.decoding import choose_decoder
@@ -37,9 +37,9 @@ class DeepCounts:
 
     deep: int = 0
     dark: int = 0
-    dark_span: Span | None = None
+    dark_span: LevelSpan | None = None
     beyond: int = 0
-    beyond_span: Span | None = None
+    beyond_span: LevelSpan | None = None
     previews: int = 0
 
     def __add__(self, other: "DeepCounts") -> "DeepCounts":
@@ -59,26 +59,26 @@ def restore_counts(facts: Mapping[str, Any]) -> DeepCounts:
     return DeepCounts(**values)
 
 
-def count_deep(spans: Iterable[Span | None], levels: str | Span, previews: int = 0) -> DeepCounts:
+def count_deep(spans: Iterable[LevelSpan | None], levels: str | LevelSpan, previews: int = 0) -> DeepCounts:
     """The counts of pictures whose levels these are; None for a picture of 8 bits."""
     counts = DeepCounts(previews=previews)
     for span in spans:
         if span is None:
             continue
-        kind = misfit(span, levels)
+        kind = find_misfit(span, levels)
         dark, beyond = kind == "dark", kind == "beyond"
         counts += DeepCounts(1, int(dark), span if dark else None, int(beyond), span if beyond else None)
     return counts
 
 
-def count_report(table: pa.Table, levels: str | Span) -> DeepCounts:
+def count_report(table: pa.Table, levels: str | LevelSpan) -> DeepCounts:
     """The counts of a chunk's report."""
     facts = table.select(["low", "high"]).filter(pc.is_valid(table.column("low")))
     spans = zip(facts.column("low").to_pylist(), facts.column("high").to_pylist(), strict=True)
     return count_deep(spans, levels, int(pc.sum(table.column("preview")).as_py() or 0))
 
 
-def describe_deep(counts: DeepCounts, levels: str | Span, measured: bool = False) -> list[str]:
+def describe_deep(counts: DeepCounts, levels: str | LevelSpan, measured: bool = False) -> list[str]:
     """What is to be told of them to who prepares a dataset, one line each."""
     lines = []
     if counts.dark_span and counts.dark * FEW >= counts.deep:
@@ -94,10 +94,10 @@ def describe_deep(counts: DeepCounts, levels: str | Span, measured: bool = False
     return lines
 
 
-def describe_scored(counts: DeepCounts, levels: str | Span, model: str) -> list[str]:
+def describe_scored(counts: DeepCounts, levels: str | LevelSpan, model: str) -> list[str]:
     """The same to who has images scored."""
     lines = []
-    taught = f"{levels[0]:,} to {levels[1]:,}" if isinstance(levels, tuple) else f"0 to {FULL:,}"
+    taught = f"{levels[0]:,} to {levels[1]:,}" if isinstance(levels, tuple) else f"0 to {MAX_LEVEL:,}"
     for count, span, fate in (
         (counts.dark, counts.dark_span, "come out nearly black"),
         (counts.beyond, counts.beyond_span, "are clipped"),
@@ -110,7 +110,7 @@ def describe_scored(counts: DeepCounts, levels: str | Span, model: str) -> list[
     return lines
 
 
-def with_levels(spec: BuildSpec, levels: str | Span) -> BuildSpec:
+def with_levels(spec: BuildSpec, levels: str | LevelSpan) -> BuildSpec:
     """The specification with this rule for levels."""
     return spec.model_copy(update={"image": spec.image.model_copy(update={"levels": levels})})
 
@@ -123,7 +123,7 @@ def cut_readable(inventory: pa.Table, files: int) -> Cut:
     return cut_rows(inventory, rows, files)
 
 
-def measure_chunk(chunk: Chunk, task: BuildTask) -> tuple[int, list[Span]]:
+def measure_chunk(chunk: Chunk, task: BuildTask) -> tuple[int, list[LevelSpan]]:
     """(how many files, the levels of each training image of more than 8 bits).
 
     Raises:
@@ -131,7 +131,7 @@ def measure_chunk(chunk: Chunk, task: BuildTask) -> tuple[int, list[Span]]:
     """
     files = Files(reuse_source(task.source), chunk.entries)
     image = ImageSpec(size=(1, 1), filter="area", max_pixels=task.spec.image.max_pixels, levels=DATASET)
-    spans: list[Span] = []
+    spans: list[LevelSpan] = []
     try:
         decode = choose_decoder(chunk.isolated)
         with computing():
@@ -155,10 +155,10 @@ def _previews(count: int) -> str:
     return f'{count:,} camera raw {what} largest preview (image.raw = "preview")'
 
 
-def _explain_dark(counts: DeepCounts, levels: str | Span, measured: bool) -> str:
+def _explain_dark(counts: DeepCounts, levels: str | LevelSpan, measured: bool) -> str:
     """What becomes of dark pictures, and what to set: not the levels of these where they would clip brighter ones."""
     if not isinstance(levels, tuple):
-        return f'of {FULL:,}, so they come out nearly black: set image.levels = "dataset"'
+        return f'of {MAX_LEVEL:,}, so they come out nearly black: set image.levels = "dataset"'
     told = f"where image.levels are {_name_rule(levels, measured)}, so they come out nearly black"
     if measured or counts.dark < counts.deep or counts.dark_span is None:
         return f"{told} beside the others"
@@ -169,12 +169,12 @@ def _images(count: int) -> str:
     return f"{count:,} image{'s have' if count != 1 else ' has'}"
 
 
-def _name_rule(levels: str | Span, measured: bool) -> str:
-    told = f"{levels[0]:,} to {levels[1]:,}" if isinstance(levels, tuple) else f"0 to {FULL:,}"
+def _name_rule(levels: str | LevelSpan, measured: bool) -> str:
+    told = f"{levels[0]:,} to {levels[1]:,}" if isinstance(levels, tuple) else f"0 to {MAX_LEVEL:,}"
     return f"{told}, as measured" if measured else told
 
 
-def _join(first: Span | None, second: Span | None) -> Span | None:
+def _join(first: LevelSpan | None, second: LevelSpan | None) -> LevelSpan | None:
     if first is None or second is None:
         return first or second
     return min(first[0], second[0]), max(first[1], second[1])

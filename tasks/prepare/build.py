@@ -11,12 +11,13 @@ from typing import Any
 from pydantic import Field
 
 from cnn.dataset.manifest import SPLITS, SplitSpec
+from cnn.digest import hash_json
 from cnn.errors import BadImage
 from cnn.formats.content_digest import digest_image_data
-from cnn.images.augment import AugmentSpec
-from cnn.images.read import ImageSpec, encode_jpeg, read_image, thumbnail
+from cnn.images.read import encode_jpeg, make_grey32, read_image
+from cnn.images.spec import AugmentSpec, ImageSpec
 from cnn.patterns import compile_pattern
-from cnn.spec import Spec, canonical_json
+from cnn.spec import Spec
 from infra.storage.store import reuse_source, reuse_store
 from tasks.dataset.ledger import show_path
 from tasks.files.chunks import Chunk, Item, encode_path
@@ -47,7 +48,7 @@ class BuildSpec(Spec):
         facts["image"].pop("normalize")
         facts["split"].pop("leak_distance")
         facts["split"].pop("folders")  # what it came to is what counts
-        return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
+        return hash_json(facts)
 
     def place_image(self, path: str, key: str) -> tuple[str, str | None]:
         """(split, group) of the image with this key (hex): that of its owner's folder, else one that is drawn."""
@@ -125,14 +126,14 @@ def build_row(
             raise data
         decoded = decode(data, spec.image)
     except BadImage as fault:
-        return row | {"reason": str(fault)} | ({"digest": None} if fault.may_pass else {})
+        return row | {"reason": str(fault)} | ({"digest": None} if fault.is_transient else {})
     if digest is None:
         raise AssertionError("bytes without a digest")
     key = digest_image_data(data, digest)
     split, group = spec.place_image(item.entry.path, key.hex())
     image = decoded.pixels if spec.image.encoding == "raw" else encode_jpeg(decoded.pixels)
     row |= {"outcome": "ok", "image_key": key, "width": decoded.width, "height": decoded.height, "split": split}
-    row |= {"group": None if group is None else show_path(group)[0], "thumbnail": thumbnail(decoded.pixels).tobytes()}
+    row |= {"group": None if group is None else show_path(group)[0], "thumbnail": make_grey32(decoded.pixels).tobytes()}
     low, high = decoded.seen or (None, None)
     row |= {"low": low, "high": high, "preview": decoded.preview}
     row |= {"record": writers[split].rows, "record_label": item.label_id}

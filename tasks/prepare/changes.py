@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cnn.dataset.manifest import Manifest
-from cnn.errors import DEATHS, PASSING, BadImage
+from cnn.errors import DECODER_DEATHS, TRANSIENT_REASONS, BadImage
+from infra.storage.layout import chunk_report_path
 from infra.storage.store import Source
 from tasks.dataset.ledger import DECODED, OUTCOMES, SCHEMA, has_code, iterate_ledger, restore_paths, show_path
 from tasks.files.chunks import decode_path
 from tasks.prepare.build import BuildSpec
-from tasks.prepare.chunk_report import report_path
 from tasks.prepare.table import PENDING, Rows, iterate_slices
 
 HASHERS = 8  # files that are read and hashed at a time: the interpreter lets go of both
@@ -149,7 +149,7 @@ def _usable(old: pa.Table, previous: Previous) -> NDArray[np.bool_]:
     """Whether rows of a ledger can stand: pixels that lie in a shard that is there, or bytes that were refused."""
     refused = pc.and_(pc.equal(old.column("outcome"), "quarantined"), pc.is_valid(old.column("digest")))
     # Older ledgers have the digests of files that ended their decoder, so their verdicts would stand for good.
-    refused = pc.and_not(refused, has_code(old.column("reason"), PASSING))
+    refused = pc.and_not(refused, has_code(old.column("reason"), TRANSIENT_REASONS))
     decoded = pc.is_in(old.column("outcome"), pa.array(DECODED)).to_numpy(zero_copy_only=False)
     keys = (old.column(name).combine_chunks().dictionary_encode() for name in ("chunk", "record_split"))
     chunks, splits = ((key.dictionary.to_pylist(), key.indices.fill_null(-1).to_numpy()) for key in keys)
@@ -158,14 +158,14 @@ def _usable(old: pa.Table, previous: Previous) -> NDArray[np.bool_]:
         for place, split in enumerate(splits[0]):
             shard = previous.manifest.chunks.get(chunk, {}).get(split)
             stands = shard is not None and previous.standing.get(shard.path) == shard.bytes
-            alive[number, place] = stands and report_path(chunk) in previous.standing
+            alive[number, place] = stands and chunk_report_path(chunk) in previous.standing
     usable: NDArray[np.bool_] = (decoded & alive[chunks[1], splits[1]]) | refused.to_numpy(zero_copy_only=False)
     return usable
 
 
 def _died(old: pa.Table) -> NDArray[np.bool_]:
     """Whether these rows of a ledger are of files that ended their decoder."""
-    return np.asarray(has_code(old.column("reason"), DEATHS).to_numpy(zero_copy_only=False), np.bool_)
+    return np.asarray(has_code(old.column("reason"), DECODER_DEATHS).to_numpy(zero_copy_only=False), np.bool_)
 
 
 def _decoded(old: pa.Table, previous: Previous) -> pa.Table:

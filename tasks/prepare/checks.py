@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from cnn.dataset.manifest import SPLITS, Normalization, SplitSpec
-from cnn.errors import BudgetError, DatasetError, StorageError, name_some
+from cnn.digest import canonical_json
+from cnn.errors import BudgetError, DatasetError, StorageError
 from cnn.formats.reasons import name_reason
-from cnn.images.read import ImageSpec
-from cnn.spec import Settings, canonical_json
+from cnn.images.spec import ImageSpec
+from cnn.spec import Settings
+from cnn.text import name_some
 from tasks.dataset.ledger import OUTCOMES
 from tasks.dataset.outcomes import name_pairs
 from tasks.prepare.table import CONFLICT, IGNORED, LEAK, NO_CLASS, OK, PENDING, QUARANTINED, Rows

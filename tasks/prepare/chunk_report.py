@@ -3,7 +3,6 @@
 A sealed file is the sha256 of its body and the body, so that one wrong bit anywhere is found.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 import pyarrow as pa
 
 from cnn.dataset.manifest import ShardRef
+from cnn.digest import canonical_json, seal, unseal
 from cnn.errors import IntegrityError
-from cnn.spec import canonical_json
+from infra.storage.layout import chunk_report_path
 from infra.storage.store import Store
 from tasks.prepare.table import Report
 
@@ -39,11 +39,6 @@ REPORT = pa.schema(
 SEAL = 32
 
 
-def report_path(key: str) -> str:
-    """Where a chunk's report lies in the workspace."""
-    return f"chunks/{key}.arrow"
-
-
 def write_report(store: Store, key: str, rows: Sequence[Mapping[str, Any]], shards: Mapping[str, ShardRef]) -> None:
     """Write a chunk's report: the chunk is done from then on."""
     facts = canonical_json({split: shard.model_dump() for split, shard in shards.items()})
@@ -52,7 +47,7 @@ def write_report(store: Store, key: str, rows: Sequence[Mapping[str, Any]], shar
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as writer:
         writer.write_table(table)
-    store.write(report_path(key), seal(sink.getvalue().to_pybytes()))
+    store.write(chunk_report_path(key), seal(sink.getvalue().to_pybytes()))
 
 
 def read_report(store: Store, key: str) -> Report:
@@ -61,7 +56,7 @@ def read_report(store: Store, key: str) -> Report:
     Raises:
         IntegrityError: it is damaged.
     """
-    name = report_path(key)
+    name = chunk_report_path(key)
     try:
         table = pa.ipc.open_stream(pa.py_buffer(unseal(store.read(name)))).read_all()
         facts = json.loads(table.schema.metadata[b"shards"])
@@ -70,16 +65,3 @@ def read_report(store: Store, key: str) -> Report:
         return Report(key, table, {split: ShardRef(**shard) for split, shard in facts.items()})
     except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise IntegrityError(f"{store.uri_of(name)} is damaged ({error}); prepare again") from None
-
-
-def seal(body: bytes) -> bytes:
-    """The body behind its sha256."""
-    return hashlib.sha256(body).digest() + body
-
-
-def unseal(data: bytes) -> bytes:
-    """The body of sealed bytes. Raises: ValueError when they are not what was sealed."""
-    body = data[SEAL:]
-    if hashlib.sha256(body).digest() != data[:SEAL]:
-        raise ValueError("its checksum does not match")
-    return body

@@ -4,7 +4,6 @@ Nothing is decoded from the source. What came out is remembered under a digest o
 that the next version does not do it again.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -25,13 +24,14 @@ from cnn.dataset.tfrecord import (
     raw_layout,
     relabel_record,
 )
+from cnn.digest import canonical_json, hash_json, seal, unseal
 from cnn.errors import IntegrityError, StorageError
-from cnn.images.augment import AugmentSpec, augment_image
-from cnn.images.read import ImageSpec, encode_jpeg, sum_levels
-from cnn.spec import canonical_json
+from cnn.images.augment import augment_image
+from cnn.images.read import encode_jpeg, sum_levels
+from cnn.images.spec import AugmentSpec, ImageSpec
+from infra.storage.layout import derived_path, shard_sums_path
 from infra.storage.store import Store, reuse_store
 from tasks.files.reading import computing
-from tasks.prepare.chunk_report import seal, unseal
 from tasks.prepare.shard_writer import ShardWriter
 
 FORMAT = 2  # raise it when the same work would give other bytes
@@ -55,7 +55,7 @@ class Selection:
         """40 hex digits over all that decides the bytes of the shard that comes out."""
         facts = [FORMAT, self.shard.digest, self.records, self.labels]
         made = [task.augment.model_dump(), task.image.encoding, task.image.shape] if self.copies else None
-        return hashlib.sha256(canonical_json([facts, made]).encode()).hexdigest()[:40]
+        return hash_json([facts, made])[:40]
 
 
 @dataclass(frozen=True)
@@ -73,16 +73,6 @@ class Arranged:
 
     shard: ShardRef
     crcs: tuple[int, ...] = ()
-
-
-def derived_path(key: str) -> str:
-    """Where it is remembered what came out."""
-    return f"derived/{key}.json"
-
-
-def sums_path(shard: ShardRef) -> str:
-    """Where the sums of a shard's levels are remembered."""
-    return derived_path(f"{shard.digest}-sums")
 
 
 def arrange_shard(work: Selection, task: ArrangeTask) -> tuple[Selection, Arranged]:
@@ -146,7 +136,7 @@ def measure_shard(work: ShardRef, workspace: str, image: ImageSpec) -> tuple[str
         IntegrityError: the shard is not what its name says.
     """
     store = reuse_store(workspace)
-    name, totals = sums_path(work), [0] * (2 * image.channels)
+    name, totals = shard_sums_path(work.digest), [0] * (2 * image.channels)
     try:
         return work.path, list(json.loads(unseal(store.read(name))))
     except (StorageError, ValueError, TypeError):

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from cnn.dataset.manifest import SPLITS
 from cnn.dataset.near_duplicates import find_same, measure_details
 from cnn.errors import IntegrityError
+from infra.storage.layout import chunk_report_path
 from infra.storage.store import Store
-from tasks.prepare.chunk_report import read_report, report_path
+from tasks.prepare.chunk_report import read_report
 from tasks.prepare.table import CONFLICT, DUPLICATE, LEAK, OK, Report, Rows, iterate_slices, thumbnails_of
 
 TRAIN = SPLITS.index("train")
@@ -319,5 +320,5 @@ def _read_or_remove(store: Store, key: str) -> Report:
     try:
         return read_report(store, key)
     except IntegrityError:
-        store.delete(report_path(key))
+        store.delete(chunk_report_path(key))
         raise

@@ -6,13 +6,15 @@ from functools import partial
 
 from cnn.dataset.manifest import Manifest
 from cnn.errors import StorageError
-from infra.cluster.spec import Effort
+from infra.cluster.spec import WorkEstimate
+from infra.storage.layout import manifest_path
+from tasks.dataset.version import LatestVersion, point_to_version
 from tasks.prepare.checks import check_budget, check_leaks, reconcile_rows, set_normalization
 from tasks.prepare.derive import Arranged, ArrangeTask, Selection, arrange_shard, find_arranged, measure_shard
 from tasks.prepare.duplicates import doubt_labels, fetch_thumbnails, settle_copies, settle_leaks
 from tasks.prepare.pipeline import Preparation, Run, has_missing
 from tasks.prepare.placement import Part, Placement, divide_rows, place_rows
-from tasks.prepare.publish import Draft, Latest, manifest_path, point_to, publish_dataset
+from tasks.prepare.publish import Draft, publish_dataset
 from tasks.prepare.quarantine import remove_refusal, write_refusal
 from tasks.prepare.split import draw_splits, recall_splits
 from tasks.prepare.table import LEAK
@@ -99,7 +101,7 @@ def arrange_shards(
         on_done(result[0])
 
     written = sum(len(work.records) * (job.spec.augment.copies * COPY_SECONDS or RECORD_SECONDS) for work in works)
-    run(partial(arrange_shard, task=arrange_task(job)), works, keep, Effort(len(works), written))
+    run(partial(arrange_shard, task=arrange_task(job)), works, keep, WorkEstimate(len(works), written))
     return made
 
 
@@ -130,9 +132,9 @@ def publish_version(
 
 def keep_version(job: Preparation, manifest: Manifest) -> tuple[Manifest, str]:
     """The version that stands, and its path; where its ledger had to be gone through to know that, it is noted."""
-    latest = Latest(manifest.dataset, job.listing)
+    latest = LatestVersion(manifest.dataset, job.listing)
     if not job.recognised and job.latest != latest and not has_missing(job.rows):
-        point_to(job.store, job.source.uri, latest)
+        point_to_version(job.store, job.source.uri, latest)
     return manifest, manifest_path(manifest.dataset)
 
 
@@ -142,8 +144,8 @@ def measure_training(job: Preparation, placement: Placement, run: Run) -> list[l
     shards = [shard for shard in placement.splits["train"] if shard.path in own]
     sums: list[list[int]] = []
     measure = partial(measure_shard, workspace=job.store.uri, image=job.spec.image)
-    effort = Effort(len(shards), sum(shard.rows for shard in shards) * RECORD_SECONDS)
-    run(measure, shards, lambda result: sums.append(result[1]), effort)
+    estimate = WorkEstimate(len(shards), sum(shard.rows for shard in shards) * RECORD_SECONDS)
+    run(measure, shards, lambda result: sums.append(result[1]), estimate)
     return sums
 
 

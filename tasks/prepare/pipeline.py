@@ -17,13 +17,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cnn.dataset.manifest import Manifest
-from cnn.errors import PASSING, IntegrityError, SafelightError, SourceError
-from cnn.images.levels import Span, combine_spans
-from cnn.spec import canonical_json
-from infra.cluster.spec import Effort
-from infra.storage.scratch import sweep_scratch
+from cnn.digest import canonical_json
+from cnn.errors import TRANSIENT_REASONS, IntegrityError, SafelightError, SourceError
+from cnn.formats.levels import LevelSpan, combine_spans
+from infra.cluster.spec import WorkEstimate
+from infra.storage.layout import chunk_report_path
+from infra.storage.scratch import remove_stale_scratch
 from infra.storage.store import Source, Store, open_store
 from tasks.dataset.ledger import DECODED, has_code
+from tasks.dataset.version import LatestVersion, fetch_ledger, find_latest_version, read_manifest
 from tasks.files.chunks import Chunk, Cut, cut_rows, estimate_decoding, make_chunk
 from tasks.files.class_folders import Layout, apply_layout, find_layout
 from tasks.files.labels import check_apart
@@ -33,9 +35,8 @@ from tasks.prepare.bit_depth import DATASET, DeepCounts, count_report, cut_reada
 from tasks.prepare.build import BuildSpec, BuildTask, ChunkReport, build_chunk
 from tasks.prepare.changes import Previous, keep_moved, keep_unchanged, verify_kept
 from tasks.prepare.checks import BudgetSpec
-from tasks.prepare.chunk_report import read_report, report_path
+from tasks.prepare.chunk_report import read_report
 from tasks.prepare.duplicates import loading_trees
-from tasks.prepare.publish import Latest, fetch_ledger, find_latest, read_manifest
 from tasks.prepare.table import OK, QUARANTINED, Filled, Report, Rows
 
 LISTING_RULES = 2  # raise it when a version that stands may have to be looked through though its source lists the same
@@ -43,17 +44,17 @@ FILL_ROWS = 4_096  # whose reports are taken over together: each time costs as m
 
 
 class Run(Protocol):
-    """How pieces of work are done; `infra.cluster.workers.Crew.run` is one."""
+    """How pieces of work are done; `infra.cluster.workers.Workers.run` is one."""
 
     def __call__(
         self,
         function: Callable[[Any], Any],
         items: Iterable[Any],
         on_result: Callable[[Any], None],
-        effort: Effort,
-        guard: Callable[[Any], Any] | None = None,
+        estimate: WorkEstimate,
+        isolate: Callable[[Any], Any] | None = None,
     ) -> None:
-        """Call `on_result` with `function(item)` for each item; `guard` makes of an item one that ends no process."""
+        """Call `on_result` with `function(item)` for each item; `isolate` makes of an item one that ends no process."""
 
 
 @dataclass
@@ -76,7 +77,7 @@ class Preparation:
         default_factory=dict
     )  # shards and reports that were there before, with their sizes
     previous: Previous | None = None
-    latest: Latest | None = None  # what the source's pointer says
+    latest: LatestVersion | None = None  # what the source's pointer says
     damaged: str | None = None  # name of the latest version, where its manifest or ledger is not what was published
     unchanged: bool = False  # nothing differs from the previous version
     recognised: bool = False  # nor does the listing: the previous ledger was not gone through, no row is filled
@@ -142,7 +143,7 @@ class Preparation:
         return sum(len(self.cut.rows_of(number)) for number in self.todo)
 
     @property
-    def effort(self) -> Effort:
+    def estimate(self) -> WorkEstimate:
         """What the chunks to build take."""
         return estimate_decoding(len(self.todo), self.files_to_build, sum(map(self.bytes_of, self.todo)))
 
@@ -158,7 +159,7 @@ def list_files(job: Preparation) -> None:
         SourceError: there is nothing to learn from, or only one class.
     """
     check_apart(job.source, job.store)
-    sweep_scratch(job.store.root)
+    remove_stale_scratch(job.store.root)
     if job.spec.image.levels == DATASET and not keep_levels(job):
         measure_levels(job, run_here, lambda files: None)
     job.standing = {entry.path: entry.size for kind in ("shards/", "chunks/") for entry in job.store.list(kind)}
@@ -184,8 +185,8 @@ def run_here(
     function: Callable[[Any], Any],
     items: Iterable[Any],
     on_result: Callable[[Any], None],
-    effort: Effort,
-    guard: Callable[[Any], Any] | None = None,
+    estimate: WorkEstimate,
+    isolate: Callable[[Any], Any] | None = None,
 ) -> None:
     """A `Run` in this process, one item after the other."""
     for item in items:
@@ -195,7 +196,7 @@ def run_here(
 def keep_levels(job: Preparation) -> bool:
     """Put the levels of the latest version in place of `image.levels = "dataset"`, where they were measured and decide
     as much as they did then; False where they have to be measured. See `tasks.prepare.bit_depth`."""
-    latest = find_latest(job.store, job.source.uri)
+    latest = find_latest_version(job.store, job.source.uri)
     try:
         manifest = None if latest is None else read_manifest(job.store, latest.dataset)
     except SafelightError:
@@ -221,25 +222,25 @@ def measure_levels(job: Preparation, run: Run, on_files: Callable[[int], None]) 
     cut = cut_readable(job.inventory, job.chunk_files)
     sizes = job.inventory.column("size").to_numpy()
     chunks = (make_chunk(job.inventory, cut.rows_of(number), labels, DATASET) for number in range(len(cut)))
-    spans: list[Span] = []
+    spans: list[LevelSpan] = []
 
-    def take(result: tuple[int, list[Span]]) -> None:
+    def take(result: tuple[int, list[LevelSpan]]) -> None:
         spans.extend(result[1])
         on_files(result[0])
 
     task = BuildTask(job.source.uri, job.store.uri, job.spec)
-    effort = estimate_decoding(len(cut), len(cut.rows), int(sizes[cut.rows].sum()))
-    run(partial(measure_chunk, task=task), chunks, take, effort, Chunk.isolate)
+    estimate = estimate_decoding(len(cut), len(cut.rows), int(sizes[cut.rows].sum()))
+    run(partial(measure_chunk, task=task), chunks, take, estimate, Chunk.isolate)
     found = combine_spans(spans)
     job.spec, job.measured = with_levels(job.spec, found or "full"), found is not None
 
 
 def recognise_listing(job: Preparation) -> bool:
     """Whether the source lists what it did when the latest version was made, all of which stands; takes it over."""
-    if job.previous is None or job.latest is None or job.verify or job.latest.listing != job.listing:
+    if job.previous is None or job.latest is None or job.verify or job.latest.listing_digest != job.listing:
         return False
     manifest = job.previous.manifest
-    reports = all(report_path(key) in job.standing for key in manifest.chunks)
+    reports = all(chunk_report_path(key) in job.standing for key in manifest.chunks)
     shards = (shard for chunk in manifest.chunks.values() for shard in chunk.values())
     stands = reports and all(job.standing.get(shard.path) == shard.bytes for shard in shards)
     if stands and _is_same(job, manifest):
@@ -273,7 +274,7 @@ def build_chunks(job: Preparation, run: Run, on_report: Callable[[ChunkReport], 
     task = BuildTask(job.source.uri, job.store.uri, job.spec)
     compares = bool(job.todo) and job.spec.split.leak_distance >= 0
     with loading_trees() if compares else nullcontext():
-        run(partial(build_chunk, task=task), make(), keep, job.effort, Chunk.isolate)
+        run(partial(build_chunk, task=task), make(), keep, job.estimate, Chunk.isolate)
     job.rows.fill(waiting)
 
 
@@ -282,14 +283,14 @@ def match_report(job: Preparation, number: int, report: Report) -> Filled:
     rows = job.cut.rows_of(number)
     paths = job.rows.path_column(rows)
     if not report.table.column("path").cast(paths.type).equals(paths):
-        raise IntegrityError(f"{job.store.uri_of(report_path(report.key))} is not of its chunk; prepare again")
+        raise IntegrityError(f"{job.store.uri_of(chunk_report_path(report.key))} is not of its chunk; prepare again")
     job.deep += count_report(report.table, job.spec.image.levels)
     return rows, report
 
 
 def find_previous(job: Preparation) -> Previous | None:
     """The latest version of the source, when its chunks are what this specification asks for."""
-    job.latest = find_latest(job.store, job.source.uri)
+    job.latest = find_latest_version(job.store, job.source.uri)
     name = None if job.latest is None else job.latest.dataset
     try:
         manifest = None if name is None else read_manifest(job.store, name)
@@ -311,7 +312,7 @@ def has_missing(rows: Rows) -> bool:
 
 def has_unread(report: Report) -> bool:
     """Whether a file gave no bytes, or its decoder no answer: that may pass, so the chunk is done again."""
-    passing = pc.any(has_code(report.table.column("reason"), PASSING)).as_py()
+    passing = pc.any(has_code(report.table.column("reason"), TRANSIENT_REASONS)).as_py()
     return bool(report.table.column("digest").null_count or passing)
 
 
@@ -336,7 +337,7 @@ def _find_finished(job: Preparation) -> Iterator[int]:
     salt = job.spec.salt()
     for number in range(len(job.cut)):
         chunk = make_chunk(job.rows.inventory, job.cut.rows_of(number), job.classes, salt)
-        if report_path(chunk.key) not in job.standing:
+        if chunk_report_path(chunk.key) not in job.standing:
             continue
         try:
             report = read_report(job.store, chunk.key)

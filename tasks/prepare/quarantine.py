@@ -1,30 +1,23 @@
 """`quarantine.csv` of a preparation that was refused: every file that gave no pixels, and why."""
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from infra.storage.disk_errors import explained
+from infra.storage.disk_errors import explain_disk_errors
+from infra.storage.layout import REFUSED, refusal_path
 from infra.storage.scratch import open_scratch
 from infra.storage.store import Store
-from infra.storage.workspace import drop_folder
+from infra.storage.workspace import remove_empty_folder
 from tasks.dataset.ledger import show_path
 from tasks.files.chunks import decode_path
 from tasks.pages.spreadsheets import write_rows
-from tasks.prepare.publish import slug_of
 from tasks.prepare.table import QUARANTINED, Rows, iterate_slices
 
-REFUSED = "refused/"
 COLUMNS = ("path", "class", "reason", "size")
 PART = 16_384  # rows that are Python objects at once
-
-
-def refusal_path(source: str) -> str:
-    """Where the list of a source lies in the workspace; sources of one name have one each."""
-    return f"{REFUSED}{slug_of(source)}-{hashlib.sha256(source.encode()).hexdigest()[:12]}/quarantine.csv"
 
 
 def write_refusal(store: Store, source: str, rows: Rows) -> str:
@@ -34,7 +27,7 @@ def write_refusal(store: Store, source: str, rows: Rows) -> str:
         StorageError: the workspace does not take it.
     """
     path = refusal_path(source)
-    with explained("write the list of quarantined files to", store.uri), open_scratch(store.root) as body:
+    with explain_disk_errors("write the list of quarantined files to", store.uri), open_scratch(store.root) as body:
         write_quarantine(rows, body.path)
         store.take_file(path, body.path)
     return store.uri_of(path)
@@ -61,4 +54,4 @@ def remove_refusal(store: Store, source: str) -> None:
     path = refusal_path(source)
     store.delete(path)
     for folder in (path.rpartition("/")[0], REFUSED.rstrip("/")):
-        drop_folder(store, folder)
+        remove_empty_folder(store, folder)

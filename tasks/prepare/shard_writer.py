@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from cnn.dataset.manifest import ShardRef
 from cnn.dataset.tfrecord import HEAD_EDGE, frame_image, outline_record
-from infra.storage.disk_errors import explained
-from infra.storage.scratch import SCRATCH, Scratch
+from infra.storage.disk_errors import explain_disk_errors
+from infra.storage.layout import SCRATCH, shard_path
+from infra.storage.scratch import ScratchFile
 from infra.storage.store import Store
 
 MOST_PARTS = 512  # POSIX lets one call take 1,024 (IOV_MAX)
@@ -26,7 +27,7 @@ class ShardWriter:
         self._bytes = 0
         self._waiting: list[bytes | memoryview] = []
         self._waiting_bytes = 0
-        self._file: Scratch | None = None
+        self._file: ScratchFile | None = None
 
     def append_image(self, image: bytes | NDArray[np.uint8], label: int, key: str, copy: int) -> int:
         """Add the record of an image: raw pixels (which must not change any more) or a JPEG; returns its CRC-32C."""
@@ -47,7 +48,7 @@ class ShardWriter:
         self._flush()
         if self._file is None:
             raise AssertionError("records without a file")
-        path = f"shards/{self._digest.hexdigest()}.tfrecord"
+        path = shard_path(self._digest.hexdigest())
         self._store.take_file(path, self._file.path)
         return ShardRef(path=path, rows=self.rows, bytes=self._bytes, digest=self._digest.hexdigest())
 
@@ -69,9 +70,9 @@ class ShardWriter:
             self._flush()
 
     def _flush(self) -> None:
-        with explained("write a shard to", self._store.uri):
+        with explain_disk_errors("write a shard to", self._store.uri):
             if self._file is None:
-                self._file = Scratch(self._store.root / SCRATCH)
+                self._file = ScratchFile(self._store.root / SCRATCH)
             _write_all(self._file.handle, self._waiting)
         self._waiting, self._waiting_bytes = [], 0
 

@@ -15,8 +15,8 @@ from cnn.dataset.manifest import SPLITS, SplitSpec
 from cnn.errors import SafelightError
 from infra.storage.store import Store
 from tasks.dataset.ledger import iterate_ledger
+from tasks.dataset.version import LatestVersion, fetch_ledger, read_manifest
 from tasks.prepare.build import choose_split, draw_missing, draw_point
-from tasks.prepare.publish import Latest, fetch_ledger, read_manifest
 from tasks.prepare.table import DUPLICATE, OK, Rows
 
 TRAIN, VALIDATION, TEST = (SPLITS.index(name) for name in ("train", "validation", "test"))
@@ -26,7 +26,7 @@ Memory = dict[str, int]
 """Group → its split in the version before."""
 
 
-def recall_splits(rows: Rows, store: Store, latest: Latest | None, split: SplitSpec) -> Memory:
+def recall_splits(rows: Rows, store: Store, latest: LatestVersion | None, split: SplitSpec) -> Memory:
     """Give images that are not known yet the split that they had in the version before, and tell those of its groups.
 
     A file is found again by its image key, so that one whose metadata were rewritten stays where it was; in ledgers of

@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from cnn.errors import BadImage, IntegrityError, RegistryError
-from cnn.images.read import Decoded, ImageSpec, read_image
+from cnn.images.read import DecodedImage, read_image
+from cnn.images.spec import ImageSpec
 from cnn.inference.scorer import load_scorer, rank_classes
 from cnn.spec import Settings, Spec
 from infra.registry.bundles import locate_bundle
+from infra.storage.layout import score_part_path
 from infra.storage.store import Entry, Store, reuse_source, reuse_store
 from tasks.dataset.ledger import show_path
 from tasks.files.chunks import Chunk, encode_path
@@ -112,11 +114,6 @@ class Network:
     predict: Callable[[NDArray[np.uint8]], NDArray[Any]]
 
 
-def part_path(batch: str, key: str) -> str:
-    """Where a chunk's rows lie in the workspace."""
-    return f"batches/{batch}/parts/{key}.parquet"
-
-
 def score_chunk(chunk: Chunk, task: ScoreTask) -> ChunkScores:
     """Read, decode and score every file of a chunk; bad files become rows with a reason.
 
@@ -129,7 +126,7 @@ def score_chunk(chunk: Chunk, task: ScoreTask) -> ChunkScores:
         InstallationError: no file of the chunk can be decoded here.
     """
     source, store = reuse_source(task.source), reuse_store(task.workspace)
-    name = part_path(task.batch, chunk.key)
+    name = score_part_path(task.batch, chunk.key)
     if (done := _find_part(store, name, chunk)) is not None:
         return done
     with _loading:
@@ -184,7 +181,7 @@ def score_files(
             decoded = decode(data, network.image)
         except BadImage as fault:
             row["reason"] = str(fault)
-            row["digest"] = None if fault.may_pass else digest
+            row["digest"] = None if fault.is_transient else digest
             continue
         row |= {"width": decoded.width, "height": decoded.height}
         queue.add(decoded.pixels, row)
@@ -198,7 +195,7 @@ class CountingDecoder:
     def __init__(self, decode: Decode) -> None:
         self._decode, self.counts = decode, DeepCounts()
 
-    def __call__(self, data: bytes, spec: ImageSpec) -> Decoded:
+    def __call__(self, data: bytes, spec: ImageSpec) -> DecodedImage:
         """What the decoder gives. Raises: BadImage."""
         decoded = self._decode(data, spec)
         if decoded.seen or decoded.preview:

@@ -14,16 +14,17 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from cnn.digest import hash_file
-from cnn.errors import StorageError, is_death
-from cnn.spec import Spec, canonical_json
-from infra.storage.scratch import sweep_scratch
+from cnn.digest import canonical_json, hash_file, hash_json
+from cnn.errors import StorageError, is_decoder_death
+from cnn.spec import Spec
+from infra.storage.layout import batch_path, batch_pointer_path
+from infra.storage.scratch import remove_stale_scratch
 from infra.storage.store import Store
 from tasks.files.chunks import Chunk, Item, chunk_key, encode_path
 from tasks.files.labels import Listed
@@ -87,22 +88,12 @@ class ScorePlan:
     previous: Previous | None
 
 
-def batch_path(batch: str, name: str) -> str:
-    """Where a batch's file lies in the workspace."""
-    return f"batches/{batch}/{name}"
-
-
-def pointer_path(source: str, model: str) -> str:
-    """Where the id of the latest batch of a source and a model lies in the workspace."""
-    return f"batches/latest/{_digest([source, model])[:16]}.json"
-
-
 def find_previous(store: Store, job: ScoreJob) -> Previous | None:
     """The latest batch of this source and model, or None; damaged predictions are not used, and the log says so.
 
     What killed runs left unfinished is removed.
     """
-    sweep_scratch(store.root)
+    remove_stale_scratch(store.root)
     record = find_last(store, job.source, job.model.name)
     if record is None:
         return None
@@ -116,7 +107,7 @@ def find_last(store: Store, source: str, model: str) -> BatchRecord | None:
     Raises:
         StorageError: it cannot be read.
     """
-    pointer = pointer_path(source, model)
+    pointer = batch_pointer_path(source, model)
     if not store.exists(pointer):
         return None
     try:
@@ -139,7 +130,7 @@ def plan_scoring(listed: Sequence[Listed], job: ScoreJob, previous: Previous | N
         del readable[encode_path(item.entry.path)]
     kept, doubted = _keep_rows(previous, readable)
     request = _digest_request(ordered, job)
-    batch = _digest([request, previous.record.batch if previous else None])[:16]
+    batch = hash_json([request, previous.record.batch if previous else None])[:16]
     known = previous.record.predictions.path if previous and previous.path is not None else None
     task = ScoreTask(**vars(job), batch=batch, known=known)
     items = [Item(item.entry, "", -1) for item in readable.values()]
@@ -207,7 +198,7 @@ def _keep_rows(previous: Previous | None, readable: dict[bytes, Listed]) -> tupl
             if outcome == "ok":
                 kept[row] = True
                 del readable[key]
-            elif is_death(reason):
+            elif is_decoder_death(reason):
                 doubted.add(key)
         position += table.num_rows
     return kept, doubted
@@ -219,7 +210,7 @@ def _without_work(record: BatchRecord) -> BatchRecord:
 
 def move_pointer(store: Store, task: ScoreTask) -> None:
     content = canonical_json({"batch": task.batch, "source": task.source, "model": task.model.name})
-    store.write(pointer_path(task.source, task.model.name), content.encode())
+    store.write(batch_pointer_path(task.source, task.model.name), content.encode())
 
 
 def _open_verified(store: Store, predictions: PredictionsRef) -> Path | None:
@@ -240,8 +231,4 @@ def _digest_request(ordered: Sequence[Listed], job: ScoreJob) -> str:
         facts = [encode_path(entry.path).hex(), entry.size, entry.modified, entry.problem, item.ignored]
         lines.update(canonical_json(facts).encode() + b"\n")
     spec = [job.spec.top_k, job.spec.accept, job.spec.sheet]  # the size of a batch changes no row
-    return _digest([RULES, job.source, job.model.model_dump(mode="json"), spec, lines.hexdigest()])
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    return hash_json([RULES, job.source, job.model.model_dump(mode="json"), spec, lines.hexdigest()])

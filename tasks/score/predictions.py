@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cnn.digest import canonical_json
 from cnn.errors import IntegrityError
-from cnn.spec import canonical_json
+from cnn.text import shorten
 from infra.storage.entry import Entry
 from tasks.pages.spreadsheets import write_rows
 
@@ -193,4 +194,4 @@ def _digest(text: bytes) -> str:
 
 
 def _describe(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:160]
+    return shorten(f"{type(error).__name__}: {error}", 160)

@@ -9,23 +9,15 @@ import pyarrow.compute as pc
 
 from cnn.digest import hash_file
 from cnn.errors import StorageError
-from cnn.images.read import ImageSpec
-from infra.storage.disk_errors import explained
+from cnn.images.spec import ImageSpec
+from infra.storage.disk_errors import explain_disk_errors
+from infra.storage.layout import batch_path, score_part_path
 from infra.storage.scratch import open_scratch
 from infra.storage.store import Store
 from tasks.dataset.ledger import show_path
 from tasks.files.labels import Listed
-from tasks.score.chunk import ScoreTask, part_path
-from tasks.score.plan import (
-    RULES,
-    BatchRecord,
-    PredictionsRef,
-    ScorePlan,
-    batch_path,
-    drop_parts,
-    find_finished,
-    move_pointer,
-)
+from tasks.score.chunk import ScoreTask
+from tasks.score.plan import RULES, BatchRecord, PredictionsRef, ScorePlan, drop_parts, find_finished, move_pointer
 from tasks.score.predictions import (
     ROW_GROUP,
     describe_entry,
@@ -65,7 +57,7 @@ def publish_batch(
 def _publish(store: Store, plan: ScorePlan, read: Callable[[str], bytes], image: ImageSpec) -> BatchRecord:
     batch, counts = plan.task.batch, Counter[str]()
     names = {name: batch_path(batch, name) for name in ("predictions.parquet", "report.html", "batch.json")}
-    with explained("write the predictions to", store.uri), open_scratch(store.root) as body:
+    with explain_disk_errors("write the predictions to", store.uri), open_scratch(store.root) as body:
         # 1. All rows, in the order of their paths, held against the listing as they go by.
         streams = (_read_parts(store, plan, counts), _read_kept(plan), _settled_rows(plan))
         rows = write_predictions(reconcile_rows(merge_tables(streams), plan.keys), body.path)
@@ -103,7 +95,7 @@ def reconcile_rows(tables: Iterable[pa.Table], keys: Sequence[bytes]) -> Iterato
 
 def _read_parts(store: Store, plan: ScorePlan, counts: Counter[str]) -> Iterator[pa.Table]:
     for chunk in plan.chunks:
-        name = part_path(plan.task.batch, chunk.key)
+        name = score_part_path(plan.task.batch, chunk.key)
         table, facts = from_part(store.read(name), store.uri_of(name))
         counts.update({kind: facts[kind] for kind in COUNTED})
         yield table

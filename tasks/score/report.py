@@ -14,7 +14,7 @@ from typing import Any
 
 from cnn.errors import BadImage, SafelightError
 from cnn.formats.reasons import REASONS
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from tasks.pages.histogram import draw_histogram
 from tasks.pages.thumbnails import Picture, make_picture
 from tasks.score.summary import MAX_QUARANTINED, Shot, Summary

@@ -1,4 +1,4 @@
-"""The champion and a new dataset in, what the champion answers on its test images out; compared by class name.
+"""Score the champion on the test images of a new dataset, for the gate; classes are compared by name.
 
 Where the dataset's pixels are the ones that the champion sees, its shards are scored. Otherwise the original files are
 read again and decoded the champion's way, each held against the sha256 that the ledger keeps.
@@ -6,8 +6,8 @@ read again and decoded the champion's way, each held against the sha256 that the
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +16,19 @@ from numpy.typing import NDArray
 from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import Manifest
 from cnn.errors import BadImage, IntegrityError, RegistryError, SafelightError
+from cnn.evaluation.gate import Challenger, Champion, find_obstacle
 from cnn.evaluation.metrics import Paired, compare_paired
-from cnn.images.read import ImageSpec, read_image
+from cnn.images.read import read_image
+from cnn.images.spec import ImageSpec
+from cnn.inference.bundle import read_bundle
 from cnn.inference.scorer import Scorer, load_scorer
 from infra.storage.store import Source, Store, open_source
 from tasks.dataset.ledger import restore_path
-from tasks.prepare.publish import read_ledger
+from tasks.dataset.version import read_ledger
+from tasks.train.overlap import choose_unseen, recall_seen
 
 BATCH = 128
 MISSING = 0.01  # share of the test images that may be gone before a comparison says nothing
-NOT_PIXELS = {"normalize", "encoding", "max_pixels"}  # image settings that leave the pixels of raw shards as they are
 Image = tuple[str, str, NDArray[np.uint8]]  # key, class name, pixels
 
 
@@ -34,39 +37,66 @@ class ChampionScores:
     """By key of a test image, whether the champion has it right; or why it cannot be said."""
 
     correct: dict[str, bool]
-    missing: int = 0
     refused: str | None = None
 
 
-def score_champion(
-    bundle: Path,
-    manifest: Manifest,
-    store: Store,
-    open_files: Callable[[str], Source] = open_source,
-    keys: Collection[str] | None = None,
-) -> ChampionScores:
-    """What the champion in the folder `bundle` answers on the test images of a dataset; only on `keys`, if given.
+def measure_champion(
+    version: int, bundle: Path | None, challenger: Challenger, test: Path, manifest: Manifest, store: Store
+) -> Champion:
+    """What the gate has to know of the champion, as far as it changes anything: it is scored on the challenger's test
+    images, except those that it has learnt from.
+
+    `bundle` is its folder, None where it is not one of ours; `test` is the file of the challenger's own predictions.
+
+    Raises:
+        IntegrityError: the bundle is damaged.
+    """
+    if bundle is None:
+        return Champion(version)
+    info = read_bundle(bundle)
+    champion = Champion(version, info.classes)
+    if find_obstacle(challenger, champion):
+        return champion
+    if (seen := recall_seen(bundle, info, store)) is None:
+        unknown = (
+            f"nobody knows which images version {version} was trained on: its dataset {info.dataset} is not in this "
+            "workspace, and the release that made it did not keep them with it"
+        )
+        return replace(champion, unscored=unknown)
+    unseen = choose_unseen(store, manifest, seen, info.image)
+    champion = replace(champion, tested=seen.judged, unseen=unseen)
+    if find_obstacle(challenger, champion):
+        return champion
+    scores = score_champion(bundle, manifest, store, unseen.keys)
+    if scores.refused is not None:
+        return replace(champion, unscored=scores.refused)
+    return replace(champion, paired=pair_answers(test, scores))
+
+
+def score_champion(bundle: Path, manifest: Manifest, store: Store, keys: Collection[str]) -> ChampionScores:
+    """What the champion in the folder `bundle` answers on those test images of a dataset that have these keys.
 
     A champion that does not load here, or test images of which more than 1 % are gone or changed, are no fault of the
-    run: the judgement is refused with the reason.
+    run: the comparison is refused with the reason.
     """
     try:
         scorer = load_scorer(bundle, threads=os.cpu_count() or 1)
     except (RegistryError, IntegrityError) as error:
-        return ChampionScores({}, refused=str(error))
-    if not manifest.rows("test"):
-        return ChampionScores({})
+        return ChampionScores({}, str(error))
     if sees_same_pixels(scorer.info.image, manifest.image):
-        images = _read_shards(manifest, store)
-        return ChampionScores(_score(scorer, (image for image in images if keys is None or image[0] in keys)))
+        return ChampionScores(_score(scorer, (image for image in _read_shards(manifest, store) if image[0] in keys)))
     try:
-        source = open_files(manifest.source)
+        source = open_source(manifest.source)
     except SafelightError as error:
+        return ChampionScores({}, f"it sees other pixels than the dataset's, and the source does not open: {error}")
+    rows = [row for row in _list_test_files(manifest, store) if row[1] in keys]
+    correct = _score(scorer, _read_files(rows, source, scorer.info.image))
+    missing = len(rows) - len(correct)
+    if missing > MISSING * len(rows):
         return ChampionScores(
-            {}, refused=f"it sees other pixels than the dataset's, and the source does not open: {error}"
+            correct, f"{missing} of {len(rows)} test images are gone from {source.uri} or have changed"
         )
-    rows = [row for row in _list_test_files(manifest, store) if keys is None or row[1] in keys]
-    return _judge_files(scorer, rows, source)
+    return ChampionScores(correct)
 
 
 def pair_answers(test: Path, judgement: ChampionScores) -> Paired:
@@ -79,17 +109,7 @@ def pair_answers(test: Path, judgement: ChampionScores) -> Paired:
 
 def sees_same_pixels(champion: ImageSpec, dataset: ImageSpec) -> bool:
     """Whether raw shards of the dataset hold exactly what the champion would decode from the files."""
-    kept = [spec.model_dump(exclude=NOT_PIXELS) for spec in (champion, dataset)]
-    return dataset.encoding == "raw" and kept[0] == kept[1]
-
-
-def _judge_files(scorer: Scorer, rows: list[tuple[str, str, str]], source: Source) -> ChampionScores:
-    correct = _score(scorer, _read_files(rows, source, scorer.info.image))
-    missing = len(rows) - len(correct)
-    if missing > MISSING * len(rows):
-        reason = f"{missing} of {len(rows)} test images are gone from {source.uri} or have changed"
-        return ChampionScores(correct, missing, reason)
-    return ChampionScores(correct, missing)
+    return dataset.encoding == "raw" and dataset.gives_same_pixels(champion)
 
 
 def _read_shards(manifest: Manifest, store: Store) -> Iterator[Image]:
@@ -107,7 +127,7 @@ def _read_shards(manifest: Manifest, store: Store) -> Iterator[Image]:
 def _list_test_files(manifest: Manifest, store: Store) -> Iterator[tuple[str, str, str]]:
     """(path, digest, class name) of every test image in the ledger."""
     names = ["path", "path_raw", "digest", "label", "split", "outcome"]
-    for row in read_ledger(store, manifest).select(names).to_pylist():
+    for row in read_ledger(store, manifest, names).to_pylist():
         if row["split"] == "test" and row["outcome"] == "ok":
             yield restore_path(row["path"], row["path_raw"]), row["digest"], row["label"]
 

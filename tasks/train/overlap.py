@@ -4,7 +4,7 @@ Where a split is drawn anew, most of the new test images were training images of
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -14,43 +14,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cnn.dataset.manifest import Manifest
-from cnn.dataset.seen_images import CELLS, ImageFacts, SeenImages, compares_grids, read_heads
-from cnn.errors import SafelightError, name_some
-from cnn.images.read import ImageSpec
+from cnn.dataset.seen_images import CELLS, ImageFacts, SeenImages, UnseenImages, compares_grids, read_heads
+from cnn.errors import SafelightError
+from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import BundleInfo, read_seen_images
 from infra.storage.store import Store
 from tasks.dataset.ledger import SCHEMA
-from tasks.prepare.publish import fetch_ledger, read_manifest
+from tasks.dataset.version import fetch_ledger, read_manifest
 
-ENOUGH = 30  # unseen test images on which two models may be compared, whatever share of all they are
 COLUMNS = ("digest", "image_key", "label", "group", "split", "pixels_crc32c", "fingerprint", "outcome")
-
-
-@dataclass(frozen=True)
-class UnseenImages:
-    """The test images that a champion has not learnt from, by key. `judged` classes have test images, and `lost` ones
-    among these have no unseen one; `related` images are unseen, but others of their group are not."""
-
-    keys: frozenset[str]
-    images: int
-    judged: tuple[str, ...]
-    lost: tuple[str, ...]
-    related: int
-
-    def refuse(self, known: tuple[str, ...]) -> str | None:
-        """Why a champion of the classes `known` cannot be judged on them; None where it can."""
-        left = self.images - len(self.keys)
-        if not left:
-            return None
-        told = f"{left:,} of {self.images:,} test images, or others like them, are among those that it was trained on"
-        if self.related:
-            told += f" ({self.related:,} of them by their split.group)"
-        if len(self.keys) < min(ENOUGH, -(-self.images // 2)):
-            are = "is" if len(self.keys) == 1 else "are"
-            return f"{told}; {len(self.keys):,} {are} left, too few: half of them or {ENOUGH} are needed"
-        if lost := sorted(set(self.lost) & set(known)):
-            return f"{told}, and so are all of {name_some(list(map(repr, lost)))}"
-        return None
 
 
 def list_seen(store: Store, manifest: Manifest) -> SeenImages:
@@ -104,7 +76,7 @@ def choose_unseen(store: Store, manifest: Manifest, seen: SeenImages, image: Ima
         images, related = images + len(chosen), related + int((unseen & ~apart).sum())
         judged |= _labels_of(mine)
         left |= _labels_of(mine, chosen)
-    return UnseenImages(frozenset(keys), images, tuple(sorted(judged)), tuple(sorted(judged - left)), related)
+    return UnseenImages(frozenset(keys), images, tuple(sorted(judged - left)), related)
 
 
 def _iterate_images(store: Store, manifest: Manifest) -> Iterator[pa.Table]:

@@ -24,8 +24,9 @@ from typing import IO, Any, Self
 
 import cnn.errors
 from cnn.errors import InstallationError, SafelightError, TrainingError
+from cnn.text import shorten
 from infra.machine.import_path import python_command, python_environment
-from infra.machine.memory_limits import GIB, check_memory_limits, ended_when_starved, is_short_of_memory, tells_memory
+from infra.machine.memory_limits import GIB, check_memory_limits, is_short_of_memory, kill_when_starved, mentions_memory
 from tasks.train.spec import OnEvent, TrainingResult, TrainJob
 
 TRAINING_PACKAGES = ("keras", "matplotlib", "onnx", "pandas")  # what both extras, `cpu` and `gpu`, bring
@@ -108,7 +109,7 @@ class TrainingProcess:
             if self._process.stdin is not None:
                 self._process.stdin.write(job.to_json().encode() + b"\n")
                 self._process.stdin.flush()
-        with ended_when_starved(self._process) as starved:
+        with kill_when_starved(self._process) as starved:
             if (result := self._follow(job, on_event)) is not None:
                 return result
         if starved.is_set():
@@ -151,10 +152,10 @@ class TrainingProcess:
                 file.write(early)
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         told = _read_end(log)
-        if -code not in BY_OTHERS and tells_memory(told):
+        if -code not in BY_OTHERS and mentions_memory(told):
             return _out_of_memory(log, batch)
         if not self._ready and -code not in BY_OTHERS:
-            last = " ".join((told.strip().splitlines() or [""])[-1].split())[:200]
+            last = shorten((told.strip().splitlines() or [""])[-1])
             end = f"code {code}" if code >= 0 else name
             return InstallationError(f"the training process does not start ({end}: {last}); see {log}")
         if code >= 0:
@@ -251,7 +252,7 @@ def _catch(work: Callable[[], None], loading: str = "") -> dict[str, str] | None
         return {"class": type(error).__name__, "message": str(error)}
     except Exception as error:  # whatever Keras raises: the log keeps the traceback, the parent gets one line
         traceback.print_exc()
-        kind, told = type(error).__name__, " ".join(str(error).split())[:300]
+        kind, told = type(error).__name__, shorten(error, 300)
         if is_short_of_memory(error):
             return {"class": SHORT, "message": told}
         if loading:

@@ -1,13 +1,13 @@
 """What a training process is asked for, and what it leaves behind. Imports no Keras."""
 
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
+from cnn.digest import hash_json
 from cnn.evaluation.metrics import Evaluation
 from cnn.inference.bundle import BundleInfo
 from cnn.models.architecture import ModelSpec
-from cnn.spec import Spec, canonical_json
+from cnn.spec import Spec
 from cnn.training.spec import FitSpec
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -49,4 +49,4 @@ def run_key(dataset: str, name: str, model: ModelSpec, fit: FitSpec) -> str:
         "model": model.model_dump(mode="json"),
         "fit": fit.model_dump(mode="json"),
     }
-    return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
+    return hash_json(facts)

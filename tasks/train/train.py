@@ -16,17 +16,18 @@ from numpy.typing import NDArray
 
 from cnn.dataset.loader import ShardSet, open_split
 from cnn.dataset.manifest import Manifest
-from cnn.errors import DatasetError, name_some
+from cnn.errors import DatasetError
 from cnn.evaluation.calibration import as_class_probabilities
 from cnn.evaluation.metrics import Evaluation, evaluate_probabilities, fit_temperature
 from cnn.inference.bundle import BundleFacts, BundleInfo, write_bundle
 from cnn.inference.scorer import load_scorer
 from cnn.models.architecture import summarize_model
+from cnn.text import name_some
 from cnn.training.fit import FitResult, fit_model
 from cnn.training.spec import FitJob
 from infra.storage.store import Store, open_store
+from tasks.dataset.version import read_manifest
 from tasks.pages.spreadsheets import write_rows
-from tasks.prepare.publish import read_manifest
 from tasks.train.overlap import list_seen
 from tasks.train.spec import OnEvent, TrainingResult, TrainJob
 

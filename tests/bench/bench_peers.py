@@ -12,7 +12,7 @@ from typing import Any
 
 from bench_table import Figure, not_measured
 from bench_throughput import SIZE, preparation
-from subject import open_workers
+from subject import open_processes
 from workbench import Workbench, list_files, tell
 
 SCRIPTS = Path(__file__).with_name("peers")
@@ -62,7 +62,7 @@ def compare(bench: Workbench, ready: list[tuple[Peer, Path]]) -> list[Figure]:
     paths = [str(Path(path).resolve()) for path in list_files(folder)]
     listing = bench.scratch / "list.txt"
     listing.write_text("".join(f"{path}\n" for path in paths))
-    with open_workers(bench.processes) as cluster:
+    with open_processes(bench.processes) as cluster:
         seconds = preparation(bench, folder, cluster, 0)
         turns: dict[str, Callable[[], float]] = {"prepare": lambda: len(paths) / seconds()}
         for peer, python in ready:

@@ -7,7 +7,7 @@ from typing import Any
 
 from bench_table import Figure
 from photographs import GROUP
-from subject import open_workers, read_pixels, time_prepare
+from subject import open_processes, read_pixels, time_prepare
 from timing import time_pool
 from workbench import Workbench, list_files, tell
 
@@ -17,7 +17,7 @@ PATHS = 64
 
 def measure(bench: Workbench) -> list[Figure]:
     """Photographs of about 475x399 pixels, and camera-size ones."""
-    with open_workers(bench.processes) as cluster, get_context("spawn").Pool(bench.processes) as pool:
+    with open_processes(bench.processes) as cluster, get_context("spawn").Pool(bench.processes) as pool:
         return [*measure_photos(bench, cluster, pool), *measure_camera(bench, cluster, pool)]
 
 

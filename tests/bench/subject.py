@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.dataset.manifest import SplitSpec
-from cnn.images.augment import AugmentSpec
-from cnn.images.read import ImageSpec, read_image
-from infra.cluster.dask import ClusterSpec
-from infra.cluster.workers import Crew, hire_crew
+from cnn.images.read import read_image
+from cnn.images.spec import AugmentSpec, ImageSpec
+from infra.cluster.spec import ClusterSpec
+from infra.cluster.workers import Workers, open_workers
 from infra.storage.store import open_source, reuse_source
 from tasks.files.chunks import ChunkSpec
 from tasks.prepare.build import BuildSpec
@@ -50,20 +50,20 @@ def open_reader(address: str) -> Callable[[tuple[str, str]], bytes]:
     return lambda file: source.read(*file)
 
 
-def open_workers(processes: int) -> Any:
+def open_processes(processes: int) -> Any:
     """A block with a cluster of worker processes."""
-    return hire_crew(ClusterSpec(workers=processes))
+    return open_workers(ClusterSpec(workers=processes))
 
 
-def time_prepare(source: Path, workspace: str, crew: Crew, size: int, copies: int = 0, group: str = "") -> float:
+def time_prepare(source: Path, workspace: str, workers: Workers, size: int, copies: int = 0, group: str = "") -> float:
     """Seconds from the first chunk submitted to the manifest published, in a workspace that is new."""
     split = SplitSpec(group=group or None)
     build = BuildSpec(image=ImageSpec(size=(size, size)), augment=AugmentSpec(copies=copies), split=split)
     job = Preparation(str(source), workspace, build, BudgetSpec(), ChunkSpec().files)
     list_files(job)
     began = time.monotonic()
-    build_chunks(job, crew.run, lambda report: None)
-    finish_version(job, crew.run)
+    build_chunks(job, workers.run, lambda report: None)
+    finish_version(job, workers.run)
     return time.monotonic() - began
 
 

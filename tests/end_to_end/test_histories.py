@@ -23,7 +23,7 @@ from steps import make_job, rows_of, run_job
 from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import Manifest, SplitSpec
 from cnn.errors import SafelightError
-from cnn.images.augment import AugmentSpec
+from cnn.images.spec import AugmentSpec
 from tasks.prepare.checks import BudgetSpec
 from tasks.prepare.pipeline import Preparation
 

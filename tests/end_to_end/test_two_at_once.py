@@ -10,10 +10,10 @@ from runners import Runner, open_runner
 from scenes import Scene, Told, assert_nothing_lost, check_versions, left_over, make_changed, make_fresh, restart
 
 from cnn.errors import StorageError
-from infra.storage.scratch import sweep_scratch
+from infra.storage.scratch import remove_stale_scratch
 from infra.storage.store import open_store
 from tasks.dataset.gc import collect_garbage
-from tasks.prepare.publish import read_manifest
+from tasks.dataset.version import read_manifest
 
 
 @pytest.fixture(scope="module", params=["fresh", "changed"])
@@ -80,7 +80,7 @@ def test_readers_sweepers_and_gc_beside_it(two: tuple[Runner, Runner], scene: Sc
     store, looks = open_store(str(workspace)), 0
     while looks < 3 or not all(runner.has_ended() for runner in two):
         check_versions(store, Told())  # a reader never sees half a version
-        sweep_scratch(workspace)  # may take a file before its writer has locked it: the writer then makes another
+        remove_stale_scratch(workspace)  # may come before a writer has its lock: it then makes another
         with suppress(StorageError):  # in use
             collect_garbage(store, keep=3, grace=0.0)
         looks += 1

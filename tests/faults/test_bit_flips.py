@@ -12,8 +12,9 @@ from scenes import Scene, Told, assert_nothing_lost, make_changed, make_fresh, p
 from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import Manifest
 from cnn.errors import SafelightError
+from infra.storage.layout import dataset_pointer_path
 from infra.storage.store import open_store
-from tasks.prepare.publish import pointer_path, read_ledger, read_manifest
+from tasks.dataset.version import read_ledger, read_manifest
 
 SEED = int(os.environ.get("SAFELIGHT_TEST_SEED", "20261124"))
 KINDS = {
@@ -62,7 +63,7 @@ def heal(scene: Scene, workspace: Path, kind: str, seed: int) -> None:
     assert scene.wanted is not None
     TALLY[f"one flipped bit in a {kind}", "injected"] += 1
     if kind in ("report", "derived"):  # read by a run that knows no version to build on
-        (workspace / pointer_path(str(scene.source))).unlink()
+        (workspace / dataset_pointer_path(str(scene.source))).unlink()
         assert_nothing_lost(scene, workspace, Told())
         return
     found = tell_of(lambda: read_all(workspace, scene.wanted))  # type: ignore[arg-type]

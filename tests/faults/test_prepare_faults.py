@@ -11,7 +11,7 @@ import pytest
 from faults import SYSTEM_CALLS, Gate, failing_store, failing_system, run_faulty
 from scenes import Scene, assert_nothing_lost, make_changed, make_fresh, restart
 
-from infra.cluster.dask import ClusterSpec
+from infra.cluster.spec import ClusterSpec
 
 SCENES: dict[str, Callable[[Path], Scene]] = {"fresh": make_fresh, "changed": make_changed}
 

@@ -19,7 +19,7 @@ from faults import TALLY
 from scenes import Scene, Told, assert_nothing_lost, make_fresh, prepare_told, restart
 
 from cnn.errors import ServerError
-from infra.cluster.dask import ClusterSpec
+from infra.cluster.spec import ClusterSpec
 
 DASK = str(Path(sys.executable).with_name("dask"))
 SOME = [4]  # after so many chunks; seven there are

@@ -161,4 +161,4 @@ def test_a_pattern_that_python_warns_of_is_taken_without_a_word(recwarn: pytest.
 def test_a_configuration_survives_json() -> None:
     config = load_config(None, ["image.size=[96,80]", "augment.copies=2", "model.preset=notes"])
     assert Config.model_validate_json(config.to_json()) == config
-    assert config.fingerprint() == Config.model_validate_json(config.to_json()).fingerprint()
+    assert config.compute_digest() == Config.model_validate_json(config.to_json()).compute_digest()

@@ -18,18 +18,18 @@ from tiff_files import Layout, write_raw, write_tiff
 
 import flows.prepare
 from cnn.dataset.manifest import Manifest, SplitSpec
-from cnn.images.augment import AugmentSpec
-from cnn.images.read import ImageSpec, encode_jpeg
+from cnn.images.read import encode_jpeg
+from cnn.images.spec import AugmentSpec, ImageSpec
 from flows.config import Config
 from flows.prepare import find_doubts, in_order, prepare_dataset, publish_stage
-from infra.cluster.dask import ClusterSpec
-from infra.cluster.workers import hire_crew
+from infra.cluster.spec import ClusterSpec
+from infra.cluster.workers import open_workers
 from infra.storage.entry import MOST_BYTES
 from infra.storage.store import open_store
+from tasks.dataset.version import read_manifest
 from tasks.prepare.build import choose_split
 from tasks.prepare.checks import find_gaps
 from tasks.prepare.pipeline import build_chunks, list_files
-from tasks.prepare.publish import read_manifest
 
 NAMES = ("train", "validation", "test")
 
@@ -100,10 +100,10 @@ def test_a_bar_is_shown_for_what_is_arranged_and_for_nothing_else(
     monkeypatch.setattr(flows.prepare, "show_stage", show)
     changes: dict[str, Any] = {"augment": AugmentSpec(copies=copies), "split": SplitSpec(validation=0.0, test=0.0)}
     job = make_job(write_photos(tmp_path / "photos"), tmp_path / "work", **changes)
-    with hire_crew(ClusterSpec(workers=0)) as crew:
+    with open_workers(ClusterSpec(workers=0)) as workers:
         list_files(job)
-        build_chunks(job, crew.run, lambda report: None)
-        manifest, _ = publish_stage(job, crew)
+        build_chunks(job, workers.run, lambda report: None)
+        manifest, _ = publish_stage(job, workers)
     assert shown == [("arrange", manifest.images["train"])] * copies
 
 

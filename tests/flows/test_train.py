@@ -15,8 +15,8 @@ from cnn.dataset.manifest import Manifest
 from cnn.evaluation.metrics import Evaluation, evaluate_probabilities
 from flows.results import GateReport
 from flows.train import describe_evaluation, register_stage, tell_verdict
+from infra.registry.versions import JUDGED_ON, UNJUDGED
 from infra.storage.store import open_store
-from tasks.train.gate import JUDGED_ON, UNJUDGED
 from tasks.train.overlap import list_seen
 from tasks.train.train import doubt_validation
 

@@ -8,7 +8,8 @@ import numpy as np
 from scenes import left_over
 
 from cnn.digest import hash_file
-from cnn.images.read import ImageSpec, encode_png
+from cnn.images.read import encode_png
+from cnn.images.spec import ImageSpec
 from infra.storage.store import open_source, open_store
 from tasks.files.labels import list_source
 from tasks.score.chunk import ModelRef, Network, ScoreJob, ScoreSpec, score_chunk

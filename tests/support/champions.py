@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 from small_dataset import IMAGE
 
 from cnn.dataset.manifest import Normalization, SplitSpec
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import GOLDEN, INFO, ONNX, WEIGHTS, BundleInfo
 from cnn.models.architecture import ModelSpec
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +42,18 @@ def wait_until(condition: Callable[[], object], process: "subprocess.Popen[str]"
         assert process.poll() is None, f"it ended before its time: {process.communicate()}"
         assert time.monotonic() < deadline, "it did not come that far in time"
         time.sleep(0.01)
+
+
+@cache
+def help_of(*command: str) -> str:
+    """What a program's subcommand says about itself, from the environment that runs the tests."""
+    program = Path(sys.executable).parent / command[0]
+    answer = subprocess.run(
+        [program, *command[1:], "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
+    return answer.stdout

@@ -14,7 +14,7 @@ from unittest.mock import patch
 from scenes import SECRET, Scene, Told, prepare_told, silent
 
 from cnn.errors import SafelightError, StorageError
-from infra.cluster.dask import ClusterSpec
+from infra.cluster.spec import ClusterSpec
 from infra.storage.local import LocalStore
 
 TALLY: Counter[tuple[str, str]] = Counter()  # (kind of fault, injected | told | absorbed) → how often

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cnn.dataset.manifest import Normalization, SplitSpec
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import GOLDEN, INFO, ONNX, WEIGHTS, BundleInfo
 from cnn.models.architecture import ModelSpec
 from infra.registry.registry import Registry, resolve_tracking

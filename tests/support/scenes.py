@@ -12,17 +12,18 @@ from steps import make_job, write_image, write_photos
 
 from cnn.dataset.manifest import Manifest
 from cnn.dataset.tfrecord import digest_shard
-from cnn.images.augment import AugmentSpec
-from infra.cluster.dask import ClusterSpec
-from infra.cluster.workers import hire_crew
+from cnn.images.spec import AugmentSpec
+from infra.cluster.spec import ClusterSpec
+from infra.cluster.workers import open_workers
+from infra.storage.layout import manifest_path
 from infra.storage.store import Store, open_source, open_store
-from infra.storage.workspace import hold_workspace
+from infra.storage.workspace import lock_workspace
+from tasks.dataset.version import read_ledger, read_manifest
 from tasks.files.listing import take_inventory
 from tasks.prepare.build import ChunkReport
 from tasks.prepare.chunk_report import read_report
 from tasks.prepare.finish import finish_version
 from tasks.prepare.pipeline import Preparation, build_chunks, list_files
-from tasks.prepare.publish import manifest_path, read_ledger, read_manifest
 
 SECRET = "hunter2-canary"  # stands in the environment; it must never be told
 
@@ -61,10 +62,10 @@ def prepare_told(
         told.chunks.append(report.key)
         on_told(f"chunk {report.key}")
 
-    with hold_workspace(job.store), hire_crew(cluster) as crew:
+    with lock_workspace(job.store), open_workers(cluster) as workers:
         list_files(job)
-        build_chunks(job, crew.run, note)
-        told.versions.append(finish_version(job, crew.run)[0].dataset)
+        build_chunks(job, workers.run, note)
+        told.versions.append(finish_version(job, workers.run)[0].dataset)
     on_told(f"version {told.versions[-1]}")
     return job
 

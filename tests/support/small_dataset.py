@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from cnn.dataset.manifest import LedgerRef, Manifest, Normalization, ShardRef, SplitSpec
 from cnn.dataset.tfrecord import digest_shard, encode_record
-from cnn.images.augment import AugmentSpec
-from cnn.images.read import ImageSpec, encode_png, read_image
+from cnn.images.read import encode_png, read_image
+from cnn.images.spec import AugmentSpec, ImageSpec
+from infra.storage.layout import manifest_path
 from tasks.dataset.ledger import to_parquet, to_table
-from tasks.prepare.publish import manifest_path
 
 IMAGE = ImageSpec(size=(8, 8), channels=3, normalize="unit")
 PER_CLASS: Mapping[str, int] = {"train": 12, "validation": 4, "test": 6}

@@ -7,17 +7,16 @@ import numpy as np
 from PIL import Image
 
 from cnn.dataset.manifest import Manifest, SplitSpec
-from cnn.images.augment import AugmentSpec
-from cnn.images.read import ImageSpec
-from infra.cluster.dask import ClusterSpec
-from infra.cluster.workers import hire_crew
+from cnn.images.spec import AugmentSpec, ImageSpec
+from infra.cluster.spec import ClusterSpec
+from infra.cluster.workers import open_workers
 from infra.storage.store import open_store
-from infra.storage.workspace import hold_workspace
+from infra.storage.workspace import lock_workspace
+from tasks.dataset.version import read_ledger
 from tasks.prepare.build import BuildSpec
 from tasks.prepare.checks import BudgetSpec
 from tasks.prepare.finish import finish_version
 from tasks.prepare.pipeline import Preparation, build_chunks, list_files
-from tasks.prepare.publish import read_ledger
 
 
 def write_image(path: Path, seed: int, size: tuple[int, int] = (20, 16)) -> None:
@@ -55,7 +54,7 @@ def make_job(
 
 def run_job(job: Preparation, workers: int | None = 0) -> Manifest:
     """All steps of a job in this process, or on a cluster of so many workers (None: as many as it is worth)."""
-    with hold_workspace(job.store), hire_crew(ClusterSpec(workers=workers)) as crew:
+    with lock_workspace(job.store), open_workers(ClusterSpec(workers=workers)) as crew:
         list_files(job)
         build_chunks(job, crew.run, lambda report: None)
         return finish_version(job, crew.run)[0]

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import LedgerRef, Manifest, Normalization, ShardRef, SplitSpec
 from cnn.dataset.tfrecord import digest_shard, encode_record
-from cnn.images.augment import AugmentSpec
-from cnn.images.read import ImageSpec
+from cnn.images.spec import AugmentSpec, ImageSpec
 from cnn.models.architecture import ModelSpec
 from cnn.training.fit import FitResult
 from cnn.training.spec import FitJob, FitSpec

@@ -18,8 +18,8 @@ from cnn.dataset.loader import ShardSet, as_epoch_dataset, iterate_batches, open
 from cnn.dataset.manifest import LedgerRef, Manifest, Normalization, ShardRef, SplitSpec
 from cnn.dataset.tfrecord import digest_shard, encode_record, map_file
 from cnn.errors import DatasetError, IntegrityError
-from cnn.images.augment import AugmentSpec
-from cnn.images.read import ImageSpec, encode_jpeg
+from cnn.images.read import encode_jpeg
+from cnn.images.spec import AugmentSpec, ImageSpec
 
 Pixels = NDArray[np.uint8]
 

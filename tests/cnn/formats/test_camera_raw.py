@@ -9,7 +9,8 @@ from PIL import Image
 from tiff_files import Layout, picture_tags, write_file, write_raw, write_tiff
 
 from cnn.errors import BadImage
-from cnn.images.read import ImageSpec, read_image
+from cnn.images.read import read_image
+from cnn.images.spec import ImageSpec
 
 KINDS = ["NEF", "CR2", "DNG", "ARW", "PEF", "SRW", "ORF", "RW2", "RAF", "CR3", "IIQ"]
 REFUSE, PREVIEW = ImageSpec(size=(48, 64)), ImageSpec(size=(48, 64), raw="preview")
@@ -23,29 +24,29 @@ def make_jpeg(width: int, height: int, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-LARGE, SMALL = make_jpeg(64, 48), make_jpeg(16, 12)
+LARGE_PIXELS, SMALL = make_jpeg(64, 48), make_jpeg(16, 12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_raw_file_is_refused_by_its_bytes(kind: str) -> None:
     with pytest.raises(BadImage) as caught:
-        read_image(write_raw(kind, LARGE, SMALL), REFUSE)
+        read_image(write_raw(kind, LARGE_PIXELS, SMALL), REFUSE)
     assert str(caught.value) == f"unsupported_format: raw ({kind}), see image.raw"
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_its_largest_preview_is_taken_where_that_is_set(kind: str) -> None:
-    decoded = read_image(write_raw(kind, LARGE, SMALL), PREVIEW)
+    decoded = read_image(write_raw(kind, LARGE_PIXELS, SMALL), PREVIEW)
     assert decoded.preview
     assert (decoded.width, decoded.height) == (64, 48)
-    assert np.array_equal(decoded.pixels, read_image(LARGE, REFUSE).pixels)
-    assert not read_image(LARGE, PREVIEW).preview
+    assert np.array_equal(decoded.pixels, read_image(LARGE_PIXELS, REFUSE).pixels)
+    assert not read_image(LARGE_PIXELS, PREVIEW).preview
 
 
 def test_a_preview_is_turned_as_the_file_or_the_preview_itself_says() -> None:
-    upright = np.asarray(Image.open(io.BytesIO(LARGE)).transpose(Image.Transpose.ROTATE_270))
+    upright = np.asarray(Image.open(io.BytesIO(LARGE_PIXELS)).transpose(Image.Transpose.ROTATE_270))
     spec = ImageSpec(size=upright.shape[:2], raw="preview")
-    turned = read_image(write_raw("NEF", LARGE, SMALL, orientation=6), spec)
+    turned = read_image(write_raw("NEF", LARGE_PIXELS, SMALL, orientation=6), spec)
     assert (turned.width, turned.height) == (48, 64)
     assert np.array_equal(turned.pixels, upright)
     exif = Image.Exif()
@@ -61,17 +62,17 @@ def test_a_raw_file_without_a_preview_is_refused_even_then() -> None:
 
 def test_a_preview_larger_than_the_limit_is_refused() -> None:
     with pytest.raises(BadImage, match="too_many_pixels: 64x48"):
-        read_image(write_raw("NEF", LARGE, SMALL), ImageSpec(size=(8, 8), raw="preview", max_pixels=1000))
+        read_image(write_raw("NEF", LARGE_PIXELS, SMALL), ImageSpec(size=(8, 8), raw="preview", max_pixels=1000))
 
 
 def test_a_damaged_preview_has_its_reason() -> None:
     with pytest.raises(BadImage) as caught:
-        read_image(write_raw("RAF", LARGE, SMALL)[: 148 + len(LARGE) // 2], PREVIEW)
+        read_image(write_raw("RAF", LARGE_PIXELS, SMALL)[: 148 + len(LARGE_PIXELS) // 2], PREVIEW)
     assert caught.value.reason in ("truncated", "decode_error")
 
 
 def test_a_scanners_tiff_that_names_its_maker_is_a_picture() -> None:
-    pixels = np.asarray(Image.open(io.BytesIO(LARGE)))
+    pixels = np.asarray(Image.open(io.BytesIO(LARGE_PIXELS)))
     made = {271: (2, b"NIKON\0"), 272: (2, b"LS-5000\0")}
     for array, bits in ((pixels, 8), (pixels.astype(np.uint16) * 257, 16)):
         decoded = read_image(write_tiff(array, Layout(bits, 2, tags=made)), REFUSE)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnn.errors import BadImage
-from cnn.images.read import ImageSpec, read_image
+from cnn.images.read import read_image
+from cnn.images.spec import ImageSpec
 
 HEIGHT, WIDTH = 24, 40
 SPEC = ImageSpec(size=(HEIGHT, WIDTH), background=(10, 200, 30))

@@ -10,7 +10,8 @@ from steps import prepare, rows_of, write_photos
 
 from cnn.errors import BadImage
 from cnn.formats.reasons import REASONS
-from cnn.images.read import ImageSpec, read_image
+from cnn.images.read import read_image
+from cnn.images.spec import ImageSpec
 
 # 48 pixels wide, 32 high: left half red, right half blue, a white square top left. The second is to be turned right.
 PLAIN = base64.b64decode(

@@ -17,7 +17,8 @@ from tiff_files import DEFLATE, LZW, NONE, PACKBITS, Layout, compress, picture_t
 from cnn.errors import BadImage
 from cnn.formats.tiff import read_samples
 from cnn.formats.tiff_directory import choose_directory, read_directories, read_header
-from cnn.images.read import ImageSpec, read_image
+from cnn.images.read import read_image
+from cnn.images.spec import ImageSpec
 
 HEIGHT, WIDTH = 21, 37
 SPEC = ImageSpec(size=(HEIGHT, WIDTH))

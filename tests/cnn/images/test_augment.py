@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cnn.images.augment import AugmentSpec, augment_image
+from cnn.images.augment import augment_image
+from cnn.images.spec import AugmentSpec
 
 OFF = {"crop": 0.0, "mirror": 0.0, "rotate": 0.0, "color": 0.0}
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
-from cnn.images.read import ImageSpec, encode_png, read_image, resize_image
-from cnn.images.resize import lay_out
+from cnn.images.read import encode_png, read_image, resize_image
+from cnn.images.resize import plan_resize
+from cnn.images.spec import ImageSpec
 
 RATIOS = [1.3, 1.78, 2.0, 2.5, 3.7, 4.5, 7.0]
 
@@ -35,7 +36,7 @@ def open_upright(data: bytes) -> Image.Image:
 def reduce_fully(data: bytes, spec: ImageSpec, how: Image.Resampling) -> NDArray[np.uint8]:
     """The same crop by full decode and Pillow's antialiased filter: uint8 (height, width, 3)."""
     image = open_upright(data)
-    top, left, height, width = lay_out((image.height, image.width), spec.size, "crop").source
+    top, left, height, width = plan_resize((image.height, image.width), spec.size, "crop").source
     return np.asarray(image.resize(spec.size[::-1], how, box=(left, top, left + width, top + height)), np.uint8)
 
 
@@ -63,7 +64,7 @@ def test_pillows_filters_are_pillows(
     data = save_jpeg(photos[0])
     spec = ImageSpec.model_validate({"size": (60, 60), "filter": name, "channels": channels})
     image = open_upright(data).convert("L" if channels == 1 else "RGB")
-    top, left, height, width = map(int, lay_out((image.height, image.width), spec.size, "crop").source)
+    top, left, height, width = map(int, plan_resize((image.height, image.width), spec.size, "crop").source)
     expected = np.asarray(image.crop((left, top, left + width, top + height)).resize((60, 60), how)).reshape(spec.shape)
     difference = np.abs(read_image(data, spec).pixels.astype(int) - expected)
     assert difference.max() <= (1 if channels == 1 else 0)  # grey is rounded otherwise

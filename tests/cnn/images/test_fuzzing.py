@@ -16,8 +16,9 @@ from tiff_files import LZW, Layout, write_raw, write_tiff
 
 from cnn.errors import BadImage
 from cnn.formats.reasons import REASONS
-from cnn.images.color import convert, correct, find_transform
-from cnn.images.read import FORMATS, ImageSpec, read_image
+from cnn.images.color import convert_colors, correct_colors, find_color_transform
+from cnn.images.read import FORMATS, read_image
+from cnn.images.spec import ImageSpec
 from cnn.stderr import capture_stderr
 
 SEED = 20_261_124
@@ -77,12 +78,12 @@ def decode_with_pillow(data: bytes) -> NDArray[np.uint8] | None:
                     image = ImageOps.exif_transpose(image)
                 except Exception:  # broken metadata never costs the picture
                     image = image.copy()
-                transform = find_transform(image) if image.mode in ("RGB", "L") else None
-                pixels = convert(image, 3, (255, 255, 255)).copy()
+                transform = find_color_transform(image) if image.mode in ("RGB", "L") else None
+                pixels = convert_colors(image, 3, (255, 255, 255)).copy()
         except Exception:
             return None
     if transform is not None:
-        correct(pixels, transform)
+        correct_colors(pixels, transform)
     return pixels
 
 

@@ -14,15 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnn.errors import BadImage
-from cnn.images.read import (
-    ImageSpec,
-    encode_jpeg,
-    encode_png,
-    read_image,
-    resize_image,
-    sum_levels,
-    thumbnail,
-)
+from cnn.images.read import encode_jpeg, encode_png, make_grey32, read_image, resize_image, sum_levels
+from cnn.images.spec import ImageSpec
 
 PLAIN = ImageSpec(size=(32, 48))
 
@@ -196,8 +189,8 @@ def test_thumbnails_of_a_picture_saved_twice_are_near() -> None:
     first = read_image(encode_png(photo), PLAIN).pixels
     again = read_image(encode_jpeg(photo, quality=85), PLAIN).pixels
     other = read_image(encode_png(make_photo(200, 150, seed=1)[::-1].copy()), PLAIN).pixels
-    assert np.abs(thumbnail(first).astype(int) - thumbnail(again)).max() <= 4
-    assert np.abs(thumbnail(first).astype(int) - thumbnail(other)).max() > 30
+    assert np.abs(make_grey32(first).astype(int) - make_grey32(again)).max() <= 4
+    assert np.abs(make_grey32(first).astype(int) - make_grey32(other)).max() > 30
 
 
 @given(data=st.binary(max_size=300))

@@ -16,7 +16,7 @@ from cnn.backend import import_keras
 from cnn.dataset.manifest import Normalization, SplitSpec
 from cnn.errors import IntegrityError, RegistryError, TrainingError
 from cnn.evaluation.calibration import as_class_probabilities
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import (
     PARTS,
     BundleFacts,
@@ -92,7 +92,7 @@ def test_what_is_read_is_what_was_written(written: Written) -> None:
     assert info == written.info
     assert (info.model, info.image, info.normalization) == (TINY, IMAGE, NORMALIZATION)
     assert (info.classes, info.temperature, info.dataset) == (written.facts.classes, 1.5, "digits-1")
-    assert info.fingerprint() == hashlib.sha256((written.folder / "bundle.json").read_bytes()).hexdigest()
+    assert info.compute_digest() == hashlib.sha256((written.folder / "bundle.json").read_bytes()).hexdigest()
 
 
 def test_onnx_and_golden_images_agree_with_keras(written: Written) -> None:

@@ -16,7 +16,8 @@ from PIL import Image
 from registries import open_registry, register
 
 from cnn.dataset.manifest import Normalization, SplitSpec
-from cnn.images.read import ImageSpec, read_image
+from cnn.images.read import read_image
+from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import BundleFacts, write_bundle
 from cnn.inference.pyfunc import ImageClassifier, _load_pyfunc, make_example
 from cnn.models.architecture import ModelSpec, build_model

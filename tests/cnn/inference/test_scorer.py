@@ -20,7 +20,7 @@ from cnn.backend import import_keras
 from cnn.dataset.manifest import Normalization, SplitSpec
 from cnn.errors import IntegrityError, RegistryError
 from cnn.evaluation.calibration import apply_temperature, as_class_probabilities
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import BundleFacts, write_bundle
 from cnn.inference.onnx import mute_onnx, open_session
 from cnn.inference.scorer import Scorer, load_scorer, rank_classes

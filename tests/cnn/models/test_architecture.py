@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from cnn.backend import import_keras
 from cnn.dataset.manifest import Normalization
 from cnn.errors import ConfigError
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from cnn.models.architecture import ModelSpec, build_model, count_parameters, summarize_model
 
 # Keras 3.15 on TensorFlow 2.21 and NumPy 2: its variables know no copy keyword yet.

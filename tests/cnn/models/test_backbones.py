@@ -9,7 +9,7 @@ import pytest
 from cnn.backend import import_keras
 from cnn.dataset.manifest import Normalization
 from cnn.errors import ConfigError
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from cnn.models.architecture import ModelSpec, build_model, count_parameters, load_weights
 from cnn.models.backbones import BACKBONES, build_backbone, map_levels
 

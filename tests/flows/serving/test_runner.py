@@ -12,13 +12,15 @@ from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
 
 import httpx
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cnn.errors import ConfigError, SourceError
-from cnn.evaluation.metrics import Paired
+from cnn.evaluation.gate import Challenger, Champion, GateSpec, decide_promotion
+from cnn.evaluation.metrics import Paired, evaluate_probabilities
 from flows.cli.main import app
 from flows.cli.options import time_settings
 from flows.config import Config, ScheduleSpec, load_config
@@ -26,7 +28,6 @@ from flows.serving.lateness import Watch, find_last_error, read_last_error
 from flows.serving.process import describe_fault, read_answer, write_answer
 from flows.serving.summary import describe_answer, read_difference
 from flows.serving.timetable import check_zone, describe_moment, find_local_zone, parse_cron, parse_interval
-from tasks.train.gate import GateSpec, decide
 
 NOON = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -164,8 +165,11 @@ def judge(wins: int, losses: int) -> tuple[str, ...]:
     change = (wins - losses) / 250
     facts = {"images": 250, "challenger": 0.9 + change, "champion": 0.9, "difference": change}
     paired = Paired(**facts, wins=wins, losses=losses, p_worse=0.5)
-    unread: Any = None  # two versions are compared by `paired` alone
-    return decide(unread, paired, GateSpec()).reasons
+    said = [0, 1] * 125
+    evaluation = evaluate_probabilities(np.eye(2)[said], said, ("bat", "owl"))
+    return decide_promotion(
+        Challenger("birds", 4, evaluation), Champion(3, ("bat", "owl"), paired=paired), GateSpec()
+    ).reasons
 
 
 @pytest.mark.parametrize(("wins", "losses", "change"), [(3, 2, 0.004), (2, 3, -0.004), (5, 5, 0.0)])

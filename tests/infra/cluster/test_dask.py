@@ -16,7 +16,8 @@ import pytest
 import infra.cluster.dask
 from cnn.errors import BadImage, ConfigError, IntegrityError, SafelightError, ServerError
 from infra.cluster.address import check_address
-from infra.cluster.dask import Cluster, ClusterSpec, open_cluster, run_chunks
+from infra.cluster.dask import Cluster, open_cluster, run_chunks
+from infra.cluster.spec import ClusterSpec
 from infra.cluster.threads import MOST_THREADS
 
 
@@ -86,12 +87,12 @@ def run(request: pytest.FixtureRequest) -> Callable[..., None]:
     if request.param == "in a loop":
         return functools.partial(run_chunks, Cluster(0))
     if request.param == "in threads":
-        return functools.partial(run_chunks, Cluster(0), guard=keep)
+        return functools.partial(run_chunks, Cluster(0), isolate=keep)
     return functools.partial(run_chunks, request.getfixturevalue("workers"))
 
 
 def keep(item: int) -> int:
-    """A guard for items that need none."""
+    """A isolate for items that need none."""
     return item
 
 

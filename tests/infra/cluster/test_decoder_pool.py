@@ -18,12 +18,12 @@ import cnn.errors
 import infra.cluster.decoder_pool
 import infra.cluster.threads
 from cnn.errors import BadImage, ConfigError, InstallationError
-from cnn.images.decoder import GarbledError, read_message, write_message
-from cnn.images.read import ImageSpec, read_image
-from infra.cluster.dask import ClusterSpec
-from infra.cluster.decoder_pool import DecodersClosedError, Isolation
-from infra.cluster.spec import Effort
-from infra.cluster.workers import hire_crew
+from cnn.images.decoder import GarbledMessageError, read_message, write_message
+from cnn.images.read import read_image
+from cnn.images.spec import ImageSpec
+from infra.cluster.decoder_pool import DecoderPool, DecodersClosedError
+from infra.cluster.spec import ClusterSpec, WorkEstimate
+from infra.cluster.workers import open_workers
 from tasks.files.decoding import read_limit
 from tasks.prepare.build import ChunkReport
 from tasks.prepare.pipeline import build_chunks, list_files
@@ -78,8 +78,8 @@ def hanging(faulty_decoders: None, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture
-def isolation(faulty_decoders: None) -> Iterator[Isolation]:
-    apart = Isolation()
+def isolation(faulty_decoders: None) -> Iterator[DecoderPool]:
+    apart = DecoderPool()
     yield apart
     apart.close()
 
@@ -89,7 +89,7 @@ def make_picture(tmp_path: Path, end: bytes = b"") -> bytes:
     return (tmp_path / "picture.png").read_bytes() + end
 
 
-def test_a_good_file_and_a_bad_one_are_as_without_isolation(tmp_path: Path, isolation: Isolation) -> None:
+def test_a_good_file_and_a_bad_one_are_as_without_isolation(tmp_path: Path, isolation: DecoderPool) -> None:
     data = make_picture(tmp_path)
     mine, theirs = read_image(data, SPEC), isolation.read(data, SPEC, 60)
     assert mine.pixels.tobytes() == theirs.pixels.tobytes()
@@ -99,7 +99,7 @@ def test_a_good_file_and_a_bad_one_are_as_without_isolation(tmp_path: Path, isol
     assert isolation.read(data, SPEC, 60).pixels.shape == (8, 8, 3)
 
 
-def test_a_crash_and_a_hang_are_told_with_their_cause(tmp_path: Path, isolation: Isolation) -> None:
+def test_a_crash_and_a_hang_are_told_with_their_cause(tmp_path: Path, isolation: DecoderPool) -> None:
     with pytest.raises(BadImage, match=r"^decoder_crashed: SIGSEGV: free\(\): invalid pointer$"):
         isolation.read(make_picture(tmp_path, b"CRASH"), SPEC, 60)
     with pytest.raises(BadImage, match=r"^decoder_timeout: no picture after 0.5 s$"):
@@ -109,7 +109,7 @@ def test_a_crash_and_a_hang_are_told_with_their_cause(tmp_path: Path, isolation:
     assert isolation.read(make_picture(tmp_path), SPEC, 60).width == 16
 
 
-def test_what_a_library_prints_and_reads_is_no_answer_and_no_request(tmp_path: Path, isolation: Isolation) -> None:
+def test_what_a_library_prints_and_reads_is_no_answer_and_no_request(tmp_path: Path, isolation: DecoderPool) -> None:
     assert isolation.read(make_picture(tmp_path, b"NOISE"), SPEC, 60).width == 16
     assert isolation.read(make_picture(tmp_path), SPEC, 60).width == 16
 
@@ -129,7 +129,7 @@ def test_what_is_not_a_whole_message_is_none(facts: bytes, body: bytes, place: i
     for data, limit in ((bytes(wrong), 80), (frame[: place % len(frame)], 80), (frame, most)):
         try:
             found = read_message(io.BytesIO(data), limit)
-        except GarbledError:
+        except GarbledMessageError:
             continue
         assert found is None or (data, limit) == (frame, most)
         assert found is None or (found == (facts, body) and len(body) <= most)
@@ -137,7 +137,7 @@ def test_what_is_not_a_whole_message_is_none(facts: bytes, body: bytes, place: i
 
 @given(st.binary(max_size=200))
 def test_what_others_write_is_no_message(data: bytes) -> None:
-    with suppress(GarbledError):
+    with suppress(GarbledMessageError):
         assert read_message(io.BytesIO(data)) is None
 
 
@@ -155,7 +155,7 @@ PIL.Image.open = open
 """
 
 
-def test_an_answer_with_foreign_bytes_in_it_gives_no_pixels(tmp_path: Path, isolation: Isolation) -> None:
+def test_an_answer_with_foreign_bytes_in_it_gives_no_pixels(tmp_path: Path, isolation: DecoderPool) -> None:
     (tmp_path / "faulty" / "sitecustomize.py").write_text(WRITES_BETWEEN)
     with pytest.raises(BadImage, match=r"^decoder_crashed: what it answered was no answer$"):
         isolation.read(make_picture(tmp_path), SPEC, 60)
@@ -167,7 +167,7 @@ def find_children() -> list[psutil.Process]:
     return [one for one in alive if "cnn.images.decoder" in one.cmdline()]
 
 
-def test_a_child_that_somebody_killed_is_replaced(tmp_path: Path, isolation: Isolation) -> None:
+def test_a_child_that_somebody_killed_is_replaced(tmp_path: Path, isolation: DecoderPool) -> None:
     data = make_picture(tmp_path)
     isolation.read(data, SPEC, 60)
     (child,) = find_children()
@@ -177,7 +177,7 @@ def test_a_child_that_somebody_killed_is_replaced(tmp_path: Path, isolation: Iso
     assert find_children() == []
 
 
-def test_a_child_that_is_dead_before_it_is_asked_is_replaced(tmp_path: Path, isolation: Isolation) -> None:
+def test_a_child_that_is_dead_before_it_is_asked_is_replaced(tmp_path: Path, isolation: DecoderPool) -> None:
     """What was written for it, and not read, breaks the pipe a second time when that is closed."""
     data = make_picture(tmp_path)
     isolation.read(data, SPEC, 60)
@@ -188,7 +188,7 @@ def test_a_child_that_is_dead_before_it_is_asked_is_replaced(tmp_path: Path, iso
 
 
 def test_callers_do_not_wait_for_each_other_and_learn_that_the_decoders_are_closed(
-    tmp_path: Path, isolation: Isolation, hanging: Callable[[], None]
+    tmp_path: Path, isolation: DecoderPool, hanging: Callable[[], None]
 ) -> None:
     with ThreadPoolExecutor(1) as pool:
         try:
@@ -206,7 +206,7 @@ def test_callers_do_not_wait_for_each_other_and_learn_that_the_decoders_are_clos
 
 
 def test_a_child_whose_answer_was_not_taken_gives_no_other_file_its_pixels(
-    tmp_path: Path, isolation: Isolation, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, isolation: DecoderPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = make_picture(tmp_path)
     isolation.read(data, SPEC, 60)
@@ -223,10 +223,10 @@ def fail_for_memory(stream: object, most: int) -> None:
     raise MemoryError
 
 
-def test_a_decoder_that_is_killed_is_no_verdict_on_the_file(tmp_path: Path, isolation: Isolation) -> None:
+def test_a_decoder_that_is_killed_is_no_verdict_on_the_file(tmp_path: Path, isolation: DecoderPool) -> None:
     with pytest.raises(BadImage, match=r"^out_of_memory: its decoder was killed$") as caught:
         isolation.read(make_picture(tmp_path, b"KILLED"), SPEC, 60)
-    assert caught.value.may_pass
+    assert caught.value.is_transient
 
 
 def test_an_interrupt_ends_small_work_at_once_and_says_nothing_false_of_the_file_at_work(
@@ -244,10 +244,10 @@ def test_an_interrupt_ends_small_work_at_once_and_says_nothing_false_of_the_file
         hanging()
         raise KeyboardInterrupt
 
-    with hire_crew(ClusterSpec()) as crew:
+    with open_workers(ClusterSpec()) as workers:
         list_files(job)
         with pytest.raises(KeyboardInterrupt):
-            build_chunks(job, crew.run, interrupt)
+            build_chunks(job, workers.run, interrupt)
         assert find_children() == []
     monkeypatch.delenv("TOLD_OF_HANGS")
     monkeypatch.setenv("SAFELIGHT_DECODE_SECONDS", "2")
@@ -257,7 +257,9 @@ def test_an_interrupt_ends_small_work_at_once_and_says_nothing_false_of_the_file
     assert rows["owl/hang.png"]["reason"].startswith("decoder_timeout")
 
 
-def test_a_decoder_finds_no_credentials(tmp_path: Path, isolation: Isolation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_finds_no_credentials(
+    tmp_path: Path, isolation: DecoderPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     with pytest.raises(BadImage) as caught:
         isolation.read(make_picture(tmp_path, b"ENVIRONMENT"), SPEC, 60)
@@ -356,7 +358,7 @@ def test_verdicts_that_were_kept_for_good_are_asked_again(
     with (source / "owl" / "02.png").open("ab") as file:
         file.write(b"CRASH")
     with monkeypatch.context() as patch:
-        patch.setattr(cnn.errors, "PASSING", ("out_of_memory",))
+        patch.setattr(cnn.errors, "TRANSIENT_REASONS", ("out_of_memory",))
         patch.setattr("tasks.prepare.pipeline.LISTING_RULES", 1)
         row = rows_of(work, run_job(make_job(source, work, files=70), workers=None))["owl/02.png"]
     assert row["digest"] is not None
@@ -367,12 +369,12 @@ def test_verdicts_that_were_kept_for_good_are_asked_again(
 
 def test_small_work_is_done_without_workers_unless_they_are_asked_for() -> None:
     seen: list[int] = []
-    with hire_crew(ClusterSpec()) as crew:
-        crew.run(_where, range(3), seen.append, Effort(3, 0.1))
-        assert (crew.start_up, seen) == (0.0, [os.getpid()] * 3)
-    with hire_crew(ClusterSpec(workers=1)) as crew:
-        crew.run(_where, range(3), seen.append, Effort(3, 0.1))
-        assert crew.start_up > 0
+    with open_workers(ClusterSpec()) as workers:
+        workers.run(_where, range(3), seen.append, WorkEstimate(3, 0.1))
+        assert (workers.start_up, seen) == (0.0, [os.getpid()] * 3)
+    with open_workers(ClusterSpec(workers=1)) as workers:
+        workers.run(_where, range(3), seen.append, WorkEstimate(3, 0.1))
+        assert workers.start_up > 0
     assert os.getpid() not in seen[3:]
 
 
@@ -382,7 +384,7 @@ def _where(_: int) -> int:
 
 def test_the_child_is_found_where_this_process_found_its_modules() -> None:
     assert str(Path(__file__).parents[2] / "support") in sys.path  # so that what follows shows something
-    apart = Isolation()
+    apart = DecoderPool()
     try:
         with pytest.raises(BadImage, match="empty_file"):
             apart.read(b"", SPEC, 60)

@@ -15,12 +15,11 @@ import psutil
 END_SECONDS = 15
 SCRIPT = """
 import os, sys, time
-
 from infra.cluster.dask import ClusterSpec, open_cluster, run_chunks
 print("imported", os.getpid(), file=open(sys.argv[1], "a"), flush=True)
 if __name__ == "__main__":
     with open_cluster(ClusterSpec(workers=2)) as cluster:
-        run_chunks(cluster, test_cluster.double, range(20), lambda result: None)
+        run_chunks(cluster, abs, range(20), lambda result: None)
         if sys.argv[2] != "0":
             print("ready", flush=True)
             run_chunks(cluster, time.sleep, [float(sys.argv[2])] * 4, lambda result: None)

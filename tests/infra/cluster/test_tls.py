@@ -18,7 +18,8 @@ from cryptography.x509.oid import NameOID
 
 import infra.cluster.dask
 from cnn.errors import ServerError
-from infra.cluster.dask import ClusterSpec, open_cluster, run_chunks
+from infra.cluster.dask import open_cluster, run_chunks
+from infra.cluster.spec import ClusterSpec
 
 SCRIPT = """
 import sys

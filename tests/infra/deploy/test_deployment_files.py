@@ -5,14 +5,13 @@ import inspect
 import re
 import shlex
 import subprocess
-import sys
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from commands import help_of
 
 ROOT = Path(__file__).parents[3]
 ROOMS = ("cnn", "infra", "tasks", "flows")
@@ -30,21 +29,6 @@ DEPLOYMENTS: dict[str, dict[str, Any]] = {
     f"{item['entrypoint'].partition(':')[2]}/{item['name']}": item
     for item in load_yaml("infra/deploy/prefect.yaml")["deployments"]
 }
-
-
-@cache
-def help_of(*command: str) -> str:
-    """What a program's subcommand says about itself, from the environment that runs the tests."""
-    program = Path(sys.executable).parent / command[0]
-    answer = subprocess.run(
-        [program, *command[1:], "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-        stdin=subprocess.DEVNULL,
-    )
-    return answer.stdout
 
 
 def split_command(command: list[str]) -> tuple[tuple[str, ...], list[str]]:

@@ -14,14 +14,13 @@ from small_dataset import write_dataset
 from steps import write_image, write_photos
 
 from cnn.errors import DatasetError, InstallationError
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from cnn.models.architecture import ModelSpec
 from cnn.training.spec import FitSpec
-from infra.cluster.dask import ClusterSpec
-from infra.cluster.decoder_pool import Isolation
-from infra.cluster.spawn import leave_working_folder, safe_folders
-from infra.cluster.spec import Effort
-from infra.cluster.workers import hire_crew
+from infra.cluster.decoder_pool import DecoderPool
+from infra.cluster.spawn import leave_working_folder, safe_import_folders
+from infra.cluster.spec import ClusterSpec, WorkEstimate
+from infra.cluster.workers import open_workers
 from infra.machine.import_path import ROOT, order_folders, python_command
 from tasks.train.process import TrainingProcess
 from tasks.train.spec import TrainJob
@@ -75,7 +74,7 @@ def test_what_is_installed_comes_first_and_the_working_folder_is_not_there(
 
 def test_a_decoder_is_started_in_any_folder(hostile: Path, pythonpath: str) -> None:
     write_image(hostile / "picture.png", 1)
-    apart = Isolation()
+    apart = DecoderPool()
     try:
         assert apart.read((hostile / "picture.png").read_bytes(), ImageSpec(size=(8, 8)), 60).width == 16
     finally:
@@ -85,8 +84,8 @@ def test_a_decoder_is_started_in_any_folder(hostile: Path, pythonpath: str) -> N
 def test_workers_are_started_in_any_folder(hostile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "")
     seen: list[str] = []
-    with hire_crew(ClusterSpec(workers=1)) as crew:
-        crew.run(find_numpy, range(2), seen.append, Effort(2, 0.1))
+    with open_workers(ClusterSpec(workers=1)) as workers:
+        workers.run(find_numpy, range(2), seen.append, WorkEstimate(2, 0.1))
     assert len(seen) == 2
     assert all(Path(path).name == "__init__.py" for path in seen)
     assert os.environ["PYTHONPATH"] == ""
@@ -100,9 +99,9 @@ def test_workers_that_do_not_start_are_told_in_one_line(tmp_path: Path, monkeypa
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with (
         pytest.raises(InstallationError, match=r"^the worker processes do not start .* --set cluster.workers=0$"),
-        hire_crew(ClusterSpec(workers=1)) as crew,
+        open_workers(ClusterSpec(workers=1)) as workers,
     ):
-        crew.run(find_numpy, range(2), lambda result: None, Effort(2, 0.1))
+        workers.run(find_numpy, range(2), lambda result: None, WorkEstimate(2, 0.1))
 
 
 def test_served_runs_are_started_in_an_empty_folder(hostile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +131,7 @@ def test_the_trainer_is_started_in_any_folder(hostile: Path, monkeypatch: pytest
 
 
 def test_a_process_of_any_program_started_in_the_block_is_safe(hostile: Path) -> None:
-    with safe_folders():
+    with safe_import_folders():
         done = subprocess.run(
             [sys.executable, "-c", "import json; print(json.__name__)"], capture_output=True, text=True
         )
@@ -140,7 +139,7 @@ def test_a_process_of_any_program_started_in_the_block_is_safe(hostile: Path) ->
 
 
 def test_a_module_is_run_with_its_arguments(hostile: Path, pythonpath: str) -> None:
-    with safe_folders():  # as `python_environment` has it
+    with safe_import_folders():  # as `python_environment` has it
         done = subprocess.run(python_command("json.tool", "--help"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--indent" in done.stdout

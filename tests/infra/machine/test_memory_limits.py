@@ -19,7 +19,7 @@ from cnn.errors import ConfigError, InstallationError, TrainingError
 from cnn.models.architecture import ModelSpec
 from cnn.training.spec import FitSpec
 from flows.cli.console import run_command
-from infra.machine.memory_limits import check_memory_limits, ended_when_starved, is_short_of_memory
+from infra.machine.memory_limits import check_memory_limits, is_short_of_memory, kill_when_starved
 from tasks.train import process as fitting
 from tasks.train.process import LOG, TrainingProcess
 from tasks.train.spec import TrainJob
@@ -53,7 +53,7 @@ def test_what_is_said_to_be_enough_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_thread_is_started_for_linear_algebra() -> None:
-    code = "import os; from infra.machine.memory_limits import spare_threads; spare_threads()\n"
+    code = "import os; from infra.machine.memory_limits import limit_blas_threads; limit_blas_threads()\n"
     code += "import numpy; numpy.ones((9, 9))"
     code += "; print(len(os.listdir('/proc/self/task')), os.environ['OPENBLAS_NUM_THREADS'])"
     environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
@@ -155,7 +155,7 @@ def test_a_process_that_stands_still_at_its_limit_is_ended(limit: str, ended: bo
         assert process.stdin
         assert process.stdout
         process.stdout.readline()
-        with ended_when_starved(process, 0.5) as starved:
+        with kill_when_starved(process, 0.5) as starved:
             assert starved.wait(20.0 if ended else 1.5) == ended
         process.stdin.close()
     assert process.returncode == -signal.SIGKILL * ended

@@ -35,7 +35,7 @@ from infra.machine.proxies import (
 )
 from infra.registry.tracking import resolve_tracking
 from infra.server.prefect_server import ensure_prefect_server
-from infra.storage.entry import read_variables
+from infra.storage.entry import read_aws_variables
 from infra.storage.s3 import S3Source, make_client
 from infra.storage.s3_errors import explain_fault
 from infra.storage.s3_obstore import choose_reader
@@ -301,7 +301,7 @@ def test_a_store_on_loopback_is_read_past_the_proxy(s3_bucket: str) -> None:
     source = S3Source(s3_bucket)
     (entry,) = source.list()
     assert source.read(entry.path, entry.modified) == b"a picture"
-    reader = choose_reader(make_client(read_variables()), bucket)
+    reader = choose_reader(make_client(read_aws_variables()), bucket)
     assert reader is not None
     assert reader.read(entry.path, entry.modified) == b"a picture"
 

@@ -8,9 +8,10 @@ import pytest
 from registries import make_bundle, open_registry, register
 
 from cnn.errors import RegistryError
+from cnn.evaluation.gate import Verdict
 from infra.registry.history import Move
 from infra.registry.registry import CHALLENGER, Registry
-from tasks.train.gate import Verdict, apply_verdict
+from tasks.train.promotion import apply_verdict
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

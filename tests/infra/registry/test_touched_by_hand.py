@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,12 +15,14 @@ from registries import METRICS, add_versions, make_bundle, open_registry, regist
 
 import flows.train
 from cnn.errors import RegistryError
+from cnn.evaluation.gate import Champion, Verdict
+from cnn.evaluation.metrics import compare_paired, evaluate_probabilities
 from flows.config import Config
 from flows.train import gate_stage
 from infra.registry import history as moves
 from infra.registry.registry import Registry
 from infra.registry.versions import read_version
-from tasks.train.gate import Verdict, read_verdict
+from tasks.train.promotion import read_verdict
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -170,14 +173,16 @@ def pass_gate(registry: Registry, name: str, number: int, monkeypatch: pytest.Mo
     """What the gate says of a version that is found to be better than whatever it is compared with, and with what."""
     compared: list[int] = []
 
-    def compare(job: Any, champion: Any, report: Any) -> Verdict:
-        compared.append(champion.version)
-        return Verdict("promote", ("better",))
+    def measure(version: int, *_: Any) -> Champion:
+        compared.append(version)
+        return Champion(version, ("bat", "owl"), paired=compare_paired([True] * 20, [False] * 20))
 
-    monkeypatch.setattr(flows.train, "compare_with", compare)
-    monkeypatch.setattr(flows.train, "decide", lambda *args, **named: Verdict("promote", ("first version",)))
-    job: Any = SimpleNamespace(name=name, registry=registry, config=Config())
-    report: Any = SimpleNamespace(evaluation=None, judged_on="test")
+    monkeypatch.setattr(flows.train, "measure_champion", measure)
+    monkeypatch.setattr(registry, "fetch_bundle", lambda *_: Path("bundle"))
+    answers = [0, 1] * 10
+    evaluation = evaluate_probabilities(np.eye(2)[answers], answers, ("bat", "owl"))
+    job: Any = SimpleNamespace(name=name, registry=registry, config=Config(), manifest=None, store=None)
+    report: Any = SimpleNamespace(evaluation=evaluation, judged_on="test", test="test.npz")
     verdict = read_verdict(gate_stage(job, report, registry.version(name, number)))
     assert verdict is not None
     return verdict, compared

@@ -9,10 +9,10 @@ import pytest
 import sqlalchemy
 
 from cnn.errors import ConfigError
+from cnn.text import redact_text as redact
 from infra.registry.registry import resolve_tracking
 from infra.registry.tracking import check_model_name, flatten_parameters, holds_registry
 from infra.server.prefect_server import _name_database
-from infra.storage.entry import redact_text as redact
 
 
 def test_a_local_workspace_keeps_its_registry_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

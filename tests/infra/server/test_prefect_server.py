@@ -23,6 +23,7 @@ import pytest
 
 import infra.server.prefect_server
 from cnn.errors import ServerError
+from cnn.text import redact_text
 from infra.machine.user_dirs import state_dir
 from infra.server.prefect_server import (
     ServerState,
@@ -35,7 +36,6 @@ from infra.server.prefect_server import (
     stop_server,
     wait_for_server,
 )
-from infra.storage.entry import redact_text
 
 SLEEPER = "import signal, sys, time; signal.signal(signal.SIGTERM, signal.{}); print('up', flush=True); time.sleep(600)"
 

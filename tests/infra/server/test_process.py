@@ -29,7 +29,7 @@ from infra.server.prefect_server import (
     ServerState,
     ensure_prefect_server,
     leave_server,
-    revive_server,
+    restart_server,
     server_status,
     start_server,
     stop_server,
@@ -254,7 +254,7 @@ def test_a_server_that_was_asked_to_stay_meanwhile_is_started_again_when_it_dies
 
     monkeypatch.setattr(os, "killpg", lambda pid, number: None)
     monkeypatch.setattr(infra.server.prefect_server, "_launch", launch)
-    assert revive_server(state) == again
+    assert restart_server(state) == again
     assert asked == [(own_home, 4205, None)]
     (own_home / STATE).unlink()
 

@@ -12,7 +12,7 @@ from commands import safelight, start, wait_until
 from image_folders import MakeImageFolder
 
 from infra.server.prefect_server import server_status, start_server, stop_server
-from infra.server.watchdog import keep_server
+from infra.server.watchdog import supervise_server
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -48,7 +48,7 @@ def test_a_run_ends_well_though_the_server_is_killed(
 
 def test_a_server_that_was_stopped_is_not_started_again(own_home: None) -> None:
     state = start_server(wait=False)
-    with keep_server(state.url):
+    with supervise_server(state.url):
         # As `safelight down` of another terminal.
         down = "from infra.server.prefect_server import stop_server; assert stop_server()"
         subprocess.run([sys.executable, "-c", down], check=True)

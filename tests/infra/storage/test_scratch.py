@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 import infra.storage.scratch
-from infra.storage.scratch import BESIDE, SCRATCH, Scratch, open_scratch, remove_left, sweep_scratch
+from infra.storage.layout import SCRATCH
+from infra.storage.scratch import BESIDE, ScratchFile, open_scratch, remove_stale, remove_stale_scratch
 from infra.storage.store import open_store
 
 WRITER = """
 import sys
 from pathlib import Path
-from infra.storage.scratch import Scratch
-scratch = Scratch(Path(sys.argv[1]) / "tmp")
+from infra.storage.scratch import ScratchFile
+scratch = ScratchFile(Path(sys.argv[1]) / "tmp")
 print(scratch.path, flush=True)
 sys.stdin.read()
 """
@@ -28,11 +29,11 @@ def test_what_a_killed_writer_left_is_swept_and_a_living_ones_file_is_not(tmp_pa
     ) as writer:
         assert writer.stdout is not None
         place = Path(writer.stdout.readline().strip())
-        assert sweep_scratch(tmp_path) == 0
+        assert remove_stale_scratch(tmp_path) == 0
         assert place.exists()
         writer.send_signal(signal.SIGKILL)
         writer.communicate()
-    assert sweep_scratch(tmp_path) == 1
+    assert remove_stale_scratch(tmp_path) == 1
     assert not place.exists()
 
 
@@ -50,17 +51,17 @@ def test_what_another_machine_writes_is_left_alone_for_a_day(tmp_path: Path) -> 
     place = tmp_path / SCRATCH / "0000-1-foreign"
     place.parent.mkdir()
     place.write_bytes(b"x")
-    assert sweep_scratch(tmp_path) == 0
+    assert remove_stale_scratch(tmp_path) == 0
     os.utime(place, (0, 0))
-    assert sweep_scratch(tmp_path) == 1
+    assert remove_stale_scratch(tmp_path) == 1
 
 
 def test_where_there_are_no_locks_only_old_files_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(infra.storage.scratch, "_lock", lambda handle, how: False)
-    scratch = Scratch(tmp_path / SCRATCH)
-    assert sweep_scratch(tmp_path) == 0
+    scratch = ScratchFile(tmp_path / SCRATCH)
+    assert remove_stale_scratch(tmp_path) == 0
     os.utime(scratch.path, (0, 0))
-    assert sweep_scratch(tmp_path) == 1
+    assert remove_stale_scratch(tmp_path) == 1
     scratch.discard()
 
 
@@ -73,7 +74,7 @@ def test_a_sweeper_between_making_and_locking_costs_the_writer_nothing(
     def race(handle: int, how: int) -> bool:
         if not seen:
             seen.append(how)
-            assert sweep_scratch(tmp_path) == 1  # it saw a file that nobody held yet
+            assert remove_stale_scratch(tmp_path) == 1  # it saw a file that nobody held yet
         return real(handle, how)
 
     monkeypatch.setattr(infra.storage.scratch, "_lock", race)
@@ -98,6 +99,6 @@ def test_a_link_to_another_disk_is_written_through(tmp_path: Path, monkeypatch: 
 def test_what_cannot_be_opened_is_not_judged(tmp_path: Path) -> None:
     (tmp_path / SCRATCH / "folder").mkdir(parents=True)
     (tmp_path / SCRATCH / "link").symlink_to(tmp_path / "nowhere")
-    assert sweep_scratch(tmp_path) == 0
-    assert not remove_left(tmp_path / "gone")
-    assert sweep_scratch(tmp_path / "none") == 0
+    assert remove_stale_scratch(tmp_path) == 0
+    assert not remove_stale(tmp_path / "gone")
+    assert remove_stale_scratch(tmp_path / "none") == 0

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn.errors import ConfigError, SourceError, StorageError
-from infra.storage.store import open_source, open_store, redact
+from cnn.text import redact
+from infra.storage.store import open_source, open_store
 
 Unprivileged = Callable[[], AbstractContextManager[None]]
 

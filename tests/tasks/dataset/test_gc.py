@@ -23,13 +23,14 @@ from steps import prepare, write_image, write_photos
 from typer.testing import CliRunner
 
 from cnn.errors import IntegrityError, StorageError
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from flows.cli.main import app
+from infra.storage.layout import dataset_pointer_path, manifest_path
 from infra.storage.store import open_store
-from infra.storage.workspace import Dated, hold_workspace, list_dated, read_clock
+from infra.storage.workspace import StoredFile, list_stored_files, lock_workspace, read_store_clock
 from tasks.dataset.gc import Collected, collect_garbage
+from tasks.dataset.version import read_manifest
 from tasks.prepare.pipeline import list_files
-from tasks.prepare.publish import manifest_path, pointer_path, read_manifest
 
 DAY = 86_400.0
 
@@ -118,7 +119,7 @@ def test_it_waits_for_no_one_and_takes_nothing_from_a_running_preparation(
 ) -> None:
     _, workspace, _ = versions
     before = sorted(workspace.rglob("*"))
-    with hold_workspace(open_store(str(workspace))), pytest.raises(StorageError, match="in use by a preparation; run"):
+    with lock_workspace(open_store(str(workspace))), pytest.raises(StorageError, match="in use by a preparation; run"):
         collect(workspace)
     assert sorted(workspace.rglob("*")) == before
 
@@ -164,15 +165,15 @@ def test_where_locks_do_not_hold_a_version_that_lost_a_shard_is_not_published(sc
 
 def finish(job: object) -> None:
     """The rest of the steps of a job that has listed its files."""
-    from infra.cluster.dask import ClusterSpec
-    from infra.cluster.workers import hire_crew
+    from infra.cluster.spec import ClusterSpec
+    from infra.cluster.workers import open_workers
     from tasks.prepare.finish import finish_version
     from tasks.prepare.pipeline import Preparation, build_chunks
 
     assert isinstance(job, Preparation)
-    with hire_crew(ClusterSpec(workers=0)) as crew:
-        build_chunks(job, crew.run, lambda report: None)
-        finish_version(job, crew.run)
+    with open_workers(ClusterSpec(workers=0)) as workers:
+        build_chunks(job, workers.run, lambda report: None)
+        finish_version(job, workers.run)
 
 
 def test_it_is_cut_short_anywhere_and_no_half_version_is_seen(
@@ -198,7 +199,7 @@ def test_it_is_cut_short_anywhere_and_no_half_version_is_seen(
 @pytest.mark.parametrize("which", ["manifest", "pointer"])
 def test_what_cannot_be_read_stops_it(versions: tuple[Path, Path, list[str]], which: str) -> None:
     source, workspace, names = versions
-    path = workspace / (manifest_path(names[0]) if which == "manifest" else pointer_path(str(source)))
+    path = workspace / (manifest_path(names[0]) if which == "manifest" else dataset_pointer_path(str(source)))
     path.write_bytes(path.read_bytes()[:-3])
     before = sorted(workspace.rglob("*"))
     with pytest.raises((IntegrityError, StorageError), match="is damaged"):
@@ -218,10 +219,10 @@ def test_what_killed_writers_left_goes(versions: tuple[Path, Path, list[str]]) -
 def test_the_clock_is_that_of_the_files(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     store.write("x", b"12")
-    (dated,) = list_dated(store, "x")
-    assert dated == Dated("x", 2, dated.written)
-    assert 0 <= read_clock(store) - dated.written < 3600
-    assert abs(read_clock(store) - time.time()) < 3600
+    (dated,) = list_stored_files(store, "x")
+    assert dated == StoredFile("x", 2, dated.written)
+    assert 0 <= read_store_clock(store) - dated.written < 3600
+    assert abs(read_store_clock(store) - time.time()) < 3600
 
 
 def test_the_command_tells_what_it_did(versions: tuple[Path, Path, list[str]], tmp_path: Path) -> None:

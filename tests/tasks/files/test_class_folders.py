@@ -19,17 +19,16 @@ from steps import built_paths, prepare, rows_of, write_image, write_photos
 import flows.prepare
 from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import SPLITS, Manifest, SplitSpec
-from cnn.digest import hash_file
+from cnn.digest import canonical_json, hash_file
 from cnn.errors import SourceError
-from cnn.images.augment import AugmentSpec
-from cnn.spec import canonical_json
+from cnn.images.spec import AugmentSpec
 from infra.storage.store import Entry, open_store
+from tasks.dataset.version import find_latest_version, point_to_version, read_manifest
 from tasks.files.class_folders import apply_layout, describe_layout, find_layout, name_split
 from tasks.files.labels import find_empty_folders
 from tasks.files.listing import take_inventory
 from tasks.prepare.build import choose_split
 from tasks.prepare.duplicates import find_overlaps
-from tasks.prepare.publish import find_latest, point_to, read_manifest
 
 CLASSES = ("cat", "owl")
 
@@ -376,9 +375,9 @@ def test_a_ledger_without_the_new_column_is_built_upon(tmp_path: Path) -> None:
     old = old.model_copy(update={"dataset": name})
     (work / "datasets" / name / "manifest.json").write_text(old.to_json())
     store = open_store(str(work))
-    latest = find_latest(store, str(source))
+    latest = find_latest_version(store, str(source))
     assert latest is not None
-    point_to(store, str(source), type(latest)(name))
+    point_to_version(store, str(source), type(latest)(name))
     write_image(source / "owl" / "new.png", 700)
     job, again = prepare(source, work)
     assert built_paths(job) == {"owl/new.png"}

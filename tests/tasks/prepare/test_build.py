@@ -16,8 +16,8 @@ from cnn.dataset.manifest import SplitSpec
 from cnn.dataset.tfrecord import Record, decode_record, digest_shard, iterate_frames
 from cnn.errors import IntegrityError
 from cnn.formats.content_digest import digest_image_data
-from cnn.images.augment import AugmentSpec
-from cnn.images.read import ImageSpec, read_image
+from cnn.images.read import read_image
+from cnn.images.spec import AugmentSpec, ImageSpec
 from infra.storage.store import Store, open_source, open_store
 from tasks.files.chunks import cut_rows, make_chunk
 from tasks.files.listing import take_inventory

@@ -15,11 +15,10 @@ import tasks.prepare.pipeline
 from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import Manifest, SplitSpec
 from cnn.errors import BadImage, BudgetError, IntegrityError
-from cnn.images.augment import AugmentSpec
-from cnn.images.read import ImageSpec
+from cnn.images.spec import AugmentSpec, ImageSpec
+from infra.storage.layout import dataset_pointer_path
 from infra.storage.local import LocalSource
 from infra.storage.store import Entry
-from tasks.prepare.publish import pointer_path
 
 
 @pytest.fixture
@@ -134,7 +133,7 @@ def test_a_listing_that_is_known_needs_no_look_into_the_ledger(
     (source / "owl" / "02.png").touch()
     job, touched = prepare(source, tmp_path / "work")
     assert (job.recognised, job.unchanged, touched.digest) == (False, False, first.digest)
-    (tmp_path / "work" / pointer_path(str(source))).write_text(f'{{"dataset": "{touched.dataset}"}}')
+    (tmp_path / "work" / dataset_pointer_path(str(source))).write_text(f'{{"dataset": "{touched.dataset}"}}')
     job, same = prepare(source, tmp_path / "work")  # an older pointer, which knows of no listing
     assert (job.recognised, job.unchanged, same) == (False, True, touched)
     monkeypatch.setattr(tasks.prepare.pipeline, "keep_unchanged", None)
@@ -220,7 +219,7 @@ def test_a_file_added_to_an_interrupted_build_disturbs_only_its_own_chunk(
 def test_a_damaged_shard_or_report_is_named_removed_and_built_again(source: Path, tmp_path: Path) -> None:
     shutil.copy(source / "owl" / "02.png", source / "owl" / "zz.png")  # something to settle, and to look up
     _, first = prepare(source, tmp_path / "work")
-    shard = tmp_path / "work" / next(iter(first.chunks.values()))["train"].path
+    shard = tmp_path / "work" / next(shards["train"] for shards in first.chunks.values() if "train" in shards).path
     body = shard.read_bytes()
     shard.write_bytes(body[:50] + bytes([body[50] ^ 1]) + body[51:])
     with pytest.raises(IntegrityError, match=shard.name):

@@ -6,7 +6,8 @@ from listings import make_inventory, make_rows
 
 from cnn.dataset.manifest import ShardRef
 from cnn.errors import BudgetError, StorageError
-from cnn.images.read import ImageSpec, sum_levels
+from cnn.images.read import sum_levels
+from cnn.images.spec import ImageSpec
 from tasks.prepare.checks import (
     BudgetSpec,
     check_budget,

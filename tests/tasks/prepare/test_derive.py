@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 from cnn.dataset.manifest import ShardRef
 from cnn.dataset.tfrecord import Record, decode_record
 from cnn.errors import IntegrityError
-from cnn.images.augment import AugmentSpec, augment_image
-from cnn.images.read import ImageSpec, encode_jpeg, sum_levels
+from cnn.images.augment import augment_image
+from cnn.images.read import encode_jpeg, sum_levels
+from cnn.images.spec import AugmentSpec, ImageSpec
+from infra.storage.layout import derived_path
 from infra.storage.store import Store, open_store
 from tasks.prepare.derive import (
     Arranged,
     ArrangeTask,
     Selection,
     arrange_shard,
-    derived_path,
     find_arranged,
     measure_shard,
     read_records,

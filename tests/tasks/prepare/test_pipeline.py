@@ -13,12 +13,12 @@ from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import Manifest
 from cnn.dataset.tfrecord import digest_shard
 from cnn.errors import BudgetError, DatasetError, IntegrityError, SourceError
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from infra.cluster.dask import Cluster, run_chunks
 from infra.storage.store import open_store
+from tasks.dataset.version import read_ledger, read_manifest
 from tasks.prepare.build import ChunkReport
 from tasks.prepare.pipeline import build_chunks, list_files
-from tasks.prepare.publish import read_ledger, read_manifest
 
 
 @pytest.fixture

@@ -13,14 +13,14 @@ from typer.testing import CliRunner
 
 import tasks.prepare.finish
 from cnn.errors import BudgetError, StorageError
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from flows.cli.main import app
 from flows.prepare import find_doubts
+from infra.storage.layout import refusal_path
 from infra.storage.store import open_source, open_store
 from tasks.dataset.gc import collect_garbage
 from tasks.files.labels import companion_rule, describe_excluded, list_source
 from tasks.prepare.pipeline import Preparation, list_files
-from tasks.prepare.quarantine import refusal_path
 
 BESIDE = {
     "sidecar": "IMG_1.AAE IMG_1.xmp IMG_1.jpg.json IMG_1.jpg.supplemental-metadata.json IMG_1.THM notes.txt list.csv"

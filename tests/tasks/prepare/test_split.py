@@ -14,10 +14,11 @@ from listings import make_rows
 from steps import prepare, rows_of, write_image, write_photos
 
 from cnn.dataset.manifest import SPLITS, LedgerRef, Manifest, SplitSpec
+from infra.storage.layout import manifest_path
 from infra.storage.store import open_store
 from tasks.dataset.ledger import ADDED, to_parquet
+from tasks.dataset.version import LatestVersion, point_to_version, read_ledger
 from tasks.prepare.build import choose_split
-from tasks.prepare.publish import Latest, manifest_path, point_to, read_ledger
 from tasks.prepare.split import draw_splits
 from tasks.prepare.table import Rows
 
@@ -146,7 +147,7 @@ def publish_older(workspace: Path, manifest: Manifest, splits: dict[str, str]) -
     older = older.model_copy(update={"dataset": name, "ledger": older.ledger.model_copy(update={"path": path})})
     store.write(path, body)
     store.write(manifest_path(name), older.to_json().encode())
-    point_to(store, manifest.source, Latest(name))
+    point_to_version(store, manifest.source, LatestVersion(name))
 
 
 def test_files_stay_in_the_split_that_an_older_release_gave_them(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from PIL import Image
 import tasks.score.chunk
 from cnn.dataset.manifest import Normalization, SplitSpec
 from cnn.errors import BadImage, IntegrityError, RegistryError
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import BundleInfo
 from cnn.models.architecture import ModelSpec
 from infra.registry.bundles import locate_bundle, upload_bundle

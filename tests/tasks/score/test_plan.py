@@ -13,21 +13,14 @@ import pytest
 import tasks.score.chunk
 from cnn.digest import hash_file
 from cnn.errors import BadImage, InstallationError, StorageError
-from cnn.images.read import Decoded, ImageSpec, encode_png, read_image
+from cnn.images.read import DecodedImage, encode_png, read_image
+from cnn.images.spec import ImageSpec
 from flows.score import tell_quarantine
+from infra.storage.layout import batch_path, batch_pointer_path
 from infra.storage.store import open_source, open_store
 from tasks.files.labels import list_source
 from tasks.score.chunk import ModelRef, Network, ScoreJob, ScoreSpec, score_chunk
-from tasks.score.plan import (
-    BatchRecord,
-    ScorePlan,
-    batch_path,
-    find_finished,
-    find_previous,
-    plan_scoring,
-    pointer_path,
-    read_record,
-)
+from tasks.score.plan import BatchRecord, ScorePlan, find_finished, find_previous, plan_scoring, read_record
 from tasks.score.predictions import SCHEMA
 from tasks.score.publish import publish_batch
 
@@ -184,9 +177,9 @@ def test_crashed_run_goes_on_where_it_was(job: ScoreJob) -> None:
 
 def test_batch_whose_pointer_was_not_moved_is_found(job: ScoreJob) -> None:
     store, record = open_store(job.workspace), run(job)
-    store.delete(pointer_path(job.source, "levels"))
+    store.delete(batch_pointer_path(job.source, "levels"))
     assert counts(run(job)) == (0, 10)
-    assert store.exists(pointer_path(job.source, "levels"))
+    assert store.exists(batch_pointer_path(job.source, "levels"))
     assert find_previous(store, job).record == record  # type: ignore[union-attr]
 
 
@@ -210,7 +203,7 @@ def deadly(monkeypatch: pytest.MonkeyPatch) -> set[bytes]:
     """The contents that end their decoder; what the test puts there does."""
     contents: set[bytes] = set()
 
-    def decode(data: bytes, spec: ImageSpec) -> Decoded:
+    def decode(data: bytes, spec: ImageSpec) -> DecodedImage:
         if data in contents:
             raise BadImage("decoder_crashed", "SIGSEGV")
         return read_image(data, spec)
@@ -263,6 +256,6 @@ def test_damaged_records_are_named(job: ScoreJob) -> None:
     store.write(batch_path(record.batch, "batch.json"), b"{}")
     with pytest.raises(StorageError, match=r"batch\.json is no record of a batch; delete it"):
         read_record(store, record.batch)
-    store.write(pointer_path(job.source, "levels"), b"[]")
+    store.write(batch_pointer_path(job.source, "levels"), b"[]")
     with pytest.raises(StorageError, match=r"latest/.*\.json is damaged; delete it"):
         find_previous(store, job)

@@ -14,11 +14,13 @@ import pytest
 import tasks.score.chunk
 import tasks.score.publish
 from cnn.errors import IntegrityError, StorageError
-from cnn.images.read import ImageSpec, encode_png
+from cnn.images.read import encode_png
+from cnn.images.spec import ImageSpec
+from infra.storage.layout import batch_path, score_part_path
 from infra.storage.store import Store, open_source, open_store
 from tasks.files.labels import list_source
-from tasks.score.chunk import ModelRef, Network, ScoreJob, ScoreSpec, part_path, score_chunk
-from tasks.score.plan import ScorePlan, batch_path, find_previous, plan_scoring
+from tasks.score.chunk import ModelRef, Network, ScoreJob, ScoreSpec, score_chunk
+from tasks.score.plan import ScorePlan, find_previous, plan_scoring
 from tasks.score.predictions import from_part, merge_tables, path_keys, to_part
 from tasks.score.publish import publish_batch, reconcile_rows
 
@@ -76,7 +78,7 @@ def test_record_says_what_was_written(scored: tuple[Store, ScorePlan, Any]) -> N
 
 def test_same_parts_give_the_same_bytes(scored: tuple[Store, ScorePlan, Any]) -> None:
     store, plan, source = scored
-    parts = {part_path(plan.task.batch, chunk.key): b"" for chunk in plan.chunks}
+    parts = {score_part_path(plan.task.batch, chunk.key): b"" for chunk in plan.chunks}
     parts = {name: store.read(name) for name in parts}
     first = publish_batch(store, plan, source.read)
     for name, data in parts.items():
@@ -86,7 +88,7 @@ def test_same_parts_give_the_same_bytes(scored: tuple[Store, ScorePlan, Any]) ->
 
 def change_part(store: Store, plan: ScorePlan, rows: slice | None) -> None:
     """Take rows out of a part, or write its first one twice."""
-    name = part_path(plan.task.batch, plan.chunks[1].key)
+    name = score_part_path(plan.task.batch, plan.chunks[1].key)
     table, facts = from_part(store.read(name), name)
     changed = table.take([0, 0]) if rows is None else table.slice(rows.start, rows.stop - rows.start)
     store.write(name, to_part(changed, facts))
@@ -106,7 +108,7 @@ def test_rows_that_do_not_add_up_publish_nothing(scored: tuple[Store, ScorePlan,
 
 def test_missing_and_damaged_parts_publish_nothing(scored: tuple[Store, ScorePlan, Any]) -> None:
     store, plan, source = scored
-    name = part_path(plan.task.batch, plan.chunks[0].key)
+    name = score_part_path(plan.task.batch, plan.chunks[0].key)
     store.write(name, store.read(name)[:-20])
     with pytest.raises(IntegrityError, match="is damaged"):
         publish_batch(store, plan, source.read)
@@ -134,7 +136,7 @@ def exec_stop() -> str:
 
 def test_rows_beyond_the_listing_are_refused(scored: tuple[Store, ScorePlan, Any]) -> None:
     store, plan, _ = scored
-    tables = [from_part(store.read(part_path(plan.task.batch, chunk.key)), "part")[0] for chunk in plan.chunks]
+    tables = [from_part(store.read(score_part_path(plan.task.batch, chunk.key)), "part")[0] for chunk in plan.chunks]
     keys = sorted(key for table in tables for key in path_keys(table).to_pylist())
     assert sum(table.num_rows for table in reconcile_rows(merge_tables([[table] for table in tables]), keys)) == 6
     for wrong in (keys[:-1], [*keys, b"zzz"], [b"0", *keys[1:]]):

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cnn.errors import SourceError
-from cnn.images.read import ImageSpec, encode_jpeg, encode_png
+from cnn.images.read import encode_jpeg, encode_png
+from cnn.images.spec import ImageSpec
 from tasks.dataset.ledger import show_path
 from tasks.pages.histogram import BINS, choose_top, draw_histogram
 from tasks.pages.thumbnails import make_picture

@@ -11,47 +11,55 @@ from small_dataset import IMAGE, PER_CLASS, write_dataset
 
 from cnn.dataset.manifest import Manifest
 from cnn.errors import SourceError
-from cnn.images.read import ImageSpec
+from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import ONNX
 from infra.storage.store import Source, open_store
+from tasks.dataset.version import read_ledger
 from tasks.train.champion import ChampionScores, pair_answers, score_champion, sees_same_pixels
 from tasks.train.train import SplitPredictions, save_predictions
 
 SMALLER = ImageSpec(size=(6, 6), channels=3, normalize="unit")
 
 
-def judge(tmp_path: Path, champion: Path, per_class: Mapping[str, int] = PER_CLASS) -> ChampionScores:
-    manifest = write_dataset(tmp_path / "w", tmp_path / "s", per_class=per_class)
-    return score_champion(champion, manifest, open_store(str(tmp_path / "w")))
+def score(tmp_path: Path, champion: Path, per_class: Mapping[str, int] = PER_CLASS) -> ChampionScores:
+    return score_on(write_dataset(tmp_path / "w", tmp_path / "s", per_class=per_class), champion)
+
+
+def score_on(manifest: Manifest, champion: Path, keys: set[str] | None = None) -> ChampionScores:
+    """What the champion has right, of all test images or of those with these keys."""
+    workspace = Path(manifest.source).parent / "w"
+    store = open_store(str(workspace))
+    rows = read_ledger(store, manifest).to_pylist()
+    return score_champion(champion, manifest, store, {row["digest"] for row in rows} if keys is None else keys)
 
 
 def no_source(uri: str) -> Source:
     raise SourceError(f"{uri} is gone")
 
 
-def by_class(judgement: ChampionScores, manifest: Manifest) -> dict[str, float]:
+def by_class(scores: ChampionScores, manifest: Manifest) -> dict[str, float]:
     """Share of each class that the champion has right."""
     shares: dict[str, list[bool]] = {}
     for path in Path(manifest.source).glob("*/test-*.png"):
         key = hashlib.sha256(path.read_bytes()).hexdigest()
-        shares.setdefault(path.parent.name, []).append(judgement.correct[key])
+        shares.setdefault(path.parent.name, []).append(scores.correct[key])
     return {name: float(np.mean(answers)) for name, answers in shares.items()}
 
 
-def test_the_shards_serve_a_champion_that_sees_the_same_pixels(tmp_path: Path) -> None:
+def test_the_shards_serve_a_champion_that_sees_the_same_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = write_dataset(tmp_path / "w", tmp_path / "s")
-    store = open_store(str(tmp_path / "w"))
-    judgement = score_champion(write_champion(tmp_path / "champion"), manifest, store, no_source)
-    assert judgement.refused is None
-    assert by_class(judgement, manifest) == {"blue": 1.0, "green": 1.0, "red": 1.0}
+    monkeypatch.setattr("tasks.train.champion.open_source", no_source)
+    scores = score_on(manifest, write_champion(tmp_path / "champion"))
+    assert scores.refused is None
+    assert by_class(scores, manifest) == {"blue": 1.0, "green": 1.0, "red": 1.0}
 
 
 def test_another_size_is_decoded_again_from_the_source(tmp_path: Path) -> None:
     manifest = write_dataset(tmp_path / "w", tmp_path / "s")
     champion = write_champion(tmp_path / "champion", image=SMALLER)
-    judgement = score_champion(champion, manifest, open_store(str(tmp_path / "w")))
-    assert judgement == ChampionScores(judgement.correct)
-    assert by_class(judgement, manifest) == {"blue": 1.0, "green": 1.0, "red": 1.0}
+    scores = score_on(manifest, champion)
+    assert scores == ChampionScores(scores.correct)
+    assert by_class(scores, manifest) == {"blue": 1.0, "green": 1.0, "red": 1.0}
 
 
 @pytest.mark.parametrize("image", [IMAGE, SMALLER])
@@ -67,7 +75,7 @@ def test_classes_are_compared_by_name(
 ) -> None:
     manifest = write_dataset(tmp_path / "w", tmp_path / "s")
     champion = write_champion(tmp_path / "champion", classes, image)
-    assert by_class(score_champion(champion, manifest, open_store(str(tmp_path / "w"))), manifest) == right
+    assert by_class(score_on(manifest, champion), manifest) == right
 
 
 @pytest.mark.parametrize("change", ["gone", "changed"])
@@ -79,31 +87,31 @@ def test_too_many_missing_files_refuse_the_comparison(tmp_path: Path, change: st
     else:
         path.write_bytes((tmp_path / "s/blue/test-0.png").read_bytes())
     champion = write_champion(tmp_path / "champion", image=SMALLER)
-    judgement = score_champion(champion, manifest, open_store(str(tmp_path / "w")))
-    assert judgement.missing == 1
-    assert judgement.refused == f"1 of 18 test images are gone from {tmp_path}/s or have changed"
+    scores = score_on(manifest, champion)
+    assert scores.refused == f"1 of 18 test images are gone from {tmp_path}/s or have changed"
 
 
 def test_one_missing_in_a_hundred_is_left_out(tmp_path: Path) -> None:
     manifest = write_dataset(tmp_path / "w", tmp_path / "s", per_class={"test": 34})
     (tmp_path / "s/red/test-7.png").unlink()
     champion = write_champion(tmp_path / "champion", image=SMALLER)
-    judgement = score_champion(champion, manifest, open_store(str(tmp_path / "w")))
-    assert (judgement.refused, judgement.missing, len(judgement.correct)) == (None, 1, 101)
+    scores = score_on(manifest, champion)
+    assert (scores.refused, len(scores.correct)) == (None, 101)
 
 
-def test_a_source_that_does_not_open_refuses_the_comparison(tmp_path: Path) -> None:
+def test_a_source_that_does_not_open_refuses_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.train.champion.open_source", no_source)
     manifest = write_dataset(tmp_path / "w", tmp_path / "s")
     champion = write_champion(tmp_path / "champion", image=SMALLER)
-    judgement = score_champion(champion, manifest, open_store(str(tmp_path / "w")), no_source)
-    assert judgement.refused is not None
-    assert "the source does not open" in judgement.refused
+    scores = score_on(manifest, champion)
+    assert scores.refused is not None
+    assert "the source does not open" in scores.refused
 
 
 def test_a_damaged_champion_refuses_the_comparison(tmp_path: Path) -> None:
     champion = write_champion(tmp_path / "champion")
     (champion / ONNX).write_bytes(b"damaged")
-    refused = judge(tmp_path, champion).refused
+    refused = score(tmp_path, champion).refused
     assert refused is not None
     assert ONNX in refused
 
@@ -114,12 +122,12 @@ def test_only_the_images_that_are_asked_for_are_answered(tmp_path: Path, image: 
     keys = {hashlib.sha256((tmp_path / f"s/red/test-{number}.png").read_bytes()).hexdigest() for number in (1, 4)}
     champion = write_champion(tmp_path / "champion", image=image)
     (tmp_path / "s/blue/test-0.png").unlink()  # not asked for, not missed
-    judgement = score_champion(champion, manifest, open_store(str(tmp_path / "w")), keys=keys)
-    assert judgement == ChampionScores(dict.fromkeys(sorted(keys), True))
+    scores = score_on(manifest, champion, keys)
+    assert scores == ChampionScores(dict.fromkeys(sorted(keys), True))
 
 
 def test_without_test_images_there_is_nothing_to_compare(tmp_path: Path) -> None:
-    assert judge(tmp_path, write_champion(tmp_path / "champion"), {"train": 3}) == ChampionScores({})
+    assert score(tmp_path, write_champion(tmp_path / "champion"), {"train": 3}) == ChampionScores({})
 
 
 def test_answers_are_paired_by_key_not_by_order(tmp_path: Path) -> None:

@@ -18,13 +18,14 @@ from tiff_files import LZW, Layout, write_tiff
 
 from cnn.dataset.manifest import Manifest, SplitSpec
 from cnn.errors import BadImage
-from cnn.images.levels import combine_spans, measure_span, misfit, show_integers
-from cnn.images.read import ImageSpec, read_image
-from infra.cluster.decoder_pool import Isolation
+from cnn.formats.levels import combine_spans, find_misfit, integers_to_uint8, measure_span
+from cnn.images.read import read_image
+from cnn.images.spec import ImageSpec
+from infra.cluster.decoder_pool import DecoderPool
 from infra.storage.store import open_store
+from tasks.dataset.version import find_latest_version, read_manifest
 from tasks.prepare.bit_depth import DeepCounts, count_deep, describe_deep, describe_scored, restore_counts
 from tasks.prepare.pipeline import Preparation
-from tasks.prepare.publish import find_latest, read_manifest
 
 HEIGHT, WIDTH = 20, 16
 LOW, HIGH = 100, 610
@@ -148,7 +149,7 @@ def test_floats_keep_their_own_rule() -> None:
 
 
 def test_facts_come_back_from_a_decoder_beside() -> None:
-    isolation = Isolation()
+    isolation = DecoderPool()
     try:
         decoded = isolation.read(write_tiff(make_faint(1), Layout(16, 1)), SPEC, 60)
     finally:
@@ -208,7 +209,7 @@ def test_one_hot_picture_in_a_hundred_decides_nothing() -> None:
 @given(st.integers(-70_000, 70_000), st.integers(1, 70_000))
 def test_a_span_goes_from_black_to_white(low: int, width: int) -> None:
     values = np.array([[low - 5, low, low + width, low + width + 5]], np.int64)
-    assert show_integers(values, 64, (low, low + width)).tolist() == [[0, 0, 255, 255]]
+    assert integers_to_uint8(values, 64, (low, low + width)).tolist() == [[0, 0, 255, 255]]
 
 
 @pytest.mark.parametrize(
@@ -225,7 +226,7 @@ def test_a_span_goes_from_black_to_white(low: int, width: int) -> None:
     ],
 )
 def test_what_comes_out_black_or_clipped_is_seen(seen: tuple[int, int], levels: Any, kind: str | None) -> None:
-    assert misfit(seen, levels) == kind
+    assert find_misfit(seen, levels) == kind
 
 
 @pytest.mark.parametrize("value", ["half", [1], [5, 5], [9, 3], [1, 2, 3], [0.5, 2.0], [True, 5], 7, None])
@@ -243,7 +244,7 @@ def test_settings_that_came_later_change_no_digest_of_what_was_there() -> None:
     assert "raw" not in plain.to_json().replace('"encoding":"raw"', "")
     for changed in (ImageSpec(levels=(1, 2)), ImageSpec(levels="dataset"), ImageSpec(raw="preview")):
         assert ImageSpec.model_validate_json(changed.to_json()) == changed
-        assert changed.fingerprint() != plain.fingerprint()
+        assert changed.compute_digest() != plain.compute_digest()
     assert "measured_levels" not in Manifest.model_construct(**{}).model_dump(warnings=False)
 
 
@@ -288,7 +289,7 @@ def test_measuring_is_the_same_on_workers_and_stands_in_what_is_read_back(tmp_pa
     assert alone.digest == workers.digest
     assert alone.image == workers.image
     store = open_store(str(tmp_path / "a"))
-    latest = find_latest(store, alone.source)
+    latest = find_latest_version(store, alone.source)
     assert latest is not None
     assert read_manifest(store, latest.dataset).image.levels == (LOW, HIGH)
 

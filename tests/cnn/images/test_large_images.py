@@ -13,16 +13,17 @@ import pytest
 from PIL import Image
 
 import cnn.images.color
-import cnn.images.turns
-from cnn.images.color import convert
-from cnn.images.read import ImageSpec, encode_jpeg, encode_png, read_image
-from cnn.images.turns import LARGE, take_turn
+import cnn.images.large_images
+from cnn.images.color import convert_colors
+from cnn.images.large_images import LARGE_PIXELS, lock_large_image
+from cnn.images.read import encode_jpeg, encode_png, read_image
+from cnn.images.spec import ImageSpec
 
 SPEC = ImageSpec(size=(8, 8))
 HOLDER = """
 import sys
-from cnn.images.turns import LARGE, take_turn
-with take_turn(LARGE + 1):
+from cnn.images.large_images import LARGE_PIXELS, lock_large_image
+with lock_large_image(LARGE_PIXELS + 1):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -45,7 +46,7 @@ for data in files:
 def own_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A turn that nobody else on this machine waits for."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(cnn.images.turns.tempfile, "tempdir", None)  # type: ignore[attr-defined]
+    monkeypatch.setattr(cnn.images.large_images.tempfile, "tempdir", None)  # type: ignore[attr-defined]
 
 
 def is_waiting(thread: threading.Thread) -> bool:
@@ -58,19 +59,19 @@ def test_a_large_picture_waits_for_the_one_before_and_a_small_one_does_not() -> 
     done: list[str] = []
 
     def take(pixels: int) -> None:
-        with take_turn(pixels):
+        with lock_large_image(pixels):
             done.append(str(pixels))
 
-    small, large = (threading.Thread(target=take, args=(pixels,)) for pixels in (LARGE, LARGE + 1))
-    with take_turn(LARGE + 1):
+    small, large = (threading.Thread(target=take, args=(pixels,)) for pixels in (LARGE_PIXELS, LARGE_PIXELS + 1))
+    with lock_large_image(LARGE_PIXELS + 1):
         large.start()
         small.start()
         small.join(10)
         assert not small.is_alive()
         assert is_waiting(large)
-        assert done == [str(LARGE)]
+        assert done == [str(LARGE_PIXELS)]
     large.join(10)
-    assert done == [str(LARGE), str(LARGE + 1)]
+    assert done == [str(LARGE_PIXELS), str(LARGE_PIXELS + 1)]
 
 
 def test_the_turn_is_that_of_the_machine_and_goes_on_when_its_holder_is_killed() -> None:
@@ -79,7 +80,7 @@ def test_the_turn_is_that_of_the_machine_and_goes_on_when_its_holder_is_killed()
     assert holder.stdout is not None
     with holder.stdin, holder.stdout, ThreadPoolExecutor(1) as pool:
         assert holder.stdout.readline() == b"held\n"
-        taken = pool.submit(lambda: take_turn(LARGE + 1).__enter__())
+        taken = pool.submit(lambda: lock_large_image(LARGE_PIXELS + 1).__enter__())
         with pytest.raises(TimeoutError):
             taken.result(0.2)
         os.kill(holder.pid, signal.SIGKILL)
@@ -90,33 +91,33 @@ def test_the_turn_is_that_of_the_machine_and_goes_on_when_its_holder_is_killed()
 def test_waiting_does_not_count_and_large_pictures_have_more_time() -> None:
     signal.setitimer(signal.ITIMER_REAL, 100)
     try:
-        with take_turn(3 * LARGE):
+        with lock_large_image(3 * LARGE_PIXELS):
             assert 290 < signal.getitimer(signal.ITIMER_REAL)[0] <= 300
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    with take_turn(3 * LARGE):  # where there was no limit there is none
+    with lock_large_image(3 * LARGE_PIXELS):  # where there was no limit there is none
         assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
 
 def test_nobody_waits_where_there_is_no_place_for_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cnn.images.turns.tempfile, "gettempdir", lambda: "/nowhere")  # type: ignore[attr-defined]
-    with take_turn(LARGE + 1), take_turn(LARGE + 1):
+    monkeypatch.setattr(cnn.images.large_images.tempfile, "gettempdir", lambda: "/nowhere")  # type: ignore[attr-defined]
+    with lock_large_image(LARGE_PIXELS + 1), lock_large_image(LARGE_PIXELS + 1):
         pass
 
 
 def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
     target = tmp_path / "precious"
     (tmp_path / f"safelight-large-{os.getuid()}.lock").symlink_to(target)
-    with take_turn(LARGE + 1):
+    with lock_large_image(LARGE_PIXELS + 1):
         assert not target.exists()
 
 
 @pytest.mark.parametrize("encode", [encode_png, encode_jpeg])
 def test_decoding_takes_the_turn(encode: object, monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode(np.full((32, 32, 3), 99, np.uint8))  # type: ignore[operator]
-    monkeypatch.setattr(cnn.images.turns, "LARGE", 1000)
+    monkeypatch.setattr(cnn.images.large_images, "LARGE_PIXELS", 1000)
     reader = threading.Thread(target=read_image, args=(data, SPEC))
-    with take_turn(1001):
+    with lock_large_image(1001):
         reader.start()
         assert is_waiting(reader)
     reader.join(10)
@@ -128,9 +129,9 @@ def test_decoding_takes_the_turn(encode: object, monkeypatch: pytest.MonkeyPatch
 def test_pixels_are_the_same_in_strips(mode: str, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (37, 11, 3)).astype(np.uint8)
     image = Image.fromarray(noise).convert(mode)
-    whole = convert(image, channels, (0, 0, 0))
+    whole = convert_colors(image, channels, (0, 0, 0))
     monkeypatch.setattr(cnn.images.color, "STRIP", 45)
-    np.testing.assert_array_equal(convert(image, channels, (0, 0, 0)), whole)
+    np.testing.assert_array_equal(convert_colors(image, channels, (0, 0, 0)), whole)
 
 
 def test_a_picture_larger_than_50_million_pixels_is_read() -> None:

@@ -2,36 +2,22 @@
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator
 
 from cnn.errors import BadImage
 
-Span = tuple[int, int]  # the lowest and the highest level of a picture, or of a rule
+LevelSpan = tuple[int, int]  # the lowest and the highest level of a picture, or of a rule
 FARTHEST = 0.001  # share of a picture's samples at either end that count for nothing: hot and dead pixels
 TRIM = 50  # one of so many pictures at either end counts for nothing when a dataset is measured
 DARK = 31  # of 255: a picture whose brightest level comes out below this shows hardly anything
-FULL = 65_535
+MAX_LEVEL = 65_535
 STRIP = 1 << 22  # samples that are converted at a time: a copy of all of them in floats would be a gigabyte
 
 
-def _check_levels(value: Any) -> Any:
-    if isinstance(value, str) and value in ("full", "dataset"):
-        return value
-    if isinstance(value, (list, tuple)) and len(value) == 2:
-        low, high = value
-        if all(isinstance(level, int) and not isinstance(level, bool) for level in value) and low < high:
-            return (low, high)
-    raise ValueError('give "full", "dataset", or two whole levels as in [100, 4095], the lower one first')
-
-
-Levels = Annotated[Literal["full", "dataset"] | tuple[int, int], BeforeValidator(_check_levels)]
-
-
-def show_integers(values: NDArray[Any], bits: int, levels: str | Span) -> NDArray[np.uint8]:
+def integers_to_uint8(values: NDArray[Any], bits: int, levels: str | LevelSpan) -> NDArray[np.uint8]:
     """uint8 of the same shape. "full": the highest 8 of `bits` bits; a span: its ends become 0 and 255, clipped.
 
     Integers of 32 and 64 bits, and those with a sign, are taken as levels of 16 bits where no span is given.
@@ -42,16 +28,16 @@ def show_integers(values: NDArray[Any], bits: int, levels: str | Span) -> NDArra
     if isinstance(levels, tuple):
         return _stretch(values, levels)
     if levels == "dataset":  # not yet measured: the picture is read for its levels alone
-        return _stretch(values, (0, FULL))
-    if values.dtype != np.uint16 and values.dtype != np.uint8 and (values.min() < 0 or values.max() > FULL):
-        told = f"{8 * values.dtype.itemsize}-bit integers beyond 0 to {FULL} ({values.min()} to {values.max()})"
+        return _stretch(values, (0, MAX_LEVEL))
+    if values.dtype != np.uint16 and values.dtype != np.uint8 and (values.min() < 0 or values.max() > MAX_LEVEL):
+        told = f"{8 * values.dtype.itemsize}-bit integers beyond 0 to {MAX_LEVEL} ({values.min()} to {values.max()})"
         raise BadImage("unsupported_mode", f"{told}; save 16 bits, or give image.levels = [low, high]")
     shift = min(bits, 16) - 8
     shown: NDArray[np.uint8] = (values.astype(np.uint16, copy=False) >> shift).astype(np.uint8)
     return shown
 
 
-def show_floats(values: NDArray[Any], span: tuple[float, float]) -> NDArray[np.uint8]:
+def floats_to_uint8(values: NDArray[Any], span: tuple[float, float]) -> NDArray[np.uint8]:
     """uint8 of the same shape: the ends of the span become 0 and 255.
 
     Raises:
@@ -67,7 +53,7 @@ def show_floats(values: NDArray[Any], span: tuple[float, float]) -> NDArray[np.u
     return shown
 
 
-def measure_span(values: NDArray[Any]) -> Span:
+def measure_span(values: NDArray[Any]) -> LevelSpan:
     """The levels between which all but one in a thousand samples at either end lie. Exact, so the same everywhere."""
     flat = values.reshape(-1)
     ranks = math.floor(FARTHEST * (flat.size - 1)), math.ceil((1 - FARTHEST) * (flat.size - 1))
@@ -79,7 +65,7 @@ def measure_span(values: NDArray[Any]) -> Span:
     return low, high
 
 
-def combine_spans(spans: Sequence[Span]) -> Span | None:
+def combine_spans(spans: Sequence[LevelSpan]) -> LevelSpan | None:
     """The span of a whole dataset: from the lowest low to the highest high of its pictures, one in fifty left out at
     either end; None for no pictures, and where there is but one level."""
     if not spans:
@@ -90,16 +76,16 @@ def combine_spans(spans: Sequence[Span]) -> Span | None:
     return (low, high) if low < high else None
 
 
-def misfit(seen: Span, levels: str | Span) -> str | None:
+def find_misfit(seen: LevelSpan, levels: str | LevelSpan) -> str | None:
     """`dark` for a picture that comes out nearly black under a rule, `beyond` for one that it clips away, else None."""
-    low, high = levels if isinstance(levels, tuple) else (0, FULL)
+    low, high = levels if isinstance(levels, tuple) else (0, MAX_LEVEL)
     least, most = (255 * (level - low) / (high - low) for level in seen)
     if most <= DARK:
         return "dark"
     return "beyond" if most >= 2 * 255 or least >= 255 - DARK else None
 
 
-def _stretch(values: NDArray[Any], span: Span) -> NDArray[np.uint8]:
+def _stretch(values: NDArray[Any], span: LevelSpan) -> NDArray[np.uint8]:
     low, high = span
     shown = np.empty(values.shape, np.uint8)
     flat, out = values.reshape(-1), shown.reshape(-1)

@@ -13,8 +13,9 @@ from PIL import Image, ImageCms
 
 import cnn.images.read
 from cnn.errors import BadImage
-from cnn.formats.jpeg import choose_divisor, decode_jpeg, read_plain
-from cnn.images.read import ImageSpec, read_image
+from cnn.images.jpeg import choose_divisor, decode_jpeg, read_plain
+from cnn.images.read import read_image
+from cnn.images.spec import ImageSpec
 
 
 def make_picture(width: int, height: int) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from cnn.images.buffers import borrow
+from cnn.images.buffers import borrow_buffer
 
 DIVISORS = (8, 4, 2)
 SMALLEST = 16  # pixels: below, several of the decoder's scales give one size, and the right one cannot be named
@@ -83,7 +83,7 @@ def decode_jpeg(data: bytes, size: tuple[int, int], divisor: int, kind: tuple[st
             # The decoder takes its smallest scale of at least this size: with these numbers, the divisor itself.
             min_height=height if divisor > 1 else 0,
             min_width=width if divisor > 1 else 0,
-            buffer=borrow("decoded", (height * width * depth,)),
+            buffer=borrow_buffer("decoded", (height * width * depth,)),
             strict=True,
         )
     except Exception:  # of many kinds; whatever is wrong, Pillow decides what becomes of the file
@@ -95,6 +95,6 @@ def decode_jpeg(data: bytes, size: tuple[int, int], divisor: int, kind: tuple[st
 
 def _to_grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Luma of the decoded colours, as Pillow has it: the file's own Y plane knows nothing of colours cut off at 255."""
-    grey = borrow("grey", pixels.shape[:2])
+    grey = borrow_buffer("grey", pixels.shape[:2])
     cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY, dst=grey)
     return grey[..., None]

@@ -1,0 +1,94 @@
+"""Image and augmentation settings; imports nothing heavy."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
+
+from cnn.spec import Settings, as_pair
+
+NOT_PIXELS = {"normalize", "encoding", "max_pixels"}  # settings that leave the pixels of an image as they are
+SINCE = {"levels": "full", "raw": "refuse"}  # settings that came later → what was done before they existed
+
+Filter = Literal["fast", "area", "bicubic", "lanczos"]
+Side = Annotated[int, Field(ge=1, le=4096)]
+Sides = Annotated[tuple[Side, Side], BeforeValidator(as_pair, json_schema_input_type=Side | tuple[Side, Side])]
+Level = Annotated[int, Field(ge=0, le=255)]
+
+
+def _check_levels(value: Any) -> Any:
+    if isinstance(value, str) and value in ("full", "dataset"):
+        return value
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        low, high = value
+        if all(isinstance(level, int) and not isinstance(level, bool) for level in value) and low < high:
+            return (low, high)
+    raise ValueError('give "full", "dataset", or two whole levels as in [100, 4095], the lower one first')
+
+
+Levels = Annotated[Literal["full", "dataset"] | tuple[int, int], BeforeValidator(_check_levels)]
+
+
+class ImageSpec(Settings):
+    """What every image becomes before a network sees it; training and scoring share it to the byte."""
+
+    size: Sides = Field((96, 96), description="height and width in pixels, or one number for both")
+    channels: Literal[1, 3] = Field(3, description="1 for greyscale, 3 for RGB")
+    resize: Literal["crop", "pad", "stretch"] = Field(
+        "crop", description="crop: fill, then centre crop; pad: letterbox; stretch: ignore the aspect ratio"
+    )
+    filter: Filter = Field(
+        "fast",
+        description="fast: to twice the size, area by two (area alone beyond four times), JPEGs decoded at 1/2, 1/4, "
+        "1/8; area: means when shrinking, linear when growing; bicubic, lanczos: Pillow's antialiased filters",
+    )
+    normalize: Literal["symmetric", "unit", "standardize"] = Field(
+        "symmetric", description="(-1, 1), (0, 1), or mean 0 and deviation 1 over the training images"
+    )
+    encoding: Literal["raw", "jpeg"] = Field(
+        "raw", description="how shards hold pixels: raw bytes, or JPEG to save disk"
+    )
+    background: tuple[Level, Level, Level] = Field(
+        (255, 255, 255), description="RGB behind transparency and letterboxes"
+    )
+    levels: Levels = Field(
+        "full",
+        description="which levels of more than 8 bits become black and white: full: all that the format has; dataset: "
+        "those that the training images use, measured once and kept in the model; or two, as in [100, 4095]. Pictures "
+        "of 8 bits are left as they are",
+    )
+    raw: Literal["refuse", "preview"] = Field(
+        "refuse", description="camera raw files (NEF, CR2, DNG, …) are quarantined, or give their largest preview"
+    )
+    max_pixels: int = Field(
+        250_000_000,
+        ge=1,
+        description="larger images are quarantined, not decoded; one image takes 7 bytes of memory per pixel (WebP 16,"
+        " JPEG far less), and above 50 million pixels one is decoded at a time",
+    )
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_was_unknown(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Settings that came later are written where they are set: manifests and models that were made before they
+        existed keep their digests."""
+        return {name: value for name, value in write(self).items() if SINCE.get(name, ...) != value}
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return (*self.size, self.channels)
+
+    def gives_same_pixels(self, other: "ImageSpec") -> bool:
+        """Whether every file has the same pixels under both: only settings differ that no pixel depends on."""
+        return self.model_dump(exclude=NOT_PIXELS) == other.model_dump(exclude=NOT_PIXELS)
+
+
+class AugmentSpec(Settings):
+    """How many copies are made of each training image, and how far each operation may go (0 turns it off)."""
+
+    copies: int = Field(0, ge=0, le=1000, description="augmented copies per training image")
+    crop: float = Field(0.1, ge=0.0, lt=1.0, description="largest share of each side that a random crop cuts away")
+    mirror: float = Field(0.5, ge=0.0, le=1.0, description="probability of a left-right mirror")
+    rotate: float = Field(10.0, ge=0.0, le=180.0, description="largest rotation, degrees either way")
+    color: float = Field(
+        0.2, ge=0.0, le=1.0, description="largest relative change of brightness, contrast and saturation"
+    )

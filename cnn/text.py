@@ -1,0 +1,41 @@
+"""Text for people and logs: on one line, cut short, without secrets and without characters that cannot be seen."""
+
+import re
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]+")
+
+
+def shorten(said: object, most: int = 200) -> str:
+    """What a text or an error says, on one line of at most `most` characters; an error's kind where it says nothing."""
+    line = " ".join(str(said).split())[:most]
+    return line or (type(said).__name__ if isinstance(said, BaseException) else "")
+
+
+def name_some(names: Sequence[str]) -> str:
+    """The first five of the names, for a line that is to stay one."""
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+
+
+def escape_unprintable(text: str) -> str:
+    """`text` with control characters, right-to-left marks and whatever else is not printed as escapes."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def redact(uri: str) -> str:
+    """`uri` without user information, query and fragment: fit for logs, databases and people."""
+    if "://" not in uri:
+        return uri
+    try:
+        parts = urlsplit(uri)
+        _ = parts.port  # "user:pass" of http://user:pass/word@host reads as a host and no port
+    except ValueError:
+        return uri.partition("://")[0] + "://..."
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}"  # `urlunsplit` would take slashes away: sqlite:////file
+
+
+def redact_text(text: str) -> str:
+    """The text with user names, passwords and query strings cut out of every address in it."""
+    return _ADDRESS.sub(lambda found: redact(found.group()), text)

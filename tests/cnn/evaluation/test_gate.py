@@ -1,0 +1,225 @@
+"""The gate's rule: when a new version takes over, when it is held, and the reasons that a person reads."""
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from cnn.dataset.seen_images import UnseenImages
+from cnn.evaluation.gate import (
+    ENOUGH,
+    Challenger,
+    Champion,
+    GateSpec,
+    Verdict,
+    decide_promotion,
+    explain_overlap,
+    find_obstacle,
+)
+from cnn.evaluation.metrics import Evaluation, Paired, compare_paired, evaluate_probabilities
+
+CLASSES = ("cat", "dog")
+BY_HAND = "if it is to be the champion all the same: `safelight promote birds 2 --why TEXT`"
+
+
+def evaluate(said: Any, labels: Any, classes: tuple[str, ...] = CLASSES) -> Evaluation:
+    return evaluate_probabilities(np.eye(len(classes))[np.asarray(said)], labels, classes)
+
+
+def pair(wins: int, losses: int, both: int) -> Paired:
+    challenger = [True] * wins + [False] * losses + [True] * both
+    champion = [False] * wins + [True] * losses + [True] * both
+    return compare_paired(challenger, champion)
+
+
+MOST_RIGHT = evaluate([0] * 10 + [1] * 9 + [0], [0] * 10 + [1] * 10)  # nineteen of twenty: ten cats, nine of ten dogs
+
+
+def decide_first(
+    evaluation: Evaluation, spec: GateSpec | None = None, *, judged_on: str = "test", version: int = 1
+) -> Verdict:
+    return decide_promotion(Challenger("birds", version, evaluation, judged_on), None, spec or GateSpec())
+
+
+def decide_beside(paired: Paired | None, spec: GateSpec | None = None, **champion: Any) -> Verdict:
+    facts: dict[str, Any] = {"version": 1, "classes": CLASSES, "paired": paired} | champion
+    return decide_promotion(Challenger("birds", 2, MOST_RIGHT), Champion(**facts), spec or GateSpec())
+
+
+# Beside a champion
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "both", "verdict", "why"),
+    [
+        (0, 0, 100, "promote", "as accurate as the champion"),
+        (5, 0, 95, "promote", "more accurate than the champion by 5.00 points"),
+        (0, 1, 99, "promote", "gate.margin allows 1.00 points behind: kept"),
+        (0, 2, 98, "hold", "broken, it is 2.00 behind"),
+        (0, 9, 991, "hold", "finds it worse (p 0.00195, below gate.significance 0.05)"),  # 0.9 points, but no chance
+        (20, 24, 956, "promote", "does not find it worse (p 0.326"),
+    ],
+)
+def test_a_version_is_promoted_when_it_is_not_worse(wins: int, losses: int, both: int, verdict: str, why: str) -> None:
+    found = decide_beside(pair(wins, losses, both))
+    assert found.verdict == verdict
+    assert why in " | ".join(found.reasons)
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 400), st.floats(0, 0.2))
+def test_winning_one_more_image_never_turns_a_promotion_into_a_hold(
+    wins: int, losses: int, both: int, margin: float
+) -> None:
+    spec = GateSpec(margin=margin)
+    if wins + losses + both and losses:
+        before = decide_beside(pair(wins, losses, both), spec).verdict
+        after = decide_beside(pair(wins + 1, losses - 1, both), spec).verdict
+        assert (before, after) != ("promote", "hold")
+
+
+def test_what_a_comparison_rests_on_is_told_where_images_were_left_out() -> None:
+    assert not [line for line in decide_beside(pair(2, 1, 17)).reasons if line.startswith("compared on")]
+    assert decide_beside(pair(2, 1, 7)).reasons[1] == (
+        "compared on the 10 of 20 test images that the champion was not trained on: accuracy 0.9000, the champion's "
+        "0.8000"
+    )
+
+
+def test_a_version_that_is_held_says_how_a_person_can_promote_it() -> None:
+    assert decide_beside(pair(0, 2, 98)).reasons[-1] == BY_HAND
+    assert BY_HAND not in decide_beside(pair(2, 0, 98)).reasons
+
+
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        ({"classes": None}, "the champion, version 1, was not made by Safelight and cannot be compared with"),
+        ({"classes": ("cat", "dog", "frog")}, "it does not know 'frog', which the champion knows"),
+        (
+            {"tested": ("ape", "bat", "cat")},
+            "there are no test images of 'ape', 'bat', on which the champion was tested",
+        ),
+        (
+            {"unscored": "3 of 20 test images are gone"},
+            "the champion could not be judged on the same images: 3 of 20 test images are gone",
+        ),
+        (
+            {"unseen": UnseenImages(frozenset("a"), 20, (), 0)},
+            "the champion could not be judged on the same images: 19 of 20 test images, or others like them, are among "
+            "those that it was trained on; 1 is left, too few: half of them or 30 are needed",
+        ),
+        ({"paired": None}, "there are no test images to compare with the champion on; raise split.test"),
+        ({"paired": pair(0, 0, 0)}, "there are no test images to compare with the champion on; raise split.test"),
+    ],
+)
+def test_a_champion_that_cannot_be_compared_with_stays(facts: dict[str, Any], why: str) -> None:
+    """However much better the new version looks."""
+    found = decide_beside(**{"paired": pair(20, 0, 0)} | facts)
+    assert found.verdict == "hold"
+    assert found.reasons[0] == why
+    assert found.reasons[-1] == BY_HAND
+
+
+def test_a_version_without_test_images_is_held_beside_a_champion() -> None:
+    challenger = Challenger("birds", 2, MOST_RIGHT, "validation")
+    assert find_obstacle(challenger, Champion(1, CLASSES, paired=pair(20, 0, 0)))[0].startswith(
+        "there are no test images"
+    )
+
+
+def test_more_classes_than_the_champion_are_no_obstacle() -> None:
+    challenger = Challenger("birds", 2, evaluate([0, 1, 2] * 5, [0, 1, 2] * 5, ("ape", "cat", "dog")))
+    assert find_obstacle(challenger, Champion(1, CLASSES, tested=CLASSES)) == ()
+
+
+@pytest.mark.parametrize(
+    ("images", "left", "lost", "told"),
+    [
+        (18, 18, (), None),
+        (18, 9, (), None),
+        (18, 8, (), "10 of 18 test images, .* 8 are left, too few: half of them or 30 are needed"),
+        (1000, ENOUGH, (), None),
+        (1000, ENOUGH - 1, (), "29 are left, too few"),
+        (1000, 500, ("dog",), "and so are all of 'dog'"),
+        (1000, 500, ("new",), None),  # the champion never learnt that one
+    ],
+)
+def test_how_many_unseen_images_are_enough(images: int, left: int, lost: tuple[str, ...], told: str | None) -> None:
+    keys = frozenset(str(number) for number in range(left))
+    refused = explain_overlap(UnseenImages(keys, images, lost, 0), CLASSES)
+    assert refused is None if told is None else re.search(told, str(refused))
+
+
+# Without a champion
+
+
+def test_the_first_version_is_promoted_with_its_figures() -> None:
+    found = decide_first(MOST_RIGHT)
+    assert found.verdict == "promote"
+    assert found.reasons[0].startswith("first version")
+    assert "accuracy 0.9500" in found.reasons[1]
+    assert "20 test images" in found.reasons[1]
+
+
+def test_a_later_version_without_a_champion_is_not_called_the_first() -> None:
+    found = decide_first(MOST_RIGHT, version=2)
+    assert (found.verdict, found.reasons[0]) == ("promote", "no champion to compare with")
+    held = decide_first(MOST_RIGHT, GateSpec(significance=1e-12), version=2)
+    assert held.reasons[0].startswith("no champion to compare with, not shown to be better than always answering")
+
+
+def test_a_first_version_that_is_judged_on_what_it_learnt_from_says_so() -> None:
+    verdict = decide_first(MOST_RIGHT, judged_on="train")
+    assert verdict.verdict == "promote"
+    assert verdict.reasons[-1].endswith("; these are the images that it was trained on: there are no others")
+
+
+@pytest.mark.parametrize(
+    ("right", "verdict", "first"),
+    [
+        (60, "hold", "first version, not shown to be better than always answering 'owl' (0.6000)"),
+        (95, "promote", "first version"),
+    ],
+)
+def test_a_first_version_is_champion_when_it_is_better_than_a_constant_answer(
+    right: int, verdict: str, first: str
+) -> None:
+    """Sixty owls and forty bats; of `right` 60 all are called owls."""
+    labels = np.array([1] * 60 + [0] * 40)
+    said = np.where(np.arange(100) < right, labels, 1 - labels)
+    found = decide_first(evaluate(said, labels, ("bat", "owl")))
+    assert (found.verdict, found.reasons[0]) == (verdict, first)
+    assert verdict == "promote" or "retrain with more images" in found.reasons[-2]
+
+
+def test_a_first_version_that_has_a_fifth_right_of_four_classes_is_held() -> None:
+    labels = np.arange(24) % 4
+    said = np.where(np.arange(24) < 5, labels, (labels + 1) % 4)
+    found = decide_first(evaluate(said, labels, ("a", "b", "c", "d")))
+    assert found.verdict == "hold"
+    assert "accuracy 0.2083" in found.reasons[1]
+
+
+def test_classes_that_are_not_judged_are_told() -> None:
+    said = [0] * 5 + [1] * 5
+    found = decide_first(evaluate(said, said, ("ape", "bat", "cat", "owl")))
+    assert found.verdict == "promote"
+    assert found.reasons[-1].startswith("there are no test images of 'cat', 'owl'")
+
+
+def test_after_a_deleted_champion_no_version_is_the_first() -> None:
+    challenger, lost = Challenger("birds", 2, MOST_RIGHT), "the champion, version 1, was deleted"
+    held = decide_promotion(challenger, None, GateSpec(), lost)
+    assert held == Verdict("hold", (lost, BY_HAND))
+    beside = decide_promotion(challenger, Champion(1, CLASSES, paired=pair(2, 0, 18)), GateSpec(), lost)
+    assert (beside.verdict, beside.reasons[-1]) == ("promote", lost)
+
+
+@pytest.mark.parametrize("values", [{"margin": -0.01}, {"margin": 1.01}, {"significance": 0.0}, {"significance": 1.0}])
+def test_a_rule_that_makes_no_sense_is_refused(values: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        GateSpec.model_validate(values)
