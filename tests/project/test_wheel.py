@@ -8,10 +8,12 @@ import tarfile
 import venv
 import zipfile
 from collections.abc import Iterator
+from email import message_from_bytes
 from importlib import metadata
 from importlib.util import cache_from_source
 from pathlib import Path
 from shutil import copytree, ignore_patterns
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -69,16 +71,18 @@ def install(wheel: Path, extra: str, folder: Path) -> Path:
     site = next(folder.glob("lib/python*/site-packages"))
     for name in sorted(list_needed(wheel, extra)):
         link_files(metadata.distribution(name), site)
-    pip = [sys.executable, "-m", "pip", "--python", folder / "bin/python", "install", "-q", "--no-index", "--no-deps"]
-    done = run([*pip, wheel], folder)
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", folder / "bin/python"]
+    done = run([*pip, "install", "-q", "--no-index", "--no-deps", wheel], folder)
     assert done.returncode == 0, done.stderr
     return folder / "bin"
 
 
 def list_needed(wheel: Path, extra: str) -> set[str]:
     """The distributions that the wheel asks for, and those that these ask for."""
-    asked = next(zipfile.Path(wheel, item) for item in zipfile.ZipFile(wheel).namelist() if item.endswith("METADATA"))
-    ahead = [(requirement, extra) for requirement in read_requirements(metadata.PathDistribution(asked.parent))]
+    with zipfile.ZipFile(wheel) as archive:
+        described = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        lines = message_from_bytes(archive.read(described)).get_all("Requires-Dist", [])
+    ahead = [(Requirement(line), extra) for line in lines]
     found: dict[str, set[str]] = {}
     while ahead:
         requirement, of = ahead.pop()
@@ -87,13 +91,9 @@ def list_needed(wheel: Path, extra: str) -> set[str]:
         name = canonicalize_name(requirement.name)
         fresh = {"", *requirement.extras} - found.setdefault(name, set())
         found[name] |= fresh
-        needs = read_requirements(metadata.distribution(name)) if fresh else []
-        ahead += [(need, one) for need in needs for one in fresh]
+        needs = metadata.distribution(name).requires or [] if fresh else []
+        ahead += [(Requirement(need), one) for need in needs for one in fresh]
     return set(found)
-
-
-def read_requirements(distribution: metadata.Distribution) -> list[Requirement]:
-    return [Requirement(line) for line in distribution.requires or []]
 
 
 def link_files(distribution: metadata.Distribution, site: Path) -> None:
@@ -125,7 +125,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(wheel: Path, elsewhere: Path) -> Iterator[dict[str, str]]:
+def trained(wheel: Path, elsewhere: Path) -> Iterator[dict[str, Any]]:
     """The answer of the demo, by an installation for training that lies nowhere near the checkout."""
     programs = install(wheel, "cpu", elsewhere / "training")
     try:
@@ -137,7 +137,7 @@ def trained(wheel: Path, elsewhere: Path) -> Iterator[dict[str, str]]:
         assert ended.returncode == 0, ended.stderr
 
 
-def test_the_whole_loop_runs_from_the_wheel(trained: dict[str, str], elsewhere: Path) -> None:
+def test_the_whole_loop_runs_from_the_wheel(trained: dict[str, Any], elsewhere: Path) -> None:
     assert trained["scored"] == 180
     report = Path(trained["report"])
     assert report.is_relative_to(elsewhere)
@@ -152,7 +152,7 @@ def test_every_module_is_found_in_the_environment(elsewhere: Path) -> None:
 
 
 def test_an_installation_without_extras_scores_and_says_what_training_needs(
-    wheel: Path, trained: dict[str, str], elsewhere: Path
+    wheel: Path, trained: dict[str, Any], elsewhere: Path
 ) -> None:
     programs, home = install(wheel, "", elsewhere / "scoring"), elsewhere / "home"
     names = {path.name.partition("-")[0] for path in elsewhere.glob("scoring/lib/*/site-packages/*.dist-info")}
