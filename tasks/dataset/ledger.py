@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cnn.errors import IntegrityError
 from cnn.text import shorten
+from tasks.files.paths import show_paths
 
 OUTCOMES = ("ok", "quarantined", "duplicate", "conflict", "leak", "ignored")
 DECODED = ("ok", "duplicate", "conflict", "leak")  # outcomes of files whose pixels lie in a chunk's shard
@@ -89,21 +90,6 @@ def _cast(column: Any, kind: pa.DataType) -> Any:
     return column if column.type.equals(kind) else column.cast(kind)
 
 
-def show_paths(paths: pa.Array) -> tuple[pa.Array, pa.Array]:
-    """(paths that Parquet can hold as text, their raw bytes where they are not UTF-8); see `show_path`."""
-    try:
-        return paths.cast(pa.string()), pa.nulls(len(paths), pa.binary())
-    except pa.ArrowInvalid:
-        pairs = [show_path(path.decode("utf-8", "surrogateescape")) for path in paths.to_pylist()]
-        return pa.array([shown for shown, _ in pairs], pa.string()), pa.array([raw for _, raw in pairs], pa.binary())
-
-
-def restore_paths(table: pa.Table) -> pa.Array:
-    """The paths of a ledger's rows as the file system holds them; the inverse of `show_paths`."""
-    shown = table.column("path").combine_chunks().cast(pa.binary())
-    return pc.coalesce(table.column("path_raw").combine_chunks(), shown)
-
-
 def has_code(reasons: pa.ChunkedArray, codes: Sequence[str]) -> pa.ChunkedArray:
     """Whether each reason is one of these, whatever its detail; false for null."""
     found = pc.match_substring_regex(reasons.cast(pa.string()), f"^({'|'.join(codes)})(:|$)")
@@ -170,17 +156,3 @@ def _complete(table: pa.Table, names: Sequence[str]) -> pa.Table:
         for name in names
     ]
     return pa.table(columns, schema=pa.schema([SCHEMA.field(name) for name in names]))
-
-
-def show_path(path: str) -> tuple[str, bytes | None]:
-    """(a path that Parquet can hold, its raw bytes where it is not UTF-8); undecodable bytes show as `\\xff`."""
-    raw = path.encode("utf-8", "surrogateescape")
-    try:
-        return raw.decode("utf-8"), None
-    except UnicodeDecodeError:
-        return raw.decode("utf-8", "backslashreplace"), raw
-
-
-def restore_path(path: str, raw: bytes | None) -> str:
-    """The path as the source knows it; the inverse of `show_path`."""
-    return path if raw is None else raw.decode("utf-8", "surrogateescape")

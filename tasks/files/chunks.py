@@ -1,4 +1,8 @@
-"""Files to read in, chunks of them out: cut by a hash of the path, so that a new file moves few others. Pure."""
+"""Cut the files of a listing into chunks, each of which is one task of the cluster. Pure.
+
+Prepare cuts by a hash of the path, so that each chunk is a random mix of classes and a new file moves few others. Score
+cuts runs of neighbouring paths, so that what comes of them follows each other in the order of the listing.
+"""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -9,12 +13,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field
 
 from cnn.digest import hash_json
-from cnn.spec import Settings
 from infra.cluster.spec import WorkEstimate
-from infra.storage.store import Entry
+from infra.storage.entry import Entry
+from tasks.files.listing import make_entries
+from tasks.files.paths import encode_path
 
 SPREAD = 16  # chunks that a small folder is cut into at least, about; each costs the scheduler some 8 ms
 TAIL_BITS = 2  # the last two chunks are cut in four: what is handed out last is small, so that workers end together
@@ -23,29 +27,13 @@ FILE_SECONDS, BYTE_SECONDS = 4e-4, 15e-9  # of one core, measured with JPEG file
 MOST_BYTES = 16 << 20  # of files in a chunk, about: camera files are spread over all workers, and fit into memory
 
 
-class ChunkSpec(Settings):
-    """How much work is one task of the cluster."""
-
-    files: int = Field(
-        256, ge=1, le=100_000, description="files per chunk, about; a chunk is one task and at most three shards"
-    )
-
-
-@dataclass(frozen=True)
-class Item:
-    """One file to read: its entry, its label, and the label's id in the shards (-1 where there is no label)."""
-
-    entry: Entry
-    label: str
-    label_id: int
-
-
 @dataclass(frozen=True)
 class Chunk:
     """Files that are worked on together; the key is a digest of them and of everything that decides the result."""
 
     key: str
-    items: tuple[Item, ...]
+    entries: tuple[Entry, ...]
+    label_ids: tuple[int, ...] = ()  # of each file, where files have labels
     isolated: bool = False  # whether each file is decoded apart from the process that works on the chunk
     doubted: int = 0  # how many of the files ended their decoder in an earlier run
 
@@ -53,20 +41,13 @@ class Chunk:
         """The same chunk, worked on so that no file can end the process."""
         return replace(self, isolated=True)
 
-    @property
-    def entries(self) -> tuple[Entry, ...]:
-        """The files alone."""
-        return tuple(item.entry for item in self.items)
-
-
-def estimate_decoding(pieces: int, files: int, size: int) -> WorkEstimate:
-    """The estimate of reading and decoding so many files of `size` bytes in all, as JPEG photographs take it."""
-    return WorkEstimate(pieces, files * FILE_SECONDS + size * BYTE_SECONDS)
-
 
 @dataclass(frozen=True)
-class Cut:
-    """Where the files of the chunks lie: chunk i has the inventory rows `rows[starts[i] : starts[i + 1]]`."""
+class ChunkPlan:
+    """Where the files of the chunks lie: chunk i has the rows `rows[starts[i] : starts[i + 1]]` of the listing.
+
+    `rows`: int64 (files,); `starts`: int64 (chunks + 1,).
+    """
 
     rows: NDArray[np.int64]
     starts: NDArray[np.int64]
@@ -75,26 +56,36 @@ class Cut:
         return len(self.starts) - 1
 
     def rows_of(self, number: int) -> NDArray[np.int64]:
-        """The inventory rows of a chunk, in its order."""
+        """int64 (files of the chunk,): their rows in the listing, in the chunk's order."""
         return self.rows[self.starts[number] : self.starts[number + 1]]
 
 
-def cut_rows(inventory: pa.Table, rows: NDArray[np.int64], files: int) -> Cut:
-    """The chunks of these rows of the inventory, about `files` in each, none of them empty.
+def cut_by_hash(files: pa.Table, rows: NDArray[np.int64], size: int) -> ChunkPlan:
+    """The chunks of these rows of the listing, about `size` files in each, none of them empty.
 
     A chunk holds the paths whose hashes begin with the same bits: each is a random mix of classes, and a file that
     comes or goes changes its own chunk alone (all of them only where their number passes a power of two). Those of the
     two highest beginnings are cut more finely.
     """
     if not len(rows):
-        return Cut(rows, np.zeros(1, np.int64))
-    hashes = hash_paths(inventory.column("path"), rows)
+        return ChunkPlan(rows, np.zeros(1, np.int64))
+    hashes = hash_paths(files.column("path"), rows)
     order = np.argsort(hashes, kind="stable")
-    sizes = inventory.column("size").to_numpy()[rows]
-    bits = count_bits(len(rows), min(files, max(1, round(MOST_BYTES / max(1.0, sizes.mean())))))
-    buckets = number_buckets(hashes[order], bits)
+    buckets = number_buckets(hashes[order], count_bits(len(rows), bound_size(files, rows, size)))
     starts = np.flatnonzero(np.concatenate(([True], buckets[1:] != buckets[:-1])))
-    return Cut(rows[order], np.append(starts, len(rows)).astype(np.int64))
+    return ChunkPlan(rows[order], np.append(starts, len(rows)).astype(np.int64))
+
+
+def cut_in_order(files: pa.Table, rows: NDArray[np.int64], size: int) -> ChunkPlan:
+    """The chunks of these rows of the listing, in their order, of at most `size` files each; none of them is empty."""
+    starts = np.arange(0, len(rows), bound_size(files, rows, size) if len(rows) else 1, dtype=np.int64)
+    return ChunkPlan(rows, np.append(starts, np.int64(len(rows))))
+
+
+def bound_size(files: pa.Table, rows: NDArray[np.int64], size: int) -> int:
+    """`size`, or how many files of these rows have some `MOST_BYTES` together."""
+    mean = float(files.column("size").to_numpy()[rows].mean())
+    return min(size, max(1, round(MOST_BYTES / max(1.0, mean))))
 
 
 def number_buckets(hashes: NDArray[np.uint64], bits: int) -> NDArray[np.uint64]:
@@ -114,24 +105,27 @@ def count_bits(rows: int, files: int) -> int:
     return max(0, round(log2(rows / wanted)))
 
 
-def make_chunk(inventory: pa.Table, rows: NDArray[np.int64], classes: Sequence[str], salt: str) -> Chunk:
-    """The files of these rows as values that travel to a worker; `salt` is the digest of what shards depend on."""
-    ids = {name: number for number, name in enumerate(classes)}
-    part = inventory.select(["path", "size", "modified", "label"]).take(pa.array(rows))
-    items = tuple(
-        Item(Entry(decode_path(path), size, modified), label, ids[label])
-        for path, size, modified, label in zip(*(column.to_pylist() for column in part.columns), strict=True)
-    )
-    return Chunk(chunk_key(items, salt), items)
+def make_chunk(
+    files: pa.Table, rows: NDArray[np.int64], build_key: str, label_ids: Sequence[int] = (), doubted: int = 0
+) -> Chunk:
+    """The files of these rows as values that travel to a worker; `build_key` is a digest of what the result depends on
+    beside the files."""
+    entries = tuple(make_entries(files, rows))
+    return Chunk(chunk_key(entries, build_key), entries, tuple(label_ids), doubted=doubted)
 
 
-def chunk_key(items: Sequence[Item], salt: str) -> str:
-    """40 hex digits over the salt and all that is known of the files before they are read.
+def chunk_key(entries: Sequence[Entry], build_key: str) -> str:
+    """40 hex digits over the build key and all that is known of the files before they are read.
 
     Their labels do not count: a record is given another label without decoding its file again.
     """
-    facts = [[encode_path(item.entry.path).hex(), item.entry.size, item.entry.modified] for item in items]
-    return hash_json([salt, facts])[:40]
+    facts = [[encode_path(entry.path).hex(), entry.size, entry.modified] for entry in entries]
+    return hash_json([build_key, facts])[:40]
+
+
+def estimate_decoding(pieces: int, files: int, size: int) -> WorkEstimate:
+    """What it takes to read and decode so many files of `size` bytes in all, as JPEG photographs take it."""
+    return WorkEstimate(pieces, files * FILE_SECONDS + size * BYTE_SECONDS)
 
 
 def hash_paths(paths: pa.ChunkedArray, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -141,16 +135,6 @@ def hash_paths(paths: pa.ChunkedArray, rows: NDArray[np.int64]) -> NDArray[np.ui
         joined = b"".join(hashlib.sha256(path).digest()[:8] for path in batch)
         parts.append(np.frombuffer(joined, ">u8").astype(np.uint64))
     return np.concatenate(parts) if parts else np.empty(0, np.uint64)
-
-
-def encode_path(path: str) -> bytes:
-    """The bytes of a path as the file system holds them."""
-    return path.encode("utf-8", "surrogateescape")
-
-
-def decode_path(path: bytes) -> str:
-    """The path as Python's file functions take it; the inverse of `encode_path`."""
-    return path.decode("utf-8", "surrogateescape")
 
 
 def _batches(column: pa.ChunkedArray, rows: NDArray[np.int64], size: int = 65_536) -> Iterator[list[Any]]:

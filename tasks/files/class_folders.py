@@ -3,20 +3,28 @@
 A split of the owner's is kept as it is: classes come from the level below, and a missing split is drawn from training.
 """
 
+import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+import unicodedata
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from cnn.dataset.manifest import SPLITS
 from cnn.errors import SourceError
 from cnn.text import name_some
-from tasks.dataset.ledger import show_path
-from tasks.files.listing import BATCH, INVENTORY, Codes, class_names
+from infra.storage.store import Source
+from tasks.files.ignore_rules import EXCLUDED, find_folder_rule
+from tasks.files.listing import BATCH, FILES, class_names, iterate_labelled
+from tasks.files.paths import quote_path
+from tasks.files.text_index import TextIndex
 
 TRAIN, VALIDATION, TEST = SPLITS
 SPLIT_NAMES = {
@@ -35,7 +43,7 @@ DECORATED = re.compile(rf"(?:{WORD}[ _.-])?({'|'.join(SPLIT_NAMES)})(?:[ _.-]?(?
 
 
 @dataclass(frozen=True)
-class Layout:
+class OwnerSplit:
     """`folders`: top folder → the split that it is; empty: top folders are classes. Those in `unlabelled` name a split
     too, but hold images in no class folder, which are left out. `gaps`: what a split lacks, one line each."""
 
@@ -63,24 +71,24 @@ def name_split(folder: str) -> str | None:
     return SPLIT_NAMES[found.group(1)] if found else None
 
 
-def find_layout(table: pa.Table, wanted: bool | None, source: str) -> Layout:
-    """What the top folders of an inventory are; `wanted` is the setting `split.folders`, None: what they look like.
+def find_owner_split(files: pa.Table, wanted: bool | None, source: str) -> OwnerSplit:
+    """What the top folders of a listing are; `wanted` is the setting `split.folders`, None: what they look like.
 
     Raises:
         SourceError: they can be read in two ways, both of which are named with what chooses; or a split is wanted, and
             no folder is for training.
     """
-    tops = class_names(table)
+    tops = class_names(files)
     named = {top: split for top in tops if (split := name_split(top)) is not None}
-    if wanted is None and not _looks_like_split(tops, named, table, source):
-        return Layout()
+    if wanted is None and not _looks_like_split(tops, named, files, source):
+        return OwnerSplit()
     if wanted is False:
-        return Layout()
+        return OwnerSplit()
     if TRAIN not in named.values():
         raise SourceError(
             f"{source} has no folder 'train', though split.folders = true; name it so, or unset split.folders"
         )
-    inside = look_inside(table, named)
+    inside = look_inside(files, named)
     unlabelled = {top: inside[top].loose for top in named if not inside[top].folders and named[top] != TRAIN}
     folders = {top: split for top, split in named.items() if top not in unlabelled}
     if wanted is None:
@@ -89,36 +97,36 @@ def find_layout(table: pa.Table, wanted: bool | None, source: str) -> Layout:
     if others := sorted(set(tops) - set(named)):
         shown = name_some([f"{top}/" for top in others])
         gaps.append(f"files outside the split's folders, which are left out: {shown}")
-    return Layout(folders, unlabelled, tuple(gaps))
+    return OwnerSplit(folders, unlabelled, tuple(gaps))
 
 
-def apply_layout(table: pa.Table, layout: Layout) -> pa.Table:
-    """The inventory with the labels of the level below the split's folders; what lies in no split has no label."""
-    if not layout.folders:
-        return table
-    labels, rules = Codes(), Codes()
-    columns: tuple[list[pa.Array], list[pa.Array]] = [], []
-    for batch in table.select(["path", "ignored"]).to_batches(max_chunksize=BATCH):
+def apply_owner_split(files: pa.Table, split: OwnerSplit) -> pa.Table:
+    """The listing with the labels of the level below the split's folders; what lies in no split has no label."""
+    if not split.folders:
+        return files
+    labels, rules = TextIndex(), TextIndex()
+    pieces: tuple[list[NDArray[np.int32]], list[NDArray[np.int32]]] = [], []
+    for batch in files.select(["path", "ignored"]).to_batches(max_chunksize=BATCH):
         parts = [path.split(b"/", 2) for path in batch.column("path").to_pylist()]
         tops = [_show(part[0]) for part in parts]
         below = [part[1] if len(part) == 3 else b"" for part in parts]
-        own = [top in layout.folders and bool(name) for top, name in zip(tops, below, strict=True)]
-        names = (_show(name) if is_own else None for name, is_own in zip(below, own, strict=True))
-        columns[0].append(labels.encode(names))
-        left_out = [UNLABELLED if top in layout.unlabelled else None for top in tops]
+        own = [top in split.folders and bool(name) for top, name in zip(tops, below, strict=True)]
+        pieces[0].append(
+            labels.encode(_show(name) if is_own else None for name, is_own in zip(below, own, strict=True))
+        )
+        left_out = [UNLABELLED if top in split.unlabelled else None for top in tops]
         known = batch.column("ignored").to_pylist()
-        columns[1].append(rules.encode(rule or new for rule, new in zip(known, left_out, strict=True)))
-    for name, pieces, codes in zip(("label", "ignored"), columns, (labels, rules), strict=True):
-        place = INVENTORY.get_field_index(name)
-        joined = pa.chunked_array(codes.decode(pieces), INVENTORY.field(name).type).combine_chunks()
-        table = table.set_column(place, INVENTORY.field(name), joined)
-    return table
+        pieces[1].append(rules.encode(rule or new for rule, new in zip(known, left_out, strict=True)))
+    for name, numbers, index in zip(("label", "ignored"), pieces, (labels, rules), strict=True):
+        column = index.decode(np.concatenate(numbers))
+        files = files.set_column(FILES.get_field_index(name), FILES.field(name), column)
+    return files
 
 
-def look_inside(table: pa.Table, tops: Mapping[str, str] | Sequence[str]) -> dict[str, Contents]:
+def look_inside(files: pa.Table, tops: Mapping[str, str] | Sequence[str]) -> dict[str, Contents]:
     """What lies in these top folders, ignored files left out."""
     found = {top: Contents() for top in tops}
-    for path in iterate_labelled(table):
+    for path in iterate_labelled(files):
         top, _, rest = path.partition(b"/")
         contents = found.get(_show(top))
         if contents is None:
@@ -132,38 +140,55 @@ def look_inside(table: pa.Table, tops: Mapping[str, str] | Sequence[str]) -> dic
     return found
 
 
-def iterate_labelled(table: pa.Table) -> Iterator[bytes]:
-    """The path of each file of an inventory that has a label and is not ignored."""
-    for batch in table.select(["path", "label", "ignored"]).to_batches(max_chunksize=BATCH):
-        rows = batch.filter(pc.and_(pc.is_valid(batch.column("label")), pc.is_null(batch.column("ignored"))))
-        yield from rows.column("path").to_pylist()
-
-
-def describe_layout(layout: Layout, source: str) -> list[str]:
+def describe_owner_split(split: OwnerSplit, source: str) -> list[str]:
     """What was understood, one line each, for whoever expected something else; nothing where folders are classes."""
-    if not layout.folders:
+    if not split.folders:
         return []
-    ordered = sorted(layout.folders.items(), key=lambda item: (list(SPLITS).index(item[1]), item[0]))
-    given = ", ".join(f"{top}/ is {split}" for top, split in ordered)
-    missing = [split for split in (VALIDATION, TEST) if split not in layout.folders.values()]
+    ordered = sorted(split.folders.items(), key=lambda item: (list(SPLITS).index(item[1]), item[0]))
+    given = ", ".join(f"{top}/ is {name}" for top, name in ordered)
+    missing = [name for name in (VALIDATION, TEST) if name not in split.folders.values()]
     drawn = f"; {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} drawn from training" if missing else ""
     lines = [f"the folders' own split is kept: {given}{drawn} (split.folders = false makes classes of these folders)"]
     lines += [
         f"{top}/ holds {count:,} files in no class folder, which are left out of training; "
         f"`safelight score {shlex.quote('/'.join([source.rstrip('/'), top]))} --name NAME` scores them"
-        for top, count in sorted(layout.unlabelled.items())
+        for top, count in sorted(split.unlabelled.items())
     ]
-    return [*lines, *layout.gaps]
+    return [*lines, *split.gaps]
 
 
-def _looks_like_split(tops: Sequence[str], named: Mapping[str, str], table: pa.Table, source: str) -> bool:
+def find_empty_folders(
+    source: Source, files: pa.Table, classes: Collection[str], inside: Iterable[str] = ()
+) -> list[str]:
+    """The names of folders that stand for no class, because no file is in them, or none that is looked at.
+
+    Class folders lie at the top, or in the folders `inside`. A store has no folders without files.
+    """
+    excluded = pc.fill_null(pc.equal(files.column("ignored").cast(pa.string()), EXCLUDED), False)
+    labels = files.column("label")
+    names = {name for name in labels.filter(pc.invert(excluded)).unique().to_pylist() if name is not None}
+    for base in (list(inside) or [""]) if source.is_local else ():
+        names |= {_show(os.fsencode(item.name)) for item in os.scandir(os.path.join(source.uri, base)) if item.is_dir()}
+    known = {*classes, *labels.filter(excluded).unique().to_pylist()}
+    return sorted(name for name in names - known if find_folder_rule(name) is None)
+
+
+def find_similar_names(classes: Iterable[str]) -> list[tuple[str, ...]]:
+    """Class names that differ only in case or in how accents are encoded, and that a person takes for one."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in classes:
+        groups[unicodedata.normalize("NFKC", unicodedata.normalize("NFC", name).casefold())].append(name)
+    return [tuple(sorted(names)) for names in groups.values() if len(names) > 1]
+
+
+def _looks_like_split(tops: Sequence[str], named: Mapping[str, str], files: pa.Table, source: str) -> bool:
     """Whether folders are named as splits are. Raises: SourceError when that may be chance."""
     splits = set(named.values())
     if TRAIN in splits and len(splits) > 1:
         return True
     others = [top for top in tops if top not in named]
     if splits == {TRAIN} and others:  # a train is a vehicle too
-        inside = look_inside(table, named)
+        inside = look_inside(files, named)
         if any(len(contents.folders) > 1 and contents.is_sorted for contents in inside.values()):
             _refuse_both(
                 source,
@@ -236,4 +261,4 @@ def _find_gaps(folders: Mapping[str, str], inside: Mapping[str, Contents]) -> It
 
 @lru_cache(maxsize=4096)
 def _show(name: bytes) -> str:
-    return show_path(name.decode("utf-8", "surrogateescape"))[0]
+    return quote_path(name)

@@ -8,7 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 from cnn.errors import BadImage
-from infra.storage.store import Entry, Source
+from infra.storage.entry import Entry
+from infra.storage.store import Source
 
 THREADS = 8  # requests on their way for one chunk
 AHEAD_BYTES = 32 << 20  # and the bytes that may lie waiting for it

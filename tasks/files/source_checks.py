@@ -4,21 +4,24 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, islice
 from operator import and_, eq
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cnn.errors import SafelightError, SourceError
+from cnn.errors import ConfigError, SafelightError, SourceError
 from cnn.text import name_some
-from infra.storage.store import Entry, Source, open_source, parse_folder
-from tasks.dataset.ledger import show_path
-from tasks.files.class_folders import iterate_labelled
-from tasks.files.labels import FOLDER_PROBLEMS, Listed
-from tasks.files.listing import BATCH
+from infra.storage.entry import Entry
+from infra.storage.store import Source, Store, open_source, parse_folder
+from tasks.files.listing import FOLDER_PROBLEMS, count_asked_for, iterate_labelled, iterate_paths, with_problem
+from tasks.files.paths import decode_path, quote_path
+
+if TYPE_CHECKING:
+    from tasks.files.labels import Listed
 
 PREPARE = "safelight prepare {}"
 OUTSIDE = ("symlink_outside", "symlink_outside_folder")
@@ -57,13 +60,13 @@ def describe_file(place: Path, command: str) -> str:
     """What a file is that was given in place of a folder, and what to type."""
     if (unpack := how_to_unpack(str(place))) is not None:
         line, folder = unpack
-        return f"{place} is an archive, no folder; unpack it and give the folder: {line} && {fill(command, folder)}"
+        return f"{place} is an archive, no folder; unpack it and give the folder: {line} && {fill_in(command, folder)}"
     if place.name.lower().endswith(IMAGES):
         scored = " score " in f" {command} "
         above = place.parent if scored else place.parent.parent
         what = "the folder that it lies in" if scored else "the folder that holds its class folder"
-        return f"{place} is one image, no folder; give {what}: {fill(command, str(above))}"
-    return f"{place} is no folder; give the folder that holds the images: {fill(command, str(place.parent))}"
+        return f"{place} is one image, no folder; give {what}: {fill_in(command, str(above))}"
+    return f"{place} is no folder; give the folder that holds the images: {fill_in(command, str(place.parent))}"
 
 
 def how_to_unpack(file: str) -> tuple[str, str] | None:
@@ -81,20 +84,37 @@ def name_command(command: str, model: str = "") -> str:
     return f"safelight {command} {{}}" + (f" --name {shlex.quote(model)}" if model else "")
 
 
-def fill(command: str, source: str) -> str:
+def fill_in(command: str, source: str) -> str:
     """What to type for another source."""
     return command.replace("{}", shlex.quote(source))
 
 
-def refuse_lost_folders(source: Source, inventory: pa.Table) -> None:
+def refuse_workspace_inside(source: Source, store: Store) -> None:
+    """Refuse a workspace inside the source: the source is only read, and results are no images to learn from.
+
+    Raises:
+        ConfigError: both are named.
+    """
+    if source.is_local != store.is_local:
+        return
+    inner, outer = str(store.root) if store.is_local else store.uri, source.uri
+    if store.is_local:
+        inner, outer = os.path.realpath(inner), os.path.realpath(outer)
+    if f"{inner.rstrip('/')}/".startswith(f"{outer.rstrip('/')}/"):
+        raise ConfigError(
+            f"the workspace {store.uri} lies inside the source {source.uri}; give a --workspace outside it"
+        )
+
+
+def refuse_lost_folders(source: Source, files: pa.Table) -> None:
     """Stop when a folder cannot be looked into: nobody knows how many images, or whole classes, are missing.
 
     Raises:
         SourceError: the folder is named.
     """
-    lost = _with_problem(inventory, FOLDER_PROBLEMS)
+    lost = with_problem(files, FOLDER_PROBLEMS)
     if lost.num_rows:
-        path = lost.column("path")[0].as_py().decode("utf-8", "surrogateescape")
+        path = decode_path(lost.column("path")[0].as_py())
         place, problem = source.uri_of(path), lost.column("problem")[0].as_py()
         leads = f", a link to {os.path.realpath(place)}" if problem in OUTSIDE else ""
         raise SourceError(
@@ -103,20 +123,19 @@ def refuse_lost_folders(source: Source, inventory: pa.Table) -> None:
         )
 
 
-def refuse_outside_links(source: Source, inventory: pa.Table, command: str) -> None:
+def refuse_outside_links(source: Source, files: pa.Table, command: str) -> None:
     """Stop when all that a source holds are links that lead out of it.
 
     Raises:
         SourceError: where they lead, and what to type instead.
     """
-    outside = _with_problem(inventory, OUTSIDE)
-    if outside.num_rows and outside.num_rows == pc.sum(pc.is_null(inventory.column("ignored"))).as_py():
-        paths = outside.column("path").slice(0, LINKS).to_pylist()
-        names = [path.decode("utf-8", "surrogateescape") for path in paths]
+    outside = with_problem(files, OUTSIDE)
+    if outside.num_rows and outside.num_rows == count_asked_for(files):
+        names = [decode_path(path) for path in outside.column("path").slice(0, LINKS).to_pylist()]
         raise SourceError(describe_links(source, names, outside.num_rows, command))
 
 
-def refuse_listed_links(source: Source, listed: Sequence[Listed], command: str) -> None:
+def refuse_listed_links(source: Source, listed: Sequence["Listed"], command: str) -> None:
     """The same for files to score. Raises: SourceError."""
     asked = [item.entry for item in listed if item.ignored is None]
     outside = [entry.path for entry in asked if entry.problem in OUTSIDE]
@@ -129,13 +148,13 @@ def describe_links(source: Source, names: Sequence[str], count: int, command: st
     told = f"all that {source.uri} holds ({count:,}) are links that lead out of it, such as {names[0]!r}"
     real = find_mirrored(source.uri, names)
     if real is not None:
-        return f"{told}, to {real}; links are followed inside the source only, so give the folder itself: " + fill(
+        return f"{told}, to {real}; links are followed inside the source only, so give the folder itself: " + fill_in(
             command, real
         )
     copy = f"{source.uri.rstrip('/')}-files"
     return (
         f"{told}; links are followed inside the source only, so give a copy with the files in it: "
-        f"cp -rL {shlex.quote(source.uri)} {shlex.quote(copy)} && {fill(command, copy)}"
+        f"cp -rL {shlex.quote(source.uri)} {shlex.quote(copy)} && {fill_in(command, copy)}"
     )
 
 
@@ -150,45 +169,45 @@ def find_mirrored(folder: str, names: Sequence[str]) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def describe_classes(source: Source, inventory: pa.Table, classes: Sequence[str], command: str) -> str:
+def describe_classes(source: Source, files: pa.Table, classes: Sequence[str], command: str) -> str:
     """Why a source with fewer than two classes cannot be learnt from, what lies one level deeper, and what to type."""
-    if not inventory.num_rows:
+    if not files.num_rows:
         return f"{source.uri} holds no files; expected one folder of images per class{_hint_at_object(source, command)}"
     if classes:
         told = f"{source.uri} holds one class, {classes[0]!r}; a classifier needs at least two class folders"
-        return f"{told}{look_deeper(source, inventory, command)}"
-    loose = inventory.filter(pc.is_null(inventory.column("ignored")))
+        return f"{told}{look_deeper(source, files, command)}"
+    loose = files.filter(pc.is_null(files.column("ignored")))
     if not loose.num_rows:
-        counts = Counter(inventory.column("ignored").to_pylist()).most_common(3)
+        counts = Counter(files.column("ignored").to_pylist()).most_common(3)
         why = ", ".join(f"{count:,} {rule}" for rule, count in counts)
-        return f"{source.uri} holds {inventory.num_rows:,} files, none of which is looked at ({why}); no class folders"
+        return f"{source.uri} holds {files.num_rows:,} files, none of which is looked at ({why}); no class folders"
     return f"{source.uri} holds {loose.num_rows:,} files but no class folders; {_hint_at_loose(source, loose, command)}"
 
 
-def look_deeper(source: Source, inventory: pa.Table, command: str) -> str:
+def look_deeper(source: Source, files: pa.Table, command: str) -> str:
     """What lies below the one class folder: the folder that holds the classes, as a command, if there is one."""
-    base = find_common_folder(inventory)
+    base = find_common_folder(files)
     if not base:
         return ""
-    below = Counter(path[len(base) :].rpartition(b"/")[0].partition(b"/")[0] for path in iterate_labelled(inventory))
+    below = Counter(path[len(base) :].rpartition(b"/")[0].partition(b"/")[0] for path in iterate_labelled(files))
     loose = below.pop(b"", 0)
-    folder = base.decode("utf-8", "surrogateescape").rstrip("/")
+    folder = decode_path(base).rstrip("/")
     if len(below) < 2 or loose > sum(below.values()):
         return (
             f"; {folder!r} holds {loose:,} files in no further folders: "
             "make a folder for each class, with its images in it"
         )
-    names = [show_path(name.decode("utf-8", "surrogateescape"))[0] for name in sorted(below)]
+    names = [quote_path(name) for name in sorted(below)]
     shown = name_some(list(map(repr, names)))
     if are_camera_folders(names):
         return f"; {folder!r} holds a camera's folders ({shown}), which are no classes: make a folder for each class"
-    return f"; {folder!r} holds {len(below)} folders ({shown}): {fill(command, source.uri_of(folder))}"
+    return f"; {folder!r} holds {len(below)} folders ({shown}): {fill_in(command, source.uri_of(folder))}"
 
 
-def find_common_folder(inventory: pa.Table) -> bytes:
+def find_common_folder(files: pa.Table) -> bytes:
     """The deepest folder that all files with a label lie in, with a "/" behind it."""
     common: list[bytes] | None = None
-    for path in iterate_labelled(inventory):
+    for path in iterate_labelled(files):
         folders = path.split(b"/")[:-1]
         if common is None:
             common = folders
@@ -203,14 +222,14 @@ def are_camera_folders(names: Sequence[str]) -> bool:
     return bool(names) and all(map(CAMERA_FOLDER.fullmatch, names))
 
 
-def find_same_folders(inventory: pa.Table) -> tuple[str, ...]:
+def find_same_folders(files: pa.Table) -> tuple[str, ...]:
     """The names of the folders that all class folders hold alike, two or more of each; () where they differ.
 
     Then the level below may be what was meant: cameras or days above classes, or a split inside each class.
     """
     below: dict[bytes, set[bytes]] = {}
     count = 0
-    for path in iterate_labelled(inventory):
+    for path in iterate_labelled(files):
         top, _, rest = path.partition(b"/")
         folder, slash, _ = rest.partition(b"/")
         known = below.setdefault(top, set())
@@ -224,23 +243,18 @@ def find_same_folders(inventory: pa.Table) -> tuple[str, ...]:
     sets = set(map(frozenset, below.values()))
     if len(below) < 2 or len(sets) != 1 or len(next(iter(sets))) < 2:
         return ()
-    return tuple(sorted(show_path(name.decode("utf-8", "surrogateescape"))[0] for name in next(iter(sets))))
-
-
-def _with_problem(inventory: pa.Table, problems: Sequence[str]) -> pa.Table:
-    found = pc.is_in(inventory.column("problem").cast(pa.string()), pa.array(problems))
-    return inventory.filter(pc.and_(found, pc.is_null(inventory.column("ignored"))))
+    return tuple(sorted(quote_path(name) for name in next(iter(sets))))
 
 
 def _hint_at_loose(source: Source, loose: pa.Table, command: str) -> str:
     """What to do with files that lie in no folder: unpack what is an archive, else make a folder for each class."""
-    for name in _iterate_names(loose):
+    for name in iterate_paths(loose):
         if (unpack := how_to_unpack(source.uri_of(name))) is not None:
             line, folder = unpack
-            return f"{name} is an archive; unpack it and give the folder: {line} && {fill(command, folder)}"
+            return f"{name} is an archive; unpack it and give the folder: {line} && {fill_in(command, folder)}"
     return (
         "a folder's name is its images' label: make one for each class, with its images in it "
-        f"({source.uri_of('CLASS')}), then: {fill(command, source.uri)}{_hint_at_parent(source, command)}"
+        f"({source.uri_of('CLASS')}), then: {fill_in(command, source.uri)}{_hint_at_parent(source, command)}"
     )
 
 
@@ -256,18 +270,12 @@ def _hint_at_parent(source: Source, command: str) -> str:
         return ""  # it is only a hint
     if holding < 2:
         return ""
-    return f"; or, if {place.name!r} is one class of {holding} in {place.parent}: {fill(command, str(place.parent))}"
+    return f"; or, if {place.name!r} is one class of {holding} in {place.parent}: {fill_in(command, str(place.parent))}"
 
 
 def _list_some(folder: "os.PathLike[str]") -> list[os.DirEntry[str]]:
     with os.scandir(folder) as items:
         return list(islice(items, SIBLINGS))
-
-
-def _iterate_names(table: pa.Table) -> Iterator[str]:
-    for batch in table.select(["path"]).to_batches(max_chunksize=BATCH):
-        for path in batch.column("path").to_pylist():
-            yield path.decode("utf-8", "surrogateescape")
 
 
 def _hint_at_object(source: Source, command: str) -> str:
@@ -282,4 +290,4 @@ def _hint_at_object(source: Source, command: str) -> str:
     if not found or found[0].path != name:
         return ""
     what = "an archive: unpack it into a prefix" if how_to_unpack(name) else "one object: give the prefix above it"
-    return f" ({source.uri} is {what}{'' if how_to_unpack(name) else ', ' + fill(command, parent)})"
+    return f" ({source.uri} is {what}{'' if how_to_unpack(name) else ', ' + fill_in(command, parent)})"

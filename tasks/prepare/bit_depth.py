@@ -21,8 +21,9 @@ from cnn.formats.file_kinds import may_be_deep
 from cnn.formats.levels import MAX_LEVEL, LevelSpan, find_misfit
 from cnn.images.spec import ImageSpec
 from infra.storage.store import reuse_source
-from tasks.files.chunks import Chunk, Cut, cut_rows
+from tasks.files.chunks import Chunk, ChunkPlan, cut_by_hash
 from tasks.files.decoding import choose_decoder
+from tasks.files.listing import find_readable
 from tasks.files.reading import Files, computing
 from tasks.prepare.build import BuildSpec, BuildTask
 
@@ -115,12 +116,11 @@ def with_levels(spec: BuildSpec, levels: str | LevelSpan) -> BuildSpec:
     return spec.model_copy(update={"image": spec.image.model_copy(update={"levels": levels})})
 
 
-def cut_readable(inventory: pa.Table, files: int) -> Cut:
+def cut_labelled(files: pa.Table, size: int) -> ChunkPlan:
     """Chunks of all files that are read for a dataset."""
-    left_out = pc.or_(pc.is_valid(inventory.column("ignored")), pc.is_valid(inventory.column("problem")))
-    left_out = pc.or_(left_out, pc.is_null(inventory.column("label")))
-    rows = np.flatnonzero(~left_out.to_numpy().astype(bool))
-    return cut_rows(inventory, rows, files)
+    rows = find_readable(files)
+    has_label = pc.is_valid(files.column("label")).to_numpy().astype(np.bool_)
+    return cut_by_hash(files, rows[has_label[rows]], size)
 
 
 def measure_chunk(chunk: Chunk, task: BuildTask) -> tuple[int, list[LevelSpan]]:
@@ -147,7 +147,7 @@ def measure_chunk(chunk: Chunk, task: BuildTask) -> tuple[int, list[LevelSpan]]:
                 spans.extend([seen] if seen else [])
     finally:
         files.close()
-    return len(chunk.items), spans
+    return len(chunk.entries), spans
 
 
 def _previews(count: int) -> str:

@@ -19,9 +19,9 @@ from cnn.images.spec import AugmentSpec, ImageSpec
 from cnn.patterns import compile_pattern
 from cnn.spec import Spec
 from infra.storage.store import reuse_source, reuse_store
-from tasks.dataset.ledger import show_path
-from tasks.files.chunks import Chunk, Item, encode_path
+from tasks.files.chunks import Chunk
 from tasks.files.decoding import Decode, choose_decoder, refuse_crashes
+from tasks.files.paths import encode_path, show_path
 from tasks.files.reading import Content, Files, computing
 from tasks.prepare.chunk_report import write_report
 from tasks.prepare.shard_writer import ShardWriter
@@ -92,8 +92,8 @@ def build_chunk(chunk: Chunk, task: BuildTask) -> ChunkReport:
         decode = choose_decoder(chunk.isolated)
         with computing():
             rows = [
-                build_row(item, (digest, data), task.spec, writers, decode)
-                for item, (_, digest, data) in zip(chunk.items, files, strict=True)
+                build_row((entry.path, label_id), (digest, data), task.spec, writers, decode)
+                for label_id, (entry, digest, data) in zip(chunk.label_ids, files, strict=True)
             ]
         refuse_crashes(chunk, [row.get("reason") for row in rows])
         shards = {split: writer.publish() for split, writer in writers.items() if writer.rows}
@@ -111,15 +111,17 @@ def build_chunk(chunk: Chunk, task: BuildTask) -> ChunkReport:
 
 
 def build_row(
-    item: Item,
+    file: tuple[str, int],
     content: tuple[str | None, Content],
     spec: BuildSpec,
     writers: dict[str, ShardWriter],
     decode: Decode = read_image,
 ) -> dict[str, Any]:
-    """The row of a file, of (digest, bytes), in its chunk's report; its pixels go to the writer of its split."""
+    """The row in its chunk's report of a file, of (path, label id), with its (digest, bytes); its pixels go to the
+    writer of its split."""
+    path, label_id = file
     digest, data = content
-    row: dict[str, Any] = {"path": encode_path(item.entry.path), "outcome": "quarantined"}
+    row: dict[str, Any] = {"path": encode_path(path), "outcome": "quarantined"}
     row["digest"] = None if digest is None else bytes.fromhex(digest)
     try:
         if isinstance(data, BadImage):
@@ -130,14 +132,14 @@ def build_row(
     if digest is None:
         raise AssertionError("bytes without a digest")
     key = digest_image_data(data, digest)
-    split, group = spec.place_image(item.entry.path, key.hex())
+    split, group = spec.place_image(path, key.hex())
     image = decoded.pixels if spec.image.encoding == "raw" else encode_jpeg(decoded.pixels)
     row |= {"outcome": "ok", "image_key": key, "width": decoded.width, "height": decoded.height, "split": split}
     row |= {"group": None if group is None else show_path(group)[0], "thumbnail": make_grey32(decoded.pixels).tobytes()}
     low, high = decoded.seen or (None, None)
     row |= {"low": low, "high": high, "preview": decoded.preview}
-    row |= {"record": writers[split].rows, "record_label": item.label_id}
-    row["pixels_crc32c"] = writers[split].append_image(image, item.label_id, digest, 0)
+    row |= {"record": writers[split].rows, "record_label": label_id}
+    row["pixels_crc32c"] = writers[split].append_image(image, label_id, digest, 0)
     return row
 
 

@@ -1,9 +1,7 @@
 """The previous version's ledger and a new listing in; the rows that stand, and the files that only moved, out."""
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +11,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cnn.dataset.manifest import Manifest
-from cnn.errors import DECODER_DEATHS, TRANSIENT_REASONS, BadImage
+from cnn.errors import DECODER_DEATHS, TRANSIENT_REASONS
 from infra.storage.layout import chunk_report_path
 from infra.storage.store import Source
-from tasks.dataset.ledger import DECODED, OUTCOMES, SCHEMA, has_code, iterate_ledger, restore_paths, show_path
-from tasks.files.chunks import decode_path
+from tasks.dataset.ledger import DECODED, OUTCOMES, SCHEMA, has_code, iterate_ledger
+from tasks.files.changes import hash_files, match_files
+from tasks.files.paths import decode_path, restore_paths, show_path
 from tasks.prepare.build import BuildSpec
 from tasks.prepare.table import PENDING, Rows, iterate_slices
 
-HASHERS = 8  # files that are read and hashed at a time: the interpreter lets go of both
-HASHED = 64  # files that a thread takes at a time
 PART = 4096
 
 
@@ -42,24 +39,16 @@ def keep_unchanged(rows: Rows, previous: Previous) -> tuple[int, pa.Table]:
     A file is unchanged when its path, size and modification stamp are; its row can stand when its chunk's shard does,
     or when its bytes were refused. Both tables are in the order of their paths: they are gone through side by side.
     """
-    left = [SCHEMA.empty_table()]
-    start, paths, same = 0, rows.inventory.column("path"), 0
-    for table in iterate_ledger(previous.ledger, previous.name):
-        old = restore_paths(table)
-        stop = _count_up_to(paths, old[-1].as_py(), start)
-        part = rows.inventory.slice(start, stop - start)
-        found = pc.index_in(part.column("path").combine_chunks(), value_set=old)
-        places = np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
-        kept = np.flatnonzero(places >= 0)
-        stands = _stands(part.take(pa.array(kept)), table.take(pa.array(places[kept])), previous)
-        rows.doubted[kept[~stands] + start] = _died(table.take(pa.array(places[kept[~stands]])))
+    left, same = [SCHEMA.empty_table()], 0
+    for table, match in match_files(rows.inventory, iterate_ledger(previous.ledger, previous.name)):
+        stands = match.same & _usable(table.take(pa.array(match.earlier)), previous)
+        rows.doubted[match.listed[~stands]] = _died(table.take(pa.array(match.earlier[~stands])))
         # Files that were read then and are left out by a rule now are no longer asked for.
-        kept = kept[stands & (rows.outcome[kept + start] == PENDING)]
-        same += len(kept) + _count_same_unread(rows, np.flatnonzero(places >= 0) + start, table, places[places >= 0])
-        rows.keep(kept + start, table.take(pa.array(places[kept])))
-        rest = np.setdiff1d(np.arange(table.num_rows), places[kept])
+        chosen = stands & (rows.outcome[match.listed] == PENDING)
+        same += int(chosen.sum()) + _count_same_unread(rows, match.listed, table, match.earlier)
+        rows.keep(match.listed[chosen], table.take(pa.array(match.earlier[chosen])))
+        rest = np.setdiff1d(np.arange(table.num_rows), match.earlier[chosen])
         left.append(_decoded(table.take(pa.array(rest)), previous))
-        start = stop
     return same, pa.concat_tables(left)
 
 
@@ -109,21 +98,6 @@ def verify_kept(rows: Rows, source: Source) -> int:
     return changed
 
 
-def hash_files(source: Source, files: Sequence[tuple[str, str]]) -> Iterator[str | None]:
-    """The sha256 (hex) of each file, of (path, what the listing said of its version); None where it cannot be read."""
-
-    def hash_one(path: str, stamp: str) -> str | None:
-        try:
-            return hashlib.sha256(source.read(path, stamp)).hexdigest()
-        except BadImage:
-            return None
-
-    groups = [files[start : start + HASHED] for start in range(0, len(files), HASHED)]
-    with ThreadPoolExecutor(HASHERS) as pool:
-        for digests in pool.map(lambda group: [hash_one(*file) for file in group], groups):
-            yield from digests
-
-
 def _name_files(rows: Rows, part: NDArray[np.int64]) -> list[tuple[str, str]]:
     stamps = rows.inventory.column("modified").take(pa.array(part)).to_pylist()
     return [(decode_path(path), stamp) for path, stamp in zip(rows.paths(part), stamps, strict=True)]
@@ -136,13 +110,6 @@ def _count_same_unread(rows: Rows, new: NDArray[np.int64], table: pa.Table, old:
     same = pc.equal(table.column("outcome"), pa.array(OUTCOMES).take(pa.array(rows.outcome[new])))
     reasons = pc.equal(table.column("reason"), rows.reasons.decode(rows.reason[new]).cast(pa.string()))
     return int(pc.sum(pc.and_(same, reasons)).as_py() or 0)
-
-
-def _stands(new: pa.Table, old: pa.Table, previous: Previous) -> NDArray[np.bool_]:
-    same = pc.and_(
-        pc.equal(new.column("size"), old.column("size")), pc.equal(new.column("modified"), old.column("modified"))
-    )
-    return np.asarray(same.to_numpy(), np.bool_) & _usable(old, previous)
 
 
 def _usable(old: pa.Table, previous: Previous) -> NDArray[np.bool_]:
@@ -195,15 +162,3 @@ def _facts(table: pa.Table) -> Iterable[list[object]]:
 def _written(modified: object) -> str:
     """When the bytes were written, without the time of the last change of name or owner; an ETag as it is."""
     return str(modified).partition(".")[0]
-
-
-def _count_up_to(paths: pa.ChunkedArray, last: bytes, start: int) -> int:
-    """How many of the sorted paths come before or are `last`; those before `start` do."""
-    low, high = start, len(paths)
-    while low < high:
-        middle = (low + high) // 2
-        if paths[middle].as_py() <= last:
-            low = middle + 1
-        else:
-            high = middle
-    return low

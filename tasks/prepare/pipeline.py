@@ -7,7 +7,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Protocol
 
@@ -26,12 +26,25 @@ from infra.storage.scratch import remove_stale_scratch
 from infra.storage.store import Source, Store, open_store
 from tasks.dataset.ledger import DECODED, has_code
 from tasks.dataset.version import LatestVersion, fetch_ledger, find_latest_version, read_manifest
-from tasks.files.chunks import Chunk, Cut, cut_rows, estimate_decoding, make_chunk
-from tasks.files.class_folders import Layout, apply_layout, find_layout
-from tasks.files.labels import check_apart
-from tasks.files.listing import class_names, digest_inventory, take_inventory
-from tasks.files.source_checks import PREPARE, describe_classes, open_given, refuse_lost_folders, refuse_outside_links
-from tasks.prepare.bit_depth import DATASET, DeepCounts, count_report, cut_readable, measure_chunk, with_levels
+from tasks.files.chunks import Chunk, ChunkPlan, cut_by_hash, estimate_decoding, make_chunk
+from tasks.files.class_folders import OwnerSplit, apply_owner_split, find_owner_split
+from tasks.files.listing import class_names, digest_listing, list_source
+from tasks.files.source_checks import (
+    PREPARE,
+    describe_classes,
+    open_given,
+    refuse_lost_folders,
+    refuse_outside_links,
+    refuse_workspace_inside,
+)
+from tasks.prepare.bit_depth import (
+    DATASET,
+    DeepCounts,
+    count_report,
+    cut_labelled,
+    measure_chunk,
+    with_levels,
+)
 from tasks.prepare.build import BuildSpec, BuildTask, ChunkReport, build_chunk
 from tasks.prepare.changes import Previous, keep_moved, keep_unchanged, verify_kept
 from tasks.prepare.checks import BudgetSpec
@@ -69,7 +82,9 @@ class Preparation:
     verify: bool = False
     exclude: tuple[str, ...] = ()  # patterns of files of the source that are left out
     command: str = PREPARE  # what its user types, with {} for the source
-    layout: Layout = field(default_factory=Layout)  # which folders of the source are a split that its owner made
+    layout: OwnerSplit = field(
+        default_factory=OwnerSplit
+    )  # which folders of the source are a split that its owner made
     classes: tuple[str, ...] = ()
     todo: list[int] = field(default_factory=list)  # numbers of the chunks that are to be built
     done: list[ChunkReport] = field(default_factory=list)
@@ -102,12 +117,12 @@ class Preparation:
     @cached_property
     def inventory(self) -> pa.Table:
         """Every file of the source; the first use lists them, and finds the folders that are a split of their owner."""
-        inventory = take_inventory(self.source, self.exclude)
+        inventory = list_source(self.source, self.exclude)
         refuse_outside_links(self.source, inventory, self.command)
         refuse_lost_folders(self.source, inventory)
-        self.layout = find_layout(inventory, self.spec.split.folders, self.source_uri)
+        self.layout = find_owner_split(inventory, self.spec.split.folders, self.source_uri)
         self.spec = self.spec.model_copy(update={"folders": dict(self.layout.folders)})
-        return apply_layout(inventory, self.layout)
+        return apply_owner_split(inventory, self.layout)
 
     @cached_property
     def rows(self) -> Rows:
@@ -125,9 +140,9 @@ class Preparation:
         return np.asarray(self.rows.inventory.column("size").to_numpy(), np.int64)
 
     @cached_property
-    def cut(self) -> Cut:
+    def cut(self) -> ChunkPlan:
         """The chunks of all files that no row stands for; made when unchanged and moved files are known."""
-        return cut_rows(self.rows.inventory, self.rows.pending(), self.chunk_files)
+        return cut_by_hash(self.rows.inventory, self.rows.pending(), self.chunk_files)
 
     @cached_property
     def listing(self) -> str:
@@ -135,7 +150,7 @@ class Preparation:
         inventory = self.rows.inventory  # with which the specification is known
         facts = [self.spec.model_dump(mode="json"), self.budget.model_dump(mode="json"), self.chunk_files, self.classes]
         facts += [LISTING_RULES, self.measured]
-        return hashlib.sha256(f"{canonical_json(facts)}{digest_inventory(inventory)}".encode()).hexdigest()
+        return hashlib.sha256(f"{canonical_json(facts)}{digest_listing(inventory)}".encode()).hexdigest()
 
     @property
     def files_to_build(self) -> int:
@@ -158,7 +173,7 @@ def list_files(job: Preparation) -> None:
     Raises:
         SourceError: there is nothing to learn from, or only one class.
     """
-    check_apart(job.source, job.store)
+    refuse_workspace_inside(job.source, job.store)
     remove_stale_scratch(job.store.root)
     if job.spec.image.levels == DATASET and not keep_levels(job):
         measure_levels(job, run_here, lambda files: None)
@@ -218,10 +233,9 @@ def measure_levels(job: Preparation, run: Run, on_files: Callable[[int], None]) 
     Raises:
         SourceError: the source as a whole does not answer.
     """
-    labels = sorted(set(job.inventory.column("label").unique().to_pylist()) - {None})
-    cut = cut_readable(job.inventory, job.chunk_files)
+    cut = cut_labelled(job.inventory, job.chunk_files)
     sizes = job.inventory.column("size").to_numpy()
-    chunks = (make_chunk(job.inventory, cut.rows_of(number), labels, DATASET) for number in range(len(cut)))
+    chunks = (make_chunk(job.inventory, cut.rows_of(number), DATASET) for number in range(len(cut)))
     spans: list[LevelSpan] = []
 
     def take(result: tuple[int, list[LevelSpan]]) -> None:
@@ -259,9 +273,10 @@ def build_chunks(job: Preparation, run: Run, on_report: Callable[[ChunkReport], 
     def make() -> Iterator[Chunk]:
         for number in sorted(job.todo, key=job.bytes_of, reverse=True):  # the small ones last: workers end together
             rows = job.cut.rows_of(number)
-            chunk = make_chunk(job.rows.inventory, rows, job.classes, salt)
+            labels, doubted = job.rows.label_id[rows].tolist(), int(job.rows.doubted[rows].sum())
+            chunk = make_chunk(job.rows.inventory, rows, salt, labels, doubted)
             numbers[chunk.key] = number
-            yield replace(chunk, doubted=int(job.rows.doubted[rows].sum()))
+            yield chunk
 
     def keep(done: ChunkReport) -> None:
         waiting.append(match_report(job, numbers.pop(done.key), read_report(job.store, done.key)))
@@ -336,7 +351,7 @@ def _find_finished(job: Preparation) -> Iterator[int]:
         return
     salt = job.spec.salt()
     for number in range(len(job.cut)):
-        chunk = make_chunk(job.rows.inventory, job.cut.rows_of(number), job.classes, salt)
+        chunk = make_chunk(job.rows.inventory, job.cut.rows_of(number), salt)
         if chunk_report_path(chunk.key) not in job.standing:
             continue
         try:

@@ -11,8 +11,7 @@ from infra.storage.layout import REFUSED, refusal_path
 from infra.storage.scratch import open_scratch
 from infra.storage.store import Store
 from infra.storage.workspace import remove_empty_folder
-from tasks.dataset.ledger import show_path
-from tasks.files.chunks import decode_path
+from tasks.files.paths import decode_path, show_path
 from tasks.pages.spreadsheets import write_rows
 from tasks.prepare.table import QUARANTINED, Rows, iterate_slices
 

@@ -24,11 +24,12 @@ from cnn.images.spec import ImageSpec
 from cnn.inference.scorer import load_scorer, rank_classes
 from cnn.spec import Settings, Spec
 from infra.registry.bundles import locate_bundle
+from infra.storage.entry import Entry
 from infra.storage.layout import score_part_path
-from infra.storage.store import Entry, Store, reuse_source, reuse_store
-from tasks.dataset.ledger import show_path
-from tasks.files.chunks import Chunk, encode_path
+from infra.storage.store import Store, reuse_source, reuse_store
+from tasks.files.chunks import Chunk
 from tasks.files.decoding import Decode, choose_decoder, refuse_crashes
+from tasks.files.paths import encode_path, show_path
 from tasks.files.reading import Content, Files, computing
 from tasks.prepare.bit_depth import DeepCounts, count_deep, restore_counts
 from tasks.score.predictions import describe_entry, from_part, iterate_predictions, path_keys, to_part, to_rows_table
@@ -40,17 +41,20 @@ _loading = threading.Lock()  # of threads that begin at once, one loads and the 
 
 
 class ScoreSpec(Settings):
-    """How images are scored, and from which confidence a prediction stands without a look."""
+    """How images are scored, and from which confidence a prediction is accepted without a look."""
 
-    top_k: int = Field(3, ge=1, le=1000, description="labels per image, the most probable first")
-    batch_size: int = Field(64, ge=1, le=4096, description="images per call of the network")
+    top_k: int = Field(3, ge=1, le=1000, description="classes listed for each image, the most probable first")
+    batch_size: int = Field(64, ge=1, le=4096, description="images that the network sees at a time")
     accept: float = Field(
-        0.8, ge=0.0, le=1.0, description="confidence from which the decision is accept; below: review"
+        0.8,
+        ge=0.0,
+        le=1.0,
+        description="confidence from which a prediction is accepted; below it the image is for review",
     )
     allow_empty: bool = Field(
-        False, description="whether a folder that held images for the last batch may hold none now; false: an error"
+        False, description="whether a folder that held images the last time may be empty now; false: that is an error"
     )
-    sheet: int = Field(12, ge=1, le=200, description="images per contact sheet in the report")
+    sheet: int = Field(12, ge=1, le=200, description="images on each contact sheet of the report")
 
 
 class ModelRef(Spec):

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 from cnn.errors import SafelightError, SourceError
 from infra.storage.store import Store
-from tasks.files.chunks import encode_path
 from tasks.files.labels import Listed
+from tasks.files.paths import encode_path
 from tasks.score.plan import BatchRecord, Previous, find_last
 from tasks.score.predictions import iterate_predictions, path_keys
 

@@ -23,11 +23,13 @@ from pydantic import ValidationError
 from cnn.digest import canonical_json, hash_file, hash_json
 from cnn.errors import StorageError, is_decoder_death
 from cnn.spec import Spec
+from infra.storage.entry import Entry
 from infra.storage.layout import batch_path, batch_pointer_path
 from infra.storage.scratch import remove_stale_scratch
 from infra.storage.store import Store
-from tasks.files.chunks import Chunk, Item, chunk_key, encode_path
+from tasks.files.chunks import Chunk, chunk_key
 from tasks.files.labels import Listed
+from tasks.files.paths import encode_path
 from tasks.score.chunk import ModelRef, ScoreJob, ScoreSpec, ScoreTask
 from tasks.score.predictions import iterate_predictions, path_keys
 
@@ -133,8 +135,8 @@ def plan_scoring(listed: Sequence[Listed], job: ScoreJob, previous: Previous | N
     batch = hash_json([request, previous.record.batch if previous else None])[:16]
     known = previous.record.predictions.path if previous and previous.path is not None else None
     task = ScoreTask(**vars(job), batch=batch, known=known)
-    items = [Item(item.entry, "", -1) for item in readable.values()]
-    groups = [tuple(items[start : start + files]) for start in range(0, len(items), files)]
+    entries = [item.entry for item in readable.values()]
+    groups = [tuple(entries[start : start + files]) for start in range(0, len(entries), files)]
     chunks = tuple(Chunk(chunk_key(group, batch), group, doubted=_count_in(group, doubted)) for group in groups)
     return ScorePlan(task, request, keys, chunks, settled, kept, previous)
 
@@ -174,8 +176,8 @@ def read_record(store: Store, batch: str) -> BatchRecord | None:
         raise StorageError(f"{store.uri_of(name)} is no record of a batch; delete it and score again") from None
 
 
-def _count_in(group: Sequence[Item], keys: set[bytes]) -> int:
-    return sum(encode_path(item.entry.path) in keys for item in group) if keys else 0
+def _count_in(group: Sequence[Entry], keys: set[bytes]) -> int:
+    return sum(encode_path(entry.path) in keys for entry in group) if keys else 0
 
 
 def _keep_rows(previous: Previous | None, readable: dict[bytes, Listed]) -> tuple[NDArray[np.bool_], set[bytes]]:

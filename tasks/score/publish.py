@@ -14,10 +14,18 @@ from infra.storage.disk_errors import explain_disk_errors
 from infra.storage.layout import batch_path, score_part_path
 from infra.storage.scratch import open_scratch
 from infra.storage.store import Store
-from tasks.dataset.ledger import show_path
 from tasks.files.labels import Listed
+from tasks.files.paths import show_path
 from tasks.score.chunk import ScoreTask
-from tasks.score.plan import RULES, BatchRecord, PredictionsRef, ScorePlan, drop_parts, find_finished, move_pointer
+from tasks.score.plan import (
+    RULES,
+    BatchRecord,
+    PredictionsRef,
+    ScorePlan,
+    drop_parts,
+    find_finished,
+    move_pointer,
+)
 from tasks.score.predictions import (
     ROW_GROUP,
     describe_entry,

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cnn.formats.reasons import name_reason
-from tasks.dataset.ledger import restore_path
+from tasks.files.paths import restore_path
 from tasks.pages.histogram import BINS
 from tasks.score.predictions import DECISIONS, OUTCOMES, iterate_predictions
 

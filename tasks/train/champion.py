@@ -23,8 +23,8 @@ from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import read_bundle
 from cnn.inference.scorer import Scorer, load_scorer
 from infra.storage.store import Source, Store, open_source
-from tasks.dataset.ledger import restore_path
 from tasks.dataset.version import read_ledger
+from tasks.files.paths import restore_path
 from tasks.train.overlap import choose_unseen, recall_seen
 
 BATCH = 128

@@ -21,7 +21,7 @@ from cnn.images.spec import AugmentSpec, ImageSpec
 from infra.cluster.spec import ClusterSpec
 from infra.cluster.workers import Workers, open_workers
 from infra.storage.store import open_source, reuse_source
-from tasks.files.chunks import ChunkSpec
+from tasks.files.spec import ChunkSpec
 from tasks.prepare.build import BuildSpec
 from tasks.prepare.checks import BudgetSpec
 from tasks.prepare.duplicates import find_near_duplicates

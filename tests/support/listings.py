@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from cnn.dataset.manifest import SPLITS
-from tasks.files.listing import INVENTORY
+from tasks.files.listing import FILES
 from tasks.prepare.table import OK, Rows, block_means
 
 
@@ -22,8 +22,9 @@ def make_inventory(paths: Sequence[str], ignored: Mapping[str, str] | None = Non
         "problem": [None] * len(paths),
         "label": [path.split("/")[0] if "/" in path else None for path in paths],
         "ignored": [(ignored or {}).get(path) for path in paths],
+        "written": [None] * len(paths),
     }
-    return pa.table([pa.array(columns[field.name], field.type) for field in INVENTORY], schema=INVENTORY)
+    return pa.table([pa.array(columns[field.name], field.type) for field in FILES], schema=FILES)
 
 
 def make_rows(classes: Sequence[str], facts: Mapping[str, tuple[str, str, int | None]]) -> tuple[Rows, Any]:

@@ -19,7 +19,7 @@ from infra.storage.layout import manifest_path
 from infra.storage.store import Store, open_source, open_store
 from infra.storage.workspace import lock_workspace
 from tasks.dataset.version import read_ledger, read_manifest
-from tasks.files.listing import take_inventory
+from tasks.files.listing import list_source
 from tasks.prepare.build import ChunkReport
 from tasks.prepare.chunk_report import read_report
 from tasks.prepare.finish import finish_version
@@ -172,7 +172,7 @@ def check_complete(store: Store, manifest: Manifest) -> None:
 
 def check_rows(scene: Scene, store: Store, manifest: Manifest) -> None:
     """Every file listed is in exactly one row, and no other one is."""
-    listed = take_inventory(open_source(str(scene.source))).column("path").to_pylist()
+    listed = list_source(open_source(str(scene.source))).column("path").to_pylist()
     rows = [path.encode() for path in read_ledger(store, manifest).column("path").to_pylist()]
     assert sorted(rows) == sorted(listed)
     assert len(set(rows)) == len(rows)

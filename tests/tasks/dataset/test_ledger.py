@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn.errors import IntegrityError
-from tasks.dataset.ledger import from_parquet, restore_path, restore_paths, show_path, show_paths, to_parquet, to_table
+from tasks.dataset.ledger import from_parquet, to_parquet, to_table
+from tasks.files.paths import restore_path, restore_paths, show_path, show_paths
 
 raw_names = st.binary(min_size=1, max_size=40).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
 

@@ -8,19 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.storage.store import Entry
-from tasks.files.chunks import (
-    Chunk,
-    Item,
-    chunk_key,
-    count_bits,
-    cut_rows,
-    decode_path,
-    encode_path,
-    make_chunk,
-    number_buckets,
-)
-from tasks.files.listing import INVENTORY
+from tasks.files.chunks import Chunk, chunk_key, count_bits, cut_by_hash, cut_in_order, make_chunk, number_buckets
+from tasks.files.listing import FILES
+from tasks.files.paths import decode_path, encode_path
 
 names = st.lists(st.integers(0, 10_000), unique=True, max_size=60)
 CLASSES = ("cat", "owl")
@@ -30,13 +20,17 @@ def make_inventory(numbers: Iterable[int], modified: str = "1.1") -> pa.Table:
     paths = sorted(f"{CLASSES[n % 2]}/{n}.jpg".encode() for n in numbers)
     labels = [path.split(b"/")[0].decode() for path in paths]
     empty = [None] * len(paths)
-    columns = [paths, [len(path) for path in paths], [modified] * len(paths), empty, labels, empty]
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, INVENTORY, strict=True)], schema=INVENTORY)
+    columns = [paths, [len(path) for path in paths], [modified] * len(paths), empty, labels, empty, empty]
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, FILES, strict=True)], schema=FILES)
 
 
-def cut(inventory: pa.Table, files: int = 7, salt: str = "s") -> list[Chunk]:
-    cuts = cut_rows(inventory, np.arange(inventory.num_rows), files)
-    return [make_chunk(inventory, cuts.rows_of(number), CLASSES, salt) for number in range(len(cuts))]
+def cut(inventory: pa.Table, files: int = 7, build_key: str = "s") -> list[Chunk]:
+    cuts = cut_by_hash(inventory, np.arange(inventory.num_rows), files)
+    labels = [CLASSES.index(label) for label in inventory.column("label").to_pylist()]
+    return [
+        make_chunk(inventory, rows, build_key, [labels[row] for row in rows])
+        for rows in (cuts.rows_of(number) for number in range(len(cuts)))
+    ]
 
 
 def paths_of(chunks: Sequence[Chunk]) -> list[str]:
@@ -48,9 +42,21 @@ def test_every_file_is_in_exactly_one_chunk(numbers: list[int], files: int) -> N
     inventory = make_inventory(numbers)
     chunks = cut(inventory, files)
     assert sorted(paths_of(chunks)) == [path.decode() for path in inventory.column("path").to_pylist()]
-    assert all(chunk.items for chunk in chunks)
-    for item in (item for chunk in chunks for item in chunk.items):
-        assert CLASSES[item.label_id] == item.label == item.entry.path.split("/")[0]
+    assert all(chunk.entries for chunk in chunks)
+    for chunk in chunks:
+        for entry, label_id in zip(chunk.entries, chunk.label_ids, strict=True):
+            assert CLASSES[label_id] == entry.path.split("/")[0]
+
+
+@given(names, st.integers(1, 20))
+def test_runs_of_neighbouring_files_follow_each_other(numbers: list[int], size: int) -> None:
+    inventory = make_inventory(numbers)
+    rows = np.arange(inventory.num_rows)[::2]
+    plan = cut_in_order(inventory, rows, size)
+    parts = [plan.rows_of(number).tolist() for number in range(len(plan))]
+    assert [row for part in parts for row in part] == rows.tolist()
+    assert all(0 < len(part) <= size for part in parts)
+    assert len(parts) == -(-len(rows) // size)
 
 
 @given(st.integers(1, 10**7), st.integers(1, 10**4))
@@ -63,13 +69,13 @@ def test_chunks_have_about_the_size_asked_for(rows: int, files: int) -> None:
 
 def test_big_files_are_cut_into_more_chunks() -> None:
     inventory = make_inventory(range(60))
-    big = inventory.set_column(1, INVENTORY.field(1), pa.array([4 << 20] * 60, pa.int64()))
+    big = inventory.set_column(1, FILES.field(1), pa.array([4 << 20] * 60, pa.int64()))
     assert len(cut(inventory, 256)) == 1
     assert 16 <= len(cut(big, 256)) <= 22  # the last two of sixteen once more in four
 
 
 def test_the_last_chunks_are_small_so_that_workers_end_together() -> None:
-    sizes = [len(chunk.items) for chunk in cut(make_inventory(range(4000)), 250)]
+    sizes = [len(chunk.entries) for chunk in cut(make_inventory(range(4000)), 250)]
     assert sum(sizes) == 4000
     assert len(sizes) == 14 + 8
     assert all(200 < size < 300 for size in sizes[:14])
@@ -96,14 +102,11 @@ def test_a_new_file_changes_one_chunk() -> None:
 def test_the_key_of_a_chunk_covers_all_that_decides_its_result() -> None:
     inventory = make_inventory(range(5))
     (base,) = cut(inventory)
-    assert chunk_key(base.items, "s") == base.key
-    assert cut(inventory, salt="other")[0].key != base.key
+    assert chunk_key(base.entries, "s") == base.key
+    assert cut(inventory, build_key="other")[0].key != base.key
     assert cut(make_inventory(range(5), modified="later"))[0].key != base.key
-    item = base.items[0]
-    bigger = Item(Entry(item.entry.path, 99, item.entry.modified), item.label, item.label_id)
-    assert chunk_key((bigger, *base.items[1:]), "s") != base.key
-    relabelled = Item(item.entry, "yak", 7)
-    assert chunk_key((relabelled, *base.items[1:]), "s") == base.key
+    first = base.entries[0]
+    assert chunk_key((first._replace(size=99), *base.entries[1:]), "s") != base.key
 
 
 @pytest.mark.parametrize("raw", [b"owl/\xff.jpg", b"owl/a\nb.jpg", "owl/ü.jpg".encode()])

@@ -24,9 +24,14 @@ from cnn.errors import SourceError
 from cnn.images.spec import AugmentSpec
 from infra.storage.store import Entry, open_store
 from tasks.dataset.version import find_latest_version, point_to_version, read_manifest
-from tasks.files.class_folders import apply_layout, describe_layout, find_layout, name_split
-from tasks.files.labels import find_empty_folders
-from tasks.files.listing import take_inventory
+from tasks.files.class_folders import (
+    apply_owner_split,
+    describe_owner_split,
+    find_empty_folders,
+    find_owner_split,
+    name_split,
+)
+from tasks.files.listing import list_source
 from tasks.prepare.build import choose_split
 from tasks.prepare.duplicates import find_overlaps
 
@@ -84,7 +89,7 @@ def test_the_owner_s_split_is_kept_under_any_of_its_names(
         "test": {(test, "folder")},
     }
     line = f"the folders' own split is kept: {train}/ is train, {validation}/ is validation, {test}/ is test "
-    assert describe_layout(job.layout, job.source_uri)[0].startswith(line)
+    assert describe_owner_split(job.layout, job.source_uri)[0].startswith(line)
     for split in SPLITS:
         assert open_split(manifest, split, tmp_path / "work").rows == manifest.images[split]
 
@@ -103,7 +108,7 @@ def test_a_missing_split_is_drawn_from_training_by_the_usual_hash(
         else:
             assert (row["split"], row["split_origin"]) == (name_split(given_split), "folder")
     assert min(manifest.images.values()) > 0
-    assert f"; {missing} is drawn from training" in describe_layout(job.layout, "S")[0]
+    assert f"; {missing} is drawn from training" in describe_owner_split(job.layout, "S")[0]
 
 
 def test_folders_of_classes_are_drawn_and_the_ledger_says_so(tmp_path: Path) -> None:
@@ -124,7 +129,7 @@ def test_an_unlabelled_test_folder_is_left_out_and_told(tmp_path: Path) -> None:
     assert unlabelled == {("ignored", "unlabelled")}
     assert manifest.outcomes["ignored"] == 7
     assert min(manifest.images.values()) > 0  # validation and test are drawn
-    told = describe_layout(job.layout, job.source_uri)
+    told = describe_owner_split(job.layout, job.source_uri)
     assert told[1] == (
         f"test/ holds 7 files in no class folder, which are left out of training; "
         f"`safelight score {source}/test --name NAME` scores them"
@@ -188,7 +193,7 @@ def test_a_setting_makes_a_split_of_them(tmp_path: Path) -> None:
     assert manifest.images == {"train": 18, "validation": 9, "test": 0}
     rows = rows_of(tmp_path / "work", manifest)
     assert {row["reason"] for path, row in rows.items() if path.startswith("docs/")} == {"no_class_folder"}
-    told = describe_layout(job.layout, "S")
+    told = describe_owner_split(job.layout, "S")
     assert "files outside the split's folders, which are left out: docs/" in told
     assert "valid/ has no images of 'dog', so validation says nothing about them" in told
 
@@ -317,7 +322,7 @@ def test_more_in_a_class_of_test_and_less_in_another_is_told_line_by_line(
     (source / "val" / "labels.csv").write_text("name,label")
     job, manifest = prepare(source, tmp_path / "work")
     flows.prepare.tell_losses(job, manifest)
-    assert describe_layout(job.layout, "S")[1:] == [
+    assert describe_owner_split(job.layout, "S")[1:] == [
         "val/ has no images of 'owl', so validation says nothing about them"
     ]
     assert rows_of(tmp_path / "work", manifest)["val/labels.csv"]["reason"] == "sidecar"
@@ -404,10 +409,10 @@ def test_memory_of_a_large_split_is_flat_and_labels_are_right(tmp_path: Path) ->
         for number in range(100_000):
             yield Entry(f"{('train', 'val')[number % 10 == 0]}/class{number % 7}/{number:08}.jpg", number, "1.1")
 
-    table = take_inventory(Fake(make))
+    table = list_source(Fake(make))
     tracemalloc.start()
-    layout = find_layout(table, None, "S")
-    done = apply_layout(table, layout)
+    layout = find_owner_split(table, None, "S")
+    done = apply_owner_split(table, layout)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 6_000_000

@@ -1,4 +1,4 @@
-"""The table says of each file what `tasks.files.labels` says, ordered by bytes, in little memory."""
+"""The table of all files of a source: complete, ordered by bytes, in little memory."""
 
 import os
 import random
@@ -15,45 +15,30 @@ from hypothesis import strategies as st
 from sources import Fake, entries_of
 
 import tasks.files.listing
-from infra.storage.store import Entry, Source, open_source
-from tasks.files.labels import SYSTEM_NAMES, UNFINISHED, classify_entry
-from tasks.files.listing import INVENTORY, class_names, classify_paths, digest_inventory, take_inventory
+from infra.storage.entry import Entry
+from infra.storage.store import Source, open_source
+from tasks.files.ignore_rules import classify_paths
+from tasks.files.listing import FILES, class_names, digest_listing, list_lost_folders, list_source
 
-RULED = [".", "..", ".x", "thumbs.db.", "\u212a.TMP", "x.tm\u0130", *SYSTEM_NAMES]
-RULED += [pattern.replace("*", filling) for pattern in UNFINISHED for filling in ("", "x", ".", "\n", "a.b", "\udcff")]
-RULED += [name.upper() for name in RULED] + [f"{name}x" for name in RULED] + [f"x{name}" for name in RULED]
-RULED += [f"{name}{end}" for name in RULED for end in (".jpg", ".jpeg", "JPEG")]
-NAMES = st.sampled_from(RULED) | st.text(alphabet="aé.~$*\n\udcff\U0001f600", max_size=4)
+RULED = st.sampled_from([".x", "thumbs.db", "a.tmp", "~$a", "a.json", "a.jpg"])
+NAMES = RULED | st.text(alphabet="aé.~$*\n\udcff\U0001f600", max_size=4)
 PATHS = st.lists(NAMES, min_size=1, max_size=4).map("/".join)
 
 
 def row_of(entry: Entry) -> tuple[object, ...]:
-    listed = classify_entry(entry)
     raw = entry.path.encode("utf-8", "surrogateescape")
-    return (raw, entry.size, entry.modified, entry.problem, listed.label, listed.ignored)
+    (label,), (rule,) = classify_paths([entry.path])
+    return (raw, entry.size, entry.modified, entry.problem, label, rule, entry.written)
 
 
 def check(source: Source) -> pa.Table:
-    """The inventory, after a comparison with the rows made one by one."""
-    table = take_inventory(source)
+    """The listing, after a comparison with the rows made one by one."""
+    table = list_source(source)
     table.validate(full=True)
-    assert table.schema.equals(INVENTORY)
+    assert table.schema.equals(FILES)
     expected = sorted(map(row_of, source.list()), key=itemgetter(0))
     assert list(zip(*(column.to_pylist() for column in table.columns), strict=True)) == expected
     return table
-
-
-@given(paths=st.lists(PATHS, max_size=8))
-def test_labels_and_rules_are_those_of_the_listing(paths: list[str]) -> None:
-    listed = [classify_entry(entry) for entry in entries_of(paths)]
-    assert classify_paths(paths) == ([item.label for item in listed], [item.ignored for item in listed])
-
-
-@pytest.mark.parametrize("name", RULED)
-def test_each_rule_is_met_in_files_and_folders(name: str) -> None:
-    for path in (name, f"a/{name}", f"{name}/a", f"a/{name}/b"):
-        listed = classify_entry(Entry(path, 0, ""))
-        assert classify_paths([path]) == ([listed.label], [listed.ignored])
 
 
 def test_an_awkward_tree_is_told_as_the_listing_tells_it(tmp_path: Path) -> None:
@@ -84,14 +69,14 @@ def test_any_order_gives_the_same_table(batch: int, rows: list[tuple[str, str | 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tasks.files.listing, "BATCH", batch)
         table = check(Fake(lambda: iter(entries)))
-    listed = [classify_entry(entry) for entry in entries]
-    names = {item.label for item in listed if item.label is not None and item.ignored is None}
+    pairs = zip(*classify_paths([entry.path for entry in entries]), strict=True)
+    names = {label for label, rule in pairs if label is not None and rule is None}
     kept = previous if set(previous) <= names else []
     assert class_names(table, tuple(previous)) == (*kept, *sorted(names - set(kept)))
 
 
 def test_classes_keep_their_ids_until_one_vanishes() -> None:
-    table = take_inventory(Fake(lambda: iter(entries_of(["owl/a", "cat/a", "bat/a", "dog/.hidden", ".git/a", "top"]))))
+    table = list_source(Fake(lambda: iter(entries_of(["owl/a", "cat/a", "bat/a", "dog/.hidden", ".git/a", "top"]))))
     assert class_names(table) == ("bat", "cat", "owl")
     assert class_names(table, ("owl", "cat")) == ("owl", "cat", "bat")
     assert class_names(table, ("owl", "dog", "cat")) == ("bat", "cat", "owl")
@@ -114,16 +99,16 @@ def test_memory_is_that_of_the_table_and_one_batch(shuffled: bool) -> None:
             path = f"class{number % 100:02d}/image-{number:08d}.jpg"
             yield Entry(path, number, f"17000000000{number:08d}.1700000000{number:08d}")
 
-    take_inventory(Fake(lambda: iter(entries_of(["a/x"]))))  # what is imported on the way does not count
+    list_source(Fake(lambda: iter(entries_of(["a/x"]))))  # what is imported on the way does not count
     before = pa.total_allocated_bytes()
     tracemalloc.start()
     try:
-        table = take_inventory(Fake(make))
+        table = list_source(Fake(make))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert peak < 6_000_000
-    assert table.nbytes < 110 * table.num_rows
+    assert table.nbytes < 120 * table.num_rows
     assert pa.total_allocated_bytes() - before < 1.1 * table.nbytes
 
 
@@ -136,10 +121,21 @@ LISTINGS = st.lists(ENTRIES, max_size=6, unique_by=lambda entry: entry.path)
 @given(LISTINGS, LISTINGS)
 def test_equal_listings_alone_have_equal_digests(one: list[Entry], other: list[Entry]) -> None:
     first, again, second = (
-        take_inventory(
+        list_source(
             Fake(partial(iter, sorted(entries, key=lambda entry: entry.path.encode("utf-8", "surrogateescape"))))
         )
         for entries in (one, list(one), other)
     )
-    assert digest_inventory(first) == digest_inventory(again)
-    assert (digest_inventory(first) == digest_inventory(second)) == (set(one) == set(other))
+    assert digest_listing(first) == digest_listing(again)
+    assert (digest_listing(first) == digest_listing(second)) == (set(one) == set(other))
+
+
+def test_folders_that_cannot_be_looked_into_are_found(tmp_path: Path) -> None:
+    (tmp_path / "inbox" / "cam").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "inbox" / "cam" / "a.jpg").write_bytes(b"x")
+    (tmp_path / "inbox" / "cam" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "inbox" / ".cache").symlink_to(tmp_path / "elsewhere")
+    files = list_source(open_source(str(tmp_path / "inbox")))
+    assert files.num_rows == 3
+    assert list_lost_folders(files) == ["cam/linked"]

@@ -19,8 +19,8 @@ from cnn.formats.content_digest import digest_image_data
 from cnn.images.read import read_image
 from cnn.images.spec import AugmentSpec, ImageSpec
 from infra.storage.store import Store, open_source, open_store
-from tasks.files.chunks import cut_rows, make_chunk
-from tasks.files.listing import take_inventory
+from tasks.files.chunks import cut_by_hash, make_chunk
+from tasks.files.listing import list_source
 from tasks.prepare.build import BuildSpec, BuildTask, build_chunk, choose_split, find_group
 from tasks.prepare.chunk_report import read_report
 from tasks.prepare.table import Report, Rows
@@ -39,10 +39,13 @@ def make_spec(**changes: Any) -> BuildSpec:
 
 def build(source: Path, workspace: Path | str, spec: BuildSpec, files: int = 1000) -> list[Report]:
     """The reports of all chunks of the source, in the order of their keys."""
-    inventory, classes = take_inventory(open_source(str(source))), ("cat", "owl")
-    cut = cut_rows(inventory, Rows(inventory, classes).pending(), files)
+    inventory, classes = list_source(open_source(str(source))), ("cat", "owl")
+    rows_of_all = Rows(inventory, classes)
+    cut, label_ids = cut_by_hash(inventory, rows_of_all.pending(), files), rows_of_all.label_id
     task, store = BuildTask(str(source), str(workspace), spec), open_store(str(workspace))
-    chunks = [make_chunk(inventory, cut.rows_of(number), classes, spec.salt()) for number in range(len(cut))]
+    chunks = [
+        make_chunk(inventory, rows, spec.salt(), label_ids[rows].tolist()) for rows in map(cut.rows_of, range(len(cut)))
+    ]
     return [read_report(store, build_chunk(chunk, task).key) for chunk in chunks]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sources import Fake, entries_of
 from steps import built_paths, make_job, prepare, rows_of, run_job, write_image, write_photos
 from typer.testing import CliRunner
 
@@ -19,7 +20,8 @@ from flows.prepare import find_doubts
 from infra.storage.layout import refusal_path
 from infra.storage.store import open_source, open_store
 from tasks.dataset.gc import collect_garbage
-from tasks.files.labels import companion_rule, describe_excluded, list_source
+from tasks.files.ignore_rules import find_file_rule
+from tasks.files.listing import describe_excluded, list_source
 from tasks.prepare.pipeline import Preparation, list_files
 
 BESIDE = {
@@ -42,19 +44,17 @@ def read_list(place: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("rule", BESIDE)
 def test_what_lies_beside_pictures_is_known_by_its_name(rule: str) -> None:
     for name in BESIDE[rule].split():
-        assert companion_rule(name) == companion_rule(name.upper()) == companion_rule(name.lower()) == rule
+        assert find_file_rule(name) == find_file_rule(name.upper()) == find_file_rule(name.lower()) == rule
 
 
-@pytest.mark.parametrize(
-    "name", ["a.jpg", "json", ".json", "a.json.jpg", "a.nef", "a.pdf", "a.zip", "a.", "a", "a.xmp "]
-)
+@pytest.mark.parametrize("name", ["a.jpg", "json", "a.json.jpg", "a.nef", "a.pdf", "a.zip", "a.", "a", "a.xmp "])
 def test_everything_else_is_looked_at(name: str) -> None:
-    assert companion_rule(name) is None
+    assert find_file_rule(name) is None
 
 
 def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
     write_image(tmp_path / "clip.mov" / "a.txt" / "a.png", 1)
-    assert [item.ignored for item in list_source(open_source(str(tmp_path)))] == [None]
+    assert list_source(open_source(str(tmp_path))).column("ignored").to_pylist() == [None]
 
 
 def test_files_beside_images_do_not_count_against_the_budget(source: Path, tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_files_that_an_older_release_read_and_a_rule_leaves_out_now_go(
         file.write(b"not the same bytes")
     (source / "owl" / "bad.json").write_bytes(b"{}")
     with monkeypatch.context() as patch:
-        patch.setattr("tasks.files.listing.COMPANIONS", frozenset())
+        patch.setattr("tasks.files.ignore_rules.FILE_ENDINGS", {})
         _, old = prepare(source, tmp_path / "work")
     assert (old.outcomes["quarantined"], old.files) == (1, 62)
     job, new = prepare(source, tmp_path / "work")
@@ -117,7 +117,9 @@ def test_excluded_files_are_in_the_ledger_and_another_setting_is_no_known_listin
 
 
 def test_a_pattern_that_meets_nothing_is_told() -> None:
-    told = describe_excluded(["raw/a.nef", "raw/b.nef", "owl/c.bin"], ["raw/**", "*.bin", "*.tif"])
+    entries, patterns = entries_of(["raw/a.nef", "raw/b.nef", "owl/c.bin", "owl/d.png"]), ["raw/**", "*.bin", "*.tif"]
+    files = list_source(Fake(lambda: iter(entries)), patterns)
+    told = describe_excluded(files, patterns)
     assert told == "left out by source.exclude: 'raw/**' 2, '*.bin' 1, '*.tif' no file"
 
 
@@ -249,7 +251,7 @@ def test_the_list_lies_in_a_workspace_on_s3(s3_bucket: str, source: Path) -> Non
 
 @given(st.lists(st.sampled_from(["a.jpg", "b.json", "c.MOV", "d.png"]), min_size=1, max_size=6))
 def test_a_name_ends_a_file_in_one_outcome(names: list[str]) -> None:
-    rules = [companion_rule(name) for name in names]
+    rules = [find_file_rule(name) for name in names]
     assert all((rule is None) == name.endswith(("jpg", "png")) for name, rule in zip(names, rules, strict=True))
 
 

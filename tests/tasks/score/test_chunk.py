@@ -25,7 +25,7 @@ from cnn.inference.bundle import BundleInfo
 from cnn.models.architecture import ModelSpec
 from infra.registry.bundles import locate_bundle, upload_bundle
 from infra.storage.store import Entry, Source, open_source, open_store
-from tasks.files.chunks import Chunk, Item
+from tasks.files.chunks import Chunk
 from tasks.files.reading import Files
 from tasks.prepare.bit_depth import DeepCounts
 from tasks.score.chunk import (
@@ -223,7 +223,7 @@ def job(tmp_path: Path) -> tuple[Chunk, ScoreTask]:
     write_bundle(tmp_path / "bundle")
     digest = upload_bundle(open_store(str(workspace)), tmp_path / "bundle")
     entries = tuple(open_source(str(folder)).list())
-    chunk = Chunk("c1", tuple(Item(entry, "", -1) for entry in entries))
+    chunk = Chunk("c1", tuple(entries))
     model = ModelRef(name="colours", version="3", bundle=digest, classes=LABELS)
     return chunk, make_task(source=str(folder), workspace=str(workspace), model=model)
 
@@ -243,7 +243,7 @@ def test_pictures_of_more_than_8_bits_are_counted_and_the_counts_come_back(job: 
     Image.fromarray(np.linspace(100, 610, 20).astype(np.uint16).reshape(4, 5)).save(buffer, "PNG")
     (Path(task.source) / "deep.png").write_bytes(buffer.getvalue())
     entries = open_source(task.source).list()
-    chunk = Chunk("c2", tuple(Item(entry, "", -1) for entry in entries))
+    chunk = Chunk("c2", tuple(entries))
     first = score_chunk(chunk, task)
     assert first.deep == DeepCounts(deep=1, dark=1, dark_span=(100, 610))
     assert score_chunk(chunk, task) == replace(first, resumed=True)
@@ -262,7 +262,7 @@ def test_finished_part_is_used_and_a_damaged_one_is_made_again(job: tuple[Chunk,
 def test_part_of_other_files_is_not_used(job: tuple[Chunk, ScoreTask]) -> None:
     chunk, task = job
     score_chunk(chunk, task)
-    fewer = Chunk(chunk.key, chunk.items[:2])
+    fewer = Chunk(chunk.key, chunk.entries[:2])
     assert not score_chunk(fewer, task).resumed
 
 

@@ -14,7 +14,8 @@ from flows.cli.main import app
 from flows.config import Config
 from flows.score import Scoring, plan_stage
 from infra.storage.store import open_source, open_store
-from tasks.files.labels import SourceSpec, list_source
+from tasks.files.labels import list_source
+from tasks.files.spec import SourceSpec
 from tasks.score.chunk import ScoreJob, ScoreSpec, score_chunk
 from tasks.score.inbox_checks import check_inbox
 from tasks.score.plan import ScorePlan, find_finished, find_last, find_previous

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cnn.errors import IntegrityError
 from infra.storage.entry import Entry
-from tasks.dataset.ledger import show_path
+from tasks.files.paths import show_path
 from tasks.pages.spreadsheets import to_cell
 from tasks.score.predictions import (
     ROW_GROUP,

@@ -18,7 +18,7 @@ from PIL import Image
 from cnn.errors import SourceError
 from cnn.images.read import encode_jpeg, encode_png
 from cnn.images.spec import ImageSpec
-from tasks.dataset.ledger import show_path
+from tasks.files.paths import show_path
 from tasks.pages.histogram import BINS, choose_top, draw_histogram
 from tasks.pages.thumbnails import make_picture
 from tasks.score.predictions import to_rows_table, write_predictions
