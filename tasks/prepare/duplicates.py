@@ -1,10 +1,8 @@
 """Rows of all files in, the same rows with duplicates, label conflicts and leaks between splits settled."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from itertools import pairwise
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -29,22 +27,6 @@ ROWS = 1_000  # pictures whose details are compared at a time
 ROUNDING = 1  # block means are rounded: two that differ by d can be d + 1 apart
 BLANK = 8  # grey levels: a thumbnail with no more between its darkest and brightest cell shows nothing to know it by
 Fetch = Callable[[NDArray[np.int64]], NDArray[np.uint8]]  # rows → their thumbnails, uint8 (n, 1024)
-
-
-@contextmanager
-def loading_trees() -> Iterator[None]:
-    """Import, beside the block, what finds near-duplicates: a third of a second, best spent while others work."""
-    thread = Thread(target=_load_trees, name="load-trees", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
-
-
-def _load_trees() -> None:
-    with suppress(Exception):  # whoever needs them meets it again
-        import scipy.spatial  # noqa: F401
 
 
 def settle_copies(rows: Rows, fetch: Fetch) -> None:
