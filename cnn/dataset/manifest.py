@@ -1,52 +1,15 @@
-"""What a published dataset is: the manifest that names its shards, and the normalization its model starts with."""
+"""The manifest of a dataset version: all that readers need to find its shards and to trust them."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from cnn.dataset.normalization import Normalization
+from cnn.dataset.split import SplitSpec
 from cnn.digest import hash_json
 from cnn.images.spec import AugmentSpec, ImageSpec
-from cnn.patterns import compile_pattern
-from cnn.spec import Settings, Spec
-
-SPLITS = ("train", "validation", "test")
-
-
-class SplitSpec(Settings):
-    """How images are divided: by a hash of the image without metadata, or of its group; adding data moves nothing."""
-
-    validation: float = Field(0.1, ge=0.0, lt=1.0, description="share of images held back to choose the best epoch")
-    test: float = Field(0.1, ge=0.0, lt=1.0, description="share of images held back to judge the model")
-    group: str | None = Field(
-        None, description="regular expression on the path; what its first group matches stays in one split"
-    )
-    seed: int = Field(0, ge=0, description="another seed draws another split")
-    folders: bool | None = Field(
-        None,
-        description="whether the top folders train, val, test (or valid, validation, training, testing, in any case)"
-        " are a split that is kept as it is, with the classes below; null: when they look like one",
-    )
-    leak_distance: int = Field(
-        4, ge=-1, le=255, description="largest grey-level difference of two thumbnails of one photograph; -1: off"
-    )
-
-    @field_validator("group")
-    @classmethod
-    def _group_is_a_pattern(cls, value: str | None) -> str | None:
-        try:
-            compile_pattern(value or "")
-        except ValueError as error:
-            raise ValueError(f"not a regular expression ({error})") from None
-        return value
-
-    @model_validator(mode="after")
-    def _training_images_remain(self) -> "SplitSpec":
-        if self.validation + self.test >= 1.0:
-            raise ValueError(f"validation + test must be below 1, not {self.validation + self.test:g}")
-        return self
+from cnn.spec import Spec
 
 
 class ShardRef(Spec):
@@ -65,27 +28,6 @@ class LedgerRef(Spec):
     path: str
     rows: int
     sha256: str
-
-
-class Normalization(Spec):
-    """From uint8 to what the network sees: `x * scale + offset`, or `(x - mean) / deviation` per channel.
-
-    `mean` and `deviation` are in grey levels (0 to 255), one value per channel.
-    """
-
-    method: Literal["symmetric", "unit", "standardize"]
-    scale: float | None = None
-    offset: float | None = None
-    mean: tuple[float, ...] | None = None
-    deviation: tuple[float, ...] | None = None
-
-    def apply(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Normalized float32 of the shape given, channels last."""
-        values = images.astype(np.float32)
-        if self.mean is not None and self.deviation is not None:
-            mean, deviation = (np.array(constants, np.float32) for constants in (self.mean, self.deviation))
-            return np.asarray((values - mean) / deviation, np.float32)
-        return values * np.float32(self.scale or 0.0) + np.float32(self.offset or 0.0)
 
 
 class Manifest(Spec):

@@ -44,10 +44,10 @@ from tasks.prepare.bit_depth import (
     measure_chunk,
     with_levels,
 )
-from tasks.prepare.build import BuildSpec, BuildTask, ChunkReport, build_chunk
+from tasks.prepare.build import BuildTask, ChunkReport, build_chunk
 from tasks.prepare.changes import Previous, keep_moved, keep_unchanged, verify_kept
-from tasks.prepare.checks import BudgetSpec
 from tasks.prepare.chunk_report import read_report
+from tasks.prepare.spec import BudgetSpec, BuildSpec
 from tasks.prepare.table import OK, QUARANTINED, Filled, Report, Rows
 
 LISTING_RULES = 2  # raise it when a version that stands may have to be looked through though its source lists the same
