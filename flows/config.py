@@ -26,25 +26,28 @@ DEFAULT_FILE = "safelight.toml"
 
 
 class TrainSpec(Settings):
-    """Where training runs."""
+    """Where `retrain` trains."""
 
     deployment: str | None = Field(
         None,
         pattern=r"^[^/]+/[^/]+$",
-        description="Prefect deployment that `retrain` sends training to, such as train/gpu; null: this machine",
+        examples=["train/gpu"],
+        description="Prefect deployment that training is sent to, such as train/gpu; not set: this machine",
     )
 
 
 class ScheduleSpec(Settings):
-    """When `safelight serve` runs what it serves: each a cron line, a time of day (02:00) or an interval (10m)."""
+    """When `safelight serve` works: each time is a time of day (02:00), an interval (10m) or a cron line."""
 
-    retrain: str = Field("0 2 * * *", description="when the model is trained again; --nightly on the command line")
-    score: str = Field("0 * * * *", description="when the inbox is scored; --every on the command line")
+    retrain: str = Field("0 2 * * *", description="when the model is trained again; --nightly is short for it")
+    score: str = Field("0 * * * *", description="when the inbox is scored; --every is short for it")
     timezone: str | None = Field(
-        None, description="IANA name of the zone that these times are read in; null: that of this machine"
+        None,
+        examples=["Europe/Berlin"],
+        description="time zone of these times, such as Europe/Berlin; not set: that of this machine",
     )
     late_minutes: float = Field(
-        2.0, gt=0.0, le=1440.0, description="a run that has not begun so long after its time is told, with the cause"
+        2.0, gt=0.0, le=1440.0, description="minutes after which a run that has not begun is reported, with the cause"
     )
 
     @field_validator("retrain", "score")

@@ -1,7 +1,8 @@
-"""One line for a setting that cannot be obeyed: its name, what was written, and what is expected there."""
+"""Error lines for settings: the setting, what was written, what is expected there, and what was probably meant."""
 
 import json
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -13,25 +14,40 @@ COUNTS = {1: "one", 2: "two", 3: "three", 4: "four"}
 
 
 def describe_invalid(error: ValidationError, model: type[BaseModel], values: Mapping[str, Any]) -> str:
-    """One line for the first thing wrong: the setting, the value received, and what is expected.
+    """One line for the first thing wrong: the setting, the value received, what is expected, and what it means.
 
-    What is expected is read from the model's JSON schema, so that a new setting needs no words of its own here.
+    All of it is read from the model's JSON schema, so that a new setting needs no words of its own here.
     """
     first = error.errors(include_url=False)[0]
     schema = model.model_json_schema()
     keys, found = _resolve(schema, first["loc"])
     if first["type"] == "extra_forbidden":
         known = ", ".join(sorted(found.get("properties", {})))
-        return f"there is no setting {_join([*keys, first['loc'][-1]])}; known here: {known}"
+        name = _join([*keys, first["loc"][-1]])
+        return f"there is no setting {name}{suggest_setting(schema, name)}; known here: {known}"
     if first["type"] == "missing":
-        return f"setting {_join(keys)} is missing; expected {_describe(schema, found)}"
-    written = f"setting {_join(keys)} = {_show(_look_up(values, keys))}"
+        return f"setting {_join(keys)} is missing; expected {describe_allowed(schema, found)}"
+    written = f"setting {_join(keys)} = {show_value(_look_up(values, keys))}"
     if first["type"] == OWN_RULE:
         message = first["msg"].removeprefix("Value error, ")
         return f"{written}: {message[0].lower()}{message[1:]}"
     usual = found.get("default")
-    example = f", such as {_show(usual)}" if usual and isinstance(usual, list) else ""
-    return f"{written}: expected {_describe(schema, found)}{example}"
+    example = f", such as {show_value(usual)}" if usual and isinstance(usual, list) else ""
+    meaning = f" ({found['description']})" if "description" in found else ""
+    return f"{written}: expected {describe_allowed(schema, found)}{example}{meaning}"
+
+
+def suggest_setting(schema: Schema, name: str) -> str:
+    """The setting that was probably meant: one with the same key in another section, else one with a similar name."""
+    names = [
+        f"{section}.{key}"
+        for section, found in schema["properties"].items()
+        for key in follow(schema, found)["properties"]
+    ]
+    key = name.rpartition(".")[2]
+    same = [known for known in names if known.partition(".")[2] == key]
+    likely = same or get_close_matches(name, [*names, *schema["properties"]], n=1)
+    return f"; did you mean {' or '.join(likely)}?" if likely else ""
 
 
 def _resolve(schema: Schema, location: Sequence[int | str]) -> tuple[list[int | str], Schema]:
@@ -39,7 +55,7 @@ def _resolve(schema: Schema, location: Sequence[int | str]) -> tuple[list[int | 
     keys: list[int | str] = []
     found: Schema = schema
     for part in location:
-        found = _follow(schema, found)
+        found = follow(schema, found)
         if part in found.get("properties", {}):
             found = found["properties"][part]
         elif isinstance(part, int) and "oneOf" in found.get("items", {}):
@@ -50,31 +66,31 @@ def _resolve(schema: Schema, location: Sequence[int | str]) -> tuple[list[int | 
         else:
             break
         keys.append(part)
-    return keys, _follow(schema, found)
+    return keys, follow(schema, found)
 
 
-def _follow(schema: Schema, found: Schema) -> Schema:
+def follow(schema: Schema, found: Schema) -> Schema:
     """What a reference refers to; other schemas as they are."""
     while "$ref" in found:
         found = schema["$defs"][found["$ref"].rpartition("/")[2]]
     return found
 
 
-def _describe(schema: Schema, found: Schema) -> str:
+def describe_allowed(schema: Schema, found: Schema) -> str:
     """In English, the values that a schema allows."""
-    found = _follow(schema, found)
+    found = follow(schema, found)
     if "anyOf" in found:
-        return _join_choices([_describe(schema, choice) for choice in found["anyOf"]])
+        return _join_choices([describe_allowed(schema, choice) for choice in found["anyOf"]])
     if "discriminator" in found:
         kinds = ", ".join(sorted(found["discriminator"]["mapping"]))
         return f"a table whose {found['discriminator']['propertyName']} is one of {kinds}"
     if "enum" in found or "const" in found:
-        return " or ".join(map(_show, found.get("enum", [found.get("const")])))
+        return " or ".join(map(show_value, found.get("enum", [found.get("const")])))
     match found.get("type"):
         case "integer":
             return "a whole number" + _describe_bounds(found)
         case "number":
-            return "a finite number" + _describe_bounds(found)
+            return "a number" + _describe_bounds(found)
         case "boolean":
             return "true or false"
         case "null":
@@ -90,9 +106,10 @@ def _describe(schema: Schema, found: Schema) -> str:
 def _describe_list(schema: Schema, found: Schema) -> str:
     items = found.get("prefixItems")
     if items:
-        each = _describe(schema, items[0]).removeprefix("a ").replace("number", "numbers", 1)
+        each = describe_allowed(schema, items[0]).removeprefix("a ").replace("number", "numbers", 1)
         return f"{COUNTS.get(len(items), len(items))} {each} in brackets"
-    return f"a list, each of it {_describe(schema, found.get('items', {}))}"
+    each = describe_allowed(schema, found.get("items", {}))
+    return "a list of texts" if each == "text" else f"a list, each of it {each}"
 
 
 def _describe_bounds(found: Schema) -> str:
@@ -128,8 +145,14 @@ def _join(keys: Sequence[int | str]) -> str:
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
 
 
-def _show(value: Any) -> str:
-    """A value as TOML has it, near enough."""
+def show_value(value: Any) -> str:
+    """A value as TOML has it, and null for none."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key} = {show_value(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(show_value, value))}]"
+    if isinstance(value, str) and "\\" in value and not {"'", "\n"} & set(value):
+        return f"'{value}'"  # a pattern is read as it stands
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError):

@@ -8,7 +8,7 @@ import numpy as np
 
 from cnn.images.read import encode_png
 from flows.config import Config
-from flows.progress import say
+from flows.progress import log_message
 
 NAME = "digits"
 HELD_OUT = 180  # a tenth, which training never sees
@@ -35,7 +35,7 @@ def run_demo(workspace: str, config: Config) -> dict[str, Any]:
     from flows.score import score
 
     folder, truth = write_digits(_demo_folder(workspace))
-    say(f"digits: {len(truth):,} of 1,797 pictures are held back in {folder / 'inbox'}")
+    log_message(f"digits: {len(truth):,} of 1,797 pictures are held back in {folder / 'inbox'}")
     trained = retrain(str(folder / "digits"), NAME, locate(workspace), config)
     scored = score(str(folder / "inbox"), NAME, locate(workspace), config)
     return {

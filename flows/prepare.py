@@ -12,8 +12,8 @@ from cnn.dataset.manifest import Manifest
 from cnn.dataset.split import SPLITS
 from cnn.text import name_some
 from flows.config import Config
-from flows.progress import say, show_stage
-from flows.results import PrepareReport, ShardCounts
+from flows.progress import log_message, show_stage
+from flows.results import PrepareResult, ShardCounts
 from flows.run_page import link_dataset, name_run_by
 from flows.stages import run_stage
 from infra.cluster.workers import Workers, open_workers
@@ -55,7 +55,7 @@ def prepare(
 
 def prepare_dataset(
     source: str, workspace: str, config: Config, verify: bool = False, command: str = PREPARE
-) -> PrepareReport:
+) -> PrepareResult:
     """The body of the flow; also the first half of `retrain`. `command` is what its user types, {} for the source."""
     spec = BuildSpec(image=config.image, augment=config.augment, split=config.split)
     job = Preparation(source, workspace, spec, config.budget, config.chunk.files, verify)
@@ -69,7 +69,7 @@ def prepare_dataset(
             run_stage("build", lambda: build_stage(job, workers))
         manifest, path = run_stage("publish", lambda: publish_stage(job, workers))
     report = summarize(job, manifest, job.store.uri_of(path), workers.start_up)
-    say(describe(report, job))
+    log_message(describe(report, job))
     if not job.unchanged:  # else it was told before
         tell_losses(job, manifest)
     link_dataset(report)
@@ -79,17 +79,17 @@ def prepare_dataset(
 def tell_losses(job: Preparation, manifest: Manifest) -> None:
     """What is not in the version, and why."""
     if reasons := describe_quarantine(job.rows):
-        say(f"publish: quarantined: {reasons}; each file stands in {job.store.uri_of(manifest.ledger.path)}")
+        log_message(f"publish: quarantined: {reasons}; each file stands in {job.store.uri_of(manifest.ledger.path)}")
     if ignored := describe_ignored(job.rows, job.classes):
-        say(f"publish: ignored: {ignored}")
+        log_message(f"publish: ignored: {ignored}")
     for line in describe_outcomes(job.rows):
-        say(f"publish: {line}")
+        log_message(f"publish: {line}")
     for overlap in find_overlaps(job.rows):
-        say(f"publish: {overlap}")
+        log_message(f"publish: {overlap}")
     if has_outcomes(job.rows):
-        say(f"publish: all of these files: {job.store.uri_of(outcomes_path(manifest.dataset))}")
+        log_message(f"publish: all of these files: {job.store.uri_of(outcomes_path(manifest.dataset))}")
     for gap in find_gaps(job.rows, job.classes, job.spec.split):
-        say(f"publish: {gap}")
+        log_message(f"publish: {gap}")
 
 
 def measure_stage(job: Preparation, workers: Workers) -> None:
@@ -100,9 +100,11 @@ def measure_stage(job: Preparation, workers: Workers) -> None:
             measure_levels(job, workers.run, stage.advance)
     levels = job.spec.image.levels
     if isinstance(levels, tuple):
-        say(f"measure: image.levels are {levels[0]:,} to {levels[1]:,}, which become black and white")
+        log_message(f"measure: image.levels are {levels[0]:,} to {levels[1]:,}, which become black and white")
     else:
-        say('measure: no training image has levels of more than 8 bits, so image.levels is "full" until one has')
+        log_message(
+            'measure: no training image has levels of more than 8 bits, so image.levels is "full" until one has'
+        )
 
 
 def list_stage(job: Preparation) -> None:
@@ -110,14 +112,14 @@ def list_stage(job: Preparation) -> None:
     list_files(job)
     facts = {"of them built already": job.kept, "moved": job.moved, "changed unseen": job.changed}
     known = "".join(f", {count:,} {fact}" for fact, count in facts.items() if count)
-    say(f"list: {len(job.rows):,} files in {len(job.classes)} classes{known}")
+    log_message(f"list: {len(job.rows):,} files in {len(job.classes)} classes{known}")
     for doubt in [*describe_owner_split(job.layout, job.source_uri), *find_doubts(job)]:
-        say(f"list: {doubt}")
+        log_message(f"list: {doubt}")
     if job.exclude:
-        say(f"list: {describe_excluded(job.rows.inventory, job.exclude)}")
+        log_message(f"list: {describe_excluded(job.rows.inventory, job.exclude)}")
     before = job.previous.manifest.classes if job.previous else ()
     if gone := sorted(set(before) - set(job.classes)):
-        say(f"list: classes of the version before that are gone: {', '.join(map(repr, gone))}")
+        log_message(f"list: classes of the version before that are gone: {', '.join(map(repr, gone))}")
 
 
 def find_doubts(job: Preparation) -> list[str]:
@@ -169,7 +171,7 @@ def build_stage(job: Preparation, workers: Workers) -> None:
 
         build_chunks(job, workers.run, note)
     for line in describe_deep(job.deep, job.spec.image.levels, job.measured):
-        say(f"build: {line}")
+        log_message(f"build: {line}")
 
 
 def publish_stage(job: Preparation, workers: Workers) -> tuple[Manifest, str]:
@@ -189,14 +191,14 @@ def count_records(work: Selection, copies: int) -> int:
     return len(work.records) * (copies if work.copies else 1)
 
 
-def summarize(job: Preparation, manifest: Manifest, uri: str, start_up: float) -> PrepareReport:
+def summarize(job: Preparation, manifest: Manifest, uri: str, start_up: float) -> PrepareResult:
     """The report of a run that has published; `start_up` seconds of the cluster are left out of the time."""
     now = time.monotonic()
     shards = {shard.path for split in manifest.splits.values() for shard in split}
     reused = len(shards & set(job.standing))
     files = sum(report.files for report in job.done)
     working = now - (job.submitted or now)
-    return PrepareReport(
+    return PrepareResult(
         dataset=manifest.dataset,
         manifest=uri,
         digest=manifest.digest,
@@ -215,7 +217,7 @@ def in_order(counts: Mapping[str, int], names: Sequence[str]) -> dict[str, int]:
     return {name: counts[name] for name in names if name in counts}
 
 
-def describe(report: PrepareReport, job: Preparation) -> str:
+def describe(report: PrepareResult, job: Preparation) -> str:
     """One line of what was published."""
     splits = ", ".join(f"{count:,} {name}" for name, count in report.splits.items())
     others = ", ".join(f"{count:,} {name}" for name, count in report.outcomes.items() if count and name != "ok")

@@ -63,7 +63,7 @@ class Stage:
             self._bar.update(self._row, advance=count, size=self.size, note=note)
         elif self._is_timed and monotonic() - self._said > LINE_SECONDS and self.completed < self.total:
             self._said = monotonic()
-            say(self._describe_middle())
+            log_message(self._describe_middle())
         if self._artifact is not None and monotonic() - self._told > ARTIFACT_SECONDS:
             self._told = monotonic()
             self._tell()
@@ -73,7 +73,7 @@ class Stage:
         if self._bar is not None:
             self._bar.stop()
         elif self.total:
-            say(self._describe_end(finished))
+            log_message(self._describe_end(finished))
         if finished:
             self.completed = self.total
             self._tell()
@@ -141,7 +141,7 @@ def show_stage(name: str, total: int, unit: str = "images", console: Console | N
         stage.close(finished)
 
 
-def say(text: str) -> None:
+def log_message(text: str) -> None:
     """One line on stderr, and in the log of the flow run, if there is one.
 
     Where Prefect's own handler prints that log (in a worker, say), the line is not printed twice.

@@ -10,7 +10,7 @@ class ShardCounts(Spec):
     reused: int
 
 
-class PrepareReport(Spec):
+class PrepareResult(Spec):
     """The answer of `prepare`. `seconds`: from the start of listing to the published manifest."""
 
     dataset: str
@@ -25,14 +25,14 @@ class PrepareReport(Spec):
     images_per_second: float
 
 
-class GateReport(Spec):
+class GateResult(Spec):
     """What the gate said of a version, and why."""
 
     verdict: str
     reasons: list[str]
 
 
-class TrainReport(Spec):
+class TrainResult(Spec):
     """The answer of `train` and `retrain`. `metrics` were measured on `judged_on`; the classes `unjudged` had no images
     there."""
 
@@ -45,11 +45,11 @@ class TrainReport(Spec):
     metrics: dict[str, float]
     judged_on: str = ""
     unjudged: tuple[str, ...] = ()
-    gate: GateReport
+    gate: GateResult
     seconds: float
 
 
-class ScoreReport(Spec):
+class ScoreResult(Spec):
     """The answer of `score`. `seconds`: from the start of listing to the published batch."""
 
     batch: str

@@ -9,11 +9,11 @@ from prefect import flow
 from cnn.errors import ServerError
 from cnn.models.architecture import count_parameters
 from cnn.text import redact_text, shorten
-from flows.cli.models import open_registry
 from flows.config import Config
+from flows.models import open_registry
 from flows.prepare import prepare_dataset
-from flows.progress import say
-from flows.results import TrainReport
+from flows.progress import log_message
+from flows.results import TrainResult
 from flows.run_page import link_version, name_run_by
 from flows.train import name_run, report_path, train_model, warm_up
 from infra.registry.tracking import check_model_name
@@ -45,7 +45,7 @@ def retrain(
     return report.model_copy(update={"seconds": round(time.monotonic() - began, 3)}).model_dump()
 
 
-def retrain_here(source: str, name: str, workspace: str, config: Config, verify: bool) -> TrainReport:
+def retrain_here(source: str, name: str, workspace: str, config: Config, verify: bool) -> TrainResult:
     """Train on this machine. TensorFlow and MLflow load while the images are prepared."""
     with TrainingProcess() as trainer:
         warm = warm_up(lambda: open_registry(workspace).warm_up())
@@ -54,7 +54,7 @@ def retrain_here(source: str, name: str, workspace: str, config: Config, verify:
         return train_model(prepared.dataset, name, workspace, config, trainer)
 
 
-def retrain_elsewhere(source: str, name: str, workspace: str, config: Config, verify: bool) -> TrainReport:
+def retrain_elsewhere(source: str, name: str, workspace: str, config: Config, verify: bool) -> TrainResult:
     """Prepare here, and run the deployment of `train` that the configuration names, where the GPU is.
 
     Raises:
@@ -66,7 +66,7 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config, ve
 
     deployment = str(config.train.deployment)
     prepared = prepare_dataset(source, workspace, config, verify, name_command("retrain", name))
-    say(f"train: waiting for the deployment {deployment}")
+    log_message(f"train: waiting for the deployment {deployment}")
     parameters = {
         "dataset": prepared.dataset,
         "name": name,
@@ -88,6 +88,6 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config, ve
         )
     store = open_store(workspace)
     key = name_run(read_manifest(store, prepared.dataset), name, config)
-    report = TrainReport(**json.loads(store.read(report_path(key))))
+    report = TrainResult(**json.loads(store.read(report_path(key))))
     link_version(report, open_registry(workspace).figures_of)
     return report

@@ -12,7 +12,7 @@ from prefect.exceptions import PrefectException
 
 from cnn.errors import SafelightError
 from cnn.text import escape_unprintable
-from flows.results import PrepareReport, ScoreReport, TrainReport
+from flows.results import PrepareResult, ScoreResult, TrainResult
 
 NAME_LENGTH = 100
 _MEANT_BY_MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&$])")  # in a cell of a table; marks that begin a line are left out
@@ -29,7 +29,7 @@ def name_run_by(verb: str, parameter: str) -> Callable[[], str]:
     return name
 
 
-def link_dataset(report: PrepareReport) -> None:
+def link_dataset(report: PrepareResult) -> None:
     """A dataset version, on the page of the run that prepared it."""
     rows = {
         "dataset": _write(report.dataset),
@@ -41,7 +41,7 @@ def link_dataset(report: PrepareReport) -> None:
     _publish(f"dataset-{report.dataset.rpartition('-')[0]}", f"Dataset version {report.dataset}", rows, links)
 
 
-def link_version(report: TrainReport, find_figures: Callable[[str], str]) -> None:
+def link_version(report: TrainResult, find_figures: Callable[[str], str]) -> None:
     """A model version on the page of the run that trained it; `find_figures` is asked by the run's id in MLflow."""
     alias = f" ({report.alias})" if report.alias else ""
     rows = {
@@ -57,7 +57,7 @@ def link_version(report: TrainReport, find_figures: Callable[[str], str]) -> Non
     _publish(f"model-{report.model}", f"{report.model} version {report.version}{alias}", rows, links)
 
 
-def link_batch(report: ScoreReport) -> None:
+def link_batch(report: ScoreResult) -> None:
     """A scored batch, on the page of the run that scored it."""
     rows = {
         "model": _write(f"{report.model} version {report.version}"),

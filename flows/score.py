@@ -13,10 +13,10 @@ from cnn.evaluation.gate import describe_unjudged
 from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import read_bundle
 from cnn.text import name_some
-from flows.cli.models import open_registry
 from flows.config import Config
-from flows.progress import say, show_stage
-from flows.results import ScoreReport
+from flows.models import open_registry
+from flows.progress import log_message, show_stage
+from flows.results import ScoreResult
 from flows.run_page import link_batch, name_run_by
 from flows.stages import run_stage
 from infra.cluster.spec import WorkEstimate
@@ -83,7 +83,7 @@ def score(
     report = summarize(job, record, workers.start_up)
     if csv:
         write_table(job.store, record)
-    say(describe(report))
+    log_message(describe(report))
     if found is None:  # else it was told before
         tell_quarantine(job.store, record, job.image.max_pixels)
     link_batch(report)
@@ -98,9 +98,9 @@ def fetch_stage(job: Scoring, name: str) -> ModelRef:
     digest, info = upload_bundle(job.store, folder), read_bundle(folder)
     job.image = info.image
     judged = champion.describe_accuracy()
-    say(f"champion: {name} version {champion.version}" + (f", {judged}" if judged else ""))
+    log_message(f"champion: {name} version {champion.version}" + (f", {judged}" if judged else ""))
     if champion.unjudged:
-        say(f"champion: {describe_unjudged(champion.unjudged)}")
+        log_message(f"champion: {describe_unjudged(champion.unjudged)}")
     return ModelRef(
         name=name,
         version=str(champion.version),
@@ -122,10 +122,10 @@ def plan_stage(job: Scoring, model: ModelRef) -> ScorePlan:
     if exclude := job.config.source.exclude:
         told.append(describe_excluded((item.entry.path for item in listed if item.ignored == EXCLUDED), exclude))
     for line in [f"{len(listed):,} files, {todo:,} to score", *told]:
-        say(f"list: {line}")
+        log_message(f"list: {line}")
     if lost := find_lost_folders(listed):
         shown = name_some(list(map(repr, lost)))
-        say(f"list: folders that cannot be looked into, whose images are not scored: {shown}")
+        log_message(f"list: folders that cannot be looked into, whose images are not scored: {shown}")
     return plan
 
 
@@ -163,7 +163,7 @@ def score_stage(job: Scoring, plan: ScorePlan, workers: Workers) -> None:
         workers.run(score_one, plan.chunks, note, estimate_work(plan), Chunk.isolate)
     model = f"{plan.task.model.name} version {plan.task.model.version}"
     for line in describe_scored(deep, job.image.levels, model):
-        say(f"score: {line}")
+        log_message(f"score: {line}")
 
 
 def estimate_work(plan: ScorePlan) -> WorkEstimate:
@@ -180,21 +180,21 @@ def write_table(store: Store, record: BatchRecord) -> None:
         guesses = min(record.spec.top_k, len(record.model.classes) or record.spec.top_k)
         write_csv(store.fetch(record.predictions.path), body.path, guesses)
         store.take_file(path, body.path)
-    say(f"csv: {store.uri_of(path)}")
+    log_message(f"csv: {store.uri_of(path)}")
 
 
 def tell_quarantine(store: Store, record: BatchRecord, max_pixels: int) -> None:
     """Why files of a batch have no prediction; a model brings its own limit of pixels."""
     if record.outcomes["quarantined"]:
         reasons = describe_quarantined(store.fetch(record.predictions.path), max_pixels)
-        say(f"publish: quarantined: {reasons}; each file stands in {store.uri_of(record.predictions.path)}")
+        log_message(f"publish: quarantined: {reasons}; each file stands in {store.uri_of(record.predictions.path)}")
 
 
-def summarize(job: Scoring, record: BatchRecord, start_up: float) -> ScoreReport:
+def summarize(job: Scoring, record: BatchRecord, start_up: float) -> ScoreResult:
     """The report of a batch that is published; `start_up` seconds of the cluster are left out of the time."""
     now = time.monotonic()
     working = now - (job.submitted or now)
-    return ScoreReport(
+    return ScoreResult(
         batch=record.batch,
         predictions=job.store.uri_of(record.predictions.path),
         report=job.store.uri_of(record.report),
@@ -209,7 +209,7 @@ def summarize(job: Scoring, record: BatchRecord, start_up: float) -> ScoreReport
     )
 
 
-def describe(report: ScoreReport) -> str:
+def describe(report: ScoreResult) -> str:
     """One line of what was published."""
     others = ", ".join(f"{count:,} {name}" for name, count in report.outcomes.items() if count and name != "ok")
     told = f" ({others})" if others else ""

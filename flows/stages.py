@@ -1,4 +1,4 @@
-"""A piece of work in, the same piece run as one Prefect task out. One task per stage: chunks go through Dask.
+"""Run flows, and their stages as Prefect tasks: one task for each stage, since chunks go through Dask.
 
 The work takes no arguments: Prefect looks into every argument of a task for futures, and a listing of a million files
 must not be walked for that. Nothing is cached or persisted by Prefect: the workspace is the record.
@@ -7,7 +7,7 @@ must not be walked for that. Nothing is cached or persisted by Prefect: the work
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -16,11 +16,12 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from infra.server.prefect_server import is_own_server
 from infra.server.watchdog import supervise_server
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def run_flow(flow: Callable[[], T]) -> T:
-    """What `flow` returns, run in this process for a person who waits.
+def run_flow(flow: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """What `flow` returns for these arguments, run in this process for a person who waits.
 
     No heartbeat is sent to a local server: at the end of a flow Prefect waits, for up to a second, until the thread
     that sends it wakes up. A shared server may have someone who watches heartbeats, and gets them. A local server
@@ -32,7 +33,7 @@ def run_flow(flow: Callable[[], T]) -> T:
         supervise_server(address),
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}) if silent else nullcontext(),
     ):
-        return flow()
+        return flow(*arguments, **named)
 
 
 def run_stage(name: str, work: Callable[[], T]) -> T:

@@ -19,10 +19,10 @@ from cnn.errors import SafelightError
 from cnn.evaluation.gate import Challenger, decide_promotion, describe_unjudged
 from cnn.evaluation.metrics import Evaluation
 from cnn.models.architecture import count_parameters
-from flows.cli.models import open_registry, who_asks
 from flows.config import Config
-from flows.progress import say, show_stage
-from flows.results import GateReport, TrainReport
+from flows.models import find_user, open_registry
+from flows.progress import log_message, show_stage
+from flows.results import GateResult, TrainResult
 from flows.run_page import link_version, name_run_by
 from flows.stages import run_stage
 from infra.machine.user_dirs import cache_dir, state_dir
@@ -69,7 +69,7 @@ def train(
         return train_model(dataset, name, workspace, config, trainer).model_dump()
 
 
-def train_model(dataset: str, name: str, workspace: str, config: Config, trainer: TrainingProcess) -> TrainReport:
+def train_model(dataset: str, name: str, workspace: str, config: Config, trainer: TrainingProcess) -> TrainResult:
     """The body of the flow; also the second half of `retrain`, which starts `trainer` early."""
     started = time.monotonic()
     job = open_training(dataset, name, workspace, config)
@@ -77,7 +77,7 @@ def train_model(dataset: str, name: str, workspace: str, config: Config, trainer
         return train_opened(job, trainer, started)
 
 
-def train_opened(job: Training, trainer: TrainingProcess, started: float) -> TrainReport:
+def train_opened(job: Training, trainer: TrainingProcess, started: float) -> TrainResult:
     """What `train_model` does while no other run trains this model."""
     version = find_version(job)
     stands = version is not None and read_verdict(version) is not None
@@ -87,18 +87,20 @@ def train_opened(job: Training, trainer: TrainingProcess, started: float) -> Tra
     job.store.write(report_path(job.key), report.to_json().encode())
     link_version(report, job.registry.figures_of)
     if stands:
-        say(f"train: nothing has changed since version {version.version}, which stands ({report.alias or 'no alias'})")
+        log_message(
+            f"train: nothing has changed since version {version.version}, which stands ({report.alias or 'no alias'})"
+        )
     else:
         tell_verdict(report.gate)
     return report
 
 
-def tell_verdict(gate: GateReport) -> None:
+def tell_verdict(gate: GateResult) -> None:
     """Say what the gate decided; where it held a version, every reason and what can be done."""
     first, *others = gate.reasons or [""]
-    say(f"gate: {gate.verdict}: {first}")
+    log_message(f"gate: {gate.verdict}: {first}")
     for reason in others if gate.verdict == "hold" else ():
-        say(f"gate: {reason}")
+        log_message(f"gate: {reason}")
 
 
 def open_training(dataset: str, name: str, workspace: str, config: Config) -> Training:
@@ -167,7 +169,7 @@ def fit_stage(job: Training, trainer: TrainingProcess, run_id: str) -> TrainingR
         top_k=job.config.score.top_k,
         folder=str(job.folder),
     )
-    say(describe_network(job))
+    log_message(describe_network(job))
     with show_stage("train", job.config.fit.epochs, "epochs") as stage:
 
         def note(event: dict[str, Any]) -> None:
@@ -178,15 +180,15 @@ def fit_stage(job: Training, trainer: TrainingProcess, run_id: str) -> TrainingR
             told = describe_epoch(event)
             stage.advance(int(event["epoch"]) - stage.completed, told)
             if not stage.console.is_terminal:
-                say(f"epoch {event['epoch']:.0f} of {stage.total}: {told}")
+                log_message(f"epoch {event['epoch']:.0f} of {stage.total}: {told}")
 
         report = run_training(order, note, trainer)
         stage.total = stage.completed  # early stopping: what was not needed is not missing
     for warning in report.warnings:
-        say(f"train: {warning}")
-    say(describe_evaluation(report))
+        log_message(f"train: {warning}")
+    log_message(describe_evaluation(report))
     if report.evaluation.unjudged:
-        say(f"evaluate: {describe_unjudged(report.evaluation.unjudged, report.judged_on)}")
+        log_message(f"evaluate: {describe_unjudged(report.evaluation.unjudged, report.judged_on)}")
     return report
 
 
@@ -198,7 +200,7 @@ def register_stage(job: Training, report: TrainingResult, run_id: str) -> Versio
         UNJUDGED: json.dumps(report.evaluation.unjudged, ensure_ascii=False),
     }
     version = job.registry.register_version(job.name, run_id, Path(report.bundle), report.evaluation.summary(), tags)
-    say(f"register: {job.name} version {version.version}")
+    log_message(f"register: {job.name} version {version.version}")
     return version
 
 
@@ -212,13 +214,13 @@ def gate_stage(job: Training, report: TrainingResult, version: VersionInfo) -> V
         bundle = job.registry.fetch_bundle(present, cache_dir() / "champions") if present.bundle else None
         champion = measure_champion(present.version, bundle, challenger, Path(report.test), job.manifest, job.store)
     verdict = decide_promotion(challenger, champion, job.config.gate, lost.describe() if lost else None)
-    return apply_verdict(job.registry, version, verdict, who_asks(), datetime.now(UTC))
+    return apply_verdict(job.registry, version, verdict, find_user(), datetime.now(UTC))
 
 
-def summarize(job: Training, version: VersionInfo, trained: bool, seconds: float) -> TrainReport:
+def summarize(job: Training, version: VersionInfo, trained: bool, seconds: float) -> TrainResult:
     """The answer of the command."""
     verdict = read_verdict(version)
-    return TrainReport(
+    return TrainResult(
         model=job.name,
         version=version.version,
         trained=trained,
@@ -228,7 +230,7 @@ def summarize(job: Training, version: VersionInfo, trained: bool, seconds: float
         metrics=version.metrics,
         judged_on=version.judged_on,
         unjudged=version.unjudged,
-        gate=GateReport(verdict=verdict.verdict if verdict else "", reasons=list(verdict.reasons) if verdict else []),
+        gate=GateResult(verdict=verdict.verdict if verdict else "", reasons=list(verdict.reasons) if verdict else []),
         seconds=round(seconds, 3),
     )
 

@@ -13,21 +13,32 @@ TRAIN, VALIDATION, TEST = range(len(SPLITS))
 
 
 class SplitSpec(Settings):
-    """How images are divided: by a hash of the image without metadata, or of its group; adding data moves nothing."""
+    """How images are divided into those for training, validation and test; new images move none of the others."""
 
-    validation: float = Field(0.1, ge=0.0, lt=1.0, description="share of images held back to choose the best epoch")
-    test: float = Field(0.1, ge=0.0, lt=1.0, description="share of images held back to judge the model")
-    group: str | None = Field(
-        None, description="regular expression on the path; what its first group matches stays in one split"
+    validation: float = Field(0.1, ge=0.0, lt=1.0, description="share of the images that choose the best epoch")
+    test: float = Field(
+        0.1, ge=0.0, lt=1.0, description="share of the images that judge the model, which training never sees"
     )
-    seed: int = Field(0, ge=0, description="another seed draws another split")
+    group: str | None = Field(
+        None,
+        examples=[r"site-(\d+)"],
+        description="regular expression on the path: images with the same text in its first parentheses (a site, an"
+        " animal) stay together, all for training or all for test",
+    )
+    seed: int = Field(0, ge=0, description="another number draws another division")
     folders: bool | None = Field(
         None,
-        description="whether the top folders train, val, test (or valid, validation, training, testing, in any case)"
-        " are a split that is kept as it is, with the classes below; null: when they look like one",
+        examples=[True],
+        description="whether the top folders train, val and test (or training, valid, validation, testing) are a"
+        " division that is kept as it is, with class folders below (true), or are classes (false); not set: what they"
+        " look like",
     )
     leak_distance: int = Field(
-        4, ge=-1, le=255, description="largest grey-level difference of two thumbnails of one photograph; -1: off"
+        4,
+        ge=-1,
+        le=255,
+        description="largest difference, in grey levels, of the small versions of two files that count as one"
+        " photograph; -1: none do",
     )
 
     @field_validator("group")

@@ -18,15 +18,20 @@ ENOUGH = 30  # unseen test images on which two models may be compared, whatever 
 
 
 class GateSpec(Settings):
-    """When a new version takes over by itself."""
+    """When a new version becomes champion (the one that scores) by itself."""
 
-    margin: float = Field(0.01, ge=0.0, le=1.0, description="accuracy that a new version may be behind the champion")
+    margin: float = Field(
+        0.01,
+        ge=0.0,
+        le=1.0,
+        description="how much less accurate than the champion a new version may be, as a share of the images",
+    )
     significance: float = Field(
         0.05,
         gt=0.0,
         lt=1.0,
-        description="below this p the paired test finds the new version worse than the champion, and it is held; where "
-        "there is no champion, a version is held unless it is better than a constant answer at this p",
+        description="p value below which a difference is no chance: a version that is so surely worse than the "
+        "champion is held back, and a first version that is not so surely better than always the same answer",
     )
 
 

@@ -32,32 +32,38 @@ class ImageSpec(Settings):
     """What every image becomes before a network sees it; training and scoring share it to the byte."""
 
     size: Sides = Field((96, 96), description="height and width in pixels, or one number for both")
-    channels: Literal[1, 3] = Field(3, description="1 for greyscale, 3 for RGB")
+    channels: Literal[1, 3] = Field(3, description="1: grey; 3: color (RGB)")
     resize: Literal["crop", "pad", "stretch"] = Field(
-        "crop", description="crop: fill, then centre crop; pad: letterbox; stretch: ignore the aspect ratio"
+        "crop",
+        description="how a picture gets this size: crop: scaled to fill it, then the middle; pad: scaled to fit in,"
+        " with borders; stretch: without regard to its proportions",
     )
     filter: Filter = Field(
         "fast",
-        description="fast: to twice the size, area by two (area alone beyond four times), JPEGs decoded at 1/2, 1/4, "
-        "1/8; area: means when shrinking, linear when growing; bicubic, lanczos: Pillow's antialiased filters",
+        description="how pixels are combined: fast: means, in two steps (large JPEGs are decoded at 1/2, 1/4 or "
+        "1/8); area: means when shrinking, linear when growing; bicubic, lanczos: Pillow's antialiased filters",
     )
     normalize: Literal["symmetric", "unit", "standardize"] = Field(
-        "symmetric", description="(-1, 1), (0, 1), or mean 0 and deviation 1 over the training images"
+        "symmetric",
+        description="pixel values that the network sees: symmetric: -1 to 1; unit: 0 to 1; standardize: mean 0 and"
+        " standard deviation 1 over the training images of the dataset",
     )
     encoding: Literal["raw", "jpeg"] = Field(
-        "raw", description="how shards hold pixels: raw bytes, or JPEG to save disk"
+        "raw", description="how the dataset keeps pixels: raw: fastest; jpeg: a fraction of the disk"
     )
     background: tuple[Level, Level, Level] = Field(
-        (255, 255, 255), description="RGB behind transparency and letterboxes"
+        (255, 255, 255),
+        description="color (red, green, blue) behind transparent parts and of the borders that pad makes",
     )
     levels: Levels = Field(
         "full",
-        description="which levels of more than 8 bits become black and white: full: all that the format has; dataset: "
-        "those that the training images use, measured once and kept in the model; or two, as in [100, 4095]. Pictures "
-        "of 8 bits are left as they are",
+        description="for pictures of more than 8 bits, which levels become black and white: full: the least and the "
+        "most that the format has; dataset: those that the training images use, measured once and kept in the "
+        "model; or two of your own, as in [100, 4095]",
     )
     raw: Literal["refuse", "preview"] = Field(
-        "refuse", description="camera raw files (NEF, CR2, DNG, …) are quarantined, or give their largest preview"
+        "refuse",
+        description="camera raw files (NEF, CR2, DNG, …): refuse: quarantined; preview: the largest JPEG in them",
     )
     max_pixels: int = Field(
         250_000_000,
@@ -83,12 +89,12 @@ class ImageSpec(Settings):
 
 
 class AugmentSpec(Settings):
-    """How many copies are made of each training image, and how far each operation may go (0 turns it off)."""
+    """How many changed copies are made of each training image, and how far each change may go (0 turns it off)."""
 
-    copies: int = Field(0, ge=0, le=1000, description="augmented copies per training image")
-    crop: float = Field(0.1, ge=0.0, lt=1.0, description="largest share of each side that a random crop cuts away")
-    mirror: float = Field(0.5, ge=0.0, le=1.0, description="probability of a left-right mirror")
-    rotate: float = Field(10.0, ge=0.0, le=180.0, description="largest rotation, degrees either way")
+    copies: int = Field(0, ge=0, le=1000, description="changed copies of each training image; 0: none")
+    crop: float = Field(0.1, ge=0.0, lt=1.0, description="largest share of each side that is cut away")
+    mirror: float = Field(0.5, ge=0.0, le=1.0, description="share of the copies that are mirrored, left to right")
+    rotate: float = Field(10.0, ge=0.0, le=180.0, description="largest rotation in degrees, either way")
     color: float = Field(
-        0.2, ge=0.0, le=1.0, description="largest relative change of brightness, contrast and saturation"
+        0.2, ge=0.0, le=1.0, description="largest change of brightness, contrast and saturation, as a share of them"
     )

@@ -36,14 +36,26 @@ BACKBONE_DROPOUT = 0.2
 
 
 class ModelSpec(Settings):
-    """Which network: `layers` if given, else `backbone` if given, else `preset`."""
+    """Which network is trained: layers of your own if given, else a backbone if given, else a preset."""
 
     preset: Literal["lenet", "small", "notes"] | None = Field(
-        "small", description="a network that ships with Safelight"
+        "small",
+        description="a network that comes with Safelight: small: the best of them, with batch normalization; lenet:"
+        " LeNet-5 of 1998; notes: a very small one, to learn from",
     )
-    layers: tuple[Layer, ...] = Field((), description="a network of your own, layer by layer, without its head")
-    backbone: str | None = Field(None, description="a network from keras.applications, as mobilenet_v2")
-    weights: str | None = Field(None, description='for a backbone: "imagenet", or the path of a local weights file')
+    layers: tuple[Layer, ...] = Field(
+        (),
+        examples=[[{"kind": "conv", "filters": 16}, {"kind": "flatten"}, {"kind": "dense", "units": 64}]],
+        description="a network of your own, layer by layer; the last layer, which gives the classes, is added",
+    )
+    backbone: str | None = Field(
+        None, examples=["mobilenet_v2"], description="a network from keras.applications, such as mobilenet_v2"
+    )
+    weights: str | None = Field(
+        None,
+        examples=["imagenet"],
+        description='pretrained weights of the backbone: "imagenet" (downloaded once), or the path of a weights file',
+    )
 
     @model_validator(mode="after")
     def _says_which_network(self) -> Self:

@@ -17,6 +17,8 @@ from cnn.spec import Settings, as_pair
 Activation = Literal["linear", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "tanh", "sigmoid"]
 Padding = Literal["valid", "same"]
 Shape = tuple[int, ...]
+PADDING = "what is done at the edge: valid: no window goes beyond it; same: zeros are put around"
+ACTIVATION = "function that is applied to each value"
 
 
 Side = Annotated[int, Field(ge=1, le=512)]
@@ -27,18 +29,18 @@ class ConvLayer(Settings):
     """A convolution, then (with `batch_norm`) batch normalization in place of the bias, then the activation."""
 
     kind: Literal["conv"] = "conv"
-    filters: int = Field(ge=1, le=8192)
+    filters: int = Field(ge=1, le=8192, description="features that it looks for")
     kernel: Pair = Field((3, 3), description="height and width, or one number for both")
-    strides: Pair = (1, 1)
-    padding: Padding = "valid"
-    activation: Activation = "relu"
-    batch_norm: bool = False
+    strides: Pair = Field((1, 1), description="steps of the window, down and across, or one number for both")
+    padding: Padding = Field("valid", description=PADDING)
+    activation: Activation = Field("relu", description=ACTIVATION)
+    batch_norm: bool = Field(False, description="whether batch normalization comes in place of the bias")
 
 
 class _PoolLayer(Settings):
-    size: Pair = (2, 2)
-    strides: Pair | None = Field(None, description="as `size` when left out")
-    padding: Padding = "valid"
+    size: Pair = Field((2, 2), description="height and width of the window, or one number for both")
+    strides: Pair | None = Field(None, description="steps of the window; without it those of its size")
+    padding: Padding = Field("valid", description=PADDING)
 
 
 class MaxPoolLayer(_PoolLayer):
@@ -57,7 +59,7 @@ class DropoutLayer(Settings):
     """Sets a random share of its input to zero while training."""
 
     kind: Literal["dropout"] = "dropout"
-    rate: float = Field(0.25, ge=0.0, lt=1.0)
+    rate: float = Field(0.25, ge=0.0, lt=1.0, description="share that is set to zero")
 
 
 class BatchNormLayer(Settings):
@@ -76,15 +78,15 @@ class GlobalPoolLayer(Settings):
     """One value per channel, over the whole feature map."""
 
     kind: Literal["global_pool"] = "global_pool"
-    method: Literal["average", "max"] = "average"
+    method: Literal["average", "max"] = Field("average", description="which value: the mean, or the largest")
 
 
 class DenseLayer(Settings):
     """A fully connected layer; its input is a vector."""
 
     kind: Literal["dense"] = "dense"
-    units: int = Field(ge=1, le=65536)
-    activation: Activation = "relu"
+    units: int = Field(ge=1, le=65536, description="values that it gives")
+    activation: Activation = Field("relu", description=ACTIVATION)
 
 
 Layer = Annotated[

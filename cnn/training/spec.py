@@ -14,19 +14,34 @@ from cnn.spec import Settings
 
 
 class FitSpec(Settings):
-    """How a network is trained."""
+    """How a network is trained; an epoch is one pass over all training images."""
 
-    epochs: int = Field(15, ge=1, le=100_000, description="most epochs; the learning rate is planned over them")
-    batch_size: int = Field(64, ge=1, le=65_536)
-    learning_rate: float = Field(1e-3, gt=0.0, description="at the start of the schedule")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="cosine: falls to zero over the epochs")
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    patience: int = Field(5, ge=1, description="epochs without a better validation loss before training stops")
-    class_weights: bool = Field(True, description="weigh classes by how rare they are among the training images")
-    mixed_precision: bool = Field(True, description="16-bit arithmetic, where there is a GPU")
-    freeze_epochs: int = Field(3, ge=0, description="epochs with a pretrained backbone frozen, before fine-tuning")
-    fine_tune: float = Field(0.1, gt=0.0, le=1.0, description="factor on the learning rate while fine-tuning")
-    seed: int = Field(0, ge=0, lt=2**32)
+    epochs: int = Field(
+        15,
+        ge=1,
+        le=100_000,
+        description="passes over the training images, at most; the learning rate is planned over them",
+    )
+    batch_size: int = Field(64, ge=1, le=65_536, description="images in one step of training; fewer take less memory")
+    learning_rate: float = Field(1e-3, gt=0.0, description="size of the steps at the start of training")
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="learning rate over the epochs: cosine: falls to zero; constant: stays as it is"
+    )
+    optimizer: Literal["adam", "adamw", "sgd"] = Field(
+        "adam", description="method by which Keras changes the weights; adamw also keeps them small"
+    )
+    patience: int = Field(
+        5, ge=1, description="epochs without a better result on the validation images before training stops"
+    )
+    class_weights: bool = Field(True, description="whether rare classes count as much as frequent ones")
+    mixed_precision: bool = Field(True, description="faster arithmetic with 16 bits, where there is a GPU")
+    freeze_epochs: int = Field(
+        3, ge=0, description="with a backbone: epochs in which its pretrained weights stay as they are"
+    )
+    fine_tune: float = Field(
+        0.1, gt=0.0, le=1.0, description="with a backbone: factor on the learning rate after these epochs"
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="another number draws other first weights and another order")
 
 
 @dataclass(frozen=True)

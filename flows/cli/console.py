@@ -162,10 +162,10 @@ def open_prefect(spec: "ServerSpec | None" = None) -> None:
 
     Called before Prefect is imported, and the one place that sets what it reads: a variable that is set already stays.
     """
-    from flows.progress import CONSOLE_LEVEL, say
+    from flows.progress import CONSOLE_LEVEL, log_message
     from infra.server.prefect_server import ensure_prefect_server, find_prefect_home, is_own_server
 
-    address = ensure_prefect_server(say, spec)
+    address = ensure_prefect_server(log_message, spec)
     wanted = {
         CONSOLE_LEVEL: "CRITICAL",  # its log goes to the server, and to the terminal only where nothing else tells
         "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # nor its own tracebacks, when its server is away for a while

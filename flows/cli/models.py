@@ -1,94 +1,30 @@
-"""A model's name in, its versions, champion and history out; and the champion moved by hand."""
+"""The commands `models`, `promote` and `rollback`, and the tables of models and of a model's versions."""
 
-import getpass
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
-from cnn.errors import RegistryError
-from infra.registry.history import describe_move
-from infra.registry.registry import Registry, resolve_tracking
-from infra.registry.tracking import holds_registry
-from infra.registry.versions import VersionInfo
+import typer
+
+from flows.cli.options import WORKSPACE, Answer, Model, Options, command
 
 VERSION_TITLES = ("version", "alias", "verdict", "accuracy", "measured on", "macro F1", "ECE", "images", "date")
 LEFT_OUT = ("ECE", "images")  # of the table where there is little room; `--json` has everything
 WIDE = 110  # columns
 
 
-def open_registry(workspace: str) -> Registry:
-    """The registry that belongs to a workspace; what it finds changed or broken, and mends, is told on stderr."""
-    return Registry(*resolve_tracking(workspace), announce=tell)
+def require_words(text: str) -> str:
+    """The text, if it says anything."""
+    if not text.strip():
+        raise typer.BadParameter("say in a few words why")
+    return text
 
 
-def tell(line: str) -> None:
-    """Say a line on stderr; what draws progress loads with the first one."""
-    from flows.progress import say
-
-    say(line)
-
-
-def open_present(workspace: str) -> Registry:
-    """The registry of a workspace that has one: a mistyped workspace is told, and none is made there.
-
-    Raises:
-        RegistryError: there is none.
-    """
-    if not holds_registry(resolve_tracking(workspace)[0]):
-        raise RegistryError(f"{workspace}: no model is registered there yet; give another --workspace or retrain")
-    return open_registry(workspace)
-
-
-def list_models(workspace: str, name: str | None) -> dict[str, Any]:
-    """The versions and the history of one model, or the champions of all."""
-    if name is None and not holds_registry(resolve_tracking(workspace)[0]):
-        return {"models": [], "champions": []}
-    registry = open_present(workspace)
-    if name is None:
-        names = registry.names()
-        return {"models": names, "champions": [_describe_champion(known, registry.champion(known)) for known in names]}
-    return {
-        "model": name,
-        "versions": [_describe(version) for version in registry.versions(name)],
-        "history": [describe_move(move) for move in registry.history(name)],
-        "unreadable": registry.unreadable_moves(name),
-    }
-
-
-def promote_version(workspace: str, name: str, version: int, why: str) -> dict[str, Any]:
-    """Make a version the champion; the reason is kept."""
-    registry = open_present(workspace)
-    before = registry.champion(name)
-    moved = registry.move_champion(name, version, why, who_asks(), datetime.now(UTC))
-    return {
-        "model": name,
-        "champion": version,
-        "before": before.version if before else None,
-        "moved": moved,
-        "why": why,
-    }
-
-
-def rollback_version(workspace: str, name: str, why: str) -> dict[str, Any]:
-    """Make the previous champion the champion again; the reason is kept."""
-    registry = open_present(workspace)
-    before = registry.champion(name)
-    now = registry.rollback_champion(name, why, who_asks(), datetime.now(UTC))
-    return {
-        "model": name,
-        "champion": now.version,
-        "before": before.version if before else None,
-        "moved": True,
-        "why": why,
-    }
-
-
-def who_asks() -> str:
-    """The user's name for the history; `unknown` where the system does not tell."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return "unknown"
+Why = Annotated[
+    str,
+    typer.Option(
+        "--why", metavar="TEXT", callback=require_words, help="The reason; it is kept in the history of the champion."
+    ),
+]
 
 
 def show_models(answer: Mapping[str, Any]) -> None:
@@ -158,38 +94,35 @@ def _show_time(at: str | None) -> str:
     return at[:16].replace("T", " ") if at else "unknown"
 
 
-def _describe_champion(name: str, champion: VersionInfo | None) -> dict[str, Any]:
-    """One model of the list: its champion's version, figures, size and date, each None where there is none."""
-    absent: dict[str, Any] = {"accuracy": None, "judged_on": None, "test_images": None, "unjudged": [], "images": None}
-    facts = absent if champion is None else _describe_figures(champion)
-    return {
-        "model": name,
-        "champion": champion.version if champion else None,
-        "created": champion.created if champion else None,
-        **facts,
-    }
+@command("safelight models birds", *WORKSPACE, show=show_models)
+def models(
+    options: Options,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Name of a model; without it all models are listed.")
+    ] = None,
+) -> Answer:
+    """List the models and how accurate each champion is; with NAME all versions of one."""
+    from flows.models import list_models
+
+    return list_models(options.workspace, name)
 
 
-def _describe(version: VersionInfo) -> dict[str, Any]:
-    return {
-        "version": version.version,
-        "aliases": list(version.aliases),
-        "created": version.created,
-        "metrics": version.metrics,
-        "verdict": version.verdict,
-        "reasons": list(version.reasons),
-        "dataset": version.dataset,
-        "run_id": version.run_id,
-        **_describe_figures(version),
-    }
+@command('safelight promote birds 3 --why "checked by hand"', *WORKSPACE)
+def promote(
+    options: Options,
+    name: Model,
+    version: Annotated[int, typer.Argument(metavar="VERSION", help="Number of the version that becomes champion.")],
+    why: Why,
+) -> Answer:
+    """Make another version the champion: the one that scores."""
+    from flows.models import promote_version
+
+    return promote_version(options.workspace, name, version, why)
 
 
-def _describe_figures(version: VersionInfo) -> dict[str, Any]:
-    """A version's accuracy and what it was measured on; None where an older release did not keep it."""
-    return {
-        "accuracy": version.metrics.get("accuracy"),
-        "judged_on": version.judged_on or None,
-        "test_images": int(version.metrics["test_images"]) if "test_images" in version.metrics else None,
-        "unjudged": list(version.unjudged),
-        "images": version.images,
-    }
+@command('safelight rollback birds --why "worse on new photos"', *WORKSPACE)
+def rollback(options: Options, name: Model, why: Why) -> Answer:
+    """Make the previous champion the champion again."""
+    from flows.models import rollback_version
+
+    return rollback_version(options.workspace, name, why)

@@ -1,80 +1,135 @@
-"""What commands share: their arguments and options, and an address as a person gives it in, one for any machine out."""
+"""Arguments and options that commands share, and the decorator that turns a function into a command with them."""
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate
 
 import typer
 
 from cnn.errors import ConfigError, SourceError
+from flows.cli.console import run_command, show_table
 
 if TYPE_CHECKING:
     from flows.config import Config
 
-Source = Annotated[str, typer.Argument(help="Folder or s3://bucket/prefix; it is only ever read.")]
-Name = Annotated[str, typer.Option("--name", help="Name of the model in the registry.")]
-Model = Annotated[str, typer.Argument(help="Name of the model in the registry.")]
+Answer = Mapping[str, Any]
 
-
-def require_words(text: str) -> str:
-    """The text, if it says anything."""
-    if not text.strip():
-        raise typer.BadParameter("say in a few words why")
-    return text
-
-
-Why = Annotated[
-    str, typer.Option("--why", callback=require_words, help="The reason; it is kept in the history of moves.")
+Source = Annotated[
+    str, typer.Argument(metavar="SOURCE", help="Folder of images, or s3://bucket/prefix; it is only ever read.")
 ]
-Workspace = Annotated[str, typer.Option("--workspace", help="Folder or s3://bucket/prefix that holds all results.")]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="TOML file of settings (default: safelight.toml here, if there is one).")
-]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated.")
-]
+Name = Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the model.")]
+Model = Annotated[str, typer.Argument(metavar="NAME", help="Name of the model.")]
 Verify = Annotated[
     bool, typer.Option("--verify", help="Read files that look unchanged too, and compare them with what is known.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a table.")]
-Keep = Annotated[
-    int, typer.Option("--keep", min=0, help="Newest versions of each source to keep; the latest always is.")
-]
-Grace = Annotated[float, typer.Option("--grace-hours", min=0.0, help="What is younger than this is never removed.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")]
 
-Nightly = Annotated[
-    str | None, typer.Option("--nightly", metavar="HH:MM", help="When to retrain, such as 02:00; needs --source.")
-]
-Every = Annotated[
-    str | None, typer.Option("--every", metavar="TIME", help="How often to score: 30s, 10m, 2h, 1d; needs --inbox.")
-]
+WORKSPACE = ("address",)  # fields of Options: what a command takes of them
+CONFIG = ("file", "settings")
+
+# Sections that a command takes from what an earlier one made: `--set` of theirs changes nothing there.
+FIXED_SECTIONS = {
+    "train": (("source", "image", "augment", "split", "budget"), "the dataset"),
+    "score": (("image", "augment", "split", "budget", "model", "fit", "gate"), "the model"),
+}
 
 
-def check_folders(source: str | None, inbox: str | None, nightly: str | None, every: str | None) -> None:
-    """Raise ConfigError when there is nothing to serve, or a time is given for what is not served."""
-    if not source and not inbox:
-        raise ConfigError("nothing to serve: give --source (class folders to retrain on), --inbox (to score), or both")
-    if nightly is not None and not source:
-        raise ConfigError("--nightly says when to retrain, and there is no --source to retrain on")
-    if every is not None and not inbox:
-        raise ConfigError("--every says how often to score, and there is no --inbox to score")
+@dataclass(frozen=True)
+class Options:
+    """The options that commands share, as they were typed for `command`."""
+
+    command: str
+    address: Annotated[
+        str, typer.Option("--workspace", metavar="FOLDER", help="Where results are: a folder, or s3://bucket/prefix.")
+    ] = "./workspace"
+    file: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="File of settings; by itself safelight.toml here, if there."),
+    ] = None
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as fit.epochs=30; may be repeated."),
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False
+
+    @property
+    def workspace(self) -> str:
+        """The workspace's address for any machine. Raises: ConfigError."""
+        return locate(self.address)
+
+    def load_config(self) -> "Config":
+        """The configuration that the options ask for. Raises: ConfigError."""
+        from flows.config import load_config
+
+        return load_config(self.file, self.settings or [])
+
+    def open_run(self, model: str = "", **sources: str | None) -> "Config":
+        """The configuration of a flow that is about to run, and a server for it, started when nothing was found wrong.
+        `sources` are named by the commands that read them.
+
+        Raises:
+            ConfigError: a setting or an address, or less memory than the libraries need to be loaded.
+            SourceError: there is no such source.
+        """
+        from infra.machine.memory_limits import check_memory_limits
+
+        check_memory_limits()  # before anything is loaded
+        from flows.cli.console import open_prefect
+        from flows.progress import log_message
+
+        config = self.load_config()
+        for command, source in sources.items():
+            if source:
+                self._check_source(command, locate(source), model)
+        open_prefect(config.server)
+        for line in find_ignored_settings(self.command, self.settings or []):
+            log_message(line)
+        return config
+
+    def _check_source(self, command: str, source: str, model: str) -> None:
+        """Raise SourceError with what to type instead, or what it held before, where a source cannot be opened."""
+        from infra.storage.store import open_source, open_store
+
+        try:
+            open_source(source)
+        except SourceError:
+            from tasks.files.source_checks import name_command, open_given
+
+            try:
+                open_given(source, name_command(command, model))
+            except SourceError as error:
+                if command != "score":
+                    raise
+                from tasks.score.inbox_checks import explain_vanished
+
+                raise explain_vanished(error, open_store(self.workspace), source, model) from None
 
 
-def time_settings(nightly: str | None, every: str | None) -> list[str]:
-    """The settings that --nightly and --every are short for. Raises: ConfigError."""
-    from flows.serving.timetable import parse_cron, parse_interval
+def command(
+    example: str, *shared: str, show: Callable[[Answer], None] | None = None
+) -> Callable[[Callable[Concatenate[Options, ...], Answer]], Callable[..., None]]:
+    """Make a command of a function, which gets the `shared` options and answers what is printed: as a table (or by
+    `show`), or with --json as one object. Its help begins with the example.
+    """
 
-    try:
-        if every is not None and parse_interval(every) is None:
-            raise ValueError(f"{every!r} is no interval such as 30s, 10m, 2h or 1d")
-    except ValueError as error:
-        raise ConfigError(f"--every: {error}") from None
-    if nightly is not None and (":" not in nightly or parse_cron(nightly) is None):
-        raise ConfigError(f"--nightly: {nightly!r} is no time of day such as 02:00")
-    given = {"schedule.retrain": nightly, "schedule.score": every}
-    return [f'{key}="{value.strip()}"' for key, value in given.items() if value is not None]
+    def decorate(function: Callable[Concatenate[Options, ...], Answer]) -> Callable[..., None]:
+        name, named = function.__name__, (*shared, "as_json")
+
+        def run(**values: Any) -> None:
+            options = Options(name, **{each: values.pop(each) for each in named})
+            run_command(lambda: function(options, **values), options.as_json, show or partial(show_table, name))
+
+        own, fields = list(signature(function).parameters.values())[1:], signature(Options).parameters
+        parameters = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in [*own, *(fields[each] for each in named)]]
+        run.__name__, run.__doc__ = name, function.__doc__
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        vars(run).update(example=example, __signature__=Signature(parameters))
+        return run
+
+    return decorate
 
 
 def locate(address: str) -> str:
@@ -95,92 +150,13 @@ def locate(address: str) -> str:
     return path
 
 
-def load_settings(file: Path | None, settings: list[str] | None) -> "Config":
-    """The configuration that the options ask for. Raises: ConfigError."""
-    from flows.config import load_config
-
-    return load_config(file, settings or [])
-
-
-# Sections that a command takes from what an earlier one made: `--set` of theirs changes nothing there.
-DECIDED = {
-    "train": (("source", "image", "augment", "split", "budget"), "the dataset"),
-    "score": (("image", "augment", "split", "budget", "model", "fit", "gate"), "the model"),
-}
-
-
-def find_idle(command: str, settings: list[str] | None) -> list[str]:
+def find_ignored_settings(command: str, settings: list[str]) -> list[str]:
     """One line for the settings that were typed for a command which does not obey them; a file may serve several."""
-    sections, owner = DECIDED[command]
-    keys = [text.partition("=")[0].strip() for text in settings or []]
-    idle = [key for key in keys if key.partition(".")[0] in sections]
-    if not idle:
+    sections, owner = FIXED_SECTIONS.get(command, ((), ""))
+    keys = [text.partition("=")[0].strip() for text in settings]
+    ignored = [key for key in keys if key.partition(".")[0] in sections]
+    if not ignored:
         return []
-    return [f"--set {', '.join(idle)} changes nothing here: {owner} keeps what it was made with, retrain makes another"]
-
-
-def tell_idle(command: str, settings: list[str] | None) -> None:
-    """Say so on stderr."""
-    for line in find_idle(command, settings):
-        from flows.progress import say
-
-        say(line)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The command that a person typed, and what of it the advice about a source needs."""
-
-    command: str = "prepare"
-    model: str = ""
-    workspace: str = "./workspace"
-
-
-def open_run(
-    file: Path | None, settings: list[str] | None, *sources: str | None, asked: Asked | None = None
-) -> "Config":
-    """The configuration of a flow that is about to run; its sources are looked at before a server is started for it.
-
-    Raises:
-        ConfigError: a setting or an address, or less memory than the libraries need to be loaded.
-        SourceError: there is no such source.
-    """
-    from infra.machine.memory_limits import check_memory_limits
-
-    check_memory_limits()  # before anything is loaded
-    from flows.cli.console import open_prefect
-    from infra.storage.store import open_source
-
-    config = load_settings(file, settings)
-    for source in filter(None, sources):
-        try:
-            open_source(locate(source))
-        except SourceError:
-            _explain_source(locate(source), asked or Asked())
-            raise
-    open_prefect(config.server)
-    return config
-
-
-def _explain_source(source: str, asked: Asked) -> None:
-    """Raise the fault of a source again, with what to type instead, or what it held before. Raises: SourceError."""
-    from tasks.files.source_checks import name_command, open_given
-
-    try:
-        open_given(source, name_command(asked.command, asked.model))
-    except SourceError as fault:
-        if asked.command != "score":
-            raise
-        from infra.storage.store import open_store
-        from tasks.score.inbox_checks import explain_vanished
-
-        raise explain_vanished(fault, open_store(locate(asked.workspace)), source, asked.model) from None
-
-
-def print_version(asked: bool) -> None:
-    """Answer --version, and end."""
-    if asked:
-        from importlib.metadata import version
-
-        typer.echo(f"safelight {version('safelight')}")
-        raise typer.Exit
+    return [
+        f"--set {', '.join(ignored)} changes nothing here: {owner} keeps what it was made with, retrain makes another"
+    ]

@@ -1,15 +1,56 @@
-"""Nothing in, the state of the local Prefect server out: what `safelight up` and `safelight down` answer."""
+"""The commands `serve`, `up` and `down`: run on schedule, and the local Prefect server."""
 
-from typing import Any
+from dataclasses import replace
+from typing import Annotated
 
-from cnn.text import redact
-from flows.progress import say
-from infra.server.prefect_server import ServerSpec, ensure_prefect_server, server_status, stop_server
+import typer
+
+from cnn.errors import ConfigError
+from flows.cli.options import CONFIG, WORKSPACE, Answer, Name, Options, command, locate
+
+Folder = Annotated[str | None, typer.Option("--source", metavar="SOURCE", help="Class folders to retrain on.")]
+Inbox = Annotated[str | None, typer.Option("--inbox", metavar="SOURCE", help="Folder to score.")]
+Nightly = Annotated[
+    str | None, typer.Option("--nightly", metavar="HH:MM", help="When to retrain, such as 02:00; needs --source.")
+]
+Every = Annotated[
+    str | None, typer.Option("--every", metavar="TIME", help="How often to score: 30s, 10m, 2h, 1d; needs --inbox.")
+]
 
 
-def start_servers(spec: ServerSpec) -> dict[str, Any]:
-    """Start the local server, unless one is configured or running; it stays until it is stopped."""
-    url = ensure_prefect_server(say, spec, stay=True)
+@command("safelight serve --name birds --source ~/photos --inbox ~/inbox", *WORKSPACE, *CONFIG)
+def serve(
+    options: Options,
+    name: Name,
+    source: Folder = None,
+    inbox: Inbox = None,
+    nightly: Nightly = None,
+    every: Every = None,
+) -> Answer:
+    """Retrain every night and score a folder every hour, on this machine, until Ctrl-C.
+
+    Times are those of this machine's time zone, or of the setting schedule.timezone. --nightly and --every are short
+    for the settings schedule.retrain and schedule.score, each of which may be a time of day (02:00), an interval (10m)
+    or a cron line.
+    """
+    check_served(source, inbox, nightly, every)
+    timed = replace(options, settings=[*(options.settings or []), *make_time_settings(nightly, every)])
+    config = timed.open_run(name, retrain=source, score=inbox)
+    from flows.serve import Served, serve_deployments
+
+    return serve_deployments(
+        Served(name, options.workspace, config, source and locate(source), inbox and locate(inbox))
+    )
+
+
+@command("safelight up", *CONFIG)
+def up(options: Options) -> Answer:
+    """Start the local Prefect server, whose pages show all runs; it stays until `down`."""
+    from cnn.text import redact
+    from flows.progress import log_message
+    from infra.server.prefect_server import ensure_prefect_server, server_status
+
+    url = ensure_prefect_server(log_message, options.load_config().server, stay=True)
     state = server_status()
     ours = state is not None and state.url == url
     return {
@@ -21,6 +62,34 @@ def start_servers(spec: ServerSpec) -> dict[str, Any]:
     }
 
 
-def stop_servers() -> dict[str, Any]:
-    """Stop the local server; a server that was started otherwise is left alone."""
+@command("safelight down")
+def down(options: Options) -> Answer:
+    """Stop the local Prefect server; one that was started otherwise is left alone."""
+    from infra.server.prefect_server import stop_server
+
     return {"stopped": stop_server()}
+
+
+def check_served(source: str | None, inbox: str | None, nightly: str | None, every: str | None) -> None:
+    """Raise ConfigError when there is nothing to serve, or a time is given for what is not served."""
+    if not source and not inbox:
+        raise ConfigError("nothing to serve: give --source (class folders to retrain on), --inbox (to score), or both")
+    if nightly is not None and not source:
+        raise ConfigError("--nightly says when to retrain, and there is no --source to retrain on")
+    if every is not None and not inbox:
+        raise ConfigError("--every says how often to score, and there is no --inbox to score")
+
+
+def make_time_settings(nightly: str | None, every: str | None) -> list[str]:
+    """The settings that --nightly and --every are short for. Raises: ConfigError."""
+    from flows.serving.timetable import parse_cron, parse_interval
+
+    try:
+        if every is not None and parse_interval(every) is None:
+            raise ValueError(f"{every!r} is no interval such as 30s, 10m, 2h or 1d")
+    except ValueError as error:
+        raise ConfigError(f"--every: {error}") from None
+    if nightly is not None and (":" not in nightly or parse_cron(nightly) is None):
+        raise ConfigError(f"--nightly: {nightly!r} is no time of day such as 02:00")
+    given = {"schedule.retrain": nightly, "schedule.score": every}
+    return [f'{key}="{value.strip()}"' for key, value in given.items() if value is not None]

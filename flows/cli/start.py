@@ -9,7 +9,8 @@ def main() -> None:
     """Run the command line; until a command's body runs, and after it, Ctrl-C ends the process without a word."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, and stays so
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # PYTHONPATH comes before it
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    sys.path.insert(0, root)  # PYTHONPATH comes before it
     from infra.machine.import_path import secure_import_path
 
     del sys.path[0]

@@ -8,17 +8,19 @@ from cnn.spec import Settings
 
 
 class ClusterSpec(Settings):
-    """Where chunks are worked on."""
+    """Where images are read and scored: this machine, or the workers of a Dask scheduler."""
 
-    workers: int | None = Field(None, ge=0, description="processes on this machine; unset: one per core, 0: none")
+    workers: int | None = Field(
+        None,
+        ge=0,
+        examples=[4],
+        description="processes on this machine; 0: none but the command itself; not set: one for each core",
+    )
     address: str | None = Field(
         None,
-        description="Dask scheduler, tls:// or on loopback; unset: DASK_SCHEDULER_ADDRESS, else none",
-    )
-    trust_plain_tcp: bool = Field(
-        False,
-        description="accept an unencrypted scheduler, where SAFELIGHT_TRUST_PLAIN_TCP=1 is set too: whoever reaches it"
-        " runs code",
+        examples=["tls://scheduler.example.org:8786"],
+        description="address of a scheduler, tls:// or on this machine (others where SAFELIGHT_TRUST_PLAIN_TCP=1 is"
+        " set: whoever reaches it can run programs here); not set: DASK_SCHEDULER_ADDRESS, or none",
     )
 
 

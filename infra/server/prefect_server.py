@@ -68,19 +68,20 @@ _used: dict[Path, int] = {}  # handles of locks: while this process lives, the s
 
 
 class ServerSpec(Settings):
-    """The local Prefect server; they count when it is started, and not where another server is configured."""
+    """The local Prefect server that a command starts; not obeyed where PREFECT_API_URL names another server."""
 
     port: int | None = Field(
         None,
         ge=0,
         le=65535,
-        description="port of the local Prefect server on 127.0.0.1; null or 0: 4200, or any other that is free",
+        examples=[4200],
+        description="its port on 127.0.0.1; 0 or not set: 4200, or any other that is free",
     )
     idle_minutes: float | None = Field(
         60.0,
         gt=0,
-        description="a local Prefect server that a command started ends after this long without a command or a browser"
-        " that uses it; null: never, as with `safelight up`",
+        description="minutes without a command or a browser after which it ends; --set server.idle_minutes=null:"
+        " never, as with `safelight up`",
     )
 
 

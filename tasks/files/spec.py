@@ -7,12 +7,13 @@ from tasks.files.glob_patterns import compile_patterns
 
 
 class SourceSpec(Settings):
-    """Which files of a source are looked at, in training and in scoring alike."""
+    """Which files of a folder are looked at, in training and in scoring alike."""
 
     exclude: tuple[str, ...] = Field(
         (),
+        examples=[["*.xmp", "raw/**"]],
         description='files to leave out, such as ["*.xmp", "raw/**"]: * and ? stay within a name, ** crosses folders;'
-        " a pattern without / is met at any depth, by files and folders; upper and lower case are the same",
+        " a pattern without / is looked for at any depth, in files and folders; upper and lower case are the same",
     )
 
     @field_validator("exclude")
@@ -24,8 +25,6 @@ class SourceSpec(Settings):
 
 
 class ChunkSpec(Settings):
-    """How much work is one task of the cluster."""
+    """How much work is given out at a time."""
 
-    files: int = Field(
-        256, ge=1, le=100_000, description="files per chunk, about; a chunk is one task and at most three shards"
-    )
+    files: int = Field(256, ge=1, le=100_000, description="files in one piece of work (chunk), about")

@@ -48,5 +48,5 @@ class BudgetSpec(Settings):
         0.1,
         ge=0.0,
         le=1.0,
-        description="largest share of a class's validation or test images that may leave them as near-duplicates",
+        description="largest share of a class's validation or test images that may be left out as near-duplicates",
     )

@@ -79,7 +79,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--only", action="append", choices=MODULES, help="one group; may be repeated")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"), metavar="FILE")
     parser.add_argument(
-        "--markdown", type=Path, nargs="?", const=Path("-"), metavar="FILE", help="the table for a README"
+        "--markdown", type=Path, nargs="?", const=Path("-"), metavar="FILE", help="the table for a page"
     )
     parser.add_argument("--photos", type=Path, metavar="DIR", help="take these JPEG files, copied up to the number")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "safelight-bench"

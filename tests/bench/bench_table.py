@@ -79,7 +79,7 @@ def to_json(machine: Mapping[str, str], groups: Mapping[str, Sequence[Figure]]) 
 
 
 def to_markdown(machine: Mapping[str, str], groups: Mapping[str, Sequence[Figure]]) -> str:
-    """The machine as one line, and the table for a README."""
+    """The machine as one line, and the table for docs/measured.md."""
     lines = [_describe(machine), "", f"| {' | '.join(COLUMNS)} |", "|---|---:|---|---:|---:|---|"]
     for group, figures in groups.items():
         lines.append(f"| **{group}** |" + " |" * (len(COLUMNS) - 1))

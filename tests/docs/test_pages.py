@@ -1,9 +1,10 @@
 """README.md and docs/: links lead somewhere, commands parse, paths exist, tables hold what the code holds."""
 
+import inspect
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
@@ -21,7 +22,8 @@ from cnn.formats.reasons import REASONS
 from cnn.inference.bundle import INFO, PARTS, SEEN
 from flows.cli.main import app
 from flows.config import Config, load_config
-from flows.results import PrepareReport, ScoreReport, TrainReport
+from flows.results import PrepareResult, ScoreResult, TrainResult
+from infra.storage import layout
 from tasks.dataset.gc import Collected
 from tasks.dataset.ledger import OUTCOMES, SCHEMA
 from tasks.score.predictions import SCHEMA as PREDICTIONS
@@ -104,7 +106,7 @@ def test_the_readme_lists_every_command() -> None:
 
 @pytest.mark.parametrize(
     ("command", "answer"),
-    [("prepare", PrepareReport), ("train, retrain", TrainReport), ("score", ScoreReport)],
+    [("prepare", PrepareResult), ("train, retrain", TrainResult), ("score", ScoreResult)],
 )
 def test_the_keys_of_an_answer_are_those_of_the_page(command: str, answer: type[BaseModel]) -> None:
     assert find_keys(command) == list(answer.model_fields)
@@ -137,13 +139,24 @@ def test_the_page_of_the_workspace_names_every_key_and_column(heading: str, name
     assert sorted(shown) == sorted(names)
 
 
+LAYOUT = [(name, make) for name, make in inspect.getmembers(layout, inspect.isfunction) if name.endswith("_path")]
+
+
+@pytest.mark.parametrize(("name", "make"), LAYOUT)
+def test_the_page_of_the_workspace_names_every_place(name: str, make: Callable[..., str]) -> None:
+    called = {"dataset": "NAME", "batch": "ID", "name": ""}
+    path = make(*(called.get(parameter, parameter.upper()) for parameter in inspect.signature(make).parameters))
+    shown = re.sub(r"[0-9a-f]{16}", "KEY", re.sub(r"source-[0-9a-f]{12}", "SOURCE", path)).replace("DIGEST-sums", "KEY")
+    assert f"`{shown}" in (ROOT / "docs/workspace.md").read_text()
+
+
 def test_the_drawing_of_a_record_is_to_scale() -> None:
     body = read_section(ROOT / "docs/architecture.md", "The bytes of a record")
     pieces = [(int(start), int(size)) for start, size in re.findall(r"^ +(\d+) +(\d+)   ", body, re.MULTILINE)]
-    layout = raw_layout(96 * 96 * 3)
+    places = raw_layout(96 * 96 * 3)
     assert [start for start, _ in pieces] == [sum(size for _, size in pieces[:place]) for place in range(len(pieces))]
-    assert sum(size for _, size in pieces) == layout.stride
-    assert {layout.copy, layout.image, layout.key, layout.label} <= {start for start, _ in pieces}
+    assert sum(size for _, size in pieces) == places.stride
+    assert {places.copy, places.image, places.key, places.label} <= {start for start, _ in pieces}
 
 
 def list_commands(page: Path, program: str) -> Iterator[str]:

@@ -9,10 +9,10 @@ from prefect.context import FlowRunContext
 
 import flows.run_page
 from cnn.errors import RegistryError
-from flows.results import GateReport, PrepareReport, ScoreReport, ShardCounts, TrainReport
+from flows.results import GateResult, PrepareResult, ScoreResult, ShardCounts, TrainResult
 from flows.run_page import link_batch, link_dataset, link_version, name_run_by
 
-PREPARED = PrepareReport(
+PREPARED = PrepareResult(
     dataset="my-photos-0123456789ab",
     manifest="/work/data sets/`x`|y/manifest.json",
     digest="d" * 64,
@@ -24,7 +24,7 @@ PREPARED = PrepareReport(
     seconds=1.0,
     images_per_second=1.0,
 )
-TRAINED = TrainReport(
+TRAINED = TrainResult(
     model="Birds_of.2026",
     version=4,
     trained=True,
@@ -32,10 +32,10 @@ TRAINED = TrainReport(
     run_id="abc",
     dataset="photos-1",
     metrics={"accuracy": 0.91234, "macro_f1": 0.9},
-    gate=GateReport(verdict="promote", reasons=["better than '1' | <b>2</b>"]),
+    gate=GateResult(verdict="promote", reasons=["better than '1' | <b>2</b>"]),
     seconds=1.0,
 )
-SCORED = ScoreReport(
+SCORED = ScoreResult(
     batch="b1",
     predictions="s3://bucket/batches/b1/predictions.parquet",
     report="s3://bucket/batches/b1/report.html",

@@ -8,13 +8,13 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.main import app
-from flows.cli.options import DECIDED, find_idle, locate, tell_idle
+from flows.cli.options import FIXED_SECTIONS, Options, find_ignored_settings, locate
 from flows.config import Config
 
 RUNS = ["demo", "prepare", "train", "retrain", "score", "serve"]
-CONFIGURED = [*RUNS, "up"]
+CONFIGURED = [*RUNS, "up", "settings"]
 ASKS = ["models", "promote", "rollback", "gc"]
-COMMANDS = [*CONFIGURED, *ASKS, "down"]
+COMMANDS = [*CONFIGURED, *ASKS, "down", "init"]
 run = CliRunner().invoke
 
 
@@ -119,18 +119,20 @@ def test_a_reason_says_something(words: list[str]) -> None:
     assert "say in a few words why" in result.stderr
 
 
-def test_a_setting_that_is_typed_for_a_command_which_does_not_obey_it_is_told(
-    capsys: pytest.CaptureFixture[str],
+def test_a_setting_that_is_typed_for_a_command_which_does_not_obey_it_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("flows.cli.console.open_prefect", lambda spec: None)
     typed = ["image.size=32", "fit.epochs=3", "augment.copies=1"]
-    tell_idle("train", typed)
-    told = "--set image.size, augment.copies changes nothing here: the dataset keeps what it was made with, retrain"
-    assert capsys.readouterr().err == f"{told} makes another\n"
-    assert find_idle("score", [*typed, "score.accept=0.9"])[0].startswith(
+    Options("train", settings=typed).open_run()
+    line = "--set image.size, augment.copies changes nothing here: the dataset keeps what it was made with, retrain"
+    assert capsys.readouterr().err == f"{line} makes another\n"
+    Options("retrain", settings=typed).open_run()
+    Options("train").open_run()
+    assert not capsys.readouterr().err
+    assert find_ignored_settings("score", [*typed, "score.accept=0.9"])[0].startswith(
         "--set image.size, fit.epochs, augment.copies changes nothing here: the model keeps"
     )
-    for command in DECIDED:
-        assert not find_idle(command, ["cluster.workers=0", "score.top_k=2", "server.port=4300"])
-        assert set(DECIDED[command][0]) <= set(Config.model_fields)
-    tell_idle("score", None)
-    assert not capsys.readouterr().err
+    for command in FIXED_SECTIONS:
+        assert not find_ignored_settings(command, ["cluster.workers=0", "score.top_k=2", "server.port=4300"])
+        assert set(FIXED_SECTIONS[command][0]) <= set(Config.model_fields)

@@ -14,7 +14,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from flows.cli.console import make_table, show_table
-from flows.cli.models import list_models, promote_version, rollback_version, show_models
+from flows.cli.models import show_models
+from flows.models import list_models, promote_version, rollback_version
 from infra.registry.registry import Registry
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -22,7 +22,7 @@ from cnn.errors import ConfigError, SourceError
 from cnn.evaluation.gate import Challenger, Champion, GateSpec, decide_promotion
 from cnn.evaluation.metrics import Paired, evaluate_probabilities
 from flows.cli.main import app
-from flows.cli.options import time_settings
+from flows.cli.server import make_time_settings
 from flows.config import Config, ScheduleSpec, load_config
 from flows.serving.lateness import Watch, find_last_error, read_last_error
 from flows.serving.process import describe_fault, read_answer, write_answer
@@ -87,9 +87,9 @@ def test_a_moment_is_told_as_shortly_as_it_can_be() -> None:
 
 
 def test_options_are_short_for_settings() -> None:
-    spec = load_config(None, time_settings("2:30", "10m")).schedule
+    spec = load_config(None, make_time_settings("2:30", "10m")).schedule
     assert (spec.retrain, spec.score) == ("2:30", "10m")
-    assert time_settings(None, None) == []
+    assert make_time_settings(None, None) == []
 
 
 @pytest.mark.parametrize(

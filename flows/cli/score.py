@@ -1,0 +1,22 @@
+"""The command `score`: predictions for every image of a folder, and a report."""
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import CONFIG, WORKSPACE, Answer, Name, Options, Source, command, locate
+
+
+@command("safelight score ~/inbox --name birds", *WORKSPACE, *CONFIG)
+def score(
+    options: Options,
+    source: Source,
+    name: Name,
+    csv: Annotated[bool, typer.Option("--csv", help="Write the predictions as a table for spreadsheets too.")] = False,
+) -> Answer:
+    """Predict the class of every image in a folder: a table of predictions and a report."""
+    config = options.open_run(name, score=source)
+    from flows.score import score as flow
+    from flows.stages import run_flow
+
+    return run_flow(flow, locate(source), name, options.workspace, config, csv)

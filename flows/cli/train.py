@@ -1,0 +1,47 @@
+"""The commands `demo`, `retrain` and `train`: images or a dataset version become a model version."""
+
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import CONFIG, WORKSPACE, Answer, Name, Options, Source, Verify, command, locate
+
+
+@command("safelight demo", *WORKSPACE, *CONFIG)
+def demo(options: Options) -> Answer:
+    """Try everything on 1,797 handwritten digits, in about a minute."""
+    from flows.demo import DEMO_SETTINGS, run_demo
+
+    config = replace(options, settings=[*DEMO_SETTINGS, *(options.settings or [])]).open_run()
+    from flows.stages import run_flow
+
+    return run_flow(run_demo, options.workspace, config)
+
+
+@command("safelight retrain ~/photos --name birds", *WORKSPACE, *CONFIG)
+def retrain(options: Options, source: Source, name: Name, verify: Verify = False) -> Answer:
+    """Train a model on a folder that holds one folder of images for each class.
+
+    The new version takes over from the one before (becomes champion) when it is not worse. The same command again
+    does only what is new.
+    """
+    config = options.open_run(name, retrain=source)
+    from flows.retrain import retrain as flow
+    from flows.stages import run_flow
+
+    return run_flow(flow, locate(source), name, options.workspace, config, verify)
+
+
+@command("safelight train photos-9c23e4f206c0 --name birds", *WORKSPACE, *CONFIG)
+def train(
+    options: Options,
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Dataset version, as `prepare` printed it.")],
+    name: Name,
+) -> Answer:
+    """Train a model on a dataset version that `prepare` made."""
+    config = options.open_run()
+    from flows.stages import run_flow
+    from flows.train import train as flow
+
+    return run_flow(flow, dataset, name, options.workspace, config)

@@ -1,0 +1,117 @@
+"""List models with their versions and history, and choose the champion by hand."""
+
+import getpass
+from datetime import UTC, datetime
+from typing import Any
+
+from cnn.errors import RegistryError
+from flows.progress import log_message
+from infra.registry.history import describe_move
+from infra.registry.registry import Registry
+from infra.registry.tracking import holds_registry, resolve_tracking
+from infra.registry.versions import VersionInfo
+
+
+def open_registry(workspace: str) -> Registry:
+    """The registry that belongs to a workspace; what it finds changed or broken, and mends, is told on stderr."""
+    return Registry(*resolve_tracking(workspace), announce=log_message)
+
+
+def open_present(workspace: str) -> Registry:
+    """The registry of a workspace that has one: a mistyped workspace is told, and none is made there.
+
+    Raises:
+        RegistryError: there is none.
+    """
+    if not holds_registry(resolve_tracking(workspace)[0]):
+        raise RegistryError(f"{workspace}: no model is registered there yet; give another --workspace or retrain")
+    return open_registry(workspace)
+
+
+def list_models(workspace: str, name: str | None) -> dict[str, Any]:
+    """The versions and the history of one model, or the champions of all."""
+    if name is None and not holds_registry(resolve_tracking(workspace)[0]):
+        return {"models": [], "champions": []}
+    registry = open_present(workspace)
+    if name is None:
+        names = registry.names()
+        return {"models": names, "champions": [_describe_champion(known, registry.champion(known)) for known in names]}
+    return {
+        "model": name,
+        "versions": [_describe(version) for version in registry.versions(name)],
+        "history": [describe_move(move) for move in registry.history(name)],
+        "unreadable": registry.unreadable_moves(name),
+    }
+
+
+def promote_version(workspace: str, name: str, version: int, why: str) -> dict[str, Any]:
+    """Make a version the champion; the reason is kept."""
+    registry = open_present(workspace)
+    before = registry.champion(name)
+    moved = registry.move_champion(name, version, why, find_user(), datetime.now(UTC))
+    return {
+        "model": name,
+        "champion": version,
+        "before": before.version if before else None,
+        "moved": moved,
+        "why": why,
+    }
+
+
+def rollback_version(workspace: str, name: str, why: str) -> dict[str, Any]:
+    """Make the previous champion the champion again; the reason is kept."""
+    registry = open_present(workspace)
+    before = registry.champion(name)
+    now = registry.rollback_champion(name, why, find_user(), datetime.now(UTC))
+    return {
+        "model": name,
+        "champion": now.version,
+        "before": before.version if before else None,
+        "moved": True,
+        "why": why,
+    }
+
+
+def find_user() -> str:
+    """The user's name for the history; `unknown` where the system does not tell."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"
+
+
+def _describe_champion(name: str, champion: VersionInfo | None) -> dict[str, Any]:
+    """One model of the list: its champion's version, figures, size and date, each None where there is none."""
+    absent: dict[str, Any] = {"accuracy": None, "judged_on": None, "test_images": None, "unjudged": [], "images": None}
+    facts = absent if champion is None else _describe_figures(champion)
+    return {
+        "model": name,
+        "champion": champion.version if champion else None,
+        "created": champion.created if champion else None,
+        **facts,
+    }
+
+
+def _describe(version: VersionInfo) -> dict[str, Any]:
+    return {
+        "version": version.version,
+        "aliases": list(version.aliases),
+        "created": version.created,
+        "metrics": version.metrics,
+        "verdict": version.verdict,
+        "reasons": list(version.reasons),
+        "dataset": version.dataset,
+        "run_id": version.run_id,
+        **_describe_figures(version),
+    }
+
+
+def _describe_figures(version: VersionInfo) -> dict[str, Any]:
+    """A version's accuracy and what it was measured on; None where an older release did not keep it."""
+    return {
+        "accuracy": version.metrics.get("accuracy"),
+        "judged_on": version.judged_on or None,
+        "test_images": int(version.metrics["test_images"]) if "test_images" in version.metrics else None,
+        "unjudged": list(version.unjudged),
+        "images": version.images,
+    }
