@@ -16,9 +16,7 @@ def prepare(options: Options, source: Source, verify: Verify = False) -> Answer:
     config = options.open_run(prepare=source)
     from flows.prepare import prepare as flow
     from flows.stages import run_flow
-    from infra.cluster.lean_arrow import leave_pandas_out
 
-    leave_pandas_out()
     return run_flow(flow, locate(source), options.workspace, config, verify)
 
 
