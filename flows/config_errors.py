@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 Schema = Mapping[str, Any]
 
-OWN_RULE = "value_error"  # of a rule that stands beside its setting, and says itself what is wrong
+OWN_RULE = "value_error"  # of a rule that is defined beside its setting, and has words of its own
 COUNTS = {1: "one", 2: "two", 3: "three", 4: "four"}
 
 
@@ -152,7 +152,7 @@ def show_value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(show_value, value))}]"
     if isinstance(value, str) and "\\" in value and not {"'", "\n"} & set(value):
-        return f"'{value}'"  # a pattern is read as it stands
+        return f"'{value}'"  # a pattern, without doubled backslashes
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError):

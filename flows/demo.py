@@ -1,4 +1,4 @@
-"""The 1,797 handwritten digits that scikit-learn ships in, the whole loop out: retrain on most, score the rest."""
+"""The demo: train on most of scikit-learn's 1,797 handwritten digits, and score the rest."""
 
 import time
 from pathlib import Path
