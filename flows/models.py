@@ -7,8 +7,8 @@ from typing import Any
 from cnn.errors import RegistryError
 from flows.progress import log_message
 from infra.registry.history import describe_move
-from infra.registry.registry import Registry, resolve_tracking
-from infra.registry.tracking import holds_registry
+from infra.registry.registry import Registry
+from infra.registry.tracking import holds_registry, resolve_tracking
 from infra.registry.versions import VersionInfo
 
 

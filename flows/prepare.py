@@ -8,7 +8,9 @@ from typing import Any
 
 from prefect import flow
 
-from cnn.dataset.manifest import SPLITS, Manifest
+from cnn.dataset.manifest import Manifest
+from cnn.dataset.split import SPLITS
+from cnn.images.transforms import try_pipeline
 from cnn.text import name_some
 from flows.config import Config
 from flows.progress import log_message, show_stage
@@ -29,12 +31,13 @@ from tasks.files.class_folders import (
 from tasks.files.listing import any_path_matches, count_labels, describe_excluded
 from tasks.files.source_checks import PREPARE, are_camera_folders, find_same_folders, refuse_workspace_inside
 from tasks.prepare.bit_depth import DATASET, describe_deep
-from tasks.prepare.build import BuildSpec, ChunkReport
+from tasks.prepare.build import ChunkReport
 from tasks.prepare.checks import describe_ignored, describe_quarantine, find_gaps
 from tasks.prepare.derive import Selection
 from tasks.prepare.duplicates import find_overlaps
 from tasks.prepare.finish import finish_version
 from tasks.prepare.pipeline import Preparation, build_chunks, keep_levels, list_files, measure_levels
+from tasks.prepare.spec import BuildSpec
 
 
 @flow(name="prepare", flow_run_name=name_run_by("prepare", "source"), persist_result=False)
@@ -55,6 +58,8 @@ def prepare_dataset(
     source: str, workspace: str, config: Config, verify: bool = False, command: str = PREPARE
 ) -> PrepareResult:
     """The body of the flow; also the first half of `retrain`. `command` is what its user types, {} for the source."""
+    if config.augment.transforms is not None:
+        try_pipeline(config.augment.transforms, config.image.shape)
     spec = BuildSpec(image=config.image, augment=config.augment, split=config.split)
     job = Preparation(source, workspace, spec, config.budget, config.chunk.files, verify)
     job.exclude, job.command = config.source.exclude, command

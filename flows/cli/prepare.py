@@ -16,9 +16,7 @@ def prepare_command(options: Options, source: Source, verify: Verify = False) ->
     config = options.open_run(prepare=source)
     from flows.prepare import prepare
     from flows.stages import run_flow
-    from infra.cluster.lean_arrow import leave_pandas_out
 
-    leave_pandas_out()
     return run_flow(prepare, locate(source), options.workspace, config, verify)
 
 

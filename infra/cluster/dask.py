@@ -9,7 +9,6 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -27,6 +26,7 @@ R = TypeVar("R")
 
 MOST_RETURNS = 8  # times that an item may come back from workers that died: it is not to blame for each of them
 CONNECT_SECONDS = 30
+IN_FLIGHT = 4  # chunks per worker process that are with the workers at a time
 THREADS = 2  # per worker process: one chunk waits for disk or network while another computes
 SETTINGS = {
     "distributed.scheduler.allowed-failures": 1,  # the second death beside a chunk brings it back to `run_chunks`
@@ -49,7 +49,6 @@ SETTINGS = {
 # Pixels come and go by the megabyte. Dask has freed memory given back to the system at once, and every image would pay
 # for fresh pages: a tenth of the time. Kept for the next image, it is some tens of megabytes for each worker.
 MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(256 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_ARENA_MAX": "2"}
-OWN = "SAFELIGHT_WORKER"  # in the environment of the workers that this module starts
 QUIET = {"DASK_LOGGING__DISTRIBUTED": "critical", "DASK_LOGGING__TORNADO": "critical"}
 
 
@@ -66,7 +65,7 @@ def open_cluster(spec: ClusterSpec) -> Iterator[Cluster]:
     """A cluster for the length of the block. Raises: ConfigError, ServerError."""
     configured = os.environ.get("DASK_SCHEDULER_ADDRESS") if spec.workers is None else None  # Dask's own variable
     if given := spec.address or configured:
-        address = check_address(given, spec.trust_plain_tcp)
+        address = check_address(given)
         with _connect(address) as client:
             yield Cluster(_count_workers(client, address), client)
     elif spec.workers == 0:
@@ -81,13 +80,11 @@ def run_chunks(
     function: Callable[[T], R],
     items: Iterable[T],
     on_result: Callable[[R], None],
-    *,
     isolate: Callable[[T], T] | None = None,
-    in_flight: int = 4,
 ) -> None:
     """Call `on_result` with `function(item)` for each item, as results come; order is not kept.
 
-    At most `in_flight` items per worker process are with the workers at a time. `function` is importable by name there;
+    At most `IN_FLIGHT` items per worker process are with the workers at a time. `function` is importable by name there;
     a local worker process runs it on two items at a time, in threads. An item beside which workers have died is tried
     again as `isolate(item)`: the same work, done so that it cannot end a process. What runs in this process is isolated
     from the start, and done in a few threads; without `isolate` it is done in a loop.
@@ -98,8 +95,8 @@ def run_chunks(
     """
     if cluster.client is not None:
         with _explained_deaths():
-            work = _Work(cluster.client, function, isolate or _leave)
-            work.run(iter(items), on_result, in_flight * max(1, cluster.workers))
+            work = _Work(cluster.client, function, isolate or (lambda item: item))
+            work.run(iter(items), on_result, IN_FLIGHT * max(1, cluster.workers))
     elif isolate is not None:
         run_in_threads(function, map(isolate, items), on_result)
     else:
@@ -111,7 +108,7 @@ class _Work:
     """Items on their way through a client's workers, and how often each has come back from workers that died."""
 
     def __init__(self, client: Any, function: Callable[[T], R], isolate: Callable[[T], T]) -> None:
-        self._client, self._function, self._isolate = client, pack(function), isolate
+        self._client, self._function, self._isolate = client, function, isolate
         self._pending: dict[Any, tuple[Any, int]] = {}
 
     def run(self, items: Iterator[Any], on_result: Callable[[Any], None], window: int) -> None:
@@ -140,40 +137,9 @@ class _Work:
             raise
 
     def _submit(self, item: Any, returns: int = 0) -> Any:
-        future = self._client.submit(call_packed, self._function, pack(item), pure=False)
+        future = self._client.submit(self._function, item, pure=False)
         self._pending[future] = item, returns
         return future
-
-
-def pack(value: Any) -> bytes:
-    """A function or an item as Dask sends it. What a task holds its scheduler unpacks and packs again; bytes it does
-    not: a third of its time with a chunk of a hundred files."""
-    from distributed.protocol.pickle import dumps
-
-    return bytes(dumps(value))  # type: ignore[no-untyped-call]
-
-
-def call_packed(function: bytes, item: bytes) -> Any:
-    """What a worker runs: the packed function on the packed item."""
-    from distributed.protocol.pickle import loads
-
-    from infra.cluster.lean_arrow import leave_pandas_out
-
-    if OWN in os.environ:  # on a worker that others use too, pyarrow is left as it is
-        leave_pandas_out()
-    return _unpack_function(function)(loads(item))  # type: ignore[no-untyped-call]
-
-
-@lru_cache(maxsize=8)
-def _unpack_function(packed: bytes) -> Callable[[Any], Any]:
-    from distributed.protocol.pickle import loads
-
-    function: Callable[[Any], Any] = loads(packed)  # type: ignore[no-untyped-call]
-    return function
-
-
-def _leave(item: T) -> T:
-    return item
 
 
 @contextmanager
@@ -243,7 +209,6 @@ def _start_local(workers: int | None) -> Iterator[Any]:
                 processes=True,
                 threads_per_worker=THREADS,
                 host="127.0.0.1",
-                env={OWN: "1"},
                 dashboard_address=None,
                 scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
                 local_directory=str(cache_dir() / "dask"),

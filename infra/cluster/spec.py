@@ -19,12 +19,8 @@ class ClusterSpec(Settings):
     address: str | None = Field(
         None,
         examples=["tls://scheduler.example.org:8786"],
-        description="address of a scheduler, tls:// or on this machine; not set: DASK_SCHEDULER_ADDRESS, or none",
-    )
-    trust_plain_tcp: bool = Field(
-        False,
-        description="whether an unencrypted scheduler is accepted, where SAFELIGHT_TRUST_PLAIN_TCP=1 is set too:"
-        " whoever reaches it can run programs here",
+        description="address of a scheduler, tls:// or on this machine (others where SAFELIGHT_TRUST_PLAIN_TCP=1 is"
+        " set: whoever reaches it can run programs here); not set: DASK_SCHEDULER_ADDRESS, or none",
     )
 
 

@@ -1,6 +1,5 @@
 """Workers that are started only when the work is large enough to pay for it."""
 
-import gc
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,11 +12,11 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 # It takes about 3 s until workers have started and imported what they need, and two of them halve what comes then.
-MIN_SECONDS = 5.0  # seconds of one core
+MIN_SECONDS = 5.0  # of one core
 
 
 class Workers:
-    """Runs functions over many items on one cluster; before one had started, small work is done in this process."""
+    """Runs functions over many items on one cluster; until one has started, small work is done in this process."""
 
     def __init__(self, spec: ClusterSpec, stack: ExitStack) -> None:
         self.start_up = 0.0  # seconds that it took to start the cluster
@@ -36,15 +35,14 @@ class Workers:
 
         With `workers = 0` nothing is isolated: that is a choice to have all in one process, for a debugger, say.
         """
-        run_chunks(
-            self._workers(estimate), function, items, on_result, isolate=None if self._spec.workers == 0 else isolate
-        )
+        isolate = None if self._spec.workers == 0 else isolate
+        run_chunks(self._find_cluster(estimate), function, items, on_result, isolate)
 
     def prepare(self, estimate: WorkEstimate) -> None:
         """Start the cluster now, if there is one to start for this."""
-        self._workers(estimate)
+        self._find_cluster(estimate)
 
-    def _workers(self, estimate: WorkEstimate) -> Cluster:
+    def _find_cluster(self, estimate: WorkEstimate) -> Cluster:
         if self._cluster is None and not self._needs_cluster(estimate):
             return Cluster(0)
         if self._cluster is None:
@@ -62,13 +60,6 @@ class Workers:
 
 @contextmanager
 def open_workers(spec: ClusterSpec) -> Iterator[Workers]:
-    """Workers for the length of the block. Raises: ConfigError, ServerError.
-
-    Meanwhile the garbage collector looks only at what the block makes: to go through all that was imported took it a
-    sixth of the time of listing a folder, where it is not called as seldom as on the command line.
-    """
+    """Workers for the length of the block. Raises: ConfigError, ServerError."""
     with ExitStack() as stack:
-        if not gc.get_freeze_count():  # else it is somebody else's, and stays
-            gc.freeze()
-            stack.callback(gc.unfreeze)
         yield Workers(spec, stack)

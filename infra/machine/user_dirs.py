@@ -1,4 +1,7 @@
-"""Folders of this user in: where state and cached files lie, created with mode 0700 on first use."""
+"""Folders of this user for state and for cached files, made with mode 0700 on first use.
+
+$SAFELIGHT_HOME decides, else the XDG variables (a relative one is ignored, as their specification asks), else HOME.
+"""
 
 import os
 from pathlib import Path
@@ -8,37 +11,26 @@ from cnn.errors import StorageError
 
 def state_dir() -> Path:
     """The folder of what must survive: server state, logs, databases. Raises: StorageError."""
-    return _private_folder("state", "XDG_STATE_HOME", Path(".local", "state"))
+    return _make_private("state", "XDG_STATE_HOME", ".local/state")
 
 
 def cache_dir() -> Path:
-    """The folder of what can be made again: downloaded files, stamps. Raises: StorageError."""
-    return _private_folder("cache", "XDG_CACHE_HOME", Path(".cache"))
+    """The folder of what can be made again: downloaded files, bundles. Raises: StorageError."""
+    return _make_private("cache", "XDG_CACHE_HOME", ".cache")
 
 
-def _private_folder(kind: str, variable: str, below_home: Path) -> Path:
-    folder = _locate_folder(kind, variable, below_home)
+def _make_private(kind: str, variable: str, below_home: str) -> Path:
+    own, base = os.environ.get("SAFELIGHT_HOME"), os.environ.get(variable, "")
     try:
+        usual = Path(base) if own or os.path.isabs(base) else Path.home() / below_home
+        folder = Path(own).absolute() / kind if own else usual / "safelight"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(_no_folder(kind, f"cannot create {folder}: {error.strerror}")) from None
-    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
-        raise StorageError(_no_folder(kind, f"cannot write to {folder}"))
-    return folder
-
-
-def _locate_folder(kind: str, variable: str, below_home: Path) -> Path:
-    """$SAFELIGHT_HOME, else the XDG variable (a relative one is ignored, as the XDG specification asks), else HOME."""
-    if own := os.environ.get("SAFELIGHT_HOME"):
-        return Path(own).absolute() / kind
-    base = os.environ.get(variable, "")
-    if os.path.isabs(base):
-        return Path(base) / "safelight"
-    try:
-        return Path.home() / below_home / "safelight"
     except RuntimeError:
-        raise StorageError(_no_folder(kind, "HOME is not set")) from None
-
-
-def _no_folder(kind: str, cause: str) -> str:
-    return f"no folder for {kind} files: {cause}; set SAFELIGHT_HOME to a folder that you can write to"
+        cause = "HOME is not set"
+    except OSError as error:
+        cause = f"cannot create {error.filename}: {error.strerror}"
+    else:
+        if os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+            return folder
+        cause = f"cannot write to {folder}"
+    raise StorageError(f"no folder for {kind} files: {cause}; set SAFELIGHT_HOME to a folder that you can write to")

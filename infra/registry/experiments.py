@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from cnn.errors import RegistryError
@@ -19,11 +20,15 @@ ACTIVE, ALL_RUNS = "active", 3  # as MLflow's LifecycleStage and ViewType have t
 
 
 class Experiments(ABC):
-    """Experiments and their runs, whoever answers; `_experiments` remembers the ids by model."""
+    """Experiments and their runs, whoever answers."""
 
     artifact_root: str | None
     _announce: Callable[[str], None]
-    _experiments: dict[str, str]
+
+    @cached_property
+    def _experiments(self) -> dict[str, str]:
+        """The ids of experiments by model."""
+        return {}
 
     @abstractmethod
     def _ask(self, verb: str, *values: Any, **named: Any) -> Any:

@@ -19,14 +19,17 @@ from pydantic import BaseModel
 from cnn.dataset.manifest import Manifest
 from cnn.dataset.tfrecord import raw_layout
 from cnn.formats.reasons import REASONS
+from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import INFO, PARTS, SEEN
+from cnn.models.architecture import PRESETS, ModelSpec, count_parameters
+from cnn.models.backbones import BACKBONES
 from flows.cli.main import app
 from flows.config import Config, load_config
 from flows.results import PrepareResult, ScoreResult, TrainResult
 from infra.storage import layout
 from tasks.dataset.gc import Collected
 from tasks.dataset.ledger import OUTCOMES, SCHEMA
-from tasks.score.predictions import SCHEMA as PREDICTIONS
+from tasks.score.predictions import PREDICTIONS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -36,7 +39,7 @@ LINK = re.compile(r"\[[^\]]*\]\(([^()\s]+)\)")
 OURS = re.compile(r"(?:flows|tasks|infra|cnn|tests|docs|\.ci|\.github)/[\w./-]*|[A-Za-z]+\.(?:md|toml|lock)|Makefile")
 MADE = {"safelight.toml", "infra/deploy/.env"}  # named in the pages, and made by users
 SHELL = ("", "console")  # what a block of commands, or of what they print, is marked with
-STAND_INS = {"VERSION": "3", "N": "3"}  # what the pages put for a number
+STAND_INS = {"VERSION": "3", "COMMAND": "models"}  # what the pages put for a word that must be one
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
@@ -97,6 +100,16 @@ def test_the_settings_that_the_readme_shows_are_the_defaults() -> None:
     assert len(shown) > 3
     defaults = Config().model_dump(mode="json")
     assert shown == {name: {key: defaults[name][key] for key in section} for name, section in shown.items()}
+
+
+def test_the_page_of_networks_lists_every_backbone_and_preset() -> None:
+    page = ROOT / "docs/networks.md"
+    assert set(INLINE.findall(read_section(page, "A pretrained backbone").split("Backbones: ")[1])) == set(BACKBONES)
+    rows = re.findall(r'`model.preset = "(\w+)"` \| .* \| ([\d,]+) \|', page.read_text())
+    assert {name for name, _ in rows} == set(PRESETS)
+    for name, parameters in rows:
+        counted = count_parameters(ModelSpec.model_validate({"preset": name}), ImageSpec(), 10)
+        assert f"{sum(row.parameters for row in counted):,}" == parameters
 
 
 def test_the_readme_lists_every_command() -> None:
@@ -171,8 +184,8 @@ def list_commands(page: Path, program: str) -> Iterator[str]:
 
 def parse_command(line: str) -> None:
     """Parse a command line, and load the settings in it. Raises: click.UsageError, ConfigError."""
-    words = [STAND_INS.get(word, word) for word in shlex.split(line.replace("[NAME]", "NAME"), comments=True)[1:]]
-    words = words[: words.index("&")] if "&" in words else words
+    typed = list(takewhile(lambda word: word not in ("&", ">"), shlex.split(line, comments=True)))[1:]
+    words = [STAND_INS.get(word, word.strip("[]")) for word in typed]
     if words[0].startswith("-"):  # safelight --help
         find_group().make_context("safelight", words, resilient_parsing=True)
         return

@@ -35,7 +35,7 @@ def report(evaluation: Evaluation, judged_on: str = "test") -> Any:
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
-    monkeypatch.setattr(flows.train, "say", lines.append)
+    monkeypatch.setattr(flows.train, "log_message", lines.append)
     return lines
 
 

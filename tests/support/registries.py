@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from cnn.dataset.manifest import Normalization, SplitSpec
+from cnn.dataset.normalization import Normalization
+from cnn.dataset.split import SplitSpec
 from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import GOLDEN, INFO, ONNX, WEIGHTS, BundleInfo
 from cnn.models.architecture import ModelSpec
-from infra.registry.registry import Registry, resolve_tracking
+from infra.registry.registry import Registry
+from infra.registry.tracking import resolve_tracking
 
 METRICS = {"accuracy": 0.98, "macro_f1": 0.97}
 

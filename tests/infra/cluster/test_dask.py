@@ -16,7 +16,7 @@ import pytest
 import infra.cluster.dask
 from cnn.errors import BadImage, ConfigError, IntegrityError, SafelightError, ServerError
 from infra.cluster.address import check_address
-from infra.cluster.dask import Cluster, open_cluster, run_chunks
+from infra.cluster.dask import IN_FLIGHT, Cluster, open_cluster, run_chunks
 from infra.cluster.spec import ClusterSpec
 from infra.cluster.threads import MOST_THREADS
 
@@ -61,14 +61,6 @@ def die_once(item: int, folder: str) -> int:
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return item
-
-
-def count_nulls(_: int) -> int:
-    """What pyarrow makes of a missing number of pandas'; 0 where it does not know pandas."""
-    import pandas
-    import pyarrow
-
-    return int(pyarrow.array(pandas.Series([1.0, float("nan")])).null_count)
 
 
 def die(item: int) -> None:
@@ -118,9 +110,9 @@ def test_items_are_taken_as_they_are_needed(run: Callable[..., None]) -> None:
         nonlocal done
         done += 1
 
-    run(double, items(), note, in_flight=2)
+    run(double, items(), note)
     assert (taken, done) == (40, 40)
-    assert most <= max(2 * 2, MOST_THREADS + 1) + 1  # of two workers, or of threads
+    assert most <= max(2 * IN_FLIGHT, MOST_THREADS + 1) + 1  # of two workers, or of threads
 
 
 def test_the_first_fault_comes_back_as_it_was_and_ends_the_rest(run: Callable[..., None]) -> None:
@@ -227,20 +219,6 @@ def test_a_scheduler_without_workers_is_named(monkeypatch: pytest.MonkeyPatch) -
             pass
 
 
-def test_workers_that_others_use_too_are_left_as_they_are() -> None:
-    """Safelight's own do without pandas; on others, what their users' code gives does not change."""
-    from distributed import LocalCluster
-
-    nulls: list[int] = []
-    with open_cluster(ClusterSpec(workers=1)) as own:
-        run_chunks(own, count_nulls, [0], nulls.append)
-    options = {"dashboard_address": None, "scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"}}
-    foreign = LocalCluster(n_workers=1, host="127.0.0.1", **options)  # type: ignore[no-untyped-call]
-    with foreign, open_cluster(ClusterSpec(address=foreign.scheduler_address)) as cluster:
-        run_chunks(cluster, count_nulls, [0], nulls.append)
-    assert nulls == [0, 1]
-
-
 @pytest.mark.parametrize(
     ("address", "full"),
     [
@@ -253,29 +231,24 @@ def test_workers_that_others_use_too_are_left_as_they_are() -> None:
     ],
 )
 def test_encrypted_and_loopback_addresses_are_taken(address: str, full: str) -> None:
-    assert check_address(address, trust_plain_tcp=False) == full
+    assert check_address(address) == full
 
 
 @pytest.mark.parametrize(
     "address", ["tcp://10.0.0.1:8786", "scheduler:8786", "tcp://0.0.0.0:8786", "127.0.0.1.evil.example:8786", "[::]:1"]
 )
-def test_plain_tcp_elsewhere_needs_two_words_of_trust(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    both = r"use tls://, or, .* both cluster\.trust_plain_tcp=true and SAFELIGHT_TRUST_PLAIN_TCP=1"
-    setting, variable = r"cluster\.trust_plain_tcp=true", "SAFELIGHT_TRUST_PLAIN_TCP=1"
-    with pytest.raises(ConfigError, match=rf"{both} .*missing: {setting} and {variable}\)"):
-        check_address(address, trust_plain_tcp=False)
-    with pytest.raises(ConfigError, match=rf"{both} .*missing: {variable}\)"):
-        check_address(address, trust_plain_tcp=True)
+def test_plain_tcp_elsewhere_needs_a_word_of_trust(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"use tls://, or, .* set SAFELIGHT_TRUST_PLAIN_TCP=1 in the environment"):
+        check_address(address)
     monkeypatch.setenv("SAFELIGHT_TRUST_PLAIN_TCP", "1")
-    with pytest.raises(ConfigError, match=rf"{both} .*missing: {setting}\)"):
-        check_address(address, trust_plain_tcp=False)
-    assert check_address(address, trust_plain_tcp=True).startswith("tcp://")
+    assert check_address(address).startswith("tcp://")
 
 
 @pytest.mark.parametrize("address", ["", "http://h:1", "inproc://1/2/3", "tcp://host", "tls://h:x", "ucx://h:1", "//"])
-def test_what_is_no_address_is_refused_even_with_trust(address: str) -> None:
+def test_what_is_no_address_is_refused_even_with_trust(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAFELIGHT_TRUST_PLAIN_TCP", "1")
     with pytest.raises(ConfigError, match=r"write tls://host:port or tcp://127\.0\.0\.1:port"):
-        check_address(address, trust_plain_tcp=True)
+        check_address(address)
 
 
 def test_a_cluster_opens_outside_of_the_main_thread() -> None:

@@ -10,7 +10,8 @@ from registries import make_bundle, open_registry, register
 from cnn.errors import RegistryError
 from cnn.evaluation.gate import Verdict
 from infra.registry.history import Move
-from infra.registry.registry import CHALLENGER, Registry
+from infra.registry.registry import Registry
+from infra.registry.versions import CHALLENGER
 from tasks.train.promotion import apply_verdict
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

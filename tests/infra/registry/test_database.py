@@ -14,7 +14,9 @@ from registries import make_bundle, open_registry, register
 
 from cnn.errors import StorageError
 from infra.registry.database import prepare_database, read_tables
-from infra.registry.registry import Registry, _read_schema, import_mlflow, resolve_tracking
+from infra.registry.mlflow_client import import_mlflow, read_schema
+from infra.registry.registry import Registry
+from infra.registry.tracking import resolve_tracking
 
 ONE_AFTER_IMPORT = """
 import os, sys
@@ -126,7 +128,7 @@ def test_a_half_migrated_database_with_data_is_brought_to_its_end(workspace: Pat
     assert line.startswith(f"{database} was left half-migrated and is repaired (the former file is ")
     [kept] = database.parent.glob("mlflow.db.before-*")
     assert read_tables(kept).revision == old
-    assert read_tables(database).fit(_read_schema())
+    assert read_tables(database).fit(read_schema())
     again, told = open_told(workspace)
     assert (again.names(), told) == (["birds"], [])
 
@@ -173,4 +175,4 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     path.write_bytes(b"not a database, but long enough to look like one" * 30)
     with pytest.raises(StorageError, match=r"mlflow\.db: MLflow's database does not open"):
-        prepare_database(path, _read_schema(), print)
+        prepare_database(path, read_schema(), print)

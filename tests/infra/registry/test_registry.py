@@ -19,7 +19,9 @@ from registries import METRICS, make_bundle, open_registry, register
 import cnn
 from cnn.errors import IntegrityError, RegistryError, ServerError, StorageError
 from cnn.inference.bundle import INFO, ONNX
-from infra.registry.registry import SCORING_PACKAGES, Registry, _explained_scratch, resolve_tracking
+from infra.registry.mlflow_model import SCORING_PACKAGES, explained_disk
+from infra.registry.registry import Registry
+from infra.registry.tracking import resolve_tracking
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +114,7 @@ def test_the_model_is_a_pyfunc_with_pinned_requirements(registry: Registry, bund
     made = registry.register_version("pyfunc", run, bundle, METRICS)
     folder = Path(registry._artifacts(made).download_artifacts("", str(tmp_path)))
     described = (folder / "MLmodel").read_text()
-    assert "loader_module: cnn.inference.pyfunc" in described
+    assert "loader_module: cnn.pyfunc" in described
     assert (folder / "data/bundle" / INFO).read_bytes() == (bundle / INFO).read_bytes()
     assert (folder / "code/cnn/errors.py").is_file()
     pins = (folder / "requirements.txt").read_text().split()
@@ -318,7 +320,7 @@ def test_a_full_temporary_folder_is_told_whatever_mlflow_makes_of_it(tmp_path: P
     full.write_text("a file where a folder has to be is a fault of the disk like any other")
     refused = pytest.raises(StorageError, match=r"cannot be packed there for the registry .*; make room there")
     code = [str(Path(cnn.__file__).parent)]
-    with refused, _explained_scratch(str(full)):
+    with refused, explained_disk(str(full)):
         copy_code(code, str(full))
-    with pytest.raises(KeyError), _explained_scratch(str(full)):
+    with pytest.raises(KeyError), explained_disk(str(full)):
         raise KeyError("not of the disk")

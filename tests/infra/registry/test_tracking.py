@@ -10,8 +10,7 @@ import sqlalchemy
 
 from cnn.errors import ConfigError
 from cnn.text import redact_text as redact
-from infra.registry.registry import resolve_tracking
-from infra.registry.tracking import check_model_name, flatten_parameters, holds_registry
+from infra.registry.tracking import check_model_name, flatten_parameters, holds_registry, resolve_tracking
 from infra.server.prefect_server import _name_database
 
 
