@@ -20,7 +20,7 @@ from infra.cluster.spec import ClusterSpec
 from infra.server.prefect_server import ServerSpec
 from tasks.files.spec import ChunkSpec, SourceSpec
 from tasks.prepare.spec import BudgetSpec
-from tasks.score.chunk import ScoreSpec
+from tasks.score.spec import ScoreSpec
 
 DEFAULT_FILE = "safelight.toml"
 

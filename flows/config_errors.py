@@ -7,8 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from cnn.text import shorten
+
 Schema = Mapping[str, Any]
 
+MOST_SHOWN = 120  # characters of a value
 OWN_RULE = "value_error"  # of a rule that stands beside its setting, and says itself what is wrong
 COUNTS = {1: "one", 2: "two", 3: "three", 4: "four"}
 
@@ -154,6 +157,6 @@ def show_value(value: Any) -> str:
     if isinstance(value, str) and "\\" in value and not {"'", "\n"} & set(value):
         return f"'{value}'"  # a pattern is read as it stands
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return shorten(json.dumps(value, ensure_ascii=False, allow_nan=False), MOST_SHOWN)
     except (TypeError, ValueError):
         return str(value)
