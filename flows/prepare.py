@@ -10,6 +10,7 @@ from prefect import flow
 
 from cnn.dataset.manifest import Manifest
 from cnn.dataset.split import SPLITS
+from cnn.images.transforms import try_pipeline
 from cnn.text import name_some
 from flows.config import Config
 from flows.progress import log_message, show_stage
@@ -57,6 +58,8 @@ def prepare_dataset(
     source: str, workspace: str, config: Config, verify: bool = False, command: str = PREPARE
 ) -> PrepareResult:
     """The body of the flow; also the first half of `retrain`. `command` is what its user types, {} for the source."""
+    if config.augment.transforms is not None:
+        try_pipeline(config.augment.transforms, config.image.shape)
     spec = BuildSpec(image=config.image, augment=config.augment, split=config.split)
     job = Preparation(source, workspace, spec, config.budget, config.chunk.files, verify)
     job.exclude, job.command = config.source.exclude, command

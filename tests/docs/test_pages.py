@@ -29,7 +29,7 @@ from flows.results import PrepareResult, ScoreResult, TrainResult
 from infra.storage import layout
 from tasks.dataset.gc import Collected
 from tasks.dataset.ledger import OUTCOMES, SCHEMA
-from tasks.score.predictions import SCHEMA as PREDICTIONS
+from tasks.score.predictions import PREDICTIONS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
