@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from cnn.dataset.manifest import SplitSpec
+from cnn.dataset.split import SplitSpec
 from cnn.errors import ConfigError
 from cnn.evaluation.gate import GateSpec
 from cnn.images.spec import AugmentSpec, ImageSpec
@@ -19,7 +19,7 @@ from flows.serving.timetable import check_timing, check_zone
 from infra.cluster.spec import ClusterSpec
 from infra.server.prefect_server import ServerSpec
 from tasks.files.spec import ChunkSpec, SourceSpec
-from tasks.prepare.checks import BudgetSpec
+from tasks.prepare.spec import BudgetSpec
 from tasks.score.chunk import ScoreSpec
 
 DEFAULT_FILE = "safelight.toml"

@@ -8,7 +8,8 @@ from typing import Any
 
 from prefect import flow
 
-from cnn.dataset.manifest import SPLITS, Manifest
+from cnn.dataset.manifest import Manifest
+from cnn.dataset.split import SPLITS
 from cnn.text import name_some
 from flows.config import Config
 from flows.progress import log_message, show_stage
@@ -29,12 +30,13 @@ from tasks.files.class_folders import (
 from tasks.files.listing import any_path_matches, count_labels, describe_excluded
 from tasks.files.source_checks import PREPARE, are_camera_folders, find_same_folders, refuse_workspace_inside
 from tasks.prepare.bit_depth import DATASET, describe_deep
-from tasks.prepare.build import BuildSpec, ChunkReport
+from tasks.prepare.build import ChunkReport
 from tasks.prepare.checks import describe_ignored, describe_quarantine, find_gaps
 from tasks.prepare.derive import Selection
 from tasks.prepare.duplicates import find_overlaps
 from tasks.prepare.finish import finish_version
 from tasks.prepare.pipeline import Preparation, build_chunks, keep_levels, list_files, measure_levels
+from tasks.prepare.spec import BuildSpec
 
 
 @flow(name="prepare", flow_run_name=name_run_by("prepare", "source"), persist_result=False)

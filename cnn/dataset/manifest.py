@@ -1,63 +1,15 @@
-"""What a published dataset is: the manifest that names its shards, and the normalization its model starts with."""
+"""The manifest of a dataset version: all that readers need to find its shards and to trust them."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from cnn.dataset.normalization import Normalization
+from cnn.dataset.split import SplitSpec
 from cnn.digest import hash_json
 from cnn.images.spec import AugmentSpec, ImageSpec
-from cnn.patterns import compile_pattern
-from cnn.spec import Settings, Spec
-
-SPLITS = ("train", "validation", "test")
-
-
-class SplitSpec(Settings):
-    """How images are divided into those for training, validation and test; new images move none of the others."""
-
-    validation: float = Field(0.1, ge=0.0, lt=1.0, description="share of the images that choose the best epoch")
-    test: float = Field(
-        0.1, ge=0.0, lt=1.0, description="share of the images that judge the model, which training never sees"
-    )
-    group: str | None = Field(
-        None,
-        examples=[r"site-(\d+)"],
-        description="regular expression on the path: images with the same text in its first parentheses (a site, an"
-        " animal) stay together, all for training or all for test",
-    )
-    seed: int = Field(0, ge=0, description="another number draws another division")
-    folders: bool | None = Field(
-        None,
-        examples=[True],
-        description="whether the top folders train, val and test (or training, valid, validation, testing) are a"
-        " division that is kept as it is, with class folders below (true), or are classes (false); not set: what they"
-        " look like",
-    )
-    leak_distance: int = Field(
-        4,
-        ge=-1,
-        le=255,
-        description="largest difference, in grey levels, of the small versions of two files that count as one"
-        " photograph; -1: none do",
-    )
-
-    @field_validator("group")
-    @classmethod
-    def _group_is_a_pattern(cls, value: str | None) -> str | None:
-        try:
-            compile_pattern(value or "")
-        except ValueError as error:
-            raise ValueError(f"not a regular expression ({error})") from None
-        return value
-
-    @model_validator(mode="after")
-    def _training_images_remain(self) -> "SplitSpec":
-        if self.validation + self.test >= 1.0:
-            raise ValueError(f"validation + test must be below 1, not {self.validation + self.test:g}")
-        return self
+from cnn.spec import Spec
 
 
 class ShardRef(Spec):
@@ -76,27 +28,6 @@ class LedgerRef(Spec):
     path: str
     rows: int
     sha256: str
-
-
-class Normalization(Spec):
-    """From uint8 to what the network sees: `x * scale + offset`, or `(x - mean) / deviation` per channel.
-
-    `mean` and `deviation` are in grey levels (0 to 255), one value per channel.
-    """
-
-    method: Literal["symmetric", "unit", "standardize"]
-    scale: float | None = None
-    offset: float | None = None
-    mean: tuple[float, ...] | None = None
-    deviation: tuple[float, ...] | None = None
-
-    def apply(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Normalized float32 of the shape given, channels last."""
-        values = images.astype(np.float32)
-        if self.mean is not None and self.deviation is not None:
-            mean, deviation = (np.array(constants, np.float32) for constants in (self.mean, self.deviation))
-            return np.asarray((values - mean) / deviation, np.float32)
-        return values * np.float32(self.scale or 0.0) + np.float32(self.offset or 0.0)
 
 
 class Manifest(Spec):

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError, field_validator
 
 from cnn.backend import import_keras
-from cnn.dataset.manifest import Normalization, SplitSpec
+from cnn.dataset.normalization import Normalization
 from cnn.dataset.seen_images import SeenImages, read_seen, write_seen
+from cnn.dataset.split import SplitSpec
 from cnn.digest import hash_file
 from cnn.errors import IntegrityError, RegistryError, TrainingError
 from cnn.evaluation.calibration import as_class_probabilities

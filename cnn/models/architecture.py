@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from cnn.backend import import_keras
-from cnn.dataset.manifest import Normalization
+from cnn.dataset.normalization import Normalization
 from cnn.errors import ConfigError
 from cnn.images.spec import ImageSpec
 from cnn.models.backbones import build_backbone, find_backbone, load_pretrained, map_levels

@@ -19,7 +19,7 @@ LOADER = "cnn.pyfunc"
 DATA = "data/bundle"  # where the model keeps the folder that was logged as `bundle`
 # What `cnn.inference.pyfunc` needs to score; the versions installed here are pinned in the model.
 SCORING_PACKAGES = (
-    "mlflow",
+    "mlflow-skinny",
     "numpy",
     "onnxruntime",
     "opencv-python-headless",

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.dataset.manifest import SPLITS
+from cnn.dataset.split import SPLITS
 from tasks.dataset.ledger import OUTCOMES
+from tasks.files.text_index import TextIndex
 from tasks.pages.spreadsheets import write_rows
-from tasks.prepare.table import CONFLICT, DUPLICATE, LEAK, OK, QUARANTINED, Names, Rows, iterate_slices
+from tasks.prepare.table import CONFLICT, DUPLICATE, LEAK, OK, QUARANTINED, Rows, iterate_slices
 
 COLUMNS = ("path", "outcome", "reason", "other", "label", "other_label")
 SHOWN = 3  # pairs in a line
@@ -34,7 +35,7 @@ def write_outcomes(rows: Rows, path: Path) -> None:
 
 def describe_outcomes(rows: Rows) -> list[str]:
     """One line for duplicates, conflicts, leaks and doubtful labels each, with the first few pairs."""
-    others = rows.twin >= 0
+    others = rows.duplicate_of >= 0
     told = [
         (DUPLICATE, "duplicate{s}, left out", "{} is the same as {}"),
         (CONFLICT, "file{s} with the same picture under two labels, all left out", "{} is the same as {}"),
@@ -45,7 +46,7 @@ def describe_outcomes(rows: Rows) -> list[str]:
     for outcome, what, pair in told:
         found = np.flatnonzero((rows.outcome == outcome) & others)
         if outcome == OK:  # near copies of one label are told of where their owner's split holds them apart
-            found = found[rows.label_id[found] != rows.label_id[rows.twin[found]]]
+            found = found[rows.label_id[found] != rows.label_id[rows.duplicate_of[found]]]
         if len(found):
             where = f" ({count_leaks_by_class(rows)})" if outcome == LEAK else ""
             subject = what.format(s="" if len(found) == 1 else "s", where=where)
@@ -72,16 +73,16 @@ def count_leaks_by_class(rows: Rows) -> str:
 def _listed(rows: Rows, part: slice) -> NDArray[np.bool_]:
     outcome = rows.outcome[part]
     unlike = np.isin(outcome, [DUPLICATE, CONFLICT, LEAK, QUARANTINED])
-    return np.asarray(unlike | ((outcome == OK) & (rows.twin[part] >= 0)), np.bool_)
+    return np.asarray(unlike | ((outcome == OK) & (rows.duplicate_of[part] >= 0)), np.bool_)
 
 
 def _lines(rows: Rows, start: int, stop: int) -> Iterator[list[str]]:
-    nowhere, none = np.full(len(rows), -1, np.int32), Names()
+    nowhere, none = np.full(len(rows), -1, np.int32), TextIndex()
     reasons = rows.table(start, stop, nowhere, none).column("reason").to_pylist()
     listed = np.flatnonzero(_listed(rows, slice(start, stop))) + start
     labels = rows.inventory.column("label")
     for row, (own, other) in zip(listed.tolist(), _pairs(rows, listed), strict=True):
-        twin = int(rows.twin[row])
+        twin = int(rows.duplicate_of[row])
         cells = [own, OUTCOMES[rows.outcome[row]], reasons[row - start] or "", other]
         cells += [labels[row].as_py() or "", labels[twin].as_py() or "" if twin >= 0 else ""]
         yield cells
@@ -89,7 +90,7 @@ def _lines(rows: Rows, start: int, stop: int) -> Iterator[list[str]]:
 
 def _pairs(rows: Rows, some: NDArray[np.int64]) -> Iterator[tuple[str, str]]:
     """(path, path of the other file or "") of each of some rows, as they can be shown."""
-    twins = rows.twin[some].astype(np.int64)
+    twins = rows.duplicate_of[some].astype(np.int64)
     others = rows.paths(np.maximum(twins, 0))
     for own, other, twin in zip(rows.paths(some), others, twins.tolist(), strict=True):
         yield _show(own), _show(other) if twin >= 0 else ""

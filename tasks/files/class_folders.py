@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from cnn.dataset.manifest import SPLITS
+from cnn.dataset.split import SPLITS
 from cnn.errors import SourceError
 from cnn.text import name_some
 from infra.storage.store import Source

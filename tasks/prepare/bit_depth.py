@@ -25,7 +25,8 @@ from tasks.files.chunks import Chunk, ChunkPlan, cut_by_hash
 from tasks.files.decoding import choose_decoder
 from tasks.files.listing import find_readable
 from tasks.files.reading import Files, computing
-from tasks.prepare.build import BuildSpec, BuildTask
+from tasks.prepare.build import BuildTask
+from tasks.prepare.spec import BuildSpec
 
 DATASET = "dataset"
 FEW = 20  # one in so many pictures may be dark: there are pictures of the night

@@ -17,7 +17,7 @@ from infra.storage.store import Source
 from tasks.dataset.ledger import DECODED, OUTCOMES, SCHEMA, has_code, iterate_ledger
 from tasks.files.changes import hash_files, match_files
 from tasks.files.paths import decode_path, restore_paths, show_path
-from tasks.prepare.build import BuildSpec
+from tasks.prepare.spec import BuildSpec
 from tasks.prepare.table import PENDING, Rows, iterate_slices
 
 PART = 4096
@@ -78,7 +78,7 @@ def keep_moved(rows: Rows, source: Source, left: pa.Table, spec: BuildSpec) -> i
                 groups.append(None if group is None else show_path(group)[0])
         chosen = np.array(pairs, np.int64).reshape(-1, 2)
         rows.keep(chosen[:, 0], left.take(pa.array(chosen[:, 1])))
-        rows.group[chosen[:, 0]] = rows.groups.encode(pa.array(groups, pa.string()))
+        rows.group[chosen[:, 0]] = rows.groups.encode(groups)
         moved += len(chosen)
     return moved
 

@@ -7,17 +7,16 @@ from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from cnn.dataset.manifest import SPLITS, Normalization, SplitSpec
+from cnn.dataset.split import SPLITS, SplitSpec
 from cnn.digest import canonical_json
 from cnn.errors import BudgetError, DatasetError, StorageError
 from cnn.formats.reasons import name_reason
 from cnn.images.spec import ImageSpec
-from cnn.spec import Settings
 from cnn.text import name_some
 from tasks.dataset.ledger import OUTCOMES
 from tasks.dataset.outcomes import name_pairs
+from tasks.prepare.spec import BudgetSpec
 from tasks.prepare.table import CONFLICT, IGNORED, LEAK, NO_CLASS, OK, PENDING, QUARANTINED, Rows
 
 CHANCE = 0.002  # probability below which a share that is too large is no chance: 3 of 3, 4 of 6, 7 of 20
@@ -26,18 +25,6 @@ MANY = 500  # images among which it hardly ever is
 EXAMPLES = 3  # files that a refusal names
 LINKS_HINT = "links are followed inside the source only (`cp -rL SOURCE COPY` makes files of them); "
 REASON_LETTERS = 80  # of each reason in it
-
-
-class BudgetSpec(Settings):
-    """How much may go wrong before nothing is published."""
-
-    quarantined: float = Field(0.05, ge=0.0, le=1.0, description="largest share of files that may be unreadable")
-    leaks: float = Field(
-        0.1,
-        ge=0.0,
-        le=1.0,
-        description="largest share of a class's validation or test images that may be left out as near-duplicates",
-    )
 
 
 def check_budget(
@@ -49,7 +36,7 @@ def check_budget(
         BudgetError: more files are quarantined than the budget allows, or a class has lost all its images.
         DatasetError: no image is left to train on.
     """
-    beside = rows.reason == rows.reasons.number(NO_CLASS)  # they were never asked to be images
+    beside = rows.reason == rows.reasons[NO_CLASS]  # they were never asked to be images
     worst = _count_reasons(rows, (rows.outcome == QUARANTINED) & ~beside)
     looked_at = int(((rows.outcome != IGNORED) & ~beside).sum())
     told = ", ".join(f"{reason} {count}" for reason, count in worst.most_common(3))
@@ -94,7 +81,7 @@ def _check_classes(rows: Rows, classes: Sequence[str], write_list: Callable[[], 
 def name_lost(rows: Rows, write_list: Callable[[], str] | None = None, some: NDArray[np.bool_] | None = None) -> str:
     """Three of the quarantined files (of `some` rows) with their reasons, of as many reasons as there are, and where
     all are listed."""
-    chosen_rows = (rows.outcome == QUARANTINED) & (rows.reason != rows.reasons.number(NO_CLASS))
+    chosen_rows = (rows.outcome == QUARANTINED) & (rows.reason != rows.reasons[NO_CLASS])
     lost = np.flatnonzero(chosen_rows if some is None else chosen_rows & some)
     _, firsts = np.unique(rows.reason[lost], return_index=True)
     chosen = list(dict.fromkeys([*sorted(firsts.tolist())[:EXAMPLES], *range(len(lost))]))[:EXAMPLES]
@@ -127,7 +114,7 @@ def check_leaks(rows: Rows, classes: Sequence[str], budget: BudgetSpec, image: I
         return
     number, split = np.unravel_index(int(shares.argmax()), shares.shape)
     among = [row for row in leaks.tolist() if rows.split[row] == split and number in (rows.label_id[row], len(classes))]
-    pair = [row for row in (among[0], int(rows.twin[among[0]])) if row >= 0]
+    pair = [row for row in (among[0], int(rows.duplicate_of[among[0]])) if row >= 0]
     shown = " and ".join(repr(path.decode("utf-8", "backslashreplace")) for path in rows.paths(np.array(pair)))
     count, of, size = lost[number, split], held[number, split], "x".join(map(str, image.size))
     raise BudgetError(
@@ -199,7 +186,7 @@ def describe_ignored(rows: Rows, classes: Sequence[str]) -> str:
     told = []
     ignored = np.flatnonzero(rows.outcome == IGNORED)
     for reason, count in _count_reasons(rows, rows.outcome == IGNORED).most_common():
-        number = rows.reasons.number(reason)
+        number = rows.reasons[reason]
         labels = rows.label_id[ignored[rows.reason[ignored] == number]]
         places = Counter("no class folder" if label < 0 else repr(classes[label]) for label in labels.tolist())
         told.append(f"{count:,} {reason} ({name_some([f'{place} {n:,}' for place, n in places.most_common()])})")
@@ -252,21 +239,6 @@ def digest_dataset(rows: Rows, classes: Sequence[str]) -> str:
     fields["crc"], fields["copies"] = rows.pixels[order], rows.copies[order]
     digest.update(fields.tobytes())
     return digest.hexdigest()
-
-
-def set_normalization(image: ImageSpec, sums: Sequence[Sequence[int]], images: int) -> Normalization:
-    """The constants of the first layer. For `standardize`, `sums` holds the exact sums of levels and squares of the
-    training images' parts, copies left out, and `images` is their number."""
-    if image.normalize == "symmetric":
-        return Normalization(method="symmetric", scale=1 / 127.5, offset=-1.0)
-    if image.normalize == "unit":
-        return Normalization(method="unit", scale=1 / 255.0, offset=0.0)
-    totals = [sum(column) for column in zip(*sums, strict=True)]  # Python integers: exact at any size
-    pixels = images * image.size[0] * image.size[1]
-    means = [total / pixels for total in totals[: image.channels]]
-    variances = [square / pixels - mean**2 for square, mean in zip(totals[image.channels :], means, strict=True)]
-    deviations = [max(variance, 0.0) ** 0.5 or 1.0 for variance in variances]
-    return Normalization(method="standardize", mean=tuple(means), deviation=tuple(deviations))
 
 
 def _count_reasons(rows: Rows, chosen: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> Counter[str]:

@@ -5,13 +5,14 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 from cnn.dataset.manifest import Manifest
+from cnn.dataset.normalization import set_normalization
 from cnn.errors import StorageError
 from infra.cluster.spec import WorkEstimate
 from infra.storage.layout import manifest_path
 from tasks.dataset.version import LatestVersion, point_to_version
-from tasks.prepare.checks import check_budget, check_leaks, reconcile_rows, set_normalization
+from tasks.prepare.checks import check_budget, check_leaks, reconcile_rows
 from tasks.prepare.derive import Arranged, ArrangeTask, Selection, arrange_shard, find_arranged, measure_shard
-from tasks.prepare.duplicates import doubt_labels, fetch_thumbnails, settle_copies, settle_leaks
+from tasks.prepare.duplicates import fetch_greys, mark_copies, mark_doubtful_labels, mark_leaks
 from tasks.prepare.pipeline import Preparation, Run, has_missing
 from tasks.prepare.placement import Part, Placement, divide_rows, place_rows
 from tasks.prepare.publish import Draft, publish_dataset
@@ -71,12 +72,12 @@ def list_refused(job: Preparation) -> str:
 def settle_rows(job: Preparation) -> None:
     """Give rows the outcomes and splits that only the whole dataset can decide."""
     rows, split = job.rows, job.spec.split
-    fetch = partial(fetch_thumbnails, rows, job.store)
+    fetch = partial(fetch_greys, rows, job.store)
     memory = recall_splits(rows, job.store, job.latest, split)
-    settle_copies(rows, fetch)
+    mark_copies(rows, fetch)
     draw_splits(rows, split, memory)
-    settle_leaks(rows, split.leak_distance, fetch)
-    doubt_labels(rows, split.leak_distance, fetch)
+    mark_leaks(rows, split.leak_distance, fetch)
+    mark_doubtful_labels(rows, split.leak_distance, fetch)
 
 
 def plan_arranging(job: Preparation, parts: list[Part]) -> tuple[list[Selection], dict[Selection, Arranged]]:

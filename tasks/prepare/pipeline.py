@@ -6,7 +6,6 @@
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Protocol
@@ -45,11 +44,10 @@ from tasks.prepare.bit_depth import (
     measure_chunk,
     with_levels,
 )
-from tasks.prepare.build import BuildSpec, BuildTask, ChunkReport, build_chunk
+from tasks.prepare.build import BuildTask, ChunkReport, build_chunk
 from tasks.prepare.changes import Previous, keep_moved, keep_unchanged, verify_kept
-from tasks.prepare.checks import BudgetSpec
 from tasks.prepare.chunk_report import read_report
-from tasks.prepare.duplicates import loading_trees
+from tasks.prepare.spec import BudgetSpec, BuildSpec
 from tasks.prepare.table import OK, QUARANTINED, Filled, Report, Rows
 
 LISTING_RULES = 2  # raise it when a version that stands may have to be looked through though its source lists the same
@@ -287,9 +285,7 @@ def build_chunks(job: Preparation, run: Run, on_report: Callable[[ChunkReport], 
         on_report(done)
 
     task = BuildTask(job.source.uri, job.store.uri, job.spec)
-    compares = bool(job.todo) and job.spec.split.leak_distance >= 0
-    with loading_trees() if compares else nullcontext():
-        run(partial(build_chunk, task=task), make(), keep, job.estimate, Chunk.isolate)
+    run(partial(build_chunk, task=task), make(), keep, job.estimate, Chunk.isolate)
     job.rows.fill(waiting)
 
 

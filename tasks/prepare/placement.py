@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.dataset.manifest import SPLITS, ShardRef
+from cnn.dataset.manifest import ShardRef
+from cnn.dataset.split import SPLITS
 from cnn.errors import StorageError
+from tasks.files.text_index import NONE, TextIndex
 from tasks.prepare.derive import Arranged, Selection
-from tasks.prepare.table import NONE, OK, Names, Rows
+from tasks.prepare.table import OK, Rows
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Placement:
     """Where every image lies: `shards` numbers each row's shard in `names` (-1: none)."""
 
     shards: NDArray[np.int32]
-    names: Names
+    names: TextIndex
     splits: Mapping[str, tuple[ShardRef, ...]]
     chunks: tuple[str, ...]
     derived: tuple[str, ...] = ()
@@ -65,14 +67,14 @@ def place_rows(
     Raises:
         StorageError: rows and shards do not add up; nothing may be published.
     """
-    shards, names = np.full(len(rows), NONE, np.int32), Names()
+    shards, names = np.full(len(rows), NONE, np.int32), TextIndex()
     splits: dict[str, dict[str, ShardRef]] = {split: {} for split in SPLITS}
     copies: list[ShardRef] = []
     for part in parts:
         final = part.work.shard if part.as_it_is else arranged[part.work].shard
         _check(final.rows == len(part.rows) and final.path not in splits[part.work.split], final)
         splits[part.work.split][final.path] = final
-        shards[part.rows] = names.number(final.path)
+        shards[part.rows] = names[final.path]
         if (made := arranged.get(part.copies())) is not None:
             rows.copies[part.rows] = made.crcs
             copies.append(made.shard)

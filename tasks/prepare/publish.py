@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cnn.dataset.manifest import LedgerRef, Manifest, Normalization
+from cnn.dataset.manifest import LedgerRef, Manifest
+from cnn.dataset.normalization import Normalization
 from cnn.digest import hash_file
 from cnn.errors import StorageError
 from infra.storage.disk_errors import explain_disk_errors
@@ -13,9 +14,9 @@ from infra.storage.store import Store
 from tasks.dataset.ledger import ROW_GROUP, LedgerWriter
 from tasks.dataset.outcomes import has_outcomes, write_outcomes
 from tasks.dataset.version import LatestVersion, point_to_version
-from tasks.prepare.build import BuildSpec
 from tasks.prepare.checks import count_images, count_outcomes, digest_dataset
 from tasks.prepare.placement import Placement
+from tasks.prepare.spec import BuildSpec
 from tasks.prepare.table import Rows, iterate_slices
 
 

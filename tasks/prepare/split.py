@@ -11,15 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from cnn.dataset.manifest import SPLITS, SplitSpec
+from cnn.dataset.split import SPLITS, TEST, TRAIN, VALIDATION, SplitSpec, choose_split, draw_missing, draw_point
 from cnn.errors import SafelightError
 from infra.storage.store import Store
 from tasks.dataset.ledger import iterate_ledger
 from tasks.dataset.version import LatestVersion, fetch_ledger, read_manifest
-from tasks.prepare.build import choose_split, draw_missing, draw_point
 from tasks.prepare.table import DUPLICATE, OK, Rows
 
-TRAIN, VALIDATION, TEST = (SPLITS.index(name) for name in ("train", "validation", "test"))
 TRAINED_ON = ("ok", "duplicate", "leak")  # outcomes whose split in the ledger was one that counted
 COLUMNS = ("digest", "image_key", "group", "split", "outcome")
 Memory = dict[str, int]
@@ -40,7 +38,7 @@ def recall_splits(rows: Rows, store: Store, latest: LatestVersion | None, split:
     try:
         manifest = read_manifest(store, latest.dataset)
         had = {SPLITS.index(name) for name in manifest.split_folders.values()} - {TRAIN}
-        if draws(manifest.split) != draws(split) or had != set(rows.given_splits):
+        if manifest.split.deciding() != split.deciding() or had != set(rows.given_splits):
             return {}
         parts = iterate_ledger(fetch_ledger(store, manifest), store.uri_of(manifest.ledger.path), COLUMNS)
         for table in parts:
@@ -49,11 +47,6 @@ def recall_splits(rows: Rows, store: Store, latest: LatestVersion | None, split:
         rows.split[unknown], rows.known[unknown] = rows.record_split[unknown], False
         return {}
     return memory
-
-
-def draws(split: SplitSpec) -> dict[str, object]:
-    """All that decides in which split an image is drawn."""
-    return split.model_dump(exclude={"leak_distance"})
 
 
 def _recall_part(rows: Rows, unknown: NDArray[np.int64], table: pa.Table, memory: Memory) -> None:
@@ -96,7 +89,7 @@ def draw_splits(rows: Rows, split: SplitSpec, memory: Memory) -> None:
         _follow_groups(rows, split, memory)
     _Drawing(rows, split).fill_all()
     copies = np.flatnonzero(rows.outcome == DUPLICATE)
-    rows.split[copies] = rows.split[rows.twin[copies]]
+    rows.split[copies] = rows.split[rows.duplicate_of[copies]]
 
 
 def _follow_groups(rows: Rows, split: SplitSpec, memory: Memory) -> None:

@@ -11,48 +11,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from cnn.dataset.manifest import SPLITS, ShardRef
-from cnn.dataset.near_duplicates import CELLS, halve
+from cnn.dataset.manifest import ShardRef
+from cnn.dataset.near_duplicates import CELLS, HASH_CELLS, perceptual_hashes
+from cnn.dataset.split import SPLITS, TRAIN
 from tasks.dataset.ledger import DECODED, OUTCOMES, batch_table
+from tasks.files.text_index import NONE, TextIndex
 
 PENDING = len(OUTCOMES)  # of a file that is still to be read
 OK, QUARANTINED, DUPLICATE, CONFLICT, LEAK, IGNORED = range(len(OUTCOMES))
 NO_CLASS = "no_class_folder"
-COARSE = 16  # block means of a thumbnail, by which near-duplicates are looked for
 KEY = 16  # bytes of `cnn.formats.content_digest.digest_image_data`
-NONE = -1
-TRAIN = SPLITS.index("train")
 SPLIT_ORIGINS = ("drawn", "folder")  # by a hash, or by the folder of the file's owner
 TOLD_SPLITS = ("training", "validation", "test")
-
-
-class Names:
-    """Texts that many rows share, each held once; a row holds its number."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self._numbers: dict[str, int] = {}
-
-    def number(self, text: str) -> int:
-        """The number of a text, a new one if it was not seen before."""
-        found = self._numbers.get(text)
-        if found is None:
-            found = self._numbers[text] = len(self.texts)
-            self.texts.append(text)
-        return found
-
-    def encode(self, column: pa.ChunkedArray | pa.Array) -> NDArray[np.int32]:
-        """int32 (rows,): the number of each text of an Arrow column, -1 for null."""
-        flat = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-        flat = flat if pa.types.is_dictionary(flat.type) else flat.dictionary_encode()
-        numbers = np.array([*(self.number(text) for text in flat.dictionary.to_pylist()), NONE], np.int32)
-        places = np.asarray(flat.indices.fill_null(len(numbers) - 1).to_numpy(zero_copy_only=False), np.int64)
-        return numbers[places]
-
-    def decode(self, numbers: NDArray[np.int32]) -> pa.Array:
-        """The texts of these numbers as a dictionary array, null for -1."""
-        indices = pa.array(numbers, pa.int32(), mask=numbers < 0)
-        return pa.DictionaryArray.from_arrays(indices, pa.array(self.texts, pa.string()))
 
 
 @dataclass(frozen=True)
@@ -83,15 +53,15 @@ class Rows:
         self.image_key = np.zeros((count, KEY), np.uint8)
         self.known = np.zeros(count, np.bool_)  # whether its split is that of the previous version
         self.leaked = np.zeros(count, np.bool_)  # whether it was a leak there
-        self.coarse = np.zeros((count, COARSE), np.uint8)
+        self.perceptual_hash = np.zeros((count, HASH_CELLS), np.uint8)
         self.width, self.height = (np.zeros(count, np.int32) for _ in range(2))
         self.label_id = _label_ids(inventory.column("label"), classes)
         self.record, self.record_label, self.report_row = (np.full(count, NONE, np.int32) for _ in range(3))
         self.split, self.record_split = (np.full(count, NONE, np.int8) for _ in range(2))
-        self.twin = np.full(count, NONE, np.int32)  # the row whose picture is the same, or nearly so
+        self.duplicate_of = np.full(count, NONE, np.int32)  # the row whose picture is the same, or nearly so
         self.reason, self.group, self.chunk = (np.full(count, NONE, np.int32) for _ in range(3))
         self.pixels, self.copies = np.zeros(count, np.uint32), np.zeros(count, np.uint32)  # CRC-32C
-        self.reasons, self.groups, self.chunks = Names(), Names(), Names()
+        self.reasons, self.groups, self.chunks = TextIndex(), TextIndex(), TextIndex()
         self.shards: dict[str, Mapping[str, ShardRef]] = {}  # chunk key → split → shard
         self._settle_unread()
 
@@ -136,12 +106,10 @@ class Rows:
         self._fill_common(rows, table)
         self.record_split[rows] = self.split[rows]
         self.known[rows] = False
-        self.reason[rows] = self.reasons.encode(table.column("reason"))
-        self.chunk[rows] = np.repeat(
-            [self.chunks.number(report.key) for _, report in parts], [len(p) for p, _ in parts]
-        )
+        self.reason[rows] = self.reasons.encode_column(table.column("reason"))
+        self.chunk[rows] = np.repeat([self.chunks[report.key] for _, report in parts], [len(p) for p, _ in parts])
         self.report_row[rows] = np.concatenate([np.arange(len(part)) for part, _ in parts])
-        self.coarse[rows] = block_means(thumbnails_of(table.column("thumbnail")))
+        self.perceptual_hash[rows] = perceptual_hashes(read_greys(table.column("thumbnail")))
         self.shards.update((report.key, report.shards) for _, report in parts if report.shards)
 
     def keep(self, rows: NDArray[np.int64], table: pa.Table) -> None:
@@ -152,13 +120,13 @@ class Rows:
         self.leaked[rows] = self.outcome[rows] == LEAK
         settled = pc.is_in(table.column("outcome"), pa.array(DECODED)).to_numpy(zero_copy_only=False)
         self.outcome[rows[settled]] = OK
-        self.reason[rows] = np.where(settled, NONE, self.reasons.encode(table.column("reason")))
-        self.chunk[rows] = self.chunks.encode(table.column("chunk"))
+        self.reason[rows] = np.where(settled, NONE, self.reasons.encode_column(table.column("reason")))
+        self.chunk[rows] = self.chunks.encode_column(table.column("chunk"))
         self.report_row[rows] = _integers(table.column("report_row"), np.int32)
         self.copies[rows] = _integers(table.column("copies_crc32c"), np.uint32)
-        self.coarse[rows] = _bytes(table.column("fingerprint"), COARSE)
+        self.perceptual_hash[rows] = _bytes(table.column("fingerprint"), HASH_CELLS)
 
-    def table(self, start: int, stop: int, shards: NDArray[np.int32], names: Names) -> pa.Table:
+    def table(self, start: int, stop: int, shards: NDArray[np.int32], names: TextIndex) -> pa.Table:
         """These rows as the ledger has them; `shards` numbers each row's shard in `names`."""
         part = slice(start, stop)
         columns = {name: getattr(self, name)[part] for name in ("width", "height", "record", "record_label")}
@@ -172,14 +140,14 @@ class Rows:
         texts["split_origin"] = pa.array(SPLIT_ORIGINS).take(pa.array(origins, mask=self.split[part] < 0))
         texts["outcome"] = pa.array(OUTCOMES).take(pa.array(self.outcome[part]))
         facts = columns | texts | {"digest": self._hex_digests(part)}
-        for name, values in (("fingerprint", self.coarse[part]), ("image_key", self.image_key[part])):
+        for name, values in (("fingerprint", self.perceptual_hash[part]), ("image_key", self.image_key[part])):
             facts[name] = self._pack(values, part)
         return batch_table(self.inventory.slice(start, stop - start), facts, self.split[part] >= 0)
 
     def _fill_common(self, rows: NDArray[np.int64], table: pa.Table) -> None:
         self.outcome[rows] = _codes(table.column("outcome"), OUTCOMES)
         self.split[rows] = _codes(table.column("split"), SPLITS)
-        self.group[rows] = self.groups.encode(table.column("group"))
+        self.group[rows] = self.groups.encode_column(table.column("group"))
         self.is_read[rows] = pc.is_valid(table.column("digest")).to_numpy(zero_copy_only=False)
         self.digest[rows] = _digests(table.column("digest"))
         self.image_key[rows] = _bytes(table.column("image_key"), KEY)
@@ -189,8 +157,8 @@ class Rows:
 
     def _settle_unread(self) -> None:
         """Files that are not read: ignored names, what is no regular file, images outside any class folder."""
-        ignored, problem = (self.reasons.encode(self.inventory.column(name)) for name in ("ignored", "problem"))
-        for rule in (np.where(self.label_id < 0, self.reasons.number(NO_CLASS), NONE), problem):
+        ignored, problem = (self.reasons.encode_column(self.inventory.column(name)) for name in ("ignored", "problem"))
+        for rule in (np.where(self.label_id < 0, self.reasons[NO_CLASS], NONE), problem):
             self.reason = np.where(rule >= 0, rule, self.reason).astype(np.int32)
         self.outcome[self.reason >= 0] = QUARANTINED
         self.outcome[ignored >= 0] = IGNORED
@@ -198,11 +166,11 @@ class Rows:
 
     def _told_reasons(self, part: slice) -> pa.Array:
         told = self.reasons.decode(self.reason[part]).cast(pa.string())
-        rows = np.flatnonzero((self.twin[part] >= 0) & (self.outcome[part] != CONFLICT))
+        rows = np.flatnonzero((self.duplicate_of[part] >= 0) & (self.outcome[part] != CONFLICT))
         if not len(rows):
             return told
         texts = told.to_pylist()
-        twins = self.twin[part][rows].astype(np.int64)
+        twins = self.duplicate_of[part][rows].astype(np.int64)
         for row, twin, path in zip(rows, twins, self.paths(twins), strict=True):
             texts[row] = f"{self._likeness(part.start + row, twin)} {path.decode('utf-8', 'backslashreplace')!r}"
             texts[row] += self._told_place(part.start + row, twin)
@@ -233,14 +201,8 @@ class Rows:
         return pc.if_else(pa.array(self.split[part] >= 0), packed, pa.scalar(None, kind))
 
 
-def block_means(thumbs: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """uint8 (n, 16): the rounded means of the 4 x 4 blocks of halved thumbnails; `thumbs` are uint8 (n, 1024)."""
-    blocks = halve(thumbs).reshape(-1, 4, 4, 4, 4).sum(axis=(2, 4), dtype=np.uint16)
-    return np.asarray((blocks + 8) >> 4, np.uint8).reshape(-1, COARSE)
-
-
-def thumbnails_of(column: pa.ChunkedArray) -> NDArray[np.uint8]:
-    """uint8 (rows, 1024): thumbnails of a chunk's report, zeros where there is none."""
+def read_greys(column: pa.ChunkedArray) -> NDArray[np.uint8]:
+    """uint8 (rows, 1024): grey means of a chunk's report, zeros where there are none."""
     return _bytes(column, CELLS)
 
 

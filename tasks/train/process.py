@@ -17,6 +17,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -28,6 +29,7 @@ from infra.machine.import_path import python_command, python_environment
 from infra.machine.memory_limits import GIB, check_memory_limits, is_short_of_memory, kill_when_starved, mentions_memory
 from tasks.train.spec import OnEvent, TrainingResult, TrainJob
 
+TRAINING_PACKAGES = ("keras", "matplotlib", "onnx", "pandas")  # what both extras, `cpu` and `gpu`, bring
 LOG = "train.log"
 STOP_SECONDS = 10.0
 LEAST_MEMORY = 3 * GIB  # of address space, to load TensorFlow
@@ -49,10 +51,24 @@ def run_training(job: TrainJob, on_event: OnEvent, trainer: "TrainingProcess | N
         return process.run(job, on_event)
 
 
+def check_training_packages() -> None:
+    """Nothing, where the packages that only training needs are installed.
+
+    Raises:
+        InstallationError: Safelight was installed for preparing and scoring alone.
+    """
+    if missing := [name for name in TRAINING_PACKAGES if find_spec(name) is None]:
+        raise InstallationError(
+            f"training needs {', '.join(missing)}, and this installation is for preparing and scoring: install "
+            "'safelight[cpu]' in place of 'safelight' ('safelight[gpu]' on a machine with an NVIDIA GPU)"
+        )
+
+
 class TrainingProcess:
     """The parent's end of a training process. It runs one job."""
 
     def __init__(self) -> None:
+        check_training_packages()
         check_memory_limits(LEAST_MEMORY)
         self._ready = False
         self._early: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process; see stop)

@@ -15,19 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.dataset.manifest import SplitSpec
+from cnn.dataset.near_duplicates import find_near_duplicates, perceptual_hashes
+from cnn.dataset.split import SplitSpec
 from cnn.images.read import read_image
 from cnn.images.spec import AugmentSpec, ImageSpec
 from infra.cluster.spec import ClusterSpec
 from infra.cluster.workers import Workers, open_workers
 from infra.storage.store import open_source, reuse_source
 from tasks.files.spec import ChunkSpec
-from tasks.prepare.build import BuildSpec
-from tasks.prepare.checks import BudgetSpec
-from tasks.prepare.duplicates import find_near_duplicates
 from tasks.prepare.finish import finish_version
 from tasks.prepare.pipeline import Preparation, build_chunks, list_files
-from tasks.prepare.table import block_means
+from tasks.prepare.spec import BudgetSpec, BuildSpec
 
 SAFELIGHT = str(Path(sys.executable).with_name("safelight"))
 DASK = str(Path(sys.executable).with_name("dask"))
@@ -69,7 +67,7 @@ def time_prepare(source: Path, workspace: str, workers: Workers, size: int, copi
 
 def find_copies_between(thumbnails: NDArray[np.uint8], held: NDArray[np.bool_], distance: int) -> dict[int, int]:
     """{image held out: one of the others that looks the same}, from grey thumbnails, uint8 (n, 1024)."""
-    coarse = block_means(thumbnails)
+    coarse = perceptual_hashes(thumbnails)
     rows = np.flatnonzero(~held), np.flatnonzero(held)
     return find_near_duplicates(coarse, *rows, distance, lambda wanted: thumbnails[wanted])
 

@@ -36,7 +36,7 @@ LINK = re.compile(r"\[[^\]]*\]\(([^()\s]+)\)")
 OURS = re.compile(r"(?:flows|tasks|infra|cnn|tests|docs|\.ci|\.github)/[\w./-]*|[A-Za-z]+\.(?:md|toml|lock)|Makefile")
 MADE = {"safelight.toml", "infra/deploy/.env"}  # named in the pages, and made by users
 SHELL = ("", "console")  # what a block of commands, or of what they print, is marked with
-STAND_INS = {"VERSION": "3", "N": "3"}  # what the pages put for a number
+STAND_INS = {"VERSION": "3", "COMMAND": "models"}  # what the pages put for a word that must be one
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
@@ -171,8 +171,8 @@ def list_commands(page: Path, program: str) -> Iterator[str]:
 
 def parse_command(line: str) -> None:
     """Parse a command line, and load the settings in it. Raises: click.UsageError, ConfigError."""
-    words = [STAND_INS.get(word, word) for word in shlex.split(line.replace("[NAME]", "NAME"), comments=True)[1:]]
-    words = words[: words.index("&")] if "&" in words else words
+    typed = list(takewhile(lambda word: word not in ("&", ">"), shlex.split(line, comments=True)))[1:]
+    words = [STAND_INS.get(word, word.strip("[]")) for word in typed]
     if words[0].startswith("-"):  # safelight --help
         find_group().make_context("safelight", words, resilient_parsing=True)
         return

@@ -21,11 +21,12 @@ from PIL import Image, PngImagePlugin
 from steps import make_job, rows_of, run_job
 
 from cnn.dataset.loader import open_split
-from cnn.dataset.manifest import Manifest, SplitSpec
+from cnn.dataset.manifest import Manifest
+from cnn.dataset.split import SplitSpec
 from cnn.errors import SafelightError
 from cnn.images.spec import AugmentSpec
-from tasks.prepare.checks import BudgetSpec
 from tasks.prepare.pipeline import Preparation
+from tasks.prepare.spec import BudgetSpec
 
 LAYOUTS = ([""], ["train/", "test/"], ["train/", "val/"], ["train/", "val/", "test/"])
 GIVEN = {"val": "validation", "test": "test"}

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from cnn.dataset.split import find_group
 from cnn.errors import ConfigError
 from cnn.spec import Settings
 from flows.config import Config, load_config, parse_setting, parse_value
-from tasks.prepare.build import find_group
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from steps import make_job, prepare, rows_of, run_job, write_image, write_photos
 from tiff_files import Layout, write_raw, write_tiff
 
 import flows.prepare
-from cnn.dataset.manifest import Manifest, SplitSpec
+from cnn.dataset.manifest import Manifest
+from cnn.dataset.split import SplitSpec, choose_split
 from cnn.images.read import encode_jpeg
 from cnn.images.spec import AugmentSpec, ImageSpec
 from flows.config import Config
@@ -27,7 +28,6 @@ from infra.cluster.workers import open_workers
 from infra.storage.entry import MOST_BYTES
 from infra.storage.store import open_store
 from tasks.dataset.version import read_manifest
-from tasks.prepare.build import choose_split
 from tasks.prepare.checks import find_gaps
 from tasks.prepare.pipeline import build_chunks, list_files
 

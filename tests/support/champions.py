@@ -8,7 +8,8 @@ import onnx
 from onnx import TensorProto, helper
 from small_dataset import IMAGE
 
-from cnn.dataset.manifest import Normalization, SplitSpec
+from cnn.dataset.normalization import Normalization
+from cnn.dataset.split import SplitSpec
 from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import GOLDEN, INFO, ONNX, WEIGHTS, BundleInfo
 from cnn.models.architecture import ModelSpec

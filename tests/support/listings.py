@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cnn.dataset.manifest import SPLITS
+from cnn.dataset.near_duplicates import perceptual_hashes
+from cnn.dataset.split import SPLITS
 from tasks.files.listing import FILES
-from tasks.prepare.table import OK, Rows, block_means
+from tasks.prepare.table import OK, Rows
 
 
 def make_inventory(paths: Sequence[str], ignored: Mapping[str, str] | None = None) -> pa.Table:
@@ -45,5 +46,5 @@ def make_rows(classes: Sequence[str], facts: Mapping[str, tuple[str, str, int | 
         thumbs[row] = noise if level is None else np.clip(level + grain, 0, 255)
         rows.width[row] = rows.height[row] = 5
         rows.pixels[row] = zlib.crc32(thumbs[row].tobytes())
-    rows.coarse[:] = block_means(thumbs)
+    rows.perceptual_hash[:] = perceptual_hashes(thumbs)
     return rows, thumbs

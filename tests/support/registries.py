@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cnn.dataset.manifest import Normalization, SplitSpec
+from cnn.dataset.normalization import Normalization
+from cnn.dataset.split import SplitSpec
 from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import GOLDEN, INFO, ONNX, WEIGHTS, BundleInfo
 from cnn.models.architecture import ModelSpec

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.dataset.manifest import LedgerRef, Manifest, Normalization, ShardRef, SplitSpec
+from cnn.dataset.manifest import LedgerRef, Manifest, ShardRef
+from cnn.dataset.normalization import Normalization
+from cnn.dataset.split import SplitSpec
 from cnn.dataset.tfrecord import digest_shard, encode_record
 from cnn.images.read import encode_png, read_image
 from cnn.images.spec import AugmentSpec, ImageSpec

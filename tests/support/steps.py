@@ -6,17 +6,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cnn.dataset.manifest import Manifest, SplitSpec
+from cnn.dataset.manifest import Manifest
+from cnn.dataset.split import SplitSpec
 from cnn.images.spec import AugmentSpec, ImageSpec
 from infra.cluster.spec import ClusterSpec
 from infra.cluster.workers import open_workers
 from infra.storage.store import open_store
 from infra.storage.workspace import lock_workspace
 from tasks.dataset.version import read_ledger
-from tasks.prepare.build import BuildSpec
-from tasks.prepare.checks import BudgetSpec
 from tasks.prepare.finish import finish_version
 from tasks.prepare.pipeline import Preparation, build_chunks, list_files
+from tasks.prepare.spec import BudgetSpec, BuildSpec
 
 
 def write_image(path: Path, seed: int, size: tuple[int, int] = (20, 16)) -> None:

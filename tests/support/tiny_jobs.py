@@ -10,7 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from cnn.dataset.loader import open_split
-from cnn.dataset.manifest import LedgerRef, Manifest, Normalization, ShardRef, SplitSpec
+from cnn.dataset.manifest import LedgerRef, Manifest, ShardRef
+from cnn.dataset.normalization import Normalization
+from cnn.dataset.split import SplitSpec
 from cnn.dataset.tfrecord import digest_shard, encode_record
 from cnn.images.spec import AugmentSpec, ImageSpec
 from cnn.models.architecture import ModelSpec

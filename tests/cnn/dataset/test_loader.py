@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from cnn.dataset import verify as verification
 from cnn.dataset.loader import ShardSet, as_epoch_dataset, iterate_batches, open_split
-from cnn.dataset.manifest import LedgerRef, Manifest, Normalization, ShardRef, SplitSpec
+from cnn.dataset.manifest import LedgerRef, Manifest, ShardRef
+from cnn.dataset.normalization import Normalization
+from cnn.dataset.split import SplitSpec
 from cnn.dataset.tfrecord import digest_shard, encode_record, map_file
 from cnn.errors import DatasetError, IntegrityError
 from cnn.images.read import encode_jpeg

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from steps import make_job, run_job
 from tiff_files import LZW, Layout, write_tiff
 
-from cnn.dataset.manifest import Manifest, SplitSpec
+from cnn.dataset.manifest import Manifest
+from cnn.dataset.split import SplitSpec
 from cnn.errors import BadImage
 from cnn.formats.levels import combine_spans, find_misfit, integers_to_uint8, measure_span
 from cnn.images.read import read_image

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 import cnn.inference.bundle
 from cnn.backend import import_keras
-from cnn.dataset.manifest import Normalization, SplitSpec
+from cnn.dataset.normalization import Normalization
+from cnn.dataset.split import SplitSpec
 from cnn.errors import IntegrityError, RegistryError, TrainingError
 from cnn.evaluation.calibration import as_class_probabilities
 from cnn.images.spec import ImageSpec

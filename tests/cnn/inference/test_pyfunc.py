@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from registries import open_registry, register
 
-from cnn.dataset.manifest import Normalization, SplitSpec
+from cnn.dataset.normalization import Normalization
+from cnn.dataset.split import SplitSpec
 from cnn.images.read import read_image
 from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import BundleFacts, write_bundle

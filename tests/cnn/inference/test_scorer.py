@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cnn.backend import import_keras
-from cnn.dataset.manifest import Normalization, SplitSpec
+from cnn.dataset.normalization import Normalization
+from cnn.dataset.split import SplitSpec
 from cnn.errors import IntegrityError, RegistryError
 from cnn.evaluation.calibration import apply_temperature, as_class_probabilities
 from cnn.images.spec import ImageSpec

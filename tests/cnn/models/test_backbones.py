@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cnn.backend import import_keras
-from cnn.dataset.manifest import Normalization
+from cnn.dataset.normalization import Normalization
 from cnn.errors import ConfigError
 from cnn.images.spec import ImageSpec
 from cnn.models.architecture import ModelSpec, build_model, count_parameters, load_weights

@@ -11,13 +11,14 @@ from PIL import Image
 from steps import built_paths, make_job, prepare, rows_of, run_job, write_image, write_photos
 
 import flows.prepare
-from cnn.dataset.manifest import SplitSpec
+from cnn.dataset.split import SplitSpec
 from cnn.errors import BudgetError
 from cnn.images.spec import ImageSpec
 from infra.storage.layout import manifest_path
 from infra.storage.store import open_store
 from tasks.dataset.gc import collect_garbage
-from tasks.prepare.checks import BudgetSpec, is_beyond
+from tasks.prepare.checks import is_beyond
+from tasks.prepare.spec import BudgetSpec
 
 SIZE = ImageSpec(size=(64, 64))
 

@@ -18,7 +18,8 @@ from steps import built_paths, prepare, rows_of, write_image, write_photos
 
 import flows.prepare
 from cnn.dataset.loader import open_split
-from cnn.dataset.manifest import SPLITS, Manifest, SplitSpec
+from cnn.dataset.manifest import Manifest
+from cnn.dataset.split import SPLITS, SplitSpec, choose_split
 from cnn.digest import canonical_json, hash_file
 from cnn.errors import SourceError
 from cnn.images.spec import AugmentSpec
@@ -32,7 +33,6 @@ from tasks.files.class_folders import (
     name_split,
 )
 from tasks.files.listing import list_source
-from tasks.prepare.build import choose_split
 from tasks.prepare.duplicates import find_overlaps
 
 CLASSES = ("cat", "owl")

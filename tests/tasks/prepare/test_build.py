@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cnn.dataset.manifest import SplitSpec
+from cnn.dataset.split import SplitSpec, choose_split, find_group
 from cnn.dataset.tfrecord import Record, decode_record, digest_shard, iterate_frames
 from cnn.errors import IntegrityError
 from cnn.formats.content_digest import digest_image_data
@@ -21,8 +21,9 @@ from cnn.images.spec import AugmentSpec, ImageSpec
 from infra.storage.store import Store, open_source, open_store
 from tasks.files.chunks import cut_by_hash, make_chunk
 from tasks.files.listing import list_source
-from tasks.prepare.build import BuildSpec, BuildTask, build_chunk, choose_split, find_group
+from tasks.prepare.build import BuildTask, build_chunk
 from tasks.prepare.chunk_report import read_report
+from tasks.prepare.spec import BuildSpec
 from tasks.prepare.table import Report, Rows
 
 

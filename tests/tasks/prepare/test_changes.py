@@ -13,7 +13,8 @@ from steps import built_paths, prepare, rows_of, write_image, write_photos
 import tasks.prepare.build
 import tasks.prepare.pipeline
 from cnn.dataset.loader import open_split
-from cnn.dataset.manifest import Manifest, SplitSpec
+from cnn.dataset.manifest import Manifest
+from cnn.dataset.split import SplitSpec
 from cnn.errors import BadImage, BudgetError, IntegrityError
 from cnn.images.spec import AugmentSpec, ImageSpec
 from infra.storage.layout import dataset_pointer_path

@@ -5,21 +5,21 @@ import pytest
 from listings import make_inventory, make_rows
 
 from cnn.dataset.manifest import ShardRef
+from cnn.dataset.normalization import set_normalization
 from cnn.errors import BudgetError, StorageError
 from cnn.images.read import sum_levels
 from cnn.images.spec import ImageSpec
 from tasks.prepare.checks import (
-    BudgetSpec,
     check_budget,
     count_outcomes,
     describe_ignored,
     describe_quarantine,
     digest_dataset,
     reconcile_rows,
-    set_normalization,
 )
 from tasks.prepare.derive import Arranged, Selection
 from tasks.prepare.placement import divide_rows, place_rows
+from tasks.prepare.spec import BudgetSpec
 from tasks.prepare.table import DUPLICATE, IGNORED, OK, QUARANTINED, Rows
 
 
@@ -27,7 +27,7 @@ def make_four() -> Rows:
     """Two chunks of the same two pictures, each with one of them left."""
     rows, _ = make_rows(("owl", "yak"), {f"owl/{name}": (name, "train", None) for name in "abcd"})
     shard = ShardRef(path="shards/x.tfrecord", rows=2, bytes=2, digest="x")
-    rows.chunk[:] = [rows.chunks.number(key) for key in ("two", "two", "one", "one")]
+    rows.chunk[:] = [rows.chunks[key] for key in ("two", "two", "one", "one")]
     rows.record[:], rows.record_label[:] = [0, 1, 0, 1], 0
     rows.shards = {"one": {"train": shard}, "two": {"train": shard}}
     rows.outcome[[1, 2]] = DUPLICATE
@@ -85,7 +85,7 @@ def test_every_outcome_is_counted_and_what_is_beside_the_classes_does_not_count_
     for path, outcome in (("owl/a", OK), ("owl/b", QUARANTINED), ("yak/a", OK)):
         rows.outcome[inventory.column("path").to_pylist().index(path.encode())] = outcome
     rows.split[:] = 0
-    rows.reason[inventory.column("path").to_pylist().index(b"owl/b")] = rows.reasons.number("truncated: oh")
+    rows.reason[inventory.column("path").to_pylist().index(b"owl/b")] = rows.reasons["truncated: oh"]
     assert count_outcomes(rows) == {
         "ok": 2,
         "quarantined": 2,
@@ -117,7 +117,7 @@ def test_reasons_and_rules_are_counted_by_what_the_files_are_and_by_class() -> N
         "yak/b": "unsupported_format: raw (NEF), see image.raw",
     }
     for path, reason in reasons.items():
-        rows.outcome[at[path]], rows.reason[at[path]] = QUARANTINED, rows.reasons.number(reason)
+        rows.outcome[at[path]], rows.reason[at[path]] = QUARANTINED, rows.reasons[reason]
     assert describe_quarantine(rows) == (
         "2 not_an_image: git-lfs pointer, 1 not_an_image: AVI video, "
         "1 unsupported_mode: 13 bands of uint16, "

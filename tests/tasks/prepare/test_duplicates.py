@@ -6,16 +6,9 @@ from hypothesis import strategies as st
 from listings import make_rows
 from numpy.typing import NDArray
 
-from cnn.dataset.near_duplicates import find_same
-from tasks.prepare.duplicates import (
-    doubt_labels,
-    find_copies,
-    find_near_duplicates,
-    find_same_pictures,
-    settle_copies,
-    settle_leaks,
-)
-from tasks.prepare.table import QUARANTINED, block_means
+from cnn.dataset.near_duplicates import find_copies, find_near_duplicates, find_same, perceptual_hashes
+from tasks.prepare.duplicates import find_same_pictures, mark_copies, mark_doubtful_labels, mark_leaks
+from tasks.prepare.table import QUARANTINED
 
 Facts = tuple[str, str, int | None]
 
@@ -23,9 +16,9 @@ Facts = tuple[str, str, int | None]
 def settle(facts: dict[str, Facts], distance: int = 4) -> dict[str, tuple[str, str | None]]:
     """path → (outcome, reason) of files, of (text for the digest, split, kind of picture)."""
     rows, thumbs = make_rows(("cat", "owl"), facts)
-    settle_copies(rows, lambda wanted: thumbs[wanted])
-    settle_leaks(rows, distance, lambda wanted: thumbs[wanted])
-    doubt_labels(rows, distance, lambda wanted: thumbs[wanted])
+    mark_copies(rows, lambda wanted: thumbs[wanted])
+    mark_leaks(rows, distance, lambda wanted: thumbs[wanted])
+    mark_doubtful_labels(rows, distance, lambda wanted: thumbs[wanted])
     table = rows.table(0, len(rows), rows.chunk, rows.chunks)
     return {row["path"]: (row["outcome"], row["reason"]) for row in table.to_pylist()}
 
@@ -35,7 +28,7 @@ def find_among(train: NDArray[np.uint8], others: NDArray[np.uint8], distance: in
     thumbs = np.concatenate([train, others])
     rows = np.arange(len(thumbs))
     first, rest = rows[: len(train)], rows[len(train) :]
-    found = find_near_duplicates(block_means(thumbs), first, rest, distance, lambda wanted: thumbs[wanted])
+    found = find_near_duplicates(perceptual_hashes(thumbs), first, rest, distance, lambda wanted: thumbs[wanted])
     return [found.get(row, -1) for row in rest.tolist()]
 
 
@@ -63,7 +56,7 @@ def test_files_that_differ_but_for_their_pixels_are_copies() -> None:
 def test_pictures_of_one_colour_are_copies_only_where_their_files_say_so() -> None:
     facts: dict[str, Facts] = {path: (path, "train", None) for path in ("cat/a", "owl/a", "owl/b")}
     rows, thumbs = make_rows(("cat", "owl"), facts)
-    thumbs[:], rows.coarse[:], rows.pixels[:] = 7, 7, 7
+    thumbs[:], rows.perceptual_hash[:], rows.pixels[:] = 7, 7, 7
     assert find_same_pictures(rows, lambda wanted: thumbs[wanted]) == []
     rows.image_key[1:] = 1
     assert [group.tolist() for group in find_same_pictures(rows, lambda wanted: thumbs[wanted])] == [[1, 2]]
@@ -95,9 +88,9 @@ def test_a_near_copy_of_a_training_image_leaves_the_other_splits() -> None:
 
 def test_quarantined_rows_stay_as_they_are() -> None:
     rows, thumbs = make_rows(("cat", "owl"), {"owl/a": ("d", "train", None), "owl/b": ("d", "train", None)})
-    rows.outcome[0], rows.reason[0] = QUARANTINED, rows.reasons.number("truncated")
-    settle_copies(rows, lambda wanted: thumbs[wanted])
-    settle_leaks(rows, 4, lambda wanted: thumbs[wanted])
+    rows.outcome[0], rows.reason[0] = QUARANTINED, rows.reasons["truncated"]
+    mark_copies(rows, lambda wanted: thumbs[wanted])
+    mark_leaks(rows, 4, lambda wanted: thumbs[wanted])
     told = rows.table(0, 2, rows.chunk, rows.chunks)
     assert told.column("outcome").to_pylist() == ["quarantined", "ok"]
     assert told.column("reason").to_pylist() == ["truncated", None]
@@ -123,7 +116,7 @@ def test_a_burst_of_one_scene_does_not_take_quadratic_memory() -> None:
         return thumbs[wanted]
 
     rows = np.arange(3_000)
-    found = find_near_duplicates(block_means(thumbs), rows[:2_000], rows[2_000:], 4, fetch)
+    found = find_near_duplicates(perceptual_hashes(thumbs), rows[:2_000], rows[2_000:], 4, fetch)
     assert (len(found), len(asked)) == (1_000, 1)
 
 

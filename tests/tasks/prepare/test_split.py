@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from listings import make_rows
 from steps import prepare, rows_of, write_image, write_photos
 
-from cnn.dataset.manifest import SPLITS, LedgerRef, Manifest, SplitSpec
+from cnn.dataset.manifest import LedgerRef, Manifest
+from cnn.dataset.split import SPLITS, SplitSpec, choose_split
 from infra.storage.layout import manifest_path
 from infra.storage.store import open_store
 from tasks.dataset.ledger import ADDED, to_parquet
 from tasks.dataset.version import LatestVersion, point_to_version, read_ledger
-from tasks.prepare.build import choose_split
 from tasks.prepare.split import draw_splits
 from tasks.prepare.table import Rows
 
@@ -37,7 +37,7 @@ def make_drawn(paths: list[str], spec: SplitSpec, before: dict[str, str]) -> Row
     rows, _ = make_rows(classes, {path: (path, "train", None) for path in paths})
     for row, path in enumerate(sorted(paths)):
         group = re.search(spec.group, path) if spec.group else None
-        rows.group[row] = rows.groups.number(group[0]) if group else -1
+        rows.group[row] = rows.groups[group[0]] if group else -1
         drawn = choose_split(rows.image_key[row].tobytes().hex(), group[0] if group else None, spec)
         rows.split[row] = SPLITS.index(before.get(path, drawn))
         rows.known[row] = path in before

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import tasks.score.chunk
-from cnn.dataset.manifest import Normalization, SplitSpec
+from cnn.dataset.normalization import Normalization
+from cnn.dataset.split import SplitSpec
 from cnn.errors import BadImage, IntegrityError, RegistryError
 from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import BundleInfo

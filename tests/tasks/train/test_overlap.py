@@ -15,8 +15,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from steps import prepare, rows_of, write_image, write_photos
 
-from cnn.dataset.manifest import Manifest, SplitSpec
+from cnn.dataset.manifest import Manifest
 from cnn.dataset.seen_images import SeenImages, UnseenImages, write_seen
+from cnn.dataset.split import SplitSpec
 from cnn.errors import IntegrityError
 from cnn.evaluation.gate import Challenger, GateSpec, Verdict, decide_promotion
 from cnn.evaluation.metrics import evaluate_probabilities

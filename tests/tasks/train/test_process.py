@@ -16,7 +16,7 @@ from small_dataset import IMAGE, PER_CLASS, write_dataset
 
 from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import Manifest
-from cnn.errors import ConfigError, DatasetError, TrainingError
+from cnn.errors import ConfigError, DatasetError, InstallationError, TrainingError
 from cnn.inference.bundle import read_bundle
 from cnn.inference.scorer import load_scorer
 from cnn.models.architecture import ModelSpec
@@ -65,6 +65,12 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     with TrainingProcess() as again:
         report = run_training(job, interrupt, again)
     return Story(manifest, folder / "workspace", job, str(death.value), events, report)
+
+
+def test_an_installation_without_training_says_which_to_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "find_spec", lambda name: None if name in ("keras", "onnx") else object())
+    with pytest.raises(InstallationError, match=r"^training needs keras, onnx, and .* install 'safelight\[cpu\]'"):
+        TrainingProcess()
 
 
 def make_job(workspace: Path, manifest: Manifest, folder: Path) -> TrainJob:

@@ -1,0 +1,89 @@
+"""Divide images into training, validation and test by a hash, so that new images move no others."""
+
+import hashlib
+from functools import lru_cache
+
+from pydantic import Field, field_validator, model_validator
+
+from cnn.patterns import compile_pattern
+from cnn.spec import Settings
+
+SPLITS = ("train", "validation", "test")
+TRAIN, VALIDATION, TEST = range(len(SPLITS))
+
+
+class SplitSpec(Settings):
+    """How images are divided into those for training, validation and test; new images move none of the others."""
+
+    validation: float = Field(0.1, ge=0.0, lt=1.0, description="share of the images that choose the best epoch")
+    test: float = Field(
+        0.1, ge=0.0, lt=1.0, description="share of the images that judge the model, which training never sees"
+    )
+    group: str | None = Field(
+        None,
+        examples=[r"site-(\d+)"],
+        description="regular expression on the path: images with the same text in its first parentheses (a site, an"
+        " animal) stay together, all for training or all for test",
+    )
+    seed: int = Field(0, ge=0, description="another number draws another division")
+    folders: bool | None = Field(
+        None,
+        examples=[True],
+        description="whether the top folders train, val and test (or training, valid, validation, testing) are a"
+        " division that is kept as it is, with class folders below (true), or are classes (false); not set: what they"
+        " look like",
+    )
+    leak_distance: int = Field(
+        4,
+        ge=-1,
+        le=255,
+        description="largest difference, in grey levels, of the small versions of two files that count as one"
+        " photograph; -1: none do",
+    )
+
+    @field_validator("group")
+    @classmethod
+    def _group_is_a_pattern(cls, value: str | None) -> str | None:
+        try:
+            compile_pattern(value or "")
+        except ValueError as error:
+            raise ValueError(f"not a regular expression ({error})") from None
+        return value
+
+    @model_validator(mode="after")
+    def _training_images_remain(self) -> "SplitSpec":
+        if self.validation + self.test >= 1.0:
+            raise ValueError(f"validation + test must be below 1, not {self.validation + self.test:g}")
+        return self
+
+    def deciding(self) -> dict[str, object]:
+        """The settings that decide in which split an image is drawn."""
+        return self.model_dump(exclude={"leak_distance"})
+
+
+@lru_cache(maxsize=64)
+def draw_missing(spec: SplitSpec, given: frozenset[str]) -> SplitSpec:
+    """The specification by which training images are drawn for the splits that the owner's folders do not give."""
+    return spec.model_copy(update={name: 0.0 for name in given if name != "train"})
+
+
+def choose_split(key: str, group: str | None, spec: SplitSpec) -> str:
+    """`train`, `validation` or `test`, by a hash of the group if there is one, else of the image's key (hex)."""
+    point = draw_point(key, group, spec)
+    if point < spec.test:
+        return "test"
+    return "validation" if point < spec.test + spec.validation else "train"
+
+
+def draw_point(key: str, group: str | None, spec: SplitSpec) -> float:
+    """A number from 0 to 1 that depends on the group if there is one, else on the image's key, and on the seed."""
+    unit = f"{spec.seed}:{'group:' + group if group is not None else key}"
+    return int.from_bytes(hashlib.sha256(unit.encode("utf-8", "surrogateescape")).digest()[:8], "big") / 2**64
+
+
+def find_group(path: str, pattern: str | None) -> str | None:
+    """What the pattern's first group (or the whole pattern) matches in the path; None where it matches nothing."""
+    match = compile_pattern(pattern).search(path) if pattern is not None else None
+    if match is None:
+        return None
+    return match.group(1) if match.re.groups and match.group(1) is not None else match.group(0)
