@@ -16,13 +16,12 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 from PIL import Image
-from registries import open_registry, register
+from registries import make_bundle_facts, open_registry, register
 
 from cnn.dataset.normalization import Normalization
-from cnn.dataset.split import SplitSpec
 from cnn.images.read import read_image
 from cnn.images.spec import ImageSpec
-from cnn.inference.bundle import BundleFacts, write_bundle
+from cnn.inference.bundle import write_bundle
 from cnn.inference.pyfunc import ImageClassifier, _load_pyfunc, make_example
 from cnn.models.architecture import ModelSpec, build_model
 from cnn.models.layers import ConvLayer, FlattenLayer
@@ -60,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = build_model(spec, IMAGE, normalization, CLASSES)
     rng = np.random.default_rng(3)
     model.set_weights([rng.normal(size=weight.shape) for weight in model.get_weights()])
-    facts = BundleFacts(spec, IMAGE, normalization, CLASSES, 1.5, "digits-1", "ab" * 32, SplitSpec())
+    facts = make_bundle_facts(spec, IMAGE, normalization, CLASSES, 1.5)
     golden = np.random.default_rng(0).integers(0, 256, (4, *IMAGE.shape), dtype=np.uint8)
     write_bundle(folder, model, facts, golden)
     return folder
