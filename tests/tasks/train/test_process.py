@@ -215,10 +215,16 @@ def test_stopping_ends_the_process_and_may_be_repeated() -> None:
 
 
 def test_an_interrupt_in_the_parent_ends_the_process() -> None:
-    with pytest.raises(KeyboardInterrupt), TrainingProcess() as trainer:
-        process = os.pidfd_open(trainer.pid)
-        raise KeyboardInterrupt
-    assert is_gone(process)
+    started: list[int] = []
+
+    def be_interrupted() -> None:
+        with TrainingProcess() as trainer:
+            started.append(os.pidfd_open(trainer.pid))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        be_interrupted()
+    assert is_gone(started[0])
 
 
 @pytest.mark.parametrize("thread", [False, True])
