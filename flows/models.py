@@ -13,12 +13,12 @@ from infra.registry.versions import VersionInfo
 
 
 def open_registry(workspace: str) -> Registry:
-    """The registry that belongs to a workspace; what it finds changed or broken, and mends, is told on stderr."""
+    """The registry that belongs to a workspace; what it finds changed or broken, and mends, is logged."""
     return Registry(*resolve_tracking(workspace), announce=log_message)
 
 
 def open_present(workspace: str) -> Registry:
-    """The registry of a workspace that has one: a mistyped workspace is told, and none is made there.
+    """The registry of a workspace that has one; none is made in a workspace that was mistyped.
 
     Raises:
         RegistryError: there is none.
@@ -73,7 +73,7 @@ def rollback_version(workspace: str, name: str, why: str) -> dict[str, Any]:
 
 
 def find_user() -> str:
-    """The user's name for the history; `unknown` where the system does not tell."""
+    """The user's name for the history; `unknown` where the system has none."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):
@@ -107,7 +107,7 @@ def _describe(version: VersionInfo) -> dict[str, Any]:
 
 
 def _describe_figures(version: VersionInfo) -> dict[str, Any]:
-    """A version's accuracy and what it was measured on; None where an older release did not keep it."""
+    """A version's accuracy and what it was measured on; None where an older release did not record it."""
     return {
         "accuracy": version.metrics.get("accuracy"),
         "judged_on": version.judged_on or None,

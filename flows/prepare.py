@@ -10,6 +10,7 @@ from prefect import flow
 
 from cnn.dataset.manifest import Manifest
 from cnn.dataset.split import SPLITS
+from cnn.images.transforms import try_pipeline
 from cnn.text import name_some
 from flows.config import Config
 from flows.progress import log_message, show_stage
@@ -20,7 +21,6 @@ from infra.cluster.workers import Workers, open_workers
 from infra.storage.layout import outcomes_path
 from infra.storage.workspace import lock_workspace
 from tasks.dataset.ledger import OUTCOMES
-from tasks.dataset.outcomes import describe_outcomes, has_outcomes
 from tasks.files.class_folders import (
     SPLIT_NAMES,
     describe_owner_split,
@@ -35,6 +35,7 @@ from tasks.prepare.checks import describe_ignored, describe_quarantine, find_gap
 from tasks.prepare.derive import Selection
 from tasks.prepare.duplicates import find_overlaps
 from tasks.prepare.finish import finish_version
+from tasks.prepare.outcomes import describe_outcomes, has_outcomes
 from tasks.prepare.pipeline import Preparation, build_chunks, keep_levels, list_files, measure_levels
 from tasks.prepare.spec import BuildSpec
 
@@ -57,6 +58,8 @@ def prepare_dataset(
     source: str, workspace: str, config: Config, verify: bool = False, command: str = PREPARE
 ) -> PrepareResult:
     """The body of the flow; also the first half of `retrain`. `command` is what its user types, {} for the source."""
+    if config.augment.transforms is not None:
+        try_pipeline(config.augment.transforms, config.image.shape)
     spec = BuildSpec(image=config.image, augment=config.augment, split=config.split)
     job = Preparation(source, workspace, spec, config.budget, config.chunk.files, verify)
     job.exclude, job.command = config.source.exclude, command

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnn.errors import BadImage
-from cnn.images.read import encode_png, read_image
+from cnn.images.pixels import encode_png
+from cnn.images.read import read_image
 from cnn.inference.bundle import GOLDEN, INFO, BundleInfo
 from cnn.inference.scorer import Scorer, load_scorer, rank_classes
 

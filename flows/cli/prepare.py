@@ -11,17 +11,17 @@ HOUR = 3600.0
 
 
 @command("safelight prepare ~/photos", *WORKSPACE, *CONFIG)
-def prepare(options: Options, source: Source, verify: Verify = False) -> Answer:
+def prepare_command(options: Options, source: Source, verify: Verify = False) -> Answer:
     """Read and check the images of class folders, and make a dataset version for `train`."""
     config = options.open_run(prepare=source)
-    from flows.prepare import prepare as flow
+    from flows.prepare import prepare
     from flows.stages import run_flow
 
-    return run_flow(flow, locate(source), options.workspace, config, verify)
+    return run_flow(prepare, locate(source), options.workspace, config, verify)
 
 
 @command("safelight gc --dry-run", *WORKSPACE)
-def gc(
+def gc_command(
     options: Options,
     keep: Annotated[
         int, typer.Option("--keep", min=0, help="Newest versions of each source to keep; the latest always is.")

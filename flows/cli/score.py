@@ -8,7 +8,7 @@ from flows.cli.options import CONFIG, WORKSPACE, Answer, Name, Options, Source, 
 
 
 @command("safelight score ~/inbox --name birds", *WORKSPACE, *CONFIG)
-def score(
+def score_command(
     options: Options,
     source: Source,
     name: Name,
@@ -16,7 +16,7 @@ def score(
 ) -> Answer:
     """Predict the class of every image in a folder: a table of predictions and a report."""
     config = options.open_run(name, score=source)
-    from flows.score import score as flow
+    from flows.score import score
     from flows.stages import run_flow
 
-    return run_flow(flow, locate(source), name, options.workspace, config, csv)
+    return run_flow(score, locate(source), name, options.workspace, config, csv)

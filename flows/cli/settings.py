@@ -40,7 +40,7 @@ def show_file(answer: Answer) -> None:
 
 
 @command("safelight settings image", *CONFIG, show=show_settings)
-def settings(
+def settings_command(
     options: Options,
     part: Annotated[
         str | None, typer.Argument(metavar="PART", help="A section such as image, or a setting such as image.size.")
@@ -67,7 +67,7 @@ def settings(
 
 
 @command("safelight init", show=show_file)
-def init(
+def init_command(
     options: Options,
     path: Annotated[
         Path, typer.Option("--path", metavar="FILE", help="Where to write it; a file that exists stays as it is.")

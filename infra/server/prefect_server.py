@@ -43,7 +43,8 @@ from infra.machine.proxies import (
 )
 from infra.machine.user_dirs import state_dir
 from infra.server.process import CLIENTS, LOG, STATE, rotate_log
-from infra.storage.local import LocalStore, lock_folder
+from infra.storage.local import LocalStore
+from infra.storage.locks import lock_path, take_lock
 
 USUAL_PORT = 4200
 START_SECONDS = 120.0
@@ -152,7 +153,7 @@ def use_server() -> None:
     path = _folder() / CLIENTS
     if path not in _used:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(handle, fcntl.LOCK_SH)
+        take_lock(handle, fcntl.LOCK_SH)
         _used[path] = handle
 
 
@@ -165,7 +166,7 @@ def leave_server() -> None:
 def cancel_idle_stop(running: ServerState) -> ServerState:
     """The running server, which no longer ends for being idle."""
     folder = _folder()
-    with lock_folder(folder):
+    with lock_path(folder):
         if _read_state() != running:
             return running  # another command stopped or replaced it meanwhile
         state = replace(running, idle_minutes=None)
@@ -176,7 +177,7 @@ def cancel_idle_stop(running: ServerState) -> ServerState:
 def start_server(wait: bool = True, spec: ServerSpec | None = None) -> ServerState:
     """The local server, started unless it runs; two commands at once start one. Raises: ServerError."""
     spec, folder = spec or ServerSpec(), _folder()
-    with lock_folder(folder):
+    with lock_path(folder):
         state = server_status()
         if state is None or state.version != version("prefect"):
             _end_process(state)
@@ -203,7 +204,7 @@ def wait_for_server(state: ServerState, seconds: float = START_SECONDS) -> Serve
 def stop_server() -> bool:
     """Whether a local server was running; it no longer is."""
     folder = _folder()
-    with lock_folder(folder):
+    with lock_path(folder):
         state = server_status()
         _end_process(state)
         if state is not None and (child := _children.pop(state.pid, None)):
@@ -235,7 +236,7 @@ def is_own_server(address: str) -> bool:
 def restart_server(dead: ServerState) -> ServerState | None:
     """The server that runs now, at the old place: another command may have started it, or stopped it for good."""
     folder = _folder()
-    with lock_folder(folder):
+    with lock_path(folder):
         known = _read_state()
         if known is None or (known.pid, known.birth) != (dead.pid, dead.birth):
             return server_status()

@@ -20,7 +20,6 @@ from infra.storage.workspace import (
     lock_workspace_alone,
     read_store_clock,
     remove_empty_folder,
-    remove_unfinished,
 )
 from tasks.dataset.version import read_manifest
 
@@ -67,7 +66,7 @@ def collect_garbage(store: Store, keep: int, grace: float, dry_run: bool = False
         unfinished = 0
         if not dry_run:
             remove_files(store, gone)
-            unfinished = remove_unfinished(store, before)
+            unfinished = store.remove_unfinished(before)
     removed = tuple(sorted(set(manifests) - kept))
     return Collected(tuple(sorted(kept)), removed, len(gone), sum(file.size for file in gone), unfinished)
 

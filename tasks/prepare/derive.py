@@ -26,8 +26,8 @@ from cnn.dataset.tfrecord import (
 )
 from cnn.digest import canonical_json, hash_json, seal, unseal
 from cnn.errors import IntegrityError, StorageError
-from cnn.images.augment import augment_image
-from cnn.images.read import encode_jpeg, sum_levels
+from cnn.images.augment import AUGMENT_FORMAT, Augmenter
+from cnn.images.pixels import encode_jpeg, sum_levels
 from cnn.images.spec import AugmentSpec, ImageSpec
 from infra.storage.layout import derived_path, shard_sums_path
 from infra.storage.store import Store, reuse_store
@@ -54,8 +54,8 @@ class Selection:
     def key(self, task: "ArrangeTask") -> str:
         """40 hex digits over all that decides the bytes of the shard that comes out."""
         facts = [FORMAT, self.shard.digest, self.records, self.labels]
-        made = [task.augment.model_dump(), task.image.encoding, task.image.shape] if self.copies else None
-        return hash_json([facts, made])[:40]
+        made = [AUGMENT_FORMAT, task.augment.model_dump(), task.image.encoding, task.image.shape]
+        return hash_json([facts, made if self.copies else None])[:40]
 
 
 @dataclass(frozen=True)
@@ -157,11 +157,12 @@ def _selected(store: Store, work: Selection) -> Iterator[tuple[memoryview, int]]
 def _write_copies(store: Store, work: Selection, task: ArrangeTask, writer: ShardWriter) -> tuple[int, ...]:
     """Append the augmented copies; returns the checksum of those of each image, of their bytes one after the other."""
     crcs = []
+    augmenter = Augmenter(task.augment)
     for record, label in _selected(store, work):
         base, crc = _take_apart(record, task.image), 0
         pixels = _to_pixels(base.image, task.image)
         for copy in range(1, task.augment.copies + 1):
-            image = augment_image(pixels, task.augment, base.key, copy)
+            image = augmenter.make_copy(pixels, base.key, copy)
             content = image if task.image.encoding == "raw" else encode_jpeg(image)
             own = writer.append_image(content, label, base.key, copy)
             crc = own if copy == 1 else measure_crc(content, crc)

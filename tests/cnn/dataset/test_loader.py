@@ -20,7 +20,7 @@ from cnn.dataset.normalization import Normalization
 from cnn.dataset.split import SplitSpec
 from cnn.dataset.tfrecord import digest_shard, encode_record, map_file
 from cnn.errors import DatasetError, IntegrityError
-from cnn.images.read import encode_jpeg
+from cnn.images.pixels import encode_jpeg
 from cnn.images.spec import AugmentSpec, ImageSpec
 
 Pixels = NDArray[np.uint8]

@@ -11,7 +11,8 @@ import typer
 
 import infra.server.prefect_server
 from cnn.errors import SourceError
-from flows.cli.console import format_value, open_prefect, run_command
+from flows.cli.console import format_value, run_command
+from flows.cli.server import open_prefect
 from flows.progress import CONSOLE_LEVEL
 
 

@@ -35,7 +35,7 @@ from infra.machine.proxies import (
 )
 from infra.registry.tracking import resolve_tracking
 from infra.server.prefect_server import ensure_prefect_server
-from infra.storage.entry import read_aws_variables
+from infra.storage.aws import read_aws_variables
 from infra.storage.s3 import S3Source, make_client
 from infra.storage.s3_errors import explain_fault
 from infra.storage.s3_obstore import choose_reader
