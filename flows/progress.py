@@ -23,8 +23,8 @@ from rich.table import Column
 from rich.text import Text
 
 from cnn.text import escape_unprintable
+from infra.server.spec import CONSOLE_LEVEL
 
-CONSOLE_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
 ARTIFACT_SECONDS = 2.0  # Prefect's UI is told this often: each time is a request to its server
 LINE_SECONDS = 30.0  # without a terminal, a line is said this often
 OTHERS_WIDTH = 76  # of "build      12,345/123,456 1,234 images/s, 123.4 MB/s 01:02 12 quarantined", beside the bar

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from infra.server.prefect_server import ServerSpec
 
 STOPPED = "stopped; what was finished is kept, the same command goes on from there"
 MORE_MEMORY = "give it more (ulimit -v, the container's limit), or lower cluster.workers; the same command goes on"
@@ -155,29 +154,6 @@ def format_value(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return escape_unprintable(str(value))
-
-
-def open_prefect(spec: "ServerSpec | None" = None) -> None:
-    """Point Prefect at a server: the one configured, else a local one that is started now and reused later.
-
-    Called before Prefect is imported, and the one place that sets what it reads: a variable that is set already stays.
-    """
-    from flows.progress import CONSOLE_LEVEL, log_message
-    from infra.server.prefect_server import ensure_prefect_server, find_prefect_home, is_own_server
-
-    address = ensure_prefect_server(log_message, spec)
-    wanted = {
-        CONSOLE_LEVEL: "CRITICAL",  # its log goes to the server, and to the terminal only where nothing else tells
-        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # nor its own tracebacks, when its server is away for a while
-        "DO_NOT_TRACK": "1",  # nothing is sent out
-        "PREFECT_API_URL": address,
-        "PREFECT_HOME": str(find_prefect_home()),  # it warns before every answer where it cannot make its own
-    }
-    if is_own_server(address):
-        # Two requests, each over a client of its own, would ask this server for a version that is known here.
-        wanted["PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED"] = "false"
-    for name, value in wanted.items():
-        os.environ.setdefault(name, value)
 
 
 def _is_of_prefect(fault: Exception) -> bool:

@@ -48,10 +48,11 @@ def up(options: Options) -> Answer:
     """Start the local Prefect server, whose pages show all runs; it stays until `down`."""
     from cnn.text import redact
     from flows.progress import log_message
-    from infra.server.prefect_server import ensure_prefect_server, server_status
+    from infra.server.local_server import find_local_server
+    from infra.server.prefect_server import ensure_prefect_server
 
     url = ensure_prefect_server(log_message, options.load_config().server, stay=True)
-    state = server_status()
+    state = find_local_server()
     ours = state is not None and state.url == url
     return {
         "api": redact(url),
@@ -65,7 +66,7 @@ def up(options: Options) -> Answer:
 @command("safelight down")
 def down(options: Options) -> Answer:
     """Stop the local Prefect server; one that was started otherwise is left alone."""
-    from infra.server.prefect_server import stop_server
+    from infra.server.local_server import stop_server
 
     return {"stopped": stop_server()}
 
