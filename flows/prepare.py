@@ -21,7 +21,6 @@ from infra.cluster.workers import Workers, open_workers
 from infra.storage.layout import outcomes_path
 from infra.storage.workspace import lock_workspace
 from tasks.dataset.ledger import OUTCOMES
-from tasks.dataset.outcomes import describe_outcomes, has_outcomes
 from tasks.files.class_folders import (
     SPLIT_NAMES,
     describe_owner_split,
@@ -36,6 +35,7 @@ from tasks.prepare.checks import describe_ignored, describe_quarantine, find_gap
 from tasks.prepare.derive import Selection
 from tasks.prepare.duplicates import find_overlaps
 from tasks.prepare.finish import finish_version
+from tasks.prepare.outcomes import describe_outcomes, has_outcomes
 from tasks.prepare.pipeline import Preparation, build_chunks, keep_levels, list_files, measure_levels
 from tasks.prepare.spec import BuildSpec
 

@@ -1,11 +1,11 @@
-"""What a stage does while it does it: on stderr a bar, or a line where there is no terminal; in Prefect an artifact."""
+"""Progress of a stage: a bar on a terminal, lines elsewhere, and a progress artifact on Prefect's page of the run."""
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from rich.console import Console
@@ -25,8 +25,10 @@ from rich.text import Text
 from cnn.text import escape_unprintable
 from infra.server.spec import CONSOLE_LEVEL
 
-ARTIFACT_SECONDS = 2.0  # Prefect's UI is told this often: each time is a request to its server
-LINE_SECONDS = 30.0  # without a terminal, a line is said this often
+T = TypeVar("T")
+
+ARTIFACT_SECONDS = 2.0  # between two updates of Prefect's page, each of them a request to its server
+LINE_SECONDS = 30.0  # between two lines where there is no terminal
 OTHERS_WIDTH = 76  # of "build      12,345/123,456 1,234 images/s, 123.4 MB/s 01:02 12 quarantined", beside the bar
 BAR_WIDTH = range(8, 29)  # columns of the bar itself, where the terminal has room for it
 
@@ -41,8 +43,8 @@ class SpeedColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         elapsed = task.finished_time if task.finished else task.elapsed
         size = task.fields["size"] if self.wide else 0
-        told = describe_speed(task.completed, size, elapsed or 0.0) if task.fields["timed"] else ""
-        return Text(told, style="progress.data.speed")
+        speed = describe_speed(task.completed, size, elapsed or 0.0) if task.fields["timed"] else ""
+        return Text(speed, style="progress.data.speed")
 
 
 class Stage:
@@ -54,33 +56,33 @@ class Stage:
         self._bar = _make_bar(console) if console.is_terminal else None
         self._row = self._add_row(self._bar) if self._bar else None
         self._artifact = _start_artifact(name) if total > 1 else None
-        self._told = self._said = monotonic()
+        self._updated_at = self._logged_at = monotonic()
 
     def advance(self, count: int, note: str = "", *, size: int = 0) -> None:
         """`count` more units are done, `size` bytes of the source were read for them; `note` stands behind the bar."""
         self.completed, self.size, self.note = self.completed + count, self.size + size, note
         if self._bar is not None and self._row is not None:
             self._bar.update(self._row, advance=count, size=self.size, note=note)
-        elif self._is_timed and monotonic() - self._said > LINE_SECONDS and self.completed < self.total:
-            self._said = monotonic()
+        elif self._is_timed and monotonic() - self._logged_at > LINE_SECONDS and self.completed < self.total:
+            self._logged_at = monotonic()
             log_message(self._describe_middle())
-        if self._artifact is not None and monotonic() - self._told > ARTIFACT_SECONDS:
-            self._told = monotonic()
-            self._tell()
+        if self._artifact is not None and monotonic() - self._updated_at > ARTIFACT_SECONDS:
+            self._updated_at = monotonic()
+            self._update_page()
 
     def close(self, finished: bool) -> None:
-        """End the stage; where there is no terminal, say in one line what it did."""
+        """End the stage; where there is no terminal, log one line about what was done."""
         if self._bar is not None:
             self._bar.stop()
         elif self.total:
             log_message(self._describe_end(finished))
         if finished:
             self.completed = self.total
-            self._tell()
+            self._update_page()
 
     @property
     def _is_timed(self) -> bool:
-        """Whether a speed means something: epochs, say, are counted but not raced."""
+        """Whether a speed means something: epochs, for one, are counted but not raced."""
         return self.unit == "images"
 
     def _add_row(self, bar: Progress) -> TaskID:
@@ -90,22 +92,19 @@ class Stage:
         """How far the stage is, how fast, when it may end, and the note."""
         seconds = monotonic() - self.started
         left = (self.total - self.completed) * seconds / max(self.completed, 1)
-        parts = [
-            f"{self.completed:,} of {self.total:,} {self.unit}",
-            describe_speed(self.completed, self.size, seconds),
-            f"{describe_time(left)} left",
-            self.note,
-        ]
-        return f"{self.name}: {', '.join(filter(None, parts))}"
+        return self._describe("", seconds, f"{describe_time(left)} left")
 
     def _describe_end(self, finished: bool) -> str:
         seconds = monotonic() - self.started
-        speed = describe_speed(self.completed, self.size, seconds) if self._is_timed else ""
-        parts = [f"{self.completed:,} of {self.total:,} {self.unit} in {seconds:.1f} s", speed, self.note]
-        return f"{self.name}: {', '.join(filter(None, parts))}{'' if finished else ' (stopped)'}"
+        return self._describe(f" in {seconds:.1f} s", seconds, "") + ("" if finished else " (stopped)")
 
-    def _tell(self) -> None:
-        """Tell Prefect's UI how far it is; what goes wrong there is never asked again, and never stops the stage."""
+    def _describe(self, time: str, seconds: float, left: str) -> str:
+        speed = describe_speed(self.completed, self.size, seconds) if self._is_timed else ""
+        parts = [f"{self.completed:,} of {self.total:,} {self.unit}{time}", speed, left, self.note]
+        return f"{self.name}: {', '.join(filter(None, parts))}"
+
+    def _update_page(self) -> None:
+        """Show on Prefect's page how far the stage is; after one failure it is left alone."""
         if self._artifact is not None and not _update_artifact(self._artifact, self.completed, self.total):
             self._artifact = None
 
@@ -144,7 +143,7 @@ def show_stage(name: str, total: int, unit: str = "images", console: Console | N
 def log_message(text: str) -> None:
     """One line on stderr, and in the log of the flow run, if there is one.
 
-    Where Prefect's own handler prints that log (in a worker, say), the line is not printed twice.
+    Where Prefect's own handler prints that log, as in a worker, the line is not printed twice.
     """
     text = escape_unprintable(text)
     logged = _log(text)
@@ -188,27 +187,29 @@ def _in_flow() -> bool:
     return FlowRunContext.get() is not None
 
 
-def _start_artifact(name: str) -> UUID | None:
-    if not _in_flow():
-        return None
+def ask_prefect(ask: Callable[[], T]) -> T | None:
+    """What Prefect's server answers; None where it fails or refuses: its pages are no results, and the run goes on."""
     import httpx
-    from prefect.artifacts import create_progress_artifact
     from prefect.exceptions import PrefectException
 
     try:
-        artifact: Any = create_progress_artifact(progress=0.0, description=name)
+        return ask()
     except (httpx.HTTPError, PrefectException, OSError, RuntimeError):
         return None
+
+
+def _start_artifact(name: str) -> UUID | None:
+    if not _in_flow():
+        return None
+    from prefect.artifacts import create_progress_artifact
+
+    artifact: Any = ask_prefect(lambda: create_progress_artifact(progress=0.0, description=name))
     return artifact if isinstance(artifact, UUID) else None
 
 
 def _update_artifact(artifact: UUID, completed: int, total: int) -> bool:
-    import httpx
+    """Whether it could be updated."""
     from prefect.artifacts import update_progress_artifact
-    from prefect.exceptions import PrefectException
 
-    try:
-        update_progress_artifact(artifact_id=artifact, progress=100.0 * completed / max(total, 1))
-    except (httpx.HTTPError, PrefectException, OSError, RuntimeError):
-        return False
-    return True
+    share = 100.0 * completed / max(total, 1)
+    return ask_prefect(lambda: update_progress_artifact(artifact_id=artifact, progress=share)) is not None

@@ -22,7 +22,7 @@ To change a setting, remove the # before it and write another value. `safelight 
 PAGE_HEAD = f"""\
 # Settings
 
-<!-- Written by `safelight settings --markdown`; the texts stand beside the settings in the code. -->
+<!-- Written by `safelight settings --markdown`; the texts are those beside the settings in the code. -->
 
 A command reads settings from `{DEFAULT_FILE}` in the folder where it is typed (`--config` names another file), and then
 from `--set section.key=value` on the command line. `safelight init` writes a `{DEFAULT_FILE}` to begin with, and
@@ -50,7 +50,7 @@ layers = [
 class Setting:
     """A setting by name (image.size): default and present value as JSON has them, what may be written, what it means.
 
-    `example` is the default, or where that is nothing (null, an empty list) a value that may stand there.
+    `example` is the default, or where that is nothing (null, an empty list) a value that may be written there.
     """
 
     name: str

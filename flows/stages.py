@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def run_flow(flow: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """What `flow` returns for these arguments, run in this process for a person who waits.
+    """What a flow returns for these arguments, run in this process for a person who waits.
 
     No heartbeat is sent to a local server: at the end of a flow Prefect waits, for up to a second, until the thread
     that sends it wakes up. A shared server may have someone who watches heartbeats, and gets them. A local server

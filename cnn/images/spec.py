@@ -127,8 +127,9 @@ class AugmentSpec(Settings):
     )
     transforms: Serialized | None = Field(
         None,
+        examples=[{"transform": {"__class_fullname__": "HorizontalFlip", "p": 0.5}}],
         description="transforms of Albumentations in place of crop, mirror, rotate and color: what its to_dict gives, "
-        "as a table, or as JSON in a text; null: those four",
+        "as a table, or as JSON in a text; not set: those four",
     )
 
     @field_validator("transforms")

@@ -1,4 +1,4 @@
-"""The SQLite database in which MLflow keeps a workspace's runs and versions: first use by many at once, and repair.
+"""The SQLite database of MLflow in a workspace: made, migrated and repaired by one process at a time.
 
 MLflow lays its tables out in dozens of steps, most of them committed one by one: two processes that begin at once, or
 one that is killed, leave a database between two versions, which no later command can open. So tables are laid out and
@@ -86,6 +86,18 @@ def read_tables(path: Path) -> Tables:
             if name in names
         }
     return Tables(names, revisions[0] if len(revisions) == 1 else None, rows)
+
+
+def read_model_names(path: Path) -> list[str]:
+    """Names of the registered models, read without MLflow, whose import takes seconds; none where nothing can be read.
+
+    Meant for the shell, which completes a name while somebody waits: the database is not made, changed or waited for.
+    """
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=0.0)) as connection:
+            return [str(row[0]) for row in connection.execute("SELECT name FROM registered_models ORDER BY name")]
+    except sqlite3.Error:
+        return []
 
 
 def _make_fit(path: Path, schema: Schema, announce: Announce) -> None:

@@ -14,8 +14,8 @@ from cnn.dataset.manifest import Manifest
 from cnn.errors import DECODER_DEATHS, TRANSIENT_REASONS
 from infra.storage.layout import chunk_report_path
 from infra.storage.store import Source
-from tasks.dataset.ledger import DECODED, OUTCOMES, SCHEMA, has_code, iterate_ledger
-from tasks.files.changes import hash_files, match_files
+from tasks.dataset.ledger import DECODED, LEDGER, OUTCOMES, iterate_ledger
+from tasks.files.changes import has_reason_code, hash_files, match_files
 from tasks.files.paths import decode_path, restore_paths, show_path
 from tasks.prepare.spec import BuildSpec
 from tasks.prepare.table import PENDING, Rows, iterate_slices
@@ -39,7 +39,7 @@ def keep_unchanged(rows: Rows, previous: Previous) -> tuple[int, pa.Table]:
     A file is unchanged when its path, size and modification stamp are; its row can stand when its chunk's shard does,
     or when its bytes were refused. Both tables are in the order of their paths: they are gone through side by side.
     """
-    left, same = [SCHEMA.empty_table()], 0
+    left, same = [LEDGER.empty_table()], 0
     for table, match in match_files(rows.inventory, iterate_ledger(previous.ledger, previous.name)):
         stands = match.same & _usable(table.take(pa.array(match.earlier)), previous)
         rows.doubted[match.listed[~stands]] = _died(table.take(pa.array(match.earlier[~stands])))
@@ -116,7 +116,7 @@ def _usable(old: pa.Table, previous: Previous) -> NDArray[np.bool_]:
     """Whether rows of a ledger can stand: pixels that lie in a shard that is there, or bytes that were refused."""
     refused = pc.and_(pc.equal(old.column("outcome"), "quarantined"), pc.is_valid(old.column("digest")))
     # Older ledgers have the digests of files that ended their decoder, so their verdicts would stand for good.
-    refused = pc.and_not(refused, has_code(old.column("reason"), TRANSIENT_REASONS))
+    refused = pc.and_not(refused, has_reason_code(old.column("reason"), TRANSIENT_REASONS))
     decoded = pc.is_in(old.column("outcome"), pa.array(DECODED)).to_numpy(zero_copy_only=False)
     keys = (old.column(name).combine_chunks().dictionary_encode() for name in ("chunk", "record_split"))
     chunks, splits = ((key.dictionary.to_pylist(), key.indices.fill_null(-1).to_numpy()) for key in keys)
@@ -132,7 +132,7 @@ def _usable(old: pa.Table, previous: Previous) -> NDArray[np.bool_]:
 
 def _died(old: pa.Table) -> NDArray[np.bool_]:
     """Whether these rows of a ledger are of files that ended their decoder."""
-    return np.asarray(has_code(old.column("reason"), DECODER_DEATHS).to_numpy(zero_copy_only=False), np.bool_)
+    return np.asarray(has_reason_code(old.column("reason"), DECODER_DEATHS).to_numpy(zero_copy_only=False), np.bool_)
 
 
 def _decoded(old: pa.Table, previous: Previous) -> pa.Table:

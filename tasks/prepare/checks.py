@@ -15,7 +15,7 @@ from cnn.formats.reasons import name_reason
 from cnn.images.spec import ImageSpec
 from cnn.text import name_some
 from tasks.dataset.ledger import OUTCOMES
-from tasks.dataset.outcomes import name_pairs
+from tasks.prepare.outcomes import name_pairs
 from tasks.prepare.spec import BudgetSpec
 from tasks.prepare.table import CONFLICT, IGNORED, LEAK, NO_CLASS, OK, PENDING, QUARANTINED, Rows
 

@@ -23,8 +23,9 @@ from infra.cluster.spec import WorkEstimate
 from infra.storage.layout import chunk_report_path
 from infra.storage.scratch import remove_stale_scratch
 from infra.storage.store import Source, Store, open_store
-from tasks.dataset.ledger import DECODED, has_code
+from tasks.dataset.ledger import DECODED
 from tasks.dataset.version import LatestVersion, fetch_ledger, find_latest_version, read_manifest
+from tasks.files.changes import has_reason_code
 from tasks.files.chunks import Chunk, ChunkPlan, cut_by_hash, estimate_decoding, make_chunk
 from tasks.files.class_folders import OwnerSplit, apply_owner_split, find_owner_split
 from tasks.files.listing import class_names, digest_listing, list_source
@@ -323,7 +324,7 @@ def has_missing(rows: Rows) -> bool:
 
 def has_unread(report: Report) -> bool:
     """Whether a file gave no bytes, or its decoder no answer: that may pass, so the chunk is done again."""
-    passing = pc.any(has_code(report.table.column("reason"), TRANSIENT_REASONS)).as_py()
+    passing = pc.any(has_reason_code(report.table.column("reason"), TRANSIENT_REASONS)).as_py()
     return bool(report.table.column("digest").null_count or passing)
 
 

@@ -1,7 +1,6 @@
 """Settled rows in, a published dataset version out: the manifest is written last and is the only commit point."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from cnn.dataset.manifest import LedgerRef, Manifest
 from cnn.dataset.normalization import Normalization
@@ -11,10 +10,10 @@ from infra.storage.disk_errors import explain_disk_errors
 from infra.storage.layout import ledger_path, manifest_path, outcomes_path, slug_of
 from infra.storage.scratch import open_scratch
 from infra.storage.store import Store
-from tasks.dataset.ledger import ROW_GROUP, LedgerWriter
-from tasks.dataset.outcomes import has_outcomes, write_outcomes
+from tasks.dataset.ledger import ROW_GROUP, write_ledger
 from tasks.dataset.version import LatestVersion, point_to_version
 from tasks.prepare.checks import count_images, count_outcomes, digest_dataset
+from tasks.prepare.outcomes import has_outcomes, write_outcomes
 from tasks.prepare.placement import Placement
 from tasks.prepare.spec import BuildSpec
 from tasks.prepare.table import Rows, iterate_slices
@@ -37,7 +36,9 @@ class Draft:
 def publish_dataset(draft: Draft, store: Store) -> tuple[Manifest, str]:
     """Write the ledger, then the manifest, then the pointer; returns the manifest and its path."""
     with explain_disk_errors("write the ledger to", store.uri), open_scratch(store.root) as body:
-        write_ledger(draft, body.path)
+        rows, placement = draft.rows, draft.placement
+        parts = iterate_slices(len(rows), ROW_GROUP)
+        write_ledger(body.path, (rows.table(*part, placement.shards, placement.names) for part in parts))
         ledger = LedgerRef(path="", rows=len(draft.rows), sha256=hash_file(body.path))
         manifest = make_manifest(draft, ledger)
         store.take_file(manifest.ledger.path, body.path)
@@ -63,16 +64,6 @@ def check_standing(store: Store, manifest: Manifest) -> None:
             raise StorageError(
                 f"{store.uri_of(shard.path)} was removed or replaced during this run; nothing was published, run again"
             )
-
-
-def write_ledger(draft: Draft, path: Path) -> None:
-    """Write the ledger's file part by part."""
-    writer = LedgerWriter(path)
-    try:
-        for start, stop in iterate_slices(len(draft.rows), ROW_GROUP):
-            writer.write(draft.rows.table(start, stop, draft.placement.shards, draft.placement.names))
-    finally:
-        writer.close()
 
 
 def make_manifest(draft: Draft, ledger: LedgerRef) -> Manifest:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cnn.dataset.manifest import ShardRef
 from cnn.dataset.near_duplicates import CELLS, HASH_CELLS, perceptual_hashes
 from cnn.dataset.split import SPLITS, TRAIN
-from tasks.dataset.ledger import DECODED, OUTCOMES, batch_table
+from tasks.dataset.ledger import DECODED, OUTCOMES, make_ledger_table
 from tasks.files.text_index import NONE, TextIndex
 
 PENDING = len(OUTCOMES)  # of a file that is still to be read
@@ -142,7 +142,7 @@ class Rows:
         facts = columns | texts | {"digest": self._hex_digests(part)}
         for name, values in (("fingerprint", self.perceptual_hash[part]), ("image_key", self.image_key[part])):
             facts[name] = self._pack(values, part)
-        return batch_table(self.inventory.slice(start, stop - start), facts, self.split[part] >= 0)
+        return make_ledger_table(self.inventory.slice(start, stop - start), facts, self.split[part] >= 0)
 
     def _fill_common(self, rows: NDArray[np.int64], table: pa.Table) -> None:
         self.outcome[rows] = _codes(table.column("outcome"), OUTCOMES)

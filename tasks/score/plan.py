@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from cnn.digest import canonical_json, hash_json
 from cnn.errors import DECODER_DEATHS
 from infra.storage.store import Store
-from tasks.dataset.ledger import has_code
-from tasks.files.changes import match_files
+from tasks.files.changes import has_reason_code, match_files
 from tasks.files.chunks import Chunk, ChunkPlan, cut_in_order, make_chunk
 from tasks.files.listing import find_readable
 from tasks.score.batch import (
@@ -128,7 +127,7 @@ def _compare_files(files: pa.Table, previous: PreviousBatch | None) -> _Comparis
         holds = match.same & is_new[match.listed] & _to_numpy(pc.equal(rows.column("outcome"), "ok"))
         reused[start + match.earlier[holds]] = True
         is_new[match.listed[holds]] = False
-        suspects[match.listed] = match.same & _to_numpy(has_code(rows.column("reason"), DECODER_DEATHS))
+        suspects[match.listed] = match.same & _to_numpy(has_reason_code(rows.column("reason"), DECODER_DEATHS))
         known += int(is_asked[match.listed].sum())
         start += table.num_rows
     return _Comparison(reused, is_new, suspects, known)

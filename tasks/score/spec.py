@@ -11,17 +11,20 @@ from cnn.spec import Settings, Spec
 
 
 class ScoreSpec(Settings):
-    """How images are scored, and from which confidence a prediction stands without a look."""
+    """How images are scored, and from which confidence a prediction is accepted without a look."""
 
-    top_k: int = Field(3, ge=1, le=1000, description="labels per image, the most probable first")
-    batch_size: int = Field(64, ge=1, le=4096, description="images per call of the network")
+    top_k: int = Field(3, ge=1, le=1000, description="classes listed for each image, the most probable first")
+    batch_size: int = Field(64, ge=1, le=4096, description="images that the network sees at a time")
     accept: float = Field(
-        0.8, ge=0.0, le=1.0, description="confidence from which the decision is accept; below: review"
+        0.8,
+        ge=0.0,
+        le=1.0,
+        description="confidence from which a prediction is accepted; below it the image is for review",
     )
     allow_empty: bool = Field(
-        False, description="whether a folder that held images for the last batch may hold none now; false: an error"
+        False, description="whether a folder that held images the last time may be empty now; false: that is an error"
     )
-    sheet: int = Field(12, ge=1, le=200, description="images per contact sheet in the report")
+    sheet: int = Field(12, ge=1, le=200, description="images on each contact sheet of the report")
 
     def is_accepted(self, confidences: NDArray[np.float64]) -> NDArray[np.bool_]:
         """bool (predictions,): whether each prediction stands without a look."""

@@ -28,7 +28,7 @@ from flows.config import Config, load_config
 from flows.results import PrepareResult, ScoreResult, TrainResult
 from infra.storage import layout
 from tasks.dataset.gc import Collected
-from tasks.dataset.ledger import OUTCOMES, SCHEMA
+from tasks.dataset.ledger import LEDGER, OUTCOMES
 from tasks.score.predictions import PREDICTIONS
 
 ROOT = Path(__file__).parents[2]
@@ -141,7 +141,7 @@ def test_every_outcome_is_in_its_table() -> None:
 @pytest.mark.parametrize(
     ("heading", "names"),
     [
-        ("Datasets", [*Manifest.model_fields, *SCHEMA.names]),
+        ("Datasets", [*Manifest.model_fields, *LEDGER.names]),
         ("Batches", PREDICTIONS.names),
         ("MLflow", [INFO, SEEN, *PARTS]),
     ],

@@ -148,7 +148,7 @@ def test_a_module_is_run_with_its_arguments(hostile: Path, pythonpath: str) -> N
 def test_the_command_is_run_in_any_folder(hostile: Path, pythonpath: str) -> None:
     done = subprocess.run([*SAFELIGHT, "prepare", "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "Class folders of images" in done.stdout
+    assert "safelight prepare ~/photos" in done.stdout
 
 
 @pytest.fixture
