@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.images.read import encode_jpeg, encode_png, read_image
+from cnn.images.pixels import encode_jpeg, encode_png
+from cnn.images.read import read_image
 from cnn.images.spec import ImageSpec
 
 SHOWN = 96  # pixels of the longer side on the page

@@ -15,7 +15,7 @@ import pytest
 import tasks.score.chunk
 import tasks.score.publish
 from cnn.errors import IntegrityError, StorageError
-from cnn.images.read import encode_png
+from cnn.images.pixels import encode_png
 from cnn.images.spec import ImageSpec
 from infra.storage.layout import batch_path, score_part_path
 from infra.storage.store import Store, open_source, open_store

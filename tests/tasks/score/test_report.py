@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cnn.errors import SourceError
-from cnn.images.read import encode_jpeg, encode_png
+from cnn.images.pixels import encode_jpeg, encode_png
 from cnn.images.spec import ImageSpec
 from tasks.files.paths import encode_path
 from tasks.pages.histogram import BINS, choose_top, draw_histogram
