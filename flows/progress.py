@@ -92,19 +92,16 @@ class Stage:
         """How far the stage is, how fast, when it may end, and the note."""
         seconds = monotonic() - self.started
         left = (self.total - self.completed) * seconds / max(self.completed, 1)
-        parts = [
-            f"{self.completed:,} of {self.total:,} {self.unit}",
-            describe_speed(self.completed, self.size, seconds),
-            f"{describe_time(left)} left",
-            self.note,
-        ]
-        return f"{self.name}: {', '.join(filter(None, parts))}"
+        return self._describe("", seconds, f"{describe_time(left)} left")
 
     def _describe_end(self, finished: bool) -> str:
         seconds = monotonic() - self.started
+        return self._describe(f" in {seconds:.1f} s", seconds, "") + ("" if finished else " (stopped)")
+
+    def _describe(self, time: str, seconds: float, left: str) -> str:
         speed = describe_speed(self.completed, self.size, seconds) if self._is_timed else ""
-        parts = [f"{self.completed:,} of {self.total:,} {self.unit} in {seconds:.1f} s", speed, self.note]
-        return f"{self.name}: {', '.join(filter(None, parts))}{'' if finished else ' (stopped)'}"
+        parts = [f"{self.completed:,} of {self.total:,} {self.unit}{time}", speed, left, self.note]
+        return f"{self.name}: {', '.join(filter(None, parts))}"
 
     def _update_page(self) -> None:
         """Show on Prefect's page how far the stage is; after one failure it is left alone."""
