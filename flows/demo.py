@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.images.read import encode_png
+from cnn.images.pixels import encode_png
 from flows.config import Config
 from flows.progress import log_message
 

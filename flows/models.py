@@ -49,13 +49,7 @@ def promote_version(workspace: str, name: str, version: int, why: str) -> dict[s
     registry = open_present(workspace)
     before = registry.champion(name)
     moved = registry.move_champion(name, version, why, find_user(), datetime.now(UTC))
-    return {
-        "model": name,
-        "champion": version,
-        "before": before.version if before else None,
-        "moved": moved,
-        "why": why,
-    }
+    return _describe_choice(name, version, before, moved, why)
 
 
 def rollback_version(workspace: str, name: str, why: str) -> dict[str, Any]:
@@ -63,13 +57,7 @@ def rollback_version(workspace: str, name: str, why: str) -> dict[str, Any]:
     registry = open_present(workspace)
     before = registry.champion(name)
     now = registry.rollback_champion(name, why, find_user(), datetime.now(UTC))
-    return {
-        "model": name,
-        "champion": now.version,
-        "before": before.version if before else None,
-        "moved": True,
-        "why": why,
-    }
+    return _describe_choice(name, now.version, before, True, why)
 
 
 def find_user() -> str:
@@ -78,6 +66,11 @@ def find_user() -> str:
         return getpass.getuser()
     except (OSError, KeyError):
         return "unknown"
+
+
+def _describe_choice(name: str, champion: int, before: VersionInfo | None, moved: bool, why: str) -> dict[str, Any]:
+    former = before.version if before else None
+    return {"model": name, "champion": champion, "before": former, "moved": moved, "why": why}
 
 
 def _describe_champion(name: str, champion: VersionInfo | None) -> dict[str, Any]:

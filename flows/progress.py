@@ -23,10 +23,10 @@ from rich.table import Column
 from rich.text import Text
 
 from cnn.text import escape_unprintable
+from infra.server.spec import CONSOLE_LEVEL
 
 T = TypeVar("T")
 
-CONSOLE_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
 ARTIFACT_SECONDS = 2.0  # between two updates of Prefect's page, each of them a request to its server
 LINE_SECONDS = 30.0  # between two lines where there is no terminal
 OTHERS_WIDTH = 76  # of "build      12,345/123,456 1,234 images/s, 123.4 MB/s 01:02 12 quarantined", beside the bar
@@ -92,19 +92,16 @@ class Stage:
         """How far the stage is, how fast, when it may end, and the note."""
         seconds = monotonic() - self.started
         left = (self.total - self.completed) * seconds / max(self.completed, 1)
-        parts = [
-            f"{self.completed:,} of {self.total:,} {self.unit}",
-            describe_speed(self.completed, self.size, seconds),
-            f"{describe_time(left)} left",
-            self.note,
-        ]
-        return f"{self.name}: {', '.join(filter(None, parts))}"
+        return self._describe("", seconds, f"{describe_time(left)} left")
 
     def _describe_end(self, finished: bool) -> str:
         seconds = monotonic() - self.started
+        return self._describe(f" in {seconds:.1f} s", seconds, "") + ("" if finished else " (stopped)")
+
+    def _describe(self, time: str, seconds: float, left: str) -> str:
         speed = describe_speed(self.completed, self.size, seconds) if self._is_timed else ""
-        parts = [f"{self.completed:,} of {self.total:,} {self.unit} in {seconds:.1f} s", speed, self.note]
-        return f"{self.name}: {', '.join(filter(None, parts))}{'' if finished else ' (stopped)'}"
+        parts = [f"{self.completed:,} of {self.total:,} {self.unit}{time}", speed, left, self.note]
+        return f"{self.name}: {', '.join(filter(None, parts))}"
 
     def _update_page(self) -> None:
         """Show on Prefect's page how far the stage is; after one failure it is left alone."""

@@ -1,4 +1,4 @@
-"""A source folder in, a gated model version out: the flow `retrain`, prepare → train → evaluate → register → gate."""
+"""The flow `retrain`: prepare a source, train on it, evaluate, register and gate."""
 
 import json
 import time

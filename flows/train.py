@@ -1,4 +1,4 @@
-"""A dataset version in, a registered and gated model version out: the flow `train`."""
+"""The flow `train`: a dataset version becomes a registered model version, champion if it is not worse."""
 
 import json
 import shutil
@@ -26,13 +26,13 @@ from flows.results import GateResult, TrainResult
 from flows.run_page import link_version, name_run_by
 from flows.stages import run_stage
 from infra.machine.user_dirs import cache_dir, state_dir
-from infra.registry.registry import FIGURES, Registry
+from infra.registry.registry import Registry
 from infra.registry.tracking import check_model_name
 from infra.registry.versions import IMAGES, JUDGED_ON, UNJUDGED, AbsentError, VersionInfo
 from infra.storage.store import Store, open_store
 from tasks.dataset.version import read_manifest
 from tasks.train.champion import measure_champion
-from tasks.train.process import TrainingProcess, run_training
+from tasks.train.process import TrainingProcess
 from tasks.train.promotion import apply_verdict, read_verdict
 from tasks.train.spec import TrainingResult, TrainJob, run_key
 
@@ -182,7 +182,8 @@ def fit_stage(job: Training, trainer: TrainingProcess, run_id: str) -> TrainingR
             if not stage.console.is_terminal:
                 log_message(f"epoch {event['epoch']:.0f} of {stage.total}: {told}")
 
-        report = run_training(order, note, trainer)
+        with trainer:  # its memory is free again for what follows
+            report = trainer.run(order, note)
         stage.total = stage.completed  # early stopping: what was not needed is not missing
     for warning in report.warnings:
         log_message(f"train: {warning}")
@@ -194,7 +195,7 @@ def fit_stage(job: Training, trainer: TrainingProcess, run_id: str) -> TrainingR
 
 def register_stage(job: Training, report: TrainingResult, run_id: str) -> VersionInfo:
     """Log the figures and make the version."""
-    job.registry.log_folder(run_id, Path(report.figures), FIGURES)
+    job.registry.log_figures(run_id, Path(report.figures))
     tags = {
         JUDGED_ON: describe_split(report.judged_on, job.manifest.dataset),
         UNJUDGED: json.dumps(report.evaluation.unjudged, ensure_ascii=False),

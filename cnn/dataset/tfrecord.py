@@ -1,4 +1,4 @@
-"""The shard format: TFRecord files of `tf.train.Example`, written and mapped without TensorFlow.
+"""The TFRecord format of shards (`tf.train.Example`), written and mapped without TensorFlow.
 
 A raw record has one length for a whole shard (key of fixed width, integers as varints padded to ten bytes), so a raw
 shard is at once a TFRecord file and an array at a constant stride. Sources of the format: TFRecord framing as in

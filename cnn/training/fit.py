@@ -1,4 +1,4 @@
-"""A dataset, a network and how to train it in; the model with the best weights of all epochs, and their figures, out.
+"""Train a network: epoch by epoch until the validation loss gets no better; the best weights of all are kept.
 
 A run that was killed goes on from its last whole epoch. Importing this module imports no Keras.
 """
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from cnn.backend import import_keras
 from cnn.dataset.loader import ShardSet, open_split
 from cnn.errors import DatasetError
-from cnn.training.checkpoint import lock_folder
+from cnn.training.checkpoint import lock_checkpoints
 from cnn.training.spec import FitJob, Progress
 from cnn.training.trainer import Trainer
 
@@ -48,7 +48,7 @@ def fit_model(
         TrainingError: the loss is not a finite number, or another run trains this job.
     """
     train, validation = _open_splits(job)
-    with lock_folder(job.checkpoints):
+    with lock_checkpoints(job.checkpoints):
         import_keras().utils.set_random_seed(job.fit.seed)
         trainer = Trainer(job, train, validation)
         progress, warnings = trainer.resume()

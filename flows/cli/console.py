@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+
 STOPPED = "stopped; what was finished is kept, the same command goes on from there"
 MORE_MEMORY = "give it more (ulimit -v, the container's limit), or lower cluster.workers; the same command goes on"
 INTERRUPTED = 128 + signal.SIGINT  # as shells have it
@@ -88,23 +89,11 @@ def _raise_terminated(number: int, frame: object) -> NoReturn:
     raise TerminatedError
 
 
-def show_table(title: str, rows: Mapping[str, Any]) -> None:
-    """Names and values on stdout: a table on a terminal; elsewhere a line for each, however long, to be searched."""
-    console = make_console()
-    if not console.is_terminal:
-        width = max(map(len, rows), default=0)
-        for name, value in rows.items():
-            print(f"{name:<{width}}  {format_value(value)}".rstrip())
-        return
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, title_justify="left", show_header=False, title_style="bold", pad_edge=False)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(name, Text(format_value(value)))
-    console.print(table)
+def show_values(values: Mapping[str, Any]) -> None:
+    """Print a line for each name and value, however long: what a terminal wraps can still be copied and searched."""
+    width = max(map(len, values), default=0)
+    for name, value in values.items():
+        print(f"{name:<{width}}  {format_value(value)}".rstrip())
 
 
 def make_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[Any]], wrapped: Sequence[str]) -> "Table":

@@ -112,7 +112,7 @@ def models_command(
         ),
     ] = None,
 ) -> Answer:
-    """List the models and how accurate each champion is; with NAME all versions of one."""
+    """List the models and how accurate they are; NAME shows one in detail."""
     from flows.models import list_models
 
     return list_models(options.workspace, name)

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate
 import typer
 
 from cnn.errors import ConfigError, SafelightError, SourceError
-from flows.cli.console import run_command, show_table
+from flows.cli.console import run_command, show_values
 
 if TYPE_CHECKING:
     from flows.config import Config
@@ -66,7 +65,7 @@ class Options:
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as fit.epochs=30; may be repeated."),
     ] = None
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for other programs.")] = False
 
     @property
     def workspace(self) -> str:
@@ -90,14 +89,14 @@ class Options:
         from infra.machine.memory_limits import check_memory_limits
 
         check_memory_limits()  # before anything is loaded
-        from flows.cli.server import open_prefect
         from flows.progress import log_message
+        from infra.server.prefect_server import open_prefect
 
         config = self.load_config()
         for command, source in sources.items():
             if source:
                 self._check_source(command, locate(source), model)
-        open_prefect(config.server)
+        open_prefect(log_message, config.server)
         for line in find_ignored_settings(self.command, self.settings or []):
             log_message(line)
         return config
@@ -122,10 +121,10 @@ class Options:
 
 
 def command(
-    example: str, *shared: str, show: Callable[[Answer], None] | None = None
+    example: str, *shared: str, show: Callable[[Answer], None] = show_values
 ) -> Callable[[Callable[Concatenate[Options, ...], Answer]], Callable[..., None]]:
-    """Make a command of a function, which gets the `shared` options and answers what is printed: as a table (or by
-    `show`), or with --json as one object. Its name is the second word of the example, with which its help begins.
+    """Make a command of a function, which gets the `shared` options and answers what is printed: by `show`, or
+    with --json as one object. Its name is the second word of the example, with which its help begins.
     """
 
     def decorate(function: Callable[Concatenate[Options, ...], Answer]) -> Callable[..., None]:
@@ -133,7 +132,7 @@ def command(
 
         def run(**values: Any) -> None:
             options = Options(name, **{each: values.pop(each) for each in named})
-            run_command(lambda: function(options, **values), options.as_json, show or partial(show_table, name))
+            run_command(lambda: function(options, **values), options.as_json, show)
 
         own, fields = list(signature(function).parameters.values())[1:], signature(Options).parameters
         parameters = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in [*own, *(fields[each] for each in named)]]

@@ -14,7 +14,7 @@ def score_command(
     name: Name,
     csv: Annotated[bool, typer.Option("--csv", help="Write the predictions as a table for spreadsheets too.")] = False,
 ) -> Answer:
-    """Predict the class of every image in a folder: a table of predictions and a report."""
+    """Predict the class of every image in a folder, with a report."""
     config = options.open_run(name, score=source)
     from flows.score import score
     from flows.stages import run_flow

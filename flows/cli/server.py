@@ -1,6 +1,5 @@
 """The commands `serve`, `up` and `down`: run on schedule; start, find and stop the local Prefect server."""
 
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ from cnn.errors import ConfigError
 from flows.cli.options import CONFIG, WORKSPACE, Answer, Name, Options, command, locate
 
 if TYPE_CHECKING:
-    from infra.server.prefect_server import ServerSpec
+    pass
 
 Folder = Annotated[str | None, typer.Option("--source", metavar="SOURCE", help="Class folders to retrain on.")]
 Inbox = Annotated[str | None, typer.Option("--inbox", metavar="SOURCE", help="Folder to score.")]
@@ -31,7 +30,7 @@ def serve_command(
     nightly: Nightly = None,
     every: Every = None,
 ) -> Answer:
-    """Retrain every night and score a folder every hour, on this machine, until Ctrl-C.
+    """Retrain every night and score every hour, until Ctrl-C.
 
     Times are those of this machine's time zone, or of the setting schedule.timezone. --nightly and --every are short
     for the settings schedule.retrain and schedule.score, each of which may be a time of day (02:00), an interval (10m)
@@ -49,52 +48,36 @@ def serve_command(
 
 @command("safelight up", *CONFIG)
 def up_command(options: Options) -> Answer:
-    """Start the local Prefect server, whose pages show all runs; it stays until `down`."""
+    """Start the local Prefect server, whose pages show all runs.
+
+    It stays until `safelight down`. Other commands start one when they need it, which ends by itself.
+    """
     from cnn.text import redact
     from flows.progress import log_message
-    from infra.server.prefect_server import ensure_prefect_server, server_status
+    from infra.server.local_server import find_local_server
+    from infra.server.prefect_server import ensure_prefect_server
 
     url = ensure_prefect_server(log_message, options.load_config().server, stay=True)
-    state = server_status()
-    ours = state is not None and state.url == url
+    state = find_local_server()
+    own = state if state is not None and state.url == url else None
     return {
         "api": redact(url),
         "ui": redact(url).removesuffix("/api"),
-        "started_here": ours,
-        "pid": str(state.pid) if ours and state else None,
-        "log": state.log if ours and state else None,
+        "started_here": own is not None,
+        "pid": str(own.pid) if own else None,
+        "log": own.log if own else None,
     }
 
 
 @command("safelight down")
 def down_command(options: Options) -> Answer:
-    """Stop the local Prefect server; one that was started otherwise is left alone."""
-    from infra.server.prefect_server import stop_server
+    """Stop the local Prefect server.
+
+    One that was started otherwise is left alone.
+    """
+    from infra.server.local_server import stop_server
 
     return {"stopped": stop_server()}
-
-
-def open_prefect(spec: "ServerSpec | None" = None) -> None:
-    """Point Prefect at a server: the one configured, else a local one that is started now and reused later.
-
-    Called before Prefect is imported, and the one place that sets what it reads: a variable that is set already stays.
-    """
-    from flows.progress import CONSOLE_LEVEL, log_message
-    from infra.server.prefect_server import ensure_prefect_server, find_prefect_home, is_own_server
-
-    address = ensure_prefect_server(log_message, spec)
-    wanted = {
-        CONSOLE_LEVEL: "CRITICAL",  # its log goes to the server; the terminal shows progress
-        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # nor its own tracebacks, when its server is away for a while
-        "DO_NOT_TRACK": "1",  # nothing is sent out
-        "PREFECT_API_URL": address,
-        "PREFECT_HOME": str(find_prefect_home()),  # it warns before every answer where it cannot make its own
-    }
-    if is_own_server(address):
-        # Two requests, each over a client of its own, would ask this server for a version that is known here.
-        wanted["PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED"] = "false"
-    for name, value in wanted.items():
-        os.environ.setdefault(name, value)
 
 
 def check_served(source: str | None, inbox: str | None, nightly: str | None, every: str | None) -> None:

@@ -1,4 +1,4 @@
-"""The commands `demo`, `retrain` and `train`: images or a dataset version become a model version."""
+"""The commands `demo`, `retrain` and `train`: train a model on digits, on a folder, or on a dataset version."""
 
 from dataclasses import replace
 from typing import Annotated
@@ -21,10 +21,10 @@ def demo_command(options: Options) -> Answer:
 
 @command("safelight retrain ~/photos --name birds", *WORKSPACE, *CONFIG)
 def retrain_command(options: Options, source: Source, name: Name, verify: Verify = False) -> Answer:
-    """Train a model on a folder that holds one folder of images for each class.
+    """Train a model on a folder that has one folder of images per class.
 
-    The new version takes over from the one before (becomes champion) when it is not worse. The same command again
-    does only what is new.
+    The new version becomes champion, the one that scores, when it is not worse than the one before. The same command
+    again does only what is new.
     """
     config = options.open_run(name, retrain=source)
     from flows.retrain import retrain
@@ -39,7 +39,7 @@ def train_command(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Dataset version, as `prepare` printed it.")],
     name: Name,
 ) -> Answer:
-    """Train a model on a dataset version that `prepare` made."""
+    """Train a model on a dataset that `prepare` has made."""
     config = options.open_run()
     from flows.stages import run_flow
     from flows.train import train

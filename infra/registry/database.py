@@ -1,4 +1,4 @@
-"""The SQLite database in which MLflow keeps a workspace's runs and versions: first use by many at once, and repair.
+"""The SQLite database of MLflow in a workspace: made, migrated and repaired by one process at a time.
 
 MLflow lays its tables out in dozens of steps, most of them committed one by one: two processes that begin at once, or
 one that is killed, leave a database between two versions, which no later command can open. So tables are laid out and

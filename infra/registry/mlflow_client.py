@@ -1,4 +1,4 @@
-"""Questions to MLflow: first use of its database, patience while it is busy, and faults in words of ours.
+"""Connection to MLflow: first use of its database, patience while it is busy, and its errors in plain words.
 
 MLflow is imported at the first question, not with this module (1.4 s); the first one to a new database lays out its
 tables (2 s, once). `MlflowConnection.warm_up` does both, to be called in a thread while something else is under way.

@@ -1,4 +1,4 @@
-"""A workspace's address in, the MLflow database, artifact folder and names that belong to it out. Imports no MLflow."""
+"""Where the runs and models of a workspace are kept: MLflow address, artifact folder, names. Imports no MLflow."""
 
 import hashlib
 import logging

@@ -27,7 +27,7 @@ from cnn.dataset.tfrecord import (
 from cnn.digest import canonical_json, hash_json, seal, unseal
 from cnn.errors import IntegrityError, StorageError
 from cnn.images.augment import AUGMENT_FORMAT, Augmenter
-from cnn.images.read import encode_jpeg, sum_levels
+from cnn.images.pixels import encode_jpeg, sum_levels
 from cnn.images.spec import AugmentSpec, ImageSpec
 from infra.storage.layout import derived_path, shard_sums_path
 from infra.storage.store import Store, reuse_store

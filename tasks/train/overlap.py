@@ -1,4 +1,4 @@
-"""Which test images of a dataset the champion has not learnt from: only these may judge it (train-test overlap).
+"""Test images that the champion has not learnt from: only these may judge it (train-test overlap).
 
 Where a split is drawn anew, most of the new test images were training images of the champion, which it knows by heart.
 """

@@ -1,4 +1,4 @@
-"""A training job in, its report out, from a process of its own: TensorFlow takes seconds and 400 MB.
+"""The training process: a child of its own for each training, because TensorFlow takes seconds and 400 MB.
 
 The child gets the job as a line on stdin and answers with JSON lines on a pipe of its own: events, then one line with
 the result or the error. What TensorFlow prints goes to `train.log` in the job's folder. The child ends when its stdin
@@ -40,17 +40,6 @@ SHORT = "MemoryError"  # how the child names a want of memory, whatever the clas
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def run_training(job: TrainJob, on_event: OnEvent, trainer: "TrainingProcess | None" = None) -> TrainingResult:
-    """Train in a process of its own, or in the one given; `on_event` gets its events as they come.
-
-    Raises:
-        SafelightError: the fault that training met, as the same class.
-        TrainingError: the process died; the line names the signal and the log.
-    """
-    with trainer or TrainingProcess() as process:
-        return process.run(job, on_event)
-
-
 def check_training_packages() -> None:
     """Nothing, where the packages that only training needs are installed.
 
@@ -65,7 +54,8 @@ def check_training_packages() -> None:
 
 
 class TrainingProcess:
-    """The parent's end of a training process. It runs one job."""
+    """The parent's end of a training process, which loads TensorFlow at once and waits for its one job. Use it in a
+    `with`, or `stop` it."""
 
     def __init__(self) -> None:
         check_training_packages()
@@ -103,7 +93,12 @@ class TrainingProcess:
         self.stop()
 
     def run(self, job: TrainJob, on_event: OnEvent) -> TrainingResult:
-        """Hand the job over and follow it to its end; see `run_training`."""
+        """Train; `on_event` gets the events of the child as they come.
+
+        Raises:
+            SafelightError: the fault that training met, as the same class.
+            TrainingError: the process died; the line names the signal and the log.
+        """
         Path(job.folder).mkdir(parents=True, exist_ok=True)
         with suppress(BrokenPipeError):  # a process that died already is told below
             if self._process.stdin is not None:

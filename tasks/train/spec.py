@@ -1,4 +1,4 @@
-"""What a training process is asked for, and what it leaves behind. Imports no Keras."""
+"""What a training is asked for, and what it leaves behind. Imports no Keras."""
 
 from collections.abc import Callable
 from typing import Any
@@ -37,7 +37,6 @@ class TrainingResult(Spec):
     best_epoch: int
     epochs: int
     resumed_at: int
-    seconds: float = 0.0
     warnings: tuple[str, ...]
 
 

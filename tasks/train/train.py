@@ -1,12 +1,11 @@
-"""A dataset and a description of a network in; a bundle, its evaluation, figures and test answers out, in one folder.
+"""Train on a dataset and evaluate the exported model: bundle, figures and test predictions in one folder.
 
 Runs in a process of its own (tasks/train/process.py): the one task that loads Keras. Reads the workspace and
 writes only into the run's folder; a run that was killed goes on from its last epoch.
 """
 
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from numpy.typing import NDArray
 from cnn.dataset.loader import ShardSet, open_split
 from cnn.dataset.manifest import Manifest
 from cnn.errors import DatasetError
-from cnn.evaluation.calibration import as_class_probabilities
-from cnn.evaluation.metrics import Evaluation, evaluate_probabilities, fit_temperature
+from cnn.evaluation.calibration import as_class_probabilities, fit_temperature
+from cnn.evaluation.metrics import Evaluation, evaluate_probabilities
 from cnn.inference.bundle import BundleFacts, BundleInfo, write_bundle
 from cnn.inference.scorer import load_scorer
 from cnn.models.architecture import summarize_model
@@ -44,7 +43,7 @@ class SplitPredictions:
     probabilities: NDArray[np.float32]
 
 
-def train_dataset(job: TrainJob, on_event: OnEvent, clock: Callable[[], float] = time.perf_counter) -> TrainingResult:
+def train_dataset(job: TrainJob, on_event: OnEvent) -> TrainingResult:
     """Fit, calibrate, export, evaluate and draw. Events: {"event": "stage", "stage"}, {"event": "epoch", …figures}.
 
     Raises:
@@ -53,7 +52,7 @@ def train_dataset(job: TrainJob, on_event: OnEvent, clock: Callable[[], float] =
         ConfigError: the network does not fit the images.
         TrainingError: the loss is no number, or the exported model does not answer as the trained one.
     """
-    began, store = clock(), open_store(job.workspace)
+    store = open_store(job.workspace)
     manifest = read_manifest(store, job.dataset)
     check_trainable(manifest)
     on_event({"event": "stage", "stage": "load"})
@@ -63,8 +62,7 @@ def train_dataset(job: TrainJob, on_event: OnEvent, clock: Callable[[], float] =
     fitting = FitJob(manifest, store.root, job.model, job.fit, Path(job.folder, "checkpoints"))
     result = fit_model(fitting, lambda figures: on_event({"event": "epoch", **figures}))
     on_event({"event": "stage", "stage": "evaluate"})
-    report = _judge(job, manifest, store, result)
-    return report.model_copy(update={"seconds": round(clock() - began, 3)})
+    return _judge(job, manifest, store, result)
 
 
 def _judge(job: TrainJob, manifest: Manifest, store: Store, result: FitResult) -> TrainingResult:

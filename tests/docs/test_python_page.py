@@ -119,6 +119,14 @@ def test_a_champion_is_loaded(names: Names, capsys: pytest.CaptureFixture[str]) 
     assert re.search(r"0 +(blue|green|red) +0\.\d+ .* ok ", capsys.readouterr().out)
 
 
+def test_transforms_of_your_own_are_a_setting(names: Names, capsys: pytest.CaptureFixture[str]) -> None:
+    names["Path"] = Path
+    run_snippets("Augment with transforms of your own", names)
+    assert "Compose" in capsys.readouterr().out
+    own = names["compose_transforms"](names["config"].augment)
+    assert [type(step).__name__ for step in own] == ["HorizontalFlip", "GaussianBlur"]
+
+
 def load_unchanged(dataset: Any, batch_size: int | None) -> Any:
     """In the place of DataLoader, which makes tensors of the arrays."""
     assert batch_size is None

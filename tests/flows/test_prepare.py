@@ -21,7 +21,7 @@ import flows.prepare
 from cnn.dataset.manifest import Manifest
 from cnn.dataset.split import SplitSpec, choose_split
 from cnn.errors import ConfigError
-from cnn.images.read import encode_jpeg
+from cnn.images.pixels import encode_jpeg
 from cnn.images.spec import AugmentSpec, ImageSpec
 from flows.config import Config
 from flows.prepare import find_doubts, in_order, prepare_dataset, publish_stage

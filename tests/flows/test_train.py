@@ -59,7 +59,7 @@ def test_a_version_is_registered_with_what_it_was_judged_on(said: list[str]) -> 
         asked.append(values)
         return SimpleNamespace(version=4)
 
-    registry = SimpleNamespace(log_folder=lambda *_: None, register_version=register)
+    registry = SimpleNamespace(log_figures=lambda *_: None, register_version=register)
     job: Any = SimpleNamespace(registry=registry, name="birds", manifest=SimpleNamespace(dataset="birds-1"))
     register_stage(job, report(evaluate([0, 0, 0])), "run")
     _, _, _, metrics, tags = asked[0]

@@ -9,7 +9,7 @@ import numpy as np
 from scenes import left_over
 
 from cnn.digest import hash_file
-from cnn.images.read import encode_png
+from cnn.images.pixels import encode_png
 from cnn.images.spec import ImageSpec
 from infra.storage.entry import Entry
 from infra.storage.scratch import remove_stale_scratch

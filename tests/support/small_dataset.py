@@ -13,7 +13,8 @@ from cnn.dataset.manifest import LedgerRef, Manifest, ShardRef
 from cnn.dataset.normalization import Normalization
 from cnn.dataset.split import SplitSpec
 from cnn.dataset.tfrecord import digest_shard, encode_record
-from cnn.images.read import encode_png, read_image
+from cnn.images.pixels import encode_png
+from cnn.images.read import read_image
 from cnn.images.spec import AugmentSpec, ImageSpec
 from infra.storage.layout import manifest_path
 

@@ -1,6 +1,7 @@
 """Every command answers to --help, wrong use exits with 2, known faults with 1 and one line."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from flows.cli.options import FIXED_SECTIONS, Options, find_ignored_settings, locate
+from flows.cli.settings import show_settings
 from flows.config import Config
 from flows.settings import list_settings, write_page
 
@@ -130,7 +132,7 @@ def test_a_reason_says_something(words: list[str]) -> None:
 def test_a_setting_that_is_typed_for_a_command_which_does_not_obey_it_is_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.cli.server.open_prefect", lambda spec: None)
+    monkeypatch.setattr("infra.server.prefect_server.open_prefect", lambda announce, spec: None)
     typed = ["image.size=32", "fit.epochs=3", "augment.copies=1"]
     Options("train", settings=typed).open_run()
     line = "--set image.size, augment.copies changes nothing here: the dataset keeps what it was made with, retrain"
@@ -185,6 +187,10 @@ def test_wrong_use_shows_an_example() -> None:
     assert "Example: safelight retrain ~/photos --name birds" in run(app, ["retrain", "x"]).stderr
 
 
+def strip_ansi(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
 def complete(words: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What bash is answered when TAB is typed behind these words."""
     monkeypatch.setenv("COMP_WORDS", words)
@@ -223,6 +229,20 @@ def test_settings_are_listed_with_what_is_in_force(tmp_path: Path, monkeypatch: 
     found = json.loads(run(app, ["settings", "fit.epochs", "--json"]).stdout)["settings"]
     assert (list(found), found["fit.epochs"]["value"], found["fit.epochs"]["default"]) == (["fit.epochs"], 30, 15)
     assert run(app, ["settings", "--markdown"]).stdout == write_page()
+
+
+def test_settings_fit_a_terminal_and_are_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = json.loads(run(app, ["settings", "--json"]).stdout)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    show_settings(answer)
+    printed = strip_ansi(capsys.readouterr().out)
+    assert max(map(len, printed.splitlines())) <= 80
+    for name, facts in answer["settings"].items():
+        assert f"  {name} = " in printed
+        assert " ".join(f"{facts['meaning']} ({facts['allowed']})".split()) in " ".join(printed.split())
 
 
 def test_init_never_overwrites_a_file(tmp_path: Path) -> None:

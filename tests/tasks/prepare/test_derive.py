@@ -12,7 +12,7 @@ from cnn.dataset.manifest import ShardRef
 from cnn.dataset.tfrecord import Record, decode_record
 from cnn.errors import IntegrityError
 from cnn.images.augment import AUGMENT_FORMAT, Augmenter
-from cnn.images.read import encode_jpeg, sum_levels
+from cnn.images.pixels import encode_jpeg, sum_levels
 from cnn.images.spec import AugmentSpec, ImageSpec
 from infra.storage.layout import derived_path
 from infra.storage.store import Store, open_store

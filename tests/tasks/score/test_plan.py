@@ -13,7 +13,8 @@ import pytest
 import tasks.score.chunk
 from cnn.digest import hash_file
 from cnn.errors import BadImage, InstallationError, StorageError
-from cnn.images.read import DecodedImage, encode_png, read_image
+from cnn.images.pixels import encode_png
+from cnn.images.read import DecodedImage, read_image
 from cnn.images.spec import ImageSpec
 from flows.score import log_quarantined
 from infra.storage.layout import batch_path, batch_pointer_path
