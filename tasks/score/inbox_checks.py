@@ -25,7 +25,7 @@ def check_inbox(plan: ScorePlan) -> list[str]:
             )
         left_out = f" ({plan.files.num_rows:,} files that are no images)" if plan.files.num_rows else ""
         return [f"{source} holds no images{left_out}: there is nothing to score"]
-    if last is not None and plan.known == 0:
+    if last is not None and plan.comparison.known == 0:
         return [f"none of these files was there last time; {describe_last(last)}, all of which are gone"]
     return []
 

@@ -98,7 +98,6 @@ def test_a_ledger_is_read_with_pandas(names: Names, capsys: pytest.CaptureFixtur
 
 
 def test_a_ledger_is_asked_with_duckdb(names: Names) -> None:
-    pytest.importorskip("duckdb")
     run_snippets("DuckDB", names)
     assert sum(count for *_, count in names["rows"].fetchall()) == 60
 
