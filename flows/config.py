@@ -17,7 +17,7 @@ from cnn.training.spec import FitSpec
 from flows.config_errors import describe_invalid
 from flows.serving.timetable import check_timing, check_zone
 from infra.cluster.spec import ClusterSpec
-from infra.server.prefect_server import ServerSpec
+from infra.server.spec import ServerSpec
 from tasks.files.spec import ChunkSpec, SourceSpec
 from tasks.prepare.spec import BudgetSpec
 from tasks.score.spec import ScoreSpec

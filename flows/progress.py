@@ -23,10 +23,10 @@ from rich.table import Column
 from rich.text import Text
 
 from cnn.text import escape_unprintable
+from infra.server.spec import CONSOLE_LEVEL
 
 T = TypeVar("T")
 
-CONSOLE_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
 ARTIFACT_SECONDS = 2.0  # between two updates of Prefect's page, each of them a request to its server
 LINE_SECONDS = 30.0  # between two lines where there is no terminal
 OTHERS_WIDTH = 76  # of "build      12,345/123,456 1,234 images/s, 123.4 MB/s 01:02 12 quarantined", beside the bar

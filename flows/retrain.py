@@ -2,6 +2,7 @@
 
 import json
 import time
+from importlib.resources import files
 from typing import Any
 
 from prefect import flow
@@ -79,7 +80,7 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config, ve
         text = redact_text(f"{type(error).__name__}: {shorten(error)}")
         raise ServerError(
             f"the deployment {deployment} (train.deployment) cannot be run ({text}); is it deployed? "
-            "`prefect deploy --all --prefect-file infra/deploy/prefect.yaml`"
+            f"`prefect deploy --all --prefect-file {files('infra.deploy') / 'prefect.yaml'}`"
         ) from None
     if run.state is None or not run.state.is_completed():
         state = run.state.name if run.state else "unknown"

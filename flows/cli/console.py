@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+
 STOPPED = "stopped; what was finished is kept, the same command goes on from there"
 MORE_MEMORY = "give it more (ulimit -v, the container's limit), or lower cluster.workers; the same command goes on"
 INTERRUPTED = 128 + signal.SIGINT  # as shells have it

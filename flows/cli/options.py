@@ -89,14 +89,14 @@ class Options:
         from infra.machine.memory_limits import check_memory_limits
 
         check_memory_limits()  # before anything is loaded
-        from flows.cli.server import open_prefect
         from flows.progress import log_message
+        from infra.server.prefect_server import open_prefect
 
         config = self.load_config()
         for command, source in sources.items():
             if source:
                 self._check_source(command, locate(source), model)
-        open_prefect(config.server)
+        open_prefect(log_message, config.server)
         for line in find_ignored_settings(self.command, self.settings or []):
             log_message(line)
         return config

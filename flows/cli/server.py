@@ -1,6 +1,5 @@
 """The commands `serve`, `up` and `down`: run on schedule; start, find and stop the local Prefect server."""
 
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ from cnn.errors import ConfigError
 from flows.cli.options import CONFIG, WORKSPACE, Answer, Name, Options, command, locate
 
 if TYPE_CHECKING:
-    from infra.server.prefect_server import ServerSpec
+    pass
 
 Folder = Annotated[str | None, typer.Option("--source", metavar="SOURCE", help="Class folders to retrain on.")]
 Inbox = Annotated[str | None, typer.Option("--inbox", metavar="SOURCE", help="Folder to score.")]
@@ -55,10 +54,11 @@ def up_command(options: Options) -> Answer:
     """
     from cnn.text import redact
     from flows.progress import log_message
-    from infra.server.prefect_server import ensure_prefect_server, server_status
+    from infra.server.local_server import find_local_server
+    from infra.server.prefect_server import ensure_prefect_server
 
     url = ensure_prefect_server(log_message, options.load_config().server, stay=True)
-    state = server_status()
+    state = find_local_server()
     own = state if state is not None and state.url == url else None
     return {
         "api": redact(url),
@@ -75,32 +75,9 @@ def down_command(options: Options) -> Answer:
 
     One that was started otherwise is left alone.
     """
-    from infra.server.prefect_server import stop_server
+    from infra.server.local_server import stop_server
 
     return {"stopped": stop_server()}
-
-
-def open_prefect(spec: "ServerSpec | None" = None) -> None:
-    """Point Prefect at a server: the one configured, else a local one that is started now and reused later.
-
-    Called before Prefect is imported, and the one place that sets what it reads: a variable that is set already stays.
-    """
-    from flows.progress import CONSOLE_LEVEL, log_message
-    from infra.server.prefect_server import ensure_prefect_server, find_prefect_home, is_own_server
-
-    address = ensure_prefect_server(log_message, spec)
-    wanted = {
-        CONSOLE_LEVEL: "CRITICAL",  # its log goes to the server; the terminal shows progress
-        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # nor its own tracebacks, when its server is away for a while
-        "DO_NOT_TRACK": "1",  # nothing is sent out
-        "PREFECT_API_URL": address,
-        "PREFECT_HOME": str(find_prefect_home()),  # it warns before every answer where it cannot make its own
-    }
-    if is_own_server(address):
-        # Two requests, each over a client of its own, would ask this server for a version that is known here.
-        wanted["PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED"] = "false"
-    for name, value in wanted.items():
-        os.environ.setdefault(name, value)
 
 
 def check_served(source: str | None, inbox: str | None, nightly: str | None, every: str | None) -> None:

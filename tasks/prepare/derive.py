@@ -7,7 +7,6 @@ that the next version does not do it again.
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from math import prod
 
 import cv2
 import numpy as np
@@ -15,13 +14,10 @@ from numpy.typing import NDArray
 
 from cnn.dataset.manifest import ShardRef
 from cnn.dataset.tfrecord import (
-    Record,
-    decode_raw,
     decode_record,
     iterate_frames,
     map_file,
     measure_crc,
-    raw_layout,
     relabel_record,
 )
 from cnn.digest import canonical_json, hash_json, seal, unseal
@@ -143,7 +139,7 @@ def measure_shard(work: ShardRef, workspace: str, image: ImageSpec) -> tuple[str
         pass  # not measured yet
     with computing():
         for record in read_records(store, work):
-            sums = sum_levels(_to_pixels(_take_apart(record, image).image, image))
+            sums = sum_levels(_to_pixels(decode_record(record).image, image))
             totals = [total + value for total, value in zip(totals, sums, strict=True)]
     store.write(name, seal(canonical_json(totals).encode()))
     return work.path, totals
@@ -159,7 +155,7 @@ def _write_copies(store: Store, work: Selection, task: ArrangeTask, writer: Shar
     crcs = []
     augmenter = Augmenter(task.augment)
     for record, label in _selected(store, work):
-        base, crc = _take_apart(record, task.image), 0
+        base, crc = decode_record(record), 0
         pixels = _to_pixels(base.image, task.image)
         for copy in range(1, task.augment.copies + 1):
             image = augmenter.make_copy(pixels, base.key, copy)
@@ -170,11 +166,7 @@ def _write_copies(store: Store, work: Selection, task: ArrangeTask, writer: Shar
     return tuple(crcs)
 
 
-def _take_apart(record: memoryview, spec: ImageSpec) -> Record:
-    return decode_raw(record, raw_layout(prod(spec.shape))) if spec.encoding == "raw" else decode_record(record)
-
-
-def _to_pixels(image: bytes | memoryview, spec: ImageSpec) -> NDArray[np.uint8]:
+def _to_pixels(image: memoryview, spec: ImageSpec) -> NDArray[np.uint8]:
     if spec.encoding == "raw":
         return np.frombuffer(image, np.uint8).reshape(spec.shape)
     flag = cv2.IMREAD_GRAYSCALE if spec.channels == 1 else cv2.IMREAD_COLOR_RGB

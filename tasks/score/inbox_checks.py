@@ -16,7 +16,7 @@ def check_inbox(plan: ScorePlan) -> list[str]:
         SourceError: it is empty, though the last batch had files from it; the setting that allows that is named.
     """
     source, asked = plan.task.source, count_asked_for(plan.files)
-    last = plan.previous.record if plan.previous is not None and count_images(plan.previous.record) else None
+    last = plan.previous.record if plan.previous is not None and count_batch_images(plan.previous.record) else None
     if not asked:
         if last is not None and not plan.task.spec.allow_empty:
             raise SourceError(
@@ -36,12 +36,12 @@ def explain_vanished(fault: SourceError, store: Store, source: str, model: str) 
         last = find_last_batch(store, source, model)
     except SafelightError:
         return fault  # the workspace has a fault of its own, and this one comes first
-    if last is None or not count_images(last):
+    if last is None or not count_batch_images(last):
         return fault
     return SourceError(f"{fault}; {describe_last(last)}; nothing was scored")
 
 
-def count_images(record: BatchRecord) -> int:
+def count_batch_images(record: BatchRecord) -> int:
     """Files of a batch that were taken for images."""
     return record.outcomes.get("ok", 0) + record.outcomes.get("quarantined", 0)
 
@@ -49,5 +49,5 @@ def count_images(record: BatchRecord) -> int:
 def describe_last(record: BatchRecord) -> str:
     """How many files the last batch had, and when."""
     when = datetime.fromisoformat(record.scored_at).astimezone(UTC)
-    files = count_images(record)
+    files = count_batch_images(record)
     return f"the last batch, of {when:%Y-%m-%d %H:%M} UTC, had {files:,} file{'s' if files != 1 else ''} from it"

@@ -82,8 +82,8 @@ def _from_prediction(read: Callable[[Prediction], Any]) -> Callable[[FileOutcome
     return lambda row: None if row.prediction is None else read(row.prediction)
 
 
-# The one place that says which column holds what.
-COLUMNS: Mapping[pa.Field, Callable[[FileOutcome], Any]] = {
+# The columns, each with the value that it has in the row of a file. Nothing else says which column holds what.
+VALUES: Mapping[pa.Field, Callable[[FileOutcome], Any]] = {
     pa.field("path", pa.string(), nullable=False): lambda row: show_path(row.entry.path)[0],
     pa.field("digest", pa.string()): lambda row: row.digest,
     pa.field("label", pa.string()): _from_prediction(lambda found: found.top_k[0].label),
@@ -106,7 +106,7 @@ COLUMNS: Mapping[pa.Field, Callable[[FileOutcome], Any]] = {
     pa.field("width", pa.int32()): _from_prediction(lambda found: found.width),
     pa.field("height", pa.int32()): _from_prediction(lambda found: found.height),
 }
-PREDICTIONS = pa.schema(list(COLUMNS))
+PREDICTIONS = pa.schema(list(VALUES))
 
 # In a spreadsheet a person reads from the left; the guesses after the first follow the confidence.
 FIRST_CELLS = ("path", "label", "confidence")
@@ -118,7 +118,7 @@ LAST_CELLS = (
 
 def make_predictions_table(rows: Sequence[FileOutcome], spec: ScoreSpec) -> pa.Table:
     """The rows as a table of the columns `PREDICTIONS`."""
-    columns = {column.name: [read(row) for row in rows] for column, read in COLUMNS.items()}
+    columns = {column.name: [read(row) for row in rows] for column, read in VALUES.items()}
     return set_decisions(pa.table(columns, schema=PREDICTIONS), spec)
 
 

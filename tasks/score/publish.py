@@ -60,7 +60,7 @@ def _publish(store: Store, plan: ScorePlan, read: Callable[[str], bytes], image:
     with explain_disk_errors("write the predictions to", store.uri), open_scratch(store.root) as body:
         # 1. All rows, in the order of their paths, compared with the listing as they go by.
         streams = (_read_parts(store, plan, counts), _read_reused(plan), _describe_unreadable(plan))
-        rows = write_predictions(reconcile_rows(merge_tables(streams), plan.files.column("path")), body.path)
+        rows = write_predictions(reconcile_with_listing(merge_tables(streams), plan.files.column("path")), body.path)
         summary = summarize_predictions(body.path, plan.task.spec.sheet)
         path = batch_path(batch, "predictions.parquet")
         record = _make_record(plan, summary, PredictionsRef(path=path, rows=rows, sha256=hash_file(body.path)), counts)
@@ -75,7 +75,7 @@ def _publish(store: Store, plan: ScorePlan, read: Callable[[str], bytes], image:
     return record
 
 
-def reconcile_rows(tables: Iterable[pa.Table], paths: pa.ChunkedArray) -> Iterator[pa.Table]:
+def reconcile_with_listing(tables: Iterable[pa.Table], paths: pa.ChunkedArray) -> Iterator[pa.Table]:
     """The tables as they are, as long as their rows are exactly the files listed, each once, in order.
 
     Raises:

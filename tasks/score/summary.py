@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from cnn.formats.reasons import name_reason
 from tasks.files.paths import restore_path
-from tasks.pages.histogram import BINS
+from tasks.pages.histogram import HISTOGRAM_BINS
 from tasks.score.predictions import DECISIONS, SCORE_OUTCOMES, iterate_predictions
 
 MAX_SHEETS = 20  # classes with contact sheets
@@ -87,7 +88,9 @@ class _Tally:
     reasons: Counter[str] = field(default_factory=Counter)
     ignored: Counter[str] = field(default_factory=Counter)
     quarantine: list[tuple[str, str]] = field(default_factory=list)
-    bins: dict[str, Any] = field(default_factory=lambda: {name: np.zeros(BINS, np.int64) for name in DECISIONS})
+    bins: dict[str, NDArray[np.int64]] = field(
+        default_factory=lambda: {name: np.zeros(HISTOGRAM_BINS, np.int64) for name in DECISIONS}
+    )
 
 
 def summarize_predictions(path: Path, sheet: int, sheets: int = MAX_SHEETS) -> Summary:
@@ -137,6 +140,16 @@ def pick_sheets(path: Path, mix: Iterable[ClassMix], size: int) -> tuple[Contact
     )
 
 
+def describe_quarantined(path: Path, max_pixels: int) -> str:
+    """Why files of a batch are quarantined, and how many for each reason; with the limit that the model brings."""
+    counts: Counter[str] = Counter()
+    for table in iterate_predictions(path, ("outcome", "reason")):
+        rows = table.filter(pc.equal(table.column("outcome"), "quarantined"))
+        counts.update(name_reason(reason or "unknown") for reason in rows.column("reason").to_pylist())
+    limits = {"too_many_pixels": f" (this model takes {max_pixels:,} pixels at most)"}
+    return ", ".join(f"{count:,} {reason}{limits.get(reason, '')}" for reason, count in counts.most_common())
+
+
 def _count_rows(table: pa.Table, tally: _Tally) -> None:
     columns = {name: table.column(name).to_pylist() for name in ("outcome", "label", "decision")}
     tally.outcomes.update(columns["outcome"])
@@ -147,8 +160,8 @@ def _count_rows(table: pa.Table, tally: _Tally) -> None:
     )
     for name in DECISIONS:
         values = table.filter(pc.equal(table.column("decision"), name)).column("confidence").to_numpy()
-        places = np.minimum((values * BINS).astype(np.int64), BINS - 1)
-        tally.bins[name] += np.bincount(places, minlength=BINS)
+        places = np.minimum((values * HISTOGRAM_BINS).astype(np.int64), HISTOGRAM_BINS - 1)
+        tally.bins[name] += np.bincount(places, minlength=HISTOGRAM_BINS)
     rest = table.filter(pc.not_equal(table.column("outcome"), "ok")).select(["path", "outcome", "reason"])
     for row in rest.to_pylist():
         reason = row["reason"] or "unknown"
@@ -191,13 +204,3 @@ def _by_name(mix: ClassMix) -> list[tuple[int, str]]:
 
 def _most_frequent(counts: Counter[str]) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def describe_quarantined(path: Path, max_pixels: int) -> str:
-    """Why files of a batch are quarantined, and how many for each reason; with the limit that the model brings."""
-    counts: Counter[str] = Counter()
-    for table in iterate_predictions(path, ("outcome", "reason")):
-        rows = table.filter(pc.equal(table.column("outcome"), "quarantined"))
-        counts.update(name_reason(reason or "unknown") for reason in rows.column("reason").to_pylist())
-    limits = {"too_many_pixels": f" (this model takes {max_pixels:,} pixels at most)"}
-    return ", ".join(f"{count:,} {reason}{limits.get(reason, '')}" for reason, count in counts.most_common())

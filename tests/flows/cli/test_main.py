@@ -132,7 +132,7 @@ def test_a_reason_says_something(words: list[str]) -> None:
 def test_a_setting_that_is_typed_for_a_command_which_does_not_obey_it_is_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.cli.server.open_prefect", lambda spec: None)
+    monkeypatch.setattr("infra.server.prefect_server.open_prefect", lambda announce, spec: None)
     typed = ["image.size=32", "fit.epochs=3", "augment.copies=1"]
     Options("train", settings=typed).open_run()
     line = "--set image.size, augment.copies changes nothing here: the dataset keeps what it was made with, retrain"

@@ -25,7 +25,7 @@ from tasks.score.batch import find_previous_batch
 from tasks.score.chunk import Network, score_chunk
 from tasks.score.plan import ScorePlan, plan_scoring
 from tasks.score.predictions import decode_part, encode_part, merge_tables
-from tasks.score.publish import publish_batch, reconcile_rows
+from tasks.score.publish import publish_batch, reconcile_with_listing
 from tasks.score.spec import ModelRef, ScoreJob, ScoreSpec
 
 NIGHT = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
@@ -147,7 +147,7 @@ def test_rows_beyond_the_listing_are_refused(scored: tuple[Store, ScorePlan, Any
 
     def reconcile(expected: list[bytes]) -> list[pa.Table]:
         paths = pa.chunked_array([pa.array(expected, pa.large_binary())])
-        return list(reconcile_rows(merge_tables([[table] for table in tables]), paths))
+        return list(reconcile_with_listing(merge_tables([[table] for table in tables]), paths))
 
     assert sum(table.num_rows for table in reconcile(keys)) == 6
     for wrong in (keys[:-1], [*keys, b"zzz"], [b"0", *keys[1:]]):

@@ -19,7 +19,7 @@ from cnn.errors import SourceError
 from cnn.images.pixels import encode_jpeg, encode_png
 from cnn.images.spec import ImageSpec
 from tasks.files.paths import encode_path
-from tasks.pages.histogram import BINS, choose_top, draw_histogram
+from tasks.pages.histogram import HISTOGRAM_BINS, choose_top, draw_histogram
 from tasks.pages.html import show_name, show_percent, show_tail
 from tasks.pages.thumbnails import make_picture
 from tasks.score.predictions import FileOutcome, make_predictions_table, write_predictions
@@ -268,8 +268,8 @@ def test_photographs_keep_their_shape(height: int, width: int) -> None:
 
 
 @given(
-    st.lists(st.integers(0, 10**6), min_size=BINS, max_size=BINS),
-    st.lists(st.integers(0, 10**6), min_size=BINS, max_size=BINS),
+    st.lists(st.integers(0, 10**6), min_size=HISTOGRAM_BINS, max_size=HISTOGRAM_BINS),
+    st.lists(st.integers(0, 10**6), min_size=HISTOGRAM_BINS, max_size=HISTOGRAM_BINS),
     st.floats(0, 1),
 )
 def test_histogram_counts_everything_and_stays_inside(accept: list[int], review: list[int], threshold: float) -> None:
