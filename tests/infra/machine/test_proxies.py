@@ -312,7 +312,7 @@ def test_a_command_runs_at_a_desk_with_a_proxy(
     """The server is the local one, found by its address as a profile names it, so that each of its clients is asked."""
     make_image_folder(tmp_path / "photos", per_class=4, size=16)
     environment = os.environ | proxies | {"PREFECT_API_URL": prefect_server}
-    command = [sys.executable, "-c", "from flows.cli.main import main; main()"]
+    command = [sys.executable, "-c", "from flows.cli.start import main; main()"]
     arguments = ["prepare", str(tmp_path / "photos"), "--workspace", str(tmp_path / "work"), "--json"]
     done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

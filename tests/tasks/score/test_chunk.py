@@ -167,6 +167,7 @@ def test_only_predictions_are_known(known: KnownPredictions) -> None:
     assert known.find(hashlib.sha256(make_png(0, 100)).hexdigest()) is not None
     assert known.find(hashlib.sha256(b"").hexdigest()) is None
     assert known.find("f" * 64) is None
+    assert known.find(hashlib.sha256(make_png(0, 100)).hexdigest()[:16] + "0" * 48) is None  # it only begins the same
     assert known.find("0" * 64) is None
 
 
