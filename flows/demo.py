@@ -30,16 +30,18 @@ DEMO_SETTINGS = (
 
 
 def run_demo(workspace: str, config: Config) -> dict[str, Any]:
-    """Write the digits as PNG files, retrain on the class folders, and score the inbox with the champion."""
+    """Write the digits as PNG files, retrain on the class folders, and score the inbox with the champion.
+
+    The workspace is an absolute path, or an address.
+    """
     started = time.monotonic()
-    from flows.cli.options import locate
     from flows.retrain import retrain
     from flows.score import score
 
     folder, truth = write_digits(_demo_folder(workspace))
     log_message(f"digits: {len(truth):,} of 1,797 pictures are held back in {folder / 'inbox'}")
-    trained = retrain(str(folder / "digits"), NAME, locate(workspace), config)
-    scored = score(str(folder / "inbox"), NAME, locate(workspace), config)
+    trained = retrain(str(folder / "digits"), NAME, workspace, config)
+    scored = score(str(folder / "inbox"), NAME, workspace, config)
     return {
         "model": f"{NAME} version {trained['version']} ({trained['alias']})",
         "test_accuracy": trained["metrics"]["accuracy"],
@@ -47,7 +49,7 @@ def run_demo(workspace: str, config: Config) -> dict[str, Any]:
         "judged_on": trained["judged_on"],
         "gate": trained["gate"]["verdict"],
         "scored": scored["scored"] + scored["reused"],
-        "inbox_accuracy": measure_inbox(locate(workspace), scored["batch"], truth),
+        "inbox_accuracy": measure_inbox(workspace, scored["batch"], truth),
         "predictions": scored["predictions"],
         "report": scored["report"],
         "seconds": round(time.monotonic() - started, 1),
@@ -65,11 +67,11 @@ def write_digits(folder: Path) -> tuple[Path, dict[str, str]]:
     for number in range(10):
         (folder / "digits" / str(number)).mkdir(parents=True, exist_ok=True)
     (folder / "inbox").mkdir(exist_ok=True)
-    for place, row in enumerate(order):
+    for position, row in enumerate(order):
         label, name = str(labels[row]), f"digit-{row:04d}.png"
-        if place < HELD_OUT:
+        if position < HELD_OUT:
             truth[name] = label
-        path = folder / "inbox" / name if place < HELD_OUT else folder / "digits" / label / name
+        path = folder / "inbox" / name if position < HELD_OUT else folder / "digits" / label / name
         if not path.exists():
             pixels = np.rint(images[row] * (255 / 16)).astype(np.uint8)
             path.write_bytes(encode_png(pixels[..., None]))
@@ -99,6 +101,4 @@ def measure_inbox(workspace: str, batch: str, truth: dict[str, str]) -> float:
 def _demo_folder(workspace: str) -> Path:
     from infra.machine.user_dirs import cache_dir
 
-    if "://" in workspace:
-        return cache_dir() / "demo"
-    return Path(workspace).expanduser().absolute() / "demo"
+    return (cache_dir() if "://" in workspace else Path(workspace)) / "demo"

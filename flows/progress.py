@@ -13,14 +13,10 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
 from rich.table import Column
-from rich.text import Text
 
 from cnn.text import escape_unprintable
 from infra.server.spec import CONSOLE_LEVEL
@@ -33,28 +29,16 @@ OTHERS_WIDTH = 76  # of "build      12,345/123,456 1,234 images/s, 123.4 MB/s 01
 BAR_WIDTH = range(8, 29)  # columns of the bar itself, where the terminal has room for it
 
 
-class SpeedColumn(ProgressColumn):
-    """Images (and with `wide` megabytes) per second since the stage began; nothing where other things are counted."""
-
-    def __init__(self, wide: bool) -> None:
-        super().__init__(table_column=Column(no_wrap=True))
-        self.wide = wide
-
-    def render(self, task: Task) -> Text:
-        elapsed = task.finished_time if task.finished else task.elapsed
-        size = task.fields["size"] if self.wide else 0
-        speed = describe_speed(task.completed, size, elapsed or 0.0) if task.fields["timed"] else ""
-        return Text(speed, style="progress.data.speed")
-
-
 class Stage:
     """One running stage; `advance` moves its bar."""
 
     def __init__(self, name: str, total: int, unit: str, console: Console) -> None:
         self.name, self.total, self.unit, self.console = name, total, unit, console
         self.completed, self.size, self.note, self.started = 0, 0, "", monotonic()
-        self._bar = _make_bar(console) if console.is_terminal else None
-        self._row = self._add_row(self._bar) if self._bar else None
+        self._wide = console.width - OTHERS_WIDTH >= BAR_WIDTH.start
+        self._bar = _make_bar(console, self._wide) if console.is_terminal else None
+        self._row = self._bar.add_task(name, total=total, speed="", note="") if self._bar else None
+        self._is_timed = unit == "images"
         self._artifact = _start_artifact(name) if total > 1 else None
         self._updated_at = self._logged_at = monotonic()
 
@@ -62,7 +46,7 @@ class Stage:
         """`count` more units are done, `size` bytes of the source were read for them; `note` stands behind the bar."""
         self.completed, self.size, self.note = self.completed + count, self.size + size, note
         if self._bar is not None and self._row is not None:
-            self._bar.update(self._row, advance=count, size=self.size, note=note)
+            self._bar.update(self._row, advance=count, speed=self._describe_speed(self._wide), note=note)
         elif self._is_timed and monotonic() - self._logged_at > LINE_SECONDS and self.completed < self.total:
             self._logged_at = monotonic()
             log_message(self._describe_middle())
@@ -80,28 +64,23 @@ class Stage:
             self.completed = self.total
             self._update_page()
 
-    @property
-    def _is_timed(self) -> bool:
-        """Whether a speed means something: epochs, for one, are counted but not raced."""
-        return self.unit == "images"
-
-    def _add_row(self, bar: Progress) -> TaskID:
-        return bar.add_task(self.name, total=self.total, timed=self._is_timed, size=0, note="")
-
     def _describe_middle(self) -> str:
         """How far the stage is, how fast, when it may end, and the note."""
         seconds = monotonic() - self.started
         left = (self.total - self.completed) * seconds / max(self.completed, 1)
-        return self._describe("", seconds, f"{describe_time(left)} left")
+        return self._describe("", f"{describe_time(left)} left")
 
     def _describe_end(self, finished: bool) -> str:
-        seconds = monotonic() - self.started
-        return self._describe(f" in {seconds:.1f} s", seconds, "") + ("" if finished else " (stopped)")
+        return self._describe(f" in {monotonic() - self.started:.1f} s", "") + ("" if finished else " (stopped)")
 
-    def _describe(self, time: str, seconds: float, left: str) -> str:
-        speed = describe_speed(self.completed, self.size, seconds) if self._is_timed else ""
-        parts = [f"{self.completed:,} of {self.total:,} {self.unit}{time}", speed, left, self.note]
+    def _describe(self, time: str, left: str) -> str:
+        parts = [f"{self.completed:,} of {self.total:,} {self.unit}{time}", self._describe_speed(), left, self.note]
         return f"{self.name}: {', '.join(filter(None, parts))}"
+
+    def _describe_speed(self, with_bytes: bool = True) -> str:
+        """Nothing where a speed means nothing: epochs are counted, but not raced."""
+        seconds = monotonic() - self.started
+        return describe_speed(self.completed, self.size * with_bytes, seconds) if self._is_timed else ""
 
     def _update_page(self) -> None:
         """Show on Prefect's page how far the stage is; after one failure it is left alone."""
@@ -161,16 +140,14 @@ def _log(text: str) -> bool:
     return True
 
 
-def _make_bar(console: Console) -> Progress:
-    """One line that is never wrapped; a narrow terminal goes without the bar itself and the megabytes."""
-    room = console.width - OTHERS_WIDTH
-    wide = room >= BAR_WIDTH.start
-    bar = [BarColumn(bar_width=min(room, BAR_WIDTH[-1]))] if wide else []
+def _make_bar(console: Console, wide: bool) -> Progress:
+    """One line that is never wrapped; a terminal that is not wide goes without the bar itself and the megabytes."""
+    bar = [BarColumn(bar_width=min(console.width - OTHERS_WIDTH, BAR_WIDTH[-1]))] if wide else []
     return Progress(
         TextColumn("{task.description:<10}" if wide else "{task.description}", table_column=Column(no_wrap=True)),
         *bar,
         MofNCompleteColumn(table_column=Column(no_wrap=True)),
-        SpeedColumn(wide),
+        TextColumn("{task.fields[speed]}", style="progress.data.speed", table_column=Column(no_wrap=True)),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True, table_column=Column(no_wrap=True)),
         TextColumn("{task.fields[note]}", style="dim", table_column=Column(no_wrap=True)),
         console=console,

@@ -32,17 +32,7 @@ brackets. *Not set* means that there is no value: leave the line out, or write `
 PAGE_LAYERS = """\
 ## Layers of `model.layers`
 
-Each layer is a table with its `kind`. The last layer, one unit for each class (a single one for two classes), is added.
-
-```toml
-[model]
-layers = [
-  { kind = "conv", filters = 16, kernel = [3, 3], activation = "relu" },
-  { kind = "max_pool", size = [2, 2] },
-  { kind = "flatten" },
-  { kind = "dense", units = 64 },
-]
-```
+A layer is a table with its `kind` and these keys; [networks.md](networks.md) shows a whole network.
 """
 
 

@@ -6,7 +6,7 @@ A run that was killed goes on from its last whole epoch. Importing this module i
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from cnn.backend import import_keras
 from cnn.dataset.loader import ShardSet, open_split
@@ -19,15 +19,14 @@ from cnn.training.trainer import Trainer
 @dataclass(frozen=True)
 class FitResult:
     """`model` has the best weights, in float32, not compiled. Epochs count from 1; `resumed_at` is the number of whole
-    epochs taken over from an earlier run, 0 for none. `monitor` is what was best: val_loss, or loss where the dataset
-    has no validation images. `warnings` are lines for people, as a checkpoint that was ignored."""
+    epochs taken over from an earlier run, 0 for none; `warnings` are lines for people, as on a checkpoint that was
+    ignored."""
 
     model: Any
     best_epoch: int
     epochs: int
     resumed_at: int
     history: tuple[dict[str, float], ...]
-    monitor: Literal["val_loss", "loss"]
     warnings: tuple[str, ...] = ()
 
 
@@ -59,9 +58,7 @@ def fit_model(
             trainer.save(progress)
             on_epoch(dict(figures))
         model = trainer.load_best(progress)
-    return FitResult(
-        model, progress.best_epoch, progress.epoch, resumed_at, progress.history, trainer.monitor, warnings
-    )
+    return FitResult(model, progress.best_epoch, progress.epoch, resumed_at, progress.history, warnings)
 
 
 def _open_splits(job: FitJob) -> tuple[ShardSet, ShardSet | None]:

@@ -105,8 +105,8 @@ def common(
     bypass_loopback(os.environ.get("MLFLOW_TRACKING_URI"))
 
 
-def main() -> None:
-    """The console script."""
+def run_app() -> None:
+    """Run the command that was typed."""
     # To look through what is imported for garbage, meanwhile and at the end, took a fifth of a short command's time.
     gc.set_threshold(COLLECT_AFTER)
     try:

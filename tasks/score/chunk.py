@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from cnn.dataset.seen_images import read_heads
 from cnn.errors import BadImage, IntegrityError, RegistryError
 from cnn.images.read import DecodedImage, read_image
 from cnn.images.spec import ImageSpec
@@ -201,7 +202,7 @@ class PredictionQueue:
 
 
 class KnownPredictions:
-    """The predictions of an earlier batch by the digest of the image, as Arrow columns (not as Python objects)."""
+    """The predictions of an earlier batch by the digest of the image: some 120 bytes each, as columns."""
 
     def __init__(self, path: Path) -> None:
         tables = [
@@ -209,13 +210,13 @@ class KnownPredictions:
             for table in iterate_predictions(path, (*KNOWN, "outcome"))
         ]
         self._table = pa.concat_tables(tables) if tables else None
-        heads = [_read_heads(table.column("digest").to_pylist()) for table in tables]
+        heads = [read_heads(table.column("digest").to_pylist()) for table in tables]
         self._heads = np.concatenate(heads) if heads else np.zeros(0, np.uint64)
         self._order = np.argsort(self._heads, kind="stable")
 
     def find(self, digest: str) -> Prediction | None:
         """The prediction for these bytes, or None."""
-        place = int(np.searchsorted(self._heads, _read_heads([digest])[0], sorter=self._order))
+        place = int(np.searchsorted(self._heads, read_heads([digest])[0], sorter=self._order))
         if self._table is None or place == len(self._order):
             return None
         row = self._table.slice(int(self._order[place]), 1).to_pylist()[0]
@@ -223,11 +224,6 @@ class KnownPredictions:
             return None
         top_k = tuple(Guess(**guess) for guess in row["top_k"])
         return Prediction(top_k, row["width"], row["height"], row["scored_at"])
-
-
-def _read_heads(digests: list[str]) -> NDArray[np.uint64]:
-    """uint64 (digests,): the first 16 of the 64 hex digits of each."""
-    return np.frombuffer(bytes.fromhex("".join(digest[:16] for digest in digests)), ">u8").astype(np.uint64)
 
 
 def _find_part(store: Store, name: str, chunk: Chunk) -> ChunkScores | None:

@@ -39,21 +39,29 @@ FACTS = ("path", "path_raw", "size", "revision", "outcome", "reason")  # of an e
 
 
 @dataclass(frozen=True)
-class ScorePlan:
-    """What is to be done for a batch: `chunks` of the listed `files` are scored, rows of `previous` are used again.
+class BatchComparison:
+    """The files listed beside the rows of the batch before.
 
-    `reused` says which rows those are, bool (rows of previous,); `known` is how many of the files had a row there at
-    all. `suspects` are the files that ended their decoder then, bool (files,).
+    `reused`, bool (rows of that batch,): which of them hold; `to_score` and `suspects`, bool (files,): which readable
+    files have no row that holds, and which ended their decoder then; `known`: how many files had a row there at all.
     """
+
+    reused: NDArray[np.bool_]
+    to_score: NDArray[np.bool_]
+    suspects: NDArray[np.bool_]
+    known: int
+
+
+@dataclass(frozen=True)
+class ScorePlan:
+    """What is to be done for a batch: `chunks` of the listed `files` are scored, rows of `previous` are used again."""
 
     task: ScoreTask
     request: str
     files: pa.Table
     chunks: ChunkPlan
     previous: PreviousBatch | None
-    reused: NDArray[np.bool_]
-    suspects: NDArray[np.bool_]
-    known: int
+    comparison: BatchComparison
 
     @property
     def unreadable(self) -> NDArray[np.int64]:
@@ -64,39 +72,41 @@ class ScorePlan:
         """The chunks to score, in the order of their paths, each made when its turn comes."""
         for number in range(len(self.chunks)):
             rows = self.chunks.rows_of(number)
-            yield make_chunk(self.files, rows, self.task.batch, doubted=int(self.suspects[rows].sum()))
-
-
-@dataclass(frozen=True)
-class _Comparison:
-    """The files listed beside the rows of the batch before; see `ScorePlan`."""
-
-    reused: NDArray[np.bool_]
-    is_new: NDArray[np.bool_]  # bool (files,): files without a row that holds
-    suspects: NDArray[np.bool_]
-    known: int
+            yield make_chunk(self.files, rows, self.task.batch, doubted=int(self.comparison.suspects[rows].sum()))
 
 
 def plan_scoring(files: pa.Table, job: ScoreJob, previous: PreviousBatch | None, size: int = 256) -> ScorePlan:
     """The plan of a batch over the listed `files` (see `tasks.files.listing`), in chunks of about `size` files.
 
-    A row of the previous batch holds when its outcome is ok and path, size and revision are the same.
     Chunks are runs of neighbouring paths, so that their parts follow each other in the order of the batch.
     """
-    found = _compare_files(files, previous)
+    comparison = compare_with_batch(files, previous)
     request = _digest_request(files, job)
     batch = hash_json([request, previous.record.batch if previous else None])[:16]
     known = previous.record.predictions.path if previous and previous.path is not None else None
-    return ScorePlan(
-        task=ScoreTask(**vars(job), batch=batch, known=known),
-        request=request,
-        files=files,
-        chunks=cut_in_order(files, np.flatnonzero(found.is_new), size),
-        previous=previous,
-        reused=found.reused,
-        suspects=found.suspects,
-        known=found.known,
-    )
+    task = ScoreTask(**vars(job), batch=batch, known=known)
+    chunks = cut_in_order(files, np.flatnonzero(comparison.to_score), size)
+    return ScorePlan(task, request, files, chunks, previous, comparison)
+
+
+def compare_with_batch(files: pa.Table, previous: PreviousBatch | None) -> BatchComparison:
+    """Which files are to be scored; a row holds when its outcome is ok and path, size and revision are the same."""
+    to_score, suspects = (np.zeros(files.num_rows, np.bool_) for _ in range(2))
+    to_score[find_readable(files)] = True
+    if previous is None or previous.path is None:
+        return BatchComparison(np.zeros(0, np.bool_), to_score, suspects, 0)
+    reused = np.zeros(previous.record.predictions.rows, np.bool_)
+    is_asked = pc.is_null(files.column("ignored")).to_numpy()
+    start, known = 0, 0
+    for table, match in match_files(files, iterate_predictions(previous.path, FACTS), "revision"):
+        rows = table.take(pa.array(match.earlier))
+        holds = match.same & to_score[match.listed] & _to_numpy(pc.equal(rows.column("outcome"), "ok"))
+        reused[start + match.earlier[holds]] = True
+        to_score[match.listed[holds]] = False
+        suspects[match.listed] = match.same & _to_numpy(has_reason_code(rows.column("reason"), DECODER_DEATHS))
+        known += int(is_asked[match.listed].sum())
+        start += table.num_rows
+    return BatchComparison(reused, to_score, suspects, known)
 
 
 def find_finished_batch(store: Store, plan: ScorePlan) -> BatchRecord | None:
@@ -111,26 +121,6 @@ def find_finished_batch(store: Store, plan: ScorePlan) -> BatchRecord | None:
     point_to_batch(store, plan.task)  # the run that wrote the batch may have died before it did
     drop_parts(store, record.batch)  # or before it had removed these
     return _without_work(record)
-
-
-def _compare_files(files: pa.Table, previous: PreviousBatch | None) -> _Comparison:
-    is_new = np.zeros(files.num_rows, np.bool_)
-    is_new[find_readable(files)] = True
-    suspects = np.zeros(files.num_rows, np.bool_)
-    if previous is None or previous.path is None:
-        return _Comparison(np.zeros(0, np.bool_), is_new, suspects, 0)
-    reused = np.zeros(previous.record.predictions.rows, np.bool_)
-    is_asked = pc.is_null(files.column("ignored")).to_numpy()
-    start, known = 0, 0
-    for table, match in match_files(files, iterate_predictions(previous.path, FACTS), "revision"):
-        rows = table.take(pa.array(match.earlier))
-        holds = match.same & is_new[match.listed] & _to_numpy(pc.equal(rows.column("outcome"), "ok"))
-        reused[start + match.earlier[holds]] = True
-        is_new[match.listed[holds]] = False
-        suspects[match.listed] = match.same & _to_numpy(has_reason_code(rows.column("reason"), DECODER_DEATHS))
-        known += int(is_asked[match.listed].sum())
-        start += table.num_rows
-    return _Comparison(reused, is_new, suspects, known)
 
 
 def _to_numpy(column: pa.ChunkedArray) -> NDArray[np.bool_]:

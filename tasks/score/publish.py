@@ -102,11 +102,11 @@ def _read_parts(store: Store, plan: ScorePlan, counts: Counter[str]) -> Iterator
 
 def _read_reused(plan: ScorePlan) -> Iterator[pa.Table]:
     """The rows of the previous batch that still hold, decided anew: the threshold may be another one now."""
-    if plan.previous is None or plan.previous.path is None or not plan.reused.any():
+    if plan.previous is None or plan.previous.path is None or not plan.comparison.reused.any():
         return
     position = 0
     for table in iterate_predictions(plan.previous.path):
-        mask = plan.reused[position : position + table.num_rows]
+        mask = plan.comparison.reused[position : position + table.num_rows]
         position += table.num_rows
         yield set_decisions(table.filter(pa.array(mask)), plan.task.spec)
 

@@ -1,8 +1,8 @@
 """The training process: a child of its own for each training, because TensorFlow takes seconds and 400 MB.
 
-The child gets the job as a line on stdin and answers with JSON lines on a pipe of its own: events, then one line with
-the result or the error. What TensorFlow prints goes to `train.log` in the job's folder. The child ends when its stdin
-does, so it never outlives the parent; it ignores Ctrl-C, because the parent decides.
+The child gets the job as a line on stdin and answers with JSON lines on a pipe of its own: the figures of each epoch,
+then one line with the result or the error. What TensorFlow prints goes to `train.log` in the job's folder. The child
+ends when its stdin does, so it never outlives the parent; it ignores Ctrl-C, because the parent decides.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ from cnn.errors import InstallationError, SafelightError, TrainingError
 from cnn.text import shorten
 from infra.machine.import_path import python_command, python_environment
 from infra.machine.memory_limits import GIB, check_memory_limits, is_short_of_memory, kill_when_starved, mentions_memory
-from tasks.train.spec import OnEvent, TrainingResult, TrainJob
+from tasks.train.spec import OnEpoch, TrainingResult, TrainJob
 
 TRAINING_PACKAGES = ("keras", "matplotlib", "onnx", "pandas")  # what both extras, `cpu` and `gpu`, bring
 LOG = "train.log"
@@ -92,8 +92,8 @@ class TrainingProcess:
     ) -> None:
         self.stop()
 
-    def run(self, job: TrainJob, on_event: OnEvent) -> TrainingResult:
-        """Train; `on_event` gets the events of the child as they come.
+    def run(self, job: TrainJob, on_epoch: OnEpoch) -> TrainingResult:
+        """Train; `on_epoch` gets the figures of each epoch as it ends.
 
         Raises:
             SafelightError: the fault that training met, as the same class.
@@ -105,20 +105,20 @@ class TrainingProcess:
                 self._process.stdin.write(job.to_json().encode() + b"\n")
                 self._process.stdin.flush()
         with kill_when_starved(self._process) as starved:
-            if (result := self._follow(job, on_event)) is not None:
+            if (result := self._follow(job, on_epoch)) is not None:
                 return result
         if starved.is_set():
             raise _out_of_memory(Path(job.folder, LOG), job.fit.batch_size)
         raise self._describe_death(Path(job.folder, LOG), job.fit.batch_size)
 
-    def _follow(self, job: TrainJob, on_event: OnEvent) -> TrainingResult | None:
+    def _follow(self, job: TrainJob, on_epoch: OnEpoch) -> TrainingResult | None:
         """The answer of the process; None when it has ended without one."""
         for line in self._events:
             message = _read_line(line)
             if "ready" in message:
                 self._ready = True
-            elif "event" in message:
-                on_event(message)
+            elif "epoch" in message:
+                on_epoch(message["epoch"])
             elif "result" in message:
                 return TrainingResult.model_validate_json(json.dumps(message["result"]))
             elif "error" in message:
@@ -230,10 +230,10 @@ def _load_keras() -> None:
     import_keras()
 
 
-def _train(job: TrainJob, send: OnEvent) -> TrainingResult:
+def _train(job: TrainJob, send: Callable[[dict[str, Any]], None]) -> TrainingResult:
     from tasks.train.train import train_dataset
 
-    return train_dataset(job, send)
+    return train_dataset(job, lambda figures: send({"epoch": figures}))
 
 
 def _catch(work: Callable[[], None], loading: str = "") -> dict[str, str] | None:

@@ -28,7 +28,7 @@ from infra.storage.store import Store, open_store
 from tasks.dataset.version import read_manifest
 from tasks.pages.spreadsheets import write_rows
 from tasks.train.overlap import list_seen
-from tasks.train.spec import OnEvent, TrainingResult, TrainJob
+from tasks.train.spec import OnEpoch, TrainingResult, TrainJob
 
 GOLDEN_IMAGES = 32
 BATCH = 256
@@ -43,8 +43,8 @@ class SplitPredictions:
     probabilities: NDArray[np.float32]
 
 
-def train_dataset(job: TrainJob, on_event: OnEvent) -> TrainingResult:
-    """Fit, calibrate, export, evaluate and draw. Events: {"event": "stage", "stage"}, {"event": "epoch", …figures}.
+def train_dataset(job: TrainJob, on_epoch: OnEpoch) -> TrainingResult:
+    """Fit, calibrate, export, evaluate and draw.
 
     Raises:
         DatasetError: the dataset is not there, or cannot be trained on.
@@ -55,17 +55,13 @@ def train_dataset(job: TrainJob, on_event: OnEvent) -> TrainingResult:
     store = open_store(job.workspace)
     manifest = read_manifest(store, job.dataset)
     check_trainable(manifest)
-    on_event({"event": "stage", "stage": "load"})
     fetch_shards(store, manifest)
     check_classes(manifest, open_split(manifest, "train", store.root).labels)
-    on_event({"event": "stage", "stage": "fit", "epochs": job.fit.epochs})
     fitting = FitJob(manifest, store.root, job.model, job.fit, Path(job.folder, "checkpoints"))
-    result = fit_model(fitting, lambda figures: on_event({"event": "epoch", **figures}))
-    on_event({"event": "stage", "stage": "evaluate"})
-    return _judge(job, manifest, store, result)
+    return _evaluate(job, manifest, store, fit_model(fitting, on_epoch))
 
 
-def _judge(job: TrainJob, manifest: Manifest, store: Store, result: FitResult) -> TrainingResult:
+def _evaluate(job: TrainJob, manifest: Manifest, store: Store, result: FitResult) -> TrainingResult:
     """Export the trained model, and judge the exported one on images that training never saw."""
     folder, split = Path(job.folder), choose_evaluation_split(manifest)
     shards = open_split(manifest, split, store.root)

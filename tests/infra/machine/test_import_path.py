@@ -127,7 +127,7 @@ def test_the_trainer_is_started_in_any_folder(hostile: Path, monkeypatch: pytest
     facts = {"workspace": str(work), "dataset": "birds-1", "name": "birds", "folder": str(hostile.parent / "run")}
     job = TrainJob(**facts, model=ModelSpec(), fit=FitSpec())
     with TrainingProcess() as trainer, pytest.raises(DatasetError, match="birds-1"):
-        trainer.run(job, lambda event: None)
+        trainer.run(job, lambda figures: None)
 
 
 def test_a_process_of_any_program_started_in_the_block_is_safe(hostile: Path) -> None:

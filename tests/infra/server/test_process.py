@@ -343,7 +343,7 @@ def test_a_run_is_to_be_seen_in_the_pages_of_a_server_on_another_port(
     program = require_chromium()
     make_image_folder(tmp_path / "photos", per_class=4, size=16)
     arguments = ["prepare", str(tmp_path / "photos"), "--workspace", str(tmp_path / "work"), "--json"]
-    start = [sys.executable, "-c", "from flows.cli.main import main; main()"]
+    start = [sys.executable, "-c", "from flows.cli.start import main; main()"]
     done = subprocess.run(
         [*start, *arguments, "--set", f"server.port={unused_port}"], capture_output=True, text=True, cwd=tmp_path
     )

@@ -18,12 +18,13 @@ from PIL import Image
 from cnn.errors import SourceError
 from cnn.images.pixels import encode_jpeg, encode_png
 from cnn.images.spec import ImageSpec
+from tasks.files.ignore_rules import BEGINNING, EXCLUDED, FILE_ENDINGS
 from tasks.files.paths import encode_path
 from tasks.pages.histogram import HISTOGRAM_BINS, choose_top, draw_histogram
 from tasks.pages.html import show_name, show_percent, show_tail
 from tasks.pages.thumbnails import make_picture
 from tasks.score.predictions import FileOutcome, make_predictions_table, write_predictions
-from tasks.score.report import ReportFacts, make_report
+from tasks.score.report import IGNORE_RULES, ReportFacts, make_report
 from tasks.score.spec import ScoreSpec
 from tasks.score.summary import MAX_QUARANTINED, MAX_SHEETS, Summary, describe_quarantined, summarize_predictions
 
@@ -211,6 +212,10 @@ def test_many_classes_are_capped_and_the_page_says_so(tmp_path: Path) -> None:
     assert page.tags.count("article") == MAX_SHEETS
     assert f"Shown for the {MAX_SHEETS} most frequent of 30 classes" in page.text
     assert "And 10 more classes with" in page.text
+
+
+def test_every_rule_that_leaves_files_out_is_explained() -> None:
+    assert set(IGNORE_RULES) == {EXCLUDED, *FILE_ENDINGS.values(), *BEGINNING.groupindex}
 
 
 def test_long_quarantine_is_capped_and_the_page_says_so(tmp_path: Path) -> None:
