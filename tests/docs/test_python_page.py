@@ -16,7 +16,8 @@ from image_folders import write_image_folder
 from registries import open_registry, register
 from steps import prepare, write_photos
 
-PAGE = (Path(__file__).parents[2] / "docs/python.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/python.md").read_text()
 DATASET = "photos-0123456789ab"  # what the page puts for the name of a dataset
 Names = dict[str, Any]
 
@@ -45,6 +46,15 @@ def run_section(text: str, names: Names) -> None:
     assert snippets
     for snippet in snippets:
         exec(compile(snippet, "docs/python.md", "exec"), names)  # noqa: S102 - the page is this project's own
+
+
+def test_the_names_that_snippets_import_are_there() -> None:
+    imports = re.findall(r"^from ((?:cnn|infra|tasks|flows)[\w.]*) import (.+)$", PAGE, re.MULTILINE)
+    assert len(imports) > 5
+    for module, imported in imports:
+        text = (ROOT / f"{module.replace('.', '/')}.py").read_text()
+        for name in imported.split(", "):
+            assert re.search(rf"^(?:def|class) {name}\b", text, re.MULTILINE), f"{module}: {name}"
 
 
 @pytest.mark.integration
