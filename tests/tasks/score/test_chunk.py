@@ -67,7 +67,7 @@ class Folder:
     def list(self, prefix: str = "") -> Iterator[Entry]:
         yield from (Entry(path, len(data or b""), "1.1") for path, data in self.files.items())
 
-    def read(self, path: str, modified: str = "") -> bytes:
+    def read(self, path: str) -> bytes:
         data = self.files[path]
         if data is None:
             raise BadImage("vanished", "No such file or directory")
