@@ -67,8 +67,8 @@ def keep_moved(rows: Rows, source: Source, left: pa.Table, spec: BuildSpec) -> i
         part = suspects[start:stop]
         pairs: list[tuple[int, int]] = []
         groups: list[str | None] = []
-        files = _name_files(rows, part)
-        for row, (path, _), digest in zip(part.tolist(), files, hash_files(source, files), strict=True):
+        paths = list(map(decode_path, rows.paths(part)))
+        for row, path, digest in zip(part.tolist(), paths, hash_files(source, paths), strict=True):
             old = rows_by_digest.get(digest) if digest is not None else None
             if old is None:
                 continue
@@ -88,19 +88,14 @@ def verify_kept(rows: Rows, source: Source) -> int:
     kept, changed = np.flatnonzero(rows.is_read), 0
     for start, stop in iterate_slices(len(kept), PART):
         part = kept[start:stop]
-        expected = rows.digest[part]
+        expected, paths = rows.digest[part], list(map(decode_path, rows.paths(part)))
         differs = [
             digest is None or bytes.fromhex(digest) != known.tobytes()
-            for digest, known in zip(hash_files(source, _name_files(rows, part)), expected, strict=True)
+            for digest, known in zip(hash_files(source, paths), expected, strict=True)
         ]
         rows.forget(part[np.array(differs, np.bool_)])
         changed += sum(differs)
     return changed
-
-
-def _name_files(rows: Rows, part: NDArray[np.int64]) -> list[tuple[str, str]]:
-    stamps = rows.inventory.column("modified").take(pa.array(part)).to_pylist()
-    return [(decode_path(path), stamp) for path, stamp in zip(rows.paths(part), stamps, strict=True)]
 
 
 def _count_same_unread(rows: Rows, new: NDArray[np.int64], table: pa.Table, old: NDArray[np.int64]) -> int:
