@@ -26,11 +26,11 @@ from infra.registry.bundles import upload_bundle
 from infra.storage.layout import batch_path
 from infra.storage.scratch import open_scratch
 from infra.storage.store import Source, Store, open_source, open_store, parse_folder
+from tasks.files.bit_depth import DeepCounts, describe_scored
 from tasks.files.chunks import Chunk, estimate_decoding
 from tasks.files.ignore_rules import EXCLUDED
 from tasks.files.labels import Listed, describe_excluded, find_lost_folders, list_source
 from tasks.files.source_checks import name_command, open_given, refuse_listed_links, refuse_workspace_inside
-from tasks.prepare.bit_depth import DeepCounts, describe_scored
 from tasks.score.chunk import ChunkScores, ModelRef, ScoreJob, score_chunk
 from tasks.score.inbox_checks import check_inbox, explain_vanished
 from tasks.score.plan import BatchRecord, ScorePlan, find_finished, find_previous, plan_scoring

@@ -1,4 +1,4 @@
-"""Rows in; counts, the dataset's digest, and the refusal to publish where too much was lost, out."""
+"""Checks of a version before it is published (budgets, classes, leaks), its counts, and its digest."""
 
 import hashlib
 from collections import Counter
@@ -15,7 +15,7 @@ from cnn.formats.reasons import name_reason
 from cnn.images.spec import ImageSpec
 from cnn.text import name_some
 from tasks.dataset.ledger import OUTCOMES
-from tasks.dataset.outcomes import name_pairs
+from tasks.prepare.outcomes import name_pairs
 from tasks.prepare.spec import BudgetSpec
 from tasks.prepare.table import CONFLICT, IGNORED, LEAK, NO_CLASS, OK, PENDING, QUARANTINED, Rows
 
@@ -193,14 +193,14 @@ def describe_ignored(rows: Rows, classes: Sequence[str]) -> str:
     return ", ".join(told)
 
 
-def reconcile_rows(rows: Rows) -> None:
+def check_all_listed(rows: Rows) -> None:
     """Check that every file listed has exactly one outcome.
 
     Raises:
         StorageError: one was forgotten, or listed twice; nothing may be published.
     """
     forgotten = int((rows.outcome == PENDING).sum())
-    paths = rows.inventory.column("path").combine_chunks()
+    paths = rows.files.column("path").combine_chunks()
     twice = sum(paths[:-1].to_numpy(zero_copy_only=False) == paths[1:].to_numpy(zero_copy_only=False))
     if forgotten or twice:
         raise StorageError(

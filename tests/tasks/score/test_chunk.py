@@ -26,9 +26,9 @@ from cnn.inference.bundle import BundleInfo
 from cnn.models.architecture import ModelSpec
 from infra.registry.bundles import locate_bundle, upload_bundle
 from infra.storage.store import Entry, Source, open_source, open_store
+from tasks.files.bit_depth import DeepCounts
 from tasks.files.chunks import Chunk
 from tasks.files.reading import Files
-from tasks.prepare.bit_depth import DeepCounts
 from tasks.score.chunk import (
     KnownPredictions,
     ModelRef,
