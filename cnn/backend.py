@@ -1,4 +1,4 @@
-"""Keras and TensorFlow, imported on demand and without their start-up chatter: nothing in, the module out.
+"""Import Keras and TensorFlow on demand, without their start-up chatter.
 
 The only place that imports them first: `TF_CPP_MIN_LOG_LEVEL` counts only before TensorFlow's own import.
 """

@@ -1,4 +1,4 @@
-"""What C++ libraries write to file descriptor 2, held back; what no filter knows as theirs is passed on."""
+"""Capture what C++ libraries write to file descriptor 2; what no filter knows as theirs is passed on."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""A TOML file and `--set section.key=value` in, one frozen `Config` out; it is also the flows' parameter."""
+"""The configuration: safelight.toml and `--set section.key=value`, read into the frozen value that flows take."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -17,10 +17,10 @@ from cnn.training.spec import FitSpec
 from flows.config_errors import describe_invalid
 from flows.serving.timetable import check_timing, check_zone
 from infra.cluster.spec import ClusterSpec
-from infra.server.prefect_server import ServerSpec
+from infra.server.spec import ServerSpec
 from tasks.files.spec import ChunkSpec, SourceSpec
 from tasks.prepare.spec import BudgetSpec
-from tasks.score.chunk import ScoreSpec
+from tasks.score.spec import ScoreSpec
 
 DEFAULT_FILE = "safelight.toml"
 
@@ -62,7 +62,7 @@ class ScheduleSpec(Settings):
 
 
 class Config(Settings):
-    """Every setting; each section stands beside the code that obeys it."""
+    """Every setting; each section is defined beside the code that obeys it."""
 
     source: SourceSpec = Field(default_factory=SourceSpec)
     image: ImageSpec = Field(default_factory=ImageSpec)
@@ -86,27 +86,28 @@ def load_config(file: Path | None, settings: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: the file cannot be read, a key does not exist, or a value breaks its rule.
     """
-    values = read_toml(file)
-    for setting in settings:
-        section, key, value = parse_setting(setting)
+    chosen = file or (Path(DEFAULT_FILE) if Path(DEFAULT_FILE).is_file() else None)
+    values = read_toml(chosen) if chosen else {}
+    typed = [parse_setting(setting) for setting in settings]
+    for section, key, value in typed:
         values[section] = {**_section(values, section), key: value}
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(describe_invalid(error, Config, values)) from None
+        place = error.errors(include_url=False)[0]["loc"][:2]
+        is_typed = any(place == (section, key)[: len(place)] for section, key, _ in typed)
+        origin = "" if is_typed or chosen is None else f"{chosen}: "
+        raise ConfigError(f"{origin}{describe_invalid(error, Config, values)}") from None
 
 
-def read_toml(file: Path | None) -> dict[str, Any]:
-    """The values in a TOML file; without a file, those of `safelight.toml` in the working folder, or none."""
-    chosen = file if file is not None else Path(DEFAULT_FILE)
-    if file is None and not chosen.is_file():
-        return {}
+def read_toml(file: Path) -> dict[str, Any]:
+    """The values in a TOML file. Raises: ConfigError."""
     try:
-        return tomllib.loads(chosen.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"cannot read --config {chosen}: {error.strerror}") from None
+        raise ConfigError(f"cannot read the settings in {file}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{chosen} is not valid TOML: {error}") from None
+        raise ConfigError(f"{file} is not valid TOML: {error}") from None
 
 
 def parse_setting(text: str) -> tuple[str, str, Any]:

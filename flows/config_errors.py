@@ -7,9 +7,12 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from cnn.text import shorten
+
 Schema = Mapping[str, Any]
 
-OWN_RULE = "value_error"  # of a rule that stands beside its setting, and says itself what is wrong
+MOST_SHOWN = 120  # characters of a value
+OWN_RULE = "value_error"  # of a rule that is defined beside its setting, and has words of its own
 COUNTS = {1: "one", 2: "two", 3: "three", 4: "four"}
 
 
@@ -27,7 +30,7 @@ def describe_invalid(error: ValidationError, model: type[BaseModel], values: Map
         return f"there is no setting {name}{suggest_setting(schema, name)}; known here: {known}"
     if first["type"] == "missing":
         return f"setting {_join(keys)} is missing; expected {describe_allowed(schema, found)}"
-    written = f"setting {_join(keys)} = {show_value(_look_up(values, keys))}"
+    written = f"setting {_join(keys)} = {shorten(show_value(_look_up(values, keys)), MOST_SHOWN)}"
     if first["type"] == OWN_RULE:
         message = first["msg"].removeprefix("Value error, ")
         return f"{written}: {message[0].lower()}{message[1:]}"
@@ -152,7 +155,7 @@ def show_value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(show_value, value))}]"
     if isinstance(value, str) and "\\" in value and not {"'", "\n"} & set(value):
-        return f"'{value}'"  # a pattern is read as it stands
+        return f"'{value}'"  # a pattern, without doubled backslashes
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError):

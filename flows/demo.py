@@ -1,12 +1,14 @@
-"""The 1,797 handwritten digits that scikit-learn ships in, the whole loop out: retrain on most, score the rest."""
+"""The whole loop on 1,797 handwritten digits: retrain on most of them, score the rest with the champion."""
 
 import time
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cnn.images.read import encode_png
+from cnn.images.pixels import encode_png
 from flows.config import Config
 from flows.progress import log_message
 
@@ -28,16 +30,18 @@ DEMO_SETTINGS = (
 
 
 def run_demo(workspace: str, config: Config) -> dict[str, Any]:
-    """Write the digits as PNG files, retrain on the class folders, and score the inbox with the champion."""
+    """Write the digits as PNG files, retrain on the class folders, and score the inbox with the champion.
+
+    The workspace is an absolute path, or an address.
+    """
     started = time.monotonic()
-    from flows.cli.options import locate
     from flows.retrain import retrain
     from flows.score import score
 
     folder, truth = write_digits(_demo_folder(workspace))
     log_message(f"digits: {len(truth):,} of 1,797 pictures are held back in {folder / 'inbox'}")
-    trained = retrain(str(folder / "digits"), NAME, locate(workspace), config)
-    scored = score(str(folder / "inbox"), NAME, locate(workspace), config)
+    trained = retrain(str(folder / "digits"), NAME, workspace, config)
+    scored = score(str(folder / "inbox"), NAME, workspace, config)
     return {
         "model": f"{NAME} version {trained['version']} ({trained['alias']})",
         "test_accuracy": trained["metrics"]["accuracy"],
@@ -45,7 +49,7 @@ def run_demo(workspace: str, config: Config) -> dict[str, Any]:
         "judged_on": trained["judged_on"],
         "gate": trained["gate"]["verdict"],
         "scored": scored["scored"] + scored["reused"],
-        "inbox_accuracy": measure_inbox(locate(workspace), scored["batch"], truth),
+        "inbox_accuracy": measure_inbox(workspace, scored["batch"], truth),
         "predictions": scored["predictions"],
         "report": scored["report"],
         "seconds": round(time.monotonic() - started, 1),
@@ -57,23 +61,28 @@ def write_digits(folder: Path) -> tuple[Path, dict[str, str]]:
 
     Pictures that are there already are left alone, so that a second demo finds nothing changed.
     """
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    order = np.random.default_rng(0).permutation(len(digits.target))
+    images, labels = load_digits()
+    order = np.random.default_rng(0).permutation(len(labels))
     truth: dict[str, str] = {}
     for number in range(10):
         (folder / "digits" / str(number)).mkdir(parents=True, exist_ok=True)
     (folder / "inbox").mkdir(exist_ok=True)
-    for place, row in enumerate(order):
-        label, name = str(digits.target[row]), f"digit-{row:04d}.png"
-        if place < HELD_OUT:
+    for position, row in enumerate(order):
+        label, name = str(labels[row]), f"digit-{row:04d}.png"
+        if position < HELD_OUT:
             truth[name] = label
-        path = folder / "inbox" / name if place < HELD_OUT else folder / "digits" / label / name
+        path = folder / "inbox" / name if position < HELD_OUT else folder / "digits" / label / name
         if not path.exists():
-            pixels = np.rint(digits.images[row] * (255 / 16)).astype(np.uint8)
+            pixels = np.rint(images[row] * (255 / 16)).astype(np.uint8)
             path.write_bytes(encode_png(pixels[..., None]))
     return folder, truth
+
+
+def load_digits() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """(images (1797, 8, 8) from 0 to 16, labels (1797,)): E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten
+    Digits, 1998, https://doi.org/10.24432/C50P49, under CC BY 4.0; its test part, as scikit-learn has it."""
+    with files("flows").joinpath("digits.npz").open("rb") as file, np.load(file) as digits:
+        return digits["images"], digits["labels"]
 
 
 def measure_inbox(workspace: str, batch: str, truth: dict[str, str]) -> float:
@@ -92,6 +101,4 @@ def measure_inbox(workspace: str, batch: str, truth: dict[str, str]) -> float:
 def _demo_folder(workspace: str) -> Path:
     from infra.machine.user_dirs import cache_dir
 
-    if "://" in workspace:
-        return cache_dir() / "demo"
-    return Path(workspace).expanduser().absolute() / "demo"
+    return (cache_dir() if "://" in workspace else Path(workspace)) / "demo"

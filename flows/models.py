@@ -13,12 +13,12 @@ from infra.registry.versions import VersionInfo
 
 
 def open_registry(workspace: str) -> Registry:
-    """The registry that belongs to a workspace; what it finds changed or broken, and mends, is told on stderr."""
+    """The registry that belongs to a workspace; what it finds changed or broken, and mends, is logged."""
     return Registry(*resolve_tracking(workspace), announce=log_message)
 
 
 def open_present(workspace: str) -> Registry:
-    """The registry of a workspace that has one: a mistyped workspace is told, and none is made there.
+    """The registry of a workspace that has one; none is made in a workspace that was mistyped.
 
     Raises:
         RegistryError: there is none.
@@ -49,13 +49,7 @@ def promote_version(workspace: str, name: str, version: int, why: str) -> dict[s
     registry = open_present(workspace)
     before = registry.champion(name)
     moved = registry.move_champion(name, version, why, find_user(), datetime.now(UTC))
-    return {
-        "model": name,
-        "champion": version,
-        "before": before.version if before else None,
-        "moved": moved,
-        "why": why,
-    }
+    return _describe_choice(name, version, before, moved, why)
 
 
 def rollback_version(workspace: str, name: str, why: str) -> dict[str, Any]:
@@ -63,21 +57,20 @@ def rollback_version(workspace: str, name: str, why: str) -> dict[str, Any]:
     registry = open_present(workspace)
     before = registry.champion(name)
     now = registry.rollback_champion(name, why, find_user(), datetime.now(UTC))
-    return {
-        "model": name,
-        "champion": now.version,
-        "before": before.version if before else None,
-        "moved": True,
-        "why": why,
-    }
+    return _describe_choice(name, now.version, before, True, why)
 
 
 def find_user() -> str:
-    """The user's name for the history; `unknown` where the system does not tell."""
+    """The user's name for the history; `unknown` where the system has none."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):
         return "unknown"
+
+
+def _describe_choice(name: str, champion: int, before: VersionInfo | None, moved: bool, why: str) -> dict[str, Any]:
+    former = before.version if before else None
+    return {"model": name, "champion": champion, "before": former, "moved": moved, "why": why}
 
 
 def _describe_champion(name: str, champion: VersionInfo | None) -> dict[str, Any]:
@@ -107,7 +100,7 @@ def _describe(version: VersionInfo) -> dict[str, Any]:
 
 
 def _describe_figures(version: VersionInfo) -> dict[str, Any]:
-    """A version's accuracy and what it was measured on; None where an older release did not keep it."""
+    """A version's accuracy and what it was measured on; None where an older release did not record it."""
     return {
         "accuracy": version.metrics.get("accuracy"),
         "judged_on": version.judged_on or None,

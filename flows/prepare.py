@@ -9,6 +9,7 @@ from typing import Any
 from prefect import flow
 
 from cnn.dataset.split import SPLITS
+from cnn.images.transforms import try_pipeline
 from cnn.text import name_some
 from flows.config import Config
 from flows.progress import log_message, show_stage
@@ -62,6 +63,8 @@ def prepare_dataset(
 ) -> PrepareResult:
     """The body of the flow; also the first half of `retrain`. `command` is what its user types, {} for the source."""
     started = time.monotonic()
+    if config.augment.transforms is not None:
+        try_pipeline(config.augment.transforms, config.image.shape)
     job = open_job(source, workspace, config, verify, command)
     with lock_workspace(job.store), open_workers(config.cluster) as workers:
         previous = read_previous(job.store, job.source.uri)

@@ -1,11 +1,11 @@
-"""What a stage does while it does it: on stderr a bar, or a line where there is no terminal; in Prefect an artifact."""
+"""Progress of a stage: a bar on a terminal, lines elsewhere, and a progress artifact on Prefect's page of the run."""
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from rich.console import Console
@@ -13,36 +13,20 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
 from rich.table import Column
-from rich.text import Text
 
 from cnn.text import escape_unprintable
+from infra.server.spec import CONSOLE_LEVEL
 
-CONSOLE_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
-ARTIFACT_SECONDS = 2.0  # Prefect's UI is told this often: each time is a request to its server
-LINE_SECONDS = 30.0  # without a terminal, a line is said this often
+T = TypeVar("T")
+
+ARTIFACT_SECONDS = 2.0  # between two updates of Prefect's page, each of them a request to its server
+LINE_SECONDS = 30.0  # between two lines where there is no terminal
 OTHERS_WIDTH = 76  # of "build      12,345/123,456 1,234 images/s, 123.4 MB/s 01:02 12 quarantined", beside the bar
 BAR_WIDTH = range(8, 29)  # columns of the bar itself, where the terminal has room for it
-
-
-class SpeedColumn(ProgressColumn):
-    """Images (and with `wide` megabytes) per second since the stage began; nothing where other things are counted."""
-
-    def __init__(self, wide: bool) -> None:
-        super().__init__(table_column=Column(no_wrap=True))
-        self.wide = wide
-
-    def render(self, task: Task) -> Text:
-        elapsed = task.finished_time if task.finished else task.elapsed
-        size = task.fields["size"] if self.wide else 0
-        told = describe_speed(task.completed, size, elapsed or 0.0) if task.fields["timed"] else ""
-        return Text(told, style="progress.data.speed")
 
 
 class Stage:
@@ -51,61 +35,55 @@ class Stage:
     def __init__(self, name: str, total: int, unit: str, console: Console) -> None:
         self.name, self.total, self.unit, self.console = name, total, unit, console
         self.completed, self.size, self.note, self.started = 0, 0, "", monotonic()
-        self._bar = _make_bar(console) if console.is_terminal else None
-        self._row = self._add_row(self._bar) if self._bar else None
+        self._wide = console.width - OTHERS_WIDTH >= BAR_WIDTH.start
+        self._bar = _make_bar(console, self._wide) if console.is_terminal else None
+        self._row = self._bar.add_task(name, total=total, speed="", note="") if self._bar else None
+        self._is_timed = unit == "images"
         self._artifact = _start_artifact(name) if total > 1 else None
-        self._told = self._said = monotonic()
+        self._updated_at = self._logged_at = monotonic()
 
     def advance(self, count: int, note: str = "", *, size: int = 0) -> None:
         """`count` more units are done, `size` bytes of the source were read for them; `note` stands behind the bar."""
         self.completed, self.size, self.note = self.completed + count, self.size + size, note
         if self._bar is not None and self._row is not None:
-            self._bar.update(self._row, advance=count, size=self.size, note=note)
-        elif self._is_timed and monotonic() - self._said > LINE_SECONDS and self.completed < self.total:
-            self._said = monotonic()
+            self._bar.update(self._row, advance=count, speed=self._describe_speed(self._wide), note=note)
+        elif self._is_timed and monotonic() - self._logged_at > LINE_SECONDS and self.completed < self.total:
+            self._logged_at = monotonic()
             log_message(self._describe_middle())
-        if self._artifact is not None and monotonic() - self._told > ARTIFACT_SECONDS:
-            self._told = monotonic()
-            self._tell()
+        if self._artifact is not None and monotonic() - self._updated_at > ARTIFACT_SECONDS:
+            self._updated_at = monotonic()
+            self._update_page()
 
     def close(self, finished: bool) -> None:
-        """End the stage; where there is no terminal, say in one line what it did."""
+        """End the stage; where there is no terminal, log one line about what was done."""
         if self._bar is not None:
             self._bar.stop()
         elif self.total:
             log_message(self._describe_end(finished))
         if finished:
             self.completed = self.total
-            self._tell()
-
-    @property
-    def _is_timed(self) -> bool:
-        """Whether a speed means something: epochs, say, are counted but not raced."""
-        return self.unit == "images"
-
-    def _add_row(self, bar: Progress) -> TaskID:
-        return bar.add_task(self.name, total=self.total, timed=self._is_timed, size=0, note="")
+            self._update_page()
 
     def _describe_middle(self) -> str:
         """How far the stage is, how fast, when it may end, and the note."""
         seconds = monotonic() - self.started
         left = (self.total - self.completed) * seconds / max(self.completed, 1)
-        parts = [
-            f"{self.completed:,} of {self.total:,} {self.unit}",
-            describe_speed(self.completed, self.size, seconds),
-            f"{describe_time(left)} left",
-            self.note,
-        ]
-        return f"{self.name}: {', '.join(filter(None, parts))}"
+        return self._describe("", f"{describe_time(left)} left")
 
     def _describe_end(self, finished: bool) -> str:
-        seconds = monotonic() - self.started
-        speed = describe_speed(self.completed, self.size, seconds) if self._is_timed else ""
-        parts = [f"{self.completed:,} of {self.total:,} {self.unit} in {seconds:.1f} s", speed, self.note]
-        return f"{self.name}: {', '.join(filter(None, parts))}{'' if finished else ' (stopped)'}"
+        return self._describe(f" in {monotonic() - self.started:.1f} s", "") + ("" if finished else " (stopped)")
 
-    def _tell(self) -> None:
-        """Tell Prefect's UI how far it is; what goes wrong there is never asked again, and never stops the stage."""
+    def _describe(self, time: str, left: str) -> str:
+        parts = [f"{self.completed:,} of {self.total:,} {self.unit}{time}", self._describe_speed(), left, self.note]
+        return f"{self.name}: {', '.join(filter(None, parts))}"
+
+    def _describe_speed(self, with_bytes: bool = True) -> str:
+        """Nothing where a speed means nothing: epochs are counted, but not raced."""
+        seconds = monotonic() - self.started
+        return describe_speed(self.completed, self.size * with_bytes, seconds) if self._is_timed else ""
+
+    def _update_page(self) -> None:
+        """Show on Prefect's page how far the stage is; after one failure it is left alone."""
         if self._artifact is not None and not _update_artifact(self._artifact, self.completed, self.total):
             self._artifact = None
 
@@ -144,7 +122,7 @@ def show_stage(name: str, total: int, unit: str = "images", console: Console | N
 def log_message(text: str) -> None:
     """One line on stderr, and in the log of the flow run, if there is one.
 
-    Where Prefect's own handler prints that log (in a worker, say), the line is not printed twice.
+    Where Prefect's own handler prints that log, as in a worker, the line is not printed twice.
     """
     text = escape_unprintable(text)
     logged = _log(text)
@@ -162,16 +140,14 @@ def _log(text: str) -> bool:
     return True
 
 
-def _make_bar(console: Console) -> Progress:
-    """One line that is never wrapped; a narrow terminal goes without the bar itself and the megabytes."""
-    room = console.width - OTHERS_WIDTH
-    wide = room >= BAR_WIDTH.start
-    bar = [BarColumn(bar_width=min(room, BAR_WIDTH[-1]))] if wide else []
+def _make_bar(console: Console, wide: bool) -> Progress:
+    """One line that is never wrapped; a terminal that is not wide goes without the bar itself and the megabytes."""
+    bar = [BarColumn(bar_width=min(console.width - OTHERS_WIDTH, BAR_WIDTH[-1]))] if wide else []
     return Progress(
         TextColumn("{task.description:<10}" if wide else "{task.description}", table_column=Column(no_wrap=True)),
         *bar,
         MofNCompleteColumn(table_column=Column(no_wrap=True)),
-        SpeedColumn(wide),
+        TextColumn("{task.fields[speed]}", style="progress.data.speed", table_column=Column(no_wrap=True)),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True, table_column=Column(no_wrap=True)),
         TextColumn("{task.fields[note]}", style="dim", table_column=Column(no_wrap=True)),
         console=console,
@@ -188,27 +164,29 @@ def _in_flow() -> bool:
     return FlowRunContext.get() is not None
 
 
-def _start_artifact(name: str) -> UUID | None:
-    if not _in_flow():
-        return None
+def ask_prefect(ask: Callable[[], T]) -> T | None:
+    """What Prefect's server answers; None where it fails or refuses: its pages are no results, and the run goes on."""
     import httpx
-    from prefect.artifacts import create_progress_artifact
     from prefect.exceptions import PrefectException
 
     try:
-        artifact: Any = create_progress_artifact(progress=0.0, description=name)
+        return ask()
     except (httpx.HTTPError, PrefectException, OSError, RuntimeError):
         return None
+
+
+def _start_artifact(name: str) -> UUID | None:
+    if not _in_flow():
+        return None
+    from prefect.artifacts import create_progress_artifact
+
+    artifact: Any = ask_prefect(lambda: create_progress_artifact(progress=0.0, description=name))
     return artifact if isinstance(artifact, UUID) else None
 
 
 def _update_artifact(artifact: UUID, completed: int, total: int) -> bool:
-    import httpx
+    """Whether it could be updated."""
     from prefect.artifacts import update_progress_artifact
-    from prefect.exceptions import PrefectException
 
-    try:
-        update_progress_artifact(artifact_id=artifact, progress=100.0 * completed / max(total, 1))
-    except (httpx.HTTPError, PrefectException, OSError, RuntimeError):
-        return False
-    return True
+    share = 100.0 * completed / max(total, 1)
+    return ask_prefect(lambda: update_progress_artifact(artifact_id=artifact, progress=share)) is not None

@@ -1,10 +1,10 @@
-"""What each command answers: the JSON objects that other programs rely on, as frozen values."""
+"""Results of the flows, as `--json` prints them: the objects that other programs rely on."""
 
 from cnn.spec import Spec
 
 
 class ShardCounts(Spec):
-    """Shards written by this run, and shards that stood already."""
+    """Shards written by this run, and shards that existed."""
 
     built: int
     reused: int
@@ -26,14 +26,14 @@ class PrepareResult(Spec):
 
 
 class GateResult(Spec):
-    """What the gate said of a version, and why."""
+    """The gate's verdict on a version, and its reasons."""
 
     verdict: str
     reasons: list[str]
 
 
 class TrainResult(Spec):
-    """The answer of `train` and `retrain`. `metrics` were measured on `judged_on`; the classes `unjudged` had no images
+    """The answer of `train` and `retrain`. `metrics` were measured on `judged_on`; classes in `unjudged` had no images
     there."""
 
     model: str

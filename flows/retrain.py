@@ -1,12 +1,16 @@
-"""A source folder in, a gated model version out: the flow `retrain`, prepare → train → evaluate → register → gate."""
+"""The flow `retrain`: prepare a source, train on it, evaluate, register and gate."""
 
 import json
+import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.resources import files
 from typing import Any
 
 from prefect import flow
 
-from cnn.errors import ServerError
+from cnn.errors import SafelightError, ServerError
 from cnn.models.architecture import count_parameters
 from cnn.text import redact_text, shorten
 from flows.config import Config
@@ -15,12 +19,13 @@ from flows.prepare import prepare_dataset
 from flows.progress import log_message
 from flows.results import TrainResult
 from flows.run_page import link_version, name_run_by
-from flows.train import name_run, report_path, train_model, warm_up
+from flows.train import report_path, train_model
 from infra.registry.tracking import check_model_name
 from infra.storage.store import open_store
 from tasks.dataset.version import read_manifest
 from tasks.files.source_checks import name_command
 from tasks.train.process import TrainingProcess
+from tasks.train.spec import name_run
 
 
 @flow(name="retrain", flow_run_name=name_run_by("retrain", "name"), persist_result=False)
@@ -79,7 +84,7 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config, ve
         text = redact_text(f"{type(error).__name__}: {shorten(error)}")
         raise ServerError(
             f"the deployment {deployment} (train.deployment) cannot be run ({text}); is it deployed? "
-            "`prefect deploy --all --prefect-file infra/deploy/prefect.yaml`"
+            f"`prefect deploy --all --prefect-file {files('infra.deploy') / 'prefect.yaml'}`"
         ) from None
     if run.state is None or not run.state.is_completed():
         state = run.state.name if run.state else "unknown"
@@ -87,7 +92,19 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config, ve
             f"the run {run.name} of {deployment} ended as {state}; `prefect flow-run logs {run.id}` says why"
         )
     store = open_store(workspace)
-    key = name_run(read_manifest(store, prepared.dataset), name, config)
+    key = name_run(read_manifest(store, prepared.dataset), name, config.model, config.fit)
     report = TrainResult(**json.loads(store.read(report_path(key))))
     link_version(report, open_registry(workspace).figures_of)
     return report
+
+
+def warm_up(work: Callable[[], None]) -> threading.Thread:
+    """Run `work` in the background; its faults show again where the work is really needed."""
+
+    def quietly() -> None:
+        with suppress(SafelightError):
+            work()
+
+    thread = threading.Thread(target=quietly, daemon=True)
+    thread.start()
+    return thread

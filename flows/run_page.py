@@ -1,17 +1,16 @@
-"""What Prefect's page of a flow run shows: a name that says what the run does, and links to its results."""
+"""Prefect's page of a flow run: a name that says what the run does, and links to its results."""
 
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from urllib.parse import quote
 
-import httpx
 from prefect.artifacts import create_markdown_artifact
 from prefect.context import FlowRunContext
-from prefect.exceptions import PrefectException
 
 from cnn.errors import SafelightError
 from cnn.text import escape_unprintable
+from flows.progress import ask_prefect
 from flows.results import PrepareResult, ScoreResult, TrainResult
 
 NAME_LENGTH = 100
@@ -29,60 +28,54 @@ def name_run_by(verb: str, parameter: str) -> Callable[[], str]:
     return name
 
 
-def link_dataset(report: PrepareResult) -> None:
+def link_dataset(result: PrepareResult) -> None:
     """A dataset version, on the page of the run that prepared it."""
     rows = {
-        "dataset": _write(report.dataset),
-        "files": _count(report.outcomes),
-        "images": _count(report.splits),
-        "classes": f"{len(report.classes):,}",
+        "dataset": _write(result.dataset),
+        "files": _count(result.outcomes),
+        "images": _count(result.splits),
+        "classes": f"{len(result.classes):,}",
     }
-    links = {"manifest": report.manifest}
-    _publish(f"dataset-{report.dataset.rpartition('-')[0]}", f"Dataset version {report.dataset}", rows, links)
+    links = {"manifest": result.manifest}
+    _publish(f"dataset-{result.dataset.rpartition('-')[0]}", f"Dataset version {result.dataset}", rows, links)
 
 
-def link_version(report: TrainResult, find_figures: Callable[[str], str]) -> None:
+def link_version(result: TrainResult, find_figures: Callable[[str], str]) -> None:
     """A model version on the page of the run that trained it; `find_figures` is asked by the run's id in MLflow."""
-    alias = f" ({report.alias})" if report.alias else ""
+    alias = f" ({result.alias})" if result.alias else ""
     rows = {
-        "model": _write(f"{report.model} version {report.version}{alias}"),
-        "gate": _write("; ".join([report.gate.verdict, *report.gate.reasons])),
-        "dataset": _write(report.dataset),
-        "MLflow run": _write(report.run_id),
+        "model": _write(f"{result.model} version {result.version}{alias}"),
+        "gate": _write("; ".join([result.gate.verdict, *result.gate.reasons])),
+        "dataset": _write(result.dataset),
+        "MLflow run": _write(result.run_id),
     }
-    rows |= {_write(name): f"{value:.4g}" for name, value in report.metrics.items()}
+    rows |= {_write(name): f"{value:.4g}" for name, value in result.metrics.items()}
     links = {}
     with suppress(SafelightError):  # someone removed the run in MLflow
-        links["figures"] = find_figures(report.run_id)
-    _publish(f"model-{report.model}", f"{report.model} version {report.version}{alias}", rows, links)
+        links["figures"] = find_figures(result.run_id)
+    _publish(f"model-{result.model}", f"{result.model} version {result.version}{alias}", rows, links)
 
 
-def link_batch(report: ScoreResult) -> None:
+def link_batch(result: ScoreResult) -> None:
     """A scored batch, on the page of the run that scored it."""
     rows = {
-        "model": _write(f"{report.model} version {report.version}"),
-        "scored": f"{report.scored:,}",
-        "reused": f"{report.reused:,}",
-        "files": _count(report.outcomes),
+        "model": _write(f"{result.model} version {result.version}"),
+        "scored": f"{result.scored:,}",
+        "reused": f"{result.reused:,}",
+        "files": _count(result.outcomes),
     }
-    links = {"report": report.report, "predictions": report.predictions}
-    _publish(f"score-{report.model}", f"Scores by {report.model} version {report.version}", rows, links)
+    links = {"report": result.report, "predictions": result.predictions}
+    _publish(f"score-{result.model}", f"Scores by {result.model} version {result.version}", rows, links)
 
 
 def _publish(kind: str, title: str, rows: Mapping[str, str], links: Mapping[str, str]) -> None:
-    """Write a table and links below it. Results of one kind share a key: Prefect lists them one after another.
-
-    A page is no result: when the server refuses it, the run goes on.
-    """
+    """Write a table and links below it. Results of one kind share a key: Prefect lists them one after another."""
     if FlowRunContext.get() is None:
         return
     table = "\n".join(["| | |", "|---|---|", *(f"| {first} | {cell} |" for first, cell in rows.items())])
     text = "\n\n".join([table, *(_link(name, address) for name, address in links.items())])
     key = re.sub(r"[^a-z0-9]+", "-", kind.lower()).strip("-")
-    try:
-        create_markdown_artifact(markdown=text, key=key, description=_write(title))
-    except (httpx.HTTPError, PrefectException, OSError, RuntimeError):
-        return
+    ask_prefect(lambda: create_markdown_artifact(markdown=text, key=key, description=_write(title)))
 
 
 def _link(name: str, address: str) -> str:

@@ -1,6 +1,7 @@
 """Serve schedules on this machine: retrain a model each night and score its inbox each hour, until it is stopped."""
 
 import asyncio
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from infra.cluster.spawn import leave_working_folder
 from infra.machine.user_dirs import state_dir
 from infra.registry.tracking import check_model_name
 from infra.server.watchdog import supervise_server
-from infra.storage.local import claim_folder
+from infra.storage.locks import lock_path
 
 POLL_SECONDS = 10.0  # Prefect hands runs out so many seconds before they are due: they have been started by then
 
@@ -124,7 +125,7 @@ def claim_name(name: str, address: str) -> Iterator[None]:
     folder = state_dir() / "serve" / f"{name} {address}".encode().hex()[-200:]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        with claim_folder(folder):
+        with lock_path(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
             yield
     except BlockingIOError:
         raise ConfigError(

@@ -22,7 +22,7 @@ To change a setting, remove the # before it and write another value. `safelight 
 PAGE_HEAD = f"""\
 # Settings
 
-<!-- Written by `safelight settings --markdown`; the texts stand beside the settings in the code. -->
+<!-- Written by `safelight settings --markdown`; the texts are those beside the settings in the code. -->
 
 A command reads settings from `{DEFAULT_FILE}` in the folder where it is typed (`--config` names another file), and then
 from `--set section.key=value` on the command line. `safelight init` writes a `{DEFAULT_FILE}` to begin with, and
@@ -32,17 +32,7 @@ brackets. *Not set* means that there is no value: leave the line out, or write `
 PAGE_LAYERS = """\
 ## Layers of `model.layers`
 
-Each layer is a table with its `kind`. The last layer, one unit for each class (a single one for two classes), is added.
-
-```toml
-[model]
-layers = [
-  { kind = "conv", filters = 16, kernel = [3, 3], activation = "relu" },
-  { kind = "max_pool", size = [2, 2] },
-  { kind = "flatten" },
-  { kind = "dense", units = 64 },
-]
-```
+A layer is a table with its `kind` and these keys; [networks.md](networks.md) shows a whole network.
 """
 
 
@@ -50,7 +40,7 @@ layers = [
 class Setting:
     """A setting by name (image.size): default and present value as JSON has them, what may be written, what it means.
 
-    `example` is the default, or where that is nothing (null, an empty list) a value that may stand there.
+    `example` is the default, or where that is nothing (null, an empty list) a value that may be written there.
     """
 
     name: str

@@ -13,7 +13,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-from infra.server.prefect_server import is_own_server
+from infra.server.local_server import is_own_server
 from infra.server.watchdog import supervise_server
 
 P = ParamSpec("P")
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def run_flow(flow: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """What `flow` returns for these arguments, run in this process for a person who waits.
+    """What a flow returns for these arguments, run in this process for a person who waits.
 
     No heartbeat is sent to a local server: at the end of a flow Prefect waits, for up to a second, until the thread
     that sends it wakes up. A shared server may have someone who watches heartbeats, and gets them. A local server

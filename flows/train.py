@@ -1,10 +1,8 @@
-"""A dataset version in, a registered and gated model version out: the flow `train`."""
+"""The flow `train`: a dataset version becomes a registered model version, champion if it is not worse."""
 
 import json
 import shutil
-import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +12,6 @@ from typing import Any
 from prefect import flow
 
 from cnn.dataset.manifest import Manifest
-from cnn.digest import canonical_json
 from cnn.errors import SafelightError
 from cnn.evaluation.gate import Challenger, decide_promotion, describe_unjudged
 from cnn.evaluation.metrics import Evaluation
@@ -26,15 +23,15 @@ from flows.results import GateResult, TrainResult
 from flows.run_page import link_version, name_run_by
 from flows.stages import run_stage
 from infra.machine.user_dirs import cache_dir, state_dir
-from infra.registry.registry import FIGURES, Registry
+from infra.registry.registry import Registry
 from infra.registry.tracking import check_model_name
 from infra.registry.versions import IMAGES, JUDGED_ON, UNJUDGED, AbsentError, VersionInfo
 from infra.storage.store import Store, open_store
 from tasks.dataset.version import read_manifest
 from tasks.train.champion import measure_champion
-from tasks.train.process import TrainingProcess, run_training
+from tasks.train.process import TrainingProcess
 from tasks.train.promotion import apply_verdict, read_verdict
-from tasks.train.spec import TrainingResult, TrainJob, run_key
+from tasks.train.spec import TrainingResult, TrainJob, name_run
 
 
 @dataclass(frozen=True)
@@ -80,23 +77,21 @@ def train_model(dataset: str, name: str, workspace: str, config: Config, trainer
 def train_opened(job: Training, trainer: TrainingProcess, started: float) -> TrainResult:
     """What `train_model` does while no other run trains this model."""
     version = find_version(job)
-    stands = version is not None and read_verdict(version) is not None
-    if version is None or not stands:
+    is_new = version is None or not version.is_gated
+    if version is None or is_new:
         version = run_training_stages(job, trainer)
-    report = summarize(job, version, not stands, time.monotonic() - started)
+    report = summarize(job, version, is_new, time.monotonic() - started)
     job.store.write(report_path(job.key), report.to_json().encode())
     link_version(report, job.registry.figures_of)
-    if stands:
-        log_message(
-            f"train: nothing has changed since version {version.version}, which stands ({report.alias or 'no alias'})"
-        )
+    if is_new:
+        log_verdict(report.gate)
     else:
-        tell_verdict(report.gate)
+        log_message(f"train: nothing has changed since version {version.version} ({report.alias or 'no alias'})")
     return report
 
 
-def tell_verdict(gate: GateResult) -> None:
-    """Say what the gate decided; where it held a version, every reason and what can be done."""
+def log_verdict(gate: GateResult) -> None:
+    """Log what the gate decided; where it held a version, every reason and what can be done."""
     first, *others = gate.reasons or [""]
     log_message(f"gate: {gate.verdict}: {first}")
     for reason in others if gate.verdict == "hold" else ():
@@ -107,14 +102,8 @@ def open_training(dataset: str, name: str, workspace: str, config: Config) -> Tr
     """Open the dataset and the registry, and name the run."""
     store = open_store(workspace)
     manifest = read_manifest(store, dataset)
-    key = name_run(manifest, name, config)
+    key = name_run(manifest, name, config.model, config.fit)
     return Training(manifest, name, workspace, config, store, open_registry(workspace), key)
-
-
-def name_run(manifest: Manifest, name: str, config: Config) -> str:
-    """The key of a training: what is learnt from counts, not the version's name, which covers time stamps too."""
-    learnt = [manifest.digest, manifest.classes, manifest.image.to_json(), manifest.normalization.to_json()]
-    return run_key(canonical_json(learnt), name, config.model, config.fit)
 
 
 def report_path(key: str) -> str:
@@ -163,7 +152,6 @@ def fit_stage(job: Training, trainer: TrainingProcess, run_id: str) -> TrainingR
     order = TrainJob(
         workspace=job.workspace,
         dataset=job.manifest.dataset,
-        name=job.name,
         model=job.config.model,
         fit=job.config.fit,
         top_k=job.config.score.top_k,
@@ -172,17 +160,16 @@ def fit_stage(job: Training, trainer: TrainingProcess, run_id: str) -> TrainingR
     log_message(describe_network(job))
     with show_stage("train", job.config.fit.epochs, "epochs") as stage:
 
-        def note(event: dict[str, Any]) -> None:
-            if event["event"] != "epoch":
-                return
-            figures = {key: value for key, value in event.items() if key not in ("event", "epoch")}
-            job.registry.log_epoch(run_id, figures, int(event["epoch"]))
-            told = describe_epoch(event)
-            stage.advance(int(event["epoch"]) - stage.completed, told)
+        def log_epoch(figures: dict[str, float]) -> None:
+            epoch = int(figures["epoch"])
+            job.registry.log_epoch(run_id, {key: figures[key] for key in figures if key != "epoch"}, epoch)
+            described = describe_epoch(figures)
+            stage.advance(epoch - stage.completed, described)
             if not stage.console.is_terminal:
-                log_message(f"epoch {event['epoch']:.0f} of {stage.total}: {told}")
+                log_message(f"epoch {epoch} of {stage.total}: {described}")
 
-        report = run_training(order, note, trainer)
+        with trainer:  # its memory is free again for what follows
+            report = trainer.run(order, log_epoch)
         stage.total = stage.completed  # early stopping: what was not needed is not missing
     for warning in report.warnings:
         log_message(f"train: {warning}")
@@ -194,7 +181,7 @@ def fit_stage(job: Training, trainer: TrainingProcess, run_id: str) -> TrainingR
 
 def register_stage(job: Training, report: TrainingResult, run_id: str) -> VersionInfo:
     """Log the figures and make the version."""
-    job.registry.log_folder(run_id, Path(report.figures), FIGURES)
+    job.registry.log_figures(run_id, Path(report.figures))
     tags = {
         JUDGED_ON: describe_split(report.judged_on, job.manifest.dataset),
         UNJUDGED: json.dumps(report.evaluation.unjudged, ensure_ascii=False),
@@ -245,11 +232,11 @@ def describe_network(job: Training) -> str:
     )
 
 
-def describe_epoch(event: dict[str, Any]) -> str:
+def describe_epoch(figures: dict[str, float]) -> str:
     """The figures of an epoch, as they stand behind the bar."""
-    accuracy = event.get("val_accuracy", event.get("accuracy", 0.0))
-    loss = event.get("val_loss", event.get("loss", 0.0))
-    return f"{event['images_per_second']:,.0f} images/s, loss {loss:.4f}, accuracy {accuracy:.4f}"
+    accuracy = figures.get("val_accuracy", figures.get("accuracy", 0.0))
+    loss = figures.get("val_loss", figures.get("loss", 0.0))
+    return f"{figures['images_per_second']:,.0f} images/s, loss {loss:.4f}, accuracy {accuracy:.4f}"
 
 
 def describe_split(split: str, dataset: str) -> str:
@@ -280,15 +267,3 @@ def describe_macro(figures: Evaluation) -> str:
         f"{figures.macro_f1:.4f} ({unjudged} of {classes} classes not judged, each counted as 0; "
         f"{figures.macro_f1_judged:.4f} over the others)"
     )
-
-
-def warm_up(work: Callable[[], None]) -> threading.Thread:
-    """Run `work` in the background; its faults show again where the work is really needed."""
-
-    def quietly() -> None:
-        with suppress(SafelightError):
-            work()
-
-    thread = threading.Thread(target=quietly, daemon=True)
-    thread.start()
-    return thread

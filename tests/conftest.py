@@ -86,9 +86,9 @@ def find_left_over(home: str) -> list[psutil.Process]:
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[str]:
     """The API address of a real Prefect server of this session; see `prefect_api` for tests in this process."""
-    from infra.server.prefect_server import start_server, stop_server
+    from infra.server.local_server import start_server, stop_server, wait_for_server
 
-    state = start_server()
+    state = wait_for_server(start_server())
     yield state.url
     stop_server()
 

@@ -1,10 +1,10 @@
-"""The shards of one split in, batches of uint8 images and their labels out: shuffled over the whole split, memory flat.
+"""Batches of images and labels for training, shuffled over a whole split, with flat memory.
 
 Raw shards are memory-mapped and never parsed; JPEG shards are mapped too and decoded batch by batch.
 Importing this module imports no TensorFlow.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cnn.backend import import_tensorflow
 from cnn.dataset.manifest import Manifest, ShardRef
 from cnn.dataset.tfrecord import KEY_BYTES, decode_record, iterate_frames, map_file, map_raw, raw_layout, read_varints
-from cnn.dataset.verify import STAMPS, verify_shards
+from cnn.dataset.verify import verify_shards
 from cnn.errors import DatasetError, IntegrityError
 
 DECODERS = 4  # threads; OpenCV lets go of the interpreter while it decodes
@@ -118,11 +118,11 @@ class ShardSet:
         return images, self.labels[indices]
 
 
-def open_split(manifest: Manifest, split: str, root: Path, stamps: Path | None = None) -> ShardSet:
+def open_split(manifest: Manifest, split: str, root: Path) -> ShardSet:
     """The rows of a split, ready to read; `root` is the folder that shard paths are relative to.
 
-    Each shard's digest is computed once per machine; `stamps` is the file that remembers it (default: `.verified.json`
-    in `root`; where it cannot be written, shards are verified each time).
+    Each shard's digest is computed once per machine, which a file in `root` remembers; where that cannot be written,
+    shards are verified each time.
 
     Raises:
         DatasetError: the manifest has no such split.
@@ -131,7 +131,7 @@ def open_split(manifest: Manifest, split: str, root: Path, stamps: Path | None =
     if split not in manifest.splits:
         raise DatasetError(f'dataset {manifest.dataset} has no split "{split}"; it has {", ".join(manifest.splits)}')
     refs = manifest.splits[split]
-    verify_shards(refs, root, stamps or root / STAMPS)
+    verify_shards(refs, root)
     open_shard = _open_raw if manifest.image.encoding == "raw" else _open_jpeg
     shards = [open_shard(root / ref.path, ref, manifest.image.shape) for ref in refs]
     for ref, shard in zip(refs, shards, strict=True):
@@ -157,13 +157,10 @@ def iterate_batches(shards: ShardSet, batch_size: int, seed: int | None, epoch: 
 
 def as_epoch_dataset(shards: ShardSet, batch_size: int, seed: int | None, epoch: int) -> Any:
     """A `tf.data.Dataset` of one epoch's batches, the same each time it is iterated (Keras may look at it twice)."""
-    return _wrap_batches(partial(iterate_batches, shards, batch_size, seed, epoch), shards, batch_size)
-
-
-def _wrap_batches(iterate: Callable[[], Iterator[Batch]], shards: ShardSet, batch_size: int) -> Any:
     tf = import_tensorflow()
     signature = (tf.TensorSpec((None, *shards.shape), tf.uint8), tf.TensorSpec((None,), tf.int64))
-    dataset = tf.data.Dataset.from_generator(iterate, output_signature=signature)
+    batches = partial(iterate_batches, shards, batch_size, seed, epoch)
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
     steps = -(-shards.rows // batch_size)
     return dataset.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
 

@@ -1,4 +1,4 @@
-"""Which images a model has learnt from, so that no later test asks it about these (train-test overlap, data leakage).
+"""The images that a model has learnt from, so that no later test asks it about these (data leakage).
 
 A file is known again by its sha256; one whose metadata were written anew, by the digest of the rest, or by its pixels.
 An image takes 37 bytes, a million 37 MB.

@@ -1,4 +1,4 @@
-"""The shard format: TFRecord files of `tf.train.Example`, written and mapped without TensorFlow.
+"""The TFRecord format of shards (`tf.train.Example`), written and mapped without TensorFlow.
 
 A raw record has one length for a whole shard (key of fixed width, integers as varints padded to ten bytes), so a raw
 shard is at once a TFRecord file and an array at a constant stride. Sources of the format: TFRecord framing as in
@@ -43,7 +43,7 @@ class Layout:
 class Record:
     """One parsed record: `image` is raw pixels or a JPEG, `key` the hex digest of the source file."""
 
-    image: bytes | memoryview
+    image: memoryview
     label: int
     key: str
     copy: int
@@ -58,16 +58,16 @@ def encode_record(image: bytes, label: int, key: str, copy: int) -> bytes:
 def frame_image(image: bytes | NDArray[np.uint8], label: int, key: str, copy: int) -> tuple[bytes, bytes, int]:
     """(what stands before, and after, the image's bytes in its framed record, CRC-32C of these bytes).
 
-    The pixels are not copied for it, and are gone through once only. The payload is a serialized `tf.train.Example`
-    with the features copy, image, key and label, in this order.
+    The pixels are not copied for it. The payload is a serialized `tf.train.Example` with the features copy, image, key
+    and label, in this order.
     """
     raw_key = key.encode("ascii")
     if len(raw_key) != KEY_BYTES:
         raise ValueError(f"a key is {KEY_BYTES} hex digits, not {len(raw_key)}")
-    start, before = _head(len(image) if isinstance(image, bytes) else image.nbytes, copy)
+    head = _head(len(image) if isinstance(image, bytes) else image.nbytes, copy)
     tail = b"".join((_KEY_HEAD, raw_key, _LABEL_HEAD, _padded_varint(label)))
-    crc = measure_crc(image)
-    return start, tail + _mask(google_crc32c.extend(before ^ crc, tail)), crc
+    whole = google_crc32c.extend(measure_crc(image, google_crc32c.value(head[12:])), tail)
+    return head, tail + _mask(whole), measure_crc(image)
 
 
 def relabel_record(record: bytes | memoryview, label: int) -> bytes | memoryview:
@@ -106,17 +106,16 @@ def measure_crc(image: bytes | NDArray[np.uint8], crc: int = 0) -> int:
 
 @lru_cache(maxsize=64)
 def raw_layout(image_bytes: int) -> Layout:
-    """Offsets in a raw record, found by encoding a marked one (so that writer and reader cannot differ)."""
-    marker = b"\xfe" * image_bytes
-    record = encode_record(marker, 0, "k" * KEY_BYTES, 0)
-    key = record.index(b"k" * KEY_BYTES)
+    """Offsets in a raw record, found by framing one (so that writer and reader cannot differ)."""
+    head, tail, _ = frame_image(bytes(image_bytes), 0, "k" * KEY_BYTES, 0)
+    end = len(head) + image_bytes
     return Layout(
         image_bytes=image_bytes,
-        stride=len(record),
-        image=record.index(marker),
-        label=len(record) - 4 - VARINT_BYTES,
-        key=key,
-        copy=record.index(b"copy") + len(b"copy") + _int64_value_offset(),
+        stride=end + len(tail),
+        image=len(head),
+        label=end + len(tail) - 4 - VARINT_BYTES,
+        key=end + len(_KEY_HEAD),
+        copy=len(head) - len(_bytes_head(b"image", image_bytes)) - VARINT_BYTES,
     )
 
 
@@ -141,24 +140,19 @@ def iterate_frames(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
 
 
 def decode_record(record: bytes | memoryview) -> Record:
-    """Parse one framed record written by `encode_record`."""
-    payload = bytes(record[12:-4])
-    features = dict(_features(payload))
+    """Take apart one framed record written by `encode_record`; its image is not copied."""
+    view = memoryview(record)
+    copy = _varint(view, 13)[1] + _COPY_BYTES - VARINT_BYTES  # behind the length of all features
+    start = _varint(view, copy + VARINT_BYTES + 1)[1] + _IMAGE_NAME_BYTES
+    for _ in range(3):  # the lengths of the feature, its list and its value
+        start = _varint(view, start + 1)[1]
+    end = len(view) - TAIL_EDGE
+    key = end + len(_KEY_HEAD)
     return Record(
-        image=features["image"][1],
-        label=_varint(features["label"][1], 0)[0],
-        key=features["key"][1].decode("ascii"),
-        copy=_varint(features["copy"][1], 0)[0],
-    )
-
-
-def decode_raw(record: bytes | memoryview, layout: Layout) -> Record:
-    """Take a raw record apart by its layout: the same as `decode_record`, without parsing or copying the image."""
-    return Record(
-        image=record[layout.image : layout.image + layout.image_bytes],
-        label=_varint(record, layout.label)[0],
-        key=bytes(record[layout.key : layout.key + KEY_BYTES]).decode("ascii"),
-        copy=_varint(record, layout.copy)[0],
+        image=view[start:end],
+        label=_varint(view, len(view) - 4 - VARINT_BYTES)[0],
+        key=bytes(view[key : key + KEY_BYTES]).decode("ascii"),
+        copy=_varint(view, copy)[0],
     )
 
 
@@ -192,20 +186,13 @@ def read_varints(rows: NDArray[np.uint8], offset: int) -> NDArray[np.int64]:
 
 
 @lru_cache(maxsize=1024)
-def _head(image_bytes: int, copy: int) -> tuple[bytes, int]:
-    """(the framed record up to the image, what makes the CRC-32C of an image that of head and image by XOR).
-
-    A CRC is linear: that of A and B, one after the other, is that of B, XOR that of A carried over the length of B.
-    """
-    entry = _bytes_head(b"image", image_bytes)
-    copy_entry = _entry(b"copy", _int64_feature(copy))
-    tail_bytes = len(_KEY_HEAD) + KEY_BYTES + len(_LABEL_HEAD) + VARINT_BYTES
-    features = len(copy_entry) + len(entry) + image_bytes + tail_bytes
-    head = b"".join((b"\x0a", _plain_varint(features), copy_entry, entry))
-    length = struct.pack("<Q", len(head) + image_bytes + tail_bytes)
-    zeros = bytes(image_bytes)
-    carried = measure_crc(zeros, google_crc32c.value(head)) ^ measure_crc(zeros)
-    return b"".join((length, _masked_crc(length), head)), carried
+def _head(image_bytes: int, copy: int) -> bytes:
+    """The framed record up to the image."""
+    copy_entry, image_head = _entry(b"copy", _int64_feature(copy)), _bytes_head(b"image", image_bytes)
+    after = image_bytes + TAIL_EDGE - 4  # bytes of the payload behind the head
+    head = b"".join((b"\x0a", _plain_varint(len(copy_entry) + len(image_head) + after), copy_entry, image_head))
+    length = struct.pack("<Q", len(head) + after)
+    return b"".join((length, _masked_crc(length), head))
 
 
 def _masked_crc(data: bytes) -> bytes:
@@ -252,12 +239,6 @@ def _int64_feature(value: int) -> bytes:
     return _field(3, _field(1, _padded_varint(value)))  # packed, as parsers prefer
 
 
-def _int64_value_offset() -> int:
-    """Bytes between the end of a feature's name and its padded varint."""
-    feature = _int64_feature(0)
-    return len(_field(2, feature)) - VARINT_BYTES
-
-
 def _varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
     value = shift = 0
     while True:
@@ -269,23 +250,7 @@ def _varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
             return value, position
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
-    position = 0
-    while position < len(data):
-        tag = data[position]
-        size, start = _varint(data, position + 1)
-        yield tag >> 3, data[start : start + size]
-        position = start + size
-
-
-def _features(payload: bytes) -> Iterator[tuple[str, tuple[int, bytes]]]:
-    """(name, (kind, value bytes)) of every feature of an Example."""
-    for _, features in _fields(payload):
-        for _, entry in _fields(features):
-            name, feature = (value for _, value in _fields(entry))
-            kind, values = next(_fields(feature))
-            yield name.decode(), (kind, next(_fields(values))[1])
-
-
 _KEY_HEAD = _bytes_head(b"key", KEY_BYTES)
 _LABEL_HEAD = _entry(b"label", _int64_feature(0))[:-VARINT_BYTES]
+_COPY_BYTES = len(_entry(b"copy", _int64_feature(0)))
+_IMAGE_NAME_BYTES = len(_field(1, b"image"))

@@ -1,13 +1,11 @@
-"""Shards and what a manifest says of them in; silence, or an `IntegrityError` naming the shard, out.
+"""Verify shards against the manifest: size and digest, once per machine.
 
-A shard's digest is computed once per machine: a stamp file remembers size and times of what was found right. A damaged
+A file remembers size and times of what was found right. A damaged
 shard is removed: it is named by its content, so it is of no use to anyone, and the next preparation builds it anew.
 """
 
 import json
-import os
 import platform
-import secrets
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,31 +14,33 @@ from pathlib import Path
 from cnn.dataset.manifest import ShardRef
 from cnn.dataset.tfrecord import digest_shard, map_file
 from cnn.errors import IntegrityError, StorageError
+from cnn.files import replace_file
 
-STAMPS = ".verified.json"
+VERIFIED = ".verified.json"  # below the root: shards whose digest was found right, by machine and path
 HASHERS = 2  # threads: one waits for the disk while the other computes
 
 
-def verify_shards(refs: Sequence[ShardRef], root: Path, stamps: Path) -> None:
-    """Compare size and digest of every shard with the manifest, except where `stamps` says that it was done.
+def verify_shards(refs: Sequence[ShardRef], root: Path) -> None:
+    """Compare size and digest of every shard with the manifest, except where this was done before on this machine.
 
     Raises:
         IntegrityError: a shard is missing, or its bytes are not those that were published.
     """
-    known = _read_stamps(stamps)
-    marks = {ref.path: _mark(root / ref.path, ref) for ref in refs}
-    fresh = [ref for ref in refs if known.get(_place(root, ref)) != marks[ref.path]]
+    known = _read_verified(root)
+    states = {ref.path: _find_state(root / ref.path, ref) for ref in refs}
+    fresh = [ref for ref in refs if known.get(_name_place(root, ref)) != states[ref.path]]
     with ThreadPoolExecutor(HASHERS) as pool:
         faults = list(pool.map(lambda ref: _examine(root / ref.path, ref), fresh))
     for ref, fault in zip(fresh, faults, strict=True):
         if fault is not None:
             raise IntegrityError(f"{root / ref.path}: {fault}{_remove(root / ref.path, ref)}")
     if fresh:
-        known = {**_read_stamps(stamps), **{_place(root, ref): marks[ref.path] for ref in fresh}}
-        _write_stamps(stamps, known)
+        verified = _read_verified(root) | {_name_place(root, ref): states[ref.path] for ref in fresh}
+        with suppress(OSError), replace_file(root / VERIFIED) as file:  # a read-only workspace: verify again next time
+            file.write(json.dumps(verified, indent=0, sort_keys=True).encode())
 
 
-def _mark(path: Path, ref: ShardRef) -> str:
+def _find_state(path: Path, ref: ShardRef) -> str:
     """Everything that changes when a file does: size, times, and the digest that was asked for."""
     try:
         stat = path.stat()
@@ -73,24 +73,14 @@ def _remove(path: Path, ref: ShardRef) -> str:
     return "; delete the file and prepare the dataset again"
 
 
-def _place(root: Path, ref: ShardRef) -> str:
+def _name_place(root: Path, ref: ShardRef) -> str:
     return f"{platform.node()}:{(root / ref.path).absolute()}"
 
 
-def _read_stamps(path: Path) -> dict[str, str]:
-    """What was verified before; nothing where the file is missing or damaged, for a stamp only saves time."""
+def _read_verified(root: Path) -> dict[str, str]:
+    """What was verified before; nothing where the file is missing or damaged, for it only saves time."""
     try:
-        stamps = json.loads(path.read_bytes())
+        verified = json.loads((root / VERIFIED).read_bytes())
     except (OSError, ValueError):
         return {}
-    return stamps if isinstance(stamps, dict) else {}
-
-
-def _write_stamps(path: Path, stamps: dict[str, str]) -> None:
-    temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(8)}")
-    try:
-        temporary.write_text(json.dumps(stamps, indent=0, sort_keys=True))
-        os.replace(temporary, path)
-    except OSError:  # a read-only workspace: verify again next time
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    return verified if isinstance(verified, dict) else {}

@@ -1,4 +1,4 @@
-"""Network outputs and labels in; class probabilities, the temperature that calibrates them and their error out."""
+"""Calibrate class probabilities: temperature scaling, reliability bins, expected calibration error."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray

@@ -1,4 +1,4 @@
-"""Class probabilities and labels in; what a model is worth out: accuracy with its interval, F1, top-k, calibration."""
+"""Metrics of a classifier: accuracy with its interval, F1, top-k, and exact tests against chance and champion."""
 
 from collections.abc import Sequence
 
@@ -8,28 +8,11 @@ from numpy.typing import ArrayLike, NDArray
 from cnn.errors import DatasetError
 from cnn.evaluation.calibration import (
     ReliabilityBin,
-    apply_temperature,
-    as_class_probabilities,
     bin_reliability,
     check_labelled,
-    fit_temperature,
     measure_calibration_error,
 )
 from cnn.spec import Spec
-
-__all__ = [
-    "Chance",
-    "ClassFigures",
-    "Evaluation",
-    "Paired",
-    "TopK",
-    "apply_temperature",
-    "as_class_probabilities",
-    "compare_chance",
-    "compare_paired",
-    "evaluate_probabilities",
-    "fit_temperature",
-]
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -211,7 +194,7 @@ def compare_paired(challenger_correct: ArrayLike, champion_correct: ArrayLike) -
     )
 
 
-def compare_chance(evaluation: Evaluation, seed: int = 0) -> Chance:
+def compare_chance(evaluation: Evaluation) -> Chance:
     """The evaluation held against a constant answer, by two one-sided tests that hold for few images too.
 
     Accuracy: exact binomial test against the share of the commonest class. Mean recall, which does not reward the
@@ -228,7 +211,7 @@ def compare_chance(evaluation: Evaluation, seed: int = 0) -> Chance:
         commonest=evaluation.classes[common],
         share=share,
         p_accuracy=float(binom.sf(right - 1, evaluation.images, share)),
-        p_recall=_shuffle_labels(confusion, np.random.default_rng(seed)),
+        p_recall=_shuffle_labels(confusion, np.random.default_rng(0)),
     )
 
 

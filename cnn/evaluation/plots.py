@@ -1,4 +1,4 @@
-"""An evaluation or a training history in, PNG files that a person can read out. Class names may be anything.
+"""Plots of an evaluation and of a training history, as PNG files. Class names may be anything.
 
 Figures are made without pyplot, so nothing is global and no display is needed; text is never parsed as mathematics, and
 what the font cannot draw is written as an escape, so that no name can stop a plot.
@@ -188,11 +188,11 @@ def _write_counts(axes: Any, counts: NDArray[np.int64], shares: NDArray[np.float
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=size, color=color)
 
 
-def _describe_confusions(counts: NDArray[np.int64], classes: Sequence[str], most: int = 3) -> str:
-    """The commonest confusions in words."""
+def _describe_confusions(counts: NDArray[np.int64], classes: Sequence[str]) -> str:
+    """The three commonest confusions in words."""
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    order = np.argsort(-wrong, axis=None, kind="stable")[:3]
     pairs = [(place // len(classes), place % len(classes)) for place in order if wrong.flat[place]]
     names = [f"{clean_label(classes[a], 12)} as {clean_label(classes[b], 12)} ({wrong[a, b]})" for a, b in pairs]
     return f"most often mistaken: {', '.join(names)}" if names else "no image was mistaken"

@@ -69,6 +69,8 @@ RIFFS = {b"AVI ": "AVI video", b"WAVE": "WAV audio", b"ACON": "animated cursor",
 MOVIES = (b"qt  ", b"moov", b"mdat", b"wide", b"free", b"skip")  # what a QuickTime file without a brand begins with
 SOUNDS = (b"M4A ", b"M4B ", b"M4P ")
 DEEP = (b"II", b"MM", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ", b"P2", b"P3", b"P5", b"P6")
+# Brands of ISO/IEC 23008-12, annex B, for pictures coded with HEVC; "mif1" and "msf1" leave the codec open.
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 TEXT = re.compile(rb"(?:\xef\xbb\xbf)?\s*", re.ASCII)
 FOOTER = b"TRUEVISION-XFILE.\x00"
 PNM_HEAD = re.compile(rb"P([1-6])((?:\s+(?:#[^\n]*\n\s*)*\d+)+)", re.ASCII)
@@ -137,6 +139,11 @@ def _name_rest(data: bytes) -> Kind | None:
     if data and not data.strip(b"\x00"):
         return Kind("nothing but zero bytes: an unfinished copy, or a placeholder of a cloud folder", False)
     return None
+
+
+def is_heif(data: bytes) -> bool:
+    """Whether the file says that it is a HEIF container."""
+    return data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS
 
 
 def is_tga(data: bytes) -> bool:

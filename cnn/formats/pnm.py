@@ -1,7 +1,7 @@
 """PBM, PGM and PPM pictures, the plain and the binary ones, of up to 16 bits."""
 
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,26 +10,18 @@ from PIL import Image
 from cnn.errors import BadImage
 from cnn.formats.file_kinds import PnmHead
 from cnn.formats.levels import MAX_LEVEL, LevelSpan, integers_to_uint8, measure_span
+from cnn.formats.pillow import OpenedImage
 
-UPRIGHT = 1
-BITMAPS, PLAIN, COLOURS = (1, 4), (1, 2, 3), (3, 6)
-
-
-class OpenedPnm(NamedTuple):
-    """A picture in 8 bits, its orientation (these formats know but one), and its levels where it has more than 8."""
-
-    image: Image.Image
-    orientation: int
-    seen: LevelSpan | None
+BITMAPS, TEXTS, COLORS = (1, 4), (1, 2, 3), (3, 6)
 
 
-def read_pnm(data: bytes, head: PnmHead, levels: str | LevelSpan) -> OpenedPnm:
+def read_pnm(data: bytes, head: PnmHead, levels: str | LevelSpan) -> OpenedImage:
     """The picture in 8 bits: 0 to the highest level that the file states, or the rule for levels above 8 bits.
 
     Raises:
         BadImage: truncated; decode_error where a level is above the highest one.
     """
-    bands = 3 if head.number in COLOURS else 1
+    bands = 3 if head.number in COLORS else 1
     values = _read_bitmap(data, head) if head.number in BITMAPS else _read_levels(data, head, bands)
     if values.size and int(values.max()) > head.highest:
         raise BadImage("decode_error", f"a level above {head.highest}, the highest that the header allows")
@@ -42,12 +34,12 @@ def read_pnm(data: bytes, head: PnmHead, levels: str | LevelSpan) -> OpenedPnm:
         table = (np.arange(head.highest + 1) * 255 + head.highest // 2) // head.highest
         shown = table.astype(np.uint8)[values]
     shape = (head.height, head.width, 3) if bands == 3 else (head.height, head.width)
-    return OpenedPnm(Image.fromarray(shown.reshape(shape)), UPRIGHT, seen)
+    return OpenedImage(Image.fromarray(shown.reshape(shape)), seen=seen)
 
 
 def _read_levels(data: bytes, head: PnmHead, bands: int) -> NDArray[Any]:
     count = head.width * head.height * bands
-    if head.number in PLAIN:
+    if head.number in TEXTS:
         return _read_plain(data[head.start :], count).astype(np.uint16)
     kind = np.dtype(">u2" if head.highest > 255 else "u1")
     if len(data) - head.start < count * kind.itemsize:

@@ -1,16 +1,12 @@
-"""Bytes that give no picture, or a decoder's complaint, in; the reason that goes to the ledger out."""
+"""Every reason for which a file is quarantined, and the checks of formats whose decoders let damage pass."""
 
 import re
 import struct
 import zlib
 
 from cnn.errors import BadImage
-from cnn.formats.file_kinds import name_kind
-from cnn.formats.heif import WAY_OUT, is_heif, register_heif
-from cnn.text import shorten
 
-# Every reason for which a file is quarantined, and what it means to its owner. First those of the bytes, then those of
-# reading them (infra/).
+# Code → what it means to the file's owner. First those of the bytes, then those of reading them (infra/).
 REASONS = {
     "empty_file": "the file has no content",
     "not_an_image": "the content is no image, whatever the name says",
@@ -35,11 +31,6 @@ REASONS = {
     "symlink_nested": "a link to a folder",
     "archived": "kept in cold storage, which would have to be thawed first",
 }
-MAGIC = (
-    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),
-    *(b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  \r\n\x87\n"),
-)
-AVIF = (b"ftypavif", b"ftypavis")
 JPEG2000_END = b"\xff\xd9"
 BANDS = re.compile(
     r": (?:one band|\d+ bands) of "
@@ -52,29 +43,6 @@ def name_reason(reason: str) -> str:
     code = reason.split(":")[0]
     is_named = code in NAMED or BANDS.search(reason) is not None
     return reason if is_named else code
-
-
-def classify_unknown(data: bytes) -> BadImage:
-    """Why no decoder knows these bytes."""
-    if not data:
-        return BadImage("empty_file")
-    if is_heif(data):
-        return BadImage("truncated", "the header is damaged") if register_heif() else BadImage("needs_heic", WAY_OUT)
-    if (kind := name_kind(data)) is not None:
-        return BadImage("unsupported_format" if kind.is_image else "not_an_image", kind.name)
-    if data.startswith(MAGIC) or data[4:12] in AVIF:
-        return BadImage("truncated", "the header is damaged")
-    return BadImage("not_an_image")
-
-
-def classify_error(error: Exception, told: str = "") -> BadImage:
-    """What a foreign decoder's exception, and the last line that it printed, say of the file."""
-    if isinstance(error, MemoryError):
-        return BadImage("out_of_memory")
-    text = shorten(f"{error} {told}")
-    short = isinstance(error, EOFError) or "truncated" in text.lower()
-    name = type(error).__name__
-    return BadImage("truncated" if short else "decode_error", f"{name}: {text}" if text else name)
 
 
 def check_jpeg2000(data: bytes, mode: str, levels: object) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from cnn.errors import BadImage
 from cnn.formats.levels import LevelSpan, floats_to_uint8, integers_to_uint8, measure_span
-from cnn.formats.reasons import classify_error
+from cnn.formats.pillow import OpenedImage, explain_errors
 from cnn.formats.tiff_directory import (
     BITS,
     COMPRESSION,
@@ -44,12 +44,11 @@ from cnn.formats.tiff_directory import (
     Directory,
     describe_samples,
 )
-from cnn.stderr import capture_stderr
 
-PLAIN = 1  # no compression
+UNCOMPRESSED = 1  # no compression
 # Compressions that give bytes whatever they stand for, and that Pillow's libtiff knows.
 LOSSLESS = {
-    PLAIN: "none",
+    UNCOMPRESSED: "none",
     5: "LZW",
     8: "deflate",
     32773: "PackBits",
@@ -63,14 +62,6 @@ MOST_BANDS = 6  # colours, and what else TIFF readers are used to skip
 PLANES, DIFFERENCES, FLOAT_DIFFERENCES = 2, 2, 3
 PREMULTIPLIED, TRANSPARENT = 1, (2, 999)  # kinds of extra samples; 999 is that of an old Photoshop
 BLOCK = 1 << 22  # bits that are unpacked at a time
-
-
-class Shown(NamedTuple):
-    """A picture in 8 bits, its EXIF orientation, and the levels that it had where these were whole numbers."""
-
-    image: Image.Image
-    orientation: int
-    seen: LevelSpan | None
 
 
 class Grid(NamedTuple):
@@ -91,7 +82,7 @@ def needs_exact_reading(directory: Directory) -> bool:
     if bits > 8 or bands > MOST_BANDS or directory.kind != "uint":
         return True
     grey = directory.number(PHOTOMETRIC, -1) in (WHITE_IS_ZERO, BLACK_IS_ZERO)
-    return grey and bands > 1 and directory.number(COMPRESSION, PLAIN) in LOSSLESS
+    return grey and bands > 1 and directory.number(COMPRESSION, UNCOMPRESSED) in LOSSLESS
 
 
 def check_plain(directory: Directory) -> None:
@@ -101,13 +92,13 @@ def check_plain(directory: Directory) -> None:
         BadImage: unsupported_mode.
     """
     width, height = directory.size
-    plain = directory.number(COMPRESSION, PLAIN) == PLAIN and directory.number(PHOTOMETRIC, -1) == YCBCR
+    plain = directory.number(COMPRESSION, UNCOMPRESSED) == UNCOMPRESSED and directory.number(PHOTOMETRIC, -1) == YCBCR
     halved = directory.numbers(SUBSAMPLING) != (1, 1)
     if plain and halved and sum(directory.numbers(STRIP_BYTES) or directory.numbers(TILE_BYTES)) < 3 * width * height:
         raise _unsupported(directory, "YCbCr with colours at half the size, uncompressed")
 
 
-def read_tiff(data: bytes, directory: Directory, levels: str | LevelSpan) -> Shown:
+def read_tiff(data: bytes, directory: Directory, levels: str | LevelSpan) -> OpenedImage:
     """The picture in 8 bits, by the rule for levels.
 
     Raises:
@@ -125,7 +116,7 @@ def read_tiff(data: bytes, directory: Directory, levels: str | LevelSpan) -> Sho
     if profile := directory.tags.get(PROFILE):
         image.info["icc_profile"] = bytes(profile)
     is_deep = directory.kind != "float" and directory.bits > 8
-    return Shown(image, directory.number(ORIENTATION, 1), measure_span(values) if is_deep else None)
+    return OpenedImage(image, directory.number(ORIENTATION, 1), measure_span(values) if is_deep else None)
 
 
 def read_samples(data: bytes, directory: Directory) -> NDArray[Any]:
@@ -191,7 +182,7 @@ def _stated_range(directory: Directory) -> tuple[float, float]:
 
 
 def _check_readable(directory: Directory) -> None:
-    bits, compression = directory.bits, directory.number(COMPRESSION, PLAIN)
+    bits, compression = directory.bits, directory.number(COMPRESSION, UNCOMPRESSED)
     if compression not in LOSSLESS:
         raise _unsupported(directory, f"compression {compression}")
     whole = bits in (8, 16, 32, 64) if directory.kind == "int" else bits in (*range(8, 17), 32, 64)
@@ -234,8 +225,8 @@ def _read_plane(parts: list[bytes], grid: Grid, bands: int, directory: Directory
     """(height, width, bands) of one plane."""
     width, height = directory.size
     per_row = -(-grid.width * bands * directory.bits // 8)
-    compression = directory.number(COMPRESSION, PLAIN)
-    join = _join_plain if compression == PLAIN else partial(_decompress, compression=compression)
+    compression = directory.number(COMPRESSION, UNCOMPRESSED)
+    join = _join_plain if compression == UNCOMPRESSED else partial(_decompress, compression=compression)
     raw = join(parts, grid, per_row)
     values = _to_numbers(raw, grid.width * bands, directory)
     values = values.reshape(grid.rows, grid.across, grid.width, bands)
@@ -258,18 +249,9 @@ def _join_plain(parts: list[bytes], grid: Grid, per_row: int) -> NDArray[np.uint
 
 def _decompress(parts: list[bytes], grid: Grid, per_row: int, compression: int) -> NDArray[np.uint8]:
     """The same of compressed parts: libtiff's bytes, as a grey picture of 8 bits that is a row of them wide."""
-    told: list[bytes] = []
-
-    def note(line: bytes) -> bool:
-        told.append(line)
-        return True
-
     file = io.BytesIO(_write_bytes(parts, grid, per_row, compression))
-    try:
-        with capture_stderr(note), Image.open(file, formats=("TIFF",)) as image:
-            raw = np.asarray(image, np.uint8)
-    except Exception as error:  # foreign decoders raise ten kinds of error; the kind is recorded
-        raise classify_error(error, b"".join(told[-1:]).decode("utf-8", "replace")) from None
+    with explain_errors(listen=True), Image.open(file, formats=("TIFF",)) as image:
+        raw = np.asarray(image, np.uint8)
     return raw.reshape(grid.rows, grid.across, per_row)
 
 
@@ -309,7 +291,7 @@ def _to_numbers(raw: NDArray[np.uint8], count: int, directory: Directory) -> NDA
 
 
 def _predictor(directory: Directory) -> int:
-    return 1 if directory.number(COMPRESSION, PLAIN) == PLAIN else directory.number(PREDICTOR, 1)
+    return 1 if directory.number(COMPRESSION, UNCOMPRESSED) == UNCOMPRESSED else directory.number(PREDICTOR, 1)
 
 
 def _unpack_bits(raw: NDArray[np.uint8], count: int, bits: int) -> NDArray[np.uint16]:

@@ -20,7 +20,8 @@ from typing import BinaryIO
 import numpy as np
 
 from cnn.errors import BadImage
-from cnn.images.read import encode_jpeg, encode_png, read_image
+from cnn.images.pixels import encode_jpeg, encode_png
+from cnn.images.read import read_image
 from cnn.images.spec import ImageSpec
 
 MARK = b"\x89SLm"

@@ -1,12 +1,23 @@
 """Image and augmentation settings; imports nothing heavy."""
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BeforeValidator,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
+from cnn.digest import canonical_json
 from cnn.spec import Settings, as_pair
 
 NOT_PIXELS = {"normalize", "encoding", "max_pixels"}  # settings that leave the pixels of an image as they are
+SHORT_FORM = ("crop", "mirror", "rotate", "color")
 SINCE = {"levels": "full", "raw": "refuse"}  # settings that came later → what was done before they existed
 
 Filter = Literal["fast", "area", "bicubic", "lanczos"]
@@ -26,6 +37,22 @@ def _check_levels(value: Any) -> Any:
 
 
 Levels = Annotated[Literal["full", "dataset"] | tuple[int, int], BeforeValidator(_check_levels)]
+
+
+def _read_serialized(value: Any) -> Any:
+    """What `albumentations.to_dict` gives, as plain JSON values; text is taken as JSON."""
+    try:
+        plain = json.loads(value if isinstance(value, str) else canonical_json(value))
+    except (TypeError, ValueError):
+        plain = None
+    if value is None or (isinstance(plain, dict) and isinstance(plain.get("transform"), dict)):
+        return plain
+    raise ValueError('give what albumentations.to_dict(...) gives: {"transform": {…}}, as a table or as JSON in a text')
+
+
+Serialized = Annotated[
+    dict[str, JsonValue], BeforeValidator(_read_serialized, json_schema_input_type=dict[str, Any] | str)
+]
 
 
 class ImageSpec(Settings):
@@ -98,3 +125,22 @@ class AugmentSpec(Settings):
     color: float = Field(
         0.2, ge=0.0, le=1.0, description="largest change of brightness, contrast and saturation, as a share of them"
     )
+    transforms: Serialized | None = Field(
+        None,
+        examples=[{"transform": {"__class_fullname__": "HorizontalFlip", "p": 0.5}}],
+        description="transforms of Albumentations in place of crop, mirror, rotate and color: what its to_dict gives, "
+        "as a table, or as JSON in a text; not set: those four",
+    )
+
+    @field_validator("transforms")
+    @classmethod
+    def _replace_the_short_form(cls, given: dict[str, JsonValue] | None, info: ValidationInfo) -> Any:
+        usual = {name: cls.model_fields[name].default for name in SHORT_FORM}
+        if given is not None and any(info.data.get(name, value) != value for name, value in usual.items()):
+            raise ValueError(f"it takes the place of {', '.join(SHORT_FORM)}; leave these out")
+        return given
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_was_unknown(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Manifests that were made before there was `transforms` keep their digests."""
+        return {name: value for name, value in write(self).items() if name != "transforms" or value is not None}

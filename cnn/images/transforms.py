@@ -1,80 +1,163 @@
-"""Ranges in, Albumentations transforms out that do the work of four in two passes over the pixels.
+"""Albumentations pipelines in their serialised form: restored without running anything foreign, and tried."""
 
-Imported where copies are made and not before: Albumentations takes 1 to 2 s.
-"""
-
-import math
+import os
+import random
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import albumentations as A
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
-from cnn.images.buffers import borrow_buffer
+from cnn.errors import ConfigError
+from cnn.text import name_some, shorten
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would otherwise ask the network for a newer release
 
-
-class Frame(A.ImageOnlyTransform):  # type: ignore[misc]
-    """Crop, mirror and rotation as one linear warp: sampled once, so that no step blurs what another has blurred."""
-
-    def __init__(self, crop: float, mirror: float, rotate: float) -> None:
-        super().__init__(p=1.0)
-        self.crop, self.mirror, self.rotate = crop, mirror, rotate
-
-    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-        """{"places": float (2, 3)}: from a pixel of the copy to its place in the image."""
-        draw = self.py_random
-        top, bottom, left, right = (draw.uniform(0.0, self.crop / 2) for _ in range(4))  # each edge on its own
-        sign = -1.0 if draw.random() < self.mirror else 1.0
-        angle = math.radians(draw.uniform(-self.rotate, self.rotate))
-        height, width = params["shape"][:2]
-        tall, wide = 1.0 - top - bottom, sign * (1.0 - left - right)
-        cos, sin = math.cos(angle), math.sin(angle)
-        x, y = (width - 1) / 2, (height - 1) / 2  # the middle, about which it turns
-        across, down = (wide * cos, -wide * sin), (tall * sin, tall * cos)
-        right_by = x + (left - right) / 2 * width - across[0] * x - across[1] * y
-        down_by = y + (top - bottom) / 2 * height - down[0] * x - down[1] * y
-        return {"places": np.array([[*across, right_by], [*down, down_by]])}
-
-    def apply(self, img: NDArray[np.uint8], places: NDArray[np.float64], **_: Any) -> NDArray[Any]:
-        """The copy: the same shape, and at its borders, where the rotation leaves the image, its mirror image."""
-        if img.ndim == 2 or img.shape[-1] == 1:
-            return _warp(img, places, None)
-        # OpenCV warps four channels in half the time of three, to the same levels.
-        four = (*img.shape[:2], 4)
-        padded = cv2.cvtColor(img, cv2.COLOR_RGB2RGBA, dst=borrow_buffer("padded", four))
-        return np.asarray(cv2.cvtColor(_warp(padded, places, borrow_buffer("warped", four)), cv2.COLOR_RGBA2RGB))
+NAME = "__class_fullname__"  # as Albumentations writes it
+# Parts of Albumentations whose transforms want more than the image: other images, fonts, volumes.
+WANT_MORE = tuple(f"albumentations.augmentations.{part}" for part in ("mixing", "text", "transforms3d"))
+TRIALS = 8  # copies of a trial image
+WAY_OUT = "take others, as in https://albumentations.ai/docs, or use augment.crop, mirror, rotate and color"
+Pixels = NDArray[np.uint8]
 
 
-class Tint(A.ImageOnlyTransform):  # type: ignore[misc]
-    """Brightness, contrast (about the mean grey) and saturation (about each pixel's grey) as one matrix."""
+def restore_pipeline(serialized: Mapping[str, Any]) -> Any:
+    """The transform, or composition of transforms, that `albumentations.to_dict` wrote.
 
-    def __init__(self, color: float) -> None:
-        super().__init__(p=1.0)
-        self.color = color
+    Only transforms that Albumentations brings along are ever built, by their own constructors: nothing is imported or
+    run that the settings name.
 
-    def get_params(self) -> dict[str, Any]:
-        """{"factors": (brightness, contrast, saturation)}, each about 1."""
-        return {"factors": [self.py_random.uniform(1.0 - self.color, 1.0 + self.color) for _ in range(3)]}
+    Raises:
+        ConfigError: there is no such transform, or it refuses its arguments.
+    """
+    import albumentations as A  # 0.4 s: only where such a pipeline is used
 
-    def apply(self, img: NDArray[np.uint8], factors: list[float], **_: Any) -> NDArray[Any]:
-        """The copy, rounded and cut off at 0 and 255."""
-        brightness, contrast, saturation = factors
-        means, gain = cv2.mean(img), brightness * contrast
-        colored = img.ndim == 3 and img.shape[-1] == 3
-        grey = sum(weight * mean for weight, mean in zip(LUMA, means, strict=False)) if colored else means[0]
-        shift = (1.0 - contrast) * brightness * grey
-        if not colored:
-            return np.asarray(cv2.transform(img, np.array([[gain, shift]])))
-        rows = [[gain * (1.0 - saturation) * weight for weight in LUMA] + [shift] for _ in range(3)]
-        for channel, row in enumerate(rows):
-            row[channel] += gain * saturation
-        return np.asarray(cv2.transform(img, np.array(rows)))
+    steps = list(_iterate_steps(serialized["transform"]))
+    known = _list_transforms()
+    for step in steps:
+        if _name_step(step) not in known:
+            raise _refuse(f"{step[NAME]!r} is no transform of Albumentations that needs nothing but an image")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # advice to whoever writes a pipeline, not to whoever runs it
+        for step in steps:
+            if "transforms" not in step:
+                _check_arguments(step)
+        try:
+            return A.from_dict(dict(serialized))
+        except Exception as error:  # what its compositions raise has many kinds
+            raise _refuse(_explain(error)) from None
 
 
-def _warp(img: NDArray[Any], places: NDArray[np.float64], out: NDArray[np.uint8] | None) -> NDArray[Any]:
-    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    size = (img.shape[1], img.shape[0])
-    return np.asarray(cv2.warpAffine(img, places, size, dst=out, flags=how, borderMode=cv2.BORDER_REFLECT_101))
+def apply_pipeline(pipeline: Any, image: Pixels, seed: int) -> Pixels:
+    """What the pipeline makes of uint8 (height, width, channels), drawing from this seed alone."""
+    pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))  # once: each step would seed two more
+    return np.ascontiguousarray(pipeline(image=image)["image"])
+
+
+def find_difference(image: Pixels, made: NDArray[Any]) -> str | None:
+    """In what more than its pixels a copy differs from the image, as the end of a sentence; None where in nothing."""
+    if made.dtype != image.dtype:
+        return f"makes {made.dtype} of {image.dtype}"
+    return None if made.shape == image.shape else f"makes {_name_shape(made.shape)} of {_name_shape(image.shape)}"
+
+
+def try_pipeline(serialized: Mapping[str, Any], shape: tuple[int, int, int]) -> None:
+    """Apply a pipeline to an image of this shape, as it is and with every step always taken.
+
+    Raises:
+        ConfigError: as `restore_pipeline`; it fails, gives another shape or type, or other pixels each time.
+    """
+    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    image.flags.writeable = False  # as it lies in a shard
+    steps = list(_iterate_steps(serialized["transform"]))
+    always = _take_always(serialized["transform"])
+    for transform in (serialized["transform"], always):
+        if fault := _find_fault(transform, image):
+            alone = (
+                (_name_step(step), _find_fault(step | {"p": 1.0}, image)) for step in steps if "transforms" not in step
+            )
+            name, told = next(((name, found) for name, found in alone if found), ("the pipeline as a whole", fault))
+            raise _refuse(f"{name} {told}")
+
+
+def _iterate_steps(transform: Any) -> Iterator[dict[str, Any]]:
+    """A serialised transform and all those within it."""
+    if not isinstance(transform, dict) or not isinstance(transform.get(NAME), str):
+        raise _refuse(f"each step is a table with {NAME}, as albumentations.to_dict writes it")
+    yield transform
+    inner = transform.get("transforms", [])
+    for step in inner if isinstance(inner, list) else [inner]:
+        yield from _iterate_steps(step)
+
+
+def _name_step(step: Mapping[str, Any]) -> str:
+    """The name of a transform in Albumentations; older versions wrote the module before it."""
+    name: str = step[NAME]
+    return name.rpartition(".")[2] if name.startswith("albumentations.") else name
+
+
+def _list_transforms() -> set[str]:
+    """Names of the transforms and compositions of Albumentations that need nothing beside an image."""
+    import albumentations as A
+    from albumentations.core.composition import BaseCompose
+    from albumentations.core.serialization import SERIALIZABLE_REGISTRY
+
+    return {
+        name
+        for name, kind in SERIALIZABLE_REGISTRY.items()
+        if issubclass(kind, (A.BasicTransform, BaseCompose))
+        and getattr(A, name, None) is kind
+        and not kind.__module__.startswith(WANT_MORE)
+    }
+
+
+def _check_arguments(step: dict[str, Any]) -> None:
+    """Build one transform alone, so that a refusal names it. Raises: ConfigError."""
+    import albumentations as A
+
+    name, given = _name_step(step), step.keys() - {NAME, "p"}
+    try:
+        built: Any = A.from_dict({"transform": step})
+    except Exception as error:  # what constructors raise has many kinds
+        raise _refuse(f"{name}: {_explain(error)}") from None
+    known = built.get_transform_init_args_names()
+    if unknown := sorted(given.difference(known)):
+        raise _refuse(f"{name} has no argument {unknown[0]}; it has {name_some(known)}")
+
+
+def _find_fault(transform: dict[str, Any], image: Pixels) -> str | None:
+    """Why a transform cannot be used for such images, as the end of a sentence; None where it can."""
+    pipeline = restore_pipeline({"transform": transform})
+    try:
+        copies = [apply_pipeline(pipeline, image, seed) for seed in range(TRIALS)]
+        again = apply_pipeline(pipeline, image, 0)
+    except Exception as error:  # what transforms raise has many kinds
+        return f"cannot be applied to an image of {_name_shape(image.shape)}: {_explain(error)}"
+    if not np.array_equal(copies[0], again):
+        return "gives other pixels each time"
+    return next(filter(None, (find_difference(image, made) for made in copies)), None)
+
+
+def _take_always(transform: dict[str, Any]) -> dict[str, Any]:
+    """The same transform with every probability 1."""
+    inner = transform.get("transforms")
+    always = {**transform, "p": 1.0}
+    return always | {"transforms": [_take_always(step) for step in inner]} if isinstance(inner, list) else always
+
+
+def _name_shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _explain(error: Exception) -> str:
+    """What a constructor or a transform of Albumentations complains of, on one line."""
+    if isinstance(error.__cause__, ValidationError):
+        first = error.__cause__.errors()[0]
+        return f"{'.'.join(map(str, first['loc'][:1]))} = {first['input']!r}: {shorten(first['msg'])}"
+    return shorten(error)
+
+
+def _refuse(why: str) -> ConfigError:
+    return ConfigError(f"augment.transforms: {why}; {WAY_OUT}")

@@ -1,17 +1,15 @@
-"""A trained model and its facts in, the folder that a registered version carries out; and back, checked to the byte.
+"""The bundle of a model: the folder that a registered version carries, checked to the byte when it is read.
 
-The folder holds `bundle.json` (what the model is, and the sha256 of the others), `model.weights.h5` (to train on, to
-explain), `model.onnx` (to score with), `golden.npz` (a few images and what Keras answers to them) and `seen.npz` (which
-images it learnt from; older versions lack it). bundle.json is
-written last, so a folder without it is no bundle; files that it does not list are never opened.
+It holds `bundle.json` (what the model is, and the sha256 of the others), `model.weights.h5` (to train on, to explain),
+`model.onnx` (to score with), `golden.npz` (a few images and what Keras answers to them) and `seen.npz` (which images it
+learnt from; older versions lack it). bundle.json is written last, so a folder without it is no bundle; files that it
+does not list are never opened.
 """
 
 import hashlib
 import io
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +24,7 @@ from cnn.dataset.split import SplitSpec
 from cnn.digest import hash_file
 from cnn.errors import IntegrityError, RegistryError, TrainingError
 from cnn.evaluation.calibration import as_class_probabilities
+from cnn.files import replace_file
 from cnn.images.spec import ImageSpec
 from cnn.inference.onnx import export_onnx, open_session, run_session
 from cnn.models.architecture import ModelSpec, build_model
@@ -38,16 +37,13 @@ SEEN = "seen.npz"
 PARTS = (GOLDEN, ONNX, WEIGHTS)  # of every bundle
 WRITE_LIMIT = 1e-4  # largest difference of a probability between Keras and ONNX on the machine that writes the bundle
 LOAD_LIMIT = 1e-3  # the same on another machine, whose arithmetic may round otherwise
+BATCH = 64  # images at a time
 REBUILD_LIMIT = 0.05  # training in float16 or TF32 rounds by less; another network differs by more
 
 
-class BundleInfo(Spec):
-    """What a registered version is. Its `compute_digest()` is the sha256 of bundle.json, and so pins the whole folder.
+class BundleFacts(Spec):
+    """What a bundle says about a model beside its weights."""
 
-    `onnx_difference` is the largest difference of a probability between Keras and ONNX on the golden images.
-    """
-
-    format: Literal[1] = 1
     model: ModelSpec
     image: ImageSpec
     normalization: Normalization
@@ -56,6 +52,15 @@ class BundleInfo(Spec):
     dataset: str
     dataset_digest: str
     split: SplitSpec
+
+
+class BundleInfo(BundleFacts):
+    """What a registered version is. Its `compute_digest()` is the sha256 of bundle.json, and so pins the whole folder.
+
+    `onnx_difference` is the largest difference of a probability between Keras and ONNX on the golden images.
+    """
+
+    format: Literal[1] = 1
     onnx_difference: float
     files: dict[str, str]
 
@@ -65,20 +70,6 @@ class BundleInfo(Spec):
         if sorted(set(value) - {SEEN}) != sorted(PARTS):
             raise ValueError(f"the files of a bundle are {', '.join(PARTS)}, not {', '.join(sorted(value))}")
         return value
-
-
-@dataclass(frozen=True)
-class BundleFacts:
-    """What a bundle says about a model beside its weights."""
-
-    model: ModelSpec
-    image: ImageSpec
-    normalization: Normalization
-    classes: tuple[str, ...]
-    temperature: float
-    dataset: str
-    dataset_digest: str
-    split: SplitSpec
 
 
 def write_bundle(
@@ -107,12 +98,10 @@ def write_bundle(
     if seen is not None:
         write_seen(seen, folder / SEEN)
     parts = PARTS if seen is None else (*PARTS, SEEN)
-    info = BundleInfo(
-        **{name: getattr(facts, name) for name in asdict(facts)},
-        onnx_difference=difference,
-        files={name: hash_file(folder / name) for name in parts},
-    )
-    _write_info(folder, info)
+    files = {name: hash_file(folder / name) for name in parts}
+    info = BundleInfo(**dict(facts), onnx_difference=difference, files=files)
+    with replace_file(folder / INFO) as file:
+        file.write(info.to_json().encode())
     return info
 
 
@@ -187,8 +176,9 @@ def load_keras_model(folder: Path) -> Any:
     try:
         model.load_weights(folder / WEIGHTS)
     except Exception as error:  # HDF5 and Keras raise several kinds of error; the reason is recorded
-        reason = shorten(error)
-        raise RegistryError(f"{folder / WEIGHTS} does not fit its description ({reason}); train again") from None
+        raise RegistryError(
+            f"{folder / WEIGHTS} does not fit its description ({shorten(error)}); train again"
+        ) from None
     refresh_constants(model)
     golden, expected = read_golden(folder, info)
     with import_keras().device("cpu:0"):
@@ -235,18 +225,17 @@ def _copy_network(model: Any, facts: BundleFacts) -> Any:
     try:
         network.set_weights(model.get_weights())
     except ValueError as error:
-        reason = shorten(error)
         raise TrainingError(
-            f"the trained model is not the network of its description ({reason}); train again"
+            f"the trained model is not the network of its description ({shorten(error)}); train again"
         ) from None
     refresh_constants(network)
     return network
 
 
-def _ask_keras(model: Any, images: NDArray[np.uint8], batch_size: int = 64) -> NDArray[np.float64]:
+def _ask_keras(model: Any, images: NDArray[np.uint8]) -> NDArray[np.float64]:
     convert = import_keras().ops.convert_to_numpy
-    starts = range(0, len(images), batch_size)
-    outputs = [convert(model(images[start : start + batch_size], training=False)) for start in starts]
+    starts = range(0, len(images), BATCH)
+    outputs = [convert(model(images[start : start + BATCH], training=False)) for start in starts]
     return as_class_probabilities(np.concatenate(outputs))
 
 
@@ -263,8 +252,9 @@ def _compare_onnx(path: Path, golden: NDArray[np.uint8], reference: NDArray[np.f
     try:
         answers = as_class_probabilities(run_session(open_session(path.read_bytes()), golden))
     except Exception as error:  # ONNX Runtime raises types of its own; the reason is recorded
-        reason = shorten(error)
-        raise TrainingError(f"{path}: ONNX Runtime cannot run the exported model ({reason}); train again") from None
+        raise TrainingError(
+            f"{path}: ONNX Runtime cannot run the exported model ({shorten(error)}); train again"
+        ) from None
     difference = measure_difference(answers, reference)
     if difference > WRITE_LIMIT:
         raise TrainingError(
@@ -280,12 +270,3 @@ def _check_golden(golden: NDArray[np.uint8], image: ImageSpec) -> None:
             f"golden images are uint8 (m, {', '.join(map(str, image.shape))}) with m of at least 1, "
             f"not {golden.dtype} {golden.shape}"
         )
-
-
-def _write_info(folder: Path, info: BundleInfo) -> None:
-    temporary = folder / f".{INFO}.part"
-    with temporary.open("wb") as file:
-        file.write(info.to_json().encode())
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / INFO)

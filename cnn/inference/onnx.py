@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,15 +39,14 @@ def export_onnx(model: Any, path: Path, shape: tuple[int, int, int]) -> None:
         with _converter_hushed(), mute_onnx():
             model.export(str(path), format="onnx", verbose=False, input_signature=[signature])
     except Exception as error:  # converters raise what they like; the reason is recorded
-        reason = shorten(error)
         raise TrainingError(
-            f"{path}: the network could not be written as ONNX ({type(error).__name__}: {reason}); "
+            f"{path}: the network could not be written as ONNX ({type(error).__name__}: {shorten(error)}); "
             f"choose another model.backbone or model.layers"
         ) from None
 
 
-def open_session(model: bytes, threads: int = 1, providers: Sequence[str] = ("CPUExecutionProvider",)) -> Any:
-    """An `onnxruntime.InferenceSession` on `threads` threads.
+def open_session(model: bytes, threads: int = 1) -> Any:
+    """An `onnxruntime.InferenceSession` on `threads` threads of the CPU.
 
     Taking bytes, not a path, keeps what was checked and what is run the same, and lets the file refer to no other.
 
@@ -68,7 +67,7 @@ def open_session(model: bytes, threads: int = 1, providers: Sequence[str] = ("CP
         options.add_session_config_entry(
             "session.intra_op.allow_spinning", "0"
         )  # waiting threads leave the cores alone
-        return onnxruntime.InferenceSession(model, options, providers=list(providers))
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def run_session(session: Any, images: NDArray[np.uint8], batch_size: int = 64) -> NDArray[np.float32]:

@@ -1,7 +1,7 @@
-"""What MLflow loads of a registered version: images (paths, bytes or pixels) to labels, row by row.
+"""The classifier that MLflow loads (pyfunc): images as paths, bytes or pixels, one row of labels for each.
 
-MLflow finds this module by name (`loader_module="cnn.inference.pyfunc"`) and hands it the folder; nothing is
-unpickled, and this module does not import MLflow.
+MLflow finds it by the name `cnn.pyfunc` and hands it the folder; nothing is unpickled, and this module does not import
+MLflow.
 """
 
 import base64
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnn.errors import BadImage
-from cnn.images.read import encode_png, read_image
+from cnn.images.pixels import encode_png
+from cnn.images.read import read_image
 from cnn.inference.bundle import GOLDEN, INFO, BundleInfo
 from cnn.inference.scorer import Scorer, load_scorer, rank_classes
 

@@ -1,4 +1,4 @@
-"""A bundle folder in; a scorer out, from uint8 pixels to calibrated class probabilities. Imports no TensorFlow."""
+"""Score uint8 pixels with a bundle: calibrated class probabilities, without TensorFlow."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Scorer:
         return apply_temperature(probabilities, self.info.temperature).astype(np.float32)
 
 
-def load_scorer(folder: Path, threads: int = 1, providers: Sequence[str] = ("CPUExecutionProvider",)) -> Scorer:
+def load_scorer(folder: Path, threads: int = 1) -> Scorer:
     """A scorer on `threads` threads, after the golden images came out as they did when the model was registered.
 
     Raises:
@@ -50,14 +50,13 @@ def load_scorer(folder: Path, threads: int = 1, providers: Sequence[str] = ("CPU
     golden, expected = read_golden(folder, info)
     model = read_part(folder, info, ONNX)
     try:
-        session = open_session(model, threads, providers)
+        session = open_session(model, threads)
         outputs = run_session(session, golden)
     except ValueError:
         raise
     except Exception as error:  # ONNX Runtime raises types of its own; the reason is recorded
-        reason = shorten(error)
         raise RegistryError(
-            f"{folder / ONNX}: ONNX Runtime cannot run the model ({reason}); install the locked dependencies"
+            f"{folder / ONNX}: ONNX Runtime cannot run the model ({shorten(error)}); install the locked dependencies"
         ) from None
     check_golden_answers(folder, as_class_probabilities(outputs), expected, "ONNX Runtime")
     return Scorer(info, session)

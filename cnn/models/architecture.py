@@ -1,4 +1,4 @@
-"""A typed description of a network in; a Keras model, or its table of shapes and parameters, out.
+"""Networks by description: presets, own layers or a backbone, built with Keras or counted by formula.
 
 Importing this module imports no Keras: only `build_model` and `load_weights` do.
 """

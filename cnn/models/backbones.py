@@ -1,4 +1,4 @@
-"""The name of a network from keras.applications in; the network without its head, its input and its weights out.
+"""Backbones from keras.applications: the network without its head, what it expects to see, and its weights.
 
 Input ranges and parameter counts (without the top, three channels): Keras' own sources, applications/*.py; a test holds
 the counts against Keras. Importing this module imports no Keras.
@@ -151,9 +151,8 @@ def _copy_imagenet(target: Any, backbone: Backbone) -> None:
     try:
         source = build_backbone(backbone, size, "imagenet")
     except Exception as error:  # Keras' downloader raises bare Exception; the reason is recorded
-        reason = shorten(error)
         raise ConfigError(
-            f'model.weights: "imagenet" could not be downloaded ({reason}); give the path of a local weights file'
+            f'model.weights: "imagenet" could not be downloaded ({shorten(error)}); give the path of a weights file'
         ) from None
     target.set_weights(source.get_weights())
 
@@ -166,9 +165,8 @@ def _load_file(target: Any, path: Path) -> None:
     try:
         target.load_weights(str(path))
     except Exception as error:  # HDF5 and Keras raise six kinds of error on a foreign file; the reason is recorded
-        reason = shorten(error)
         raise ConfigError(
-            f"model.weights: {path} does not hold weights for this backbone without its top ({reason})"
+            f"model.weights: {path} does not hold weights for this backbone without its top ({shorten(error)})"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""One typed layer and the shape of its input in; the shape of its output and its number of parameters out, by formula.
+"""Layers of a network: their settings, output shapes and numbers of parameters, by formula.
 
 Shapes are (height, width, channels) for a feature map and (units,) for a vector, without the batch. Source of the
 formulas: Dumoulin and Visin, A guide to convolution arithmetic for deep learning, 2018 (arXiv 1603.07285), chapters 2

@@ -1,11 +1,10 @@
-"""Arrays and a small JSON state in, one file that is whole or not there out; a damaged or foreign file is never loaded.
+"""Checkpoints of a training: arrays and a small JSON state in one file; a damaged or foreign one is never loaded.
 
 The file is an npz without pickle; its zip checksums find damage when it is read.
 """
 
 import fcntl
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.errors import IntegrityError, StorageError, TrainingError
+from cnn.files import replace_file
 
 STATE = "state"
 Arrays = tuple[NDArray[Any], ...]
@@ -33,7 +33,7 @@ class Snapshot:
 
 
 def write_snapshot(path: Path, snapshot: Snapshot) -> None:
-    """Replace the file at `path` atomically and durably: temporary file, fsync, rename, fsync of the folder.
+    """Replace the file at `path`, all at once and durably.
 
     Raises:
         StorageError: it cannot be written.
@@ -43,14 +43,9 @@ def write_snapshot(path: Path, snapshot: Snapshot) -> None:
     entries: dict[str, NDArray[Any]] = {STATE: np.frombuffer(json.dumps(head, allow_nan=False).encode(), np.uint8)}
     for name, arrays in snapshot.groups.items():
         entries |= {f"{name}.{index}": array for index, array in enumerate(arrays)}
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("wb") as file:
+        with replace_file(path) as file:
             np.savez(file, allow_pickle=False, **entries)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
     except OSError as error:
         raise StorageError(f"{path}: the checkpoint cannot be written ({error.strerror}); free space there") from None
 
@@ -80,7 +75,7 @@ def read_snapshot(path: Path, job: str) -> Snapshot | None:
 
 
 @contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
+def lock_checkpoints(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, so that two runs never write each other's checkpoints; it ends with its process.
 
     Raises:
@@ -102,11 +97,3 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 def _damaged(path: Path, error: BaseException) -> IntegrityError:
     return IntegrityError(f"{path}: the checkpoint is damaged ({type(error).__name__})")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""A dataset, a network and how to train it in; the model with the best weights of all epochs, and their figures, out.
+"""Train a network: epoch by epoch until the validation loss gets no better; the best weights of all are kept.
 
 A run that was killed goes on from its last whole epoch. Importing this module imports no Keras.
 """
@@ -6,12 +6,12 @@ A run that was killed goes on from its last whole epoch. Importing this module i
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from cnn.backend import import_keras
 from cnn.dataset.loader import ShardSet, open_split
 from cnn.errors import DatasetError
-from cnn.training.checkpoint import lock_folder
+from cnn.training.checkpoint import lock_checkpoints
 from cnn.training.spec import FitJob, Progress
 from cnn.training.trainer import Trainer
 
@@ -19,15 +19,14 @@ from cnn.training.trainer import Trainer
 @dataclass(frozen=True)
 class FitResult:
     """`model` has the best weights, in float32, not compiled. Epochs count from 1; `resumed_at` is the number of whole
-    epochs taken over from an earlier run, 0 for none. `monitor` is what was best: val_loss, or loss where the dataset
-    has no validation images. `warnings` are lines for people, as a checkpoint that was ignored."""
+    epochs taken over from an earlier run, 0 for none; `warnings` are lines for people, as on a checkpoint that was
+    ignored."""
 
     model: Any
     best_epoch: int
     epochs: int
     resumed_at: int
     history: tuple[dict[str, float], ...]
-    monitor: Literal["val_loss", "loss"]
     warnings: tuple[str, ...] = ()
 
 
@@ -48,7 +47,7 @@ def fit_model(
         TrainingError: the loss is not a finite number, or another run trains this job.
     """
     train, validation = _open_splits(job)
-    with lock_folder(job.checkpoints):
+    with lock_checkpoints(job.checkpoints):
         import_keras().utils.set_random_seed(job.fit.seed)
         trainer = Trainer(job, train, validation)
         progress, warnings = trainer.resume()
@@ -59,9 +58,7 @@ def fit_model(
             trainer.save(progress)
             on_epoch(dict(figures))
         model = trainer.load_best(progress)
-    return FitResult(
-        model, progress.best_epoch, progress.epoch, resumed_at, progress.history, trainer.monitor, warnings
-    )
+    return FitResult(model, progress.best_epoch, progress.epoch, resumed_at, progress.history, warnings)
 
 
 def _open_splits(job: FitJob) -> tuple[ShardSet, ShardSet | None]:

@@ -1,4 +1,4 @@
-"""A network compiled, run epoch by epoch and kept in checkpoints; `cnn.training.fit` decides how long.
+"""Run a network epoch by epoch and keep checkpoints; `cnn.training.fit` decides how long.
 
 Importing this module imports no Keras.
 """
@@ -75,8 +75,8 @@ class Trainer:
             write_snapshot(self._best_path(progress.epoch), Snapshot(self.digest, state, weights))
         groups = {name: _values(variables) for name, variables in self._groups().items()}
         write_snapshot(self._last_path(), Snapshot(self.digest, asdict(progress), groups))
-        for path in self.job.checkpoints.glob("best-*.npz*"):
-            if path != self._best_path(progress.best_epoch):
+        for path in self.job.checkpoints.glob("*.npz*"):  # and what was being written when a run was killed
+            if path not in (self._last_path(), self._best_path(progress.best_epoch)):
                 with suppress(OSError):  # only a waste of space
                     path.unlink()
 

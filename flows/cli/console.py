@@ -1,4 +1,4 @@
-"""What a command prints and how it ends: one table or one JSON object; a known fault is one line and exit code 1."""
+"""Print what a command answers, and end it: exit codes, one line for each error that is known."""
 
 import json
 import os
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from infra.server.prefect_server import ServerSpec
 
 STOPPED = "stopped; what was finished is kept, the same command goes on from there"
 MORE_MEMORY = "give it more (ulimit -v, the container's limit), or lower cluster.workers; the same command goes on"
@@ -50,16 +49,14 @@ def run_command(
             _fail(f"memory ran out ({shorten(fault)}); {MORE_MEMORY}")
         if not isinstance(fault, OSError):
             raise
-        told = fault.strerror or str(fault) or type(fault).__name__
-        _fail(f"{fault.filename}: {told}" if fault.filename else told)
+        cause = fault.strerror or str(fault) or type(fault).__name__
+        _fail(f"{fault.filename}: {cause}" if fault.filename else cause)
     except Exception as fault:
         if not _is_of_prefect(fault):
             raise
-        text = shorten(fault)
-        address = os.environ.get("PREFECT_API_URL", "")
         _fail(
-            f"the Prefect server at {address} failed ({text}); finished chunks are kept: run the same command again"
-            " (`safelight up` tells where its log is)"
+            f"the Prefect server at {os.environ.get('PREFECT_API_URL', '')} failed ({shorten(fault)}); run the same"
+            " command again: what was finished is used again (`safelight up` prints where the server's log is)"
         )
     if as_json:
         print(json.dumps(answer, sort_keys=True, allow_nan=False))
@@ -92,23 +89,11 @@ def _raise_terminated(number: int, frame: object) -> NoReturn:
     raise TerminatedError
 
 
-def show_table(title: str, rows: Mapping[str, Any]) -> None:
-    """Names and values on stdout: a table on a terminal; elsewhere a line for each, however long, to be searched."""
-    console = make_console()
-    if not console.is_terminal:
-        width = max(map(len, rows), default=0)
-        for name, value in rows.items():
-            print(f"{name:<{width}}  {format_value(value)}".rstrip())
-        return
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, title_justify="left", show_header=False, title_style="bold", pad_edge=False)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(name, Text(format_value(value)))
-    console.print(table)
+def show_values(values: Mapping[str, Any]) -> None:
+    """Print a line for each name and value, however long: what a terminal wraps can still be copied and searched."""
+    width = max(map(len, values), default=0)
+    for name, value in values.items():
+        print(f"{name:<{width}}  {format_value(value)}".rstrip())
 
 
 def make_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[Any]], wrapped: Sequence[str]) -> "Table":
@@ -155,29 +140,6 @@ def format_value(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return escape_unprintable(str(value))
-
-
-def open_prefect(spec: "ServerSpec | None" = None) -> None:
-    """Point Prefect at a server: the one configured, else a local one that is started now and reused later.
-
-    Called before Prefect is imported, and the one place that sets what it reads: a variable that is set already stays.
-    """
-    from flows.progress import CONSOLE_LEVEL, log_message
-    from infra.server.prefect_server import ensure_prefect_server, find_prefect_home, is_own_server
-
-    address = ensure_prefect_server(log_message, spec)
-    wanted = {
-        CONSOLE_LEVEL: "CRITICAL",  # its log goes to the server, and to the terminal only where nothing else tells
-        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # nor its own tracebacks, when its server is away for a while
-        "DO_NOT_TRACK": "1",  # nothing is sent out
-        "PREFECT_API_URL": address,
-        "PREFECT_HOME": str(find_prefect_home()),  # it warns before every answer where it cannot make its own
-    }
-    if is_own_server(address):
-        # Two requests, each over a client of its own, would ask this server for a version that is known here.
-        wanted["PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED"] = "false"
-    for name, value in wanted.items():
-        os.environ.setdefault(name, value)
 
 
 def _is_of_prefect(fault: Exception) -> bool:

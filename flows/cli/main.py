@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from typer._click import Context, HelpFormatter
 
 COMMANDS = {
-    "Start here": (train.demo, train.retrain, score.score, models.models),
-    "Every night": (server.serve,),
-    "Settings": (settings.init, settings.settings),
-    "The version that scores": (models.promote, models.rollback),
-    "Single steps": (prepare.prepare, train.train),
-    "Upkeep": (prepare.gc, server.up, server.down),
+    "Start here": (train.demo_command, train.retrain_command, score.score_command, models.models_command),
+    "Every night": (server.serve_command,),
+    "Settings": (settings.init_command, settings.settings_command),
+    "The version that scores": (models.promote_command, models.rollback_command),
+    "Single steps": (prepare.prepare_command, train.train_command),
+    "Upkeep": (prepare.gc_command, server.up_command, server.down_command),
 }
 NAMES_WIDTH = 10  # columns, with the space behind a name
 COLLECT_AFTER = 50_000  # objects made and not freed between two looks for garbage; Python's own number is 700
@@ -59,7 +59,7 @@ class GroupWithExamples(TyperGroup):
         super().format_help_text(ctx, formatter)
         for title, functions in COMMANDS.items():
             with formatter.section(title):
-                for command in (self.commands[function.__name__] for function in functions):
+                for command in (self.commands[vars(function)["name"]] for function in functions):
                     formatter.write_dl([(f"{command.name:<{NAMES_WIDTH - 2}}", command.get_short_help_str(200))])
                     if isinstance(command, CommandWithExample):
                         formatter.write(f"{'':>{formatter.current_indent + NAMES_WIDTH}}{command.example}\n")
@@ -81,7 +81,7 @@ app = typer.Typer(
 )
 for _functions in COMMANDS.values():
     for _function in _functions:
-        app.command(cls=CommandWithExample, context_settings=CONTEXT)(_function)
+        app.command(vars(_function)["name"], cls=CommandWithExample, context_settings=CONTEXT)(_function)
 
 
 def print_version(asked: bool) -> None:
@@ -105,8 +105,8 @@ def common(
     bypass_loopback(os.environ.get("MLFLOW_TRACKING_URI"))
 
 
-def main() -> None:
-    """The console script."""
+def run_app() -> None:
+    """Run the command that was typed."""
     # To look through what is imported for garbage, meanwhile and at the end, took a fifth of a short command's time.
     gc.set_threshold(COLLECT_AFTER)
     try:

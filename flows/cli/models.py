@@ -1,11 +1,14 @@
 """The commands `models`, `promote` and `rollback`, and the tables of models and of a model's versions."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.options import WORKSPACE, Answer, Model, Options, command
+from flows.cli.options import WORKSPACE, Answer, Model, Options, command, complete_model
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 VERSION_TITLES = ("version", "alias", "verdict", "accuracy", "measured on", "macro F1", "ECE", "images", "date")
 LEFT_OUT = ("ECE", "images")  # of the table where there is little room; `--json` has everything
@@ -13,9 +16,9 @@ WIDE = 110  # columns
 
 
 def require_words(text: str) -> str:
-    """The text, if it says anything."""
+    """The text, if it has words in it."""
     if not text.strip():
-        raise typer.BadParameter("say in a few words why")
+        raise typer.BadParameter("give the reason in a few words")
     return text
 
 
@@ -28,24 +31,29 @@ Why = Annotated[
 
 
 def show_models(answer: Mapping[str, Any]) -> None:
-    """The answer of `list_models` as tables on stdout."""
+    """Print the answer of `list_models`: a table of all models, or those of one model."""
     from flows.cli.console import make_console, make_table
 
     console = make_console()
-    if "models" in answer:
-        if not answer["models"]:
-            console.print("no model is registered yet", markup=False, highlight=False)
-            return
+    if "models" not in answer:
+        _show_model(console, answer)
+    elif not answer["models"]:
+        print("no model is registered yet; `safelight retrain FOLDER --name NAME` trains one")
+    else:
         titles = ("name", "champion", "accuracy", "measured on", "images", "date")
         rows = [_list_champion(row) for row in answer["champions"]]
         console.print(make_table("", titles, rows, ("name", "measured on")))
-        return
-    narrow = console.width < WIDE
-    kept = [title for title in VERSION_TITLES if not (narrow and title in LEFT_OUT)]
-    versions = [[_list_version(row)[title] for title in kept] for row in answer["versions"]]
-    console.print(make_table(answer["model"], kept, versions, ("measured on",)))
+
+
+def _show_model(console: "Console", answer: Mapping[str, Any]) -> None:
+    """Print a table of a model's versions and one of its history."""
+    from flows.cli.console import make_table
+
+    titles = [title for title in VERSION_TITLES if console.width >= WIDE or title not in LEFT_OUT]
+    versions = [[_list_version(row)[title] for title in titles] for row in answer["versions"]]
+    console.print(make_table(answer["model"], titles, versions, ("measured on",)))
     moves = [(_show_time(move["at"]), move["from"], move["to"], move["by"], move["why"]) for move in answer["history"]]
-    console.print(make_table("moves of the champion", ("at", "from", "to", "by", "why"), moves, ("by", "why")))
+    console.print(make_table("history of the champion", ("at", "from", "to", "by", "why"), moves, ("by", "why")))
     if answer["unreadable"]:
         named = ", ".join(answer["unreadable"])
         console.print(f"not readable, edited in MLflow: {named}", markup=False, highlight=False)
@@ -75,14 +83,14 @@ def _list_version(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _show_figures(row: Mapping[str, Any]) -> tuple[str, str]:
-    """(accuracy, what it was measured on) as they stand side by side: the one says little without the other."""
+    """(accuracy, what it was measured on) side by side: the one means little without the other."""
     if row["accuracy"] is None:
         return "-", "-"
     count, where = row["test_images"], row["judged_on"]
     images = "" if count is None or str(where).startswith(f"{count} ") else f"{count:,} images"
-    told = ", ".join(filter(None, (images, where))) or "unknown"
+    measured = ", ".join(filter(None, (images, where))) or "unknown"
     unjudged = f"; not judged: {', '.join(row['unjudged'])}" if row["unjudged"] else ""
-    return _show_figure(row["accuracy"]), told + unjudged
+    return _show_figure(row["accuracy"]), measured + unjudged
 
 
 def _show_figure(value: float | None) -> str:
@@ -94,21 +102,24 @@ def _show_time(at: str | None) -> str:
     return at[:16].replace("T", " ") if at else "unknown"
 
 
-@command("safelight models birds", *WORKSPACE, show=show_models)
-def models(
+@command("safelight models", *WORKSPACE, show=show_models)
+def models_command(
     options: Options,
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Name of a model; without it all models are listed.")
+        str | None,
+        typer.Argument(
+            metavar="NAME", autocompletion=complete_model, help="Name of a model; without it all models are listed."
+        ),
     ] = None,
 ) -> Answer:
-    """List the models and how accurate each champion is; with NAME all versions of one."""
+    """List the models and how accurate they are; NAME shows one in detail."""
     from flows.models import list_models
 
     return list_models(options.workspace, name)
 
 
 @command('safelight promote birds 3 --why "checked by hand"', *WORKSPACE)
-def promote(
+def promote_command(
     options: Options,
     name: Model,
     version: Annotated[int, typer.Argument(metavar="VERSION", help="Number of the version that becomes champion.")],
@@ -121,7 +132,7 @@ def promote(
 
 
 @command('safelight rollback birds --why "worse on new photos"', *WORKSPACE)
-def rollback(options: Options, name: Model, why: Why) -> Answer:
+def rollback_command(options: Options, name: Model, why: Why) -> Answer:
     """Make the previous champion the champion again."""
     from flows.models import rollback_version
 

@@ -3,26 +3,38 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate
 
 import typer
 
-from cnn.errors import ConfigError, SourceError
-from flows.cli.console import run_command, show_table
+from cnn.errors import ConfigError, SafelightError, SourceError
+from flows.cli.console import run_command, show_values
 
 if TYPE_CHECKING:
     from flows.config import Config
 
 Answer = Mapping[str, Any]
 
+
+def complete_model(context: typer.Context, incomplete: str) -> list[str]:
+    """What the shell offers for a model's name: those in the workspace; none where an MLflow server keeps them."""
+    from infra.registry.database import read_model_names
+    from infra.registry.tracking import database_path, resolve_tracking
+
+    try:
+        path = database_path(resolve_tracking(locate(context.params.get("address") or Options.address))[0])
+    except SafelightError:
+        return []
+    return [name for name in read_model_names(path) if name.startswith(incomplete)] if path else []
+
+
 Source = Annotated[
     str, typer.Argument(metavar="SOURCE", help="Folder of images, or s3://bucket/prefix; it is only ever read.")
 ]
-Name = Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the model.")]
-Model = Annotated[str, typer.Argument(metavar="NAME", help="Name of the model.")]
+Name = Annotated[str, typer.Option("--name", metavar="NAME", autocompletion=complete_model, help="Name of the model.")]
+Model = Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_model, help="Name of the model.")]
 Verify = Annotated[
     bool, typer.Option("--verify", help="Read files that look unchanged too, and compare them with what is known.")
 ]
@@ -47,13 +59,13 @@ class Options:
     ] = "./workspace"
     file: Annotated[
         Path | None,
-        typer.Option("--config", metavar="FILE", help="File of settings; by itself safelight.toml here, if there."),
+        typer.Option("--config", metavar="FILE", help="File of settings (else safelight.toml here, if there is one)."),
     ] = None
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as fit.epochs=30; may be repeated."),
     ] = None
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for other programs.")] = False
 
     @property
     def workspace(self) -> str:
@@ -77,14 +89,14 @@ class Options:
         from infra.machine.memory_limits import check_memory_limits
 
         check_memory_limits()  # before anything is loaded
-        from flows.cli.console import open_prefect
         from flows.progress import log_message
+        from infra.server.prefect_server import open_prefect
 
         config = self.load_config()
         for command, source in sources.items():
             if source:
                 self._check_source(command, locate(source), model)
-        open_prefect(config.server)
+        open_prefect(log_message, config.server)
         for line in find_ignored_settings(self.command, self.settings or []):
             log_message(line)
         return config
@@ -109,31 +121,31 @@ class Options:
 
 
 def command(
-    example: str, *shared: str, show: Callable[[Answer], None] | None = None
+    example: str, *shared: str, show: Callable[[Answer], None] = show_values
 ) -> Callable[[Callable[Concatenate[Options, ...], Answer]], Callable[..., None]]:
-    """Make a command of a function, which gets the `shared` options and answers what is printed: as a table (or by
-    `show`), or with --json as one object. Its help begins with the example.
+    """Make a command of a function, which gets the `shared` options and answers what is printed: by `show`, or
+    with --json as one object. Its name is the second word of the example, with which its help begins.
     """
 
     def decorate(function: Callable[Concatenate[Options, ...], Answer]) -> Callable[..., None]:
-        name, named = function.__name__, (*shared, "as_json")
+        name, named = example.split()[1], (*shared, "as_json")
 
         def run(**values: Any) -> None:
             options = Options(name, **{each: values.pop(each) for each in named})
-            run_command(lambda: function(options, **values), options.as_json, show or partial(show_table, name))
+            run_command(lambda: function(options, **values), options.as_json, show)
 
         own, fields = list(signature(function).parameters.values())[1:], signature(Options).parameters
         parameters = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in [*own, *(fields[each] for each in named)]]
-        run.__name__, run.__doc__ = name, function.__doc__
+        run.__doc__ = function.__doc__
         run.__annotations__ = {each.name: each.annotation for each in parameters}
-        vars(run).update(example=example, __signature__=Signature(parameters))
+        vars(run).update(name=name, example=example, __signature__=Signature(parameters))
         return run
 
     return decorate
 
 
 def locate(address: str) -> str:
-    """An absolute local path (`~` expanded), or the address as it stands: workers may have another working folder."""
+    """An absolute local path (`~` expanded), or the address as given: workers may have another working folder."""
     from infra.storage.store import open_source, parse_folder
 
     if "://" in address and not address.startswith("file://"):

@@ -1,4 +1,4 @@
-"""The commands `prepare` and `gc`: make dataset versions, and remove old ones."""
+"""The commands `prepare` and `gc`: make dataset versions, remove old ones."""
 
 from typing import Annotated
 
@@ -11,27 +11,34 @@ HOUR = 3600.0
 
 
 @command("safelight prepare ~/photos", *WORKSPACE, *CONFIG)
-def prepare(options: Options, source: Source, verify: Verify = False) -> Answer:
-    """Read and check the images of class folders, and make a dataset version for `train`."""
+def prepare_command(options: Options, source: Source, verify: Verify = False) -> Answer:
+    """Check the images of a folder and make a dataset for `train`."""
     config = options.open_run(prepare=source)
-    from flows.prepare import prepare as flow
+    from flows.prepare import prepare
     from flows.stages import run_flow
 
-    return run_flow(flow, locate(source), options.workspace, config, verify)
+    return run_flow(prepare, locate(source), options.workspace, config, verify)
 
 
 @command("safelight gc --dry-run", *WORKSPACE)
-def gc(
+def gc_command(
     options: Options,
     keep: Annotated[
-        int, typer.Option("--keep", min=0, help="Newest versions of each source to keep; the latest always is.")
+        int,
+        typer.Option(
+            "--keep", metavar="NUMBER", min=0, help="Newest versions of each source to keep; the latest always is."
+        ),
     ] = 3,
     grace_hours: Annotated[
-        float, typer.Option("--grace-hours", min=0.0, help="What is younger than this is never removed.")
+        float,
+        typer.Option("--grace-hours", metavar="HOURS", min=0.0, help="What is younger than this is never removed."),
     ] = 24.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
 ) -> Answer:
-    """Remove old dataset versions, and files that no version needs, to free disk space."""
+    """Remove old dataset versions, to free disk space.
+
+    Files that no version needs are removed too, such as those that a run left unfinished.
+    """
     from infra.storage.store import open_store
     from tasks.dataset.gc import collect_garbage
 

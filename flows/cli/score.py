@@ -8,15 +8,15 @@ from flows.cli.options import CONFIG, WORKSPACE, Answer, Name, Options, Source, 
 
 
 @command("safelight score ~/inbox --name birds", *WORKSPACE, *CONFIG)
-def score(
+def score_command(
     options: Options,
     source: Source,
     name: Name,
     csv: Annotated[bool, typer.Option("--csv", help="Write the predictions as a table for spreadsheets too.")] = False,
 ) -> Answer:
-    """Predict the class of every image in a folder: a table of predictions and a report."""
+    """Predict the class of every image in a folder, with a report."""
     config = options.open_run(name, score=source)
-    from flows.score import score as flow
+    from flows.score import score
     from flows.stages import run_flow
 
-    return run_flow(flow, locate(source), name, options.workspace, config, csv)
+    return run_flow(score, locate(source), name, options.workspace, config, csv)

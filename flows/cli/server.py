@@ -1,12 +1,15 @@
-"""The commands `serve`, `up` and `down`: run on schedule, and the local Prefect server."""
+"""The commands `serve`, `up` and `down`: run on schedule; start, find and stop the local Prefect server."""
 
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cnn.errors import ConfigError
 from flows.cli.options import CONFIG, WORKSPACE, Answer, Name, Options, command, locate
+
+if TYPE_CHECKING:
+    pass
 
 Folder = Annotated[str | None, typer.Option("--source", metavar="SOURCE", help="Class folders to retrain on.")]
 Inbox = Annotated[str | None, typer.Option("--inbox", metavar="SOURCE", help="Folder to score.")]
@@ -19,7 +22,7 @@ Every = Annotated[
 
 
 @command("safelight serve --name birds --source ~/photos --inbox ~/inbox", *WORKSPACE, *CONFIG)
-def serve(
+def serve_command(
     options: Options,
     name: Name,
     source: Folder = None,
@@ -27,7 +30,7 @@ def serve(
     nightly: Nightly = None,
     every: Every = None,
 ) -> Answer:
-    """Retrain every night and score a folder every hour, on this machine, until Ctrl-C.
+    """Retrain every night and score every hour, until Ctrl-C.
 
     Times are those of this machine's time zone, or of the setting schedule.timezone. --nightly and --every are short
     for the settings schedule.retrain and schedule.score, each of which may be a time of day (02:00), an interval (10m)
@@ -44,28 +47,35 @@ def serve(
 
 
 @command("safelight up", *CONFIG)
-def up(options: Options) -> Answer:
-    """Start the local Prefect server, whose pages show all runs; it stays until `down`."""
+def up_command(options: Options) -> Answer:
+    """Start the local Prefect server, whose pages show all runs.
+
+    It stays until `safelight down`. Other commands start one when they need it, which ends by itself.
+    """
     from cnn.text import redact
     from flows.progress import log_message
-    from infra.server.prefect_server import ensure_prefect_server, server_status
+    from infra.server.local_server import find_local_server
+    from infra.server.prefect_server import ensure_prefect_server
 
     url = ensure_prefect_server(log_message, options.load_config().server, stay=True)
-    state = server_status()
-    ours = state is not None and state.url == url
+    state = find_local_server()
+    own = state if state is not None and state.url == url else None
     return {
         "api": redact(url),
         "ui": redact(url).removesuffix("/api"),
-        "started_here": ours,
-        "pid": str(state.pid) if ours and state else None,
-        "log": state.log if ours and state else None,
+        "started_here": own is not None,
+        "pid": str(own.pid) if own else None,
+        "log": own.log if own else None,
     }
 
 
 @command("safelight down")
-def down(options: Options) -> Answer:
-    """Stop the local Prefect server; one that was started otherwise is left alone."""
-    from infra.server.prefect_server import stop_server
+def down_command(options: Options) -> Answer:
+    """Stop the local Prefect server.
+
+    One that was started otherwise is left alone.
+    """
+    from infra.server.local_server import stop_server
 
     return {"stopped": stop_server()}
 

@@ -9,7 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from cnn.errors import ConfigError
+from flows.cli.console import format_value
 from flows.cli.options import CONFIG, Answer, Options, command
+
+FACTS = ("default", "value", "allowed", "meaning")  # of a setting, in the JSON object
 
 
 def show_settings(answer: Answer) -> None:
@@ -34,46 +37,36 @@ def show_settings(answer: Answer) -> None:
 
 def show_file(answer: Answer) -> None:
     """Print the answer of `init`, and what to do next."""
-    print(f"wrote {answer['file']}, which lists every setting and changes none")
-    print("next: open it in an editor, remove the # before a setting and write your value;")
-    print("      `safelight settings` shows what is in force, `safelight retrain` in this folder obeys it")
+    print(f"wrote {format_value(answer['file'])}: every setting with its default, none changed")
+    print("next: open it in an editor, remove the # before a setting, write your value;")
+    print("`safelight settings` lists what is in force for commands typed in this folder")
 
 
 @command("safelight settings image", *CONFIG, show=show_settings)
-def settings(
+def settings_command(
     options: Options,
     part: Annotated[
         str | None, typer.Argument(metavar="PART", help="A section such as image, or a setting such as image.size.")
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print them as a page in Markdown.")] = False,
 ) -> Answer:
-    """List every setting with its default and its meaning, and the value where you set one."""
+    """List every setting with default, meaning and present value."""
     from flows.settings import list_settings, write_page
 
     if markdown:
         return {"markdown": write_page()}
     found = list_settings(options.load_config(), part)
-    return {
-        "settings": {
-            each.name: {
-                "default": each.default,
-                "value": each.value,
-                "allowed": each.allowed,
-                "meaning": each.meaning,
-            }
-            for each in found
-        }
-    }
+    return {"settings": {each.name: {fact: getattr(each, fact) for fact in FACTS} for each in found}}
 
 
 @command("safelight init", show=show_file)
-def init(
+def init_command(
     options: Options,
     path: Annotated[
         Path, typer.Option("--path", metavar="FILE", help="Where to write it; a file that exists stays as it is.")
     ] = Path("safelight.toml"),
 ) -> Answer:
-    """Write a file safelight.toml here that lists every setting, ready to be edited."""
+    """Write a safelight.toml that lists every setting, to be edited."""
     from flows.settings import write_toml
 
     text, file = write_toml(), path / "safelight.toml" if path.is_dir() else path

@@ -18,6 +18,6 @@ def main() -> None:
     from infra.machine.memory_limits import limit_blas_threads
 
     limit_blas_threads()
-    from flows.cli.main import main as run
+    from flows.cli.main import run_app
 
-    run()
+    run_app()

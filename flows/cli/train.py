@@ -1,4 +1,4 @@
-"""The commands `demo`, `retrain` and `train`: images or a dataset version become a model version."""
+"""The commands `demo`, `retrain` and `train`: train a model on digits, on a folder, or on a dataset version."""
 
 from dataclasses import replace
 from typing import Annotated
@@ -9,7 +9,7 @@ from flows.cli.options import CONFIG, WORKSPACE, Answer, Name, Options, Source, 
 
 
 @command("safelight demo", *WORKSPACE, *CONFIG)
-def demo(options: Options) -> Answer:
+def demo_command(options: Options) -> Answer:
     """Try everything on 1,797 handwritten digits, in about a minute."""
     from flows.demo import DEMO_SETTINGS, run_demo
 
@@ -20,28 +20,28 @@ def demo(options: Options) -> Answer:
 
 
 @command("safelight retrain ~/photos --name birds", *WORKSPACE, *CONFIG)
-def retrain(options: Options, source: Source, name: Name, verify: Verify = False) -> Answer:
-    """Train a model on a folder that holds one folder of images for each class.
+def retrain_command(options: Options, source: Source, name: Name, verify: Verify = False) -> Answer:
+    """Train a model on a folder that has one folder of images per class.
 
-    The new version takes over from the one before (becomes champion) when it is not worse. The same command again
-    does only what is new.
+    The new version becomes champion, the one that scores, when it is not worse than the one before. The same command
+    again does only what is new.
     """
     config = options.open_run(name, retrain=source)
-    from flows.retrain import retrain as flow
+    from flows.retrain import retrain
     from flows.stages import run_flow
 
-    return run_flow(flow, locate(source), name, options.workspace, config, verify)
+    return run_flow(retrain, locate(source), name, options.workspace, config, verify)
 
 
 @command("safelight train photos-9c23e4f206c0 --name birds", *WORKSPACE, *CONFIG)
-def train(
+def train_command(
     options: Options,
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Dataset version, as `prepare` printed it.")],
     name: Name,
 ) -> Answer:
-    """Train a model on a dataset version that `prepare` made."""
+    """Train a model on a dataset that `prepare` has made."""
     config = options.open_run()
     from flows.stages import run_flow
-    from flows.train import train as flow
+    from flows.train import train
 
-    return run_flow(flow, dataset, name, options.workspace, config)
+    return run_flow(train, dataset, name, options.workspace, config)

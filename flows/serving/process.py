@@ -52,7 +52,7 @@ def complete_answer(flow: str, parameters: dict[str, Any], answer: dict[str, Any
         return answer
     from infra.storage.layout import batch_path
     from infra.storage.store import open_store
-    from tasks.score.plan import BatchRecord
+    from tasks.score.batch import BatchRecord
 
     stored = open_store(parameters["workspace"]).read(batch_path(answer["batch"], "batch.json"))
     return answer | {"decisions": BatchRecord.model_validate_json(stored).decisions}

@@ -33,7 +33,7 @@ from flows.serving.lateness import Watch, read_last_error
 from flows.serving.process import read_answer, start_command
 from flows.serving.summary import describe_answer
 from flows.serving.timetable import describe_day, describe_moment
-from infra.server.prefect_server import server_status
+from infra.server.local_server import find_local_server
 
 FAULTS = (httpx.HTTPError, PrefectException, OSError)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -434,7 +434,7 @@ def describe_exit(number: int | None) -> str:
 
 def describe_server_log(address: str) -> str:
     """The last error in the log of the local server, if that is the one in use."""
-    state = server_status()
+    state = find_local_server()
     if state is None or state.url != address:
         return f"Prefect's server at {address} has scheduled none; its log tells why"
     error = read_last_error(Path(state.log))

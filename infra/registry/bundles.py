@@ -1,4 +1,4 @@
-"""A registered version's bundle in, a verified local folder out, kept by digest. Who brings it is an argument."""
+"""Bundles of registered versions on this machine: fetched once, verified, kept by digest; uploaded for workers."""
 
 import shutil
 import tempfile

@@ -1,4 +1,4 @@
-"""The SQLite database in which MLflow keeps a workspace's runs and versions: first use by many at once, and repair.
+"""The SQLite database of MLflow in a workspace: made, migrated and repaired by one process at a time.
 
 MLflow lays its tables out in dozens of steps, most of them committed one by one: two processes that begin at once, or
 one that is killed, leave a database between two versions, which no later command can open. So tables are laid out and
@@ -6,7 +6,6 @@ migrated in a file beside the database, by one process at a time, and arrive in 
 was hurt before is repaired the same way. Imports no MLflow: what changes tables is an argument.
 """
 
-import fcntl
 import os
 import sqlite3
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from cnn.errors import StorageError
 from cnn.text import shorten
-from infra.storage.scratch import NO_LOCKS
+from infra.storage.locks import lock_path
 
 BUSY_SECONDS = 60.0  # a migration by another program that holds the database
 LEFT_OVER = "_alembic_tmp_"  # how the names of tables begin that a migration has not finished
@@ -63,7 +62,7 @@ def prepare_database(path: Path, schema: Schema, announce: Announce) -> None:
     try:
         path.parent.resolve().mkdir(parents=True, exist_ok=True)  # it may be a link to a folder that is not there yet
         if not read_tables(path).fit(schema):
-            with lock_file(path.with_name(path.name + ".lock")):
+            with lock_path(path.with_name(path.name + ".lock")):
                 _make_fit(path, schema, announce)
         with closing(_connect(path)) as connection:
             _switch_to_wal(connection)
@@ -89,17 +88,16 @@ def read_tables(path: Path) -> Tables:
     return Tables(names, revisions[0] if len(revisions) == 1 else None, rows)
 
 
-@contextmanager
-def lock_file(path: Path) -> Iterator[None]:
-    """Hold a lock file; waits for another holder. Where a file system has no locks, nothing is held."""
-    path.parent.resolve().mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-        yield
+def read_model_names(path: Path) -> list[str]:
+    """Names of the registered models, read without MLflow, whose import takes seconds; none where nothing can be read.
+
+    Meant for the shell, which completes a name while somebody waits: the database is not made, changed or waited for.
+    """
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=0.0)) as connection:
+            return [str(row[0]) for row in connection.execute("SELECT name FROM registered_models ORDER BY name")]
+    except sqlite3.Error:
+        return []
 
 
 def _make_fit(path: Path, schema: Schema, announce: Announce) -> None:

@@ -1,4 +1,4 @@
-"""A model's experiment in MLflow, where its runs are kept, and its repair after people tidied up in MLflow's pages.
+"""MLflow experiments, one a model, and their repair after people tidied up in MLflow's pages.
 
 An experiment or run that was deleted there is brought back, told in a line. That a model was renamed or deleted there
 is told before anything is trained.

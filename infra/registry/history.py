@@ -1,4 +1,4 @@
-"""The history of a model's champion: every move of its alias, with the reason; pure, registry.py keeps it.
+"""The history of the champion: every move of its alias, with the reason. Pure; versions.py keeps it.
 
 A move is a tag of the registered model. It is written down before the alias moves and marked as done afterwards. Where
 the alias is not where the last move left it, somebody moved it outside Safelight, and the history says so.

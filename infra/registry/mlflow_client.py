@@ -1,4 +1,4 @@
-"""Questions to MLflow: first use of its database, patience while it is busy, and faults in words of ours.
+"""Connection to MLflow: first use of its database, patience while it is busy, and its errors in plain words.
 
 MLflow is imported at the first question, not with this module (1.4 s); the first one to a new database lays out its
 tables (2 s, once). `MlflowConnection.warm_up` does both, to be called in a thread while something else is under way.
@@ -15,9 +15,10 @@ from cnn.errors import RegistryError, SafelightError, ServerError, StorageError
 from cnn.text import redact_text as redact
 from cnn.text import shorten
 from infra.machine.proxies import explain_proxy
-from infra.registry.database import Schema, lock_file, prepare_database
+from infra.registry.database import Schema, prepare_database
 from infra.registry.tracking import database_path, is_server, locate_lock, silence_mlflow
 from infra.registry.versions import AbsentError, ExistsError
+from infra.storage.locks import lock_path
 
 RETRY_SECONDS = 90.0
 
@@ -58,7 +59,7 @@ class MlflowConnection:
             try:
                 client = MlflowClient(self.tracking_uri, self.tracking_uri)
                 if path is None and not is_server(self.tracking_uri):
-                    with lock_file(locate_lock(self.tracking_uri, "tables")):  # it lays out the tables at its first use
+                    with lock_path(locate_lock(self.tracking_uri, "tables")):  # it lays out the tables at its first use
                         client.search_experiments(max_results=1)
                         client.search_registered_models(max_results=1)
             except ImportError as error:

@@ -1,4 +1,4 @@
-"""A bundle laid out as the model that MLflow loads and serves (pyfunc), with the code that scores."""
+"""The MLflow model (pyfunc) that a registered version carries: the bundle, and the code that scores."""
 
 import shutil
 import tempfile
@@ -13,13 +13,11 @@ import cnn
 from cnn.errors import StorageError
 from cnn.text import shorten
 
-# Where MLflow finds the loader: the same name in every version that was ever registered, whatever moves behind it, so
-# that one process can load old and new ones after each other, each with the copy of `cnn` that came first.
-LOADER = "cnn.pyfunc"
+LOADER = "cnn.pyfunc"  # in every version that was ever registered; see there
 DATA = "data/bundle"  # where the model keeps the folder that was logged as `bundle`
 # What `cnn.inference.pyfunc` needs to score; the versions installed here are pinned in the model.
 SCORING_PACKAGES = (
-    "mlflow",
+    "mlflow-skinny",
     "numpy",
     "onnxruntime",
     "opencv-python-headless",

@@ -96,9 +96,10 @@ class Registry(MlflowConnection, Versions, Experiments):
         kept = [Metric(key, float(value), now, step) for key, value in metrics.items()]
         self._ask_run("log_batch", run_id, metrics=kept)
 
-    def log_folder(self, run_id: str, folder: Path, path: str | None = None) -> None:
-        """Copy the files of a folder to the run's artifacts, below `path`."""
-        self._transfer(f"artifacts of run {run_id}", lambda: self._client.log_artifacts(run_id, str(folder), path))
+    def log_figures(self, run_id: str, folder: Path) -> None:
+        """Copy the files of a folder to the run's artifacts, as its figures."""
+        send = self._client.log_artifacts
+        self._transfer(f"artifacts of run {run_id}", lambda: send(run_id, str(folder), FIGURES))
 
     def figures_of(self, run_id: str) -> str:
         """Where the figures of a run lie: the address of a page where a server shows them, else of a folder."""

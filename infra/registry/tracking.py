@@ -1,4 +1,4 @@
-"""A workspace's address in, the MLflow database, artifact folder and names that belong to it out. Imports no MLflow."""
+"""Where the runs and models of a workspace are kept: MLflow address, artifact folder, names. Imports no MLflow."""
 
 import hashlib
 import logging
@@ -12,7 +12,7 @@ from cnn.errors import ConfigError
 from cnn.text import redact, redact_text
 from infra.machine.proxies import bypass_loopback, check_socks, is_address
 from infra.machine.user_dirs import state_dir
-from infra.storage.entry import silence_aws_clients
+from infra.storage.aws import silence_aws_clients
 from infra.storage.store import parse_folder
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

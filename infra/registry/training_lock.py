@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from cnn.errors import RegistryError, SafelightError, StorageError
-from infra.storage.scratch import NO_LOCKS
+from infra.storage.locks import take_lock
 
 PREFIX = "safelight.training."
 BEAT_SECONDS = 20.0
@@ -171,14 +171,11 @@ class Lease:
 
 def _try_lock(file: IO[str]) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not take_lock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB):
+            file.seek(0)
+            file.truncate()  # a token means a lock: here each process has its own
     except BlockingIOError:
         return False
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        file.seek(0)
-        file.truncate()  # a token means a lock: here each process has its own
     return True
 
 

@@ -1,4 +1,4 @@
-"""Model versions, the champion and its history, read from a registry's answers; registry.py asks the questions."""
+"""Model versions, their aliases, the champion and its history."""
 
 import json
 import math

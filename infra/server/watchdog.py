@@ -1,15 +1,13 @@
-"""The address of the local Prefect server in; for the length of a block it is started again when it dies."""
+"""A watchdog for the local Prefect server: while a command uses it, it is started again when it dies."""
 
-import os
-import select
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from infra.server.prefect_server import ServerState, restart_server, server_status
+from infra.server.local_server import LocalServer, find_local_server, is_running, restart_server
 
-REVIVALS = 3  # of a server that dies while a command uses it
+RESTARTS = 3  # of a server that dies while a command uses it
+LOOK_SECONDS = 1.0
 
 
 @contextmanager
@@ -18,40 +16,22 @@ def supervise_server(address: str) -> Iterator[None]:
 
     What uses it asks again for a minute when it does not answer, and goes on. Other servers are left to their owners.
     """
-    state = server_status()
-    if state is None or state.url != address or sys.platform != "linux":
+    server = find_local_server()
+    if server is None or server.url != address:
         yield
         return
-    leaving, left = os.pipe()
-    watcher = threading.Thread(target=_watch_server, args=(state, leaving), daemon=True)
+    ended = threading.Event()
+    watcher = threading.Thread(target=_watch_server, args=(server, ended), daemon=True)
     watcher.start()
     try:
         yield
     finally:
-        os.close(left)  # the other end wakes up
+        ended.set()
         watcher.join()
-        os.close(leaving)
 
 
-def _watch_server(state: ServerState, leaving: int) -> None:
-    """Until `leaving` is closed: wait for the end of the server, and start it again, a few times at most."""
-    for _ in range(REVIVALS):
-        if _wait_for_end(state.pid, leaving):
-            return
-        revived = restart_server(state)
-        if revived is None:
-            return
-        state = revived
-
-
-def _wait_for_end(pid: int, leaving: int) -> bool:
-    """Whether `leaving` was closed, which is waited for as well as the end of the process."""
-    try:
-        process = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return False
-    try:
-        ended, _, _ = select.select([process, leaving], [], [])
-        return leaving in ended
-    finally:
-        os.close(process)
+def _watch_server(server: LocalServer | None, ended: threading.Event) -> None:
+    restarts = 0
+    while server is not None and restarts < RESTARTS and not ended.wait(LOOK_SECONDS):
+        if not is_running(server):
+            server, restarts = restart_server(server), restarts + 1

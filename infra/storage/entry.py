@@ -1,27 +1,10 @@
-"""Listed files as values: one `Entry` for each, and names and addresses that can be trusted."""
+"""A file as it was listed, and paths that name something inside a workspace."""
 
-import logging
-import os
-import re
 from typing import NamedTuple
 
 from cnn.errors import StorageError
 
 MOST_BYTES = 512 << 20  # of a file of a source: files are read whole, and no picture that is decoded here is larger
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]+")
-
-# At DEBUG they log headers and bodies, and credentials with them (boto/botocore#2626). A level of their own holds even
-# where somebody, Prefect's PREFECT_LOGGING_EXTRA_LOGGERS say, sets that of "botocore" afterwards.
-_CLIENTS = ("boto3", "botocore", "s3transfer", "urllib3", "boto3.resources", "urllib3.connectionpool")
-_PARTS = "args auth awsrequest client credentials endpoint handlers hooks httpchecksum httpsession loaders parsers"
-_PARTS += " regions retries.standard retryhandler session signers tokens utils configprovider"
-
-
-def silence_aws_clients() -> None:
-    """Keep what S3's client libraries would log below WARNING out of every log."""
-    for name in (*_CLIENTS, *(f"botocore.{part}" for part in _PARTS.split())):
-        library = logging.getLogger(name)
-        library.setLevel(max(logging.WARNING, library.level))
 
 
 class Entry(NamedTuple):
@@ -39,11 +22,6 @@ class Entry(NamedTuple):
     modified: str
     problem: str | None = None
     written: float | None = None
-
-
-def read_aws_variables() -> tuple[tuple[str, str], ...]:
-    """The AWS variables of the environment: what decides which server answers, and as whom."""
-    return tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
 
 
 def check_path(path: str) -> str:

@@ -1,19 +1,17 @@
-"""A local folder in; a read-only `LocalSource`, or a `LocalStore` whose writes are atomic and on disk, out."""
+"""Local folders as sources that are only read, and as stores whose writes are atomic and on disk."""
 
 import errno
-import fcntl
 import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from cnn.errors import BadImage, SourceError, StorageError
 from infra.storage.disk_errors import explain_disk_errors
 from infra.storage.entry import MOST_BYTES, Entry, check_path
 from infra.storage.layout import SCRATCH
-from infra.storage.scratch import BESIDE, ScratchFile, make_folder, sync
+from infra.storage.scratch import BESIDE, ScratchFile, make_folder, remove_stale, remove_stale_scratch, sync
 from infra.storage.walk import is_inside, open_without_atime, walk_folder
 
 FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -44,14 +42,12 @@ class LocalSource:
             raise SourceError(f"{folder} cannot be read: permission denied; give this user read access to it")
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """See `infra.storage.store.Source`."""
         try:
             yield from walk_folder(self._root, prefix)
         except OSError as error:
             raise SourceError(_explain_source(self.uri, error)) from None
 
-    def read(self, path: str, stamp: str = "") -> bytes:
-        """See `infra.storage.store.Source`."""
+    def read(self, path: str, modified: str = "") -> bytes:
         for _ in range(2):
             data = self._read_once(path)
             if data is not None:
@@ -59,7 +55,6 @@ class LocalSource:
         raise BadImage("changed_during_read", "its size or time changed while it was read, twice")
 
     def uri_of(self, path: str) -> str:
-        """See `infra.storage.store.Source`."""
         return os.path.join(self.uri, path)
 
     def _read_once(self, path: str) -> bytes | None:
@@ -124,23 +119,20 @@ class LocalStore:
             raise StorageError(f"{folder} is a file, no workspace; choose another workspace")
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """See `infra.storage.store.Store`."""
         if not self.root.exists():
             return
         with explain_disk_errors("list", self.root):
             yield from walk_folder(self.uri, prefix)
 
     def read(self, path: str) -> bytes:
-        """See `infra.storage.store.Store`."""
         place = self._place(path)
         with explain_disk_errors("read", place):
             return place.read_bytes()
 
     def write(self, path: str, data: bytes) -> None:
-        """See `infra.storage.store.Store`."""
-        self.write_with(path, lambda temporary: _write_all(temporary, data))
+        self.write_with(path, lambda temporary: temporary.write_bytes(data))
 
-    def write_with(self, path: str, save: Callable[[Path], None]) -> None:
+    def write_with(self, path: str, save: Callable[[Path], object]) -> None:
         """Replace or create a file with what `save` writes to the temporary path that it is given."""
         place = self._place(path)
         with explain_disk_errors("write", place):
@@ -152,24 +144,11 @@ class LocalStore:
                     raise
                 _replace(place, ScratchFile(place.parent, BESIDE), save)  # a link leads to another disk
 
-    def write_if(self, path: str, data: bytes, expected: bytes | None) -> bool:
-        """See `infra.storage.store.Store`."""
-        place = self._place(path)
-        with explain_disk_errors("write", place):
-            make_folder(place.parent)
-            with lock_folder(place.parent):
-                held = place.read_bytes() if place.exists() else None
-                if held != expected:
-                    return False
-                self.write(path, data)
-                return True
-
     def put_file(self, path: str, local: Path) -> None:
-        """See `infra.storage.store.Store`. A copy, no link: later writes to `local` must not show here."""
-        self.write_with(path, lambda temporary: _copy(local, temporary))
+        self.write_with(path, lambda temporary: shutil.copyfile(local, temporary))  # no link: `local` may be written to
 
     def take_file(self, path: str, local: Path) -> None:
-        """See `infra.storage.store.Store`. A file of the same disk is renamed, another one is copied and removed."""
+        """A file of the same disk is renamed, another one is copied and removed."""
         place = self._place(path)
         with explain_disk_errors("write", place):
             make_folder(place.parent)
@@ -185,33 +164,34 @@ class LocalStore:
                 sync(place.parent)
 
     def fetch(self, path: str) -> Path:
-        """See `infra.storage.store.Store`."""
         place = self._place(path)
         with explain_disk_errors("read", place):
             place.stat()
         return place
 
     def exists(self, path: str) -> bool:
-        """See `infra.storage.store.Store`."""
         place = self._place(path)
         with explain_disk_errors("read", place):
             return place.is_file()
 
     def delete(self, path: str) -> None:
-        """See `infra.storage.store.Store`."""
         place = self._place(path)
         with explain_disk_errors("delete", place):
             place.unlink(missing_ok=True)
 
+    def remove_unfinished(self, before: float) -> int:
+        """What is locked, or may be written by another machine, stays."""
+        beside = [self.root / entry.path for entry in self.list() if Path(entry.path).name.startswith(BESIDE)]
+        return remove_stale_scratch(self.root) + sum(map(remove_stale, beside))
+
     def uri_of(self, path: str) -> str:
-        """See `infra.storage.store.Store`."""
         return str(self._place(path))
 
     def _place(self, path: str) -> Path:
         return self.root / check_path(path)
 
 
-def _replace(place: Path, scratch: ScratchFile, save: Callable[[Path], None]) -> None:
+def _replace(place: Path, scratch: ScratchFile, save: Callable[[Path], object]) -> None:
     """Write an unfinished file, bring it to disk, and give it its place and name."""
     try:
         save(scratch.path)
@@ -220,33 +200,3 @@ def _replace(place: Path, scratch: ScratchFile, save: Callable[[Path], None]) ->
         sync(place.parent)
     finally:
         scratch.discard()
-
-
-def _write_all(place: Path, data: bytes) -> None:
-    place.write_bytes(data)
-
-
-def _copy(local: Path, temporary: Path) -> None:
-    shutil.copyfile(local, temporary)
-
-
-@contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder: on the folder itself, so that no lock file is left; it ends with its holder."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def claim_folder(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder that nobody else holds; it ends with its holder. Raises: BlockingIOError."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(handle)

@@ -1,4 +1,4 @@
-"""An s3://bucket/prefix in; a read-only `S3Source` or an `S3Store` out. The one module that asks boto3 for anything.
+"""Sources and stores on S3 and on servers that speak it; the one module that asks boto3 for anything.
 
 The endpoint, the credentials and the checksum mode come from the environment or the AWS configuration files, never
 from an address or a setting.
@@ -8,7 +8,7 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -24,10 +24,12 @@ from cnn.errors import BadImage, ConfigError, SafelightError, SourceError, Stora
 from cnn.text import redact
 from infra.machine.proxies import check_socks, is_loopback
 from infra.machine.user_dirs import cache_dir
-from infra.storage.entry import MOST_BYTES, Entry, check_path, read_aws_variables, silence_aws_clients
+from infra.storage.aws import read_aws_variables, silence_aws_clients
+from infra.storage.entry import MOST_BYTES, Entry, check_path
 from infra.storage.local import LocalStore
-from infra.storage.s3_errors import CHANGED, MISSING, UNSUPPORTED, code_of, explain_fault, to_bad_image
-from infra.storage.s3_obstore import Choice
+from infra.storage.s3_errors import CHANGED, MISSING, code_of, explain_fault, to_bad_image
+from infra.storage.s3_obstore import QuickReader, choose_reader
+from infra.storage.scratch import remove_stale_scratch
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -45,7 +47,7 @@ ARCHIVES = {"GLACIER", "DEEP_ARCHIVE"}  # classes whose objects must be restored
 FAULTS = (BotoCoreError, ClientError, Boto3Error)
 
 
-class S3Place:
+class S3Location:
     """A bucket and what all keys in it begin with; keys are opaque, whatever characters they hold."""
 
     is_local = False
@@ -56,12 +58,11 @@ class S3Place:
         self.bucket, self.prefix = split_uri(uri)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """See `infra.storage.store`; one page is asked for after another, in whatever order the server has."""
+        """One page is asked for after another, in whatever order the server has."""
         with self._explained("list"):
             yield from self._list(prefix)
 
     def uri_of(self, path: str) -> str:
-        """See `infra.storage.store`."""
         return f"s3://{self.bucket}/{self.prefix}{path}"
 
     def _list(self, prefix: str) -> Iterator[Entry]:
@@ -108,20 +109,19 @@ class S3Place:
             raise self.fault(f"cannot {action} {place}: {explain_fault(error, self.bucket)}") from None
 
 
-class S3Source(S3Place):
+class S3Source(S3Location):
     """A prefix that is only read; see `infra.storage.store.Source`."""
 
     fault = SourceError
 
-    def __init__(self, uri: str) -> None:
-        super().__init__(uri)
-        self._choice = Choice()
+    @cached_property
+    def _quick_reader(self) -> QuickReader | None:
+        return choose_reader(self._client, self.bucket)
 
-    def read(self, path: str, stamp: str = "") -> bytes:
-        """See `infra.storage.store.Source`."""
+    def read(self, path: str, modified: str = "") -> bytes:
         with self._explained("read", path):
-            reader = self._choice.reader(lambda: self._client, self.bucket) if stamp else None
-        if reader is not None and (data := reader.read(self.prefix + path, stamp)) is not None:
+            reader = self._quick_reader if modified else None
+        if reader is not None and (data := reader.read(self.prefix + path, modified)) is not None:
             return data
         for _ in range(2):
             with self._explained("read", path):
@@ -133,48 +133,23 @@ class S3Source(S3Place):
         raise BadImage("changed_during_read", "it was replaced while it was read, twice")
 
 
-class S3Store(S3Place):
+class S3Store(S3Location):
     """A workspace on S3; see `infra.storage.store.Store`. `root` is a cache folder with one subfolder per store."""
 
     @property
     def root(self) -> Path:
-        """See `infra.storage.store.Store`."""
         address = f"{self._client.meta.endpoint_url} {self.bucket} {self.prefix}"
         return cache_dir() / "s3" / hashlib.sha256(address.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     def read(self, path: str) -> bytes:
-        """See `infra.storage.store.Store`."""
         with self._explained("read", path):
             return self._get(check_path(path))
 
     def write(self, path: str, data: bytes) -> None:
-        """See `infra.storage.store.Store`."""
         with self._explained("write", path):
             self._client.put_object(Bucket=self.bucket, Key=self.prefix + check_path(path), Body=data)
 
-    def write_if(self, path: str, data: bytes, expected: bytes | None) -> bool:
-        """See `Store`. Where the server knows no conditional writes, two writers at once are not told."""
-        with self._explained("write", path):
-            held, etag = self._get_version(path)
-            if held != expected:
-                return False
-            condition: dict[str, Any] = {"IfMatch": etag} if etag else {"IfNoneMatch": "*"}
-            try:
-                self._client.put_object(Bucket=self.bucket, Key=self.prefix + path, Body=data, **condition)
-            except ClientError as error:
-                if code_of(error) in CHANGED | MISSING:
-                    # The reply to our own first try may have been lost, then the retry finds what it wrote.
-                    return self._get_version(path)[0] == data
-                if code_of(error) not in UNSUPPORTED:
-                    raise
-                tell_once(
-                    f"bucket {self.bucket} knows no conditional writes; of two writers at once, the last one wins"
-                )
-                self.write(path, data)
-            return True
-
     def put_file(self, path: str, local: Path) -> None:
-        """See `infra.storage.store.Store`."""
         with self._explained("write", path):
             try:
                 self._client.upload_file(str(local), self.bucket, self.prefix + check_path(path), Config=TRANSFER)
@@ -182,13 +157,11 @@ class S3Store(S3Place):
                 raise StorageError(f"cannot read {local}: {error.strerror}; run again") from None
 
     def take_file(self, path: str, local: Path) -> None:
-        """See `infra.storage.store.Store`."""
         self.put_file(path, local)
         with suppress(OSError):  # what stays is swept
             local.unlink(missing_ok=True)
 
     def fetch(self, path: str) -> Path:
-        """See `infra.storage.store.Store`."""
         with self._explained("read", path):
             head = self._client.head_object(Bucket=self.bucket, Key=self.prefix + check_path(path))
             version = f"{head['ContentLength']} {head['ETag']}".encode()
@@ -202,7 +175,6 @@ class S3Store(S3Place):
             return place
 
     def exists(self, path: str) -> bool:
-        """See `infra.storage.store.Store`."""
         with self._explained("read", path):
             try:
                 self._client.head_object(Bucket=self.bucket, Key=self.prefix + check_path(path))
@@ -213,7 +185,6 @@ class S3Store(S3Place):
             return True
 
     def delete(self, path: str) -> None:
-        """See `infra.storage.store.Store`."""
         with self._explained("delete", path):
             try:
                 self._client.delete_object(Bucket=self.bucket, Key=self.prefix + check_path(path))
@@ -225,16 +196,8 @@ class S3Store(S3Place):
             versions.delete(path)
             kept.delete(path)
 
-    def list_stored_files(self, prefix: str) -> Iterator[tuple[str, int, float]]:
-        """(path, bytes, when it was written: seconds since 1970 by the server's clock) of every file."""
-        with self._explained("list"):
-            pages = self._client.get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix + prefix):
-                for item in page.get("Contents", ()):
-                    yield item["Key"].removeprefix(self.prefix), item["Size"], item["LastModified"].timestamp()
-
-    def abort_uploads(self, before: float) -> int:
-        """Give up the uploads in parts that began before a time and never ended; returns how many they were."""
+    def remove_unfinished(self, before: float) -> int:
+        """Uploads in parts that began before a time and never ended, and what lies in the cache."""
         with self._explained("list the uploads to"):
             pages = self._client.get_paginator("list_multipart_uploads")
             found = [
@@ -245,21 +208,11 @@ class S3Store(S3Place):
             ]
             for upload in found:
                 self._client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-            return len(found)
+        return len(found) + remove_stale_scratch(self.root)
 
     def _cache(self) -> tuple[LocalStore, LocalStore]:
         """(copies of objects, what tells which version of its object a copy is)."""
         return LocalStore(self.root), LocalStore(self.root.with_name(self.root.name + ".versions"))
-
-    def _get_version(self, path: str) -> tuple[bytes | None, str]:
-        """The bytes of an object and the ETag that stands for them, or (None, "") when there is none."""
-        try:
-            answer = self._client.get_object(Bucket=self.bucket, Key=self.prefix + check_path(path))
-        except ClientError as error:
-            if code_of(error) not in MISSING:
-                raise
-            return None, ""
-        return answer["Body"].read(), answer["ETag"]
 
     def _download(self, path: str, kept: LocalStore, size: int) -> None:
         def save(temporary: Path) -> None:
@@ -296,12 +249,6 @@ def make_client(environment: tuple[tuple[str, str], ...]) -> "S3Client":
         raise ConfigError("AWS_ENDPOINT_URL is no address; write http://host:port or https://host") from None
     check_socks(client.meta.endpoint_url, "boto3", None)
     return client
-
-
-@lru_cache(maxsize=64)
-def tell_once(message: str) -> None:
-    """Log a warning the first time it comes up in this process."""
-    logger.warning(message)
 
 
 def size_of(place: Path) -> int | None:

@@ -9,7 +9,6 @@ from infra.machine.proxies import explain_proxy
 AWS = "https://amazonaws.com"
 MISSING = {"404", "NoSuchKey", "NotFound"}
 CHANGED = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
-UNSUPPORTED = {"501", "NotImplemented"}
 DENIED = {"403", "AccessDenied", "Forbidden"}
 EXPLANATIONS: list[tuple[set[str], str]] = [
     ({"NoSuchBucket"}, "there is no bucket {bucket!r}; create it, or check the address and AWS_ENDPOINT_URL"),

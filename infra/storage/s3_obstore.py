@@ -9,7 +9,6 @@ retried and explained by boto3, so that there is one place that judges.
 import logging
 import os
 import re
-import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -68,22 +67,6 @@ class QuickReader:
             found = None
         self._failures = 0 if found == etag else self._failures + 1
         return data if found == etag and data is not None and len(data) == size else None
-
-
-class Choice:
-    """`choose_reader`, asked once by the first of many threads; no lock and no variable is looked at after that."""
-
-    def __init__(self) -> None:
-        self._choosing = threading.Lock()
-        self._chosen: tuple[QuickReader | None] | None = None
-
-    def reader(self, client: Callable[[], "S3Client"], bucket: str) -> QuickReader | None:
-        """The reader of this bucket by the client that there is when it is asked first."""
-        if self._chosen is None:
-            with self._choosing:
-                if self._chosen is None:
-                    self._chosen = (choose_reader(client(), bucket),)
-        return self._chosen[0]
 
 
 def choose_reader(client: "S3Client", bucket: str) -> QuickReader | None:

@@ -1,7 +1,7 @@
-"""A workspace's folder in; files that are still being written, each held by a lock, out; and what dead writers left.
+"""Files that are still being written, each under a lock, and the removal of those whose writer died.
 
-A writer holds a lock (flock) on its file until the file has its place. The lock ends with its holder, whatever ends
-that; a process id would not do, for ids are used again, and containers that share a folder do not share them.
+A writer holds the lock of its file until the file has its place. A process id would not do instead: ids are used again,
+and containers that share a folder do not share them.
 """
 
 import errno
@@ -16,10 +16,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from infra.storage.layout import SCRATCH
+from infra.storage.locks import take_lock
 
 BESIDE = ".tmp-"  # what the name begins with where an unfinished file lies beside its place
 ABANDONED = 86_400.0  # seconds without a write, after which another machine's file counts as left
-NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}  # some network file systems
 RIGHTS = 0o666  # the umask takes away what this user's files do not have
 
 
@@ -31,7 +31,7 @@ class ScratchFile:
         while True:
             self.path = folder / f"{prefix}{_machine()}-{secrets.token_hex(8)}"
             self.handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, RIGHTS)
-            _lock(self.handle, fcntl.LOCK_EX)
+            take_lock(self.handle, fcntl.LOCK_EX)
             if os.fstat(self.handle).st_nlink:
                 return
             os.close(self.handle)  # a sweeper came between the two calls
@@ -71,10 +71,10 @@ def remove_stale(path: Path) -> bool:
     except OSError:
         return False  # moved to its place meanwhile, or not ours
     try:
-        told = _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locked = take_lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         ours = path.name.removeprefix(BESIDE).startswith(f"{_machine()}-")
         # Elsewhere a lock may not be seen from here: what another machine writes is left alone for as long as it may.
-        if not (told and ours) and time.time() - os.fstat(handle).st_mtime < ABANDONED:
+        if not (locked and ours) and time.time() - os.fstat(handle).st_mtime < ABANDONED:
             return False
         if not os.path.samestat(os.stat(path), os.fstat(handle)):
             return False  # its writer let go of it because it has its place: what lies here now is another file
@@ -105,17 +105,6 @@ def sync(place: Path) -> None:
             raise
     finally:
         os.close(handle)
-
-
-def _lock(handle: int, how: int) -> bool:
-    """Take a lock; False where the file system has none. Raises: BlockingIOError when another one holds it."""
-    try:
-        fcntl.flock(handle, how)
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        return False
-    return True
 
 
 def _machine() -> str:

@@ -1,4 +1,10 @@
-"""An address in (folder, file:// or s3://), a `Store` or a read-only `Source` out; cheap enough for each Dask task."""
+"""Sources of images and stores for workspaces: what each must guarantee, and which one an address opens.
+
+To add a kind of place, such as another cloud: write a class with the methods of `Source`, one with those of `Store`, as
+`local.py` and `s3.py` do, and choose them in `open_source` and `open_store` by how the address begins. They are opened
+in every Dask task anew, so opening costs next to nothing. tests/infra/storage/test_s3_server.py asks all of it of a
+real server, tests/faults what happens when single calls fail.
+"""
 
 import re
 from collections.abc import Iterator
@@ -9,17 +15,16 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from cnn.errors import ConfigError
 from cnn.text import redact
-from infra.storage.entry import Entry, check_path, read_aws_variables
+from infra.storage.aws import read_aws_variables
+from infra.storage.entry import Entry
 from infra.storage.local import LocalSource, LocalStore
 
 __all__ = [
     "Entry",
     "Source",
     "Store",
-    "check_path",
     "open_source",
     "open_store",
-    "redact",
     "reuse_source",
     "reuse_store",
 ]
@@ -43,10 +48,10 @@ class Source(Protocol):
         Raises: SourceError.
         """
 
-    def read(self, path: str, stamp: str = "") -> bytes:
+    def read(self, path: str, modified: str = "") -> bytes:
         """All bytes of a file as they stood at one moment. Raises: BadImage (the file), SourceError (the source).
 
-        With `stamp`, the `Entry.modified` that was listed, a store may read faster; what is read is the same.
+        With `modified`, as it was listed, a source may read faster; what is read is the same.
         """
 
     def uri_of(self, path: str) -> str:
@@ -77,9 +82,6 @@ class Store(Protocol):
     def write(self, path: str, data: bytes) -> None:
         """Replace or create a file: a reader sees the old bytes or the new ones."""
 
-    def write_if(self, path: str, data: bytes, expected: bytes | None) -> bool:
-        """True when the file held `expected` (None: was not there) and now holds `data`; False when nothing changed."""
-
     def put_file(self, path: str, local: Path) -> None:
         """Replace or create a file with the bytes of a local one, which stays as it is."""
 
@@ -94,6 +96,9 @@ class Store(Protocol):
 
     def delete(self, path: str) -> None:
         """Remove a file; one that is not there is no fault."""
+
+    def remove_unfinished(self, before: float) -> int:
+        """Remove what writers that died have left, begun before a time in seconds since 1970; returns how many."""
 
     def uri_of(self, path: str) -> str:
         """The address of a file, for people."""
@@ -125,11 +130,11 @@ def reuse_store(uri: str) -> Store:
 
 def reuse_source(uri: str) -> Source:
     """`open_source`, once for all tasks of a worker that name the same source, under the same AWS variables."""
-    return _keep_source(uri, read_aws_variables() if uri.startswith("s3://") else ())
+    return _open_cached_source(uri, read_aws_variables() if uri.startswith("s3://") else ())
 
 
 @lru_cache(maxsize=8)
-def _keep_source(uri: str, variables: tuple[tuple[str, str], ...]) -> Source:
+def _open_cached_source(uri: str, variables: tuple[tuple[str, str], ...]) -> Source:
     return open_source(uri)
 
 

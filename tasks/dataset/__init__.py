@@ -1,1 +1,1 @@
-"""Published datasets: their versions, ledger, outcomes and garbage collection."""
+"""Published datasets: their versions, ledger and garbage collection."""

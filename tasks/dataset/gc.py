@@ -1,6 +1,6 @@
-"""A workspace in; the versions that are kept, and all that none of them refers to and is no longer young, removed, out.
+"""Remove from a workspace what no version of a dataset needs any more (`safelight gc`).
 
-A version goes manifest first: what is not listed does not exist, so no reader ever sees half of one.
+A version goes manifest first: without one it does not exist, so no reader ever sees half of one.
 """
 
 import json
@@ -20,17 +20,12 @@ from infra.storage.workspace import (
     lock_workspace_alone,
     read_store_clock,
     remove_empty_folder,
-    remove_unfinished,
 )
 from tasks.dataset.version import read_manifest
 
-KINDS = (
-    "refused/",
-    "datasets/",
-    "derived/",
-    "chunks/",
-    "shards/",
-)  # in the order of removal: what refers goes before what is meant
+# In the order of removal: what refers to files goes before they do.
+REMOVAL_ORDER = ("refused/", "datasets/", "derived/", "chunks/", "shards/")
+MANIFEST = re.compile(r"datasets/([^/]+)/manifest\.json")
 
 
 @dataclass(frozen=True)
@@ -45,9 +40,9 @@ class Collected:
 
 
 def collect_garbage(store: Store, keep: int, grace: float, dry_run: bool = False) -> Collected:
-    """Remove what no kept version refers to and was written `grace` seconds ago or earlier.
+    """Remove what no retained version refers to and was written `grace` seconds ago or earlier.
 
-    Kept are the latest version of each source, the `keep` newest ones of each, and all that are younger than `grace`.
+    Retained are the latest version of each source, the `keep` newest of each, and all that are younger than `grace`.
 
     Raises:
         StorageError: a preparation runs in this workspace, or it does not answer.
@@ -55,34 +50,32 @@ def collect_garbage(store: Store, keep: int, grace: float, dry_run: bool = False
     """
     with lock_workspace_alone(store):
         before = read_store_clock(store) - grace
-        files = [file for kind in KINDS for file in list_stored_files(store, kind) if not _is_unfinished(file)]
-        versions = {
-            match[1]: file for file in files if (match := re.fullmatch(r"datasets/([^/]+)/manifest\.json", file.path))
-        }
-        manifests = {name: read_manifest(store, name) for name in versions}
-        kept = choose_kept(store, manifests, {name: file.written for name, file in versions.items()}, keep, before)
-        needed = {path for name in kept for path in paths_of(manifests[name])}
+        files = [file for kind in REMOVAL_ORDER for file in list_stored_files(store, kind) if not _is_unfinished(file)]
+        written = {match[1]: file.written for file in files if (match := MANIFEST.fullmatch(file.path))}
+        manifests = {name: read_manifest(store, name) for name in written}
+        retained = choose_retained(store, manifests, written, keep, before)
+        needed = {path for name in retained for path in paths_of(manifests[name])}
         gone = [file for file in files if file.path not in needed and file.written <= before]
-        gone = [file for file in gone if not file.path.startswith(DATASET_POINTERS) and not _is_of(file, kept)]
+        gone = [file for file in gone if not file.path.startswith(DATASET_POINTERS) and not _is_of(file, retained)]
         unfinished = 0
         if not dry_run:
             remove_files(store, gone)
-            unfinished = remove_unfinished(store, before)
-    removed = tuple(sorted(set(manifests) - kept))
-    return Collected(tuple(sorted(kept)), removed, len(gone), sum(file.size for file in gone), unfinished)
+            unfinished = store.remove_unfinished(before)
+    removed = tuple(sorted(set(manifests) - retained))
+    return Collected(tuple(sorted(retained)), removed, len(gone), sum(file.size for file in gone), unfinished)
 
 
-def choose_kept(
+def choose_retained(
     store: Store, manifests: dict[str, Manifest], written: dict[str, float], keep: int, before: float
 ) -> set[str]:
     """The names of the versions that stay."""
-    kept = {name for name in manifests if written[name] > before} | latest_versions(store)
+    retained = {name for name in manifests if written[name] > before} | latest_versions(store)
     by_source: dict[str, list[str]] = defaultdict(list)
     for name, manifest in manifests.items():
         by_source[manifest.source].append(name)
     for names in by_source.values():
-        kept.update(sorted(names, key=lambda name: (written[name], name))[-keep:] if keep else ())
-    return kept & set(manifests)
+        retained.update(sorted(names, key=lambda name: (written[name], name))[-keep:] if keep else ())
+    return retained & set(manifests)
 
 
 def latest_versions(store: Store) -> set[str]:
@@ -114,7 +107,7 @@ def paths_of(manifest: Manifest) -> set[str]:
 def remove_files(store: Store, files: Iterable[StoredFile]) -> None:
     """Remove files, manifests first; a run that is cut short leaves what the next one finds."""
     ordered = sorted(
-        files, key=lambda file: (not file.path.endswith("/manifest.json"), KINDS.index(_kind(file)), file.path)
+        files, key=lambda file: (not file.path.endswith("/manifest.json"), REMOVAL_ORDER.index(_kind(file)), file.path)
     )
     for file in ordered:
         store.delete(file.path)
@@ -130,6 +123,6 @@ def _kind(file: StoredFile) -> str:
     return file.path.split("/")[0] + "/"
 
 
-def _is_of(file: StoredFile, kept: set[str]) -> bool:
-    """Whether it lies in the folder of a kept version."""
-    return file.path.startswith("datasets/") and file.path.split("/")[1] in kept
+def _is_of(file: StoredFile, retained: set[str]) -> bool:
+    """Whether it lies in the folder of a retained version."""
+    return file.path.startswith("datasets/") and file.path.split("/")[1] in retained

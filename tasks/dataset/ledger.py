@@ -1,13 +1,11 @@
-"""The table with one row per file listed: its schema, and how rows become Parquet and come back."""
+"""The ledger of a dataset version: a table with one row for each file listed, written and read as Parquet."""
 
-import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -18,7 +16,7 @@ from tasks.files.paths import show_paths
 OUTCOMES = ("ok", "quarantined", "duplicate", "conflict", "leak", "ignored")
 DECODED = ("ok", "duplicate", "conflict", "leak")  # outcomes of files whose pixels lie in a chunk's shard
 
-SCHEMA = pa.schema(
+LEDGER = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
         pa.field("path_raw", pa.binary()),  # the name's bytes, where they are not UTF-8
@@ -46,82 +44,36 @@ SCHEMA = pa.schema(
         pa.field("fingerprint", pa.binary(16)),  # grey means of the image on a 4 x 4 grid
     ]
 )
-ADDED = (
-    "image_key",
-    "record_split",
-    "split_origin",
-)  # columns that older ledgers lack: read as nulls
+ADDED = ("image_key", "record_split", "split_origin")  # columns that older ledgers lack: read as nulls
 ROW_GROUP = 65_536
 IMAGE_FACTS = (  # null where a file gave no pixels
     ["width", "height", "label_id", "report_row", "record", "record_label", "pixels_crc32c", "copies_crc32c"]
 )
 
 
-class LedgerWriter:
-    """Writes a ledger part by part, so that it is never in memory as a whole; equal rows give equal bytes."""
-
-    def __init__(self, path: Path) -> None:
-        self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd", write_page_checksum=True)
-
-    def write(self, table: pa.Table) -> None:
-        """Add a part of at most `ROW_GROUP` rows."""
-        self._writer.write_table(table, row_group_size=ROW_GROUP)
-
-    def close(self) -> None:
-        """Write the end of the file."""
-        self._writer.close()
+def write_ledger(path: Path, parts: Iterable[pa.Table]) -> None:
+    """Write parts of at most `ROW_GROUP` rows one after the other; equal rows give equal bytes."""
+    with pq.ParquetWriter(path, LEDGER, compression="zstd", write_page_checksum=True) as writer:
+        for part in parts:
+            writer.write_table(part, row_group_size=ROW_GROUP)
 
 
-def batch_table(inventory: pa.Table, facts: Mapping[str, Any], decoded: NDArray[np.bool_]) -> pa.Table:
-    """Rows of the ledger: these files of the inventory, with these facts; those of an image are null where none is.
+def make_ledger_table(files: pa.Table, facts: Mapping[str, Any], decoded: NDArray[np.bool_]) -> pa.Table:
+    """Rows of the ledger: these files of a listing, with these facts; those of an image are null where there is none.
 
     `facts` are Arrow arrays, or numpy ones for `IMAGE_FACTS`; `decoded` (rows,) says which files gave pixels.
     """
-    paths = inventory.column("path").combine_chunks()
+    paths = files.column("path").combine_chunks()
     shown, raw = show_paths(paths)
     columns: dict[str, Any] = {"path": shown, "path_raw": raw}
-    columns |= {name: inventory.column(name) for name in ("size", "modified", "label")}
+    columns |= {name: files.column(name) for name in ("size", "modified", "label")}
     columns |= {name: pa.array(facts[name], mask=~decoded) for name in IMAGE_FACTS}
     columns |= {name: value for name, value in facts.items() if name not in IMAGE_FACTS}
-    return pa.table({name: _cast(columns[name], SCHEMA.field(name).type) for name in SCHEMA.names}, schema=SCHEMA)
+    return pa.table({name: _cast(columns[name], LEDGER.field(name).type) for name in LEDGER.names}, schema=LEDGER)
 
 
 def _cast(column: Any, kind: pa.DataType) -> Any:
     return column if column.type.equals(kind) else column.cast(kind)
-
-
-def has_code(reasons: pa.ChunkedArray, codes: Sequence[str]) -> pa.ChunkedArray:
-    """Whether each reason is one of these, whatever its detail; false for null."""
-    found = pc.match_substring_regex(reasons.cast(pa.string()), f"^({'|'.join(codes)})(:|$)")
-    return found.fill_null(False)
-
-
-def to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Rows as a table of the ledger's schema; absent keys are null."""
-    columns = {name: [row.get(name) for row in rows] for name in SCHEMA.names}
-    return pa.table(columns, schema=SCHEMA)
-
-
-def to_parquet(table: pa.Table) -> bytes:
-    """Parquet bytes with page checksums; equal tables give equal bytes."""
-    sink = io.BytesIO()
-    pq.write_table(table, sink, row_group_size=ROW_GROUP, compression="zstd", write_page_checksum=True)
-    return sink.getvalue()
-
-
-def from_parquet(data: bytes, name: str) -> pa.Table:
-    """The table in Parquet bytes, page checksums verified.
-
-    Raises:
-        IntegrityError: the bytes are damaged; `name` is said.
-    """
-    try:
-        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        text = shorten(error, 160)
-        raise IntegrityError(f"{name} is damaged ({text}); prepare the dataset again") from None
-    _check_columns(table.schema, name)
-    return _complete(table, SCHEMA.names)
 
 
 def iterate_ledger(path: Path, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
@@ -133,18 +85,17 @@ def iterate_ledger(path: Path, name: str, columns: Sequence[str] | None = None) 
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             _check_columns(file.schema_arrow, name)
-            wanted = SCHEMA.names if columns is None else list(columns)
+            wanted = LEDGER.names if columns is None else list(columns)
             there = [column for column in wanted if column in file.schema_arrow.names]
             for number in range(file.num_row_groups):
                 yield _complete(file.read_row_group(number, columns=there, use_threads=False), wanted)
     except (pa.ArrowException, OSError) as error:
-        text = shorten(error, 160)
-        raise IntegrityError(f"{name} is damaged ({text}); prepare the dataset again") from None
+        raise IntegrityError(f"{name} is damaged ({shorten(error, 160)}); prepare the dataset again") from None
 
 
 def _check_columns(found: pa.Schema, name: str) -> None:
     """Raises: IntegrityError when the columns are not those of a ledger, of this release or of an older one."""
-    written = [field for field in SCHEMA if field.name not in ADDED or field.name in found.names]
+    written = [field for field in LEDGER if field.name not in ADDED or field.name in found.names]
     if not found.equals(pa.schema(written)):
         raise IntegrityError(f"{name} is damaged (its columns are others); prepare the dataset again")
 
@@ -152,7 +103,7 @@ def _check_columns(found: pa.Schema, name: str) -> None:
 def _complete(table: pa.Table, names: Sequence[str]) -> pa.Table:
     """The table with these columns in their order; those that it lacks are null."""
     columns = [
-        table.column(name) if name in table.column_names else pa.nulls(len(table), SCHEMA.field(name).type)
+        table.column(name) if name in table.column_names else pa.nulls(len(table), LEDGER.field(name).type)
         for name in names
     ]
-    return pa.table(columns, schema=pa.schema([SCHEMA.field(name) for name in names]))
+    return pa.table(columns, schema=pa.schema([LEDGER.field(name) for name in names]))

@@ -68,6 +68,12 @@ def count_up_to(paths: pa.ChunkedArray, last: bytes, start: int) -> int:
     return low
 
 
+def has_reason_code(reasons: pa.ChunkedArray, codes: Sequence[str]) -> pa.ChunkedArray:
+    """Whether each reason is one of these, whatever its detail; false for null."""
+    found = pc.match_substring_regex(reasons.cast(pa.string()), f"^({'|'.join(codes)})(:|$)")
+    return found.fill_null(False)
+
+
 def hash_files(source: Source, files: Sequence[tuple[str, str]]) -> Iterator[str | None]:
     """The sha256 (hex) of each file, of (path, what the listing said of its version); None where it cannot be read."""
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from itertools import accumulate, islice
 from operator import and_, eq
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,9 +18,6 @@ from infra.storage.entry import Entry
 from infra.storage.store import Source, Store, open_source, parse_folder
 from tasks.files.listing import FOLDER_PROBLEMS, count_asked_for, iterate_labelled, iterate_paths, with_problem
 from tasks.files.paths import decode_path, quote_path
-
-if TYPE_CHECKING:
-    from tasks.files.labels import Listed
 
 PREPARE = "safelight prepare {}"
 OUTSIDE = ("symlink_outside", "symlink_outside_folder")
@@ -133,14 +129,6 @@ def refuse_outside_links(source: Source, files: pa.Table, command: str) -> None:
     if outside.num_rows and outside.num_rows == count_asked_for(files):
         names = [decode_path(path) for path in outside.column("path").slice(0, LINKS).to_pylist()]
         raise SourceError(describe_links(source, names, outside.num_rows, command))
-
-
-def refuse_listed_links(source: Source, listed: Sequence["Listed"], command: str) -> None:
-    """The same for files to score. Raises: SourceError."""
-    asked = [item.entry for item in listed if item.ignored is None]
-    outside = [entry.path for entry in asked if entry.problem in OUTSIDE]
-    if outside and len(outside) == len(asked):
-        raise SourceError(describe_links(source, outside[:LINKS], len(outside), command))
 
 
 def describe_links(source: Source, names: Sequence[str], count: int, command: str) -> str:

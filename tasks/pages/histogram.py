@@ -1,4 +1,4 @@
-"""Counts in, the numbers that a drawing in the report consists of out; the template draws them as SVG."""
+"""The histogram of confidence in the report: places and sizes of its bars and axes, which the template draws as SVG."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 Scale = Callable[[float], float]
 
-BINS = 40  # of confidence from 0 to 1, as counted; drawn in pairs where the whole range is shown
+HISTOGRAM_BINS = 40  # of confidence from 0 to 1, as counted; drawn in pairs where the whole range is shown
 WIDTH, HEIGHT = 520, 240  # of the drawing, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 26, 40  # room for the axes around the bars
 
@@ -52,8 +52,8 @@ class Histogram:
 
 
 def draw_histogram(accept: Sequence[int], review: Sequence[int], threshold: float) -> Histogram:
-    """The histogram of `BINS` counts each; starts at 0.5 where nothing lies below (two classes), else at 0."""
-    half = BINS // 2
+    """The histogram of `HISTOGRAM_BINS` counts each, from 0.5 where nothing lies below (two classes), else from 0."""
+    half = HISTOGRAM_BINS // 2
     upper = threshold >= 0.5 and not sum(accept[:half]) and not sum(review[:half])
     start = 0.5 if upper else 0.0
     counts = list(zip(accept[half:], review[half:], strict=True)) if upper else _pair(accept, review)
@@ -67,7 +67,7 @@ def draw_histogram(accept: Sequence[int], review: Sequence[int], threshold: floa
         return round(bottom - count / top * (bottom - TOP), 2)
 
     step = (1 - start) / len(counts)
-    bars = tuple(_draw_bar(start + i * step, step, pair, (place, lift)) for i, pair in enumerate(counts) if sum(pair))
+    bars = tuple(_draw_bar(start + i * step, step, *pair, place, lift) for i, pair in enumerate(counts) if sum(pair))
     across = tuple(Tick(place(value), f"{value:.1f}") for value in (start + i * (1 - start) / 5 for i in range(6)))
     up = tuple(Tick(lift(value), f"{value:,}") for value in sorted({0, top // 2, top}))
     return Histogram(bars, across, up, Tick(place(max(start, min(1.0, threshold))), f"{threshold:g}"))
@@ -80,12 +80,10 @@ def choose_top(largest: int) -> int:
 
 
 def _pair(accept: Sequence[int], review: Sequence[int]) -> list[tuple[int, int]]:
-    return [(sum(accept[i : i + 2]), sum(review[i : i + 2])) for i in range(0, BINS, 2)]
+    return [(sum(accept[i : i + 2]), sum(review[i : i + 2])) for i in range(0, HISTOGRAM_BINS, 2)]
 
 
-def _draw_bar(low: float, step: float, pair: tuple[int, int], scales: tuple[Scale, Scale]) -> Bar:
-    place, lift = scales
-    accept, review = pair
+def _draw_bar(low: float, step: float, accept: int, review: int, place: Scale, lift: Scale) -> Bar:
     gap = 1.5
     x, base = place(low) + gap / 2, lift(0)
     tall = max(base - lift(accept + review), 1.5)  # a bar of one image among thousands is still seen

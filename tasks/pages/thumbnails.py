@@ -1,4 +1,4 @@
-"""Bytes of an image file in, a small picture as a `data:` URI out: nothing of the file but its pixels survives."""
+"""Small pictures for pages, as `data:` addresses: nothing of an image file but its pixels is in them."""
 
 import base64
 from dataclasses import dataclass
@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.images.read import encode_jpeg, encode_png, read_image
+from cnn.images.pixels import encode_jpeg, encode_png
+from cnn.images.read import read_image
 from cnn.images.spec import ImageSpec
 
-SHOWN = 96  # pixels of the longer side on the page
-STORED = 144  # pixels of the longer side of a photograph in the file: sharp on dense screens, still small
+SHOWN_SIDE = 96  # pixels of the longer side on the page
+STORED_SIDE = 144  # pixels of the longer side of a photograph in the file: sharp on dense screens, still small
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,11 @@ def make_picture(data: bytes, image: ImageSpec = ImageSpec()) -> Picture:  # noq
         BadImage: the bytes give no picture.
     """
     seen = {name: getattr(image, name) for name in ("levels", "raw", "max_pixels")}
-    decoded = read_image(data, ImageSpec(size=(STORED, STORED), resize="pad", **seen))
+    decoded = read_image(data, ImageSpec(size=(STORED_SIDE, STORED_SIDE), resize="pad", **seen))
     longer = max(decoded.width, decoded.height)
-    if longer < SHOWN:  # enlarging by interpolation would turn an 8 x 8 digit into fog
+    if longer < SHOWN_SIDE:  # enlarging by interpolation would turn an 8 x 8 digit into fog
         exact = read_image(data, ImageSpec(size=(decoded.height, decoded.width), resize="stretch", **seen))
-        factor = -(-SHOWN // longer)
+        factor = -(-SHOWN_SIDE // longer)
         pixels = exact.pixels.repeat(factor, axis=0).repeat(factor, axis=1)
         return _embed(encode_png(_to_grey(pixels)), "png", pixels)
     pixels = _cut_letterbox(decoded.pixels, decoded.width, decoded.height)
@@ -43,10 +44,10 @@ def make_picture(data: bytes, image: ImageSpec = ImageSpec()) -> Picture:  # noq
 
 def _cut_letterbox(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
     """The picture without the bars that `pad` put around it."""
-    factor = STORED / max(width, height)
-    inner_height = min(STORED, max(1, round(height * factor)))
-    inner_width = min(STORED, max(1, round(width * factor)))
-    top, left = (STORED - inner_height) // 2, (STORED - inner_width) // 2
+    factor = STORED_SIDE / max(width, height)
+    inner_height = min(STORED_SIDE, max(1, round(height * factor)))
+    inner_width = min(STORED_SIDE, max(1, round(width * factor)))
+    top, left = (STORED_SIDE - inner_height) // 2, (STORED_SIDE - inner_width) // 2
     return np.ascontiguousarray(pixels[top : top + inner_height, left : left + inner_width])
 
 

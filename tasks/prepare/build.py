@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from cnn.dataset.split import SPLITS
 from cnn.errors import BadImage
 from cnn.formats.content_digest import digest_image_data
-from cnn.images.read import encode_jpeg, make_grey32, read_image
+from cnn.images.pixels import encode_jpeg, make_grey32
+from cnn.images.read import read_image
 from infra.storage.store import reuse_source, reuse_store
 from tasks.files.chunks import Chunk
 from tasks.files.decoding import Decode, choose_decoder, refuse_crashes

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from cnn.dataset.manifest import Manifest
 from cnn.errors import DECODER_DEATHS, TRANSIENT_REASONS, IntegrityError, SafelightError
 from infra.storage.store import Source, Store
-from tasks.dataset.ledger import DECODED, OUTCOMES, SCHEMA, has_code
+from tasks.dataset.ledger import DECODED, LEDGER, OUTCOMES
 from tasks.dataset.version import fetch_ledger, find_latest_version, read_manifest
-from tasks.files.changes import Match, hash_files, match_files
+from tasks.files.changes import Match, has_reason_code, hash_files, match_files
 from tasks.files.paths import decode_path, restore_paths, show_path
 from tasks.prepare.job import ExistingFiles, PreviousVersion
 from tasks.prepare.spec import BuildSpec
@@ -65,11 +65,11 @@ def reuse_unchanged(rows: Rows, manifest: Manifest, ledger: Iterable[pa.Table], 
     Raises:
         IntegrityError: the ledger is damaged.
     """
-    draft, left, same = rows.draft(), [SCHEMA.empty_table()], 0
+    draft, left, same = rows.draft(), [LEDGER.empty_table()], 0
     for table, match in match_files(rows.files, ledger):
         usable, decoded = _find_usable(table, manifest, existing)
         stands = match.same & usable[match.earlier]
-        died = has_code(table.column("reason"), DECODER_DEATHS).to_numpy(zero_copy_only=False)
+        died = has_reason_code(table.column("reason"), DECODER_DEATHS).to_numpy(zero_copy_only=False)
         draft.doubted[match.listed[~stands]] = died[match.earlier[~stands]]
         # Files that were read then and are left out by a rule now are no longer asked for.
         chosen = stands & (draft.outcome[match.listed] == PENDING)
@@ -149,7 +149,7 @@ def _find_usable(
     that were refused), and whether they have pixels at all."""
     refused = pc.and_(pc.equal(table.column("outcome"), "quarantined"), pc.is_valid(table.column("digest")))
     # Older ledgers have the digests of files that ended their decoder, so their verdicts would stand for good.
-    refused = pc.and_not(refused, has_code(table.column("reason"), TRANSIENT_REASONS))
+    refused = pc.and_not(refused, has_reason_code(table.column("reason"), TRANSIENT_REASONS))
     decoded = pc.is_in(table.column("outcome"), pa.array(DECODED)).to_numpy(zero_copy_only=False)
     keys = (table.column(name).combine_chunks().dictionary_encode() for name in ("chunk", "record_split"))
     chunks, splits = ((key.dictionary.to_pylist(), key.indices.fill_null(-1).to_numpy()) for key in keys)

@@ -7,7 +7,6 @@ that the next version does not do it again.
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from math import prod
 
 import cv2
 import numpy as np
@@ -15,19 +14,16 @@ from numpy.typing import NDArray
 
 from cnn.dataset.manifest import ShardRef
 from cnn.dataset.tfrecord import (
-    Record,
-    decode_raw,
     decode_record,
     iterate_frames,
     map_file,
     measure_crc,
-    raw_layout,
     relabel_record,
 )
 from cnn.digest import canonical_json, hash_json, seal, unseal
 from cnn.errors import IntegrityError, StorageError
-from cnn.images.augment import augment_image
-from cnn.images.read import encode_jpeg, sum_levels
+from cnn.images.augment import AUGMENT_FORMAT, Augmenter
+from cnn.images.pixels import encode_jpeg, sum_levels
 from cnn.images.spec import AugmentSpec, ImageSpec
 from infra.storage.layout import derived_path, shard_sums_path
 from infra.storage.store import Store, reuse_store
@@ -54,8 +50,8 @@ class ShardSelection:
     def key(self, task: "DeriveTask") -> str:
         """40 hex digits over all that decides the bytes of the shard that comes out."""
         facts = [FORMAT, self.shard.digest, self.records, self.labels]
-        made = [task.augment.model_dump(), task.image.encoding, task.image.shape] if self.copies else None
-        return hash_json([facts, made])[:40]
+        made = [AUGMENT_FORMAT, task.augment.model_dump(), task.image.encoding, task.image.shape]
+        return hash_json([facts, made if self.copies else None])[:40]
 
 
 @dataclass(frozen=True)
@@ -143,7 +139,7 @@ def sum_shard_levels(work: ShardRef, workspace: str, image: ImageSpec) -> tuple[
         pass  # not measured yet
     with computing():
         for record in read_records(store, work):
-            sums = sum_levels(_to_pixels(_take_apart(record, image).image, image))
+            sums = sum_levels(_to_pixels(decode_record(record).image, image))
             totals = [total + value for total, value in zip(totals, sums, strict=True)]
     store.write(name, seal(canonical_json(totals).encode()))
     return work.path, totals
@@ -157,11 +153,12 @@ def _selected(store: Store, work: ShardSelection) -> Iterator[tuple[memoryview, 
 def _write_copies(store: Store, work: ShardSelection, task: DeriveTask, writer: ShardWriter) -> tuple[int, ...]:
     """Append the augmented copies; returns the checksum of those of each image, of their bytes one after the other."""
     crcs = []
+    augmenter = Augmenter(task.augment)
     for record, label in _selected(store, work):
-        base, crc = _take_apart(record, task.image), 0
+        base, crc = decode_record(record), 0
         pixels = _to_pixels(base.image, task.image)
         for copy in range(1, task.augment.copies + 1):
-            image = augment_image(pixels, task.augment, base.key, copy)
+            image = augmenter.make_copy(pixels, base.key, copy)
             content = image if task.image.encoding == "raw" else encode_jpeg(image)
             own = writer.append_image(content, label, base.key, copy)
             crc = own if copy == 1 else measure_crc(content, crc)
@@ -169,11 +166,7 @@ def _write_copies(store: Store, work: ShardSelection, task: DeriveTask, writer: 
     return tuple(crcs)
 
 
-def _take_apart(record: memoryview, spec: ImageSpec) -> Record:
-    return decode_raw(record, raw_layout(prod(spec.shape))) if spec.encoding == "raw" else decode_record(record)
-
-
-def _to_pixels(image: bytes | memoryview, spec: ImageSpec) -> NDArray[np.uint8]:
+def _to_pixels(image: memoryview, spec: ImageSpec) -> NDArray[np.uint8]:
     if spec.encoding == "raw":
         return np.frombuffer(image, np.uint8).reshape(spec.shape)
     flag = cv2.IMREAD_GRAYSCALE if spec.channels == 1 else cv2.IMREAD_COLOR_RGB

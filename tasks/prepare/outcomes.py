@@ -14,9 +14,9 @@ from tasks.files.text_index import TextIndex
 from tasks.pages.spreadsheets import write_rows
 from tasks.prepare.table import CONFLICT, DUPLICATE, LEAK, OK, QUARANTINED, Rows, iterate_slices
 
-COLUMNS = ("path", "outcome", "reason", "other", "label", "other_label")
-SHOWN = 3  # pairs in a line
-PART = 65_536
+OUTCOME_COLUMNS = ("path", "outcome", "reason", "other", "label", "other_label")
+PAIRS_SHOWN = 3  # pairs in a line
+OUTCOMES_SLICE = 65_536
 
 
 def has_outcomes(rows: Rows) -> bool:
@@ -29,8 +29,8 @@ def write_outcomes(rows: Rows, path: Path) -> None:
 
     Ignored files are left out: nobody takes them for images. The list follows from the ledger's rows alone.
     """
-    parts = (_lines(rows, start, stop) for start, stop in iterate_slices(len(rows), PART))
-    write_rows(path, COLUMNS, chain.from_iterable(parts))
+    parts = (_lines(rows, start, stop) for start, stop in iterate_slices(len(rows), OUTCOMES_SLICE))
+    write_rows(path, OUTCOME_COLUMNS, chain.from_iterable(parts))
 
 
 def describe_outcomes(rows: Rows) -> list[str]:
@@ -56,8 +56,8 @@ def describe_outcomes(rows: Rows) -> list[str]:
 
 def name_pairs(rows: Rows, found: NDArray[np.int64], pair: str) -> str:
     """The first few of some rows, each with its other file, as `pair` puts it."""
-    shown = ", ".join(pair.format(*map(repr, names)) for names in _pairs(rows, found[:SHOWN]))
-    return shown + (", …" if len(found) > SHOWN else "")
+    shown = ", ".join(pair.format(*map(repr, names)) for names in _pairs(rows, found[:PAIRS_SHOWN]))
+    return shown + (", …" if len(found) > PAIRS_SHOWN else "")
 
 
 def count_leaks_by_class(rows: Rows) -> str:
@@ -66,8 +66,8 @@ def count_leaks_by_class(rows: Rows) -> str:
     labels = rows.files.column("label").take(leaks).cast("string").to_pylist()
     counts = Counter(zip(labels, rows.split[leaks].tolist(), strict=True))
     found = sorted((-count, label, SPLITS[split]) for (label, split), count in counts.items())
-    told = ", ".join(f"{label!r} {-count:,} of {split}" for count, label, split in found[:SHOWN])
-    return told + (", …" if len(found) > SHOWN else "")
+    told = ", ".join(f"{label!r} {-count:,} of {split}" for count, label, split in found[:PAIRS_SHOWN])
+    return told + (", …" if len(found) > PAIRS_SHOWN else "")
 
 
 def _listed(rows: Rows, part: slice) -> NDArray[np.bool_]:

@@ -11,8 +11,9 @@ from cnn.digest import canonical_json
 from cnn.errors import TRANSIENT_REASONS, IntegrityError, SourceError
 from infra.storage.scratch import remove_stale_scratch
 from infra.storage.store import Store
-from tasks.dataset.ledger import DECODED, has_code, iterate_ledger
+from tasks.dataset.ledger import DECODED, iterate_ledger
 from tasks.files.bit_depth import DeepCounts
+from tasks.files.changes import has_reason_code
 from tasks.files.chunks import ChunkPlan, cut_by_hash
 from tasks.files.class_folders import apply_owner_split, find_owner_split
 from tasks.files.listing import class_names, digest_listing, list_source
@@ -154,7 +155,7 @@ def find_report(plan: BuildPlan, number: int, store: Store) -> ChunkReport | Non
         report = plan.check_report(number, read_chunk_report(store, key), store)
     except IntegrityError:
         return None  # it is built anew
-    transient = pc.any(has_code(report.table.column("reason"), TRANSIENT_REASONS)).as_py()
+    transient = pc.any(has_reason_code(report.table.column("reason"), TRANSIENT_REASONS)).as_py()
     if transient or report.table.column("digest").null_count:
         return None
     return report if all(map(plan.existing.has_shard, report.shards.values())) else None

@@ -1,7 +1,6 @@
 """Publish a dataset version: the ledger, then the manifest, which is the only commit point, then the pointer."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from cnn.dataset.manifest import LedgerRef, Manifest
 from cnn.dataset.normalization import Normalization
@@ -11,7 +10,7 @@ from infra.storage.disk_errors import explain_disk_errors
 from infra.storage.layout import ledger_path, manifest_path, outcomes_path, slug_of
 from infra.storage.scratch import open_scratch
 from infra.storage.store import Store
-from tasks.dataset.ledger import ROW_GROUP, LedgerWriter
+from tasks.dataset.ledger import ROW_GROUP, write_ledger
 from tasks.dataset.version import LatestVersion, point_to_version
 from tasks.prepare.checks import count_images, count_outcomes, digest_dataset
 from tasks.prepare.job import Listing
@@ -50,9 +49,10 @@ def publish_dataset(draft: DatasetDraft, store: Store) -> PublishedDataset:
     Raises:
         StorageError: the workspace does not take it, or a shard is gone; nothing is published.
     """
-    rows = draft.placement.rows
+    placement, rows = draft.placement, draft.placement.rows
     with explain_disk_errors("write the ledger to", store.uri), open_scratch(store.root) as body:
-        write_ledger(draft.placement, body.path)
+        parts = (rows.table(*part, placement.shards, placement.names) for part in iterate_slices(len(rows), ROW_GROUP))
+        write_ledger(body.path, parts)
         ledger = LedgerRef(path="", rows=len(rows), sha256=hash_file(body.path))
         manifest = make_manifest(draft, ledger)
         store.take_file(manifest.ledger.path, body.path)
@@ -80,16 +80,6 @@ def check_shards(store: Store, manifest: Manifest) -> None:
             raise StorageError(
                 f"{store.uri_of(shard.path)} was removed or replaced during this run; nothing was published, run again"
             )
-
-
-def write_ledger(placement: Placement, path: Path) -> None:
-    """Write the ledger's file part by part."""
-    writer = LedgerWriter(path)
-    try:
-        for start, stop in iterate_slices(len(placement.rows), ROW_GROUP):
-            writer.write(placement.rows.table(start, stop, placement.shards, placement.names))
-    finally:
-        writer.close()
 
 
 def make_manifest(draft: DatasetDraft, ledger: LedgerRef) -> Manifest:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cnn.dataset.manifest import ShardRef
 from cnn.dataset.near_duplicates import HASH_CELLS, perceptual_hashes
 from cnn.dataset.split import SPLITS, TRAIN
-from tasks.dataset.ledger import DECODED, OUTCOMES, batch_table
+from tasks.dataset.ledger import DECODED, OUTCOMES, make_ledger_table
 from tasks.files.paths import quote_path
 from tasks.files.text_index import NONE, TextIndex
 from tasks.prepare.chunk_report import ChunkReport, bytes_of, read_greys
@@ -122,7 +122,7 @@ class Rows:
         facts = columns | texts | {"digest": self._hex_digests(part)}
         for name, values in (("fingerprint", self.perceptual_hash[part]), ("image_key", self.image_key[part])):
             facts[name] = self._pack(values, part)
-        return batch_table(self.files.slice(start, stop - start), facts, self.split[part] >= 0)
+        return make_ledger_table(self.files.slice(start, stop - start), facts, self.split[part] >= 0)
 
     def _reason_texts(self, part: slice) -> pa.Array:
         reasons = self.reasons.decode(self.reason[part]).cast(pa.string())

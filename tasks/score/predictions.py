@@ -1,13 +1,15 @@
-"""Prediction rows in, Parquet out and back: the schema of a scored batch, merging by path, and CSV for spreadsheets."""
+"""The table of predictions, one row for each file: its columns, and how it is written and read (Parquet, CSV)."""
 
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -16,51 +18,55 @@ from cnn.digest import canonical_json
 from cnn.errors import IntegrityError
 from cnn.text import shorten
 from infra.storage.entry import Entry
+from tasks.files.paths import restore_paths, show_path
 from tasks.pages.spreadsheets import write_rows
+from tasks.score.spec import ScoreSpec
 
-OUTCOMES = ("ok", "quarantined", "ignored")
+SCORE_OUTCOMES = ("ok", "quarantined", "ignored")
 DECISIONS = ("accept", "review")
-ROW_GROUP = 16_384  # rows that are in memory at once while a batch is written or read
+SLICE = 16_384  # rows that are in memory at once while a batch is written or read
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-GUESS = pa.struct([pa.field("label", pa.string()), pa.field("probability", pa.float64())])
-SCHEMA = pa.schema(
-    [
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("digest", pa.string()),  # sha256 of the file
-        pa.field("label", pa.string()),
-        pa.field("confidence", pa.float64()),  # calibrated probability of the label
-        pa.field("top_k", pa.list_(GUESS)),  # the most probable labels, best first
-        pa.field("decision", pa.string()),  # accept, review, or null where there is no prediction
-        pa.field("outcome", pa.string(), nullable=False),
-        pa.field("reason", pa.string()),  # of quarantined and ignored files
-        pa.field("model_version", pa.string(), nullable=False),
-        pa.field("scored_at", pa.timestamp("us", tz="UTC")),
-        pa.field("path_raw", pa.binary()),  # the name's bytes, where they are not UTF-8
-        pa.field("size", pa.int64(), nullable=False),
-        pa.field("modified", pa.timestamp("us", tz="UTC")),  # null where the listing does not tell
-        pa.field("revision", pa.string(), nullable=False),  # another one, another file: mtime_ns.ctime_ns, or the ETag
-        pa.field("width", pa.int32()),
-        pa.field("height", pa.int32()),
-    ]
-)
+
+@dataclass(frozen=True)
+class Guess:
+    """A label that an image may have, and its calibrated probability."""
+
+    label: str
+    probability: float
 
 
-# In a spreadsheet a person reads from the left; the guesses after the first follow the confidence.
-FIRST_CELLS = ("path", "label", "confidence")
-LAST_CELLS = (
-    *("decision", "outcome", "reason", "modified", "scored_at", "width", "height", "size"),
-    *("model_version", "digest", "revision", "path_raw"),
-)
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of an image of `width` x `height` pixels, and since when (UTC).
+
+    `top_k` are the most probable labels, best first; the first of them is the image's label.
+    """
+
+    top_k: tuple[Guess, ...]
+    width: int
+    height: int
+    scored_at: datetime
 
 
-def describe_entry(entry: Entry) -> dict[str, Any]:
-    """What a row says of a file as it was listed, beside its path."""
-    return {"size": entry.size, "modified": find_time(entry), "revision": entry.modified}
+@dataclass(frozen=True)
+class FileOutcome:
+    """What one listed file came to: a prediction, or the reason why there is none.
+
+    `digest` is the sha256 of the file, None where it was not read; `tried_at` (UTC) when that was tried.
+    """
+
+    entry: Entry
+    model_version: str
+    outcome: Literal["ok", "quarantined", "ignored"]
+    reason: str | None = None
+    digest: str | None = None
+    tried_at: datetime | None = None
+    prediction: Prediction | None = None
 
 
 def find_time(entry: Entry) -> datetime | None:
-    """When a file was last written (UTC); None where its store does not tell, or tells what no calendar has."""
+    """When a file was last written (UTC); None where its store does not say, or says what no calendar has."""
     try:
         if entry.written is not None:
             return EPOCH + timedelta(microseconds=round(entry.written * 1e6))
@@ -72,23 +78,71 @@ def find_time(entry: Entry) -> datetime | None:
         return None
 
 
-def to_rows_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Rows as a table of the predictions' schema; absent keys are null."""
-    return pa.table({name: [row.get(name) for row in rows] for name in SCHEMA.names}, schema=SCHEMA)
+def _from_prediction(read: Callable[[Prediction], Any]) -> Callable[[FileOutcome], Any]:
+    return lambda row: None if row.prediction is None else read(row.prediction)
 
 
-def to_part(table: pa.Table, facts: Mapping[str, Any]) -> bytes:
+# The columns, each with the value that it has in the row of a file. Nothing else says which column holds what.
+VALUES: Mapping[pa.Field, Callable[[FileOutcome], Any]] = {
+    pa.field("path", pa.string(), nullable=False): lambda row: show_path(row.entry.path)[0],
+    pa.field("digest", pa.string()): lambda row: row.digest,
+    pa.field("label", pa.string()): _from_prediction(lambda found: found.top_k[0].label),
+    pa.field("confidence", pa.float64()): _from_prediction(lambda found: found.top_k[0].probability),
+    pa.field("top_k", pa.list_(pa.struct({"label": pa.string(), "probability": pa.float64()}))): _from_prediction(
+        lambda found: [vars(guess) for guess in found.top_k]
+    ),
+    pa.field("decision", pa.string()): lambda row: None,  # follows from the confidence: see `set_decisions`
+    pa.field("outcome", pa.string(), nullable=False): lambda row: row.outcome,
+    pa.field("reason", pa.string()): lambda row: row.reason,
+    pa.field("model_version", pa.string(), nullable=False): lambda row: row.model_version,
+    pa.field("scored_at", pa.timestamp("us", tz="UTC")): (
+        lambda row: row.tried_at if row.prediction is None else row.prediction.scored_at
+    ),
+    pa.field("path_raw", pa.binary()): lambda row: show_path(row.entry.path)[1],  # where it is not UTF-8
+    pa.field("size", pa.int64(), nullable=False): lambda row: row.entry.size,
+    pa.field("modified", pa.timestamp("us", tz="UTC")): lambda row: find_time(row.entry),
+    # Another revision is another file: mtime_ns.ctime_ns, or the ETag of an object.
+    pa.field("revision", pa.string(), nullable=False): lambda row: row.entry.modified,
+    pa.field("width", pa.int32()): _from_prediction(lambda found: found.width),
+    pa.field("height", pa.int32()): _from_prediction(lambda found: found.height),
+}
+PREDICTIONS = pa.schema(list(VALUES))
+
+# In a spreadsheet a person reads from the left; the guesses after the first follow the confidence.
+FIRST_CELLS = ("path", "label", "confidence")
+LAST_CELLS = (
+    *("decision", "outcome", "reason", "modified", "scored_at", "width", "height", "size"),
+    *("model_version", "digest", "revision", "path_raw"),
+)
+
+
+def make_predictions_table(rows: Sequence[FileOutcome], spec: ScoreSpec) -> pa.Table:
+    """The rows as a table of the columns `PREDICTIONS`."""
+    columns = {column.name: [read(row) for row in rows] for column, read in VALUES.items()}
+    return set_decisions(pa.table(columns, schema=PREDICTIONS), spec)
+
+
+def set_decisions(table: pa.Table, spec: ScoreSpec) -> pa.Table:
+    """The table with the decision on each prediction; null where there is no prediction."""
+    confidences = table.column("confidence").to_numpy()
+    texts = np.where(spec.is_accepted(confidences), *DECISIONS)
+    decisions = pa.array(texts, pa.string(), mask=np.isnan(confidences))
+    place = PREDICTIONS.get_field_index("decision")
+    return table.set_column(place, PREDICTIONS.field(place), decisions)
+
+
+def encode_part(table: pa.Table, counts: Mapping[str, Any]) -> bytes:
     """Parquet bytes, with page checksums, of one chunk's rows and the counts that are kept beside them."""
     sink = io.BytesIO()
-    text = canonical_json(dict(facts))
+    text = canonical_json(dict(counts))
     # Page checksums leave the footer out, so the counts in it bring their own.
     table = table.replace_schema_metadata({"safelight": text, "safelight.sha256": _digest(text.encode())})
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
 
 
-def from_part(data: bytes, name: str) -> tuple[pa.Table, dict[str, Any]]:
-    """(rows, counts) of one chunk; the inverse of `to_part`.
+def decode_part(data: bytes, name: str) -> tuple[pa.Table, dict[str, Any]]:
+    """(rows, counts) of one chunk; the inverse of `encode_part`.
 
     Raises:
         IntegrityError: the bytes are damaged or are no part; `name` is said.
@@ -100,9 +154,9 @@ def from_part(data: bytes, name: str) -> tuple[pa.Table, dict[str, Any]]:
         if metadata[b"safelight.sha256"].decode() != _digest(text):
             raise ValueError("the counts do not match their checksum")
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise IntegrityError(f"{name} is damaged ({_describe(error)}); delete it and score again") from None
+        raise _damaged(name, error) from None
     table = table.replace_schema_metadata(None)
-    if not table.schema.equals(SCHEMA):
+    if not table.schema.equals(PREDICTIONS):
         raise IntegrityError(f"{name} has other columns than this version writes; delete it and score again")
     return table, json.loads(text)
 
@@ -110,35 +164,29 @@ def from_part(data: bytes, name: str) -> tuple[pa.Table, dict[str, Any]]:
 def write_predictions(tables: Iterable[pa.Table], path: Path) -> int:
     """Write tables one after the other as one Parquet file with page checksums; returns the rows written."""
     rows, waiting, waiting_rows = 0, list[pa.Table](), 0
-    with pq.ParquetWriter(path, SCHEMA, compression="zstd", write_page_checksum=True) as writer:
+    with pq.ParquetWriter(path, PREDICTIONS, compression="zstd", write_page_checksum=True) as writer:
         for table in tables:
             waiting.append(table)
             waiting_rows += table.num_rows
-            if waiting_rows >= ROW_GROUP:
-                writer.write_table(pa.concat_tables(waiting).combine_chunks(), row_group_size=ROW_GROUP)
+            if waiting_rows >= SLICE:
+                writer.write_table(pa.concat_tables(waiting).combine_chunks(), row_group_size=SLICE)
                 rows, waiting, waiting_rows = rows + waiting_rows, [], 0
-        writer.write_table(pa.concat_tables([SCHEMA.empty_table(), *waiting]).combine_chunks())
+        writer.write_table(pa.concat_tables([PREDICTIONS.empty_table(), *waiting]).combine_chunks())
     return rows + waiting_rows
 
 
 def iterate_predictions(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The rows of a predictions file, at most `ROW_GROUP` at a time, page checksums verified.
+    """The rows of a predictions file, at most `SLICE` at a time, page checksums verified.
 
     Raises:
         IntegrityError: the file is damaged; it is named.
     """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            for batch in file.iter_batches(ROW_GROUP, columns=None if columns is None else list(columns)):
+            for batch in file.iter_batches(SLICE, columns=None if columns is None else list(columns)):
                 yield pa.Table.from_batches([batch])
     except (pa.ArrowException, OSError) as error:
-        raise IntegrityError(f"{path} is damaged ({_describe(error)}); delete it and score again") from None
-
-
-def path_keys(table: pa.Table) -> pa.ChunkedArray:
-    """The names' bytes, which are what identifies and orders rows: binary (rows,)."""
-    shown = table.column("path").cast(pa.binary())
-    return pc.coalesce(table.column("path_raw"), shown)
+        raise _damaged(str(path), error) from None
 
 
 def merge_tables(streams: Iterable[Iterable[pa.Table]]) -> Iterator[pa.Table]:
@@ -155,7 +203,8 @@ def merge_tables(streams: Iterable[Iterable[pa.Table]]) -> Iterator[pa.Table]:
             if left is not None:
                 rest.append(left)
         merged = pa.concat_tables(ready)
-        yield merged.take(pc.sort_indices(path_keys(merged))) if sum(map(len, ready)) > len(ready[0]) else merged
+        is_mixed = merged.num_rows > ready[0].num_rows
+        yield merged.take(pc.sort_indices(restore_paths(merged))) if is_mixed else merged
         queue = rest
 
 
@@ -182,10 +231,10 @@ def _list_guesses(top_k: Sequence[Mapping[str, Any]] | None, ranks: range) -> li
     return [found.get(rank, {}).get(name) for rank in ranks for name in ("label", "probability")]
 
 
-def _next_head(stream: Iterator[pa.Table]) -> tuple[pa.Table, pa.ChunkedArray, Iterator[pa.Table]] | None:
+def _next_head(stream: Iterator[pa.Table]) -> tuple[pa.Table, pa.Array, Iterator[pa.Table]] | None:
     for table in stream:
         if table.num_rows:
-            return table, path_keys(table), stream
+            return table, restore_paths(table), stream
     return None
 
 
@@ -193,5 +242,6 @@ def _digest(text: bytes) -> str:
     return hashlib.sha256(text).hexdigest()
 
 
-def _describe(error: Exception) -> str:
-    return shorten(f"{type(error).__name__}: {error}", 160)
+def _damaged(name: str, error: Exception) -> IntegrityError:
+    said = shorten(f"{type(error).__name__}: {error}", 160)
+    return IntegrityError(f"{name} is damaged ({said}); delete it and score again")

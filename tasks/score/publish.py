@@ -1,11 +1,11 @@
-"""A plan and its finished parts in, a published batch out: rows, report, and `batch.json`, which commits them."""
+"""Publish a batch: its predictions, its report, and `batch.json`, which is written last and makes it exist."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from itertools import zip_longest
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from cnn.digest import hash_file
 from cnn.errors import StorageError
@@ -14,40 +14,33 @@ from infra.storage.disk_errors import explain_disk_errors
 from infra.storage.layout import batch_path, score_part_path
 from infra.storage.scratch import open_scratch
 from infra.storage.store import Store
-from tasks.files.labels import Listed
-from tasks.files.paths import show_path
-from tasks.score.chunk import ScoreTask
-from tasks.score.plan import (
-    RULES,
-    BatchRecord,
-    PredictionsRef,
-    ScorePlan,
-    drop_parts,
-    find_finished,
-    move_pointer,
-)
+from tasks.files.listing import make_entries
+from tasks.files.paths import quote_path, restore_paths, show_path
+from tasks.score.batch import SCORING_RULES, BatchRecord, PredictionsRef, drop_parts, point_to_batch
+from tasks.score.plan import ScorePlan, find_finished_batch
 from tasks.score.predictions import (
-    ROW_GROUP,
-    describe_entry,
-    from_part,
+    SLICE,
+    FileOutcome,
+    decode_part,
     iterate_predictions,
+    make_predictions_table,
     merge_tables,
-    path_keys,
-    to_rows_table,
+    set_decisions,
     write_predictions,
 )
 from tasks.score.report import ReportFacts, make_report
 from tasks.score.summary import Summary, summarize_predictions
 
 DEFAULT_IMAGE = ImageSpec()
-COUNTED = ("scored", "unread")  # what the record takes from the parts' reports
+COUNTED = ("scored", "unread")  # what the record takes from the counts of the parts
 
 
 def publish_batch(
     store: Store, plan: ScorePlan, read: Callable[[str], bytes], image: ImageSpec = DEFAULT_IMAGE
 ) -> BatchRecord:
-    """Put the parts, the kept rows and the settled files together and publish them; `read` gives a file of the source,
-    and `image` says how the model sees it.
+    """Put the parts, the rows used again and those of unreadable files together and publish them.
+
+    `read` gives a file of the source, and `image` says how the model sees it.
 
     Raises:
         StorageError: rows and listing do not agree, or a part is missing; nothing is published.
@@ -57,33 +50,32 @@ def publish_batch(
         return _publish(store, plan, read, image)
     except StorageError:
         # Another run of the same batch may have been faster: it removes the parts when it has published them.
-        if (record := find_finished(store, plan)) is None:
+        if (record := find_finished_batch(store, plan)) is None:
             raise
         return record
 
 
 def _publish(store: Store, plan: ScorePlan, read: Callable[[str], bytes], image: ImageSpec) -> BatchRecord:
     batch, counts = plan.task.batch, Counter[str]()
-    names = {name: batch_path(batch, name) for name in ("predictions.parquet", "report.html", "batch.json")}
     with explain_disk_errors("write the predictions to", store.uri), open_scratch(store.root) as body:
-        # 1. All rows, in the order of their paths, held against the listing as they go by.
-        streams = (_read_parts(store, plan, counts), _read_kept(plan), _settled_rows(plan))
-        rows = write_predictions(reconcile_rows(merge_tables(streams), plan.keys), body.path)
+        # 1. All rows, in the order of their paths, compared with the listing as they go by.
+        streams = (_read_parts(store, plan, counts), _read_reused(plan), _describe_unreadable(plan))
+        rows = write_predictions(reconcile_with_listing(merge_tables(streams), plan.files.column("path")), body.path)
         summary = summarize_predictions(body.path, plan.task.spec.sheet)
-        reference = PredictionsRef(path=names["predictions.parquet"], rows=rows, sha256=hash_file(body.path))
-        record = _make_record(plan, summary, reference, counts)
+        path = batch_path(batch, "predictions.parquet")
+        record = _make_record(plan, summary, PredictionsRef(path=path, rows=rows, sha256=hash_file(body.path)), counts)
         # 2. The rows and the report. A reader opens neither before the record is there.
-        store.take_file(reference.path, body.path)
+        store.take_file(path, body.path)
         report = make_report(_make_facts(store, plan, record, image), summary, read)
-        store.write(names["report.html"], report.encode())
-    # 3. The record commits the batch; the pointer makes it the latest; its parts are no longer needed.
-    store.write(names["batch.json"], record.to_json().encode())
-    move_pointer(store, plan.task)
+        store.write(record.report, report.encode())
+    # 3. The record publishes the batch; the pointer makes it the latest; its parts are no longer needed.
+    store.write(batch_path(batch, "batch.json"), record.to_json().encode())
+    point_to_batch(store, plan.task)
     drop_parts(store, batch)
     return record
 
 
-def reconcile_rows(tables: Iterable[pa.Table], keys: Sequence[bytes]) -> Iterator[pa.Table]:
+def reconcile_with_listing(tables: Iterable[pa.Table], paths: pa.ChunkedArray) -> Iterator[pa.Table]:
     """The tables as they are, as long as their rows are exactly the files listed, each once, in order.
 
     Raises:
@@ -91,55 +83,52 @@ def reconcile_rows(tables: Iterable[pa.Table], keys: Sequence[bytes]) -> Iterato
     """
     position = 0
     for table in tables:
-        found, expected = path_keys(table).to_pylist(), list(keys[position : position + table.num_rows])
-        if found != expected:
-            first = next(i for i, pair in enumerate(zip(found, [*expected, None], strict=False)) if pair[0] != pair[1])
-            raise StorageError(_disagreement(found[first], len(keys)))
+        found, expected = restore_paths(table), paths.slice(position, table.num_rows).combine_chunks()
+        if not found.equals(expected.cast(found.type)):
+            raise StorageError(_describe_difference(found.to_pylist(), expected.to_pylist(), len(paths)))
         position += table.num_rows
         yield table
-    if position != len(keys):
-        raise StorageError(_disagreement(keys[position], len(keys)))
+    if position != len(paths):
+        raise StorageError(_describe_difference([], [paths[position].as_py()], len(paths)))
 
 
 def _read_parts(store: Store, plan: ScorePlan, counts: Counter[str]) -> Iterator[pa.Table]:
-    for chunk in plan.chunks:
+    for chunk in plan.make_chunks():
         name = score_part_path(plan.task.batch, chunk.key)
-        table, facts = from_part(store.read(name), store.uri_of(name))
+        table, facts = decode_part(store.read(name), store.uri_of(name))
         counts.update({kind: facts[kind] for kind in COUNTED})
         yield table
 
 
-def _read_kept(plan: ScorePlan) -> Iterator[pa.Table]:
-    if plan.previous is None or plan.previous.path is None or not plan.kept.any():
+def _read_reused(plan: ScorePlan) -> Iterator[pa.Table]:
+    """The rows of the previous batch that still hold, decided anew: the threshold may be another one now."""
+    if plan.previous is None or plan.previous.path is None or not plan.comparison.reused.any():
         return
     position = 0
     for table in iterate_predictions(plan.previous.path):
-        mask = plan.kept[position : position + table.num_rows]
+        mask = plan.comparison.reused[position : position + table.num_rows]
         position += table.num_rows
-        rows = table.filter(pa.array(mask))
-        accepted = pc.greater_equal(rows.column("confidence"), plan.task.spec.accept)  # the threshold may have moved
-        decisions = pc.if_else(accepted, "accept", "review")
-        index = rows.schema.get_field_index("decision")
-        yield rows.set_column(index, rows.schema.field(index), decisions)
+        yield set_decisions(table.filter(pa.array(mask)), plan.task.spec)
 
 
-def _settled_rows(plan: ScorePlan) -> Iterator[pa.Table]:
-    for start in range(0, len(plan.settled), ROW_GROUP):
-        yield to_rows_table([_settled_row(item, plan.task) for item in plan.settled[start : start + ROW_GROUP]])
-
-
-def _settled_row(item: Listed, task: ScoreTask) -> Mapping[str, Any]:
-    path, raw = show_path(item.entry.path)
-    row: dict[str, Any] = {"path": path, "path_raw": raw, **describe_entry(item.entry)}
-    outcome = "quarantined" if item.ignored is None else "ignored"
-    reason = item.ignored if item.ignored is not None else item.entry.problem
-    return row | {"outcome": outcome, "reason": reason, "model_version": task.model.version}
+def _describe_unreadable(plan: ScorePlan) -> Iterator[pa.Table]:
+    """The rows of files that are not looked at: ignored ones, and those whose fault the listing knows."""
+    rows, version = plan.unreadable, plan.task.model.version
+    for part in np.split(rows, range(SLICE, len(rows), SLICE)):
+        reasons = plan.files.column("ignored").take(pa.array(part)).to_pylist()
+        outcomes = [
+            FileOutcome(entry, version, "quarantined", entry.problem)
+            if reason is None
+            else FileOutcome(entry, version, "ignored", reason)
+            for entry, reason in zip(make_entries(plan.files, part), reasons, strict=True)
+        ]
+        yield make_predictions_table(outcomes, plan.task.spec)
 
 
 def _make_record(plan: ScorePlan, summary: Summary, predictions: PredictionsRef, counts: Counter[str]) -> BatchRecord:
     task = plan.task
     return BatchRecord(
-        rules=RULES,
+        rules=SCORING_RULES,
         batch=task.batch,
         request=plan.request,
         source=task.source,
@@ -175,6 +164,9 @@ def _make_facts(store: Store, plan: ScorePlan, record: BatchRecord, image: Image
     )
 
 
-def _disagreement(key: bytes | None, files: int) -> str:
-    name = "no file" if key is None else repr(key.decode("utf-8", "backslashreplace"))
-    return f"the rows do not agree with the {files} files listed, first at {name}; nothing was published, score again"
+def _describe_difference(found: list[bytes], expected: list[bytes], files: int) -> str:
+    first = next(row or file for row, file in zip_longest(found, expected) if row != file)
+    return (
+        f"the predictions do not match the {files:,} files listed (the first difference is {quote_path(first)!r});"
+        " nothing was published, score again"
+    )

@@ -1,4 +1,4 @@
-"""A predictions file in, what a report shows of it out: counts, and the surest and least sure images of each class.
+"""What a report shows of a batch: counts, and the surest and the least sure images of each class.
 
 The file is read twice, a slice at a time: first to count, then to pick images, so that memory follows what is shown.
 """
@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from cnn.formats.reasons import name_reason
 from tasks.files.paths import restore_path
-from tasks.pages.histogram import BINS
-from tasks.score.predictions import DECISIONS, OUTCOMES, iterate_predictions
+from tasks.pages.histogram import HISTOGRAM_BINS
+from tasks.score.predictions import DECISIONS, SCORE_OUTCOMES, iterate_predictions
 
 MAX_SHEETS = 20  # classes with contact sheets
 MAX_QUARANTINED = 100  # rows of the quarantine list
@@ -39,7 +40,7 @@ class ClassMix:
 
 
 @dataclass(frozen=True)
-class Shot:
+class Example:
     """One image on a contact sheet: `path` as the source knows it, `name` as it may be shown."""
 
     path: str
@@ -50,12 +51,12 @@ class Shot:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class ContactSheet:
     """A class and its images: surest first in `most`, least sure first in `least`; none stands in both."""
 
     mix: ClassMix
-    most: tuple[Shot, ...]
-    least: tuple[Shot, ...]
+    most: tuple[Example, ...]
+    least: tuple[Example, ...]
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Summary:
     reasons: tuple[tuple[str, int], ...]
     ignored: tuple[tuple[str, int], ...]
     quarantine: tuple[tuple[str, str], ...]
-    sheets: tuple[Sheet, ...]
+    sheets: tuple[ContactSheet, ...]
 
     @property
     def files(self) -> int:
@@ -87,7 +88,9 @@ class _Tally:
     reasons: Counter[str] = field(default_factory=Counter)
     ignored: Counter[str] = field(default_factory=Counter)
     quarantine: list[tuple[str, str]] = field(default_factory=list)
-    bins: dict[str, Any] = field(default_factory=lambda: {name: np.zeros(BINS, np.int64) for name in DECISIONS})
+    bins: dict[str, NDArray[np.int64]] = field(
+        default_factory=lambda: {name: np.zeros(HISTOGRAM_BINS, np.int64) for name in DECISIONS}
+    )
 
 
 def summarize_predictions(path: Path, sheet: int, sheets: int = MAX_SHEETS) -> Summary:
@@ -107,7 +110,7 @@ def summarize_predictions(path: Path, sheet: int, sheets: int = MAX_SHEETS) -> S
     for (_, decision), count in tally.labels.items():
         decisions[decision] += count
     return Summary(
-        outcomes={name: tally.outcomes[name] for name in OUTCOMES},
+        outcomes={name: tally.outcomes[name] for name in SCORE_OUTCOMES},
         decisions={name: decisions[name] for name in DECISIONS},
         mix=tuple(mix),
         accept_bins=tuple(tally.bins["accept"].tolist()),
@@ -119,7 +122,7 @@ def summarize_predictions(path: Path, sheet: int, sheets: int = MAX_SHEETS) -> S
     )
 
 
-def pick_sheets(path: Path, mix: Iterable[ClassMix], size: int) -> tuple[Sheet, ...]:
+def pick_sheets(path: Path, mix: Iterable[ClassMix], size: int) -> tuple[ContactSheet, ...]:
     """The contact sheets of these classes, `size` images on each; among equals the first by path is the surer."""
     classes = {entry.label: entry for entry in mix}
     most: dict[str, list[Any]] = defaultdict(list)
@@ -132,9 +135,19 @@ def pick_sheets(path: Path, mix: Iterable[ClassMix], size: int) -> tuple[Sheet, 
             _push(most[label], (confidence, -number), row, size)
             _push(least[label], (-confidence, number), row, min(size, max(0, classes[label].images - size)))
     return tuple(
-        Sheet(entry, *(tuple(map(_to_shot, sorted(heap[label], reverse=True))) for heap in (most, least)))
+        ContactSheet(entry, *(tuple(map(_to_example, sorted(heap[label], reverse=True))) for heap in (most, least)))
         for label, entry in classes.items()
     )
+
+
+def describe_quarantined(path: Path, max_pixels: int) -> str:
+    """Why files of a batch are quarantined, and how many for each reason; with the limit that the model brings."""
+    counts: Counter[str] = Counter()
+    for table in iterate_predictions(path, ("outcome", "reason")):
+        rows = table.filter(pc.equal(table.column("outcome"), "quarantined"))
+        counts.update(name_reason(reason or "unknown") for reason in rows.column("reason").to_pylist())
+    limits = {"too_many_pixels": f" (this model takes {max_pixels:,} pixels at most)"}
+    return ", ".join(f"{count:,} {reason}{limits.get(reason, '')}" for reason, count in counts.most_common())
 
 
 def _count_rows(table: pa.Table, tally: _Tally) -> None:
@@ -147,8 +160,8 @@ def _count_rows(table: pa.Table, tally: _Tally) -> None:
     )
     for name in DECISIONS:
         values = table.filter(pc.equal(table.column("decision"), name)).column("confidence").to_numpy()
-        places = np.minimum((values * BINS).astype(np.int64), BINS - 1)
-        tally.bins[name] += np.bincount(places, minlength=BINS)
+        places = np.minimum((values * HISTOGRAM_BINS).astype(np.int64), HISTOGRAM_BINS - 1)
+        tally.bins[name] += np.bincount(places, minlength=HISTOGRAM_BINS)
     rest = table.filter(pc.not_equal(table.column("outcome"), "ok")).select(["path", "outcome", "reason"])
     for row in rest.to_pylist():
         reason = row["reason"] or "unknown"
@@ -167,17 +180,17 @@ def _rows_of(table: pa.Table, labels: Collection[str]) -> list[dict[str, Any]]:
 
 
 def _push(heap: list[Any], key: tuple[float, int], row: dict[str, Any], size: int) -> None:
-    """Keep the `size` largest; numbers differ, so rows are never compared."""
+    """Let a heap hold the `size` largest; numbers differ, so rows are never compared."""
     if len(heap) < size:
         heapq.heappush(heap, (key, row))
     elif size and key > heap[0][0]:
         heapq.heapreplace(heap, (key, row))
 
 
-def _to_shot(item: tuple[Any, dict[str, Any]]) -> Shot:
+def _to_example(item: tuple[Any, dict[str, Any]]) -> Example:
     row = item[1]
     path = restore_path(row["path"], row["path_raw"])
-    return Shot(path, row["path"], row["digest"], row["confidence"], row["decision"])
+    return Example(path, row["path"], row["digest"], row["confidence"], row["decision"])
 
 
 def _by_size(mix: ClassMix) -> tuple[int, str]:
@@ -191,13 +204,3 @@ def _by_name(mix: ClassMix) -> list[tuple[int, str]]:
 
 def _most_frequent(counts: Counter[str]) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def describe_quarantined(path: Path, max_pixels: int) -> str:
-    """Why files of a batch are quarantined, and how many for each reason; with the limit that the model brings."""
-    counts: Counter[str] = Counter()
-    for table in iterate_predictions(path, ("outcome", "reason")):
-        rows = table.filter(pc.equal(table.column("outcome"), "quarantined"))
-        counts.update(name_reason(reason or "unknown") for reason in rows.column("reason").to_pylist())
-    limits = {"too_many_pixels": f" (this model takes {max_pixels:,} pixels at most)"}
-    return ", ".join(f"{count:,} {reason}{limits.get(reason, '')}" for reason, count in counts.most_common())

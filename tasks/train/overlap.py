@@ -1,4 +1,4 @@
-"""Which test images of a dataset the champion has not learnt from: only these may judge it (train-test overlap).
+"""Test images that the champion has not learnt from: only these may judge it (train-test overlap).
 
 Where a split is drawn anew, most of the new test images were training images of the champion, which it knows by heart.
 """
@@ -19,7 +19,7 @@ from cnn.errors import SafelightError
 from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import BundleInfo, read_seen_images
 from infra.storage.store import Store
-from tasks.dataset.ledger import SCHEMA
+from tasks.dataset.ledger import LEDGER
 from tasks.dataset.version import fetch_ledger, read_manifest
 
 COLUMNS = ("digest", "image_key", "label", "group", "split", "pixels_crc32c", "fingerprint", "outcome")
@@ -89,7 +89,7 @@ def _iterate_images(store: Store, manifest: Manifest) -> Iterator[pa.Table]:
                 number, columns=[name for name in COLUMNS if name in present], use_threads=False
             )
             for name in set(COLUMNS) - present:
-                table = table.append_column(name, pa.nulls(table.num_rows, SCHEMA.field(name).type))
+                table = table.append_column(name, pa.nulls(table.num_rows, LEDGER.field(name).type))
             yield table.filter(pc.equal(table.column("outcome"), "ok"))
 
 

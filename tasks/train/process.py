@@ -1,8 +1,8 @@
-"""A training job in, its report out, from a process of its own: TensorFlow takes seconds and 400 MB.
+"""The training process: a child of its own for each training, because TensorFlow takes seconds and 400 MB.
 
-The child gets the job as a line on stdin and answers with JSON lines on a pipe of its own: events, then one line with
-the result or the error. What TensorFlow prints goes to `train.log` in the job's folder. The child ends when its stdin
-does, so it never outlives the parent; it ignores Ctrl-C, because the parent decides.
+The child gets the job as a line on stdin and answers with JSON lines on a pipe of its own: the figures of each epoch,
+then one line with the result or the error. What TensorFlow prints goes to `train.log` in the job's folder. The child
+ends when its stdin does, so it never outlives the parent; it ignores Ctrl-C, because the parent decides.
 """
 
 import ctypes
@@ -17,6 +17,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -26,8 +27,9 @@ from cnn.errors import InstallationError, SafelightError, TrainingError
 from cnn.text import shorten
 from infra.machine.import_path import python_command, python_environment
 from infra.machine.memory_limits import GIB, check_memory_limits, is_short_of_memory, kill_when_starved, mentions_memory
-from tasks.train.spec import OnEvent, TrainingResult, TrainJob
+from tasks.train.spec import OnEpoch, TrainingResult, TrainJob
 
+TRAINING_PACKAGES = ("keras", "matplotlib", "onnx", "pandas")  # what both extras, `cpu` and `gpu`, bring
 LOG = "train.log"
 STOP_SECONDS = 10.0
 LEAST_MEMORY = 3 * GIB  # of address space, to load TensorFlow
@@ -38,21 +40,25 @@ SHORT = "MemoryError"  # how the child names a want of memory, whatever the clas
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def run_training(job: TrainJob, on_event: OnEvent, trainer: "TrainingProcess | None" = None) -> TrainingResult:
-    """Train in a process of its own, or in the one given; `on_event` gets its events as they come.
+def check_training_packages() -> None:
+    """Nothing, where the packages that only training needs are installed.
 
     Raises:
-        SafelightError: the fault that training met, as the same class.
-        TrainingError: the process died; the line names the signal and the log.
+        InstallationError: Safelight was installed for preparing and scoring alone.
     """
-    with trainer or TrainingProcess() as process:
-        return process.run(job, on_event)
+    if missing := [name for name in TRAINING_PACKAGES if find_spec(name) is None]:
+        raise InstallationError(
+            f"training needs {', '.join(missing)}, and this installation is for preparing and scoring: install "
+            "'safelight[cpu]' in place of 'safelight' ('safelight[gpu]' on a machine with an NVIDIA GPU)"
+        )
 
 
 class TrainingProcess:
-    """The parent's end of a training process. It runs one job."""
+    """The parent's end of a training process, which loads TensorFlow at once and waits for its one job. Use it in a
+    `with`, or `stop` it."""
 
     def __init__(self) -> None:
+        check_training_packages()
         check_memory_limits(LEAST_MEMORY)
         self._ready = False
         self._early: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process; see stop)
@@ -86,28 +92,33 @@ class TrainingProcess:
     ) -> None:
         self.stop()
 
-    def run(self, job: TrainJob, on_event: OnEvent) -> TrainingResult:
-        """Hand the job over and follow it to its end; see `run_training`."""
+    def run(self, job: TrainJob, on_epoch: OnEpoch) -> TrainingResult:
+        """Train; `on_epoch` gets the figures of each epoch as it ends.
+
+        Raises:
+            SafelightError: the fault that training met, as the same class.
+            TrainingError: the process died; the line names the signal and the log.
+        """
         Path(job.folder).mkdir(parents=True, exist_ok=True)
         with suppress(BrokenPipeError):  # a process that died already is told below
             if self._process.stdin is not None:
                 self._process.stdin.write(job.to_json().encode() + b"\n")
                 self._process.stdin.flush()
         with kill_when_starved(self._process) as starved:
-            if (result := self._follow(job, on_event)) is not None:
+            if (result := self._follow(job, on_epoch)) is not None:
                 return result
         if starved.is_set():
             raise _out_of_memory(Path(job.folder, LOG), job.fit.batch_size)
         raise self._describe_death(Path(job.folder, LOG), job.fit.batch_size)
 
-    def _follow(self, job: TrainJob, on_event: OnEvent) -> TrainingResult | None:
+    def _follow(self, job: TrainJob, on_epoch: OnEpoch) -> TrainingResult | None:
         """The answer of the process; None when it has ended without one."""
         for line in self._events:
             message = _read_line(line)
             if "ready" in message:
                 self._ready = True
-            elif "event" in message:
-                on_event(message)
+            elif "epoch" in message:
+                on_epoch(message["epoch"])
             elif "result" in message:
                 return TrainingResult.model_validate_json(json.dumps(message["result"]))
             elif "error" in message:
@@ -219,10 +230,10 @@ def _load_keras() -> None:
     import_keras()
 
 
-def _train(job: TrainJob, send: OnEvent) -> TrainingResult:
+def _train(job: TrainJob, send: Callable[[dict[str, Any]], None]) -> TrainingResult:
     from tasks.train.train import train_dataset
 
-    return train_dataset(job, send)
+    return train_dataset(job, lambda figures: send({"epoch": figures}))
 
 
 def _catch(work: Callable[[], None], loading: str = "") -> dict[str, str] | None:

@@ -1,4 +1,4 @@
-"""Carry out the gate's verdict on a version: keep it with its reasons, and move the aliases that follow from it.
+"""Carry out the gate's verdict: keep it with the version, and move the aliases that follow from it.
 
 Aliases: a new version is `challenger` until the gate has spoken. Promoted, it becomes `champion` and gives `challenger`
 up, so that `challenger` always names a version that was held back: the latest one.

@@ -1,16 +1,16 @@
-"""What a training process is asked for, and what it leaves behind. Imports no Keras."""
+"""What a training is asked for, and what it leaves behind. Imports no Keras."""
 
 from collections.abc import Callable
-from typing import Any
 
-from cnn.digest import hash_json
+from cnn.dataset.manifest import Manifest
+from cnn.digest import canonical_json, hash_json
 from cnn.evaluation.metrics import Evaluation
 from cnn.inference.bundle import BundleInfo
 from cnn.models.architecture import ModelSpec
 from cnn.spec import Spec
 from cnn.training.spec import FitSpec
 
-OnEvent = Callable[[dict[str, Any]], None]
+OnEpoch = Callable[[dict[str, float]], None]  # gets the figures of `cnn.training.fit.fit_model`
 
 
 class TrainJob(Spec):
@@ -18,7 +18,6 @@ class TrainJob(Spec):
 
     workspace: str
     dataset: str
-    name: str
     model: ModelSpec
     fit: FitSpec
     top_k: int = 5
@@ -37,14 +36,17 @@ class TrainingResult(Spec):
     best_epoch: int
     epochs: int
     resumed_at: int
-    seconds: float = 0.0
     warnings: tuple[str, ...]
 
 
-def run_key(dataset: str, name: str, model: ModelSpec, fit: FitSpec) -> str:
-    """What makes two trainings the same one: sha256 (hex) of dataset, model name, network and fit settings."""
+def name_run(manifest: Manifest, name: str, model: ModelSpec, fit: FitSpec) -> str:
+    """What makes two trainings of a model the same one, sha256 (hex): what is learnt and how.
+
+    What is learnt from counts, not the dataset version's name, which covers time stamps too.
+    """
+    learnt = [manifest.digest, manifest.classes, manifest.image.to_json(), manifest.normalization.to_json()]
     facts = {
-        "dataset": dataset,
+        "dataset": canonical_json(learnt),
         "name": name,
         "model": model.model_dump(mode="json"),
         "fit": fit.model_dump(mode="json"),

@@ -1,12 +1,11 @@
-"""A dataset and a description of a network in; a bundle, its evaluation, figures and test answers out, in one folder.
+"""Train on a dataset and evaluate the exported model: bundle, figures and test predictions in one folder.
 
 Runs in a process of its own (tasks/train/process.py): the one task that loads Keras. Reads the workspace and
 writes only into the run's folder; a run that was killed goes on from its last epoch.
 """
 
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from numpy.typing import NDArray
 from cnn.dataset.loader import ShardSet, open_split
 from cnn.dataset.manifest import Manifest
 from cnn.errors import DatasetError
-from cnn.evaluation.calibration import as_class_probabilities
-from cnn.evaluation.metrics import Evaluation, evaluate_probabilities, fit_temperature
+from cnn.evaluation.calibration import as_class_probabilities, fit_temperature
+from cnn.evaluation.metrics import Evaluation, evaluate_probabilities
 from cnn.inference.bundle import BundleFacts, BundleInfo, write_bundle
 from cnn.inference.scorer import load_scorer
 from cnn.models.architecture import summarize_model
@@ -29,7 +28,7 @@ from infra.storage.store import Store, open_store
 from tasks.dataset.version import read_manifest
 from tasks.pages.spreadsheets import write_rows
 from tasks.train.overlap import list_seen
-from tasks.train.spec import OnEvent, TrainingResult, TrainJob
+from tasks.train.spec import OnEpoch, TrainingResult, TrainJob
 
 GOLDEN_IMAGES = 32
 BATCH = 256
@@ -44,8 +43,8 @@ class SplitPredictions:
     probabilities: NDArray[np.float32]
 
 
-def train_dataset(job: TrainJob, on_event: OnEvent, clock: Callable[[], float] = time.perf_counter) -> TrainingResult:
-    """Fit, calibrate, export, evaluate and draw. Events: {"event": "stage", "stage"}, {"event": "epoch", …figures}.
+def train_dataset(job: TrainJob, on_epoch: OnEpoch) -> TrainingResult:
+    """Fit, calibrate, export, evaluate and draw.
 
     Raises:
         DatasetError: the dataset is not there, or cannot be trained on.
@@ -53,21 +52,16 @@ def train_dataset(job: TrainJob, on_event: OnEvent, clock: Callable[[], float] =
         ConfigError: the network does not fit the images.
         TrainingError: the loss is no number, or the exported model does not answer as the trained one.
     """
-    began, store = clock(), open_store(job.workspace)
+    store = open_store(job.workspace)
     manifest = read_manifest(store, job.dataset)
     check_trainable(manifest)
-    on_event({"event": "stage", "stage": "load"})
     fetch_shards(store, manifest)
     check_classes(manifest, open_split(manifest, "train", store.root).labels)
-    on_event({"event": "stage", "stage": "fit", "epochs": job.fit.epochs})
     fitting = FitJob(manifest, store.root, job.model, job.fit, Path(job.folder, "checkpoints"))
-    result = fit_model(fitting, lambda figures: on_event({"event": "epoch", **figures}))
-    on_event({"event": "stage", "stage": "evaluate"})
-    report = _judge(job, manifest, store, result)
-    return report.model_copy(update={"seconds": round(clock() - began, 3)})
+    return _evaluate(job, manifest, store, fit_model(fitting, on_epoch))
 
 
-def _judge(job: TrainJob, manifest: Manifest, store: Store, result: FitResult) -> TrainingResult:
+def _evaluate(job: TrainJob, manifest: Manifest, store: Store, result: FitResult) -> TrainingResult:
     """Export the trained model, and judge the exported one on images that training never saw."""
     folder, split = Path(job.folder), choose_evaluation_split(manifest)
     shards = open_split(manifest, split, store.root)

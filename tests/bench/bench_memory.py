@@ -1,6 +1,9 @@
-"""Time and peak memory of `prepare` from a thousand listed files up: of the flow process and of its largest worker."""
+"""Time and peak memory of `prepare` from a thousand listed files up, of the flow process and of its largest worker; and
+peak memory of `score` over a listing of a million files that nobody decodes."""
 
+import json
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +18,7 @@ from workbench import Workbench, tell
 SETTINGS = ("image.size=[8,8]",)
 FLOW_LIMIT, WORKER_LIMIT = "< 1024", "< 600"
 POLL_SECONDS = 0.05
+LISTED_BATCH = Path(__file__).with_name("listed_batch.py")
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ def measure(bench: Workbench) -> list[Figure]:
             made = count
             peaks.append(watch_prepare(home, source, Path(scratch, "workspace"), count))
             empty(Path(scratch, "workspace"))
-    return tabulate(peaks)
+        return [*tabulate(peaks), *watch_batches(Path(scratch, "batches"), 100_000 if bench.quick else 1_000_000)]
 
 
 def tabulate(peaks: list[Peak]) -> list[Figure]:
@@ -82,6 +86,19 @@ def watch_prepare(home: Home, source: Path, workspace: Path, count: int) -> Peak
         answer = parse_answer(process.returncode, output.read(), errors.read())
     flow = peaks.pop(process.pid)
     return Peak(count, answer["seconds"], flow, max(peaks.values(), default=0.0))
+
+
+def watch_batches(workspace: Path, files: int) -> list[Figure]:
+    """The peak of a first batch of so many files, and of the next one, in which 500 of them are new."""
+    figures = []
+    for name, changed in (("a first batch", 0), ("a batch with 500 new files", 500)):
+        tell(f"score of {files:,} listed files: {name}")
+        command = [sys.executable, str(LISTED_BATCH), str(files), str(changed), str(workspace)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        peaks = json.loads(done.stdout)["peaks"]
+        what = f"peak memory of score, {files:,} files listed, {name}"
+        figures.append(Figure(what, peaks["publish"], "MiB", "at its start", peaks["start"], FLOW_LIMIT, "value"))
+    return figures
 
 
 def children_of(pid: int) -> list[int]:

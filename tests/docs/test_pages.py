@@ -19,14 +19,17 @@ from pydantic import BaseModel
 from cnn.dataset.manifest import Manifest
 from cnn.dataset.tfrecord import raw_layout
 from cnn.formats.reasons import REASONS
+from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import INFO, PARTS, SEEN
+from cnn.models.architecture import PRESETS, ModelSpec, count_parameters
+from cnn.models.backbones import BACKBONES
 from flows.cli.main import app
 from flows.config import Config, load_config
 from flows.results import PrepareResult, ScoreResult, TrainResult
 from infra.storage import layout
 from tasks.dataset.gc import Collected
-from tasks.dataset.ledger import OUTCOMES, SCHEMA
-from tasks.score.predictions import SCHEMA as PREDICTIONS
+from tasks.dataset.ledger import LEDGER, OUTCOMES
+from tasks.score.predictions import PREDICTIONS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -99,6 +102,16 @@ def test_the_settings_that_the_readme_shows_are_the_defaults() -> None:
     assert shown == {name: {key: defaults[name][key] for key in section} for name, section in shown.items()}
 
 
+def test_the_page_of_networks_lists_every_backbone_and_preset() -> None:
+    page = ROOT / "docs/networks.md"
+    assert set(INLINE.findall(read_section(page, "A pretrained backbone").split("Backbones: ")[1])) == set(BACKBONES)
+    rows = re.findall(r'`model.preset = "(\w+)"` \| .* \| ([\d,]+) \|', page.read_text())
+    assert {name for name, _ in rows} == set(PRESETS)
+    for name, parameters in rows:
+        counted = count_parameters(ModelSpec.model_validate({"preset": name}), ImageSpec(), 10)
+        assert f"{sum(row.parameters for row in counted):,}" == parameters
+
+
 def test_the_readme_lists_every_command() -> None:
     rows = read_table(PAGES[0], "Commands")
     assert {name for row in rows for name in re.findall(r"safelight (\w+)", row[0])} == set(find_group().commands)
@@ -128,7 +141,7 @@ def test_every_outcome_is_in_its_table() -> None:
 @pytest.mark.parametrize(
     ("heading", "names"),
     [
-        ("Datasets", [*Manifest.model_fields, *SCHEMA.names]),
+        ("Datasets", [*Manifest.model_fields, *LEDGER.names]),
         ("Batches", PREDICTIONS.names),
         ("MLflow", [INFO, SEEN, *PARTS]),
     ],

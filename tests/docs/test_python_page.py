@@ -98,7 +98,6 @@ def test_a_ledger_is_read_with_pandas(names: Names, capsys: pytest.CaptureFixtur
 
 
 def test_a_ledger_is_asked_with_duckdb(names: Names) -> None:
-    pytest.importorskip("duckdb")
     run_snippets("DuckDB", names)
     assert sum(count for *_, count in names["rows"].fetchall()) == 60
 
@@ -117,6 +116,14 @@ def test_a_champion_is_loaded(names: Names, capsys: pytest.CaptureFixture[str]) 
     finally:
         mlflow.set_tracking_uri(address)
     assert re.search(r"0 +(blue|green|red) +0\.\d+ .* ok ", capsys.readouterr().out)
+
+
+def test_transforms_of_your_own_are_a_setting(names: Names, capsys: pytest.CaptureFixture[str]) -> None:
+    names["Path"] = Path
+    run_snippets("Augment with transforms of your own", names)
+    assert "Compose" in capsys.readouterr().out
+    own = names["compose_transforms"](names["config"].augment)
+    assert [type(step).__name__ for step in own] == ["HorizontalFlip", "GaussianBlur"]
 
 
 def load_unchanged(dataset: Any, batch_size: int | None) -> Any:

@@ -112,11 +112,11 @@ def test_prefect_deployments(prefect_api: str, tmp_path: Path, make_image_folder
     make_image_folder(inbox, ("unsorted",), 6, seed=9)
     for pool in ("safelight", "safelight-gpu"):
         prefect("work-pool", "create", pool, "--type", "process")
-    prefect("deploy", "--all", "--prefect-file", "infra/deploy/prefect.yaml")
+    prefect("deploy", "--all", "--prefect-file", ROOT / "infra/deploy/prefect.yaml", folder=tmp_path)
     config: dict[str, Any] = {"image": {"size": [16, 16]}, "model": {"preset": "notes"}, "fit": LEARNS}
     config["split"] = {"validation": 0.2, "test": 0.2}
     given = ["--param", f"workspace={work}", "--param", "name=birds", "--param", f"config={json.dumps(config)}"]
-    worker = subprocess.Popen([*PREFECT, "worker", "start", "--pool", "safelight"], cwd=ROOT)
+    worker = subprocess.Popen([*PREFECT, "worker", "start", "--pool", "safelight"], cwd=tmp_path)
     try:
         prefect("deployment", "run", "retrain/nightly", "--param", f"source={photos}", *given, "--watch")
         prefect("deployment", "run", "score/hourly", "--param", f"source={inbox}", *given, "--watch")

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import albumentations as A
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,7 +20,8 @@ from tiff_files import Layout, write_raw, write_tiff
 import flows.prepare
 from cnn.dataset.manifest import Manifest
 from cnn.dataset.split import SplitSpec, choose_split
-from cnn.images.read import encode_jpeg
+from cnn.errors import ConfigError
+from cnn.images.pixels import encode_jpeg
 from cnn.images.spec import AugmentSpec, ImageSpec
 from flows.config import Config
 from flows.prepare import find_doubts, in_order, prepare_dataset, publish_stage
@@ -186,6 +188,14 @@ def test_levels_and_previews_are_told_while_the_run_goes_on(
     assert again == measured
     assert "measure: image.levels are 1" in told
     assert "nothing has changed" in told
+
+
+def test_transforms_that_cannot_be_used_are_refused_before_anything_is_prepared(tmp_path: Path) -> None:
+    transforms = A.to_dict(A.Compose([A.HorizontalFlip(), A.RandomCrop(8, 8)]))
+    config = Config(augment=AugmentSpec(copies=1, transforms=transforms), cluster=ClusterSpec(workers=0))
+    with pytest.raises(ConfigError, match="RandomCrop makes 8x8x3 of 96x96x3"):
+        prepare_dataset(str(write_photos(tmp_path / "photos", 4)), str(tmp_path / "work"), config)
+    assert not (tmp_path / "work").exists()
 
 
 def find_seed(group: str, split: str) -> int:

@@ -14,7 +14,7 @@ import flows.train
 from cnn.dataset.manifest import Manifest
 from cnn.evaluation.metrics import Evaluation, evaluate_probabilities
 from flows.results import GateResult
-from flows.train import describe_evaluation, register_stage, tell_verdict
+from flows.train import describe_evaluation, log_verdict, register_stage
 from infra.registry.versions import JUDGED_ON, UNJUDGED
 from infra.storage.store import open_store
 from tasks.train.overlap import list_seen
@@ -59,7 +59,7 @@ def test_a_version_is_registered_with_what_it_was_judged_on(said: list[str]) -> 
         asked.append(values)
         return SimpleNamespace(version=4)
 
-    registry = SimpleNamespace(log_folder=lambda *_: None, register_version=register)
+    registry = SimpleNamespace(log_figures=lambda *_: None, register_version=register)
     job: Any = SimpleNamespace(registry=registry, name="birds", manifest=SimpleNamespace(dataset="birds-1"))
     register_stage(job, report(evaluate([0, 0, 0])), "run")
     _, _, _, metrics, tags = asked[0]
@@ -69,8 +69,8 @@ def test_a_version_is_registered_with_what_it_was_judged_on(said: list[str]) -> 
 
 
 def test_a_version_that_is_held_is_told_with_every_reason(said: list[str]) -> None:
-    tell_verdict(GateResult(verdict="hold", reasons=["it is worse", "by much", "what to do"]))
-    tell_verdict(GateResult(verdict="promote", reasons=["it is better", "by much"]))
+    log_verdict(GateResult(verdict="hold", reasons=["it is worse", "by much", "what to do"]))
+    log_verdict(GateResult(verdict="promote", reasons=["it is better", "by much"]))
     assert said == ["gate: hold: it is worse", "gate: by much", "gate: what to do", "gate: promote: it is better"]
 
 

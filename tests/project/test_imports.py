@@ -58,9 +58,7 @@ def probe_imports(modules: list[str], forbidden: tuple[str, ...]) -> dict[str, l
 
 
 FLOWS = [name for name in list_modules() if name.startswith("flows.") and name not in COMMAND_LINE]
-# Albumentations asks for PyTorch, to have a transform for it; cnn.images.augment imports it late.
-ASKS = ["cnn.images.transforms"]
-OTHERS = [name for name in list_modules() if name not in [*FLOWS, *ASKS]]
+OTHERS = [name for name in list_modules() if name not in FLOWS]
 
 
 @pytest.fixture(scope="module")

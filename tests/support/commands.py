@@ -29,8 +29,8 @@ def safelight(*words: object, code: int = 0) -> Any:
     return json.loads(out) if code == 0 else err
 
 
-def prefect(*words: object) -> str:
-    done = subprocess.run([*PREFECT, *map(str, words)], cwd=ROOT, text=True, capture_output=True, check=False)
+def prefect(*words: object, folder: Path = ROOT) -> str:
+    done = subprocess.run([*PREFECT, *map(str, words)], cwd=folder, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -18,7 +18,7 @@ from infra.cluster.spec import ClusterSpec
 from infra.storage.local import LocalStore
 
 TALLY: Counter[tuple[str, str]] = Counter()  # (kind of fault, injected | told | absorbed) → how often
-VERBS = ("list", "read", "write", "write_if", "put_file", "take_file", "fetch", "exists", "delete")
+VERBS = ("list", "read", "write", "put_file", "take_file", "fetch", "exists", "delete")
 SYSTEM_CALLS = {
     "replace": (errno.EIO, errno.ENOSPC, errno.EROFS, errno.EACCES),
     "fsync": (errno.EIO, errno.ENOSPC),

@@ -4,13 +4,23 @@ import io
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
+
+from cnn.images.pixels import encode_png
+from cnn.images.read import read_image
+from cnn.images.spec import ImageSpec
 
 
 def save(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def resize_pixels(pixels: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.uint8]:
+    """What becomes of a picture of these pixels, as a file without loss."""
+    return read_image(encode_png(pixels), spec).pixels
 
 
 def mutate(data: bytes, rng: np.random.Generator) -> bytes:

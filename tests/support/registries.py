@@ -10,7 +10,7 @@ import pytest
 from cnn.dataset.normalization import Normalization
 from cnn.dataset.split import SplitSpec
 from cnn.images.spec import ImageSpec
-from cnn.inference.bundle import GOLDEN, INFO, ONNX, WEIGHTS, BundleInfo
+from cnn.inference.bundle import GOLDEN, INFO, ONNX, WEIGHTS, BundleFacts, BundleInfo
 from cnn.models.architecture import ModelSpec
 from infra.registry.registry import Registry
 from infra.registry.tracking import resolve_tracking
@@ -18,23 +18,36 @@ from infra.registry.tracking import resolve_tracking
 METRICS = {"accuracy": 0.98, "macro_f1": 0.97}
 
 
+def make_bundle_facts(
+    model: ModelSpec, image: ImageSpec, normalization: Normalization, classes: tuple[str, ...], temperature: float
+) -> BundleFacts:
+    """What a bundle says of a model that came from a dataset that is nowhere."""
+    return BundleFacts(
+        model=model,
+        image=image,
+        normalization=normalization,
+        classes=classes,
+        temperature=temperature,
+        dataset="pets-1",
+        dataset_digest="d" * 64,
+        split=SplitSpec(),
+    )
+
+
 def make_bundle(folder: Path, content: bytes = b"weights") -> Path:
     folder.mkdir(parents=True)
     files = {GOLDEN: b"golden" + content, ONNX: b"onnx" + content, WEIGHTS: content}
     for name, data in files.items():
         (folder / name).write_bytes(data)
-    info = BundleInfo(
-        model=ModelSpec(preset="lenet"),
-        image=ImageSpec(size=(8, 8), channels=1),
-        normalization=Normalization(method="unit", scale=1 / 255, offset=0.0),
-        classes=("cat", "dog"),
-        temperature=1.0,
-        dataset="pets-1",
-        dataset_digest="d" * 64,
-        split=SplitSpec(),
-        onnx_difference=0.0,
-        files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+    facts = make_bundle_facts(
+        ModelSpec(preset="lenet"),
+        ImageSpec(size=(8, 8), channels=1),
+        Normalization(method="unit", scale=1 / 255, offset=0.0),
+        ("cat", "dog"),
+        1.0,
     )
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    info = BundleInfo(**dict(facts), onnx_difference=0.0, files=digests)
     (folder / INFO).write_text(info.to_json())
     return folder
 

@@ -46,7 +46,7 @@ class Runner:
 @contextmanager
 def open_runner() -> Iterator[Runner]:
     """A runner for the length of the block; it must end well and have told no secret."""
-    path = os.pathsep.join([str(HERE), str(HERE.parent)])
+    path = os.pathsep.join([str(HERE), str(HERE.parents[1])])
     environment = os.environ | {"PYTHONPATH": path, "AWS_SECRET_ACCESS_KEY": SECRET}
     command = [sys.executable, str(HERE / "killing.py")]
     with subprocess.Popen(

@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ledgers import write_rows_as_ledger
 from numpy.typing import NDArray
 
 from cnn.dataset.manifest import LedgerRef, Manifest, ShardRef
 from cnn.dataset.normalization import Normalization
 from cnn.dataset.split import SplitSpec
 from cnn.dataset.tfrecord import digest_shard, encode_record
-from cnn.images.read import encode_png, read_image
+from cnn.images.pixels import encode_png
+from cnn.images.read import read_image
 from cnn.images.spec import AugmentSpec, ImageSpec
 from infra.storage.layout import manifest_path
-from tasks.dataset.ledger import to_parquet, to_table
 
 IMAGE = ImageSpec(size=(8, 8), channels=3, normalize="unit")
 PER_CLASS: Mapping[str, int] = {"train": 12, "validation": 4, "test": 6}
@@ -63,8 +64,7 @@ def _publish(
     records: Mapping[str, Sequence[bytes]],
 ) -> Manifest:
     splits = {split: _write_shard(workspace, split, part) for split, part in records.items()}
-    ledger = to_parquet(to_table(rows))
-    (workspace / "ledger.parquet").write_bytes(ledger)
+    ledger = write_rows_as_ledger(workspace / "ledger.parquet", rows)
     manifest = Manifest(
         dataset="",
         digest="d" * 64,

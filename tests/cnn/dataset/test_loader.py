@@ -20,7 +20,7 @@ from cnn.dataset.normalization import Normalization
 from cnn.dataset.split import SplitSpec
 from cnn.dataset.tfrecord import digest_shard, encode_record, map_file
 from cnn.errors import DatasetError, IntegrityError
-from cnn.images.read import encode_jpeg
+from cnn.images.pixels import encode_jpeg
 from cnn.images.spec import AugmentSpec, ImageSpec
 
 Pixels = NDArray[np.uint8]
@@ -238,7 +238,7 @@ def test_each_shard_is_verified_once(tmp_path: Path, hashed: list[str]) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe"])
-def test_damaged_stamps_only_cost_time(tmp_path: Path, hashed: list[str], content: bytes) -> None:
+def test_damage_to_what_was_verified_only_costs_time(tmp_path: Path, hashed: list[str], content: bytes) -> None:
     manifest = make_dataset(tmp_path, draw_pixels(2, (8, 8, 1)), (2,))
     (tmp_path / ".verified.json").write_bytes(content)
     open_split(manifest, "train", tmp_path)
@@ -246,9 +246,12 @@ def test_damaged_stamps_only_cost_time(tmp_path: Path, hashed: list[str], conten
     assert len(json.loads((tmp_path / ".verified.json").read_bytes())) == 1
 
 
-def test_stamps_that_cannot_be_written_are_done_without(tmp_path: Path, hashed: list[str]) -> None:
+def test_a_folder_that_cannot_be_written_to_is_verified_each_time(
+    tmp_path: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verification, "VERIFIED", "nowhere/verified.json")
     manifest = make_dataset(tmp_path, draw_pixels(2, (8, 8, 1)), (2,))
     for _ in range(2):
-        assert open_split(manifest, "train", tmp_path, stamps=tmp_path / "nowhere" / "stamps.json").rows == 2
+        assert open_split(manifest, "train", tmp_path).rows == 2
     assert len(hashed) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shard-0.tfrecord"]

@@ -36,8 +36,7 @@ RED, BLUE = (200, 30, 30), (30, 30, 200)
 
 
 def lack_the_extra(patch: pytest.MonkeyPatch) -> None:
-    for place in ("cnn.images.read.register_heif", "cnn.formats.reasons.register_heif"):
-        patch.setattr(place, lambda: False)
+    patch.setattr("cnn.formats.pillow.register_heif", lambda: False)
 
 
 @pytest.mark.parametrize(

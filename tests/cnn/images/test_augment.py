@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cnn.images.augment import augment_image
+from cnn.images.augment import Augmenter, compose_transforms
 from cnn.images.spec import AugmentSpec
 
 OFF = {"crop": 0.0, "mirror": 0.0, "rotate": 0.0, "color": 0.0}
+
+
+def augment_image(image: NDArray[np.uint8], spec: AugmentSpec, digest: str, copy: int) -> NDArray[np.uint8]:
+    return Augmenter(spec).make_copy(image, digest, copy)
 
 
 def make_image(channels: int = 3) -> NDArray[np.uint8]:
@@ -18,11 +22,13 @@ def make_image(channels: int = 3) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_copy_depends_on_digest_and_number_alone(channels: int) -> None:
     image, spec = make_image(channels), AugmentSpec(copies=2)
-    first = augment_image(image, spec, "a" * 64, 1)
-    augment_image(image, spec, "b" * 64, 7)  # another image in between changes nothing
-    assert np.array_equal(first, augment_image(image, spec, "a" * 64, 1))
-    assert not np.array_equal(first, augment_image(image, spec, "a" * 64, 2))
-    assert not np.array_equal(first, augment_image(image, spec, "c" * 64, 1))
+    augmenter = Augmenter(spec)
+    first = augmenter.make_copy(image, "a" * 64, 1)
+    augmenter.make_copy(image, "b" * 64, 7)  # another image in between changes nothing
+    assert np.array_equal(first, augmenter.make_copy(image, "a" * 64, 1))
+    assert np.array_equal(first, Augmenter(spec).make_copy(image, "a" * 64, 1))
+    assert not np.array_equal(first, augmenter.make_copy(image, "a" * 64, 2))
+    assert not np.array_equal(first, augmenter.make_copy(image, "c" * 64, 1))
     assert first.shape == image.shape
     assert first.dtype == np.uint8
 
@@ -95,25 +101,69 @@ def test_a_small_rotation_turns_about_the_centre() -> None:
 def test_half_of_the_copies_are_mirrored_also_when_cropped() -> None:
     image = np.tile(np.arange(0, 240, 4, dtype=np.uint8)[None, :, None], (60, 1, 3))
     spec = AugmentSpec.model_validate({"copies": 1, **OFF, "mirror": 0.5, "crop": 0.1})
-    copies = [augment_image(image, spec, "a" * 64, copy).astype(int) for copy in range(1, 101)]
+    augmenter = Augmenter(spec)
+    copies = [augmenter.make_copy(image, "a" * 64, copy).astype(int) for copy in range(1, 101)]
     mirrored = sum(bool(copied[30, 5, 0] > copied[30, 54, 0]) for copied in copies)
     assert 30 <= mirrored <= 70
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_color_is_brightness_contrast_and_saturation(channels: int) -> None:
-    """Each factor is drawn from 1 ± color; one matrix does what the three definitions say one after the other."""
-    from cnn.images.transforms import Tint
+def test_brightness_contrast_and_saturation_reach_as_far_as_allowed_and_no_further(channels: int) -> None:
+    """An image of one color stays one: brighter or darker, its channels drawn together or apart."""
+    image = np.full((12, 12, channels), 100, np.uint8)
+    if channels == 3:
+        image[..., 0], image[..., 2] = 140, 60
+    augmenter = Augmenter(AugmentSpec.model_validate({"copies": 1, **OFF, "color": 0.2}))
+    colors = np.array([augmenter.make_copy(image, "b" * 64, copy)[0, 0] for copy in range(1, 201)], np.float64)
+    weights = np.array([0.299, 0.587, 0.114]) if channels == 3 else np.ones(1)  # contrast and saturation keep the grey
+    brightness = (colors @ weights) / (image[0, 0] @ weights)
+    assert 0.79 <= brightness.min() < 0.85
+    assert 1.15 < brightness.max() <= 1.21
+    if channels == 3:
+        difference = (colors[:, 0] - colors[:, 2]) / 80 / brightness  # contrast times saturation
+        assert 0.62 <= difference.min() < 0.75
+        assert 1.25 < difference.max() <= 1.46
 
-    image = np.random.default_rng(1).integers(60, 180, (20, 30, channels)).astype(np.uint8)
-    brightness, contrast, saturation = 1.1, 0.8, 1.2
-    weights = np.array([1.0] if channels == 1 else [0.299, 0.587, 0.114])
-    expected = image * brightness
-    expected = contrast * expected + (1 - contrast) * (expected @ weights).mean()
-    expected = saturation * expected + (1 - saturation) * (expected @ weights)[..., None]
-    tinted = Tint(color=0.2).apply(image, factors=[brightness, contrast, saturation]).reshape(image.shape)
-    assert np.abs(tinted - expected.clip(0, 255)).max() < 1
-    drawn = np.array([Tint(color=0.2).get_params()["factors"] for _ in range(50)])
-    assert drawn.min() >= 0.8
-    assert drawn.max() <= 1.2
-    assert drawn.std(0).min() > 0.05
+
+def test_contrast_is_about_the_mean() -> None:
+    image = np.full((40, 40, 1), 60, np.uint8)
+    image[::2] = 140
+    augmenter = Augmenter(AugmentSpec.model_validate({"copies": 1, **OFF, "color": 0.3}))
+    copies = [augmenter.make_copy(image, "c" * 64, copy).astype(float) for copy in range(1, 101)]
+    shares = [copied.std() / copied.mean() * 100 / 40 for copied in copies]
+    assert 0.69 <= min(shares) < 0.78
+    assert 1.22 < max(shares) <= 1.31
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 1), (16, 16, 3), (1, 1, 3), (7, 200, 3), (200, 7, 1)])
+def test_images_of_any_size_keep_it(shape: tuple[int, int, int]) -> None:
+    image = np.random.default_rng(3).integers(0, 256, shape, np.uint8)
+    augmenter = Augmenter(AugmentSpec(copies=1, crop=0.4, rotate=180.0))
+    for copy in range(1, 21):
+        made = augmenter.make_copy(image, "d" * 64, copy)
+        assert made.shape == shape
+        assert made.dtype == np.uint8
+        assert made.flags.c_contiguous
+
+
+def test_the_image_itself_stays_as_it_is() -> None:
+    image = make_image()
+    before = image.copy()
+    image.flags.writeable = False  # as in a shard that is mapped into memory
+    Augmenter(AugmentSpec(copies=1)).make_copy(image, "e" * 64, 1)
+    assert np.array_equal(image, before)
+
+
+def test_copies_are_about_as_sharp_as_one_interpolation_leaves_them() -> None:
+    """Two linear steps in a row would leave half of the detail."""
+    image = np.random.default_rng(4).integers(0, 256, (96, 96, 3), np.uint8)
+    augmenter = Augmenter(AugmentSpec.model_validate({"copies": 1, **OFF, "crop": 0.1, "rotate": 10.0}))
+    shares = [augmenter.make_copy(image, "f" * 64, copy).std() / image.std() for copy in range(1, 21)]
+    assert np.mean(shares) > 0.6
+
+
+def test_the_short_form_is_a_pipeline_of_albumentations() -> None:
+    steps = [type(step).__name__ for step in compose_transforms(AugmentSpec(copies=1))]
+    assert steps == ["CropAndPad", "HorizontalFlip", "Rotate", "ColorJitter"]
+    assert len(compose_transforms(AugmentSpec.model_validate({"copies": 1, **OFF}))) == 0
+    assert [step.p for step in compose_transforms(AugmentSpec.model_validate({**OFF, "mirror": 0.3}))] == [0.3]

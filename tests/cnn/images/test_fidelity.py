@@ -7,10 +7,12 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pictures import resize_pixels
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
-from cnn.images.read import encode_png, read_image, resize_image
+from cnn.images.pixels import encode_png
+from cnn.images.read import read_image
 from cnn.images.resize import plan_resize
 from cnn.images.spec import ImageSpec
 
@@ -73,9 +75,9 @@ def test_pillows_filters_are_pillows(
 def test_area_is_the_mean_and_does_not_depend_on_the_order_of_sides() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (60, 40, 3)).astype(np.uint8)
     means = pixels.reshape(12, 5, 8, 5, 3).mean((1, 3))
-    area = resize_image(pixels, ImageSpec(size=(12, 8), filter="area"))
+    area = resize_pixels(pixels, ImageSpec(size=(12, 8), filter="area"))
     assert np.abs(area - means).max() <= 0.51
-    tall = resize_image(pixels, ImageSpec(size=(12, 80), filter="area", resize="stretch"))
+    tall = resize_pixels(pixels, ImageSpec(size=(12, 80), filter="area", resize="stretch"))
     assert tall.std() < pixels.std() / 1.5  # the side that shrinks is averaged though the other one grows
 
 
@@ -103,7 +105,7 @@ def test_no_pattern_appears_that_antialiased_resizing_does_not_show(ratio: float
     spec = ImageSpec(size=(side, side), channels=1)
     bilinear = np.asarray(Image.fromarray(plate).resize((side, side), Image.Resampling.BILINEAR))
     box = np.asarray(Image.fromarray(plate).resize((side, side), Image.Resampling.BOX))
-    ours = measure_aliases(resize_image(plate[..., None], spec)[..., 0], len(plate))
+    ours = measure_aliases(resize_pixels(plate[..., None], spec)[..., 0], len(plate))
     assert ours <= measure_aliases(bilinear, len(plate)) + 1.3  # of 255 levels: nobody sees it
     assert ours <= measure_aliases(box, len(plate)) + 0.1
 
@@ -134,7 +136,7 @@ def test_orienting_is_exact_at_every_scale_of_decoding(orientation: int, shape: 
     upright = open_upright(data)
     decoded = read_image(data, spec)
     assert (decoded.width, decoded.height) == upright.size
-    expected = resize_image(np.asarray(upright, np.uint8), plain)
+    expected = resize_pixels(np.asarray(upright, np.uint8), plain)
     assert np.abs(decoded.pixels.astype(int) - expected).mean() < 1.2
     assert np.abs(decoded.pixels.astype(int) - expected).max() <= 12
 
@@ -160,7 +162,7 @@ def test_a_crop_lies_where_the_full_decode_has_it(divisor: int, odd: int, orient
 def test_odd_leftovers_are_cut_off_after_the_centre() -> None:
     pixels = np.zeros((8, 13, 3), np.uint8)
     pixels[:, 2:10] = 255
-    assert resize_image(pixels, ImageSpec(size=(8, 8))).min() == 255
+    assert resize_pixels(pixels, ImageSpec(size=(8, 8))).min() == 255
     for orientation, cut in ((2, pixels[:, ::-1]), (3, pixels[::-1, ::-1])):
         exif = Image.Exif()
         exif[274] = orientation

@@ -15,9 +15,10 @@ from PIL import Image, ImageOps
 from tiff_files import LZW, Layout, write_raw, write_tiff
 
 from cnn.errors import BadImage
+from cnn.formats.pillow import PILLOW_FORMATS
 from cnn.formats.reasons import REASONS
 from cnn.images.color import convert_colors, correct_colors, find_color_transform
-from cnn.images.read import FORMATS, read_image
+from cnn.images.read import read_image
 from cnn.images.spec import ImageSpec
 from cnn.stderr import capture_stderr
 
@@ -68,7 +69,7 @@ def decode_with_pillow(data: bytes) -> NDArray[np.uint8] | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as opened:
                 image: Image.Image = opened
                 if image.width * image.height > MOST_PIXELS:
                     return None

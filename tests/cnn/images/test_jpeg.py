@@ -6,14 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import simplejpeg
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image
 
 import cnn.images.read
 from cnn.errors import BadImage
-from cnn.images.jpeg import choose_divisor, decode_jpeg, read_plain
+from cnn.images.jpeg import choose_divisor, decode_jpeg
 from cnn.images.read import read_image
 from cnn.images.spec import ImageSpec
 
@@ -119,59 +117,3 @@ def outcome_of(data: bytes, spec: ImageSpec) -> tuple[str, bytes]:
         return "ok", read_image(data, spec).pixels.tobytes()
     except BadImage as fault:
         return fault.reason, b""
-
-
-@pytest.mark.parametrize("variant", sorted(set(VARIANTS) - {"rgb"}))
-def test_a_plain_head_tells_what_pillow_finds(variant: str) -> None:
-    for picture in (make_picture(70, 41), make_picture(70, 41)[..., 0]):
-        image = Image.fromarray(picture)
-        head = read_plain(save(image, comment=b"a comment", **VARIANTS[variant]))
-        assert head is not None
-        assert (head.size, head.mode) == (image.size, image.mode)
-
-
-def test_what_only_pillow_reads_is_left_to_it() -> None:
-    picture = Image.fromarray(make_picture(40, 30))
-    exif = Image.Exif()
-    exif[274] = 6
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    plain = save(picture)
-    others = [save(picture, exif=exif), save(picture, icc_profile=profile), save(picture.convert("CMYK"))]
-    others += [
-        save(picture, xmp=b"<x/>"),
-        plain[1:],
-        plain[:100],
-        b"",
-        b"\xff\xd8" * 9,
-        plain[:2] + b"\xff" + plain[2:],
-        plain[:2] + b"\xff\xe0\x00\x07JFIF\x00" + plain[20:],  # Pillow refuses it
-    ]
-    assert [read_plain(data) for data in others] == [None] * len(others)
-
-
-def outcome(data: bytes, spec: ImageSpec, plain: bool) -> tuple[Any, ...] | str | None:
-    """Pixels and size, or the reason; of a plain head None where there is none."""
-    try:
-        decoded = (
-            cnn.images.read._read_plain(data, spec, None) if plain else cnn.images.read._read_any(data, spec, None)
-        )
-    except BadImage as fault:
-        return fault.reason
-    return None if decoded is None else (decoded.pixels.tobytes(), decoded.width, decoded.height)
-
-
-@given(
-    variant=st.sampled_from(sorted(VARIANTS)),
-    grey=st.booleans(),
-    changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=3),
-    spec=st.sampled_from([ImageSpec(size=(9, 12)), ImageSpec(size=(16, 16), channels=1), ImageSpec(filter="bicubic")]),
-)
-def test_a_plain_head_gives_what_pillow_would_whatever_is_changed(
-    variant: str, grey: bool, changes: list[tuple[float, int]], spec: ImageSpec
-) -> None:
-    picture = make_picture(75, 50)
-    data = bytearray(save(Image.fromarray(picture[..., 0] if grey else picture), **VARIANTS[variant]))
-    for place, value in changes:
-        data[int(place**3 * (len(data) - 1))] = value  # most of them in the head
-    mine = outcome(bytes(data), spec, plain=True)
-    assert mine is None or mine == outcome(bytes(data), spec, plain=False)

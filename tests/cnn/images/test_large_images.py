@@ -16,7 +16,8 @@ import cnn.images.color
 import cnn.images.large_images
 from cnn.images.color import convert_colors
 from cnn.images.large_images import LARGE_PIXELS, lock_large_image
-from cnn.images.read import encode_jpeg, encode_png, read_image
+from cnn.images.pixels import encode_jpeg, encode_png
+from cnn.images.read import read_image
 from cnn.images.spec import ImageSpec
 
 SPEC = ImageSpec(size=(8, 8))

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from pictures import resize_pixels
 from PIL import Image
 
 from cnn.errors import BadImage
-from cnn.images.read import encode_jpeg, encode_png, make_grey32, read_image, resize_image, sum_levels
+from cnn.images.pixels import encode_jpeg, encode_png, make_grey32, sum_levels
+from cnn.images.read import read_image
 from cnn.images.spec import ImageSpec
 
 PLAIN = ImageSpec(size=(32, 48))
@@ -140,12 +142,12 @@ def test_a_bomb_is_refused_by_its_header() -> None:
 def test_crop_takes_the_centre() -> None:
     pixels = np.zeros((20, 60, 3), np.uint8)
     pixels[:, 20:40] = 255
-    assert resize_image(pixels, ImageSpec(size=(10, 10), resize="crop")).min() == 255
+    assert resize_pixels(pixels, ImageSpec(size=(10, 10), resize="crop")).min() == 255
 
 
 def test_pad_keeps_the_whole_picture_on_the_background() -> None:
     pixels = np.zeros((10, 40, 3), np.uint8)
-    padded = resize_image(pixels, ImageSpec(size=(40, 40), resize="pad", background=(9, 8, 7)))
+    padded = resize_pixels(pixels, ImageSpec(size=(40, 40), resize="pad", background=(9, 8, 7)))
     assert np.array_equal(padded[0, 0], [9, 8, 7])
     assert padded[15:25].max() == 0
 
@@ -153,7 +155,7 @@ def test_pad_keeps_the_whole_picture_on_the_background() -> None:
 def test_stretch_fills_the_shape() -> None:
     pixels = np.zeros((10, 40, 3), np.uint8)
     pixels[:, :20] = 200
-    stretched = resize_image(pixels, ImageSpec(size=(20, 20), resize="stretch"))
+    stretched = resize_pixels(pixels, ImageSpec(size=(20, 20), resize="stretch"))
     assert stretched[:, :9].min() == 200
     assert stretched[:, 11:].max() == 0
 
@@ -169,7 +171,7 @@ def test_any_picture_gets_the_shape_asked_for(
     height: int, width: int, size: tuple[int, int], resize: str, channels: int
 ) -> None:
     pixels = np.full((height, width, channels), 77, np.uint8)
-    result = resize_image(pixels, ImageSpec(size=size, resize=resize, channels=channels, background=(77, 77, 77)))
+    result = resize_pixels(pixels, ImageSpec(size=size, resize=resize, channels=channels, background=(77, 77, 77)))
     assert result.shape == (*size, channels)
     assert (result == 77).all()  # a flat picture stays flat: nothing is invented at borders
 
@@ -178,7 +180,7 @@ def test_any_picture_gets_the_shape_asked_for(
 def test_shrinking_is_antialiased(factor: float) -> None:
     side = 64
     big = make_photo(round(side * factor), round(side * factor), seed=3)
-    shrunk = resize_image(big, ImageSpec(size=(side, side))).astype(float)
+    shrunk = resize_pixels(big, ImageSpec(size=(side, side))).astype(float)
     reference = np.asarray(Image.fromarray(big).resize((side, side), Image.Resampling.BICUBIC), float)
     error = np.mean((shrunk - reference) ** 2)
     assert 10 * np.log10(255**2 / error) > 35
@@ -214,29 +216,6 @@ def test_sums_of_levels_are_exact(shape: tuple[int, int], channels: int, levels:
     rows = pixels.reshape(-1, channels)
     squares = rows.astype(np.uint16) ** 2
     assert sum_levels(pixels) == [*rows.sum(0, dtype=np.int64).tolist(), *squares.sum(0, dtype=np.int64).tolist()]
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-@pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [(32, 48), (64, 96), (100, 30)])
-def test_pixels_go_into_the_array_of_the_caller(kind: str, resize: str, channels: int, size: tuple[int, int]) -> None:
-    data = save(Image.fromarray(make_photo()), kind)
-    spec = ImageSpec.model_validate({"size": size, "resize": resize, "channels": channels})
-    batch = np.full((3, *spec.shape), 99, np.uint8)
-    decoded = read_image(data, spec, batch[1])
-    assert np.shares_memory(decoded.pixels, batch)
-    assert np.array_equal(batch[1], read_image(data, spec).pixels)
-    assert (batch[[0, 2]] == 99).all()
-
-
-@pytest.mark.parametrize(
-    "out",
-    [np.empty((32, 48, 1), np.uint8), np.empty((32, 48, 3), np.float32), np.empty((32, 96, 3), np.uint8)[:, ::2]],
-)
-def test_an_array_that_does_not_fit_is_refused(out: Any) -> None:
-    with pytest.raises(ValueError, match="C-contiguous uint8"):
-        read_image(encode_png(make_photo()), PLAIN, out)
 
 
 def test_pixels_stay_when_the_next_file_is_read() -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
+from registries import make_bundle_facts
 
 import cnn.inference.bundle
 from cnn.backend import import_keras
 from cnn.dataset.normalization import Normalization
-from cnn.dataset.split import SplitSpec
 from cnn.errors import IntegrityError, RegistryError, TrainingError
 from cnn.evaluation.calibration import as_class_probabilities
 from cnn.images.spec import ImageSpec
@@ -40,7 +40,7 @@ NORMALIZATION = Normalization(method="standardize", mean=(120.0, 110.0, 100.0), 
 
 
 def make_facts(*classes: str) -> BundleFacts:
-    return BundleFacts(TINY, IMAGE, NORMALIZATION, classes, 1.5, "digits-1", "ab" * 32, SplitSpec())
+    return make_bundle_facts(TINY, IMAGE, NORMALIZATION, classes, 1.5)
 
 
 def make_images(count: int = 5) -> NDArray[np.uint8]:
@@ -87,12 +87,28 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Written:
     return Written(folder, facts, model, write_bundle(folder, model, facts, make_images()))
 
 
+# As releases before the code was laid out in rooms wrote it.
+FORMER = (
+    '{"classes":["bat","cat"],"dataset":"photos-8f49357cb065","dataset_digest":"65f4","files":{"golden.npz":"2dac",'
+    '"model.onnx":"4867","model.weights.h5":"8606","seen.npz":"b5be"},"format":1,"image":{"background":[255,255,255],'
+    '"channels":3,"encoding":"raw","filter":"fast","max_pixels":250000000,"normalize":"symmetric","resize":"crop",'
+    '"size":[8,8]},"model":{"backbone":null,"layers":[],"preset":"small","weights":null},"normalization":'
+    '{"deviation":null,"mean":null,"method":"symmetric","offset":-1.0,"scale":0.00784313725490196},'
+    '"onnx_difference":5.960464477539063e-08,"split":{"folders":null,"group":null,"leak_distance":4,"seed":0,'
+    '"test":0.25,"validation":0.1},"temperature":0.12206237993536123}'
+)
+
+
+def test_what_earlier_releases_wrote_is_read_and_keeps_its_digest() -> None:
+    assert BundleInfo.model_validate_json(FORMER).to_json() == FORMER
+
+
 def test_what_is_read_is_what_was_written(written: Written) -> None:
     assert sorted(path.name for path in written.folder.iterdir()) == sorted(("bundle.json", *PARTS))
     info = read_bundle(written.folder)
     assert info == written.info
     assert (info.model, info.image, info.normalization) == (TINY, IMAGE, NORMALIZATION)
-    assert (info.classes, info.temperature, info.dataset) == (written.facts.classes, 1.5, "digits-1")
+    assert (info.classes, info.temperature, info.dataset) == (written.facts.classes, 1.5, "pets-1")
     assert info.compute_digest() == hashlib.sha256((written.folder / "bundle.json").read_bytes()).hexdigest()
 
 
@@ -210,7 +226,7 @@ def test_onnx_that_answers_otherwise_is_not_written(
 def test_a_model_that_is_not_what_its_description_says_is_refused(
     bundle: Written, tmp_path: Path, layers: tuple[Any, ...]
 ) -> None:
-    facts = replace(bundle.facts, model=ModelSpec(layers=layers))
+    facts = bundle.facts.model_copy(update={"model": ModelSpec(layers=layers)})
     with pytest.raises(TrainingError, match="not the network of its description"):
         write_bundle(tmp_path, bundle.model, facts, make_images())
 

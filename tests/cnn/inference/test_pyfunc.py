@@ -5,21 +5,23 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from numpy.typing import NDArray
 from PIL import Image
-from registries import open_registry, register
+from registries import make_bundle_facts, open_registry, register
 
 from cnn.dataset.normalization import Normalization
-from cnn.dataset.split import SplitSpec
 from cnn.images.read import read_image
 from cnn.images.spec import ImageSpec
-from cnn.inference.bundle import BundleFacts, write_bundle
+from cnn.inference.bundle import write_bundle
 from cnn.inference.pyfunc import ImageClassifier, _load_pyfunc, make_example
 from cnn.models.architecture import ModelSpec, build_model
 from cnn.models.layers import ConvLayer, FlattenLayer
@@ -57,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = build_model(spec, IMAGE, normalization, CLASSES)
     rng = np.random.default_rng(3)
     model.set_weights([rng.normal(size=weight.shape) for weight in model.get_weights()])
-    facts = BundleFacts(spec, IMAGE, normalization, CLASSES, 1.5, "digits-1", "ab" * 32, SplitSpec())
+    facts = make_bundle_facts(spec, IMAGE, normalization, CLASSES, 1.5)
     golden = np.random.default_rng(0).integers(0, 256, (4, *IMAGE.shape), dtype=np.uint8)
     write_bundle(folder, model, facts, golden)
     return folder
@@ -259,16 +261,44 @@ def test_a_version_says_what_it_takes_and_gives(registered: Path, classifier: Im
     )
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_a_version_of_an_older_release_still_loads(registered: Path, folder: Path, tmp_path: Path) -> None:
-    """It says of its signature only that there is `top_k`, has no example, and brings its own code."""
-    import mlflow.pyfunc
-    import yaml
-
-    shutil.copytree(registered, tmp_path / "old")
-    described = yaml.safe_load((tmp_path / "old/MLmodel").read_text())
+@pytest.fixture
+def older(registered: Path, tmp_path: Path) -> Path:
+    """A version of an older release: it says of its signature only that there is `top_k`, has no example, and brings
+    the code of its time, in which nothing but `cnn.pyfunc` is where it is today."""
+    folder = tmp_path / "older"
+    shutil.copytree(registered, folder, ignore=shutil.ignore_patterns("code"))
+    described = yaml.safe_load((folder / "MLmodel").read_text())
     for key in ("saved_input_example_info", "is_signature_from_type_hint", "type_hint_from_example"):
         described.pop(key, None)
     described["signature"] |= {"inputs": None, "outputs": None}
-    (tmp_path / "old/MLmodel").write_text(yaml.safe_dump(described))
-    assert list(mlflow.pyfunc.load_model(str(tmp_path / "old")).predict([make_file(0)])["outcome"]) == ["ok"]
+    assert described["flavors"]["python_function"]["loader_module"] == "cnn.pyfunc"  # for ever: see LOADER
+    (folder / "MLmodel").write_text(yaml.safe_dump(described))
+    (folder / "code/cnn").mkdir(parents=True)
+    (folder / "code/cnn/__init__.py").touch()
+    (folder / "code/cnn/pyfunc.py").write_text(OLD_CODE)
+    return folder
+
+
+OLD_CODE = """
+class Model:
+    def predict(self, model_input, params=None):
+        return "the code of its time"
+
+def _load_pyfunc(data_path):
+    return Model()
+"""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_version_of_an_older_release_loads_where_todays_code_is_imported(older: Path) -> None:
+    import mlflow.pyfunc
+
+    assert list(mlflow.pyfunc.load_model(str(older)).predict([make_file(0)])["outcome"]) == ["ok"]
+
+
+def test_a_version_of_an_older_release_loads_with_its_own_code_in_a_new_process(older: Path, registered: Path) -> None:
+    """And after it one of today, which then is run by the same code."""
+    code = "import sys, mlflow.pyfunc\nprint([mlflow.pyfunc.load_model(path).predict(['x']) for path in sys.argv[1:]])"
+    command = [sys.executable, "-W", "ignore", "-P", "-c", code, str(older), str(registered)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, cwd=older).stdout
+    assert answer.splitlines()[-1] == str(["the code of its time"] * 2)

@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from registries import make_bundle_facts
 
 from cnn.backend import import_keras
 from cnn.dataset.normalization import Normalization
-from cnn.dataset.split import SplitSpec
 from cnn.errors import IntegrityError, RegistryError
 from cnn.evaluation.calibration import apply_temperature, as_class_probabilities
 from cnn.images.spec import ImageSpec
-from cnn.inference.bundle import BundleFacts, write_bundle
+from cnn.inference.bundle import write_bundle
 from cnn.inference.onnx import mute_onnx, open_session
 from cnn.inference.scorer import Scorer, load_scorer, rank_classes
 from cnn.models.architecture import ModelSpec, build_model
@@ -44,7 +44,7 @@ def make_images(count: int, seed: int = 0) -> NDArray[np.uint8]:
 def write(folder: Path, *classes: str) -> Any:
     """Write the bundle of a tiny network with temperature 2; returns the network."""
     spec = ModelSpec(layers=(ConvLayer(filters=4, padding="same"), GlobalPoolLayer()))
-    facts = BundleFacts(spec, IMAGE, NORMALIZATION, classes, 2.0, "digits-1", "ab" * 32, SplitSpec())
+    facts = make_bundle_facts(spec, IMAGE, NORMALIZATION, classes, 2.0)
     model = build_model(spec, IMAGE, NORMALIZATION, classes)
     write_bundle(folder, model, facts, make_images(4))
     return model

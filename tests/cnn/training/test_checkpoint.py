@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cnn.errors import IntegrityError, StorageError, TrainingError
-from cnn.training.checkpoint import Snapshot, lock_folder, read_snapshot, write_snapshot
+from cnn.training.checkpoint import Snapshot, lock_checkpoints, read_snapshot, write_snapshot
 
 
 def make_snapshot(job: str = "job") -> Snapshot:
@@ -92,17 +92,18 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(f"cnn.training.checkpoint.os.{step}", fail)
+    monkeypatch.setattr(f"cnn.files.os.{step}", fail)
     with pytest.raises(StorageError, match=r"last.npz: the checkpoint cannot be written \(No space left on device\)"):
         write_snapshot(path, make_snapshot("new"))
     assert read_snapshot(path, "old") is not None
+    assert [entry.name for entry in tmp_path.iterdir()] == ["last.npz"]
 
 
 HOLD = """
 import os, sys
 from pathlib import Path
-from cnn.training.checkpoint import lock_folder
-with lock_folder(Path(sys.argv[1])):
+from cnn.training.checkpoint import lock_checkpoints
+with lock_checkpoints(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -113,17 +114,20 @@ def test_two_processes_never_share_a_folder(tmp_path: Path) -> None:
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(TrainingError, match="another run is training"), lock_folder(tmp_path):
+        with pytest.raises(TrainingError, match="another run is training"), lock_checkpoints(tmp_path):
             pass
         other.kill()
         other.wait()
-    with lock_folder(tmp_path / "new" / "folder"):
+    with lock_checkpoints(tmp_path / "new" / "folder"):
         assert (tmp_path / "new" / "folder").is_dir()
-    with lock_folder(tmp_path):  # a killed holder holds nothing
+    with lock_checkpoints(tmp_path):  # a killed holder holds nothing
         pass
 
 
 def test_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageError, match="no checkpoints can be kept there"), lock_folder(tmp_path / "file" / "x"):
+    with (
+        pytest.raises(StorageError, match="no checkpoints can be kept there"),
+        lock_checkpoints(tmp_path / "file" / "x"),
+    ):
         pass

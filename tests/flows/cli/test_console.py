@@ -1,7 +1,6 @@
 """Exit codes, one line for each known fault, one JSON object."""
 
 import json
-import os
 import signal
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -9,10 +8,8 @@ from typing import Any, NoReturn
 import pytest
 import typer
 
-import infra.server.prefect_server
 from cnn.errors import SourceError
-from flows.cli.console import format_value, open_prefect, run_command
-from flows.progress import CONSOLE_LEVEL
+from flows.cli.console import format_value, run_command
 
 
 def fail_with(error: BaseException) -> Callable[[], NoReturn]:
@@ -70,22 +67,6 @@ def test_sigterm_ends_a_command_as_ctrl_c_does_with_its_own_code(capsys: pytest.
     assert code == 143
     assert "what was finished is kept" in printed.err
     assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_what_prefect_reads_is_set_once_and_never_over_what_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    address = "http://127.0.0.1:1/api"
-    for name in ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED", CONSOLE_LEVEL):
-        monkeypatch.setenv(name, "")  # so that what is set below is undone
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("DO_NOT_TRACK", "0")
-    monkeypatch.setattr(infra.server.prefect_server, "ensure_prefect_server", lambda announce, spec: address)
-    open_prefect()
-    assert (os.environ["PREFECT_API_URL"], os.environ["DO_NOT_TRACK"]) == (address, "0")
-    assert os.environ[CONSOLE_LEVEL] == "CRITICAL"
-    assert "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED" not in os.environ  # a server of someone else is asked
-    monkeypatch.setattr(infra.server.prefect_server, "is_own_server", lambda asked: asked == address)
-    open_prefect()
-    assert os.environ["PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED"] == "false"
 
 
 def test_json_is_exactly_one_object(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,15 +1,22 @@
 """Every command answers to --help, wrong use exits with 2, known faults with 1 and one line."""
 
+import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from registries import add_versions, open_registry
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from flows.cli.main import app
 from flows.cli.options import FIXED_SECTIONS, Options, find_ignored_settings, locate
+from flows.cli.settings import show_settings
 from flows.config import Config
+from flows.settings import list_settings, write_page
 
 RUNS = ["demo", "prepare", "train", "retrain", "score", "serve"]
 CONFIGURED = [*RUNS, "up", "settings"]
@@ -67,7 +74,10 @@ def test_asking_for_models_where_there_are_none_makes_nothing(words: list[str], 
     mistyped = tmp_path / "wrkspace"
     result = run(app, [*words, "--workspace", str(mistyped)])
     if words == ["models"]:
-        assert (result.exit_code, result.stdout) == (0, "no model is registered yet\n")
+        assert (result.exit_code, result.stdout) == (
+            0,
+            "no model is registered yet; `safelight retrain FOLDER --name NAME` trains one\n",
+        )
     else:
         assert result.exit_code == 1
         assert f"{mistyped}: no model is registered there yet" in result.stderr
@@ -75,7 +85,7 @@ def test_asking_for_models_where_there_are_none_makes_nothing(words: list[str], 
 
 
 @pytest.mark.parametrize("option", ["--source", "--inbox"])
-def test_a_folder_that_is_not_there_is_told_before_a_server_starts(tmp_path: Path, option: str) -> None:
+def test_a_folder_that_is_not_there_is_reported_before_a_server_starts(tmp_path: Path, option: str) -> None:
     result = run(app, ["serve", "--name", "birds", option, str(tmp_path / "gone")])
     assert result.exit_code == 1
     assert "gone" in result.stderr
@@ -116,13 +126,13 @@ def test_an_address_that_is_no_utf_8_is_refused_before_anything_starts(tmp_path:
 def test_a_reason_says_something(words: list[str]) -> None:
     result = run(app, [*words, "--why", " "])
     assert result.exit_code == 2
-    assert "say in a few words why" in result.stderr
+    assert "give the reason in a few words" in result.stderr
 
 
 def test_a_setting_that_is_typed_for_a_command_which_does_not_obey_it_is_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.cli.console.open_prefect", lambda spec: None)
+    monkeypatch.setattr("infra.server.prefect_server.open_prefect", lambda announce, spec: None)
     typed = ["image.size=32", "fit.epochs=3", "augment.copies=1"]
     Options("train", settings=typed).open_run()
     line = "--set image.size, augment.copies changes nothing here: the dataset keeps what it was made with, retrain"
@@ -136,3 +146,124 @@ def test_a_setting_that_is_typed_for_a_command_which_does_not_obey_it_is_named(
     for command in FIXED_SECTIONS:
         assert not find_ignored_settings(command, ["cluster.workers=0", "score.top_k=2", "server.port=4300"])
         assert set(FIXED_SECTIONS[command][0]) <= set(Config.model_fields)
+
+
+def test_help_shows_an_example_for_each_command() -> None:
+    lines = [line.strip() for line in run(app, ["--help"], terminal_width=80).output.splitlines()]
+    assert max(map(len, lines)) <= 80
+    for command in COMMANDS:
+        assert any(line.startswith(f"safelight {command}") for line in lines), command
+    assert run(app, ["-h"]).output == run(app, ["--help"]).output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_begins_its_help_with_an_example_that_it_understands(command: str) -> None:
+    shown = run(app, [command, "-h"], terminal_width=80).output
+    assert shown == run(app, [command, "--help"], terminal_width=80).output
+    assert max(map(len, shown.splitlines())) <= 80
+    first, usage = shown.splitlines()[:2]
+    assert first.startswith(f"Example: safelight {command}")
+    assert usage.startswith("Usage: ")
+    words = shlex.split(first.removeprefix("Example: safelight "))
+    found = get_command(app).commands[command]  # type: ignore[attr-defined]
+    found.make_context(command, words[1:])  # raises what wrong use raises
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["retran", "x"], "Did you mean 'retrain'"),
+        (["prepare", "x", "--worksapce", "y"], "--workspace"),
+        (["score", "x", "--nmae", "y"], "--name"),
+    ],
+)
+def test_a_mistyped_word_is_answered_with_the_right_one(words: list[str], meant: str) -> None:
+    result = run(app, words)
+    assert result.exit_code == 2
+    assert meant in result.stderr
+
+
+def test_wrong_use_shows_an_example() -> None:
+    assert "Example: safelight retrain ~/photos --name birds" in run(app, ["retrain", "x"]).stderr
+
+
+def strip_ansi(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def complete(words: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What bash is answered when TAB is typed behind these words."""
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - (not words.endswith(" "))))
+    monkeypatch.setenv("_SAFELIGHT_COMPLETE", "complete_bash")
+    return run(app, [], prog_name="safelight").output.split()
+
+
+def test_tab_completes_commands_options_and_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert complete("safelight ret", monkeypatch) == ["retrain"]
+    assert set(complete("safelight ", monkeypatch)) == set(COMMANDS)
+    assert complete("safelight retrain photos --na", monkeypatch) == ["--name"]
+    assert complete("safelight score inbox --name ", monkeypatch) == []
+    assert not list(tmp_path.iterdir())
+    with open_registry(tmp_path / "workspace") as registry:
+        add_versions(registry, "birds")
+        add_versions(registry, "bees")
+    assert complete("safelight score inbox --name b", monkeypatch) == ["bees", "birds"]
+    assert complete("safelight promote bi", monkeypatch) == ["birds"]
+    assert complete(f"safelight models --workspace {tmp_path} ", monkeypatch) == []
+    (tmp_path / "workspace/mlflow/mlflow.db").write_bytes(b"no database")
+    assert complete("safelight score inbox --name b", monkeypatch) == []
+
+
+def test_settings_are_listed_with_what_is_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(app, ["init"]).exit_code == 0
+    file = tmp_path / "safelight.toml"
+    file.write_text(file.read_text().replace("#epochs = 15", "epochs = 30"))
+    lines = run(app, ["settings", "--set", "score.accept=0.9"]).stdout.splitlines()
+    assert len(lines) == len(list_settings(Config()))
+    assert next(line for line in lines if line.startswith("fit.epochs")).startswith("fit.epochs = 30 (default: 15)  # ")
+    assert next(line for line in lines if line.startswith("score.accept")).startswith("score.accept = 0.9 (default: 0.")
+    found = json.loads(run(app, ["settings", "fit.epochs", "--json"]).stdout)["settings"]
+    assert (list(found), found["fit.epochs"]["value"], found["fit.epochs"]["default"]) == (["fit.epochs"], 30, 15)
+    assert run(app, ["settings", "--markdown"]).stdout == write_page()
+
+
+def test_settings_fit_a_terminal_and_are_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = json.loads(run(app, ["settings", "--json"]).stdout)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    show_settings(answer)
+    printed = strip_ansi(capsys.readouterr().out)
+    assert max(map(len, printed.splitlines())) <= 80
+    for name, facts in answer["settings"].items():
+        assert f"  {name} = " in printed
+        assert " ".join(f"{facts['meaning']} ({facts['allowed']})".split()) in " ".join(printed.split())
+
+
+def test_init_never_overwrites_a_file(tmp_path: Path) -> None:
+    assert json.loads(run(app, ["init", "--path", str(tmp_path), "--json"]).stdout) == {
+        "file": str(tmp_path / "safelight.toml")
+    }
+    (tmp_path / "safelight.toml").write_text("[fit]\nepochs = 3\n")
+    result = run(app, ["init", "--path", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "is there already" in result.stderr
+    assert (tmp_path / "safelight.toml").read_text() == "[fit]\nepochs = 3\n"
+
+
+def test_a_wrong_setting_in_a_file_is_reported_with_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[image]\nsiz = 3\n")
+    assert f"error: {file}: there is no setting image.siz; did you mean image.size?" in " ".join(
+        run(app, ["settings", "--config", str(file)]).stderr.split()
+    )
+    file.write_text("[fit]\nepochs = 0\n")
+    assert run(app, ["settings", "--config", str(file)]).stderr.startswith(f"error: {file}: setting fit.epochs = 0: ")
+    assert run(app, ["settings", "--set", "image.epochs=3"]).stderr.startswith(
+        "error: there is no setting image.epochs; did you mean fit.epochs?"
+    )

@@ -13,7 +13,7 @@ from registries import METRICS, add_versions, open_registry
 from rich.cells import cell_len
 from rich.console import Console
 
-from flows.cli.console import make_table, show_table
+from flows.cli.console import make_table, show_values
 from flows.cli.models import show_models
 from flows.models import list_models, promote_version, rollback_version
 from infra.registry.registry import Registry
@@ -105,7 +105,7 @@ def test_nothing_is_cut_off_a_table(rows: list[tuple[Any, ...]], title: str) -> 
 
 def test_piped_values_stay_on_their_line(capsys: pytest.CaptureFixture[str]) -> None:
     path = "/home/ada/" + "deep/" * 60 + "report.html"
-    show_table("score", {"report": path, "seconds": 4.25, "outcomes": {"ok": 3, "leak": 0}})
+    show_values({"report": path, "seconds": 4.25, "outcomes": {"ok": 3, "leak": 0}})
     assert capsys.readouterr().out.splitlines() == [
         f"report    {path}",
         "seconds   4.25",

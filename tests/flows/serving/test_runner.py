@@ -441,7 +441,7 @@ def test_a_run_that_was_just_handed_out_is_not_late(capsys: pytest.CaptureFixtur
 
 def test_ctrl_c_is_quiet_from_the_start() -> None:
     code = "import signal, flows.cli.start as m, flows.cli.main as c\n"
-    code += "c.main = lambda: print(signal.getsignal(2).name); m.main()"
+    code += "c.run_app = lambda: print(signal.getsignal(2).name); m.main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "SIG_DFL"
     assert threading.current_thread() is threading.main_thread()

@@ -141,14 +141,14 @@ def test_what_others_write_is_no_message(data: bytes) -> None:
         assert read_message(io.BytesIO(data)) is None
 
 
-# Writes into every pipe of the process before the second picture is decoded: the first two prove that it can.
+# Writes into every pipe of the process before the third picture is decoded: the first two prove that it can.
 WRITES_BETWEEN = """
 import os, sys
 import PIL.Image
 real, seen = PIL.Image.open, []
 def open(*args, **kwargs):
     seen.append(1)
-    if len(seen) > 1:
+    if len(seen) > 2:
         os.write(int(sys.argv[2]), b"a line from elsewhere, as long as a head")
     return real(*args, **kwargs)
 PIL.Image.open = open

@@ -27,7 +27,7 @@ COMPOSE = load_yaml("infra/deploy/compose.yaml")
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OWN = {name: service for name, service in SERVICES.items() if str(service["image"]).startswith("safelight")}
 DEPLOYMENTS: dict[str, dict[str, Any]] = {
-    f"{item['entrypoint'].partition(':')[2]}/{item['name']}": item
+    f"{item['entrypoint'].rpartition('.')[2]}/{item['name']}": item
     for item in load_yaml("infra/deploy/prefect.yaml")["deployments"]
 }
 
@@ -44,8 +44,8 @@ def split_command(command: list[str]) -> tuple[tuple[str, ...], list[str]]:
 
 def parameters_of(entrypoint: str) -> dict[str, bool]:
     """Parameter → whether it must be given, of the flow function that an entrypoint names."""
-    path, _, name = entrypoint.partition(":")
-    tree = ast.parse((ROOT / path).read_text("utf-8"))
+    module, _, name = entrypoint.rpartition(".")
+    tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text("utf-8"))
     function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
     names = [argument.arg for argument in function.args.args]
     required = len(names) - len(function.args.defaults)

@@ -140,6 +140,7 @@ SAFE = {
     "pillow": "13.0.0",
     "keras": "3.15.1",
     "mlflow": "3.17.0",
+    "mlflow-skinny": "3.17.0",
     "distributed": "2026.1.0",
     "starlette": "1.3.0",
     "jinja2": "3.1.6",

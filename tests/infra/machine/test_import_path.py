@@ -127,7 +127,7 @@ def test_the_trainer_is_started_in_any_folder(hostile: Path, monkeypatch: pytest
     facts = {"workspace": str(work), "dataset": "birds-1", "name": "birds", "folder": str(hostile.parent / "run")}
     job = TrainJob(**facts, model=ModelSpec(), fit=FitSpec())
     with TrainingProcess() as trainer, pytest.raises(DatasetError, match="birds-1"):
-        trainer.run(job, lambda event: None)
+        trainer.run(job, lambda figures: None)
 
 
 def test_a_process_of_any_program_started_in_the_block_is_safe(hostile: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_module_is_run_with_its_arguments(hostile: Path, pythonpath: str) -> N
 def test_the_command_is_run_in_any_folder(hostile: Path, pythonpath: str) -> None:
     done = subprocess.run([*SAFELIGHT, "prepare", "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "Class folders of images" in done.stdout
+    assert "safelight prepare ~/photos" in done.stdout
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ def make_job(folder: Path, size: int = 8) -> TrainJob:
     manifest = write_dataset(folder / "w", folder / "s")
     fit, model = FitSpec(epochs=2, batch_size=size), ModelSpec.model_validate(NETWORK)
     place = {"workspace": str(folder / "w"), "folder": str(folder / "run")}
-    return TrainJob(**place, dataset=manifest.dataset, name="squares", model=model, fit=fit)
+    return TrainJob(**place, dataset=manifest.dataset, model=model, fit=fit)
 
 
 @pytest.mark.slow
@@ -126,8 +126,8 @@ def test_training_that_runs_out_of_memory_says_what_to_write(tmp_path: Path, mon
     some stand still."""
     monkeypatch.setattr(infra.machine.memory_limits, "STARVED_SECONDS", 10.0)
 
-    def shrink(event: dict[str, Any]) -> None:
-        if event.get("stage") == "fit":
+    def shrink(figures: dict[str, float]) -> None:
+        if figures["epoch"] == 1:
             pages = int(Path(f"/proc/{trainer.pid}/statm").read_text().split()[0])
             size = pages * resource.getpagesize()
             resource.prlimit(trainer.pid, resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
@@ -184,7 +184,7 @@ def test_a_trainer_that_does_not_start_names_its_last_words(tmp_path: Path, monk
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with TrainingProcess() as trainer, pytest.raises(InstallationError) as caught:
-        trainer.run(make_job(tmp_path), lambda event: None)
+        trainer.run(make_job(tmp_path), lambda figures: None)
     assert "does not start (code 9: libcudart.so: no such file)" in str(caught.value)
 
 

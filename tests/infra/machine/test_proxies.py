@@ -35,7 +35,7 @@ from infra.machine.proxies import (
 )
 from infra.registry.tracking import resolve_tracking
 from infra.server.prefect_server import ensure_prefect_server
-from infra.storage.entry import read_aws_variables
+from infra.storage.aws import read_aws_variables
 from infra.storage.s3 import S3Source, make_client
 from infra.storage.s3_errors import explain_fault
 from infra.storage.s3_obstore import choose_reader
@@ -318,7 +318,7 @@ def test_a_command_runs_at_a_desk_with_a_proxy(
     """The server is the local one, found by its address as a profile names it, so that each of its clients is asked."""
     make_image_folder(tmp_path / "photos", per_class=4, size=16)
     environment = os.environ | proxies | {"PREFECT_API_URL": prefect_server}
-    command = [sys.executable, "-c", "from flows.cli.main import main; main()"]
+    command = [sys.executable, "-c", "from flows.cli.start import main; main()"]
     arguments = ["prepare", str(tmp_path / "photos"), "--workspace", str(tmp_path / "work"), "--json"]
     done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

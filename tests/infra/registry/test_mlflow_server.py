@@ -160,7 +160,7 @@ def test_what_another_machine_made_first_is_taken_as_it_is(
 def test_a_server_on_loopback_is_asked_past_the_proxy_of_the_desk(server: str, tmp_path: Path) -> None:
     proxies = {"HTTP_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9"}
     done = subprocess.run(
-        [sys.executable, "-c", "from flows.cli.main import main; main()", "models", "--json"],
+        [sys.executable, "-c", "from flows.cli.start import main; main()", "models", "--json"],
         env=os.environ | proxies | {"MLFLOW_TRACKING_URI": server},
         capture_output=True,
         text=True,

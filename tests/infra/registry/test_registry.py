@@ -55,7 +55,7 @@ def test_a_run_goes_on_under_its_key(registry: Registry) -> None:
 def test_a_folder_becomes_artifacts(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "confusion.png").write_bytes(b"png")
     run = registry.start_run("runs", "c" * 64, {})
-    registry.log_folder(run, tmp_path, "figures")
+    registry.log_figures(run, tmp_path)
     assert [file.path for file in registry._client.list_artifacts(run, "figures")] == ["figures/confusion.png"]
 
 

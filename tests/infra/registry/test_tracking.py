@@ -11,7 +11,7 @@ import sqlalchemy
 from cnn.errors import ConfigError
 from cnn.text import redact_text as redact
 from infra.registry.tracking import check_model_name, flatten_parameters, holds_registry, resolve_tracking
-from infra.server.prefect_server import _name_database
+from infra.server.local_server import _name_database
 
 
 def test_a_local_workspace_keeps_its_registry_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

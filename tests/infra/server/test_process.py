@@ -20,21 +20,22 @@ import pytest
 from browsers import look_for, require_chromium
 from image_folders import MakeImageFolder
 
+import infra.server.local_server
+import infra.server.prefect_server
 import infra.server.process
 from cnn.errors import ServerError
 from infra.machine.user_dirs import state_dir
-from infra.server.prefect_server import (
+from infra.server.local_server import (
     CALM,
-    ServerSpec,
-    ServerState,
-    ensure_prefect_server,
-    leave_server,
+    LocalServer,
+    find_local_server,
     restart_server,
-    server_status,
     start_server,
     stop_server,
     use_server,
+    wait_for_server,
 )
+from infra.server.prefect_server import ensure_prefect_server
 from infra.server.process import (
     CLIENTS,
     LOG,
@@ -46,6 +47,7 @@ from infra.server.process import (
     rotate_log,
     watch_server,
 )
+from infra.server.spec import ServerSpec
 
 
 class Ticks:
@@ -197,7 +199,7 @@ def test_the_log_of_the_last_server_is_there_after_a_restart(own_home: Path, mon
     monkeypatch.setattr(infra.server.process, "__file__", "/nowhere.py")
     for _ in range(2):
         with pytest.raises(ServerError, match="ended while it started"):
-            start_server()
+            wait_for_server(start_server())
     text = (own_home / LOG).read_text()
     assert text.count("/nowhere.py") == 2
     assert text.count("the server starts on port") == 2
@@ -210,14 +212,14 @@ def test_a_port_that_is_taken_is_told_in_one_line(own_home: Path) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as other:
         port = other.getsockname()[1]
         with pytest.raises(ServerError, match=rf"server\.port = {port}: .*Address already in use.*choose another port"):
-            start_server(spec=ServerSpec(port=port))
+            start_server(ServerSpec(port=port))
 
 
 def test_the_port_that_was_asked_for_is_told_when_the_server_runs_on_another(
     own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = ServerState(1, "", 4205, "http://127.0.0.1:4205/api", "3", "", 60.0)
-    monkeypatch.setattr(infra.server.prefect_server, "server_status", lambda: state)
+    state = LocalServer(1, "", 4205, "http://127.0.0.1:4205/api", "3", "", 60.0)
+    monkeypatch.setattr(infra.server.prefect_server, "find_local_server", lambda: state)
     monkeypatch.setattr(infra.server.prefect_server, "wait_for_server", lambda state: state)
     said: list[str] = []
     assert ensure_prefect_server(said.append, ServerSpec(port=4300)) == state.url
@@ -228,10 +230,10 @@ def test_the_port_that_was_asked_for_is_told_when_the_server_runs_on_another(
 
 
 def test_up_keeps_a_server_that_a_command_started(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    state = ServerState(1, "", 4205, "http://127.0.0.1:4205/api", "3", "", 60.0)
+    state = LocalServer(1, "", 4205, "http://127.0.0.1:4205/api", "3", "", 60.0)
     own_home.mkdir(exist_ok=True)
     (own_home / STATE).write_text(json.dumps(asdict(state)))
-    monkeypatch.setattr(infra.server.prefect_server, "server_status", lambda: state)
+    monkeypatch.setattr(infra.server.prefect_server, "find_local_server", lambda: state)
     monkeypatch.setattr(infra.server.prefect_server, "wait_for_server", lambda state: state)
     assert ensure_prefect_server(pytest.fail) == state.url
     assert json.loads((own_home / STATE).read_text())["idle_minutes"] == 60.0
@@ -242,18 +244,18 @@ def test_up_keeps_a_server_that_a_command_started(own_home: Path, monkeypatch: p
 def test_a_server_that_was_asked_to_stay_meanwhile_is_started_again_when_it_dies(
     own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = ServerState(1, "", 4205, "http://127.0.0.1:4205/api", "3", "", 60.0)
+    state = LocalServer(1, "", 4205, "http://127.0.0.1:4205/api", "3", "", 60.0)
     own_home.mkdir(exist_ok=True)
     (own_home / STATE).write_text(json.dumps(asdict(replace(state, idle_minutes=None))))  # by `safelight up`
     again = replace(state, pid=2, idle_minutes=None)
     asked: list[Any] = []
 
-    def launch(*facts: Any) -> ServerState:
+    def launch(*facts: Any) -> LocalServer:
         asked.append(facts)
         return again
 
     monkeypatch.setattr(os, "killpg", lambda pid, number: None)
-    monkeypatch.setattr(infra.server.prefect_server, "_launch", launch)
+    monkeypatch.setattr(infra.server.local_server, "_launch", launch)
     assert restart_server(state) == again
     assert asked == [(own_home, 4205, None)]
     (own_home / STATE).unlink()
@@ -264,8 +266,8 @@ def test_a_command_that_names_the_local_server_by_its_address_uses_it_too(
 ) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
-        state = ServerState(1, "", 1, url, "3", "", 60.0)
-        monkeypatch.setattr(infra.server.prefect_server, "server_status", lambda: state)
+        state = LocalServer(1, "", 1, url, "3", "", 60.0)
+        monkeypatch.setattr(infra.server.prefect_server, "find_local_server", lambda: state)
         monkeypatch.setenv("PREFECT_API_URL", url)
         assert ensure_prefect_server(pytest.fail) == url
         assert lock_alone(own_home / CLIENTS) is None
@@ -275,7 +277,7 @@ def test_a_command_that_names_the_local_server_by_its_address_uses_it_too(
         handle = lock_alone(own_home / CLIENTS)
         assert handle is not None
         os.close(handle)
-        monkeypatch.setattr(infra.server.prefect_server, "server_status", lambda: None)
+        monkeypatch.setattr(infra.server.prefect_server, "find_local_server", lambda: None)
 
 
 def test_the_calmed_loops_are_the_servers_own() -> None:
@@ -304,6 +306,13 @@ print(json.dumps([values, queue]))
 # --- real servers ----------------------------------------------------------------------------------------------------
 
 
+def leave_server() -> None:
+    """As when the process ends that used the server."""
+    for handle in infra.server.local_server._used.values():
+        os.close(handle)
+    infra.server.local_server._used.clear()
+
+
 def wait_until(condition: Callable[[], Any], seconds: float = 90.0) -> None:
     until = time.monotonic() + seconds
     while not condition():
@@ -315,13 +324,13 @@ def wait_until(condition: Callable[[], Any], seconds: float = 90.0) -> None:
 @pytest.mark.integration
 def test_a_real_server_ends_when_the_last_command_has_ended(own_home: Path, unused_port: int) -> None:
     use_server()
-    state = start_server(wait=False, spec=ServerSpec(port=unused_port, idle_minutes=0.03))
+    state = start_server(ServerSpec(port=unused_port, idle_minutes=0.03))
     process = psutil.Process(state.pid)
     # Nobody connects: whoever had, would count as a visitor for another minute.
     wait_until(lambda: any(one.status == "LISTEN" for one in process.net_connections()))
-    assert server_status() == state  # its start took longer than the two seconds, and it was in use
+    assert find_local_server() == state  # its start took longer than the two seconds, and it was in use
     leave_server()
-    wait_until(lambda: (server_status() is None and not process.is_running()) or process.status() == "zombie")
+    wait_until(lambda: (find_local_server() is None and not process.is_running()) or process.status() == "zombie")
     assert "nobody has used the server" in (own_home / LOG).read_text()
     assert not (own_home / STATE).exists()
 
@@ -334,12 +343,12 @@ def test_a_run_is_to_be_seen_in_the_pages_of_a_server_on_another_port(
     program = require_chromium()
     make_image_folder(tmp_path / "photos", per_class=4, size=16)
     arguments = ["prepare", str(tmp_path / "photos"), "--workspace", str(tmp_path / "work"), "--json"]
-    start = [sys.executable, "-c", "from flows.cli.main import main; main()"]
+    start = [sys.executable, "-c", "from flows.cli.start import main; main()"]
     done = subprocess.run(
         [*start, *arguments, "--set", f"server.port={unused_port}"], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    state = server_status()
+    state = find_local_server()
     assert state is not None
     assert state.port == unused_port
     look_for("prepare photos", program, f"{state.ui}/v2/runs", tmp_path / "browser")

@@ -11,17 +11,10 @@ import pytest
 from commands import safelight, start, wait_until
 from image_folders import MakeImageFolder
 
-from infra.server.prefect_server import server_status, start_server, stop_server
+from infra.server.local_server import find_local_server, start_server, stop_server, wait_for_server
 from infra.server.watchdog import supervise_server
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
-
-
-@pytest.fixture
-def own_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("SAFELIGHT_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
 
 
 def test_a_run_ends_well_though_the_server_is_killed(
@@ -30,7 +23,7 @@ def test_a_run_ends_well_though_the_server_is_killed(
     photos, work = tmp_path / "photos", tmp_path / "work"
     make_image_folder(photos, ("bat", "cat", "owl"), 100, size=64)
     more = ["--set", "chunk.files=20", "--set", "augment.copies=20", "--set", "image.size=[64,64]", "--json"]
-    first = start_server()
+    first = wait_for_server(start_server())
     try:
         process = start("prepare", photos, "--workspace", work, *more)
         wait_until(lambda: list(work.glob("chunks/*.arrow")), process)
@@ -38,7 +31,7 @@ def test_a_run_ends_well_though_the_server_is_killed(
         out, err = process.communicate()
         assert process.returncode == 0, err
         assert json.loads(out)["files"] == 300
-        again = server_status()
+        again = find_local_server()
         assert again is not None
         assert (again.port, again.pid != first.pid) == (first.port, True)
         assert safelight("prepare", photos, "--workspace", work, *more)["shards"]["built"] == 0
@@ -47,9 +40,9 @@ def test_a_run_ends_well_though_the_server_is_killed(
 
 
 def test_a_server_that_was_stopped_is_not_started_again(own_home: None) -> None:
-    state = start_server(wait=False)
+    state = start_server()
     with supervise_server(state.url):
         # As `safelight down` of another terminal.
-        down = "from infra.server.prefect_server import stop_server; assert stop_server()"
+        down = "from infra.server.local_server import stop_server; assert stop_server()"
         subprocess.run([sys.executable, "-c", down], check=True)
-    assert server_status() is None
+    assert find_local_server() is None

@@ -3,7 +3,6 @@
 import errno
 import os
 import socket
-import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -200,33 +199,6 @@ def test_a_workspace_that_may_not_be_written_to_says_so(tmp_path: Path, unprivil
     (tmp_path / "store").chmod(0o555)
     with unprivileged(), pytest.raises(StorageError, match="permission denied; change its permissions or choose"):
         store.write("y", b"1")
-
-
-def test_write_if_writes_only_over_what_was_expected(tmp_path: Path) -> None:
-    store = open_store(str(tmp_path))
-    assert not store.write_if("a/p", b"1", b"0")
-    assert not store.exists("a/p")
-    assert store.write_if("a/p", b"1", None)
-    assert not store.write_if("a/p", b"2", None)
-    assert store.write_if("a/p", b"2", b"1")
-    assert store.read("a/p") == b"2"
-
-
-def test_no_write_if_is_lost_among_many(tmp_path: Path) -> None:
-    open_store(str(tmp_path)).write("count", b"0")
-
-    def count() -> None:
-        store = open_store(str(tmp_path))
-        for _ in range(20):
-            while not store.write_if("count", str(int(held := store.read("count")) + 1).encode(), held):
-                pass
-
-    threads = [threading.Thread(target=count) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert open_store(str(tmp_path)).read("count") == b"80"
 
 
 @pytest.mark.parametrize("path", ["", "/etc/x", "../x", "a/../../x", "a//b", "a/", "./a", "a\0b"])

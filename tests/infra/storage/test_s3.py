@@ -125,39 +125,6 @@ def test_a_fault_of_the_server_stops_the_run_with_one_line(stub: Stubber, code: 
         assert not any(secret in str(caught.value) for secret in (KEY, SECRET, "\n"))
 
 
-def test_a_conditional_write_names_the_version_it_replaces(stub: Stubber) -> None:
-    where = {"Bucket": "bucket", "Key": "p"}
-    stub.add_response("get_object", an_answer(b"1"), where)
-    stub.add_response("put_object", {}, where | {"Body": b"2", "IfMatch": '"v1"'})
-    assert open_store("s3://bucket").write_if("p", b"2", b"1")
-    stub.add_client_error("get_object", "NoSuchKey", expected_params=where)
-    stub.add_response("put_object", {}, where | {"Body": b"2", "IfNoneMatch": "*"})
-    assert open_store("s3://bucket").write_if("p", b"2", None)
-
-
-@pytest.mark.parametrize(("now", "won"), [(b"theirs", False), (b"mine", True)])
-def test_a_refused_conditional_write_lost_unless_the_bytes_there_are_its_own(
-    stub: Stubber, now: bytes, won: bool
-) -> None:
-    """Own bytes: the answer to a first try was lost on its way, and the retry met what that try had written."""
-    stub.add_response("get_object", an_answer(b"before"))
-    stub.add_client_error("put_object", "PreconditionFailed", http_status_code=412)
-    stub.add_response("get_object", an_answer(now))
-    assert open_store("s3://bucket").write_if("p", b"mine", b"before") is won
-
-
-def test_a_server_without_conditional_writes_is_told_of_once(stub: Stubber, caplog: pytest.LogCaptureFixture) -> None:
-    infra.storage.s3.tell_once.cache_clear()
-    for _ in range(2):
-        stub.add_response("get_object", an_answer(b"1"))
-        stub.add_client_error("put_object", "NotImplemented", http_status_code=501)
-        stub.add_response("put_object", {})
-        assert open_store("s3://bucket").write_if("p", b"2", b"1")
-    assert [record.message for record in caplog.records if record.name == "infra.storage.s3"] == [
-        "bucket bucket knows no conditional writes; of two writers at once, the last one wins"
-    ]
-
-
 def test_a_name_that_leads_out_is_refused_before_anything_is_sent(stub: Stubber) -> None:
     store = open_store("s3://bucket")
     actions: list[Callable[[str], object]] = [store.read, store.exists, store.fetch, store.delete]

@@ -1,7 +1,6 @@
 """What it answers is what boto3 would; for anything else boto3 is asked."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,7 +105,7 @@ def test_after_too_many_failures_boto3_does_it_all(source: S3Source, memory: Mem
         assert memory.passed == 2
     memory.reset({"in/a.jpg": b"1"}, Fault())
     assert read(source, "a.jpg", b"1")
-    reader = source._choice.reader(lambda: source._client, BUCKET)
+    reader = source._quick_reader
     assert reader is not None
     assert reader.read("in/a.jpg", md5(b"1")) is None
     assert memory.passed == 1
@@ -126,7 +125,7 @@ def test_an_answer_with_another_etag_is_not_believed(source: S3Source, memory: M
 
 
 def test_without_the_listing_s_word_boto3_reads(source: S3Source, memory: Memory) -> None:
-    reader = source._choice.reader(lambda: source._client, BUCKET)
+    reader = source._quick_reader
     assert reader is not None
     assert source.read("a.jpg") == b"a.jpg" * 9
     assert memory.passed == 1
@@ -154,19 +153,6 @@ def test_what_is_read_follows_the_environment(memory: Memory, monkeypatch: pytes
         monkeypatch.setenv("AWS_ENDPOINT_URL", environment["AWS_ENDPOINT_URL"])
         assert reuse_source(uri).read("a.jpg", md5(b"elsewhere")) == b"elsewhere"
         assert other.passed == 1
-
-
-def test_threads_that_read_at_once_choose_one_reader(source: S3Source, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen: list[object] = []
-
-    def count(client: Any, bucket: str) -> object:
-        chosen.append(choose_reader(client, bucket))
-        return chosen[-1]
-
-    monkeypatch.setattr(infra.storage.s3_obstore, "choose_reader", count)
-    with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(lambda _: read(source, "a.jpg", b"a.jpg" * 9), range(40)))
-    assert len(chosen) == 1
 
 
 def test_where_boto3_would_do_more_it_is_asked(memory: Memory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -263,7 +249,7 @@ def test_a_real_server_gives_the_same_either_way(s3_bucket: str) -> None:
         put(Bucket=s3_bucket.removeprefix("s3://"), Key=f"in/{name}", Body=name.encode() * 100_000)
     source = S3Source(f"{s3_bucket}/in")
     stamps = {entry.path: entry.modified for entry in source.list()}
-    reader = source._choice.reader(lambda: source._client, source.bucket)
+    reader = source._quick_reader
     assert reader is not None
     quick = {name: reader.read(f"in/{name}", stamps[name]) for name in NAMES[:3]}
     assert quick == {name: source.read(name) for name in NAMES[:3]}

@@ -73,19 +73,6 @@ def test_a_big_file_goes_up_in_parts_and_comes_back_whole(
     assert store.read("big") == data
 
 
-def test_write_if_writes_only_over_what_was_expected(store: Store, caplog: pytest.LogCaptureFixture) -> None:
-    infra.storage.s3.tell_once.cache_clear()
-    assert not store.write_if("p", b"1", b"0")
-    assert not store.exists("p")
-    assert store.write_if("p", b"1", None)
-    assert not store.write_if("p", b"2", None)
-    assert store.write_if("p", b"2", b"1")
-    assert store.write_if("p", b"3", b"2")
-    assert store.read("p") == b"3"
-    told = [record.message for record in caplog.records if "conditional" in record.message]
-    assert len(told) <= 1  # a server that knows conditional writes is not talked about
-
-
 def test_keys_are_opaque_and_empty_folders_are_no_files(s3_bucket: str) -> None:
     names = ["/a", "../b", "./c", "%2e", "a b+c?&=#", "é\u0301☃", "new\nline", "\x01", "a", "a/b"]
     put(s3_bucket, **{f"in/{name}": name.encode() for name in names}, **{"in/": b"", "in/a/": b"", "other": b"1"})

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import infra.storage.locks
 import infra.storage.scratch
 from infra.storage.layout import SCRATCH
 from infra.storage.scratch import BESIDE, ScratchFile, open_scratch, remove_stale, remove_stale_scratch
@@ -57,7 +58,7 @@ def test_what_another_machine_writes_is_left_alone_for_a_day(tmp_path: Path) -> 
 
 
 def test_where_there_are_no_locks_only_old_files_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(infra.storage.scratch, "_lock", lambda handle, how: False)
+    monkeypatch.setattr(infra.storage.scratch, "take_lock", lambda handle, how: False)
     scratch = ScratchFile(tmp_path / SCRATCH)
     assert remove_stale_scratch(tmp_path) == 0
     os.utime(scratch.path, (0, 0))
@@ -65,11 +66,11 @@ def test_where_there_are_no_locks_only_old_files_go(tmp_path: Path, monkeypatch:
     scratch.discard()
 
 
-def test_a_sweeper_between_making_and_locking_costs_the_writer_nothing(
+def test_a_cleaner_between_making_and_locking_costs_the_writer_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    real = infra.storage.scratch._lock
+    real = infra.storage.locks.take_lock
 
     def race(handle: int, how: int) -> bool:
         if not seen:
@@ -77,7 +78,7 @@ def test_a_sweeper_between_making_and_locking_costs_the_writer_nothing(
             assert remove_stale_scratch(tmp_path) == 1  # it saw a file that nobody held yet
         return real(handle, how)
 
-    monkeypatch.setattr(infra.storage.scratch, "_lock", race)
+    monkeypatch.setattr(infra.storage.scratch, "take_lock", race)
     with open_scratch(tmp_path) as scratch:
         assert scratch.path.exists()
 

@@ -1,57 +1,48 @@
-"""Any name goes into Parquet and comes back, and damage is found."""
+"""Rows of a ledger come back from their file, and damage is found."""
 
-from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ledgers import make_ledger, write_rows_as_ledger
 
 from cnn.errors import IntegrityError
-from tasks.dataset.ledger import from_parquet, to_parquet, to_table
-from tasks.files.paths import restore_path, restore_paths, show_path, show_paths
+from tasks.dataset.ledger import iterate_ledger
+from tasks.files.paths import restore_paths, show_path
 
-raw_names = st.binary(min_size=1, max_size=40).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
-
-
-def make_table(paths: Sequence[str], outcome: str = "ok") -> pa.Table:
-    rows: list[dict[str, Any]] = []
-    for path in paths:
-        shown, raw = show_path(path)
-        rows.append({"path": shown, "path_raw": raw, "size": 1, "modified": "1", "outcome": outcome})
-    return to_table(rows)
+RAW_NAMES = st.binary(min_size=1, max_size=40).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
 
 
-@given(raw_names)
-def test_any_name_comes_back(path: str) -> None:
-    shown, raw = show_path(path)
-    assert restore_path(shown, raw) == path
-    shown.encode("utf-8")
+def make_rows(paths: list[str]) -> list[dict[str, object]]:
+    names = ("path", "path_raw", "size", "modified", "outcome")
+    return [dict(zip(names, (*show_path(path), 1, "1", "ok"), strict=True)) for path in paths]
 
 
-@given(st.lists(raw_names, unique=True, max_size=8))
-def test_a_table_comes_back_from_parquet_and_adds_up(paths: list[str]) -> None:
-    table = make_table(paths)
-    again = from_parquet(to_parquet(table), "x")
-    assert again.equals(table)
+def read(path: Path) -> pa.Table:
+    return pa.concat_tables(iterate_ledger(path, "ledger.parquet")).combine_chunks()
+
+
+@given(paths=st.lists(RAW_NAMES, unique=True, min_size=1, max_size=8))
+def test_any_name_goes_into_a_ledger_and_comes_back(paths: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
+    file = tmp_path_factory.mktemp("ledger") / "ledger.parquet"
+    write_rows_as_ledger(file, make_rows(paths))
+    again = read(file)
+    assert again.equals(make_ledger(make_rows(paths)))
     assert restore_paths(again).to_pylist() == [path.encode("utf-8", "surrogateescape") for path in paths]
 
 
-@given(st.lists(raw_names, unique=True, max_size=8))
-def test_paths_show_in_columns_as_they_do_one_by_one(paths: list[str]) -> None:
-    shown, raw = show_paths(pa.array([path.encode("utf-8", "surrogateescape") for path in paths], pa.binary()))
-    assert list(zip(shown.to_pylist(), raw.to_pylist(), strict=True)) == [show_path(path) for path in paths]
-
-
-def test_one_flipped_bit_is_found_or_harmless() -> None:
-    table = make_table([f"file-{number}" for number in range(200)])
-    body = to_parquet(table)
+def test_one_flipped_bit_is_found_or_harmless(tmp_path: Path) -> None:
+    rows, file = make_rows([f"file-{number}" for number in range(200)]), tmp_path / "ledger.parquet"
+    body = write_rows_as_ledger(file, rows)
     for position in range(0, len(body), 97):
         damaged = bytearray(body)
         damaged[position] ^= 4
+        file.write_bytes(damaged)
         with suppress(IntegrityError):  # or bits of the footer that say nothing about the rows
-            assert from_parquet(bytes(damaged), "ledger.parquet").equals(table)
-    with pytest.raises(IntegrityError, match=r"ledger\.parquet is damaged"):
-        from_parquet(body[:-20], "ledger.parquet")
+            assert read(file).equals(make_ledger(rows))
+    file.write_bytes(body[:-20])
+    with pytest.raises(IntegrityError, match=r"ledger\.parquet is damaged .*; prepare the dataset again"):
+        read(file)

@@ -18,9 +18,8 @@ from cnn.errors import SourceError
 from flows.cli.main import app
 from flows.prepare import find_doubts
 from infra.storage.store import open_source, open_store
-from tasks.files import labels
 from tasks.files.listing import iterate_labelled, list_source
-from tasks.files.source_checks import find_common_folder, how_to_unpack, name_command, refuse_listed_links
+from tasks.files.source_checks import find_common_folder, how_to_unpack, name_command, refuse_outside_links
 
 
 def told(source: Path | str, tmp_path: Path, command: str = "safelight prepare {}") -> str:
@@ -182,9 +181,9 @@ def test_images_that_are_links_out_of_the_source(elsewhere: Path, tmp_path: Path
     assert line.endswith(f"cp -rL '{other}' '{other}-files' && safelight prepare '{other}-files'")
     source = open_source(str(same))
     with pytest.raises(SourceError, match=rf"safelight score {elsewhere} --name birds"):
-        refuse_listed_links(source, labels.list_source(source), name_command("score", "birds"))
+        refuse_outside_links(source, list_source(source), name_command("score", "birds"))
     write_image(same / "owl" / "own.png", 50)
-    refuse_listed_links(source, labels.list_source(source), name_command("score", "birds"))  # one can be scored
+    refuse_outside_links(source, list_source(source), name_command("score", "birds"))  # one can be scored
 
 
 def test_class_folders_that_all_hold_the_same_folders_leave_a_doubt(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from listings import make_decoded, make_listing
 from cnn.dataset.manifest import ShardRef
 from cnn.dataset.normalization import set_normalization
 from cnn.errors import BudgetError, StorageError
-from cnn.images.read import sum_levels
+from cnn.images.pixels import sum_levels
 from cnn.images.spec import ImageSpec
 from tasks.prepare.checks import (
     check_all_listed,

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import tasks.prepare.derive
 from cnn.dataset.manifest import ShardRef
 from cnn.dataset.tfrecord import Record, decode_record
 from cnn.errors import IntegrityError
-from cnn.images.augment import augment_image
-from cnn.images.read import encode_jpeg, sum_levels
+from cnn.images.augment import AUGMENT_FORMAT, Augmenter
+from cnn.images.pixels import encode_jpeg, sum_levels
 from cnn.images.spec import AugmentSpec, ImageSpec
 from infra.storage.layout import derived_path
 from infra.storage.store import Store, open_store
@@ -83,7 +84,7 @@ def test_copies_are_those_of_what_the_shard_holds(
     ]
     assert len(derived.crcs) == 2
     if encoding == "raw":
-        assert found[3].image == augment_image(pixels[4], task.augment, KEYS[4], 2).tobytes()
+        assert found[3].image == Augmenter(task.augment).make_copy(pixels[4], KEYS[4], 2).tobytes()
 
 
 def test_what_came_out_is_remembered_until_the_work_is_another(store: Store) -> None:
@@ -96,6 +97,22 @@ def test_what_came_out_is_remembered_until_the_work_is_another(store: Store) -> 
     assert find_derived(store, other, task) == derived  # another chunk of the same pictures
     assert find_derived(store, ShardSelection("key", "train", work.shard, (1, 4), (1, 5), copies=True), task) is None
     assert find_derived(store, work, make_task(store, copies=2)) is None
+
+
+def test_copies_of_an_earlier_release_are_made_anew_and_nothing_else(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make_task(store, copies=1)
+    works = [
+        ShardSelection("key", "train", write_shard(store, make_pixels()), (1,), (1,), copies)
+        for copies in (True, False)
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks.prepare.derive, "AUGMENT_FORMAT", AUGMENT_FORMAT - 1)
+        for work in works:
+            derive_shard(work, task)
+    assert find_derived(store, works[0], task) is None
+    assert find_derived(store, works[1], task) is not None
 
 
 def test_a_damaged_memory_is_none(store: Store) -> None:

@@ -5,7 +5,9 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
+import albumentations as A
 import pytest
 from steps import built_paths, make_job, plan_job, prepare, rows_of, run_here, write_image, write_photos
 
@@ -13,7 +15,7 @@ from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import Manifest
 from cnn.dataset.tfrecord import digest_shard
 from cnn.errors import BudgetError, DatasetError, IntegrityError, SourceError
-from cnn.images.spec import ImageSpec
+from cnn.images.spec import AugmentSpec, ImageSpec
 from infra.storage.store import open_store
 from tasks.dataset.version import read_ledger, read_manifest
 from tasks.prepare.build import BuiltChunk
@@ -86,12 +88,17 @@ def test_the_manifest_has_what_other_programs_rely_on(source: Path, tmp_path: Pa
 
 
 @pytest.mark.integration
-def test_workers_chunks_and_history_do_not_change_the_digest(source: Path, tmp_path: Path) -> None:
-    _, alone = prepare(source, tmp_path / "one", workers=1)
-    _, pair = prepare(source, tmp_path / "two", workers=2)
+@pytest.mark.parametrize("transforms", [None, [A.OneOf([A.GaussNoise(), A.Blur()]), A.Affine(rotate=(-9, 9))]])
+def test_workers_chunks_and_history_do_not_change_the_digest(
+    source: Path, tmp_path: Path, transforms: list[Any] | None
+) -> None:
+    augment = AugmentSpec(copies=2, transforms=None if transforms is None else A.to_dict(A.Compose(transforms)))
+    _, alone = prepare(source, tmp_path / "one", workers=1, augment=augment)
+    _, pair = prepare(source, tmp_path / "two", workers=2, augment=augment)
     assert alone == pair
     assert shard_bytes(tmp_path / "one", alone) == shard_bytes(tmp_path / "two", pair)
-    _, coarse = prepare(source, tmp_path / "three", files=50)
+    assert alone.rows("train") == 3 * alone.images["train"]
+    _, coarse = prepare(source, tmp_path / "three", files=50, augment=augment)
     assert coarse.digest == alone.digest
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from listings import make_decoded
@@ -17,7 +18,7 @@ from cnn.dataset.manifest import LedgerRef, Manifest
 from cnn.dataset.split import SPLITS, SplitSpec, choose_split
 from infra.storage.layout import manifest_path
 from infra.storage.store import open_store
-from tasks.dataset.ledger import ADDED, to_parquet
+from tasks.dataset.ledger import ADDED
 from tasks.dataset.version import LatestVersion, point_to_version, read_ledger
 from tasks.prepare.split import draw_splits
 from tasks.prepare.table import Rows
@@ -137,7 +138,8 @@ def publish_older(workspace: Path, manifest: Manifest, splits: dict[str, str]) -
     table = read_ledger(store, manifest)
     told = pa.array([splits[path] for path in table.column("path").to_pylist()])
     table = table.set_column(table.column_names.index("split"), "split", told).drop_columns(list(ADDED))
-    body = to_parquet(table)
+    pq.write_table(table, workspace / "older.parquet", write_page_checksum=True)
+    body = (workspace / "older.parquet").read_bytes()
     facts: dict[str, Any] = {"build": "older", "dataset": "", "chunks": {}}
     facts["ledger"] = LedgerRef(path="", rows=len(table), sha256=hashlib.sha256(body).hexdigest())
     older = manifest.model_copy(update=facts)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from batch_scenes import make_outcome
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -29,17 +30,9 @@ from infra.storage.store import Entry, Source, open_source, open_store
 from tasks.files.bit_depth import DeepCounts
 from tasks.files.chunks import Chunk
 from tasks.files.reading import Files
-from tasks.score.chunk import (
-    KnownPredictions,
-    ModelRef,
-    Network,
-    ScoreSpec,
-    ScoreTask,
-    decide,
-    score_chunk,
-    score_files,
-)
-from tasks.score.predictions import from_part, to_rows_table, write_predictions
+from tasks.score.chunk import KnownPredictions, Network, score_chunk, score_files
+from tasks.score.predictions import decode_part, make_predictions_table, write_predictions
+from tasks.score.spec import ModelRef, ScoreSpec, ScoreTask
 
 IMAGE = ImageSpec(size=(4, 5))
 LABELS = ("red", "green", "blue")
@@ -74,7 +67,7 @@ class Folder:
     def list(self, prefix: str = "") -> Iterator[Entry]:
         yield from (Entry(path, len(data or b""), "1.1") for path, data in self.files.items())
 
-    def read(self, path: str, stamp: str = "") -> bytes:
+    def read(self, path: str, modified: str = "") -> bytes:
         data = self.files[path]
         if data is None:
             raise BadImage("vanished", "No such file or directory")
@@ -107,37 +100,41 @@ def test_bad_files_never_take_a_prediction(kinds: list[Any], batch_size: int) ->
     files = {f"{i:03}": BAD[kind] if isinstance(kind, str) else make_png(*kind) for i, kind in enumerate(kinds)}
     source, task = Folder(files), make_task(spec=ScoreSpec(batch_size=batch_size))
     rows, scored = score_files(files_of(source), NETWORK, None, task)
-    assert [row["path"] for row in rows] == sorted(files)
+    assert [row.entry.path for row in rows] == sorted(files)
     assert scored == sum(not isinstance(kind, str) for kind in kinds)
     for row, kind in zip(rows, kinds, strict=True):
         if isinstance(kind, str):
-            assert (row["outcome"], row["reason"].split(":")[0]) == ("quarantined", kind)
-            assert not row.keys() & {"label", "confidence", "top_k", "decision"}
+            assert (row.outcome, str(row.reason).split(":")[0], row.prediction) == ("quarantined", kind, None)
             continue
         channel, level = kind
         alone = answer(np.eye(3, dtype=np.uint8)[[[[channel]]]] * np.uint8(level))[0]
-        assert (row["outcome"], row["label"]) == ("ok", LABELS[channel])
-        assert row["confidence"] == pytest.approx(float(alone[channel]), abs=1e-6)
-        assert (row["width"], row["height"]) == (5, 4)
+        assert row.outcome == "ok"
+        assert row.prediction is not None
+        assert row.prediction.top_k[0].label == LABELS[channel]
+        assert row.prediction.top_k[0].probability == pytest.approx(float(alone[channel]), abs=1e-6)
+        assert (row.prediction.width, row.prediction.height) == (5, 4)
 
 
 def test_top_k_is_sorted_and_no_longer_than_the_classes() -> None:
     source = Folder({"a": make_png(1, 200)})
     ((row,), _) = score_files(files_of(source), NETWORK, None, make_task(spec=ScoreSpec(top_k=9)))
-    assert [guess["label"] for guess in row["top_k"]] == ["green", "red", "blue"]
-    assert row["top_k"][0]["probability"] == row["confidence"]
+    assert row.prediction is not None
+    assert [guess.label for guess in row.prediction.top_k] == ["green", "red", "blue"]
+    [stored] = make_predictions_table([row], ScoreSpec()).to_pylist()
+    assert stored["top_k"][0] == {"label": stored["label"], "probability": stored["confidence"]}
 
 
 @pytest.mark.parametrize(("confidence", "decision"), [(0.8, "accept"), (0.7999999, "review"), (1.0, "accept")])
 def test_threshold_belongs_to_accept(confidence: float, decision: str) -> None:
-    assert decide(confidence, 0.8) == decision
+    [row] = make_predictions_table([make_outcome("a.png", ("cat", confidence))], ScoreSpec(accept=0.8)).to_pylist()
+    assert row["decision"] == decision
 
 
 def test_names_that_are_not_utf8_keep_their_bytes() -> None:
     source = Folder({"b\udcff.png": make_png(2, 200)})
     ((row,), _) = score_files(files_of(source), NETWORK, None, make_task())
-    assert (row["path"], row["path_raw"]) == ("b\\xff.png", b"b\xff.png")
-    assert to_rows_table([row]).column("label").to_pylist() == ["blue"]
+    [stored] = make_predictions_table([row], ScoreSpec()).to_pylist()
+    assert (stored["path"], stored["path_raw"], stored["label"]) == ("b\\xff.png", b"b\xff.png", "blue")
 
 
 @pytest.mark.parametrize("outputs", [np.full((1, 3), np.nan), np.zeros((1, 2)), np.zeros((2, 3))])
@@ -152,7 +149,7 @@ def known(tmp_path: Path) -> KnownPredictions:
     files: dict[str, bytes | None] = {f"{i}.png": make_png(i % 3, 100 + i) for i in range(9)}
     source = Folder(files | {"bad": b""})
     rows, _ = score_files(files_of(source), NETWORK, None, make_task())
-    write_predictions([to_rows_table(rows)], tmp_path / "predictions.parquet")
+    write_predictions([make_predictions_table(rows, ScoreSpec())], tmp_path / "predictions.parquet")
     return KnownPredictions(tmp_path / "predictions.parquet")
 
 
@@ -161,9 +158,9 @@ def test_known_bytes_are_not_decoded(known: KnownPredictions, monkeypatch: pytes
     monkeypatch.setattr(tasks.score.chunk, "read_image", lambda *_: pytest.fail("decoded"))
     later = make_task(scored_at=datetime(2027, 1, 1, tzinfo=UTC))
     ((row,), scored) = score_files(files_of(source), NETWORK, known, later)
-    assert (scored, row["path"], row["label"], row["scored_at"]) == (0, "moved/elsewhere.png", "green", NIGHT)
-    strict = make_task(spec=ScoreSpec(accept=1.0))
-    assert score_files(files_of(source), NETWORK, known, strict)[0][0]["decision"] == "review"
+    [stored] = make_predictions_table([row], ScoreSpec(accept=1.0)).to_pylist()
+    assert (scored, stored["path"], stored["label"], stored["scored_at"]) == (0, "moved/elsewhere.png", "green", NIGHT)
+    assert stored["decision"] == "review"
 
 
 def test_only_predictions_are_known(known: KnownPredictions) -> None:
@@ -233,7 +230,7 @@ def test_chunk_becomes_a_part(job: tuple[Chunk, ScoreTask]) -> None:
     chunk, task = job
     scores = score_chunk(chunk, task)
     assert (scores.files, scores.scored, scores.quarantined, scores.known, scores.unread) == (5, 4, 1, 0, 0)
-    table, _ = from_part(open_store(task.workspace).read(scores.part), "part")
+    table, _ = decode_part(open_store(task.workspace).read(scores.part), "part")
     assert table.column("path").to_pylist() == ["0.png", "1.png", "2.png", "3.png", "bad.png"]
     assert table.column("label").to_pylist() == ["red", "green", "blue", "red", None]
 
@@ -257,7 +254,7 @@ def test_finished_part_is_used_and_a_damaged_one_is_made_again(job: tuple[Chunk,
     data = store.read(first.part)
     store.write(first.part, data[: len(data) // 2])
     assert score_chunk(chunk, task) == first
-    assert from_part(store.read(first.part), "part")[0].num_rows == 5
+    assert decode_part(store.read(first.part), "part")[0].num_rows == 5
 
 
 def test_part_of_other_files_is_not_used(job: tuple[Chunk, ScoreTask]) -> None:

@@ -12,28 +12,30 @@ from typer.testing import CliRunner
 from cnn.errors import SourceError
 from flows.cli.main import app
 from flows.config import Config
-from flows.score import Scoring, plan_stage
+from flows.score import plan_batch
 from infra.storage.store import open_source, open_store
-from tasks.files.labels import list_source
+from tasks.files.listing import list_source
 from tasks.files.spec import SourceSpec
-from tasks.score.chunk import ScoreJob, ScoreSpec, score_chunk
+from tasks.score.batch import find_last_batch, find_previous_batch
+from tasks.score.chunk import score_chunk
 from tasks.score.inbox_checks import check_inbox
-from tasks.score.plan import ScorePlan, find_finished, find_last, find_previous
+from tasks.score.plan import ScorePlan, find_finished_batch, plan_scoring
 from tasks.score.publish import publish_batch
+from tasks.score.spec import ScoreJob, ScoreSpec
 
 LAST = "the last batch, of 2026-11-23 02:15 UTC, had 7 files from it"
 
 
 def check(inbox: Path, workspace: Path, allow_empty: bool = False) -> list[str]:
     source, store = open_source(str(inbox)), open_store(str(workspace))
-    job = ScoreJob(source.uri, store.uri, MODEL, ScoreSpec(), NIGHT)
-    return check_inbox(source.uri, list_source(source), find_previous(store, job), allow_empty)
+    job = ScoreJob(source.uri, store.uri, MODEL, ScoreSpec(allow_empty=allow_empty), NIGHT)
+    return check_inbox(plan_scoring(list_source(source), job, find_previous_batch(store, job)))
 
 
 def plan(inbox: Path, workspace: Path, **score: bool) -> ScorePlan:
     """The stage of the flow."""
     config = Config(score=ScoreSpec(**score), source=SourceSpec(exclude=("*.tif",)))
-    return plan_stage(Scoring(str(inbox), str(workspace), config), MODEL)
+    return plan_batch(str(inbox), open_store(str(workspace)), MODEL, config)
 
 
 def empty(folder: Path) -> None:
@@ -63,14 +65,14 @@ def test_it_may_be_empty_where_a_setting_says_so(tmp_path: Path, capsys: pytest.
     score_folder(inbox, work)
     empty(inbox)
     made = plan(inbox, work, allow_empty=True)
-    assert find_finished(open_store(str(work)), made) is None
+    assert find_finished_batch(open_store(str(work)), made) is None
     told = capsys.readouterr().err.splitlines()
     assert told[:2] == [
         "list: 0 files, 0 to score",
         f"list: {inbox} holds no images: there is nothing to score",
     ]
     assert score_folder(inbox, work).files == 0
-    assert plan(inbox, work).keys == ()  # the last batch was empty too: no setting is needed any more
+    assert plan(inbox, work).files.num_rows == 0  # the last batch was empty too: no setting is needed any more
 
 
 def test_a_first_inbox_that_is_empty_is_a_line(tmp_path: Path) -> None:
@@ -111,7 +113,8 @@ def test_excluded_files_are_left_out_of_scoring_too(tmp_path: Path, capsys: pyte
     inbox = write_inbox(tmp_path / "inbox")
     (inbox / "scan.TIF").write_bytes((inbox / "0.png").read_bytes())
     made = plan(inbox, tmp_path / "work")
-    assert {item.entry.path: item.ignored for item in made.settled} == {"scan.TIF": "excluded"}
+    left_out = made.files.take(made.unreadable).select(["path", "ignored"]).to_pylist()
+    assert left_out == [{"path": b"scan.TIF", "ignored": "excluded"}]
     assert "list: left out by source.exclude: '*.tif' 1" in capsys.readouterr().err
 
 
@@ -121,16 +124,16 @@ def test_an_empty_prefix_of_s3_is_an_error_too(s3_bucket: str, tmp_path: Path) -
     for path in local.iterdir():
         store.write(path.name, path.read_bytes())
     work = tmp_path / "work"
-    job = Scoring(f"{s3_bucket}/inbox", str(work), Config())
+    address, place = f"{s3_bucket}/inbox", open_store(str(work))
     with patch("tasks.score.chunk._load_network", lambda *_: FLAT):
-        made = plan_stage(job, MODEL)
-        for chunk in made.chunks:
+        made = plan_batch(address, place, MODEL, Config())
+        for chunk in made.make_chunks():
             score_chunk(chunk, made.task)
-        publish_batch(open_store(str(work)), made, job.source.read)
+        publish_batch(place, made, open_source(address).read)
     for path in local.iterdir():
         store.delete(path.name)
     with pytest.raises(SourceError, match=r"/inbox holds no images now, and the last batch, of .* had 7 files"):
-        plan_stage(job, MODEL)
-    last = find_last(open_store(str(work)), f"{s3_bucket}/inbox", MODEL.name)
+        plan_batch(address, place, MODEL, Config())
+    last = find_last_batch(place, address, MODEL.name)
     assert last is not None
     assert datetime.fromisoformat(last.scored_at) <= datetime.now(UTC)

@@ -13,16 +13,19 @@ import pytest
 import tasks.score.chunk
 from cnn.digest import hash_file
 from cnn.errors import BadImage, InstallationError, StorageError
-from cnn.images.read import DecodedImage, encode_png, read_image
+from cnn.images.pixels import encode_png
+from cnn.images.read import DecodedImage, read_image
 from cnn.images.spec import ImageSpec
-from flows.score import tell_quarantine
+from flows.score import log_quarantined
 from infra.storage.layout import batch_path, batch_pointer_path
 from infra.storage.store import open_source, open_store
-from tasks.files.labels import list_source
-from tasks.score.chunk import ModelRef, Network, ScoreJob, ScoreSpec, score_chunk
-from tasks.score.plan import BatchRecord, ScorePlan, find_finished, find_previous, plan_scoring, read_record
-from tasks.score.predictions import SCHEMA
+from tasks.files.listing import list_source
+from tasks.score.batch import BatchRecord, find_previous_batch, read_batch
+from tasks.score.chunk import Network, score_chunk
+from tasks.score.plan import ScorePlan, find_finished_batch, plan_scoring
+from tasks.score.predictions import PREDICTIONS
 from tasks.score.publish import publish_batch
+from tasks.score.spec import ModelRef, ScoreJob, ScoreSpec
 
 NIGHT = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
 MODEL = ModelRef(name="levels", version="3", bundle="ab" * 32, classes=("dark", "bright"))
@@ -57,15 +60,15 @@ def put(folder: Path, name: str, level: int) -> None:
 
 def plan(job: ScoreJob, files: int = 4) -> ScorePlan:
     source, store = open_source(job.source), open_store(job.workspace)
-    return plan_scoring(list_source(source), job, find_previous(store, job), files)
+    return plan_scoring(list_source(source), job, find_previous_batch(store, job), files)
 
 
 def run(job: ScoreJob) -> BatchRecord:
     """What the flow does, in a loop."""
     source, store, todo = open_source(job.source), open_store(job.workspace), plan(job)
-    record = find_finished(store, todo)
+    record = find_finished_batch(store, todo)
     if record is None:
-        for chunk in todo.chunks:
+        for chunk in todo.make_chunks():
             score_chunk(chunk, todo.task)
         record = publish_batch(store, todo, source.read)
     return record
@@ -88,14 +91,16 @@ def test_why_files_have_no_prediction_is_told(job: ScoreJob, capsys: pytest.Capt
         (Path(job.source) / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n")
     (Path(job.source) / "3.png").write_bytes(b"")
     record, store = run(job), open_store(job.workspace)
-    tell_quarantine(store, record, 50)
+    log_quarantined(store, record, 50)
     [told] = capsys.readouterr().err.splitlines()
     where = store.uri_of(record.predictions.path)
-    assert told == f"publish: quarantined: 3 not_an_image: git-lfs pointer, 1 empty_file; each file stands in {where}"
+    assert (
+        told == f"publish: quarantined: 3 not_an_image: git-lfs pointer, 1 empty_file; each file is listed in {where}"
+    )
     for path in Path(job.source).iterdir():
         if path.name in ("1.png", "2.png", "3.png", "bad.jpg"):
             path.unlink()
-    tell_quarantine(store, run(job), 50)
+    log_quarantined(store, run(job), 50)
     assert not capsys.readouterr().err
 
 
@@ -112,7 +117,7 @@ def test_only_what_changed_is_read(job: ScoreJob) -> None:
     put(Path(job.source), "new.png", 5)
     (Path(job.source) / "9.png").unlink()
     todo = plan(job)
-    read = sorted(entry.path for chunk in todo.chunks for entry in chunk.entries)
+    read = sorted(entry.path for chunk in todo.make_chunks() for entry in chunk.entries)
     assert read == ["3.png", "bad.jpg", "new.png"]  # a bad file is tried again: its fault may have passed
     record = run(job)
     assert (record.files, counts(record)) == (12, (2, 8))
@@ -132,7 +137,7 @@ def test_a_batch_of_an_older_release_is_scored_again_and_its_columns_are_not_mix
     assert second.batch != first.batch
     assert counts(second) == (10, 0)
     now = pq.read_table(Path(job.workspace) / second.predictions.path)
-    assert now.schema.equals(SCHEMA)
+    assert now.schema.equals(PREDICTIONS)
     times = dict(zip(now.column("path").to_pylist(), now.column("modified").to_pylist(), strict=True))
     status = (Path(job.source) / "3.png").stat()
     assert times["3.png"] == datetime.fromtimestamp(0, UTC) + timedelta(microseconds=status.st_mtime_ns // 1000)
@@ -167,10 +172,10 @@ def test_moved_threshold_decides_again_without_reading(job: ScoreJob) -> None:
 
 def test_crashed_run_goes_on_where_it_was(job: ScoreJob) -> None:
     todo = plan(job)
-    score_chunk(todo.chunks[0], todo.task)
+    score_chunk(next(todo.make_chunks()), todo.task)
     again = plan(replace(job, scored_at=datetime(2026, 11, 24, tzinfo=UTC)))
     assert again.task.batch == todo.task.batch
-    done = [score_chunk(chunk, again.task) for chunk in again.chunks]
+    done = [score_chunk(chunk, again.task) for chunk in again.make_chunks()]
     assert [scores.resumed for scores in done] == [True, False, False]
     assert publish_batch(open_store(job.workspace), again, open_source(job.source).read).files == 12
 
@@ -180,14 +185,14 @@ def test_batch_whose_pointer_was_not_moved_is_found(job: ScoreJob) -> None:
     store.delete(batch_pointer_path(job.source, "levels"))
     assert counts(run(job)) == (0, 10)
     assert store.exists(batch_pointer_path(job.source, "levels"))
-    assert find_previous(store, job).record == record  # type: ignore[union-attr]
+    assert find_previous_batch(store, job).record == record  # type: ignore[union-attr]
 
 
 def test_file_that_could_not_be_read_is_tried_again(job: ScoreJob, monkeypatch: pytest.MonkeyPatch) -> None:
     todo = plan(job)
     gone = Path(job.source) / "5.png"
     shutil.move(gone, gone.with_suffix(".away"))
-    for chunk in todo.chunks:
+    for chunk in todo.make_chunks():
         score_chunk(chunk, todo.task)
     gone.with_suffix(".away").rename(gone)
     record = publish_batch(open_store(job.workspace), todo, open_source(job.source).read)
@@ -224,9 +229,9 @@ def test_file_that_ended_its_decoder_is_tried_again(job: ScoreJob, deadly: set[b
 def test_part_in_which_a_decoder_ended_is_not_taken_over(job: ScoreJob, deadly: set[bytes]) -> None:
     deadly.add((Path(job.source) / "0.png").read_bytes())
     todo = plan(job)
-    assert [score_chunk(chunk, todo.task).unread for chunk in todo.chunks] == [1, 0, 0]
+    assert [score_chunk(chunk, todo.task).unread for chunk in todo.make_chunks()] == [1, 0, 0]
     deadly.clear()
-    assert [score_chunk(chunk, todo.task).resumed for chunk in todo.chunks] == [False, True, True]
+    assert [score_chunk(chunk, todo.task).resumed for chunk in todo.make_chunks()] == [False, True, True]
     assert run(job).outcomes["ok"] == 10
 
 
@@ -255,7 +260,7 @@ def test_damaged_records_are_named(job: ScoreJob) -> None:
     store, record = open_store(job.workspace), run(job)
     store.write(batch_path(record.batch, "batch.json"), b"{}")
     with pytest.raises(StorageError, match=r"batch\.json is no record of a batch; delete it"):
-        read_record(store, record.batch)
+        read_batch(store, record.batch)
     store.write(batch_pointer_path(job.source, "levels"), b"[]")
     with pytest.raises(StorageError, match=r"latest/.*\.json is damaged; delete it"):
-        find_previous(store, job)
+        find_previous_batch(store, job)

@@ -1,76 +1,64 @@
 """Rows survive Parquet to the byte, damage never goes unseen, merging sorts, and spreadsheets run no formula."""
 
 import csv
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from batch_scenes import ENTRY, make_failure, make_outcome
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn.errors import IntegrityError
 from infra.storage.entry import Entry
-from tasks.files.paths import show_path
+from tasks.files.paths import restore_paths
 from tasks.pages.spreadsheets import to_cell
 from tasks.score.predictions import (
-    ROW_GROUP,
-    SCHEMA,
-    describe_entry,
-    from_part,
+    PREDICTIONS,
+    SLICE,
+    FileOutcome,
+    decode_part,
+    encode_part,
     iterate_predictions,
+    make_predictions_table,
     merge_tables,
-    path_keys,
-    to_part,
-    to_rows_table,
     write_csv,
     write_predictions,
 )
+from tasks.score.spec import ScoreSpec
 
-NIGHT = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
 NAMES = st.binary(min_size=1, max_size=6).filter(lambda name: b"/" not in name and b"\0" not in name)
 
 
-def make_row(path: str, **facts: Any) -> dict[str, Any]:
-    shown, raw = show_path(path)
-    row: dict[str, Any] = {
-        "path": shown,
-        "path_raw": raw,
-        "size": 3,
-        "modified": NIGHT - timedelta(days=1, microseconds=1),
-        "revision": "1.1",
-        "outcome": "ok",
-        "model_version": "7",
-    }
-    top = [{"label": "cat", "probability": 0.9}, {"label": "dog", "probability": 0.1}]
-    row |= {"label": "cat", "confidence": 0.9, "top_k": top, "decision": "accept", "scored_at": NIGHT}
-    return row | {"digest": "ab" * 32, "width": 8, "height": 6} | facts
+def tabulate(*rows: FileOutcome) -> pa.Table:
+    return make_predictions_table(rows, ScoreSpec())
 
 
-def make_table(names: list[bytes]) -> pa.Table:
-    return to_rows_table([make_row(name.decode("utf-8", "surrogateescape")) for name in names])
+def tabulate_names(names: list[bytes]) -> pa.Table:
+    return tabulate(*(make_outcome(name.decode("utf-8", "surrogateescape")) for name in names))
 
 
 def test_part_comes_back_with_its_counts() -> None:
-    table = to_rows_table([make_row("a.png"), make_row("b\udcff.png", top_k=None, label=None)])
-    rows, facts = from_part(to_part(table, {"scored": 2}), "part")
+    table = tabulate(make_outcome("a.png"), make_failure("b\udcff.png", "quarantined", "empty_file"))
+    rows, facts = decode_part(encode_part(table, {"scored": 2}), "part")
     assert rows.equals(table)
     assert facts == {"scored": 2}
     assert rows.column("path").to_pylist() == ["a.png", "b\\xff.png"]
-    assert path_keys(rows).to_pylist() == [b"a.png", b"b\xff.png"]
+    assert restore_paths(rows).to_pylist() == [b"a.png", b"b\xff.png"]
 
 
 def test_every_flipped_bit_of_a_part_is_seen() -> None:
-    table = to_rows_table([make_row(f"{number}.png", confidence=number / 7) for number in range(7)])
-    data, seen = to_part(table, {"scored": 7}), 0
+    table = tabulate(*(make_outcome(f"{number}.png", ("cat", number / 7)) for number in range(7)))
+    data, seen = encode_part(table, {"scored": 7}), 0
     for place in range(0, len(data), 5):
         broken = bytearray(data)
         broken[place] ^= 1 << place % 8
         try:
-            rows, facts = from_part(bytes(broken), "part")
+            rows, facts = decode_part(bytes(broken), "part")
         except IntegrityError:
             seen += 1
         else:  # a bit of the footer that says nothing about the rows
@@ -81,9 +69,9 @@ def test_every_flipped_bit_of_a_part_is_seen() -> None:
 
 def test_another_table_is_no_part() -> None:
     with pytest.raises(IntegrityError, match="other columns"):
-        from_part(to_part(pa.table({"path": ["a"]}), {}), "part")
+        decode_part(encode_part(pa.table({"path": ["a"]}), {}), "part")
     with pytest.raises(IntegrityError, match=r"part is damaged .*; delete it and score again"):
-        from_part(b"PAR1", "part")
+        decode_part(b"PAR1", "part")
 
 
 @given(st.lists(st.tuples(NAMES, st.integers(0, 2)), max_size=30, unique_by=lambda pair: pair[0]), st.integers(1, 5))
@@ -91,20 +79,20 @@ def test_merged_streams_are_one_sorted_table(named: list[tuple[bytes, int]], ste
     streams = []
     for stream in range(3):
         names = sorted(name for name, which in named if which == stream)
-        streams.append([make_table(names[start : start + step]) for start in range(0, len(names), step)])
-    keys = [key for table in merge_tables(streams) for key in path_keys(table).to_pylist()]
+        streams.append([tabulate_names(names[start : start + step]) for start in range(0, len(names), step)])
+    keys = [key for table in merge_tables(streams) for key in restore_paths(table).to_pylist()]
     assert keys == sorted(name for name, _ in named)
 
 
 def test_file_is_written_in_slices_and_opens_in_pandas(tmp_path: Path) -> None:
     path = tmp_path / "predictions.parquet"
-    names = [b"%06d.png" % number for number in range(ROW_GROUP + 10)]
-    tables = (make_table(names[start : start + 256]) for start in range(0, len(names), 256))
+    names = [b"%06d.png" % number for number in range(SLICE + 10)]
+    tables = (tabulate_names(names[start : start + 256]) for start in range(0, len(names), 256))
     assert write_predictions(tables, path) == len(names)
     assert pq.ParquetFile(path).metadata.num_row_groups == 2
     assert sum(table.num_rows for table in iterate_predictions(path, ("path", "path_raw"))) == len(names)
     frame = pd.read_parquet(path)
-    assert list(frame.columns) == SCHEMA.names
+    assert list(frame.columns) == PREDICTIONS.names
     assert frame.path.is_monotonic_increasing
     assert frame.top_k[0][0] == {"label": "cat", "probability": 0.9}
 
@@ -112,13 +100,13 @@ def test_file_is_written_in_slices_and_opens_in_pandas(tmp_path: Path) -> None:
 def test_no_rows_make_a_file_with_the_same_columns(tmp_path: Path) -> None:
     path = tmp_path / "predictions.parquet"
     assert write_predictions([], path) == 0
-    assert pq.read_schema(path).equals(SCHEMA)
+    assert pq.read_schema(path).equals(PREDICTIONS)
     assert write_csv(path, tmp_path / "predictions.csv") == 0
 
 
 def test_damaged_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "predictions.parquet"
-    write_predictions([make_table([b"a", b"b"])], path)
+    write_predictions([tabulate_names([b"a", b"b"])], path)
     data = bytearray(path.read_bytes())
     data[40] ^= 4
     path.write_bytes(data)
@@ -150,11 +138,11 @@ BAD = [
 @pytest.mark.parametrize("name", [*BAD, "\ufeff=1", "\u200b=1"])
 def test_formulas_become_text_in_csv(tmp_path: Path, name: str) -> None:
     path, target = tmp_path / "predictions.parquet", tmp_path / "predictions.csv"
-    top = [{"label": "cat", "probability": 0.9}, {"label": name, "probability": 0.1}]
-    write_predictions([to_rows_table([make_row(name, reason=name, label=name, top_k=top)])], path)
+    row = replace(make_outcome(name, (name, 0.9), (name, 0.1)), reason=name)
+    write_predictions([tabulate(row)], path)
     assert write_csv(path, target) == 1
-    (row,) = read_csv(target)
-    assert row["path"] == row["reason"] == row["label"] == row["label_2"] == f"'{name}"
+    (cells,) = read_csv(target)
+    assert cells["path"] == cells["reason"] == cells["label"] == cells["label_2"] == f"'{name}"
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=8))
@@ -167,8 +155,9 @@ def test_no_cell_begins_as_a_formula_does_and_none_is_lost(text: str) -> None:
 
 def test_a_spreadsheet_finds_label_and_confidence_first_and_dates(tmp_path: Path) -> None:
     path, target = tmp_path / "predictions.parquet", tmp_path / "predictions.csv"
-    rows = [make_row("a.png"), make_row("b.png", label=None, confidence=None, top_k=None, decision=None, modified=None)]
-    write_predictions([to_rows_table(rows)], path)
+    archived = make_failure("b.png", "quarantined", "archived")
+    rows = [make_outcome("a.png"), replace(archived, entry=archived.entry._replace(modified="an ETag"))]
+    write_predictions([tabulate(*rows)], path)
     assert write_csv(path, target, top_k=3) == 2
     assert target.read_bytes().startswith(
         b"\xef\xbb\xbfpath,label,confidence,label_2,probability_2,label_3,probability_3,"
@@ -182,7 +171,7 @@ def test_a_spreadsheet_finds_label_and_confidence_first_and_dates(tmp_path: Path
         "",
     )
     assert (first["scored_at"], first["modified"]) == ("2026-11-23 02:15:00", "2026-11-22 02:14:59")
-    assert first["revision"] == "1.1"
+    assert first["revision"] == ENTRY.modified
     assert {second[name] for name in ("label", "confidence", "label_2", "probability_2", "decision", "modified")} == {
         ""
     }
@@ -195,7 +184,7 @@ def test_two_guesses_have_columns_whatever_there_is(tmp_path: Path) -> None:
     assert write_csv(path, target, top_k=1) == 0
     header = target.read_text("utf-8-sig").strip().split(",")
     assert header[:5] == ["path", "label", "confidence", "label_2", "probability_2"]
-    assert sorted(set(SCHEMA.names) - set(header)) == ["top_k"]  # of which label_2 and so on are made
+    assert sorted(set(PREDICTIONS.names) - set(header)) == ["top_k"]  # of which label_2 and so on are made
 
 
 @pytest.mark.parametrize(
@@ -214,21 +203,20 @@ def test_two_guesses_have_columns_whatever_there_is(tmp_path: Path) -> None:
     ],
 )
 def test_when_a_file_was_written(entry: Entry, time: datetime | None) -> None:
-    facts = describe_entry(entry)
-    assert facts == {"size": entry.size, "modified": time, "revision": entry.modified}
-    table = to_rows_table([{"path": "a", "outcome": "ok", "model_version": "1", **facts}])
-    assert table.column("modified").to_pylist() == [time]
+    table = tabulate(FileOutcome(entry, "1", "ok"))
+    found = table.select(["size", "modified", "revision"]).to_pylist()
+    assert found == [{"size": entry.size, "modified": time, "revision": entry.modified}]
 
 
 def test_pandas_reads_the_time_of_a_file_as_a_time(tmp_path: Path) -> None:
     path = tmp_path / "predictions.parquet"
-    write_predictions([to_rows_table([make_row("a.png")])], path)
+    write_predictions([tabulate(make_outcome("a.png"))], path)
     assert str(pd.read_parquet(path).modified.dtype) == "datetime64[us, UTC]"
 
 
 def test_csv_holds_names_that_are_no_text(tmp_path: Path) -> None:
     path, target = tmp_path / "predictions.parquet", tmp_path / "predictions.csv"
-    write_predictions([make_table([b'b"\xff,\n.png'])], path)
+    write_predictions([tabulate_names([b'b"\xff,\n.png'])], path)
     write_csv(path, target)
     (row,) = read_csv(target)
     assert row["path"] == 'b"\\xff,\n.png'

@@ -8,21 +8,25 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import tasks.score.chunk
 import tasks.score.publish
 from cnn.errors import IntegrityError, StorageError
-from cnn.images.read import encode_png
+from cnn.images.pixels import encode_png
 from cnn.images.spec import ImageSpec
 from infra.storage.layout import batch_path, score_part_path
 from infra.storage.store import Store, open_source, open_store
-from tasks.files.labels import list_source
-from tasks.score.chunk import ModelRef, Network, ScoreJob, ScoreSpec, score_chunk
-from tasks.score.plan import ScorePlan, find_previous, plan_scoring
-from tasks.score.predictions import from_part, merge_tables, path_keys, to_part
-from tasks.score.publish import publish_batch, reconcile_rows
+from tasks.files.listing import list_source
+from tasks.files.paths import restore_paths
+from tasks.score.batch import find_previous_batch
+from tasks.score.chunk import Network, score_chunk
+from tasks.score.plan import ScorePlan, plan_scoring
+from tasks.score.predictions import decode_part, encode_part, merge_tables
+from tasks.score.publish import publish_batch, reconcile_with_listing
+from tasks.score.spec import ModelRef, ScoreJob, ScoreSpec
 
 NIGHT = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
 MODEL = ModelRef(name="levels", version="3", bundle="ab" * 32, classes=("dark", "bright"))
@@ -45,8 +49,8 @@ def scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, Scor
     monkeypatch.setattr(tasks.score.chunk, "_load_network", lambda *_: flat)
     source, store = open_source(str(folder)), open_store(str(tmp_path / "out"))
     job = ScoreJob(source.uri, store.uri, MODEL, ScoreSpec(), NIGHT)
-    plan = plan_scoring(list_source(source), job, None, files=2)
-    for chunk in plan.chunks:
+    plan = plan_scoring(list_source(source), job, None, size=2)
+    for chunk in plan.make_chunks():
         score_chunk(chunk, plan.task)
     return store, plan, source
 
@@ -70,7 +74,7 @@ def test_record_says_what_was_written(scored: tuple[Store, ScorePlan, Any]) -> N
     assert record.predictions.sha256 == hashlib.sha256(data).hexdigest()
     assert pq.read_metadata(store.fetch(record.predictions.path)).num_rows == record.predictions.rows
     assert b"Content-Security-Policy" in store.read(record.report)
-    previous = find_previous(store, plan.task)
+    previous = find_previous_batch(store, plan.task)
     assert previous is not None
     assert previous.record == record
     assert not list(store.list(batch_path(record.batch, "parts/")))
@@ -78,7 +82,7 @@ def test_record_says_what_was_written(scored: tuple[Store, ScorePlan, Any]) -> N
 
 def test_same_parts_give_the_same_bytes(scored: tuple[Store, ScorePlan, Any]) -> None:
     store, plan, source = scored
-    parts = {score_part_path(plan.task.batch, chunk.key): b"" for chunk in plan.chunks}
+    parts = {score_part_path(plan.task.batch, chunk.key): b"" for chunk in plan.make_chunks()}
     parts = {name: store.read(name) for name in parts}
     first = publish_batch(store, plan, source.read)
     for name, data in parts.items():
@@ -88,10 +92,10 @@ def test_same_parts_give_the_same_bytes(scored: tuple[Store, ScorePlan, Any]) ->
 
 def change_part(store: Store, plan: ScorePlan, rows: slice | None) -> None:
     """Take rows out of a part, or write its first one twice."""
-    name = score_part_path(plan.task.batch, plan.chunks[1].key)
-    table, facts = from_part(store.read(name), name)
+    name = score_part_path(plan.task.batch, list(plan.make_chunks())[1].key)
+    table, facts = decode_part(store.read(name), name)
     changed = table.take([0, 0]) if rows is None else table.slice(rows.start, rows.stop - rows.start)
-    store.write(name, to_part(changed, facts))
+    store.write(name, encode_part(changed, facts))
 
 
 @pytest.mark.parametrize("rows", [slice(0, 1), slice(1, 2), slice(0, 0), None], ids=["first", "last", "none", "twice"])
@@ -99,7 +103,7 @@ def test_rows_that_do_not_add_up_publish_nothing(scored: tuple[Store, ScorePlan,
     store, plan, source = scored
     change_part(store, plan, rows)
     with pytest.raises(
-        StorageError, match=r"do not agree with the 8 files listed, first at '.*'; nothing was published"
+        StorageError, match=r"do not match the 8 files listed \(the first difference is '.*'\); nothing was published"
     ):
         publish_batch(store, plan, source.read)
     assert not store.exists(batch_path(plan.task.batch, "predictions.parquet"))
@@ -108,14 +112,14 @@ def test_rows_that_do_not_add_up_publish_nothing(scored: tuple[Store, ScorePlan,
 
 def test_missing_and_damaged_parts_publish_nothing(scored: tuple[Store, ScorePlan, Any]) -> None:
     store, plan, source = scored
-    name = score_part_path(plan.task.batch, plan.chunks[0].key)
+    name = score_part_path(plan.task.batch, next(plan.make_chunks()).key)
     store.write(name, store.read(name)[:-20])
     with pytest.raises(IntegrityError, match="is damaged"):
         publish_batch(store, plan, source.read)
     store.delete(name)
     with pytest.raises(StorageError, match="no such file"):
         publish_batch(store, plan, source.read)
-    assert find_previous(store, plan.task) is None
+    assert find_previous_batch(store, plan.task) is None
 
 
 def test_crash_before_the_record_publishes_nothing(
@@ -126,7 +130,7 @@ def test_crash_before_the_record_publishes_nothing(
         patch.setattr(tasks.score.publish, "make_report", lambda *_: exec_stop())
         with pytest.raises(KeyboardInterrupt):
             publish_batch(store, plan, source.read)
-    assert find_previous(store, plan.task) is None
+    assert find_previous_batch(store, plan.task) is None
     assert publish_batch(store, plan, source.read).files == 8
 
 
@@ -136,9 +140,16 @@ def exec_stop() -> str:
 
 def test_rows_beyond_the_listing_are_refused(scored: tuple[Store, ScorePlan, Any]) -> None:
     store, plan, _ = scored
-    tables = [from_part(store.read(score_part_path(plan.task.batch, chunk.key)), "part")[0] for chunk in plan.chunks]
-    keys = sorted(key for table in tables for key in path_keys(table).to_pylist())
-    assert sum(table.num_rows for table in reconcile_rows(merge_tables([[table] for table in tables]), keys)) == 6
+    tables = [
+        decode_part(store.read(score_part_path(plan.task.batch, chunk.key)), "part")[0] for chunk in plan.make_chunks()
+    ]
+    keys = sorted(key for table in tables for key in restore_paths(table).to_pylist())
+
+    def reconcile(expected: list[bytes]) -> list[pa.Table]:
+        paths = pa.chunked_array([pa.array(expected, pa.large_binary())])
+        return list(reconcile_with_listing(merge_tables([[table] for table in tables]), paths))
+
+    assert sum(table.num_rows for table in reconcile(keys)) == 6
     for wrong in (keys[:-1], [*keys, b"zzz"], [b"0", *keys[1:]]):
         with pytest.raises(StorageError):
-            list(reconcile_rows(merge_tables([[table] for table in tables]), wrong))
+            reconcile(wrong)

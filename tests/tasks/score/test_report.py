@@ -4,28 +4,29 @@ import base64
 import hashlib
 import io
 import re
-from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from batch_scenes import NIGHT, make_failure, make_outcome
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from cnn.errors import SourceError
-from cnn.images.read import encode_jpeg, encode_png
+from cnn.images.pixels import encode_jpeg, encode_png
 from cnn.images.spec import ImageSpec
-from tasks.files.paths import show_path
-from tasks.pages.histogram import BINS, choose_top, draw_histogram
+from tasks.files.paths import encode_path
+from tasks.pages.histogram import HISTOGRAM_BINS, choose_top, draw_histogram
+from tasks.pages.html import show_name, show_percent, show_tail
 from tasks.pages.thumbnails import make_picture
-from tasks.score.predictions import to_rows_table, write_predictions
-from tasks.score.report import ReportFacts, make_report, show_name, show_percent, show_tail
+from tasks.score.predictions import FileOutcome, make_predictions_table, write_predictions
+from tasks.score.report import ReportFacts, make_report
+from tasks.score.spec import ScoreSpec
 from tasks.score.summary import MAX_QUARANTINED, MAX_SHEETS, Summary, describe_quarantined, summarize_predictions
 
-NIGHT = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
 TINY = encode_png(np.arange(64, dtype=np.uint8).reshape(8, 8, 1))
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -70,26 +71,17 @@ class Page(HTMLParser):
         return [value for key, value in self.attributes if key == name]
 
 
-def make_row(path: str, label: str = "cat", confidence: float = 0.9, data: bytes = TINY) -> dict[str, Any]:
-    shown, raw = show_path(path)
-    row = {"path": shown, "path_raw": raw, "size": 3, "revision": "1.1", "outcome": "ok", "model_version": "7"}
-    decision = "accept" if confidence >= 0.8 else "review"
-    digest = hashlib.sha256(data).hexdigest()
-    return row | {"label": label, "confidence": confidence, "decision": decision, "digest": digest}
+def make_row(path: str, label: str = "cat", confidence: float = 0.9, data: bytes = TINY) -> FileOutcome:
+    return make_outcome(path, (label, confidence), digest=hashlib.sha256(data).hexdigest())
 
 
-def make_rest(path: str, outcome: str, reason: str) -> dict[str, Any]:
-    row = make_row(path) | {"outcome": outcome, "reason": reason}
-    return row | dict.fromkeys(("label", "confidence", "decision", "digest"))
-
-
-def summarize(folder: Path, rows: list[dict[str, Any]], sheet: int = 2) -> Summary:
-    rows.sort(key=lambda row: row["path_raw"] or row["path"].encode())
-    write_predictions([to_rows_table(rows)], folder / "predictions.parquet")
+def summarize(folder: Path, rows: list[FileOutcome], sheet: int = 2) -> Summary:
+    rows.sort(key=lambda row: encode_path(row.entry.path))
+    write_predictions([make_predictions_table(rows, ScoreSpec())], folder / "predictions.parquet")
     return summarize_predictions(folder / "predictions.parquet", sheet)
 
 
-def report(folder: Path, rows: list[dict[str, Any]], read: Any = lambda _: TINY, **changes: Any) -> Page:
+def report(folder: Path, rows: list[FileOutcome], read: Any = lambda _: TINY, **changes: Any) -> Page:
     summary = summarize(folder, rows)
     facts = {"model": "digits", "version": "7", "source": "/in", "scored_at": NIGHT, "batch": "b1", "accept": 0.8}
     facts |= {"predictions": "/out/predictions.parquet", "scored": summary.outcomes["ok"], "reused": 0}
@@ -126,24 +118,24 @@ def assert_harmless(page: Page) -> None:
 
 def test_hostile_names_are_harmless_and_visible(tmp_path: Path) -> None:
     rows = [make_row(name, label) for name in HOSTILE for label in ("<b>bold</b>", *CLASSES)]
-    rows += [make_rest(f"bad/{name}", "quarantined", f"decode_error: {name[:9]!r}") for name in HOSTILE]
-    rows += [make_rest(f"no/{name}", "ignored", "hidden") for name in HOSTILE]
+    rows += [make_failure(f"bad/{name}", "quarantined", f"decode_error: {name[:9]!r}") for name in HOSTILE]
+    rows += [make_failure(f"no/{name}", "ignored", "hidden") for name in HOSTILE]
     page = report(tmp_path, rows, model=HOSTILE[5], version=HOSTILE[0], source=HOSTILE[1], classes=HOSTILE)
     assert_harmless(page)
     assert page.tags.count("title") == 3  # of the page, of the histogram, and of its one bar
     for shown in (
         "<script>alert(1)</script>",
         "\\u202egpj.exe",
-        "line\\u000abreak\\u001b[31m.png",
+        "line\\nbreak\\x1b[31m.png",
         "{{ 7*7 }}{% raw %}",
     ):
         assert f"bad/{shown}" in page.text
 
 
 def test_why_files_are_quarantined_is_told_with_the_limit_of_the_model(tmp_path: Path) -> None:
-    rows = [make_row("a.png"), make_rest("b.png", "quarantined", "too_many_pixels: 9000x9000")]
-    rows += [make_rest(f"{n}.txt", "quarantined", "not_an_image: JSON") for n in (1, 2)]
-    rows += [make_rest(".x", "ignored", "hidden")]
+    rows = [make_row("a.png"), make_failure("b.png", "quarantined", "too_many_pixels: 9000x9000")]
+    rows += [make_failure(f"{n}.txt", "quarantined", "not_an_image: JSON") for n in (1, 2)]
+    rows += [make_failure(".x", "ignored", "hidden")]
     summarize(tmp_path, rows)
     told = describe_quarantined(next(tmp_path.glob("**/*.parquet")), 50_000_000)
     assert told == "2 not_an_image: JSON, 1 too_many_pixels (this model takes 50,000,000 pixels at most)"
@@ -188,8 +180,8 @@ def test_long_names_are_cut_in_the_middle() -> None:
 
 def test_figures_are_those_of_the_rows(tmp_path: Path) -> None:
     rows = [make_row(f"{i}", "cat", 0.705 + i / 100) for i in range(20)] + [make_row("x", "dog", 1.0)]
-    rows += [make_rest(f"q{i}", "quarantined", "truncated: 3 bytes") for i in range(3)]
-    rows += [make_rest("q9", "quarantined", "empty_file"), make_rest(".a", "ignored", "hidden")]
+    rows += [make_failure(f"q{i}", "quarantined", "truncated: 3 bytes") for i in range(3)]
+    rows += [make_failure("q9", "quarantined", "empty_file"), make_failure(".a", "ignored", "hidden")]
     summary = summarize(tmp_path, rows)
     assert summary.outcomes == {"ok": 21, "quarantined": 4, "ignored": 1}
     assert summary.decisions == {"accept": 11, "review": 10}
@@ -207,8 +199,8 @@ def test_sheets_hold_the_surest_and_the_least_sure(confidences: list[float], siz
         rows = [make_row(f"{i:02}", "cat", confidence) for i, confidence in enumerate(confidences)]
         sheets = summarize(Path(folder), rows, size).sheets
     ranked = sorted(range(len(confidences)), key=lambda i: (-confidences[i], i))
-    most = [int(shot.path) for sheet in sheets for shot in sheet.most]
-    least = [int(shot.path) for sheet in sheets for shot in sheet.least]
+    most = [int(example.path) for sheet in sheets for example in sheet.most]
+    least = [int(example.path) for sheet in sheets for example in sheet.least]
     assert most == ranked[:size]
     assert least == ranked[::-1][: max(0, min(size, len(ranked) - size))]
 
@@ -222,7 +214,7 @@ def test_many_classes_are_capped_and_the_page_says_so(tmp_path: Path) -> None:
 
 
 def test_long_quarantine_is_capped_and_the_page_says_so(tmp_path: Path) -> None:
-    rows = [make_rest(f"{i:04}.jpg", "quarantined", "empty_file") for i in range(MAX_QUARANTINED + 25)]
+    rows = [make_failure(f"{i:04}.jpg", "quarantined", "empty_file") for i in range(MAX_QUARANTINED + 25)]
     page = report(tmp_path, rows)
     assert "And 25 more: see predictions.parquet." in page.text
     assert page.text.count(".jpg") == MAX_QUARANTINED
@@ -276,8 +268,8 @@ def test_photographs_keep_their_shape(height: int, width: int) -> None:
 
 
 @given(
-    st.lists(st.integers(0, 10**6), min_size=BINS, max_size=BINS),
-    st.lists(st.integers(0, 10**6), min_size=BINS, max_size=BINS),
+    st.lists(st.integers(0, 10**6), min_size=HISTOGRAM_BINS, max_size=HISTOGRAM_BINS),
+    st.lists(st.integers(0, 10**6), min_size=HISTOGRAM_BINS, max_size=HISTOGRAM_BINS),
     st.floats(0, 1),
 )
 def test_histogram_counts_everything_and_stays_inside(accept: list[int], review: list[int], threshold: float) -> None:

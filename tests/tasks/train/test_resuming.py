@@ -14,7 +14,7 @@ from tiny_jobs import KilledError, assert_same_learning, ignore, kill_after, mak
 from cnn.errors import TrainingError
 from cnn.models.architecture import ModelSpec
 from cnn.training import trainer
-from cnn.training.checkpoint import Snapshot, lock_folder, read_snapshot, write_snapshot
+from cnn.training.checkpoint import Snapshot, lock_checkpoints, read_snapshot, write_snapshot
 from cnn.training.fit import FitResult, fit_model
 from cnn.training.spec import FitJob
 
@@ -149,7 +149,7 @@ def test_lost_best_is_replaced_by_the_last(job: FitJob, damage: str) -> None:
 
 def test_a_job_runs_once_at_a_time(tmp_path: Path) -> None:
     job = make_job(tmp_path)
-    with lock_folder(job.checkpoints), pytest.raises(TrainingError, match="another run is training"):
+    with lock_checkpoints(job.checkpoints), pytest.raises(TrainingError, match="another run is training"):
         fit_model(job, ignore)
 
 

@@ -1,0 +1,120 @@
+"""Published batches: their records, which of them is the latest, and whether its predictions can be used again."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from cnn.digest import canonical_json, hash_file
+from cnn.errors import StorageError
+from cnn.spec import Spec
+from infra.storage.layout import batch_path, batch_pointer_path
+from infra.storage.store import Store
+from tasks.score.spec import ModelRef, ScoreJob, ScoreSpec, ScoreTask
+
+SCORING_RULES = 3  # raise it when the same bytes and model would give another row, or a row other columns
+logger = logging.getLogger(__name__)
+
+
+class PredictionsRef(Spec):
+    """The Parquet file with one row per file listed."""
+
+    path: str
+    rows: int
+    sha256: str
+
+
+class BatchRecord(Spec):
+    """`batch.json`: what a published batch is. `scored + reused` is the count of outcome ok."""
+
+    format: Literal[1] = 1
+    batch: str
+    request: str
+    source: str
+    model: ModelRef
+    spec: ScoreSpec
+    files: int
+    outcomes: dict[str, int]
+    decisions: dict[str, int]
+    scored: int
+    reused: int
+    unread: int
+    scored_at: str
+    predictions: PredictionsRef
+    report: str
+    rules: int = 1  # those by which its images were decoded and scored
+
+
+@dataclass(frozen=True)
+class PreviousBatch:
+    """The latest batch of the same source and model; `path` is None where its rows are of no use for this job."""
+
+    record: BatchRecord
+    path: Path | None
+
+
+def find_previous_batch(store: Store, job: ScoreJob) -> PreviousBatch | None:
+    """The latest batch of this source and model, or None; damaged predictions are not used, and the log says so."""
+    record = find_last_batch(store, job.source, job.model.name)
+    if record is None:
+        return None
+    is_usable = (record.rules, record.model, record.spec.top_k) == (SCORING_RULES, job.model, job.spec.top_k)
+    return PreviousBatch(record, fetch_predictions(store, record.predictions) if is_usable else None)
+
+
+def find_last_batch(store: Store, source: str, model: str) -> BatchRecord | None:
+    """The record of the latest batch of a source and a model (its name), or None.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    pointer = batch_pointer_path(source, model)
+    if not store.exists(pointer):
+        return None
+    try:
+        return read_batch(store, json.loads(store.read(pointer))["batch"])
+    except (ValueError, KeyError, TypeError):
+        raise StorageError(f"{store.uri_of(pointer)} is damaged; delete it and score again") from None
+
+
+def read_batch(store: Store, batch: str) -> BatchRecord | None:
+    """The record of a published batch, or None.
+
+    Raises:
+        StorageError: it cannot be read as one.
+    """
+    name = batch_path(batch, "batch.json")
+    if not store.exists(name):
+        return None
+    try:
+        return BatchRecord.model_validate_json(store.read(name))
+    except ValidationError:
+        raise StorageError(f"{store.uri_of(name)} is no record of a batch; delete it and score again") from None
+
+
+def point_to_batch(store: Store, task: ScoreTask) -> None:
+    """Make a batch the latest one of its source and model."""
+    content = canonical_json({"batch": task.batch, "source": task.source, "model": task.model.name})
+    store.write(batch_pointer_path(task.source, task.model.name), content.encode())
+
+
+def drop_parts(store: Store, batch: str) -> None:
+    """Remove the parts of a batch that is published."""
+    for entry in list(store.list(batch_path(batch, "parts/"))):
+        store.delete(entry.path)
+
+
+def fetch_predictions(store: Store, predictions: PredictionsRef) -> Path | None:
+    """The predictions of a batch as a local file; None, and a line in the log, where they are gone or damaged."""
+    address = store.uri_of(predictions.path)
+    if not store.exists(predictions.path):
+        logger.warning("%s is gone; its rows are scored again", address)
+        return None
+    path = store.fetch(predictions.path)
+    if hash_file(path) != predictions.sha256:
+        logger.warning("%s is not what its record says; its rows are scored again", address)
+        return None
+    return path

@@ -1,0 +1,64 @@
+"""Settings of scoring (`[score]`), and the values that travel to its workers."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from cnn.spec import Settings, Spec
+
+
+class ScoreSpec(Settings):
+    """How images are scored, and from which confidence a prediction is accepted without a look."""
+
+    top_k: int = Field(3, ge=1, le=1000, description="classes listed for each image, the most probable first")
+    batch_size: int = Field(64, ge=1, le=4096, description="images that the network sees at a time")
+    accept: float = Field(
+        0.8,
+        ge=0.0,
+        le=1.0,
+        description="confidence from which a prediction is accepted; below it the image is for review",
+    )
+    allow_empty: bool = Field(
+        False, description="whether a folder that held images the last time may be empty now; false: that is an error"
+    )
+    sheet: int = Field(12, ge=1, le=200, description="images on each contact sheet of the report")
+
+    def is_accepted(self, confidences: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """bool (predictions,): whether each prediction stands without a look."""
+        return np.asarray(confidences >= self.accept, np.bool_)
+
+
+class ModelRef(Spec):
+    """Which model scores: its name and version in the registry, the digest of its bundle, its class names.
+
+    `judged` says how good it is and on which images that was measured, `unjudged` names classes that had none there.
+    """
+
+    name: str
+    version: str
+    bundle: str
+    classes: tuple[str, ...] = ()
+    judged: str = ""
+    unjudged: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """What is asked for: the addresses of source and workspace, the model, the settings, the time (UTC) to record."""
+
+    source: str
+    workspace: str
+    model: ModelRef
+    spec: ScoreSpec
+    scored_at: datetime
+
+
+@dataclass(frozen=True)
+class ScoreTask(ScoreJob):
+    """What a worker needs beside the chunk; `known` is the workspace path of predictions that may be used again."""
+
+    batch: str
+    known: str | None = None

@@ -1,0 +1,175 @@
+"""The wheel: made from the sdist, and installed beside nothing but what it asks for, it does the whole loop."""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from collections.abc import Iterator
+from email import message_from_bytes
+from importlib import metadata
+from importlib.util import cache_from_source
+from pathlib import Path
+from shutil import copytree, ignore_patterns
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("cnn", "infra", "tasks", "flows")
+BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, f'build_{sys.argv[1]}')(sys.argv[2])"
+QUICK = ("--set", "fit.epochs=2", "--set", "augment.copies=0", "--set", "cluster.workers=2", "--set", "chunk.files=200")
+# What of every module that Safelight has, and of all that these import, lies neither in the environment nor in Python.
+STRANGERS = """
+import importlib, pkgutil, sys, sysconfig
+for room in ("cnn", "infra", "tasks", "flows"):
+    for module in pkgutil.walk_packages(importlib.import_module(room).__path__, f"{room}."):
+        importlib.import_module(module.name)
+own = (sys.prefix, sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
+files = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
+print(len(files), *[file for file in files if file and not file.startswith(own)])
+"""
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built as `python -m build` does it, by the locked setuptools and without a network."""
+    folder = tmp_path_factory.mktemp("build")
+    copy = folder / "safelight"
+    for room in ROOMS:
+        copytree(ROOT / room, copy / room, ignore=ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        (copy / name).write_bytes((ROOT / name).read_bytes())
+    run([sys.executable, "-c", BUILD, "sdist", folder / "dist"], copy)
+    with tarfile.open(next(folder.glob("dist/*.tar.gz"))) as sdist:
+        sdist.extractall(folder / "unpacked", filter="data")
+    run([sys.executable, "-c", BUILD, "wheel", folder / "dist"], next((folder / "unpacked").iterdir()))
+    return next(folder.glob("dist/*.whl"))
+
+
+def run(command: list[str | Path], folder: Path, home: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    """A process that has no module of the checkout in reach, in `folder`."""
+    strange = ("PYTHONPATH", "PREFECT_API_URL", "MLFLOW_TRACKING_URI")
+    environment = {key: value for key, value in os.environ.items() if key not in strange}
+    environment |= {"SAFELIGHT_HOME": str(home)} if home else {}
+    done = subprocess.run(
+        list(map(str, command)), cwd=folder, env=environment, text=True, capture_output=True, check=False
+    )
+    assert done.returncode in (0, 1), done.stderr
+    return done
+
+
+def install(wheel: Path, extra: str, folder: Path) -> Path:
+    """The programs of an environment with the wheel and what it needs: the locked packages, taken from this one."""
+    venv.create(folder, symlinks=True)
+    site = next(folder.glob("lib/python*/site-packages"))
+    for name in sorted(list_needed(wheel, extra)):
+        link_files(metadata.distribution(name), site)
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", folder / "bin/python"]
+    done = run([*pip, "install", "-q", "--no-index", "--no-deps", wheel], folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "bin"
+
+
+def list_needed(wheel: Path, extra: str) -> set[str]:
+    """The distributions that the wheel asks for, and those that these ask for."""
+    with zipfile.ZipFile(wheel) as archive:
+        described = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        lines = message_from_bytes(archive.read(described)).get_all("Requires-Dist", [])
+    ahead = [(Requirement(line), extra) for line in lines]
+    found: dict[str, set[str]] = {}
+    while ahead:
+        requirement, of = ahead.pop()
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": of}):
+            continue
+        name = canonicalize_name(requirement.name)
+        fresh = {"", *requirement.extras} - found.setdefault(name, set())
+        found[name] |= fresh
+        needs = metadata.distribution(name).requires or [] if fresh else []
+        ahead += [(Requirement(need), one) for need in needs for one in fresh]
+    return set(found)
+
+
+def link_files(distribution: metadata.Distribution, site: Path) -> None:
+    """The files of a distribution once more, in another environment; without the programs, which name their Python."""
+    for file in distribution.files or []:
+        if ".." in file.parts or "__pycache__" in file.parts:
+            continue
+        source, target = Path(str(distribution.locate_file(file))), site / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        link(source, target)
+        compiled = Path(cache_from_source(str(source))) if source.suffix == ".py" else source
+        if compiled != source and compiled.exists():
+            (target.parent / "__pycache__").mkdir(exist_ok=True)
+            link(compiled, target.parent / "__pycache__" / compiled.name)
+
+
+def link(source: Path, target: Path) -> None:
+    """A second name for a file; a symbolic link where the two would lie on two disks."""
+    if not target.exists() and source.exists():
+        try:
+            target.hardlink_to(source)
+        except OSError:
+            target.symlink_to(source)
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("elsewhere")
+
+
+@pytest.fixture(scope="module")
+def trained(wheel: Path, elsewhere: Path) -> Iterator[dict[str, Any]]:
+    """The answer of the demo, by an installation for training that lies nowhere near the checkout."""
+    programs = install(wheel, "cpu", elsewhere / "training")
+    try:
+        done = run([programs / "safelight", "demo", "--json", *QUICK], elsewhere, elsewhere / "home")
+        assert done.returncode == 0, done.stderr
+        yield json.loads(done.stdout)
+    finally:
+        ended = run([programs / "safelight", "down"], elsewhere, elsewhere / "home")
+        assert ended.returncode == 0, ended.stderr
+
+
+def test_the_whole_loop_runs_from_the_wheel(trained: dict[str, Any], elsewhere: Path) -> None:
+    assert trained["scored"] == 180
+    report = Path(trained["report"])
+    assert report.is_relative_to(elsewhere)
+    assert "<html" in report.read_text("utf-8")
+
+
+@pytest.mark.usefixtures("trained")
+def test_every_module_is_found_in_the_environment(elsewhere: Path) -> None:
+    done = run([elsewhere / "training/bin/python", "-c", STRANGERS], elsewhere)
+    count, *strangers = done.stdout.split()
+    assert (int(count) > 1000, strangers) == (True, []), done.stderr
+
+
+def test_an_installation_without_extras_scores_and_says_what_training_needs(
+    wheel: Path, trained: dict[str, Any], elsewhere: Path
+) -> None:
+    programs, home = install(wheel, "", elsewhere / "scoring"), elsewhere / "home"
+    names = {path.name.partition("-")[0] for path in elsewhere.glob("scoring/lib/*/site-packages/*.dist-info")}
+    assert not {"tensorflow_cpu", "tensorflow", "keras", "pandas", "matplotlib", "scikit_learn", "mlflow"} & names
+    copytree(elsewhere / "workspace", elsewhere / "copied")
+    flags: list[str | Path] = ["--name", "digits", "--workspace", elsewhere / "copied"]
+    done = run([programs / "safelight", "score", elsewhere / "workspace/demo/inbox", *flags, "--json"], elsewhere, home)
+    assert json.loads(done.stdout)["outcomes"]["ok"] == 180, done.stderr
+    done = run([programs / "safelight", "retrain", elsewhere / "workspace/demo/digits", *flags], elsewhere, home)
+    assert done.returncode == 1
+    assert "training needs keras" in done.stderr
+    assert done.stderr.strip().endswith("('safelight[gpu]' on a machine with an NVIDIA GPU)")
+
+
+def test_the_wheel_holds_the_rooms_and_nothing_beside_them(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.partition("/")[0] for name in names} == {*ROOMS, names[-1].partition("/")[0]}
+    code = {str(path.relative_to(ROOT)) for room in ROOMS for path in (ROOT / room).rglob("*.py")}
+    data = {"flows/digits.npz", "tasks/score/report.html", "infra/deploy/prefect.yaml"}
+    assert {name for name in names if ".dist-info/" not in name} == code | data
