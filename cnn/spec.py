@@ -1,4 +1,4 @@
-"""The base of every value that is configured or travels: frozen, extra keys refused, one digest per content."""
+"""Base classes of settings and of values that travel: frozen, unknown keys refused, one digest for each content."""
 
 from typing import Any, get_args
 

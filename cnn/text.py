@@ -8,8 +8,11 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]+")
 
 
 def shorten(said: object, most: int = 200) -> str:
-    """What a text or an error says, on one line of at most `most` characters; an error's kind where it says nothing."""
-    line = " ".join(str(said).split())[:most]
+    """What a text or an error says, on one line of at most `most` characters, with "…" where it was cut; an error's
+    kind where it says nothing."""
+    line = " ".join(str(said).split())
+    if len(line) > most:
+        line = line[: most - 1] + "…"
     return line or (type(said).__name__ if isinstance(said, BaseException) else "")
 
 

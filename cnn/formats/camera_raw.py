@@ -15,9 +15,9 @@ from cnn.formats.tiff_directory import (
     read_header,
 )
 
-MARKS = {b"CR\x02\x00": "CR2", b"IIII": "IIQ", b"MMMM": "IIQ"}  # behind the header of a TIFF file
+MAKER_MARKS = {b"CR\x02\x00": "CR2", b"IIII": "IIQ", b"MMMM": "IIQ"}  # behind the header of a TIFF file
 CFA, LINEAR_RAW = 32803, 34892  # photometric interpretations: a colour filter array, and one that was filled in
-HEADS = {
+MAKER_HEADS = {
     b"IIRO": "ORF",
     b"IIRS": "ORF",
     b"MMOR": "ORF",
@@ -45,7 +45,7 @@ class Preview(NamedTuple):
 
 def name_raw(data: bytes, header: Header | None, directories: list[Directory]) -> str | None:
     """NEF, CR2, DNG, …; None for what is no camera raw file, such as a scanner's TIFF, which names its maker too."""
-    if (head := next((kind for start, kind in HEADS.items() if data.startswith(start)), None)) is not None:
+    if (head := next((kind for start, kind in MAKER_HEADS.items() if data.startswith(start)), None)) is not None:
         return head
     if data[4:8] == b"ftyp" and data[8:12] == b"crx ":
         return "CR3"
@@ -55,7 +55,7 @@ def name_raw(data: bytes, header: Header | None, directories: list[Directory]) -
         return None
     if DNG_VERSION in directories[0].tags:
         return "DNG"
-    if (mark := next((kind for mark, kind in MARKS.items() if data.startswith(mark, 8)), None)) is not None:
+    if (mark := next((kind for mark, kind in MAKER_MARKS.items() if data.startswith(mark, 8)), None)) is not None:
         return mark
     if any(directory.number(PHOTOMETRIC, -1) in (CFA, LINEAR_RAW) for directory in directories):
         make = bytes(directories[0].tags.get(MAKE, b"")).upper()

@@ -1,4 +1,4 @@
-"""A digest of an image file's compressed pixels, without its metadata: EXIF, XMP, comments and dates do not count.
+"""Digest an image file's compressed pixels without its metadata: EXIF, XMP, comments and dates do not count.
 
 It costs little beside decoding the file: what is long is measured by CRC-32C, and only its ends are hashed. Two files
 of one digest may still look different (EXIF can turn a picture, a colour profile tint it): whoever asks whether two
@@ -26,7 +26,7 @@ def digest_image_data(data: bytes, file_digest: str) -> bytes:
 
     Of other formats, and of files that are not as they should be, half of `file_digest`, the file's sha256 (hex).
     """
-    for magic, parts_of in FORMATS.items():
+    for magic, parts_of in PART_READERS.items():
         if data.startswith(magic):
             parts = list(parts_of(data))
             if parts and parts[-1] is not None:
@@ -34,7 +34,7 @@ def digest_image_data(data: bytes, file_digest: str) -> bytes:
     return bytes.fromhex(file_digest)[:SIZE]
 
 
-Part = tuple[int, int] | None
+PixelPart = tuple[int, int] | None
 """Where a part of a file that shapes its pixels begins and ends; None, at the end: the file is not as it should be."""
 
 
@@ -47,7 +47,7 @@ def _outline(data: bytes, start: int, stop: int) -> bytes:
     return length + struct.pack("<I", checksum) + data[start : start + ENDS] + data[stop - ENDS : stop]
 
 
-def _jpeg_parts(data: bytes) -> Iterator[Part]:
+def _jpeg_parts(data: bytes) -> Iterator[PixelPart]:
     """Tables and frame, then all that follows the start of the first scan."""
     at, several = 2, False
     while len(head := data[at : at + 4]) == 4 and head[0] == 0xFF:
@@ -66,7 +66,7 @@ def _jpeg_parts(data: bytes) -> Iterator[Part]:
     yield None
 
 
-def _png_parts(data: bytes) -> Iterator[Part]:
+def _png_parts(data: bytes) -> Iterator[PixelPart]:
     """The chunks without which there is no picture, and that of transparency, each with its checksum."""
     at = 8
     while len(head := data[at : at + 8]) == 8:
@@ -81,7 +81,7 @@ def _png_parts(data: bytes) -> Iterator[Part]:
     yield None
 
 
-def _webp_parts(data: bytes) -> Iterator[Part]:
+def _webp_parts(data: bytes) -> Iterator[PixelPart]:
     if data[8:12] != b"WEBP":
         return
     at = 12
@@ -92,7 +92,7 @@ def _webp_parts(data: bytes) -> Iterator[Part]:
         at = stop + stop % 2
 
 
-FORMATS: dict[bytes, Callable[[bytes], Iterator[Part]]] = {
+PART_READERS: dict[bytes, Callable[[bytes], Iterator[PixelPart]]] = {
     b"\xff\xd8\xff": _jpeg_parts,
     b"\x89PNG\r\n\x1a\n": _png_parts,
     b"RIFF": _webp_parts,

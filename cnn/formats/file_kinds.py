@@ -1,11 +1,11 @@
-"""What a file is by its first bytes, when it is no picture that is read here; and whether bytes are TGA, ICO or PNM."""
+"""Recognize files by their first bytes: formats that are not read, and TGA, ICO, PNM and HEIF pictures."""
 
 import re
 import struct
 from typing import NamedTuple
 
 # (where they stand, bytes, what it is): image formats that are not read.
-FORMATS = (
+OTHER_IMAGES = (
     (0, b"\xff\x0a", "jxl"),
     (0, b"\x00\x00\x00\x0cJXL ", "jxl"),
     (0, b"8BPS", "PSD"),
@@ -37,7 +37,7 @@ FORMATS = (
     (0, b"PF\n", "PFM"),
 )
 # The same of what is no picture at all.
-OTHERS = (
+NO_IMAGES = (
     (0, b"version https://git-lfs.github.com/spec/v1", "git-lfs pointer"),
     (0, b"\x1a\x45\xdf\xa3", "Matroska or WebM video"),
     (0, b"\x00\x00\x01\xba", "MPEG video"),
@@ -66,7 +66,14 @@ OTHERS = (
     (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "Office document"),
 )
 RIFFS = {b"AVI ": "AVI video", b"WAVE": "WAV audio", b"ACON": "animated cursor", b"RMID": "MIDI audio"}
-MOVIES = (b"qt  ", b"moov", b"mdat", b"wide", b"free", b"skip")  # what a QuickTime file without a brand begins with
+QUICKTIME_STARTS = (
+    b"qt  ",
+    b"moov",
+    b"mdat",
+    b"wide",
+    b"free",
+    b"skip",
+)  # what a QuickTime file without a brand begins with
 SOUNDS = (b"M4A ", b"M4B ", b"M4P ")
 DEEP = (b"II", b"MM", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ", b"P2", b"P3", b"P5", b"P6")
 # Brands of ISO/IEC 23008-12, annex B, for pictures coded with HEVC; "mif1" and "msf1" leave the codec open.
@@ -74,10 +81,10 @@ HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"
 TEXT = re.compile(rb"(?:\xef\xbb\xbf)?\s*", re.ASCII)
 FOOTER = b"TRUEVISION-XFILE.\x00"
 PNM_HEAD = re.compile(rb"P([1-6])((?:\s+(?:#[^\n]*\n\s*)*\d+)+)", re.ASCII)
-FEWEST = 64  # bytes of an MP3 file without a tag
+LEAST_MP3_BYTES = 64  # bytes of an MP3 file without a tag
 
 
-class Kind(NamedTuple):
+class FileKind(NamedTuple):
     """What a file is; `is_image` where it is a picture in a format that is not read."""
 
     name: str
@@ -91,53 +98,53 @@ def may_be_deep(data: bytes) -> bool:
     return data.startswith(DEEP)
 
 
-def name_kind(data: bytes) -> Kind | None:
+def name_kind(data: bytes) -> FileKind | None:
     """What the bytes are, in the words of people who have such files; None where nothing tells."""
-    for at, magic, name in FORMATS:
+    for at, magic, name in OTHER_IMAGES:
         if data.startswith(magic, at):
-            return Kind(name, True)
-    for at, magic, name in OTHERS:
+            return FileKind(name, True)
+    for at, magic, name in NO_IMAGES:
         if data.startswith(magic, at):
-            return Kind(name, False)
+            return FileKind(name, False)
     if data[:4] == b"RIFF" and len(data) >= 12 and data[8:12] != b"WEBP":
-        return Kind(RIFFS.get(data[8:12], "RIFF container"), False)
+        return FileKind(RIFFS.get(data[8:12], "RIFF container"), False)
     if data[:4] == b"\x00\x00\x02\x00" and len(data) > 22 and not data[9] and data[4] and not data[5]:
-        return Kind("CUR", True)
+        return FileKind("CUR", True)
     return _name_movie(data) or _name_text(data) or _name_rest(data)
 
 
-def _name_movie(data: bytes) -> Kind | None:
+def _name_movie(data: bytes) -> FileKind | None:
     """ISO media files (ftyp and a brand), and QuickTime's older ones; HEIC and AVIF never come here."""
     if data[4:8] == b"ftyp":
         brand = data[8:12]
         if brand in (b"avif", b"avis", b"jxl ", b"crx "):
             return None
-        return Kind("M4A audio" if brand in SOUNDS else "MOV video" if brand == b"qt  " else "MP4 video", False)
-    return Kind("MOV video", False) if data[4:8] in MOVIES and data[:4] < b"\x00\x80\x00\x00" else None
+        return FileKind("M4A audio" if brand in SOUNDS else "MOV video" if brand == b"qt  " else "MP4 video", False)
+    return FileKind("MOV video", False) if data[4:8] in QUICKTIME_STARTS and data[:4] < b"\x00\x80\x00\x00" else None
 
 
-def _name_text(data: bytes) -> Kind | None:
+def _name_text(data: bytes) -> FileKind | None:
     start = data[: TEXT.match(data).end() + 512].lstrip(b"\xef\xbb\xbf \t\r\n") if TEXT.match(data) else b""  # type: ignore[union-attr]
     low = start.lower()
     if low.startswith(b"<svg") or (low.startswith((b"<?xml", b"<!--")) and b"<svg" in low):
-        return Kind("SVG", True)
+        return FileKind("SVG", True)
     if low.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
-        return Kind("HTML page", False)
+        return FileKind("HTML page", False)
     if low.startswith((b"<?xml", b"<x:xmpmeta", b"<?xpacket")):
-        return Kind("XML", False)
+        return FileKind("XML", False)
     if low[:1] in (b"{", b"[") and re.match(rb"[{\[]\s*(?:[\"{\[\]}\-\d]|true|false|null)", low):
-        return Kind("JSON", False)
+        return FileKind("JSON", False)
     return None
 
 
-def _name_rest(data: bytes) -> Kind | None:
+def _name_rest(data: bytes) -> FileKind | None:
     if data[:8] == b"bplist00":
         is_cloud = b"NSURL" in data
-        return Kind("cloud placeholder (.icloud)" if is_cloud else "property list", False)
-    if len(data) >= FEWEST and data[0] == 0xFF and data[1] & 0xE6 == 0xE2 and data[2] & 0xF0 not in (0, 0xF0):
-        return Kind("MP3 audio", False)
+        return FileKind("cloud placeholder (.icloud)" if is_cloud else "property list", False)
+    if len(data) >= LEAST_MP3_BYTES and data[0] == 0xFF and data[1] & 0xE6 == 0xE2 and data[2] & 0xF0 not in (0, 0xF0):
+        return FileKind("MP3 audio", False)
     if data and not data.strip(b"\x00"):
-        return Kind("nothing but zero bytes: an unfinished copy, or a placeholder of a cloud folder", False)
+        return FileKind("nothing but zero bytes: an unfinished copy, or a placeholder of a cloud folder", False)
     return None
 
 

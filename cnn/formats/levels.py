@@ -1,4 +1,4 @@
-"""Levels of more than 8 bits shown in 8: which become black and white (`image.levels`), and how these are measured."""
+"""Show pictures of more than 8 bits in 8: which levels become black and white, and how these are measured."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ FARTHEST = 0.001  # share of a picture's samples at either end that count for no
 TRIM = 50  # one of so many pictures at either end counts for nothing when a dataset is measured
 DARK = 31  # of 255: a picture whose brightest level comes out below this shows hardly anything
 MAX_LEVEL = 65_535
-STRIP = 1 << 22  # samples that are converted at a time: a copy of all of them in floats would be a gigabyte
+STRIP_SAMPLES = 1 << 22  # samples that are converted at a time: a copy of all of them in floats would be a gigabyte
 
 
 def integers_to_uint8(values: NDArray[Any], bits: int, levels: str | LevelSpan) -> NDArray[np.uint8]:
@@ -89,7 +89,7 @@ def _stretch(values: NDArray[Any], span: LevelSpan) -> NDArray[np.uint8]:
     low, high = span
     shown = np.empty(values.shape, np.uint8)
     flat, out = values.reshape(-1), shown.reshape(-1)
-    for start in range(0, flat.size, STRIP):
-        part = np.clip(flat[start : start + STRIP].astype(np.float64), low, high)
-        out[start : start + STRIP] = np.rint((part - low) * (255.0 / (high - low)))
+    for start in range(0, flat.size, STRIP_SAMPLES):
+        part = np.clip(flat[start : start + STRIP_SAMPLES].astype(np.float64), low, high)
+        out[start : start + STRIP_SAMPLES] = np.rint((part - low) * (255.0 / (high - low)))
     return shown

@@ -17,8 +17,8 @@ from cnn.text import shorten
 # Those that are told by their first bytes; no "MPO": its first picture opens as JPEG.
 PILLOW_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "JPEG2000")
 ORIENTATION_TAG, UPRIGHT = 274, 1
-WAY_OUT = "heif: pip install 'safelight[heic]' reads it"
-MAGIC = (
+HEIC_WAY_OUT = "heif: pip install 'safelight[heic]' reads it"
+READ_MAGIC = (
     *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),
     *(b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  \r\n\x87\n"),
 )
@@ -125,10 +125,12 @@ def classify_unknown(data: bytes) -> BadImage:
     if not data:
         return BadImage("empty_file")
     if is_heif(data):
-        return BadImage("truncated", "the header is damaged") if register_heif() else BadImage("needs_heic", WAY_OUT)
+        return (
+            BadImage("truncated", "the header is damaged") if register_heif() else BadImage("needs_heic", HEIC_WAY_OUT)
+        )
     if (kind := name_kind(data)) is not None:
         return BadImage("unsupported_format" if kind.is_image else "not_an_image", kind.name)
-    if data.startswith(MAGIC) or data[4:12] in AVIF:
+    if data.startswith(READ_MAGIC) or data[4:12] in AVIF:
         return BadImage("truncated", "the header is damaged")
     return BadImage("not_an_image")
 

@@ -12,7 +12,7 @@ from cnn.formats.file_kinds import PnmHead
 from cnn.formats.levels import MAX_LEVEL, LevelSpan, integers_to_uint8, measure_span
 from cnn.formats.pillow import OpenedImage
 
-BITMAPS, TEXTS, COLORS = (1, 4), (1, 2, 3), (3, 6)
+BITMAPS, AS_TEXT, COLORS = (1, 4), (1, 2, 3), (3, 6)
 
 
 def read_pnm(data: bytes, head: PnmHead, levels: str | LevelSpan) -> OpenedImage:
@@ -39,7 +39,7 @@ def read_pnm(data: bytes, head: PnmHead, levels: str | LevelSpan) -> OpenedImage
 
 def _read_levels(data: bytes, head: PnmHead, bands: int) -> NDArray[Any]:
     count = head.width * head.height * bands
-    if head.number in TEXTS:
+    if head.number in AS_TEXT:
         return _read_plain(data[head.start :], count).astype(np.uint16)
     kind = np.dtype(">u2" if head.highest > 255 else "u1")
     if len(data) - head.start < count * kind.itemsize:

@@ -17,18 +17,21 @@ PLANAR, PREDICTOR, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES, SUB_DIRECT
     325,
     330,
 )
-EXTRA, FORMAT, LOWEST, HIGHEST, SUBSAMPLING, PROFILE, DNG_VERSION = 338, 339, 340, 341, 530, 34675, 50706
+EXTRA, SAMPLE_FORMAT, LOWEST, HIGHEST, SUBSAMPLING, PROFILE, DNG_VERSION = 338, 339, 340, 341, 530, 34675, 50706
 WANTED = {
     *(NEW_SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, MAKE, STRIP_OFFSETS),
     *(ORIENTATION, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES, PLANAR, PREDICTOR, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS),
-    *(TILE_BYTES, SUB_DIRECTORIES, EXTRA, FORMAT, LOWEST, HIGHEST, SUBSAMPLING, PROFILE, DNG_VERSION),
+    *(TILE_BYTES, SUB_DIRECTORIES, EXTRA, SAMPLE_FORMAT, LOWEST, HIGHEST, SUBSAMPLING, PROFILE, DNG_VERSION),
 }
 TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 AS_BYTES = (2, 7)  # ASCII and undefined: kept as they are
-MAGIC, BIG_MAGIC = (42, 0x2A00, 0x4F52, 0x5352, 0x55), 43  # TIFF, also in the wrong byte order; Olympus; Panasonic
+TIFF_MAGIC, BIG_TIFF_MAGIC = (
+    (42, 0x2A00, 0x4F52, 0x5352, 0x55),
+    43,
+)  # TIFF, also in the wrong byte order; Olympus; Panasonic
 MOST_DIRECTORIES, MOST_ENTRIES = 256, 4096
 REDUCED, MASK, OLD_REDUCED = 1, 4, 2  # bits of NewSubfileType; a value of SubfileType
-KINDS = {1: "uint", 2: "int", 3: "float", 4: "uint", 5: "complex int", 6: "complex float"}
+SAMPLE_KINDS = {1: "uint", 2: "int", 3: "float", 4: "uint", 5: "complex int", 6: "complex float"}
 
 
 class Header(NamedTuple):
@@ -82,8 +85,8 @@ class Directory:
     @property
     def kind(self) -> str:
         """uint, int or float; "mixed" where the samples differ."""
-        given = set(self.numbers(FORMAT)) or {1}
-        return KINDS.get(given.pop(), "unknown") if len(given) == 1 else "mixed"
+        given = set(self.numbers(SAMPLE_FORMAT)) or {1}
+        return SAMPLE_KINDS.get(given.pop(), "unknown") if len(given) == 1 else "mixed"
 
 
 def read_header(data: bytes) -> Header | None:
@@ -92,9 +95,9 @@ def read_header(data: bytes) -> Header | None:
     if order is None or len(data) < 16:
         return None
     (magic,) = struct.unpack_from(f"{order}H", data, 2)
-    if magic == BIG_MAGIC:
+    if magic == BIG_TIFF_MAGIC:
         return Header(order, True, struct.unpack_from(f"{order}Q", data, 8)[0])
-    return Header(order, False, struct.unpack_from(f"{order}I", data, 4)[0]) if magic in MAGIC else None
+    return Header(order, False, struct.unpack_from(f"{order}I", data, 4)[0]) if magic in TIFF_MAGIC else None
 
 
 def read_directories(data: bytes, header: Header) -> list[Directory]:

@@ -1,4 +1,4 @@
-"""A name and a shape in, this thread's reused uint8 buffer out: decoding and resizing allocate nothing per image."""
+"""Pixel buffers that each thread reuses, so that decoding and resizing allocate nothing per image."""
 
 import math
 import threading

@@ -1,4 +1,4 @@
-"""A picture that Pillow decoded in, 8-bit grey or sRGB pixels out: bit depths, transparency and colour profiles."""
+"""Convert pictures to 8-bit grey or sRGB: bit depths, transparency and colour profiles."""
 
 import io
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from PIL import Image, ImageCms
 
 from cnn.formats.levels import floats_to_uint8, integers_to_uint8
 
-LEVELS = 17  # of each channel that are looked at to find out whether a profile is sRGB but for rounding
-STRIP = 1 << 20  # pixels that are laid over the background at a time: a copy of all of them would be a gigabyte
+PROBE_LEVELS = 17  # of each channel that are looked at to find out whether a profile is sRGB but for rounding
+STRIP_PIXELS = 1 << 20  # pixels that are laid over the background at a time: a copy of all of them would be a gigabyte
 SPACES = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK"}  # modes whose profiles are followed → the profile's own word
 
 
@@ -76,7 +76,7 @@ def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     """Whether no colour moves by more than two levels: the profile is sRGB, in one of its many wordings."""
     if mode == "CMYK":
         return False
-    steps = np.linspace(0, 255, LEVELS).round().astype(np.uint8)
+    steps = np.linspace(0, 255, PROBE_LEVELS).round().astype(np.uint8)
     grid = np.stack(np.meshgrid(*[steps] * 3), -1).reshape(1, -1, 3) if mode == "RGB" else steps[None]
     after = np.asarray(ImageCms.applyTransform(Image.fromarray(grid), transform), np.int16)
     before = grid.astype(np.int16) if mode == "RGB" else np.repeat(grid[..., None], 3, -1).astype(np.int16)
@@ -116,7 +116,7 @@ def _copy(image: Image.Image, mode: str) -> NDArray[np.uint8]:
 
 
 def _strips(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    rows = max(1, STRIP // size[0])
+    rows = max(1, STRIP_PIXELS // size[0])
     for top in range(0, size[1], rows):
         yield top, min(size[1], top + rows)
 

@@ -1,4 +1,4 @@
-"""Requests on one pipe, pixels on another: a process of its own for files whose decoder may crash or hang.
+"""A process that decodes files whose decoder may crash or hang: requests on one pipe, pixels on another.
 
 A message is a mark, two lengths and a checksum (uint32, big-endian), then JSON and bytes: what anybody else writes into
 the pipe is no message. A request has an `ImageSpec` with a time limit, and the bytes of the file; an answer has facts,
@@ -24,8 +24,8 @@ from cnn.images.pixels import encode_jpeg, encode_png
 from cnn.images.read import read_image
 from cnn.images.spec import ImageSpec
 
-MARK = b"\x89SLm"
-HEAD = struct.Struct(">4sIII")
+MESSAGE_MARK = b"\x89SLm"
+MESSAGE_HEAD = struct.Struct(">4sIII")
 MOST_FACTS = 1 << 20  # bytes
 MOST_BODY = (1 << 32) - 1
 READY = b"{}"
@@ -44,11 +44,11 @@ def read_message(stream: BinaryIO, most: int = MOST_BODY) -> tuple[bytes, bytes]
     Raises:
         GarbledMessageError: it is not what `write_message` wrote.
     """
-    head = stream.read(HEAD.size)
-    if len(head) < HEAD.size:
+    head = stream.read(MESSAGE_HEAD.size)
+    if len(head) < MESSAGE_HEAD.size:
         return None
-    mark, *sizes, checksum = HEAD.unpack(head)
-    if mark != MARK or sizes[0] > MOST_FACTS or sizes[1] > most:
+    mark, *sizes, checksum = MESSAGE_HEAD.unpack(head)
+    if mark != MESSAGE_MARK or sizes[0] > MOST_FACTS or sizes[1] > most:
         raise GarbledMessageError
     facts, body = (stream.read(size) for size in sizes)
     if (len(facts), len(body)) != tuple(sizes):
@@ -60,13 +60,13 @@ def read_message(stream: BinaryIO, most: int = MOST_BODY) -> tuple[bytes, bytes]
 
 def write_message(stream: BinaryIO, facts: bytes, body: bytes | memoryview) -> None:
     """One message, sent at once."""
-    stream.write(HEAD.pack(MARK, len(facts), len(body), zlib.crc32(body, zlib.crc32(facts))))
+    stream.write(MESSAGE_HEAD.pack(MESSAGE_MARK, len(facts), len(body), zlib.crc32(body, zlib.crc32(facts))))
     stream.write(facts)
     stream.write(body)
     stream.flush()
 
 
-def answer(facts: bytes, data: bytes) -> tuple[bytes, bytes | memoryview]:
+def answer_request(facts: bytes, data: bytes) -> tuple[bytes, bytes | memoryview]:
     """The JSON and the pixels for one request."""
     spec, seconds = _read_request(facts)
     _limit_memory(BASE_BYTES + PIXEL_BYTES * spec.max_pixels)
@@ -77,8 +77,8 @@ def answer(facts: bytes, data: bytes) -> tuple[bytes, bytes | memoryview]:
         return json.dumps({"reason": fault.reason, "detail": fault.detail}).encode(), b""
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    told = {name: getattr(decoded, name) for name in ("width", "height", "seen", "preview")}
-    return json.dumps(told).encode(), decoded.pixels.reshape(-1).data
+    found = {name: getattr(decoded, name) for name in ("width", "height", "seen", "preview")}
+    return json.dumps(found).encode(), decoded.pixels.reshape(-1).data
 
 
 @lru_cache(maxsize=8)
@@ -104,15 +104,15 @@ def check_decoders() -> None:
         read_image(data, ImageSpec(size=(8, 8)))
 
 
-def main(requests: BinaryIO, answers: BinaryIO) -> None:
+def serve_requests(requests: BinaryIO, answers: BinaryIO) -> None:
     """Answer until the requests end."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     check_decoders()
     write_message(answers, READY, b"")
     while (message := read_message(requests)) is not None:
-        write_message(answers, *answer(*message))
+        write_message(answers, *answer_request(*message))
 
 
 if __name__ == "__main__":
-    main(os.fdopen(int(sys.argv[1]), "rb"), os.fdopen(int(sys.argv[2]), "wb"))
+    serve_requests(os.fdopen(int(sys.argv[1]), "rb"), os.fdopen(int(sys.argv[2]), "wb"))

@@ -1,4 +1,4 @@
-"""Large pictures are decoded one at a time on a machine, since each takes gigabytes of memory."""
+"""A lock by which large pictures are decoded one at a time on a machine: each takes gigabytes of memory."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""uint8 pixels, a box in them and a filter in, the box resized into an array of the caller out."""
+"""Resize pictures: which part of them is shown where, and by which filter."""
 
 import math
 from typing import NamedTuple

@@ -15,12 +15,11 @@ from cnn.text import name_some, shorten
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would otherwise ask the network for a newer release
 
-NAME = "__class_fullname__"  # as Albumentations writes it
+CLASS_NAME = "__class_fullname__"  # as Albumentations writes it
 # Parts of Albumentations whose transforms want more than the image: other images, fonts, volumes.
 WANT_MORE = tuple(f"albumentations.augmentations.{part}" for part in ("mixing", "text", "transforms3d"))
 TRIALS = 8  # copies of a trial image
-WAY_OUT = "take others, as in https://albumentations.ai/docs, or use augment.crop, mirror, rotate and color"
-Pixels = NDArray[np.uint8]
+OTHER_WAYS = "take others, as in https://albumentations.ai/docs, or use augment.crop, mirror, rotate and color"
 
 
 def restore_pipeline(serialized: Mapping[str, Any]) -> Any:
@@ -38,7 +37,7 @@ def restore_pipeline(serialized: Mapping[str, Any]) -> Any:
     known = _list_transforms()
     for step in steps:
         if _name_step(step) not in known:
-            raise _refuse(f"{step[NAME]!r} is no transform of Albumentations that needs nothing but an image")
+            raise _refuse(f"{step[CLASS_NAME]!r} is no transform of Albumentations that needs nothing but an image")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice to whoever writes a pipeline, not to whoever runs it
         for step in steps:
@@ -50,13 +49,13 @@ def restore_pipeline(serialized: Mapping[str, Any]) -> Any:
             raise _refuse(_explain(error)) from None
 
 
-def apply_pipeline(pipeline: Any, image: Pixels, seed: int) -> Pixels:
+def apply_pipeline(pipeline: Any, image: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
     """What the pipeline makes of uint8 (height, width, channels), drawing from this seed alone."""
     pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))  # once: each step would seed two more
     return np.ascontiguousarray(pipeline(image=image)["image"])
 
 
-def find_difference(image: Pixels, made: NDArray[Any]) -> str | None:
+def find_difference(image: NDArray[np.uint8], made: NDArray[Any]) -> str | None:
     """In what more than its pixels a copy differs from the image, as the end of a sentence; None where in nothing."""
     if made.dtype != image.dtype:
         return f"makes {made.dtype} of {image.dtype}"
@@ -84,8 +83,8 @@ def try_pipeline(serialized: Mapping[str, Any], shape: tuple[int, int, int]) -> 
 
 def _iterate_steps(transform: Any) -> Iterator[dict[str, Any]]:
     """A serialised transform and all those within it."""
-    if not isinstance(transform, dict) or not isinstance(transform.get(NAME), str):
-        raise _refuse(f"each step is a table with {NAME}, as albumentations.to_dict writes it")
+    if not isinstance(transform, dict) or not isinstance(transform.get(CLASS_NAME), str):
+        raise _refuse(f"each step is a table with {CLASS_NAME}, as albumentations.to_dict writes it")
     yield transform
     inner = transform.get("transforms", [])
     for step in inner if isinstance(inner, list) else [inner]:
@@ -94,7 +93,7 @@ def _iterate_steps(transform: Any) -> Iterator[dict[str, Any]]:
 
 def _name_step(step: Mapping[str, Any]) -> str:
     """The name of a transform in Albumentations; older versions wrote the module before it."""
-    name: str = step[NAME]
+    name: str = step[CLASS_NAME]
     return name.rpartition(".")[2] if name.startswith("albumentations.") else name
 
 
@@ -117,7 +116,7 @@ def _check_arguments(step: dict[str, Any]) -> None:
     """Build one transform alone, so that a refusal names it. Raises: ConfigError."""
     import albumentations as A
 
-    name, given = _name_step(step), step.keys() - {NAME, "p"}
+    name, given = _name_step(step), step.keys() - {CLASS_NAME, "p"}
     try:
         built: Any = A.from_dict({"transform": step})
     except Exception as error:  # what constructors raise has many kinds
@@ -127,7 +126,7 @@ def _check_arguments(step: dict[str, Any]) -> None:
         raise _refuse(f"{name} has no argument {unknown[0]}; it has {name_some(known)}")
 
 
-def _find_fault(transform: dict[str, Any], image: Pixels) -> str | None:
+def _find_fault(transform: dict[str, Any], image: NDArray[np.uint8]) -> str | None:
     """Why a transform cannot be used for such images, as the end of a sentence; None where it can."""
     pipeline = restore_pipeline({"transform": transform})
     try:
@@ -160,4 +159,4 @@ def _explain(error: Exception) -> str:
 
 
 def _refuse(why: str) -> ConfigError:
-    return ConfigError(f"augment.transforms: {why}; {WAY_OUT}")
+    return ConfigError(f"augment.transforms: {why}; {OTHER_WAYS}")

@@ -1,4 +1,4 @@
-"""A file's bytes in, its pixels out, decoded in a child process that may crash or hang without harm to this one."""
+"""Child processes that decode files, so that a crash or a hang costs one file and not the run."""
 
 import atexit
 import json
@@ -26,9 +26,9 @@ from infra.machine.import_path import python_command, python_environment
 DECODER = "cnn.images.decoder"  # the module that a child runs
 SECRETS = ("AWS_", "AZURE_", "GOOGLE_", "MLFLOW_", "PREFECT_")  # a decoder that was taken over finds none of these
 WORKER_NAME = "Dask Worker process"  # what Dask calls the processes that it starts anew when they have died
-END_SECONDS = 2.0  # from a process's last word to its end
-START_SECONDS = 300.0  # until it is ready, on the slowest of disks
-MOST_TOLD = 200  # characters of what a decoder printed last
+DECODER_END_SECONDS = 2.0  # from a process's last word to its end
+DECODER_START_SECONDS = 300.0  # until it is ready, on the slowest of disks
+MOST_PRINTED = 200  # characters of what a decoder printed last
 
 
 class DecodersClosedError(Exception):
@@ -61,7 +61,7 @@ class DecoderPool:
         try:
             return child.read(data, spec, seconds)
         except BadImage:
-            raise  # it has answered, or was buried
+            raise  # it has answered, or was reaped
         except BaseException:  # what it still has to say would be taken for the answer to the next file
             child.kill()
             raise
@@ -69,7 +69,7 @@ class DecoderPool:
             with self._lock:
                 self._busy.discard(child)
                 if child.closed:
-                    child.bury(0.0)
+                    child.reap(0.0)
                 else:
                     self._idle.append(child)
 
@@ -82,7 +82,7 @@ class DecoderPool:
                 child.kill()
         for child in idle:
             child.kill()
-            child.bury(0.0)
+            child.reap(0.0)
 
 
 class _Child:
@@ -100,10 +100,10 @@ class _Child:
         request = _write_request(spec, seconds)
         for last in (False, True):  # a child may have been killed for a reason that has nothing to do with the file
             if self._process is None:
-                self._start_surely()
+                self._start_and_check()
             if (message := self._ask(request, data, math.prod(spec.shape))) is not None:
                 return _to_decoded(*message, spec)
-            fault = self.bury(seconds)
+            fault = self.reap(seconds)
             if self.closed:
                 raise DecodersClosedError
             if last or fault.reason == "decoder_timeout":
@@ -133,7 +133,7 @@ class _Child:
             self._garbled = True
             return None
 
-    def _start_surely(self) -> None:
+    def _start_and_check(self) -> None:
         """Start the process, a second time when it ends before it is ready. Raises: InstallationError."""
         for last in (False, True):
             self._start()
@@ -141,7 +141,7 @@ class _Child:
                 self._process.kill()  # type: ignore[union-attr]
             elif self._is_ready():
                 return
-            fault = self.bury(START_SECONDS)
+            fault = self.reap(DECODER_START_SECONDS)
             if self.closed:
                 raise DecodersClosedError
             if last:
@@ -154,7 +154,7 @@ class _Child:
         """Whether the child has said, in time, that it can decode."""
         waiting = select.poll()
         waiting.register(self._answers, select.POLLIN)  # type: ignore[arg-type]
-        return bool(waiting.poll(START_SECONDS * 1000)) and self._receive(0) is not None
+        return bool(waiting.poll(DECODER_START_SECONDS * 1000)) and self._receive(0) is not None
 
     def _start(self) -> None:
         environment = {name: value for name, value in python_environment().items() if not name.startswith(SECRETS)}
@@ -178,7 +178,7 @@ class _Child:
             os.close(asked)
             os.close(answered)
 
-    def bury(self, seconds: float) -> BadImage:
+    def reap(self, seconds: float) -> BadImage:
         """Why the child is dead; it is forgotten."""
         process, printed, pipes = self._process, self._printed, (self._requests, self._answers)
         self._process = self._printed = self._requests = self._answers = None
@@ -191,13 +191,13 @@ class _Child:
         if process is None or printed is None:
             return BadImage("decoder_crashed", "it was never started")
         with printed:
-            told = _read_last(printed)
+            printed_last = _read_last(printed)
         if self._garbled:
             return BadImage("decoder_crashed", "what it answered was no answer")
-        return _judge_end(code, told, seconds)
+        return _judge_end(code, printed_last, seconds)
 
 
-def _judge_end(code: int | None, told: str, seconds: float) -> BadImage:
+def _judge_end(code: int | None, printed_last: str, seconds: float) -> BadImage:
     """What the end of a decoder, and the last that it printed, say of the file."""
     if code == -signal.SIGALRM:
         return BadImage("decoder_timeout", f"no picture after {seconds:g} s")
@@ -205,14 +205,14 @@ def _judge_end(code: int | None, told: str, seconds: float) -> BadImage:
         return BadImage("decoder_crashed", "it stopped answering")
     if code == -signal.SIGKILL:  # the kernel, for want of memory
         return BadImage("out_of_memory", "its decoder was killed")
-    return BadImage("decoder_crashed", ": ".join(filter(None, (_name_end(code), told))))
+    return BadImage("decoder_crashed", ": ".join(filter(None, (_name_end(code), printed_last))))
 
 
 def _read_last(printed: IO[bytes]) -> str:
     """The last line that was printed, shortened."""
     printed.seek(0)
     lines = printed.read().decode("utf-8", "replace").splitlines()
-    return next((" ".join(line.split()) for line in reversed(lines) if line.strip()), "")[-MOST_TOLD:]
+    return next((" ".join(line.split()) for line in reversed(lines) if line.strip()), "")[-MOST_PRINTED:]
 
 
 @lru_cache(maxsize=8)
@@ -228,7 +228,7 @@ def is_replaced_on_death() -> bool:
 def _wait_for_end(process: subprocess.Popen[bytes]) -> int | None:
     """How a process ended that answers no more; None when it had to be killed for it."""
     try:
-        return process.wait(END_SECONDS)
+        return process.wait(DECODER_END_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -1,7 +1,7 @@
 """HTTP proxies that the environment names: loopback never goes through one, and one that is in the way is named.
 
 HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY are read as Python's urllib does: what is written small comes first.
-Prefect's client (httpx), its websockets, MLflow (requests), boto3 and obstore each read them for themselves.
+Prefect's client (httpx), its websockets, MLflow (requests) and boto3 each read them for themselves.
 """
 
 import ipaddress

@@ -47,7 +47,7 @@ class LocalSource:
         except OSError as error:
             raise SourceError(_explain_source(self.uri, error)) from None
 
-    def read(self, path: str, modified: str = "") -> bytes:
+    def read(self, path: str) -> bytes:
         for _ in range(2):
             data = self._read_once(path)
             if data is not None:

@@ -8,7 +8,7 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -28,7 +28,6 @@ from infra.storage.aws import read_aws_variables, silence_aws_clients
 from infra.storage.entry import MOST_BYTES, Entry, check_path
 from infra.storage.local import LocalStore
 from infra.storage.s3_errors import CHANGED, MISSING, code_of, explain_fault, to_bad_image
-from infra.storage.s3_obstore import QuickReader, choose_reader
 from infra.storage.scratch import remove_stale_scratch
 
 if TYPE_CHECKING:
@@ -114,15 +113,7 @@ class S3Source(S3Location):
 
     fault = SourceError
 
-    @cached_property
-    def _quick_reader(self) -> QuickReader | None:
-        return choose_reader(self._client, self.bucket)
-
-    def read(self, path: str, modified: str = "") -> bytes:
-        with self._explained("read", path):
-            reader = self._quick_reader if modified else None
-        if reader is not None and (data := reader.read(self.prefix + path, modified)) is not None:
-            return data
+    def read(self, path: str) -> bytes:
         for _ in range(2):
             with self._explained("read", path):
                 try:

@@ -48,11 +48,8 @@ class Source(Protocol):
         Raises: SourceError.
         """
 
-    def read(self, path: str, modified: str = "") -> bytes:
-        """All bytes of a file as they stood at one moment. Raises: BadImage (the file), SourceError (the source).
-
-        With `modified`, as it was listed, a source may read faster; what is read is the same.
-        """
+    def read(self, path: str) -> bytes:
+        """All bytes of a file as they stood at one moment. Raises: BadImage (the file), SourceError (the source)."""
 
     def uri_of(self, path: str) -> str:
         """The address of a file, for people."""

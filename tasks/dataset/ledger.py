@@ -97,7 +97,7 @@ def _check_columns(found: pa.Schema, name: str) -> None:
     """Raises: IntegrityError when the columns are not those of a ledger, of this release or of an older one."""
     written = [field for field in LEDGER if field.name not in ADDED or field.name in found.names]
     if not found.equals(pa.schema(written)):
-        raise IntegrityError(f"{name} is damaged (its columns are others); prepare the dataset again")
+        raise IntegrityError(f"{name} is damaged (it has other columns); prepare the dataset again")
 
 
 def _complete(table: pa.Table, names: Sequence[str]) -> pa.Table:

@@ -74,16 +74,16 @@ def has_reason_code(reasons: pa.ChunkedArray, codes: Sequence[str]) -> pa.Chunke
     return found.fill_null(False)
 
 
-def hash_files(source: Source, files: Sequence[tuple[str, str]]) -> Iterator[str | None]:
-    """The sha256 (hex) of each file, of (path, what the listing said of its version); None where it cannot be read."""
+def hash_files(source: Source, paths: Sequence[str]) -> Iterator[str | None]:
+    """The sha256 (hex) of each file; None where it cannot be read."""
 
-    def hash_one(path: str, stamp: str) -> str | None:
+    def hash_one(path: str) -> str | None:
         try:
-            return hashlib.sha256(source.read(path, stamp)).hexdigest()
+            return hashlib.sha256(source.read(path)).hexdigest()
         except BadImage:
             return None
 
-    groups = [files[start : start + HASHED] for start in range(0, len(files), HASHED)]
+    groups = [paths[start : start + HASHED] for start in range(0, len(paths), HASHED)]
     with ThreadPoolExecutor(HASHERS) as pool:
-        for digests in pool.map(lambda group: [hash_one(*file) for file in group], groups):
+        for digests in pool.map(lambda group: [hash_one(path) for path in group], groups):
             yield from digests

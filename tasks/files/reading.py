@@ -79,7 +79,7 @@ class Files:
 def read_file(source: Source, entry: Entry) -> tuple[str | None, Content]:
     """(sha256 in hex, bytes) of a file, or (None, why it gave none)."""
     try:
-        data = source.read(entry.path, entry.modified)
+        data = source.read(entry.path)
     except BadImage as fault:
         return None, fault
     return hashlib.sha256(data).hexdigest(), data

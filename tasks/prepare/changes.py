@@ -98,8 +98,8 @@ def reuse_moved(rows: Rows, source: Source, left: pa.Table, spec: BuildSpec) -> 
         part = suspects[start:stop]
         pairs: list[tuple[int, int]] = []
         groups: list[str | None] = []
-        files = _name_files(rows, part)
-        for row, (path, _), digest in zip(part.tolist(), files, hash_files(source, files), strict=True):
+        paths = list(map(decode_path, rows.paths(part)))
+        for row, path, digest in zip(part.tolist(), paths, hash_files(source, paths), strict=True):
             old = rows_by_digest.get(digest) if digest is not None else None
             if old is None:
                 continue
@@ -119,18 +119,14 @@ def drop_changed(rows: Rows, source: Source) -> tuple[Rows, int]:
     draft, reused, changed = rows.draft("outcome"), np.flatnonzero(rows.is_read), 0
     for start, stop in iterate_slices(len(reused), PART):
         part = reused[start:stop]
+        digests = hash_files(source, list(map(decode_path, rows.paths(part))))
         differs = [
             digest is None or bytes.fromhex(digest) != known.tobytes()
-            for digest, known in zip(hash_files(source, _name_files(rows, part)), rows.digest[part], strict=True)
+            for digest, known in zip(digests, rows.digest[part], strict=True)
         ]
         draft.outcome[part[np.array(differs, np.bool_)]] = PENDING
         changed += sum(differs)
     return draft.finish(), changed
-
-
-def _name_files(rows: Rows, part: NDArray[np.int64]) -> list[tuple[str, str]]:
-    stamps = rows.files.column("modified").take(pa.array(part)).to_pylist()
-    return [(decode_path(path), stamp) for path, stamp in zip(rows.paths(part), stamps, strict=True)]
 
 
 def _count_same_unread(draft: RowsDraft, match: Match, table: pa.Table) -> int:

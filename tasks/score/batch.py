@@ -92,7 +92,7 @@ def read_batch(store: Store, batch: str) -> BatchRecord | None:
     try:
         return BatchRecord.model_validate_json(store.read(name))
     except ValidationError:
-        raise StorageError(f"{store.uri_of(name)} is no record of a batch; delete it and score again") from None
+        raise StorageError(f"{store.uri_of(name)} is damaged; delete it and score again") from None
 
 
 def point_to_batch(store: Store, task: ScoreTask) -> None:
@@ -111,10 +111,10 @@ def fetch_predictions(store: Store, predictions: PredictionsRef) -> Path | None:
     """The predictions of a batch as a local file; None, and a line in the log, where they are gone or damaged."""
     address = store.uri_of(predictions.path)
     if not store.exists(predictions.path):
-        logger.warning("%s is gone; its rows are scored again", address)
+        logger.warning("%s is missing; its images are scored again", address)
         return None
     path = store.fetch(predictions.path)
     if hash_file(path) != predictions.sha256:
-        logger.warning("%s is not what its record says; its rows are scored again", address)
+        logger.warning("%s is damaged (its checksum does not match); its images are scored again", address)
         return None
     return path

@@ -1,4 +1,4 @@
-"""An inbox that is empty or gone though it was not before: an unmounted share is no night without pictures."""
+"""Checks of the folder to score: it is empty or gone though it was not before, as an unmounted share is."""
 
 from datetime import UTC, datetime
 
@@ -23,7 +23,8 @@ def check_inbox(plan: ScorePlan) -> list[str]:
                 f"{source} holds no images now, and {describe_last(last)}: is the share mounted, or was the"
                 " folder moved? Nothing was scored; if it may be empty, set score.allow_empty = true"
             )
-        left_out = f" ({plan.files.num_rows:,} files that are no images)" if plan.files.num_rows else ""
+        others = plan.files.num_rows
+        left_out = f" ({others:,} other file{'s' if others != 1 else ''})" if others else ""
         return [f"{source} holds no images{left_out}: there is nothing to score"]
     if last is not None and plan.comparison.known == 0:
         return [f"none of these files was there last time; {describe_last(last)}, all of which are gone"]

@@ -21,7 +21,7 @@ import psutil
 from bench_peers import PeerError, install
 from bench_table import Figure, not_measured
 from photographs import SETTINGS
-from subject import Home, list_stamps, open_home, open_reader
+from subject import Home, list_paths, open_home, open_reader
 from timing import time_pool
 from workbench import Workbench, list_files, tell
 
@@ -129,13 +129,13 @@ def download_rate(bench: Workbench, variables: dict[str, str]) -> float:
     """Images a second of as many processes that only download, as Safelight does, and throw away what comes."""
     tell("downloading alone")
     with patch.dict(os.environ, variables), get_context("spawn").Pool(bench.processes) as pool:
-        files = list_stamps(f"s3://{BUCKET}/all")
+        files = list_paths(f"s3://{BUCKET}/all")
         groups = [files[start : start + 64] for start in range(0, len(files), 64)]
         pool.map(download, groups[: bench.processes])  # imports
         return len(files) / time_pool(pool, download, groups)
 
 
-def download(files: Sequence[tuple[str, str]]) -> int:
+def download(files: Sequence[str]) -> int:
     """Read some objects; how many there were."""
     with ThreadPoolExecutor(THREADS) as threads:
         return sum(bool(data) for data in threads.map(open_reader(f"s3://{BUCKET}/all"), files))

@@ -38,15 +38,14 @@ def read_pixels(data: bytes, size: int) -> NDArray[np.uint8]:
     return read_image(data, ImageSpec(size=(size, size))).pixels
 
 
-def list_stamps(address: str) -> list[tuple[str, str]]:
-    """(path, what the listing says of its version) of each file of this source."""
-    return [(entry.path, entry.modified) for entry in open_source(address).list()]
+def list_paths(address: str) -> list[str]:
+    """The path of each file of this source."""
+    return [entry.path for entry in open_source(address).list()]
 
 
-def open_reader(address: str) -> Callable[[tuple[str, str]], bytes]:
-    """What gives the bytes of a file, as `list_stamps` names it; in a process, one for each address."""
-    source = reuse_source(address)
-    return lambda file: source.read(*file)
+def open_reader(address: str) -> Callable[[str], bytes]:
+    """What gives the bytes of a file; in a process, one for each address."""
+    return reuse_source(address).read
 
 
 def open_processes(processes: int) -> Any:

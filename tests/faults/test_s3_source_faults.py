@@ -1,10 +1,6 @@
-"""The N-th request to an S3 source goes wrong: no file gets other bytes, and the next run makes good what was lost.
-
-Sources are read by obstore where boto3 checks no checksums, and by boto3 after each of its failures: both are met.
-"""
+"""The N-th request to an S3 source goes wrong: no file gets other bytes, and the next run makes good what was lost."""
 
 import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +10,6 @@ from faulty_s3 import BUCKET, Fault, Memory, run_faulty_s3
 from steps import make_job, prepare, rows_of, run_job, write_photos
 
 import infra.storage.s3
-import infra.storage.s3_obstore
 from cnn.dataset.manifest import Manifest
 from cnn.errors import SafelightError
 
@@ -33,13 +28,11 @@ KINDS = [
 FILES = 12
 
 
-@pytest.fixture(params=["when_required", "when_supported"])
-def memory(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Memory]:
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Memory]:
     with run_faulty_s3() as (memory, environment):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setenv("AWS_RESPONSE_CHECKSUM_VALIDATION", request.param)
-        monkeypatch.setattr(infra.storage.s3_obstore, "MOST_FAILURES", 10**6)
         infra.storage.s3.make_client.cache_clear()
         yield memory
         infra.storage.s3.make_client.cache_clear()
@@ -55,10 +48,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def try_every(memory: Memory, files: dict[str, bytes], folder: Path, kind: str, step: int) -> int:
     """Let every `step`-th request of a preparation go wrong; returns how many runs that was."""
     memory.reset(files, Fault())
-    quick = os.environ["AWS_RESPONSE_CHECKSUM_VALIDATION"] == "when_required"
-    assert (
-        infra.storage.s3_obstore.choose_reader(infra.storage.s3.S3Source(SOURCE)._client, BUCKET) is not None
-    ) == quick
     _, wanted = prepare(SOURCE, folder / "wanted", budget=1.0)
     asked, numbers = memory.passed, range(1, memory.passed + 1, step)
     assert asked > FILES

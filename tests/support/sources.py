@@ -16,7 +16,7 @@ class Fake:
     def list(self, prefix: str = "") -> Iterator[Entry]:
         return self.make()
 
-    def read(self, path: str, modified: str = "") -> bytes:
+    def read(self, path: str) -> bytes:
         raise NotImplementedError
 
     def uri_of(self, path: str) -> str:

@@ -131,7 +131,7 @@ def test_pixels_are_the_same_in_strips(mode: str, channels: int, monkeypatch: py
     noise = np.random.default_rng(1).integers(0, 256, (37, 11, 3)).astype(np.uint8)
     image = Image.fromarray(noise).convert(mode)
     whole = convert_colors(image, channels, (0, 0, 0))
-    monkeypatch.setattr(cnn.images.color, "STRIP", 45)
+    monkeypatch.setattr(cnn.images.color, "STRIP_PIXELS", 45)
     np.testing.assert_array_equal(convert_colors(image, channels, (0, 0, 0)), whole)
 
 

@@ -116,7 +116,7 @@ def test_nothing_changed_means_no_file_read_and_no_shard_written(
     _, first = prepare(source, tmp_path / "work", augment=AugmentSpec(copies=1))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.*")}
 
-    def refuse(self: LocalSource, path: str, modified: str = "") -> bytes:
+    def refuse(self: LocalSource, path: str) -> bytes:
         raise AssertionError(f"{path} was read")
 
     monkeypatch.setattr(LocalSource, "read", refuse)
@@ -155,7 +155,7 @@ def test_a_file_that_gave_no_bytes_is_asked_for_again_though_the_listing_is_know
     with monkeypatch.context() as patch:
         read = LocalSource.read
 
-        def fail_once(self: LocalSource, path: str, modified: str = "") -> bytes:
+        def fail_once(self: LocalSource, path: str) -> bytes:
             if path == "owl/02.png":
                 raise BadImage("unreadable", "the disk had a bad moment")
             return read(self, path)

@@ -38,7 +38,7 @@ def test_a_file_that_gave_no_bytes_is_asked_again(
 ) -> None:
     read = LocalSource.read
 
-    def fail_once(self: LocalSource, path: str, modified: str = "") -> bytes:
+    def fail_once(self: LocalSource, path: str) -> bytes:
         if path == "owl/02.png":
             raise BadImage("unreadable", "a passing fault")
         return read(self, path)
@@ -56,7 +56,7 @@ def test_a_file_that_gave_no_bytes_is_asked_again(
 def test_the_same_faults_twice_leave_no_mark_on_the_third_night(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: LocalSource, path: str, modified: str = "") -> bytes:
+    def fail(self: LocalSource, path: str) -> bytes:
         raise BadImage("unreadable", "nothing answers")
 
     with monkeypatch.context() as broken:

@@ -67,7 +67,7 @@ class Folder:
     def list(self, prefix: str = "") -> Iterator[Entry]:
         yield from (Entry(path, len(data or b""), "1.1") for path, data in self.files.items())
 
-    def read(self, path: str, modified: str = "") -> bytes:
+    def read(self, path: str) -> bytes:
         data = self.files[path]
         if data is None:
             raise BadImage("vanished", "No such file or directory")
@@ -167,6 +167,7 @@ def test_only_predictions_are_known(known: KnownPredictions) -> None:
     assert known.find(hashlib.sha256(make_png(0, 100)).hexdigest()) is not None
     assert known.find(hashlib.sha256(b"").hexdigest()) is None
     assert known.find("f" * 64) is None
+    assert known.find(hashlib.sha256(make_png(0, 100)).hexdigest()[:16] + "0" * 48) is None  # it only begins the same
     assert known.find("0" * 64) is None
 
 

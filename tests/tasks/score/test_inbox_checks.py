@@ -80,9 +80,7 @@ def test_a_first_inbox_that_is_empty_is_a_line(tmp_path: Path) -> None:
     line = f"{tmp_path}/inbox holds no images"
     assert check(tmp_path / "inbox", tmp_path / "work") == [f"{line}: there is nothing to score"]
     (tmp_path / "inbox" / "a.mp4").write_bytes(b"x")
-    assert check(tmp_path / "inbox", tmp_path / "work") == [
-        f"{line} (1 files that are no images): there is nothing to score"
-    ]
+    assert check(tmp_path / "inbox", tmp_path / "work") == [f"{line} (1 other file): there is nothing to score"]
 
 
 def test_files_that_are_all_new_are_told_beside_those_that_are_gone(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What a batch reads again and what it does not: nothing twice, nothing left out, whatever has changed."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 import tasks.score.chunk
+import tasks.score.plan
 from cnn.digest import hash_file
 from cnn.errors import BadImage, InstallationError, StorageError
 from cnn.images.pixels import encode_png
 from cnn.images.read import DecodedImage, read_image
 from cnn.images.spec import ImageSpec
 from flows.score import log_quarantined
+from infra.storage.entry import Entry
 from infra.storage.layout import batch_path, batch_pointer_path
 from infra.storage.store import open_source, open_store
 from tasks.files.listing import list_source
@@ -253,14 +255,51 @@ def test_damaged_predictions_are_not_used_again(job: ScoreJob, caplog: pytest.Lo
     store.write(record.predictions.path, bytes(data))
     put(Path(job.source), "new.png", 5)
     assert counts(run(job)) == (11, 0)
-    assert "predictions.parquet is not what its record says" in caplog.text
+    assert "predictions.parquet is damaged (its checksum does not match); its images are scored again" in caplog.text
 
 
 def test_damaged_records_are_named(job: ScoreJob) -> None:
     store, record = open_store(job.workspace), run(job)
     store.write(batch_path(record.batch, "batch.json"), b"{}")
-    with pytest.raises(StorageError, match=r"batch\.json is no record of a batch; delete it"):
+    with pytest.raises(StorageError, match=r"batch\.json is damaged; delete it"):
         read_batch(store, record.batch)
     store.write(batch_pointer_path(job.source, "levels"), b"[]")
     with pytest.raises(StorageError, match=r"latest/.*\.json is damaged; delete it"):
         find_previous_batch(store, job)
+
+
+def test_when_an_object_was_written_comes_from_the_listing(job: ScoreJob) -> None:
+    """Files of S3: their revision is an ETag, which says nothing of time."""
+
+    class Bucket:
+        uri, is_local = "s3://bucket/in", False
+
+        def list(self, prefix: str = "") -> Iterator[Entry]:
+            yield Entry("a.png", 9, "an ETag", None, 1_700_000_000.5)
+            yield Entry("b.png", 9, "another", "archived", 1_700_000_001.5)
+
+        def read(self, path: str, stamp: str = "") -> bytes:
+            return encode_png(np.zeros((4, 4, 1), np.uint8))
+
+        def uri_of(self, path: str) -> str:
+            return path
+
+    bucket, store = Bucket(), open_store(job.workspace)
+    todo = plan_scoring(list_source(bucket), job, None)
+    [chunk] = todo.make_chunks()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks.score.chunk, "reuse_source", lambda uri: bucket)
+        score_chunk(chunk, todo.task)
+    record = publish_batch(store, todo, bucket.read)
+    times = pq.read_table(store.fetch(record.predictions.path)).column("modified").to_pylist()
+    assert [time.timestamp() for time in times] == [1_700_000_000.5, 1_700_000_001.5]
+
+
+def test_chunks_are_made_when_their_turn_comes(job: ScoreJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million files are never a million Python objects."""
+    todo, made = plan(job), list[int]()
+    monkeypatch.setattr(tasks.score.plan, "make_chunk", lambda files, rows, key, doubted: made.append(len(rows)))
+    chunks = todo.make_chunks()
+    assert made == []
+    next(chunks)
+    assert made == [4]
