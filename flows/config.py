@@ -39,8 +39,8 @@ class TrainSpec(Settings):
 class ScheduleSpec(Settings):
     """When `safelight serve` works: each time is a time of day (02:00), an interval (10m) or a cron line."""
 
-    retrain: str = Field("0 2 * * *", description="when the model is trained again; --nightly is short for it")
-    score: str = Field("0 * * * *", description="when the inbox is scored; --every is short for it")
+    retrain: str = Field("02:00", description="when the model is trained again; --nightly is short for it")
+    score: str = Field("1h", description="when the inbox is scored; --every is short for it")
     timezone: str | None = Field(
         None,
         examples=["Europe/Berlin"],

@@ -34,8 +34,8 @@ def describe_invalid(error: ValidationError, model: type[BaseModel], values: Map
     if first["type"] == OWN_RULE:
         message = first["msg"].removeprefix("Value error, ")
         return f"{written}: {message[0].lower()}{message[1:]}"
-    usual = found.get("default")
-    example = f", such as {show_value(usual)}" if usual and isinstance(usual, list) else ""
+    usual = found.get("examples", [found.get("default")])[0]
+    example = f", such as {show_value(usual)}" if "examples" in found or (usual and isinstance(usual, list)) else ""
     meaning = f" ({found['description']})" if "description" in found else ""
     return f"{written}: expected {describe_allowed(schema, found)}{example}{meaning}"
 
@@ -50,7 +50,7 @@ def suggest_setting(schema: Schema, name: str) -> str:
     key = name.rpartition(".")[2]
     same = [known for known in names if known.partition(".")[2] == key]
     likely = same or get_close_matches(name, [*names, *schema["properties"]], n=1)
-    return f"; did you mean {' or '.join(likely)}?" if likely else ""
+    return f" (did you mean {' or '.join(likely)}?)" if likely else ""
 
 
 def _resolve(schema: Schema, location: Sequence[int | str]) -> tuple[list[int | str], Schema]:
@@ -103,7 +103,7 @@ def describe_allowed(schema: Schema, found: Schema) -> str:
         case "object":
             return "a table of settings"
         case _:
-            return "text" + (f" of the form {found['pattern']}" if "pattern" in found else "")
+            return "text"
 
 
 def _describe_list(schema: Schema, found: Schema) -> str:

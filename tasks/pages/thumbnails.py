@@ -23,7 +23,7 @@ class Picture:
     height: int
 
 
-def make_picture(data: bytes, image: ImageSpec = ImageSpec()) -> Picture:  # noqa: B008 - frozen
+def make_picture(data: bytes, image: ImageSpec) -> Picture:
     """A thumbnail: photographs as JPEG of at most 144 pixels, tiny images as PNG, enlarged in whole squares. Levels of
     more than 8 bits are shown as the model sees them, by its settings for images.
 

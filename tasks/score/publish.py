@@ -15,7 +15,7 @@ from infra.storage.layout import batch_path, score_part_path
 from infra.storage.scratch import open_scratch
 from infra.storage.store import Store
 from tasks.files.listing import make_entries
-from tasks.files.paths import quote_path, restore_paths, show_path
+from tasks.files.paths import quote_path, restore_paths
 from tasks.score.batch import SCORING_RULES, BatchRecord, PredictionsRef, drop_parts, point_to_batch
 from tasks.score.plan import ScorePlan, find_finished_batch
 from tasks.score.predictions import (
@@ -28,7 +28,7 @@ from tasks.score.predictions import (
     set_decisions,
     write_predictions,
 )
-from tasks.score.report import ReportFacts, make_report
+from tasks.score.report import make_report
 from tasks.score.summary import Summary, summarize_predictions
 
 DEFAULT_IMAGE = ImageSpec()
@@ -66,7 +66,7 @@ def _publish(store: Store, plan: ScorePlan, read: Callable[[str], bytes], image:
         record = _make_record(plan, summary, PredictionsRef(path=path, rows=rows, sha256=hash_file(body.path)), counts)
         # 2. The rows and the report. A reader opens neither before the record is there.
         store.take_file(path, body.path)
-        report = make_report(_make_facts(store, plan, record, image), summary, read)
+        report = make_report(record, summary, store.uri_of(path), image, read)
         store.write(record.report, report.encode())
     # 3. The record publishes the batch; the pointer makes it the latest; its parts are no longer needed.
     store.write(batch_path(batch, "batch.json"), record.to_json().encode())
@@ -143,24 +143,6 @@ def _make_record(plan: ScorePlan, summary: Summary, predictions: PredictionsRef,
         scored_at=task.scored_at.isoformat(),
         predictions=predictions,
         report=batch_path(task.batch, "report.html"),
-    )
-
-
-def _make_facts(store: Store, plan: ScorePlan, record: BatchRecord, image: ImageSpec) -> ReportFacts:
-    return ReportFacts(
-        model=record.model.name,
-        version=record.model.version,
-        source=record.source,
-        scored_at=plan.task.scored_at,
-        batch=record.batch,
-        predictions=store.uri_of(record.predictions.path),
-        accept=record.spec.accept,
-        scored=record.scored,
-        reused=record.reused,
-        classes=tuple(show_path(label)[0] for label in record.model.classes),
-        judged=record.model.judged,
-        unjudged=tuple(show_path(label)[0] for label in record.model.unjudged),
-        image=image,
     )
 
 

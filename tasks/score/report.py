@@ -7,16 +7,18 @@ File and class names are hostile: the template escapes everything, characters th
 import hashlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
 
 from cnn.errors import BadImage, SafelightError
 from cnn.formats.reasons import REASONS
 from cnn.images.spec import ImageSpec
+from tasks.files.paths import show_path
 from tasks.pages.histogram import draw_histogram
 from tasks.pages.html import show_count, show_name, show_percent, show_tail
 from tasks.pages.thumbnails import Picture, make_picture
+from tasks.score.batch import BatchRecord
 from tasks.score.summary import MAX_QUARANTINED, Example, Summary
 
 READERS = 4  # thumbnails made at a time
@@ -33,29 +35,6 @@ IGNORE_RULES = {
 
 
 @dataclass(frozen=True)
-class ReportFacts:
-    """What the page says beside the rows: which model, which source, when (UTC), where the predictions lie.
-
-    `scored` images were seen by the network in this run, `reused` ones had a prediction. `judged` says what the model
-    is worth and on which images that was found, `unjudged` names the classes that had none there.
-    """
-
-    model: str
-    version: str
-    source: str
-    scored_at: datetime
-    batch: str
-    predictions: str
-    accept: float
-    scored: int
-    reused: int
-    classes: tuple[str, ...] = ()
-    judged: str = ""
-    unjudged: tuple[str, ...] = ()
-    image: ImageSpec = field(default_factory=ImageSpec)  # how the model sees images
-
-
-@dataclass(frozen=True)
 class RenderedExample:
     """The picture of an image on a contact sheet or, where there is none, why."""
 
@@ -63,8 +42,14 @@ class RenderedExample:
     missing: str = ""
 
 
-def make_report(facts: ReportFacts, summary: Summary, read: Callable[[str], bytes]) -> str:
-    """The page as HTML text; `read` gives the bytes of a file of the source and may fail for any of them."""
+def make_report(
+    record: BatchRecord, summary: Summary, predictions: str, image: ImageSpec, read: Callable[[str], bytes]
+) -> str:
+    """The page as HTML text.
+
+    `predictions` is the address of the rows, `image` says how the model sees images; `read` gives the bytes of a file
+    of the source and may fail for any of them.
+    """
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -72,22 +57,24 @@ def make_report(facts: ReportFacts, summary: Summary, read: Callable[[str], byte
     template = environment.from_string(files("tasks.score").joinpath("report.html").read_text("utf-8"))
     examples = {example for sheet in summary.sheets for example in (*sheet.most, *sheet.least)}
     with ThreadPoolExecutor(READERS) as pool:
-        pictures = pool.map(lambda example: render_example(example, read, facts.image), examples)
+        pictures = pool.map(lambda example: render_example(example, read, image), examples)
         rendered = dict(zip(examples, pictures, strict=True))
     shown = {mix.label for mix in summary.mix}
     return template.render(
-        facts=facts,
+        record=record,
         summary=summary,
         rendered=rendered,
-        moment=facts.scored_at.astimezone(UTC),
-        histogram=draw_histogram(summary.accept_bins, summary.review_bins, facts.accept),
+        moment=datetime.fromisoformat(record.scored_at).astimezone(UTC),
+        histogram=draw_histogram(summary.accept_bins, summary.review_bins, record.spec.accept),
         mix=summary.mix[:MAX_CLASSES],
         more_mix=summary.mix[MAX_CLASSES:],
-        unseen=[label for label in facts.classes if label not in shown],
+        unseen=[label for label in show_labels(record.model.classes) if label not in shown],
+        unjudged=show_labels(record.model.unjudged),
         quarantined=explain(summary.reasons, REASONS),
         ignored=explain(summary.ignored, IGNORE_RULES),
         hidden_rows=max(0, summary.outcomes["quarantined"] - MAX_QUARANTINED),
-        snippet=write_snippet(facts.predictions),
+        predictions=predictions,
+        snippet=write_snippet(predictions),
     )
 
 
@@ -100,6 +87,11 @@ def render_example(example: Example, read: Callable[[str], bytes], image: ImageS
         return RenderedExample(make_picture(data, image))
     except (BadImage, SafelightError, OSError):
         return RenderedExample(None, "no longer there")
+
+
+def show_labels(labels: Iterable[str]) -> list[str]:
+    """Class names as the predictions have them."""
+    return [show_path(label)[0] for label in labels]
 
 
 def explain(counts: Iterable[tuple[str, int]], texts: dict[str, str]) -> list[tuple[str, str, int]]:

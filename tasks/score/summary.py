@@ -93,8 +93,8 @@ class _Tally:
     )
 
 
-def summarize_predictions(path: Path, sheet: int, sheets: int = MAX_SHEETS) -> Summary:
-    """The summary of a predictions file, with `sheet` images per contact sheet for the `sheets` most frequent classes.
+def summarize_predictions(path: Path, sheet: int) -> Summary:
+    """The summary of a predictions file, with `sheet` images on the contact sheet of each of the most frequent classes.
 
     Raises:
         IntegrityError: the file is damaged.
@@ -118,7 +118,7 @@ def summarize_predictions(path: Path, sheet: int, sheets: int = MAX_SHEETS) -> S
         reasons=_most_frequent(tally.reasons),
         ignored=_most_frequent(tally.ignored),
         quarantine=tuple(tally.quarantine),
-        sheets=pick_sheets(path, sorted(mix[:sheets], key=_by_name), sheet),
+        sheets=pick_sheets(path, sorted(mix[:MAX_SHEETS], key=_by_name), sheet),
     )
 
 

@@ -1,6 +1,7 @@
 """Every command answers to --help, wrong use exits with 2, known faults with 1 and one line."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -92,11 +93,18 @@ def test_a_folder_that_is_not_there_is_reported_before_a_server_starts(tmp_path:
     assert result.stderr.count("\n") == 1
 
 
-def test_help_loads_nothing_heavy() -> None:
-    heavy = ["prefect", "dask", "mlflow", "tensorflow", "pydantic", "numpy"]
-    code = f"import sys, flows.cli.main; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+@pytest.mark.parametrize("words", ["--help", "-h", "retrain --help", "settings --help", "init --help", "TAB"])
+def test_help_and_completion_load_nothing_heavy(words: str) -> None:
+    heavy = ["prefect", "dask", "mlflow", "tensorflow", "numpy", "pyarrow", "rich", "flows.config"]
+    code = "import atexit, sys; from flows.cli.main import run_app\n"
+    code += f"atexit.register(lambda: print([name for name in {heavy} if name in sys.modules]))\n"
+    code += "sys.argv[0] = 'safelight'; run_app()"
+    tab = {"_SAFELIGHT_COMPLETE": "complete_bash", "COMP_WORDS": "safelight re", "COMP_CWORD": "1"}
+    command = [sys.executable, "-c", code, *(words.split() if words != "TAB" else [])]
+    environment = os.environ | (tab if words == "TAB" else {})
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert ("retrain" if words == "TAB" else "Usage: safelight") in done.stdout
 
 
 def test_addresses_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,11 +267,11 @@ def test_init_never_overwrites_a_file(tmp_path: Path) -> None:
 def test_a_wrong_setting_in_a_file_is_reported_with_the_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text("[image]\nsiz = 3\n")
-    assert f"error: {file}: there is no setting image.siz; did you mean image.size?" in " ".join(
+    assert f"error: {file}: there is no setting image.siz (did you mean image.size?)" in " ".join(
         run(app, ["settings", "--config", str(file)]).stderr.split()
     )
     file.write_text("[fit]\nepochs = 0\n")
     assert run(app, ["settings", "--config", str(file)]).stderr.startswith(f"error: {file}: setting fit.epochs = 0: ")
     assert run(app, ["settings", "--set", "image.epochs=3"]).stderr.startswith(
-        "error: there is no setting image.epochs; did you mean fit.epochs?"
+        "error: there is no setting image.epochs (did you mean fit.epochs?)"
     )

@@ -449,4 +449,4 @@ def test_ctrl_c_is_quiet_from_the_start() -> None:
 
 
 def test_the_schedule_is_part_of_every_configuration() -> None:
-    assert Config().schedule == ScheduleSpec(retrain="0 2 * * *", score="0 * * * *", timezone=None)
+    assert Config().schedule == ScheduleSpec(retrain="02:00", score="1h", timezone=None)

@@ -23,9 +23,10 @@ from tasks.files.paths import encode_path
 from tasks.pages.histogram import HISTOGRAM_BINS, choose_top, draw_histogram
 from tasks.pages.html import show_name, show_percent, show_tail
 from tasks.pages.thumbnails import make_picture
+from tasks.score.batch import BatchRecord, PredictionsRef
 from tasks.score.predictions import FileOutcome, make_predictions_table, write_predictions
-from tasks.score.report import IGNORE_RULES, ReportFacts, make_report
-from tasks.score.spec import ScoreSpec
+from tasks.score.report import IGNORE_RULES, make_report
+from tasks.score.spec import ModelRef, ScoreSpec
 from tasks.score.summary import MAX_QUARANTINED, MAX_SHEETS, Summary, describe_quarantined, summarize_predictions
 
 TINY = encode_png(np.arange(64, dtype=np.uint8).reshape(8, 8, 1))
@@ -82,11 +83,34 @@ def summarize(folder: Path, rows: list[FileOutcome], sheet: int = 2) -> Summary:
     return summarize_predictions(folder / "predictions.parquet", sheet)
 
 
-def report(folder: Path, rows: list[FileOutcome], read: Any = lambda _: TINY, **changes: Any) -> Page:
-    summary = summarize(folder, rows)
-    facts = {"model": "digits", "version": "7", "source": "/in", "scored_at": NIGHT, "batch": "b1", "accept": 0.8}
-    facts |= {"predictions": "/out/predictions.parquet", "scored": summary.outcomes["ok"], "reused": 0}
-    return Page(make_report(ReportFacts(**facts | changes), summary, read))  # type: ignore[arg-type]
+RECORD = BatchRecord(
+    batch="b1",
+    request="",
+    source="/in",
+    model=ModelRef(name="digits", version="7", bundle="ab" * 32),
+    spec=ScoreSpec(),
+    files=0,
+    outcomes={},
+    decisions={},
+    scored=0,
+    reused=0,
+    unread=0,
+    scored_at=NIGHT.isoformat(),
+    predictions=PredictionsRef(path="predictions.parquet", rows=0, sha256=""),
+    report="report.html",
+)
+
+
+def report(
+    folder: Path,
+    rows: list[FileOutcome],
+    read: Any = lambda _: TINY,
+    image: ImageSpec = ImageSpec(),  # noqa: B008 - frozen
+    source: str = "/in",
+    **model: Any,
+) -> Page:
+    record = RECORD.model_copy(update={"source": source, "model": RECORD.model.model_copy(update=model)})
+    return Page(make_report(record, summarize(folder, rows), "/out/predictions.parquet", image, read))
 
 
 def test_pictures_of_more_than_8_bits_are_shown_as_the_model_sees_them(tmp_path: Path) -> None:
@@ -121,7 +145,7 @@ def test_hostile_names_are_harmless_and_visible(tmp_path: Path) -> None:
     rows = [make_row(name, label) for name in HOSTILE for label in ("<b>bold</b>", *CLASSES)]
     rows += [make_failure(f"bad/{name}", "quarantined", f"decode_error: {name[:9]!r}") for name in HOSTILE]
     rows += [make_failure(f"no/{name}", "ignored", "hidden") for name in HOSTILE]
-    page = report(tmp_path, rows, model=HOSTILE[5], version=HOSTILE[0], source=HOSTILE[1], classes=HOSTILE)
+    page = report(tmp_path, rows, name=HOSTILE[5], version=HOSTILE[0], source=HOSTILE[1], classes=HOSTILE)
     assert_harmless(page)
     assert page.tags.count("title") == 3  # of the page, of the histogram, and of its one bar
     for shown in (
@@ -254,7 +278,7 @@ def open_picture(uri: str) -> Image.Image:
 
 
 def test_tiny_images_are_enlarged_in_squares() -> None:
-    picture = make_picture(TINY)
+    picture = make_picture(TINY, ImageSpec())
     pixels = np.asarray(open_picture(picture.uri))
     assert (picture.width, picture.height) == (96, 96)
     assert (pixels[::12, ::12].ravel() == np.arange(64)).all()
@@ -263,7 +287,7 @@ def test_tiny_images_are_enlarged_in_squares() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(300, 200), (200, 300), (97, 2), (1000, 999)])
 def test_photographs_keep_their_shape(height: int, width: int) -> None:
-    picture = make_picture(encode_jpeg(np.full((height, width, 3), 7, np.uint8)))
+    picture = make_picture(encode_jpeg(np.full((height, width, 3), 7, np.uint8)), ImageSpec())
     longer = max(height, width)
     assert (picture.height, picture.width) == (
         max(1, round(144 * height / longer)),
