@@ -23,9 +23,10 @@ from flows.results import GateResult, TrainResult
 from flows.run_page import link_version, name_run_by
 from flows.stages import run_stage
 from infra.machine.user_dirs import cache_dir, state_dir
+from infra.registry.mlflow_client import AbsentError
 from infra.registry.registry import Registry
 from infra.registry.tracking import check_model_name
-from infra.registry.versions import IMAGES, JUDGED_ON, UNJUDGED, AbsentError, VersionInfo
+from infra.registry.versions import IMAGES, JUDGED_ON, UNJUDGED, VersionInfo
 from infra.storage.store import Store, open_store
 from tasks.dataset.version import read_manifest
 from tasks.train.champion import measure_champion

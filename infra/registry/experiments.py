@@ -5,34 +5,26 @@ is told before anything is trained.
 """
 
 import hashlib
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from cnn.errors import RegistryError
+from infra.registry.mlflow_client import AbsentError, ExistsError, MlflowConnection
 from infra.registry.tracking import check_model_name
-from infra.registry.versions import AbsentError, ExistsError
 
 ACTIVE, ALL_RUNS = "active", 3  # as MLflow's LifecycleStage and ViewType have them
 
 
-class Experiments(ABC):
+class Experiments(MlflowConnection):
     """Experiments and their runs, whoever answers."""
-
-    artifact_root: str | None
-    _announce: Callable[[str], None]
 
     @cached_property
     def _experiments(self) -> dict[str, str]:
         """The ids of experiments by model."""
         return {}
-
-    @abstractmethod
-    def _ask(self, verb: str, *values: Any, **named: Any) -> Any:
-        """The answer to one question; raises `AbsentError` or `ExistsError` where that is the answer."""
 
     def _experiment(self, name: str) -> str:
         """The id of the model's experiment; a workspace that was moved gets a new one, where its artifacts are now."""

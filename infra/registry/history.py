@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from cnn.digest import canonical_json
+from cnn.text import shorten
 
 PREFIX = "move."
 WHY_CHARACTERS = 1000  # with escapes still below the 5,000 that MLflow's tables hold
@@ -49,12 +50,6 @@ def describe_move(move: Move) -> dict[str, object]:
         "at": move.at,
         "kind": move.kind,
     }
-
-
-def shorten(text: str, characters: int) -> str:
-    """One line of at most `characters`, the cut marked with an ellipsis."""
-    line = " ".join(text.split())
-    return line if len(line) <= characters else line[: characters - 1] + "…"
 
 
 def format_time(moment: datetime) -> str:

@@ -17,10 +17,17 @@ from cnn.text import shorten
 from infra.machine.proxies import explain_proxy
 from infra.registry.database import Schema, prepare_database
 from infra.registry.tracking import database_path, is_server, locate_lock, silence_mlflow
-from infra.registry.versions import AbsentError, ExistsError
 from infra.storage.locks import lock_path
 
 RETRY_SECONDS = 90.0
+
+
+class AbsentError(RegistryError):
+    """The registry answered that there is no such thing."""
+
+
+class ExistsError(RegistryError):
+    """The registry answered that there is such a thing already."""
 
 
 class MlflowConnection:
@@ -67,9 +74,11 @@ class MlflowConnection:
         return client
 
     def _ask(self, verb: str, *values: Any, **named: Any) -> Any:
+        """The answer of MLflow's client; raises `AbsentError` or `ExistsError` where that is the answer."""
         return self._persist(lambda: getattr(self._client, verb)(*values, **named))
 
     def _pages(self, verb: str, *values: Any, **named: Any) -> Iterator[Any]:
+        """Every entry of an answer that comes in pages."""
         token = None
         while True:
             page = self._ask(verb, *values, page_token=token, **named)

@@ -16,7 +16,7 @@ from cnn.inference.bundle import read_bundle
 from cnn.text import redact
 from infra.registry.bundles import bundle_tags, cache_bundle
 from infra.registry.experiments import Experiments, ExperimentTags
-from infra.registry.mlflow_client import MlflowConnection, import_mlflow
+from infra.registry.mlflow_client import AbsentError, ExistsError, import_mlflow
 from infra.registry.mlflow_model import DATA, lay_out_model
 from infra.registry.tracking import (
     check_model_name,
@@ -25,12 +25,12 @@ from infra.registry.tracking import (
     locate_lock,
 )
 from infra.registry.training_lock import Lease, Waiting, lock_training
-from infra.registry.versions import METRIC, AbsentError, ExistsError, VersionInfo, Versions
+from infra.registry.versions import METRIC, VersionInfo, Versions
 
 FIGURES = "figures"  # below the artifacts of a run
 
 
-class Registry(MlflowConnection, Versions, Experiments):
+class Registry(Versions, Experiments):
     """Everything that Safelight asks of MLflow about models."""
 
     @cached_property

@@ -2,8 +2,7 @@
 
 import json
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from cnn.errors import RegistryError
 from infra.registry import history as moves
 from infra.registry.history import Move
+from infra.registry.mlflow_client import AbsentError, MlflowConnection
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 # Tags of a version: its metrics, how many images its dataset holds, what the metrics were measured on and of which
@@ -87,24 +87,8 @@ class LostChampion:
         return f"{lost}; version {self.before.version}, champion before it, counts as the one to compare with"
 
 
-class AbsentError(RegistryError):
-    """The registry answered that there is no such thing."""
-
-
-class ExistsError(RegistryError):
-    """The registry answered that there is such a thing already."""
-
-
-class Versions(ABC):
-    """Versions, aliases and the kept moves of the champion, whoever answers."""
-
-    @abstractmethod
-    def _ask(self, verb: str, *values: Any, **named: Any) -> Any:
-        """The answer to one question; raises `AbsentError` where there is no such thing."""
-
-    @abstractmethod
-    def _pages(self, verb: str, *values: Any, **named: Any) -> Iterator[Any]:
-        """Every entry of an answer that comes in pages."""
+class Versions(MlflowConnection):
+    """Versions, aliases and the kept moves of the champion."""
 
     def names(self) -> list[str]:
         """The registered models, by name."""

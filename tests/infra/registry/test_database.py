@@ -21,7 +21,9 @@ from infra.registry.tracking import resolve_tracking
 ONE_AFTER_IMPORT = """
 import os, sys
 from pathlib import Path
-from infra.registry.registry import Registry, import_mlflow, resolve_tracking
+from infra.registry.mlflow_client import import_mlflow
+from infra.registry.registry import Registry
+from infra.registry.tracking import resolve_tracking
 import_mlflow()
 from mlflow.store.tracking import sqlalchemy_store  # what every process loads, before they start together
 waiting, start = os.pipe()

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cnn.text import shorten
 from infra.registry import history as moves
 from infra.registry.history import Move
 
@@ -123,7 +124,7 @@ def test_moves_come_back_as_they_were_kept(why: str, by: str) -> None:
     assert key.startswith("move.000012.")
     assert len(value) < 5000 or len(why) > 500
     [back] = moves.decode_moves({key: value, "other": "x"})
-    assert back.why == moves.shorten(why, moves.WHY_CHARACTERS)
+    assert back.why == shorten(why, moves.WHY_CHARACTERS)
     assert moves.next_number([key]) == 13
 
 

@@ -12,9 +12,9 @@ import pytest
 from registries import METRICS, make_bundle
 from s3server import choose_ports
 
+from infra.registry.mlflow_client import AbsentError
 from infra.registry.registry import Registry
 from infra.registry.training_lock import PREFIX
-from infra.registry.versions import AbsentError
 
 pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(300)]
 

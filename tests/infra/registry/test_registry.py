@@ -260,8 +260,8 @@ def test_the_database_lets_readers_work_beside_a_writer(registry: Registry) -> N
 
 def test_the_module_loads_without_mlflow_and_works_without_chatter(tmp_path: Path) -> None:
     code = (
-        "import sys, infra.registry.registry as r; assert 'mlflow' not in sys.modules; "
-        "x = r.Registry(*r.resolve_tracking(sys.argv[1])); x.finish_run(x.start_run('a', 'b' * 64, {}), 'FINISHED')"
+        "import sys, infra.registry.registry as r, infra.registry.tracking as t; assert 'mlflow' not in sys.modules; "
+        "x = r.Registry(*t.resolve_tracking(sys.argv[1])); x.finish_run(x.start_run('a', 'b' * 64, {}), 'FINISHED')"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "w")],

@@ -8,15 +8,8 @@ import pytest
 
 from cnn.errors import RegistryError
 from cnn.evaluation.gate import Verdict
-from infra.registry.versions import (
-    CHALLENGER,
-    CHAMPION,
-    GATE_APPLIED,
-    JUDGED_ON,
-    UNJUDGED,
-    AbsentError,
-    Versions,
-)
+from infra.registry.mlflow_client import AbsentError
+from infra.registry.versions import CHALLENGER, CHAMPION, GATE_APPLIED, JUDGED_ON, UNJUDGED, Versions
 from tasks.train.promotion import apply_verdict, read_verdict
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
