@@ -7,13 +7,11 @@ from urllib.parse import urlsplit
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]+")
 
 
-def shorten(said: object, most: int = 200) -> str:
-    """What a text or an error says, on one line of at most `most` characters, with "…" where it was cut; an error's
-    kind where it says nothing."""
-    line = " ".join(str(said).split())
-    if len(line) > most:
-        line = line[: most - 1] + "…"
-    return line or (type(said).__name__ if isinstance(said, BaseException) else "")
+def shorten(said: object, most: int | None = 200) -> str:
+    """What a text or an error says, on one line of at most `most` characters, a cut marked with an ellipsis; the kind
+    of an error that says nothing."""
+    line = " ".join(str(said).split()) or (type(said).__name__ if isinstance(said, BaseException) else "")
+    return line if most is None or len(line) <= most else line[: most - 1] + "…"
 
 
 def name_some(names: Sequence[str]) -> str:

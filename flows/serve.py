@@ -18,8 +18,9 @@ from cnn.errors import ConfigError
 from flows.config import Config
 from flows.retrain import retrain
 from flows.score import score
-from flows.serving.lateness import Watch
-from flows.serving.runner import Offer, ServingRunner, Teller
+from flows.serving.lateness import ScheduleWatch
+from flows.serving.log import ServeLog
+from flows.serving.runner import ServedDeployment, ServingRunner
 from flows.serving.timetable import MONDAY, find_local_zone, parse_cron, parse_interval
 from infra.cluster.spawn import leave_working_folder
 from infra.machine.user_dirs import state_dir
@@ -65,8 +66,8 @@ def make_plans(served: Served) -> list[Plan]:
     ]
 
 
-def make_offer(served: Served, plan: Plan) -> Offer:
-    """A deployment such as `retrain/birds`, one run at a time, and how it is told."""
+def make_deployment(served: Served, plan: Plan) -> ServedDeployment:
+    """A deployment such as `retrain/birds`, one run at a time, and what is logged of it."""
     parameters = {"name": served.name, "workspace": served.workspace, "config": served.config.model_dump(mode="json")}
     deployment = plan.flow.to_deployment(
         name=served.name,
@@ -76,7 +77,7 @@ def make_offer(served: Served, plan: Plan) -> Offer:
         concurrency_limit=1,
         entrypoint_type=EntrypointType.MODULE_PATH,  # from anywhere, and never a file of the working folder
     )
-    return Offer(deployment, plan.flow.name, name_runs(plan, served), describe_plan(plan, served.zone))
+    return ServedDeployment(deployment, plan.flow.name, name_runs(plan, served), describe_plan(plan, served.zone))
 
 
 def make_schedule(timing: str, zone: str, active: bool) -> Schedule:
@@ -120,7 +121,7 @@ def choose_pause(plans: list[Plan]) -> float:
 
 
 @contextmanager
-def claim_name(name: str, address: str) -> Iterator[None]:
+def lock_served_name(name: str, address: str) -> Iterator[None]:
     """In the block nobody else on this machine serves the name on this server. Raises: ConfigError, somebody does."""
     folder = state_dir() / "serve" / f"{name} {address}".encode().hex()[-200:]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -137,11 +138,11 @@ def serve_deployments(served: Served) -> dict[str, Any]:
     """Serve until Ctrl-C or SIGTERM; runs come from the schedules and from `prefect deployment run`."""
     check_model_name(served.name)
     leave_working_folder()
-    address, plans, teller = os.environ.get("PREFECT_API_URL", ""), make_plans(served), Teller(ZoneInfo(served.zone))
-    offers = [make_offer(served, plan) for plan in plans]
-    with claim_name(served.name, address), supervise_server(address):
-        runner = ServingRunner(teller, make_watch(served, plans, teller.now()), choose_pause(plans))
-        asyncio.run(runner.serve(offers))
+    address, plans, log = os.environ.get("PREFECT_API_URL", ""), make_plans(served), ServeLog(ZoneInfo(served.zone))
+    deployments = [make_deployment(served, plan) for plan in plans]
+    with lock_served_name(served.name, address), supervise_server(address):
+        runner = ServingRunner(log, watch_schedules(served, plans, log.now()), choose_pause(plans))
+        asyncio.run(runner.serve(deployments))
     return {"served": [f"{plan.flow.name}/{served.name}" for plan in plans], "model": served.name}
 
 
@@ -150,14 +151,14 @@ def name_runs(plan: Plan, served: Served) -> str:
     return f"{plan.flow.name} {served.name}"
 
 
-def make_watch(served: Served, plans: list[Plan], now: datetime) -> Watch:
+def watch_schedules(served: Served, plans: list[Plan], now: datetime) -> ScheduleWatch:
     """The schedules that are active, to be asked when each is due."""
 
     def follow(timing: str) -> Any:
         return lambda after: find_date(timing, served.zone, after)
 
     dates = {name_runs(plan, served): follow(plan.timing) for plan in plans if plan.folder is not None}
-    return Watch(dates, timedelta(minutes=served.config.schedule.late_minutes), now)
+    return ScheduleWatch(dates, timedelta(minutes=served.config.schedule.late_minutes), now)
 
 
 def describe_plan(plan: Plan, zone: str) -> str:

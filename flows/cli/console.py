@@ -153,7 +153,7 @@ def _is_of_prefect(fault: Exception) -> bool:
 
 
 def _fail(message: str) -> NoReturn:
-    _end(f"error: {redact_text(' '.join(message.split()))}", 1)
+    _end(f"error: {redact_text(shorten(message, None))}", 1)
 
 
 def _end(message: str, code: int) -> NoReturn:

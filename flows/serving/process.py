@@ -36,14 +36,14 @@ def load_flow(name: str) -> Any:
 def add_hooks(flow: Any, path: Path) -> None:
     """Have the flow's answer, or its fault, written when it ends."""
 
-    def tell_answer(flow: Any, run: Any, state: Any) -> None:
+    def keep_answer(flow: Any, run: Any, state: Any) -> None:
         write_answer(path, complete_answer(flow.name, run.parameters, state.result()))
 
-    def tell_fault(flow: Any, run: Any, state: Any) -> None:
+    def keep_fault(flow: Any, run: Any, state: Any) -> None:
         write_answer(path, {"error": describe_fault(state.result(raise_on_failure=False), str(run.id))})
 
-    flow.on_completion(tell_answer)
-    flow.on_failure(tell_fault)
+    flow.on_completion(keep_answer)
+    flow.on_failure(keep_fault)
 
 
 def complete_answer(flow: str, parameters: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
@@ -61,13 +61,13 @@ def complete_answer(flow: str, parameters: dict[str, Any], answer: dict[str, Any
 def describe_fault(fault: object, run: str) -> str:
     """A known fault in its own words; of any other its kind too, and where the rest of it stands."""
     from cnn.errors import SafelightError
+    from cnn.text import shorten
 
-    text = " ".join(str(fault).split())
     if isinstance(fault, SafelightError):
-        return text
+        return shorten(fault, None)
     if isinstance(fault, OSError) and fault.strerror:
         return f"{fault.filename}: {fault.strerror}" if fault.filename else fault.strerror
-    return f"{type(fault).__name__}: {text[:300]}; `prefect flow-run logs {run}` tells where"
+    return f"{type(fault).__name__}: {shorten(fault, 300)}; `prefect flow-run logs {run}` tells where"
 
 
 def write_answer(path: Path, answer: dict[str, Any]) -> None:

@@ -24,7 +24,8 @@ from cnn.evaluation.metrics import Paired, evaluate_probabilities
 from flows.cli.main import app
 from flows.cli.server import make_time_settings
 from flows.config import Config, ScheduleSpec, load_config
-from flows.serving.lateness import Watch, find_last_error, read_last_error
+from flows.serving.lateness import ScheduleWatch, find_last_error, read_last_error
+from flows.serving.log import RunOutput, ServeLog
 from flows.serving.process import describe_fault, read_answer, write_answer
 from flows.serving.summary import describe_answer, read_difference
 from flows.serving.timetable import check_zone, describe_moment, find_local_zone, parse_cron, parse_interval
@@ -135,17 +136,17 @@ def test_dates_are_those_of_prefect() -> None:
 
 
 def test_a_name_is_served_once() -> None:
-    from flows.serve import claim_name
+    from flows.serve import lock_served_name
 
-    with claim_name("birds", "http://127.0.0.1:1/api"):
-        with claim_name("cats", "http://127.0.0.1:1/api"):
+    with lock_served_name("birds", "http://127.0.0.1:1/api"):
+        with lock_served_name("cats", "http://127.0.0.1:1/api"):
             pass
         with (
             pytest.raises(ConfigError, match="--name birds` is running here"),
-            claim_name("birds", "http://127.0.0.1:1/api"),
+            lock_served_name("birds", "http://127.0.0.1:1/api"),
         ):
             pass
-    with claim_name("birds", "http://127.0.0.1:1/api"):
+    with lock_served_name("birds", "http://127.0.0.1:1/api"):
         pass
 
 
@@ -204,9 +205,7 @@ def test_a_fault_is_one_line(tmp_path: Path) -> None:
 
 
 def test_what_a_run_prints_is_said_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
-    from flows.serving.runner import LineSink, Teller
-
-    sink = LineSink(Teller(ZoneInfo("UTC")), "score birds")
+    sink = RunOutput(ServeLog(ZoneInfo("UTC")), "score birds")
     for piece in ("list: 3", " files\nsco", "re\rscored: 1\n", "\n", "\x1b[31mred"):
         sink.write(piece)
     sink.close()
@@ -227,7 +226,7 @@ def hourly(after: datetime) -> datetime:
 
 
 def test_what_is_late_is_told_once_an_hour_and_until_it_begins() -> None:
-    watch = Watch({"score birds": hourly}, timedelta(minutes=2), NOON)
+    watch = ScheduleWatch({"score birds": hourly}, timedelta(minutes=2), NOON)
     due = NOON + timedelta(hours=1)
     assert watch.find_next(NOON) == {"score birds": due}
     assert watch.find_late(due + timedelta(minutes=2)) == {}
@@ -241,7 +240,7 @@ def test_what_is_late_is_told_once_an_hour_and_until_it_begins() -> None:
 
 
 def test_a_run_that_was_started_before_its_time_is_not_late() -> None:
-    watch = Watch({"score birds": hourly}, timedelta(minutes=2), NOON)
+    watch = ScheduleWatch({"score birds": hourly}, timedelta(minutes=2), NOON)
     watch.note_begin("score birds", NOON + timedelta(hours=1))  # ten seconds early, so that it is ready then
     assert watch.find_late(NOON + timedelta(hours=1, minutes=30)) == {}
 
@@ -279,7 +278,7 @@ def make_run(deployment: UUID, seconds: int, by_hand: bool = False) -> Any:
 
 
 def test_one_run_does_the_work_of_those_that_were_missed() -> None:
-    from flows.serving.runner import choose_runs
+    from flows.serving.due_runs import choose_runs
 
     score, retrain = uuid4(), uuid4()
     missed = [make_run(score, -3600 * hours) for hours in range(1, 60)]
@@ -291,7 +290,7 @@ def test_one_run_does_the_work_of_those_that_were_missed() -> None:
 
 
 def test_a_schedule_that_is_always_late_lets_the_others_run() -> None:
-    from flows.serving.runner import choose_runs
+    from flows.serving.due_runs import choose_runs
 
     score, retrain = uuid4(), uuid4()
     runs = [make_run(retrain, -20), make_run(score, -5)]
@@ -303,7 +302,7 @@ def test_a_schedule_that_is_always_late_lets_the_others_run() -> None:
 
 def test_what_an_earlier_schedule_left_behind_is_not_run() -> None:
     """Its server may hand such a run out: the scheduler inserts runs while the schedule is being taken away."""
-    from flows.serving.runner import ServingRunner, Teller
+    from flows.serving.runner import ServingRunner
 
     score, retrain, set_to = uuid4(), uuid4(), dict[UUID, Any]()
     left, due, asked = make_run(retrain, -20), make_run(score, -5), make_run(retrain, -1, by_hand=True)
@@ -321,7 +320,7 @@ def test_what_an_earlier_schedule_left_behind_is_not_run() -> None:
         async def set_flow_run_state(self, number: UUID, state: Any) -> None:
             set_to[number] = state
 
-    runner = ServingRunner(Teller(ZoneInfo("UTC")), Watch({"score birds": hourly}, 2 * SECOND, NOON), 1.0)
+    runner = ServingRunner(ServeLog(ZoneInfo("UTC")), ScheduleWatch({"score birds": hourly}, 2 * SECOND, NOON), 1.0)
     runner.titles = {score: ("score", "score birds"), retrain: ("retrain", "retrain birds")}
     runner._scheduled_run_poller, runner._client = Poller(), Client()  # type: ignore[assignment]
     runner._runs_task_group = None  # type: ignore[assignment]
@@ -350,11 +349,11 @@ class Flaky:
 
 
 def test_a_server_that_does_not_answer_is_asked_again_for_ever(capsys: pytest.CaptureFixture[str]) -> None:
-    from flows.serving.runner import ServingRunner, Teller
+    from flows.serving.runner import ServingRunner
 
     late = datetime.now(UTC) - timedelta(hours=2)
-    watch = Watch({"score birds": hourly}, timedelta(minutes=2), late)
-    runner = ServingRunner(Teller(ZoneInfo("UTC")), watch, 0.001)
+    watch = ScheduleWatch({"score birds": hourly}, timedelta(minutes=2), late)
+    runner = ServingRunner(ServeLog(ZoneInfo("UTC")), watch, 0.001)
     runner._scheduled_run_poller = Flaky(failures=20)  # type: ignore[assignment]
     runner._runs_task_group = None  # type: ignore[assignment]
     with pytest.raises(asyncio.CancelledError):
@@ -369,9 +368,10 @@ def test_cancelled_runs_are_looked_for_when_the_servers_events_come_no_more() ->
     """Prefect's own loop for that prints tracebacks while its server is away, and gives up."""
     from prefect._internal.observers import FlowRunCancellingObserver
 
-    from flows.serving.runner import Running, ServingRunner, Teller
+    from flows.serving.runner import ServingRunner
+    from flows.serving.starter import StartedRun
 
-    runner, asked = ServingRunner(Teller(ZoneInfo("UTC")), Watch({}, SECOND, NOON), 1.0), []
+    runner, asked = ServingRunner(ServeLog(ZoneInfo("UTC")), ScheduleWatch({}, SECOND, NOON), 1.0), []
 
     async def lose_events() -> None:
         raise ConnectionError
@@ -386,7 +386,7 @@ def test_cancelled_runs_are_looked_for_when_the_servers_events_come_no_more() ->
         task.add_done_callback(observer._start_polling_task)
         runner._take_cancelling_over()
         await runner._end_cancelled_runs()
-        runner.running[uuid4()] = Running("score birds", NOON)
+        runner.running[uuid4()] = StartedRun("score birds", NOON)
         await runner._end_cancelled_runs()
         assert not asked  # events come
         await asyncio.wait([task])
@@ -400,7 +400,8 @@ def test_cancelled_runs_are_looked_for_when_the_servers_events_come_no_more() ->
 
 def test_a_run_that_is_just_being_started_when_serve_ends_is_given_up_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C falls on the task that waits for the start, which ends before those who tell of what was in progress."""
-    from flows.serving.runner import ServingRunner, Teller, _Starter
+    from flows.serving.runner import ServingRunner
+    from flows.serving.starter import RunStarter
 
     class NeverStarts:
         def __init__(self, **options: Any) -> None:
@@ -409,13 +410,13 @@ def test_a_run_that_is_just_being_started_when_serve_ends_is_given_up_too(monkey
         async def start(self, flow_run: Any, task_status: Any) -> None:
             await asyncio.Event().wait()
 
-    monkeypatch.setattr("flows.serving.runner.EngineCommandStarter", NeverStarts)
-    runner, due = ServingRunner(Teller(ZoneInfo("UTC")), Watch({}, SECOND, NOON), 1.0), make_run(uuid4(), 0)
+    monkeypatch.setattr("flows.serving.starter.EngineCommandStarter", NeverStarts)
+    runner, due = ServingRunner(ServeLog(ZoneInfo("UTC")), ScheduleWatch({}, SECOND, NOON), 1.0), make_run(uuid4(), 0)
     runner.titles[due.deployment_id] = ("score", "score birds")
     runner._control_channel = None  # type: ignore[assignment]
 
     async def end_while_it_starts() -> None:
-        task = asyncio.create_task(_Starter(runner, due).start(due))
+        task = asyncio.create_task(RunStarter(runner, due).start(due))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait([task])
@@ -425,17 +426,17 @@ def test_a_run_that_is_just_being_started_when_serve_ends_is_given_up_too(monkey
 
 
 def test_a_run_that_was_just_handed_out_is_not_late(capsys: pytest.CaptureFixture[str]) -> None:
-    from flows.serving.runner import STARTING, ServingRunner, Teller
+    from flows.serving.runner import STARTING, ServingRunner
 
-    watch = Watch({"score birds": hourly}, timedelta(minutes=2), datetime.now(UTC) - timedelta(hours=2))
-    runner = ServingRunner(Teller(ZoneInfo("UTC")), watch, 1.0)
+    watch = ScheduleWatch({"score birds": hourly}, timedelta(minutes=2), datetime.now(UTC) - timedelta(hours=2))
+    runner = ServingRunner(ServeLog(ZoneInfo("UTC")), watch, 1.0)
     number = uuid4()
     runner.titles[number] = ("score", "score birds")
     runner._note_offers([make_run(number, -3600)])
-    asyncio.run(runner._tell_late())
+    asyncio.run(runner._log_late())
     assert capsys.readouterr().err == ""
     runner._offered[number] -= STARTING
-    asyncio.run(runner._tell_late())
+    asyncio.run(runner._log_late())
     assert "has not begun: Prefect holds it back" in capsys.readouterr().err
 
 
