@@ -1,4 +1,4 @@
-"""A source folder in, a published dataset version out: the flow `prepare`."""
+"""The flow `prepare`: a folder of class folders becomes a dataset version."""
 
 import time
 import unicodedata
@@ -8,7 +8,6 @@ from typing import Any
 
 from prefect import flow
 
-from cnn.dataset.manifest import Manifest
 from cnn.dataset.split import SPLITS
 from cnn.images.transforms import try_pipeline
 from cnn.text import name_some
@@ -19,8 +18,10 @@ from flows.run_page import link_dataset, name_run_by
 from flows.stages import run_stage
 from infra.cluster.workers import Workers, open_workers
 from infra.storage.layout import outcomes_path
+from infra.storage.store import open_store
 from infra.storage.workspace import lock_workspace
 from tasks.dataset.ledger import OUTCOMES
+from tasks.files.bit_depth import describe_deep
 from tasks.files.class_folders import (
     SPLIT_NAMES,
     describe_owner_split,
@@ -28,15 +29,18 @@ from tasks.files.class_folders import (
     find_similar_names,
 )
 from tasks.files.listing import any_path_matches, count_labels, describe_excluded
-from tasks.files.source_checks import PREPARE, are_camera_folders, find_same_folders, refuse_workspace_inside
-from tasks.prepare.bit_depth import DATASET, describe_deep
-from tasks.prepare.build import ChunkReport
+from tasks.files.source_checks import PREPARE, are_camera_folders, find_same_folders, open_given
+from tasks.prepare.build import BuiltChunk
+from tasks.prepare.changes import read_previous
 from tasks.prepare.checks import describe_ignored, describe_quarantine, find_gaps
-from tasks.prepare.derive import Selection
+from tasks.prepare.derive import ShardSelection
 from tasks.prepare.duplicates import find_overlaps
-from tasks.prepare.finish import finish_version
+from tasks.prepare.job import BuildPlan, Built, Listing, PrepareJob, PreviousVersion, SourceFiles
+from tasks.prepare.levels import DATASET, measure_levels, reuse_levels
 from tasks.prepare.outcomes import describe_outcomes, has_outcomes
-from tasks.prepare.pipeline import Preparation, build_chunks, keep_levels, list_files, measure_levels
+from tasks.prepare.pipeline import build_chunks, finish_version, skip_building
+from tasks.prepare.plan import list_files, plan_build
+from tasks.prepare.publish import PublishedDataset
 from tasks.prepare.spec import BuildSpec
 
 
@@ -47,7 +51,7 @@ def prepare(
     config: Config = Config(),  # noqa: B008 - frozen
     verify: bool = False,
 ) -> dict[str, Any]:
-    """Turn a folder of class folders into a dataset version: list → build (Dask) → publish.
+    """Turn a folder of class folders into a dataset version: list → compare → build (Dask) → publish.
 
     With `verify`, files that look unchanged are read and compared with the ledger too.
     """
@@ -58,99 +62,108 @@ def prepare_dataset(
     source: str, workspace: str, config: Config, verify: bool = False, command: str = PREPARE
 ) -> PrepareResult:
     """The body of the flow; also the first half of `retrain`. `command` is what its user types, {} for the source."""
+    started = time.monotonic()
     if config.augment.transforms is not None:
         try_pipeline(config.augment.transforms, config.image.shape)
-    spec = BuildSpec(image=config.image, augment=config.augment, split=config.split)
-    job = Preparation(source, workspace, spec, config.budget, config.chunk.files, verify)
-    job.exclude, job.command = config.source.exclude, command
+    job = open_job(source, workspace, config, verify, command)
     with lock_workspace(job.store), open_workers(config.cluster) as workers:
+        previous = read_previous(job.store, job.source.uri)
+        files = run_stage("list", lambda: list_files(job))
         if job.spec.image.levels == DATASET:
-            run_stage("measure", lambda: measure_stage(job, workers))
-        run_stage("list", lambda: list_stage(job))
-        workers.prepare(job.estimate)
-        if job.todo:
-            run_stage("build", lambda: build_stage(job, workers))
-        manifest, path = run_stage("publish", lambda: publish_stage(job, workers))
-    report = summarize(job, manifest, job.store.uri_of(path), workers.start_up)
-    log_message(describe(report, job))
-    if not job.unchanged:  # else it was told before
-        tell_losses(job, manifest)
-    link_dataset(report)
-    return report
+            files = run_stage("measure", lambda: measure_stage(job, files, previous, workers))
+        plan = run_stage("compare", lambda: compare_stage(job, files, previous))
+        workers.prepare(plan.estimate())
+        submitted = time.monotonic()
+        built = run_stage("build", lambda: build_stage(job, plan, workers)) if plan.todo else skip_building(plan)
+        published = run_stage("publish", lambda: publish_stage(job, built, workers))
+    seconds = time.monotonic() - started - workers.start_up
+    result = summarize(job, built, published, seconds, time.monotonic() - submitted)
+    log_message(describe(result, plan))
+    if not plan.unchanged:  # else it was said before
+        log_losses(job, plan, published)
+    link_dataset(result)
+    return result
 
 
-def tell_losses(job: Preparation, manifest: Manifest) -> None:
-    """What is not in the version, and why."""
-    if reasons := describe_quarantine(job.rows):
-        log_message(f"publish: quarantined: {reasons}; each file stands in {job.store.uri_of(manifest.ledger.path)}")
-    if ignored := describe_ignored(job.rows, job.classes):
-        log_message(f"publish: ignored: {ignored}")
-    for line in describe_outcomes(job.rows):
-        log_message(f"publish: {line}")
-    for overlap in find_overlaps(job.rows):
-        log_message(f"publish: {overlap}")
-    if has_outcomes(job.rows):
-        log_message(f"publish: all of these files: {job.store.uri_of(outcomes_path(manifest.dataset))}")
-    for gap in find_gaps(job.rows, job.classes, job.spec.split):
-        log_message(f"publish: {gap}")
+def open_job(source: str, workspace: str, config: Config, verify: bool, command: str) -> PrepareJob:
+    """What is asked for, with source and workspace opened.
+
+    Raises:
+        ConfigError, SourceError: one of the two is no address, or no folder.
+    """
+    return PrepareJob(
+        open_given(source, command),
+        open_store(workspace),
+        BuildSpec(image=config.image, augment=config.augment, split=config.split),
+        config.budget,
+        config.chunk.files,
+        config.source.exclude,
+        verify,
+        command,
+    )
 
 
-def measure_stage(job: Preparation, workers: Workers) -> None:
+def measure_stage(
+    job: PrepareJob, files: SourceFiles, previous: PreviousVersion | None, workers: Workers
+) -> SourceFiles:
     """Find out which levels the training images of more than 8 bits use, or used for the version before."""
-    refuse_workspace_inside(job.source, job.store)
-    if not keep_levels(job):
-        with show_stage("measure", job.inventory.num_rows) as stage:
-            measure_levels(job, workers.run, stage.advance)
-    levels = job.spec.image.levels
+    measured = reuse_levels(files, previous)
+    if measured is None:
+        with show_stage("measure", files.table.num_rows) as stage:
+            measured = measure_levels(job, files, workers.run, stage.advance)
+    levels = measured.spec.image.levels
     if isinstance(levels, tuple):
         log_message(f"measure: image.levels are {levels[0]:,} to {levels[1]:,}, which become black and white")
     else:
         log_message(
             'measure: no training image has levels of more than 8 bits, so image.levels is "full" until one has'
         )
+    return measured
 
 
-def list_stage(job: Preparation) -> None:
-    """List the source and plan the work."""
-    list_files(job)
-    facts = {"of them built already": job.kept, "moved": job.moved, "changed unseen": job.changed}
+def compare_stage(job: PrepareJob, files: SourceFiles, previous: PreviousVersion | None) -> BuildPlan:
+    """Compare the source with the version before, and plan the work."""
+    plan = plan_build(job, files, previous)
+    classes = plan.listing.classes
+    facts = {"of them built already": plan.reused, "moved": plan.moved, "changed unseen": plan.changed}
     known = "".join(f", {count:,} {fact}" for fact, count in facts.items() if count)
-    log_message(f"list: {len(job.rows):,} files in {len(job.classes)} classes{known}")
-    for doubt in [*describe_owner_split(job.layout, job.source_uri), *find_doubts(job)]:
+    log_message(f"list: {len(plan.rows):,} files in {len(classes)} classes{known}")
+    for doubt in [*describe_owner_split(files.owner_split, job.source.uri), *find_doubts(job, plan)]:
         log_message(f"list: {doubt}")
     if job.exclude:
-        log_message(f"list: {describe_excluded(job.rows.inventory, job.exclude)}")
-    before = job.previous.manifest.classes if job.previous else ()
-    if gone := sorted(set(before) - set(job.classes)):
+        log_message(f"list: {describe_excluded(files.table, job.exclude)}")
+    if gone := sorted(set(plan.base.classes if plan.base else ()) - set(classes)):
         log_message(f"list: classes of the version before that are gone: {', '.join(map(repr, gone))}")
+    return plan
 
 
-def find_doubts(job: Preparation) -> list[str]:
-    """What may not be as it was meant, one line each: it is no fault, and the run goes on."""
+def find_doubts(job: PrepareJob, plan: BuildPlan) -> list[str]:
+    """What may be a mistake, one line each: it is no fault, and the run goes on."""
+    files, classes = plan.listing.files, plan.listing.classes
     doubts = [
         f"classes {show_apart(names)} differ only in case or encoding; if they are one, rename a folder"
-        for names in find_similar_names(job.classes)
+        for names in find_similar_names(classes)
     ]
-    if empty := find_empty_folders(job.source, job.rows.inventory, job.classes, job.layout.folders):
+    if empty := find_empty_folders(job.source, files.table, classes, files.owner_split.folders):
         doubts.append(f"folders without images, which are no classes: {', '.join(map(repr, empty))}")
-    if single := [name for name, count in count_labels(job.rows.inventory).items() if count == 1]:
+    if single := [name for name, count in count_labels(files.table).items() if count == 1]:
         doubts.append(
             f"classes with one image, which is trained on and not judged: {', '.join(map(repr, sorted(single)))}"
         )
-    if (pattern := job.spec.split.group) is not None and not any_path_matches(job.rows.inventory, pattern):
+    if (pattern := files.spec.split.group) is not None and not any_path_matches(files.table, pattern):
         doubts.append(f"split.group {pattern!r} is found in no path: every image is a group of its own")
-    return doubts + ([] if job.recognised else find_doubtful_classes(job))
+    return doubts + ([] if plan.recognised else find_doubtful_classes(plan.listing))
 
 
-def find_doubtful_classes(job: Preparation) -> list[str]:
+def find_doubtful_classes(listing: Listing) -> list[str]:
     """Folders that are taken for classes, and may be a level too high, or named by a machine."""
-    doubts = []
-    if are_camera_folders(job.classes):
-        doubts.append(f"the classes are named as a camera names its folders ({name_some(list(job.classes))})")
-    if not job.layout.folders and job.spec.split.folders is None:
-        named = [repr(name) for name in job.classes if name.lower() in SPLIT_NAMES]
+    doubts, files, classes = [], listing.files, listing.classes
+    if are_camera_folders(classes):
+        doubts.append(f"the classes are named as a camera names its folders ({name_some(list(classes))})")
+    if not files.owner_split.folders and files.spec.split.folders is None:
+        named = [repr(name) for name in classes if name.lower() in SPLIT_NAMES]
         doubts += [f"{' and '.join(named)}: taken for a class like the others (split.folders chooses)"] if named else []
-    if not job.layout.folders and (same := find_same_folders(job.rows.inventory)):
+    if not files.owner_split.folders and (same := find_same_folders(files.table)):
         shown = name_some(list(map(repr, same)))
         doubts.append(f"all class folders hold the same folders ({shown}), which do not count: are they the classes?")
     return doubts
@@ -162,55 +175,74 @@ def show_apart(names: Sequence[str]) -> str:
     return " and ".join(map(repr if len(looks) == len(names) else ascii, names))
 
 
-def build_stage(job: Preparation, workers: Workers) -> None:
+def build_stage(job: PrepareJob, plan: BuildPlan, workers: Workers) -> Built:
     """Build the chunks on the cluster."""
-    with show_stage("build", job.files_to_build) as stage:
+    with show_stage("build", plan.files_to_build) as stage:
         bad = 0
 
-        def note(report: ChunkReport) -> None:
+        def note(chunk: BuiltChunk) -> None:
             nonlocal bad
-            bad += report.quarantined
-            stage.advance(report.files, f"{bad} quarantined" if bad else "", size=report.bytes)
+            bad += chunk.quarantined
+            stage.advance(chunk.files, f"{bad} quarantined" if bad else "", size=chunk.bytes)
 
-        build_chunks(job, workers.run, note)
-    for line in describe_deep(job.deep, job.spec.image.levels, job.measured):
+        built = build_chunks(job, plan, workers.run, note)
+    files = plan.listing.files
+    for line in describe_deep(built.deep, files.spec.image.levels, files.measured):
         log_message(f"build: {line}")
+    return built
 
 
-def publish_stage(job: Preparation, workers: Workers) -> tuple[Manifest, str]:
-    """Settle what only the whole dataset can decide, arrange shards accordingly, and publish."""
+def publish_stage(job: PrepareJob, built: Built, workers: Workers) -> PublishedDataset:
+    """Decide what only the whole dataset can decide, derive shards accordingly, and publish."""
     copies = job.spec.augment.copies
 
     @contextmanager
-    def watch(works: list[Selection]) -> Iterator[Callable[[Selection], None]]:
+    def watch(works: list[ShardSelection]) -> Iterator[Callable[[ShardSelection], None]]:
         with show_stage("arrange", sum(count_records(work, copies) for work in works)) as stage:
             yield lambda work: stage.advance(count_records(work, copies))
 
-    return finish_version(job, workers.run, watch)
+    return finish_version(job, built, workers.run, watch)
 
 
-def count_records(work: Selection, copies: int) -> int:
+def count_records(work: ShardSelection, copies: int) -> int:
     """How many images are written for this work."""
     return len(work.records) * (copies if work.copies else 1)
 
 
-def summarize(job: Preparation, manifest: Manifest, uri: str, start_up: float) -> PrepareResult:
-    """The report of a run that has published; `start_up` seconds of the cluster are left out of the time."""
-    now = time.monotonic()
+def log_losses(job: PrepareJob, plan: BuildPlan, published: PublishedDataset) -> None:
+    """What is not in the version, and why."""
+    rows, classes, manifest = published.rows, plan.listing.classes, published.manifest
+    if reasons := describe_quarantine(rows):
+        place = job.store.uri_of(manifest.ledger.path)
+        log_message(f"publish: quarantined: {reasons}; each file stands in {place}")
+    if ignored := describe_ignored(rows, classes):
+        log_message(f"publish: ignored: {ignored}")
+    for line in [*describe_outcomes(rows), *find_overlaps(rows)]:
+        log_message(f"publish: {line}")
+    if has_outcomes(rows):
+        log_message(f"publish: all of these files: {job.store.uri_of(outcomes_path(manifest.dataset))}")
+    for gap in find_gaps(rows, classes, job.spec.split):
+        log_message(f"publish: {gap}")
+
+
+def summarize(
+    job: PrepareJob, built: Built, published: PublishedDataset, seconds: float, working: float
+) -> PrepareResult:
+    """The answer of a run that has published: in how many seconds, of which `working` since the first chunk."""
+    manifest = published.manifest
     shards = {shard.path for split in manifest.splits.values() for shard in split}
-    reused = len(shards & set(job.standing))
-    files = sum(report.files for report in job.done)
-    working = now - (job.submitted or now)
+    reused = len(shards & set(built.plan.existing.sizes))
+    files = sum(chunk.files for chunk in built.chunks)
     return PrepareResult(
         dataset=manifest.dataset,
-        manifest=uri,
+        manifest=job.store.uri_of(published.path),
         digest=manifest.digest,
         files=manifest.files,
         outcomes=in_order(manifest.outcomes, OUTCOMES),
         splits=in_order(manifest.images, SPLITS),
         classes=list(manifest.classes),
         shards=ShardCounts(built=len(shards) - reused, reused=reused),
-        seconds=round(now - job.started - start_up, 3),
+        seconds=round(seconds, 3),
         images_per_second=round(files / working, 1) if files and working > 0 else 0.0,
     )
 
@@ -220,9 +252,9 @@ def in_order(counts: Mapping[str, int], names: Sequence[str]) -> dict[str, int]:
     return {name: counts[name] for name in names if name in counts}
 
 
-def describe(report: PrepareResult, job: Preparation) -> str:
+def describe(result: PrepareResult, plan: BuildPlan) -> str:
     """One line of what was published."""
-    splits = ", ".join(f"{count:,} {name}" for name, count in report.splits.items())
-    others = ", ".join(f"{count:,} {name}" for name, count in report.outcomes.items() if count and name != "ok")
-    told = ", nothing has changed" if job.unchanged else ""
-    return f"publish: {report.dataset}{told}: {splits}" + (f" ({others})" if others else "")
+    splits = ", ".join(f"{count:,} {name}" for name, count in result.splits.items())
+    others = ", ".join(f"{count:,} {name}" for name, count in result.outcomes.items() if count and name != "ok")
+    changed = ", nothing has changed" if plan.unchanged else ""
+    return f"publish: {result.dataset}{changed}: {splits}" + (f" ({others})" if others else "")

@@ -25,10 +25,10 @@ from infra.registry.bundles import upload_bundle
 from infra.storage.layout import batch_path
 from infra.storage.scratch import open_scratch, remove_stale_scratch
 from infra.storage.store import Store, open_source, open_store, parse_folder
+from tasks.files.bit_depth import DeepCounts, describe_scored
 from tasks.files.chunks import Chunk, estimate_decoding
 from tasks.files.listing import describe_excluded, list_lost_folders, list_source
 from tasks.files.source_checks import name_command, open_given, refuse_outside_links, refuse_workspace_inside
-from tasks.prepare.bit_depth import DeepCounts, describe_scored
 from tasks.score.batch import BatchRecord, find_previous_batch
 from tasks.score.chunk import ChunkScores, score_chunk
 from tasks.score.inbox_checks import check_inbox, explain_vanished

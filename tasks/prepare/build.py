@@ -1,10 +1,9 @@
-"""One chunk of files in, its shards and its report (one row per file) out. Runs in Dask workers, threads or a loop.
+"""Build a chunk: decode its files and write their records and its report. Runs in Dask workers, threads or a loop.
 
 The report is written after the shards it names, so a report that exists is a chunk that is done.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from cnn.dataset.split import SPLITS
 from cnn.errors import BadImage
@@ -16,7 +15,7 @@ from tasks.files.chunks import Chunk
 from tasks.files.decoding import Decode, choose_decoder, refuse_crashes
 from tasks.files.paths import encode_path, show_path
 from tasks.files.reading import Content, Files, computing
-from tasks.prepare.chunk_report import write_report
+from tasks.prepare.chunk_report import FileResult, write_chunk_report
 from tasks.prepare.shard_writer import ShardWriter
 from tasks.prepare.spec import BuildSpec
 
@@ -31,7 +30,7 @@ class BuildTask:
 
 
 @dataclass(frozen=True)
-class ChunkReport:
+class BuiltChunk:
     """What comes back through the scheduler: counts and the key under which the rows lie in the workspace."""
 
     key: str
@@ -40,7 +39,7 @@ class ChunkReport:
     quarantined: int
 
 
-def build_chunk(chunk: Chunk, task: BuildTask) -> ChunkReport:
+def build_chunk(chunk: Chunk, task: BuildTask) -> BuiltChunk:
     """Read, decode and store every file of a chunk; bad files become rows with a reason.
 
     Raises:
@@ -57,18 +56,18 @@ def build_chunk(chunk: Chunk, task: BuildTask) -> ChunkReport:
                 build_row((entry.path, label_id), (digest, data), task.spec, writers, decode)
                 for label_id, (entry, digest, data) in zip(chunk.label_ids, files, strict=True)
             ]
-        refuse_crashes(chunk, [row.get("reason") for row in rows])
+        refuse_crashes(chunk, [row.reason for row in rows])
         shards = {split: writer.publish() for split, writer in writers.items() if writer.rows}
     finally:
         files.close()
         for writer in writers.values():
             writer.discard()
-    write_report(store, chunk.key, rows, shards)
-    return ChunkReport(
+    write_chunk_report(store, chunk.key, rows, shards)
+    return BuiltChunk(
         key=chunk.key,
         files=len(rows),
         bytes=sum(entry.size for entry in chunk.entries),
-        quarantined=sum(row["outcome"] == "quarantined" for row in rows),
+        quarantined=sum(row.outcome == "quarantined" for row in rows),
     )
 
 
@@ -78,28 +77,38 @@ def build_row(
     spec: BuildSpec,
     writers: dict[str, ShardWriter],
     decode: Decode = read_image,
-) -> dict[str, Any]:
-    """The row in its chunk's report of a file, of (path, label id), with its (digest, bytes); its pixels go to the
-    writer of its split."""
+) -> FileResult:
+    """What a file, of (path, label id), with its (digest, bytes) came to; its pixels go to the writer of its split."""
     path, label_id = file
     digest, data = content
-    row: dict[str, Any] = {"path": encode_path(path), "outcome": "quarantined"}
-    row["digest"] = None if digest is None else bytes.fromhex(digest)
+    raw_path, raw_digest = encode_path(path), None if digest is None else bytes.fromhex(digest)
     try:
         if isinstance(data, BadImage):
             raise data
         decoded = decode(data, spec.image)
     except BadImage as fault:
-        return row | {"reason": str(fault)} | ({"digest": None} if fault.is_transient else {})
+        return FileResult(raw_path, "quarantined", None if fault.is_transient else raw_digest, reason=str(fault))
     if digest is None:
         raise AssertionError("bytes without a digest")
     key = digest_image_data(data, digest)
     split, group = spec.place_image(path, key.hex())
     image = decoded.pixels if spec.image.encoding == "raw" else encode_jpeg(decoded.pixels)
-    row |= {"outcome": "ok", "image_key": key, "width": decoded.width, "height": decoded.height, "split": split}
-    row |= {"group": None if group is None else show_path(group)[0], "thumbnail": make_grey32(decoded.pixels).tobytes()}
+    record = writers[split].rows
     low, high = decoded.seen or (None, None)
-    row |= {"low": low, "high": high, "preview": decoded.preview}
-    row |= {"record": writers[split].rows, "record_label": label_id}
-    row["pixels_crc32c"] = writers[split].append_image(image, label_id, digest, 0)
-    return row
+    return FileResult(
+        raw_path,
+        "ok",
+        raw_digest,
+        image_key=key,
+        thumbnail=make_grey32(decoded.pixels).tobytes(),
+        width=decoded.width,
+        height=decoded.height,
+        group=None if group is None else show_path(group)[0],
+        split=split,
+        record=record,
+        record_label=label_id,
+        pixels_crc32c=writers[split].append_image(image, label_id, digest, 0),
+        low=low,
+        high=high,
+        preview=decoded.preview,
+    )

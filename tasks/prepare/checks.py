@@ -1,4 +1,4 @@
-"""Rows in; counts, the dataset's digest, and the refusal to publish where too much was lost, out."""
+"""Checks of a version before it is published (budgets, classes, leaks), its counts, and its digest."""
 
 import hashlib
 from collections import Counter
@@ -193,14 +193,14 @@ def describe_ignored(rows: Rows, classes: Sequence[str]) -> str:
     return ", ".join(told)
 
 
-def reconcile_rows(rows: Rows) -> None:
+def check_all_listed(rows: Rows) -> None:
     """Check that every file listed has exactly one outcome.
 
     Raises:
         StorageError: one was forgotten, or listed twice; nothing may be published.
     """
     forgotten = int((rows.outcome == PENDING).sum())
-    paths = rows.inventory.column("path").combine_chunks()
+    paths = rows.files.column("path").combine_chunks()
     twice = sum(paths[:-1].to_numpy(zero_copy_only=False) == paths[1:].to_numpy(zero_copy_only=False))
     if forgotten or twice:
         raise StorageError(

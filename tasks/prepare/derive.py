@@ -1,4 +1,4 @@
-"""A chunk's shard in; the shard that a version lists out: without what was settled out, relabelled, or augmented.
+"""Derive the shards of a version from those of chunks: some records left out, relabelled, or augmented.
 
 Nothing is decoded from the source. What came out is remembered under a digest of what went in (`derived/KEY.json`), so
 that the next version does not do it again.
@@ -34,7 +34,7 @@ FORMAT = 2  # raise it when the same work would give other bytes
 
 
 @dataclass(frozen=True)
-class Selection:
+class ShardSelection:
     """The records of a chunk's shard of a split that belong to a version, by number, and the label id of each.
 
     With `copies`, their augmented copies are asked for in place of the records themselves.
@@ -47,7 +47,7 @@ class Selection:
     labels: tuple[int, ...]
     copies: bool = False
 
-    def key(self, task: "ArrangeTask") -> str:
+    def key(self, task: "DeriveTask") -> str:
         """40 hex digits over all that decides the bytes of the shard that comes out."""
         facts = [FORMAT, self.shard.digest, self.records, self.labels]
         made = [AUGMENT_FORMAT, task.augment.model_dump(), task.image.encoding, task.image.shape]
@@ -55,7 +55,7 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class ArrangeTask:
+class DeriveTask:
     """What a worker needs beside the selection."""
 
     workspace: str
@@ -64,14 +64,14 @@ class ArrangeTask:
 
 
 @dataclass(frozen=True)
-class Arranged:
+class DerivedShard:
     """The shard that came out; `crcs` are the checksums (CRC-32C) of each selected image's augmented copies."""
 
     shard: ShardRef
     crcs: tuple[int, ...] = ()
 
 
-def arrange_shard(work: Selection, task: ArrangeTask) -> tuple[Selection, Arranged]:
+def derive_shard(work: ShardSelection, task: DeriveTask) -> tuple[ShardSelection, DerivedShard]:
     """(the work, what came out of it).
 
     Raises:
@@ -86,7 +86,7 @@ def arrange_shard(work: Selection, task: ArrangeTask) -> tuple[Selection, Arrang
             if not work.copies:
                 for record, label in _selected(store, work):
                     writer.append(relabel_record(record, label))
-        answer = Arranged(writer.publish(), crcs)
+        answer = DerivedShard(writer.publish(), crcs)
     finally:
         writer.discard()
     facts = {"shard": answer.shard.model_dump(), "crcs": answer.crcs}
@@ -94,11 +94,11 @@ def arrange_shard(work: Selection, task: ArrangeTask) -> tuple[Selection, Arrang
     return work, answer
 
 
-def find_arranged(store: Store, work: Selection, task: ArrangeTask) -> Arranged | None:
+def find_derived(store: Store, work: ShardSelection, task: DeriveTask) -> DerivedShard | None:
     """What came out of this work before; None where nothing is remembered, or not as it was written."""
     try:
         facts = json.loads(unseal(store.read(derived_path(work.key(task)))))
-        return Arranged(ShardRef(**facts["shard"]), tuple(facts["crcs"]))
+        return DerivedShard(ShardRef(**facts["shard"]), tuple(facts["crcs"]))
     except (StorageError, ValueError, KeyError, TypeError):
         return None
 
@@ -123,7 +123,7 @@ def read_records(store: Store, shard: ShardRef, numbers: Iterable[int] | None = 
         yield data[start:end]
 
 
-def measure_shard(work: ShardRef, workspace: str, image: ImageSpec) -> tuple[str, list[int]]:
+def sum_shard_levels(work: ShardRef, workspace: str, image: ImageSpec) -> tuple[str, list[int]]:
     """(the shard's path, per channel the sum of levels of its images, then per channel that of squares).
 
     The sums are exact integers, so any order adds up alike; they are remembered under the shard's name.
@@ -145,12 +145,12 @@ def measure_shard(work: ShardRef, workspace: str, image: ImageSpec) -> tuple[str
     return work.path, totals
 
 
-def _selected(store: Store, work: Selection) -> Iterator[tuple[memoryview, int]]:
+def _selected(store: Store, work: ShardSelection) -> Iterator[tuple[memoryview, int]]:
     """(framed record, label id) of each image of a selection."""
     return zip(read_records(store, work.shard, work.records), work.labels, strict=True)
 
 
-def _write_copies(store: Store, work: Selection, task: ArrangeTask, writer: ShardWriter) -> tuple[int, ...]:
+def _write_copies(store: Store, work: ShardSelection, task: DeriveTask, writer: ShardWriter) -> tuple[int, ...]:
     """Append the augmented copies; returns the checksum of those of each image, of their bytes one after the other."""
     crcs = []
     augmenter = Augmenter(task.augment)

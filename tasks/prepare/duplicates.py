@@ -1,4 +1,4 @@
-"""Rows of all files in, the same rows with duplicates, label conflicts and leaks between splits settled."""
+"""Find duplicates, pictures under two labels, and near-duplicates of training images among those held out (leaks)."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,41 +8,44 @@ from cnn.dataset.split import SPLITS, TRAIN
 from cnn.errors import IntegrityError
 from infra.storage.layout import chunk_report_path
 from infra.storage.store import Store
-from tasks.prepare.chunk_report import read_report
-from tasks.prepare.table import CONFLICT, DUPLICATE, LEAK, OK, Report, Rows, read_greys
+from tasks.prepare.chunk_report import ChunkReport, read_chunk_report, read_greys
+from tasks.prepare.table import CONFLICT, DUPLICATE, LEAK, OK, Rows, RowsDraft
 
 BLANK = 8  # grey levels: grey means with no more between the darkest and the brightest shows nothing to know it by
 
 
-def mark_copies(rows: Rows, fetch: Fetch) -> None:
-    """Give copies of a picture their outcomes: of those of one class the first path stays; all go out under two labels.
+def mark_copies(rows: Rows, fetch: Fetch) -> Rows:
+    """The rows (files,) with copies of a picture told apart: of those of one class the first path stays; all go out
+    where they are under two labels.
 
     Copies have the same bytes, or the same pixels at the size of the shards. Where the owner's folders are the split,
-    copies across it stay where they are, and only `twin` says so. `fetch` gives the grey means of rows.
+    copies across it stay where they are, and only `duplicate_of` says so. `fetch` gives the grey means of rows.
     """
+    draft = rows.draft("outcome", "reason", "duplicate_of", "split", "known")
     for group in find_same_pictures(rows, fetch):
         if len(set(rows.label_id[group].tolist())) > 1:
-            labels = sorted(set(rows.inventory.column("label").take(group).cast("string").to_pylist()))
-            rows.outcome[group] = CONFLICT
-            rows.reason[group] = rows.reasons[f"the same picture under {', '.join(map(repr, labels))}"]
+            labels = sorted(set(rows.files.column("label").take(group).cast("string").to_pylist()))
+            draft.outcome[group] = CONFLICT
+            draft.reason[group] = draft.reasons[f"the same picture under {', '.join(map(repr, labels))}"]
             other = group[rows.label_id[group] != rows.label_id[group[0]]][0]
-            rows.duplicate_of[group] = np.where(rows.label_id[group] == rows.label_id[group[0]], other, group[0])
+            draft.duplicate_of[group] = np.where(rows.label_id[group] == rows.label_id[group[0]], other, group[0])
         else:
-            _mark_group(rows, group)
+            _mark_group(draft, group)
+    return draft.finish()
 
 
-def _mark_group(rows: Rows, group: NDArray[np.int64]) -> None:
+def _mark_group(draft: RowsDraft, group: NDArray[np.int64]) -> None:
     """Files of one picture and label: the first stays, of each split that their owner put it in.
 
     Then the training image (else that of validation) is named beside those that are judged on.
     """
-    owned = np.maximum(rows.given[group], TRAIN)
+    owned = np.maximum(draft.given[group], TRAIN)
     parts = [group[owned == split] for split in np.unique(owned)]
     for same in parts:
-        rows.outcome[same[1:]], rows.duplicate_of[same[1:]] = DUPLICATE, same[0]
-        if not rows.known[same[0]] and len(known := same[rows.known[same]]):
-            rows.split[same[0]], rows.known[same[0]] = rows.split[known[0]], True
-    rows.duplicate_of[[same[0] for same in parts[1:]]] = parts[0][0]
+        draft.outcome[same[1:]], draft.duplicate_of[same[1:]] = DUPLICATE, same[0]
+        if not draft.known[same[0]] and len(known := same[draft.known[same]]):
+            draft.split[same[0]], draft.known[same[0]] = draft.split[known[0]], True
+    draft.duplicate_of[[same[0] for same in parts[1:]]] = parts[0][0]
 
 
 def find_overlaps(rows: Rows) -> list[str]:
@@ -101,34 +104,38 @@ def _pixel_facts(rows: Rows, some: NDArray[np.int64]) -> NDArray[np.uint8]:
     return np.concatenate([numbers.view(np.uint8), rows.perceptual_hash[some]], axis=1)
 
 
-def mark_leaks(rows: Rows, distance: int, fetch: Fetch) -> None:
-    """Take images of validation and test that nearly equal a training image out of their split; below 0, none.
+def mark_leaks(rows: Rows, distance: int, fetch: Fetch) -> Rows:
+    """The rows (files,) without the images of validation and test that nearly equal a training image; below 0, all.
 
-    Where their owner put them there they stay, and only `twin` says so.
+    Where their owner put them there they stay, and only `duplicate_of` says so.
     """
     if distance < 0:
-        return
+        return rows
     chosen = np.flatnonzero(rows.outcome == OK)
     train, others = (chosen[(rows.split[chosen] == TRAIN) == wanted] for wanted in (True, False))
-    given = rows.is_given()
+    given, draft = rows.is_given(), rows.draft("outcome", "duplicate_of")
     for other, train_row in find_near_duplicates(rows.perceptual_hash, train, others, distance, fetch).items():
         if not given[other]:
-            rows.outcome[other], rows.duplicate_of[other] = LEAK, train_row
-        elif rows.duplicate_of[other] < 0:
-            rows.duplicate_of[other] = train_row
+            draft.outcome[other], draft.duplicate_of[other] = LEAK, train_row
+        elif draft.duplicate_of[other] < 0:
+            draft.duplicate_of[other] = train_row
+    return draft.finish()
 
 
-def mark_doubtful_labels(rows: Rows, distance: int, fetch: Fetch) -> None:
-    """Note of ok rows the first one that shows nearly the same picture under another label; below 0, of none.
+def mark_doubtful_labels(rows: Rows, distance: int, fetch: Fetch) -> Rows:
+    """The rows (files,) with, beside ok ones, the first that shows nearly the same picture under another label; below
+    0, none.
 
     They stay: near is not the same, and nobody knows which label is right.
     """
     ok = np.flatnonzero(rows.outcome == OK)
     if distance < 0 or not len(ok):
-        return
+        return rows
+    draft = rows.draft("duplicate_of")
     for row, other in find_mislabelled(rows.perceptual_hash, rows.label_id, ok, distance, fetch).items():
-        if rows.duplicate_of[row] < 0:
-            rows.duplicate_of[row] = other
+        if draft.duplicate_of[row] < 0:
+            draft.duplicate_of[row] = other
+    return draft.finish()
 
 
 def fetch_greys(rows: Rows, store: Store, wanted: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -146,10 +153,10 @@ def fetch_greys(rows: Rows, store: Store, wanted: NDArray[np.int64]) -> NDArray[
     return greys
 
 
-def _read_or_remove(store: Store, key: str) -> Report:
+def _read_or_remove(store: Store, key: str) -> ChunkReport:
     """A chunk's report; a damaged one is removed, so that the next preparation builds the chunk anew."""
     try:
-        return read_report(store, key)
+        return read_chunk_report(store, key)
     except IntegrityError:
         store.delete(chunk_report_path(key))
         raise

@@ -63,7 +63,7 @@ def name_pairs(rows: Rows, found: NDArray[np.int64], pair: str) -> str:
 def count_leaks_by_class(rows: Rows) -> str:
     """How many images of which class and split are leaks, most of them first."""
     leaks = np.flatnonzero(rows.outcome == LEAK)
-    labels = rows.inventory.column("label").take(leaks).cast("string").to_pylist()
+    labels = rows.files.column("label").take(leaks).cast("string").to_pylist()
     counts = Counter(zip(labels, rows.split[leaks].tolist(), strict=True))
     found = sorted((-count, label, SPLITS[split]) for (label, split), count in counts.items())
     told = ", ".join(f"{label!r} {-count:,} of {split}" for count, label, split in found[:PAIRS_SHOWN])
@@ -80,7 +80,7 @@ def _lines(rows: Rows, start: int, stop: int) -> Iterator[list[str]]:
     nowhere, none = np.full(len(rows), -1, np.int32), TextIndex()
     reasons = rows.table(start, stop, nowhere, none).column("reason").to_pylist()
     listed = np.flatnonzero(_listed(rows, slice(start, stop))) + start
-    labels = rows.inventory.column("label")
+    labels = rows.files.column("label")
     for row, (own, other) in zip(listed.tolist(), _pairs(rows, listed), strict=True):
         twin = int(rows.duplicate_of[row])
         cells = [own, OUTCOMES[rows.outcome[row]], reasons[row - start] or "", other]

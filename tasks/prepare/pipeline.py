@@ -1,320 +1,210 @@
-"""The steps of one preparation in their order, free of any orchestrator: list, build, publish.
+"""The steps of one preparation in their order, free of any orchestrator: list, plan, build, finish.
 
-`Preparation` holds what the steps hand to each other, so that no orchestrator has to carry a million rows.
+A reader follows the signatures: `list_files` and `plan_build` (tasks/prepare/plan.py), then `build_chunks` and
+`finish_version` here.
 """
 
-import hashlib
-import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
-
-from cnn.dataset.manifest import Manifest
-from cnn.digest import canonical_json
-from cnn.errors import TRANSIENT_REASONS, IntegrityError, SafelightError, SourceError
-from cnn.formats.levels import LevelSpan, combine_spans
+from cnn.dataset.normalization import Normalization, set_normalization
+from cnn.errors import StorageError
 from infra.cluster.spec import WorkEstimate
-from infra.storage.layout import chunk_report_path
-from infra.storage.scratch import remove_stale_scratch
-from infra.storage.store import Source, Store, open_store
-from tasks.dataset.ledger import DECODED
-from tasks.dataset.version import LatestVersion, fetch_ledger, find_latest_version, read_manifest
-from tasks.files.changes import has_reason_code
-from tasks.files.chunks import Chunk, ChunkPlan, cut_by_hash, estimate_decoding, make_chunk
-from tasks.files.class_folders import OwnerSplit, apply_owner_split, find_owner_split
-from tasks.files.listing import class_names, digest_listing, list_source
-from tasks.files.source_checks import (
-    PREPARE,
-    describe_classes,
-    open_given,
-    refuse_lost_folders,
-    refuse_outside_links,
-    refuse_workspace_inside,
-)
-from tasks.prepare.bit_depth import (
-    DATASET,
-    DeepCounts,
-    count_report,
-    cut_labelled,
-    measure_chunk,
-    with_levels,
-)
-from tasks.prepare.build import BuildTask, ChunkReport, build_chunk
-from tasks.prepare.changes import Previous, keep_moved, keep_unchanged, verify_kept
-from tasks.prepare.chunk_report import read_report
-from tasks.prepare.spec import BudgetSpec, BuildSpec
-from tasks.prepare.table import OK, QUARANTINED, Filled, Report, Rows
+from infra.storage.layout import manifest_path
+from tasks.dataset.version import LatestVersion, point_to_version
+from tasks.files.chunks import Chunk
+from tasks.prepare.build import BuildTask, BuiltChunk, build_chunk
+from tasks.prepare.checks import check_all_listed, check_budget, check_leaks
+from tasks.prepare.chunk_report import count_deep_rows, read_chunk_report
+from tasks.prepare.derive import DerivedShard, DeriveTask, ShardSelection, derive_shard, find_derived, sum_shard_levels
+from tasks.prepare.duplicates import fetch_greys, mark_copies, mark_doubtful_labels, mark_leaks
+from tasks.prepare.job import BuildPlan, Built, PrepareJob, Run
+from tasks.prepare.placement import Placement, SelectedRows, place_rows, select_rows
+from tasks.prepare.publish import DatasetDraft, PublishedDataset, publish_dataset
+from tasks.prepare.quarantine import remove_refusal, write_refusal
+from tasks.prepare.split import draw_splits, recall_splits
+from tasks.prepare.table import LEAK, QUARANTINED, FilledRows, Rows
 
-LISTING_RULES = 2  # raise it when a version that stands may have to be looked through though its source lists the same
 FILL_ROWS = 4_096  # whose reports are taken over together: each time costs as much as some hundred rows
+COPY_SECONDS, RECORD_SECONDS = 1.2e-3, 1e-4  # of one core: an augmented copy, a record that is read or written
+
+Watch = Callable[[list[ShardSelection]], AbstractContextManager[Callable[[ShardSelection], None]]]
+"""Given what is to be derived; what its block gives is called with each piece that is done."""
 
 
-class Run(Protocol):
-    """How pieces of work are done; `infra.cluster.workers.Workers.run` is one."""
-
-    def __call__(
-        self,
-        function: Callable[[Any], Any],
-        items: Iterable[Any],
-        on_result: Callable[[Any], None],
-        estimate: WorkEstimate,
-        isolate: Callable[[Any], Any] | None = None,
-    ) -> None:
-        """Call `on_result` with `function(item)` for each item; `isolate` makes of an item one that ends no process."""
+def unwatched(works: list[ShardSelection]) -> AbstractContextManager[Callable[[ShardSelection], None]]:
+    """A `Watch` that shows nothing."""
+    return nullcontext(lambda work: None)
 
 
-@dataclass
-class Preparation:
-    """One run of `prepare`: what was asked for, and what is known so far."""
-
-    source_uri: str
-    workspace_uri: str
-    spec: BuildSpec
-    budget: BudgetSpec
-    chunk_files: int
-    verify: bool = False
-    exclude: tuple[str, ...] = ()  # patterns of files of the source that are left out
-    command: str = PREPARE  # what its user types, with {} for the source
-    layout: OwnerSplit = field(
-        default_factory=OwnerSplit
-    )  # which folders of the source are a split that its owner made
-    classes: tuple[str, ...] = ()
-    todo: list[int] = field(default_factory=list)  # numbers of the chunks that are to be built
-    done: list[ChunkReport] = field(default_factory=list)
-    standing: dict[str, int] = field(
-        default_factory=dict
-    )  # shards and reports that were there before, with their sizes
-    previous: Previous | None = None
-    latest: LatestVersion | None = None  # what the source's pointer says
-    damaged: str | None = None  # name of the latest version, where its manifest or ledger is not what was published
-    unchanged: bool = False  # nothing differs from the previous version
-    recognised: bool = False  # nor does the listing: the previous ledger was not gone through, no row is filled
-    moved: int = 0  # files that were found again under another path
-    measured: bool = False  # whether the spec's levels were measured over training images, by this run or before
-    deep: DeepCounts = field(default_factory=DeepCounts)  # pictures of more than 8 bits among those that are built
-    changed: int = 0  # files whose bytes have changed though size and time have not (`verify`)
-    kept: int = 0  # files that are not decoded by this run
-    started: float = field(default_factory=time.monotonic)
-    submitted: float | None = None
-
-    @cached_property
-    def source(self) -> Source:
-        """The source, opened read-only."""
-        return open_given(self.source_uri, self.command)
-
-    @cached_property
-    def store(self) -> Store:
-        """The workspace."""
-        return open_store(self.workspace_uri)
-
-    @cached_property
-    def inventory(self) -> pa.Table:
-        """Every file of the source; the first use lists them, and finds the folders that are a split of their owner."""
-        inventory = list_source(self.source, self.exclude)
-        refuse_outside_links(self.source, inventory, self.command)
-        refuse_lost_folders(self.source, inventory)
-        self.layout = find_owner_split(inventory, self.spec.split.folders, self.source_uri)
-        self.spec = self.spec.model_copy(update={"folders": dict(self.layout.folders)})
-        return apply_owner_split(inventory, self.layout)
-
-    @cached_property
-    def rows(self) -> Rows:
-        """One row for each file listed."""
-        inventory = self.inventory
-        self.previous = find_previous(self)
-        self.classes = class_names(inventory, self.previous.manifest.classes if self.previous else ())
-        if len(self.classes) < 2:
-            raise SourceError(describe_classes(self.source, inventory, self.classes, self.command))
-        return Rows(inventory, self.classes, self.spec.folders)
-
-    @cached_property
-    def sizes(self) -> NDArray[np.int64]:
-        """int64 (rows,): the size of each file."""
-        return np.asarray(self.rows.inventory.column("size").to_numpy(), np.int64)
-
-    @cached_property
-    def cut(self) -> ChunkPlan:
-        """The chunks of all files that no row stands for; made when unchanged and moved files are known."""
-        return cut_by_hash(self.rows.inventory, self.rows.pending(), self.chunk_files)
-
-    @cached_property
-    def listing(self) -> str:
-        """sha256 (hex) of what the source listed and of all that decides what comes of it."""
-        inventory = self.rows.inventory  # with which the specification is known
-        facts = [self.spec.model_dump(mode="json"), self.budget.model_dump(mode="json"), self.chunk_files, self.classes]
-        facts += [LISTING_RULES, self.measured]
-        return hashlib.sha256(f"{canonical_json(facts)}{digest_listing(inventory)}".encode()).hexdigest()
-
-    @property
-    def files_to_build(self) -> int:
-        """How many files the chunks to build hold."""
-        return sum(len(self.cut.rows_of(number)) for number in self.todo)
-
-    @property
-    def estimate(self) -> WorkEstimate:
-        """What the chunks to build take."""
-        return estimate_decoding(len(self.todo), self.files_to_build, sum(map(self.bytes_of, self.todo)))
-
-    def bytes_of(self, number: int) -> int:
-        """How many bytes the files of a chunk have."""
-        return int(self.sizes[self.cut.rows_of(number)].sum())
+def skip_building(plan: BuildPlan) -> Built:
+    """What came of a plan that leaves nothing to build."""
+    return Built(plan, plan.rows, (), plan.deep)
 
 
-def list_files(job: Preparation) -> None:
-    """List the source, compare with the previous version, and plan what must be built.
+def build_chunks(job: PrepareJob, plan: BuildPlan, run: Run, on_chunk: Callable[[BuiltChunk], None]) -> Built:
+    """Build every chunk that is not built yet; each that ends is kept, whatever happens to the others.
 
     Raises:
-        SourceError: there is nothing to learn from, or only one class.
+        IntegrityError: what a worker wrote of a chunk is damaged.
     """
-    refuse_workspace_inside(job.source, job.store)
-    remove_stale_scratch(job.store.root)
-    if job.spec.image.levels == DATASET and not keep_levels(job):
-        measure_levels(job, run_here, lambda files: None)
-    job.standing = {entry.path: entry.size for kind in ("shards/", "chunks/") for entry in job.store.list(kind)}
-    rows = job.rows
-    if recognise_listing(job):
-        return
-    if job.previous is not None:
-        try:
-            same, left = keep_unchanged(rows, job.previous)
-        except IntegrityError:  # a damaged ledger is no ground to stand on: everything is built anew
-            job.previous, job.rows = None, Rows(rows.inventory, job.classes, job.spec.folders)
-        else:
-            rows.shards.update(job.previous.manifest.chunks)
-            job.changed = verify_kept(rows, job.source) if job.verify else 0
-            job.moved = keep_moved(rows, job.source, left, job.spec)
-            job.unchanged = same == len(rows) and not job.changed and _is_same(job, job.previous.manifest)
-    known = sorted(_find_finished(job))
-    job.todo = [number for number in range(len(job.cut)) if number not in set(known)]
-    job.kept = int((rows.outcome == OK).sum())
-
-
-def run_here(
-    function: Callable[[Any], Any],
-    items: Iterable[Any],
-    on_result: Callable[[Any], None],
-    estimate: WorkEstimate,
-    isolate: Callable[[Any], Any] | None = None,
-) -> None:
-    """A `Run` in this process, one item after the other."""
-    for item in items:
-        on_result(function(item))
-
-
-def keep_levels(job: Preparation) -> bool:
-    """Put the levels of the latest version in place of `image.levels = "dataset"`, where they were measured and decide
-    as much as they did then; False where they have to be measured. See `tasks.prepare.bit_depth`."""
-    latest = find_latest_version(job.store, job.source.uri)
-    try:
-        manifest = None if latest is None else read_manifest(job.store, latest.dataset)
-    except SafelightError:
-        return False  # `find_previous` has more to say about it
-    if manifest is None or not manifest.measured_levels or manifest.source != job.source.uri:
-        return False
-    _ = job.inventory  # with which the specification is whole
-    spec = with_levels(job.spec, manifest.image.levels)
-    if manifest.build != spec.salt():
-        return False
-    job.spec, job.measured = spec, True
-    return True
-
-
-def measure_levels(job: Preparation, run: Run, on_files: Callable[[int], None]) -> None:
-    """Put the levels that the training images use in place of `image.levels = "dataset"`; `on_files` is told how many
-    files were looked at.
-
-    Raises:
-        SourceError: the source as a whole does not answer.
-    """
-    cut = cut_labelled(job.inventory, job.chunk_files)
-    sizes = job.inventory.column("size").to_numpy()
-    chunks = (make_chunk(job.inventory, cut.rows_of(number), DATASET) for number in range(len(cut)))
-    spans: list[LevelSpan] = []
-
-    def take(result: tuple[int, list[LevelSpan]]) -> None:
-        spans.extend(result[1])
-        on_files(result[0])
-
-    task = BuildTask(job.source.uri, job.store.uri, job.spec)
-    estimate = estimate_decoding(len(cut), len(cut.rows), int(sizes[cut.rows].sum()))
-    run(partial(measure_chunk, task=task), chunks, take, estimate, Chunk.isolate)
-    found = combine_spans(spans)
-    job.spec, job.measured = with_levels(job.spec, found or "full"), found is not None
-
-
-def recognise_listing(job: Preparation) -> bool:
-    """Whether the source lists what it did when the latest version was made, all of which stands; takes it over."""
-    if job.previous is None or job.latest is None or job.verify or job.latest.listing_digest != job.listing:
-        return False
-    manifest = job.previous.manifest
-    reports = all(chunk_report_path(key) in job.standing for key in manifest.chunks)
-    shards = (shard for chunk in manifest.chunks.values() for shard in chunk.values())
-    stands = reports and all(job.standing.get(shard.path) == shard.bytes for shard in shards)
-    if stands and _is_same(job, manifest):
-        job.recognised = job.unchanged = True
-        job.kept = sum(manifest.outcomes.get(outcome, 0) for outcome in DECODED)
-    return job.recognised
-
-
-def build_chunks(job: Preparation, run: Run, on_report: Callable[[ChunkReport], None]) -> None:
-    """Build every chunk that is not done yet; each that ends is kept, whatever happens to the others."""
-    job.submitted = time.monotonic()
+    draft, deep, levels = plan.rows.draft(), plan.deep, plan.listing.files.spec.image.levels
     numbers: dict[str, int] = {}
-    waiting: list[Filled] = []
-    salt = job.spec.salt()
+    waiting: list[FilledRows] = []
+    built: list[BuiltChunk] = []
 
     def make() -> Iterator[Chunk]:
-        for number in sorted(job.todo, key=job.bytes_of, reverse=True):  # the small ones last: workers end together
-            rows = job.cut.rows_of(number)
-            labels, doubted = job.rows.label_id[rows].tolist(), int(job.rows.doubted[rows].sum())
-            chunk = make_chunk(job.rows.inventory, rows, salt, labels, doubted)
+        for number in sorted(plan.todo, key=plan.bytes_of, reverse=True):  # the small ones last: workers end together
+            chunk = plan.make_chunk(number)
             numbers[chunk.key] = number
             yield chunk
 
-    def keep(done: ChunkReport) -> None:
-        waiting.append(match_report(job, numbers.pop(done.key), read_report(job.store, done.key)))
+    def take(done: BuiltChunk) -> None:
+        nonlocal deep
+        number = numbers.pop(done.key)
+        report = plan.check_report(number, read_chunk_report(job.store, done.key), job.store)
+        deep += count_deep_rows(report, levels)
+        waiting.append((plan.chunks.rows_of(number), report))
         if sum(len(rows) for rows, _ in waiting) >= FILL_ROWS:
-            job.rows.fill(waiting)
+            draft.fill(waiting)
             waiting.clear()
-        job.done.append(done)
-        on_report(done)
+        built.append(done)
+        on_chunk(done)
 
-    task = BuildTask(job.source.uri, job.store.uri, job.spec)
-    run(partial(build_chunk, task=task), make(), keep, job.estimate, Chunk.isolate)
-    job.rows.fill(waiting)
-
-
-def match_report(job: Preparation, number: int, report: Report) -> Filled:
-    """A chunk's rows and its report. Raises: IntegrityError when it is that of other files."""
-    rows = job.cut.rows_of(number)
-    paths = job.rows.path_column(rows)
-    if not report.table.column("path").cast(paths.type).equals(paths):
-        raise IntegrityError(f"{job.store.uri_of(chunk_report_path(report.key))} is not of its chunk; prepare again")
-    job.deep += count_report(report.table, job.spec.image.levels)
-    return rows, report
+    task = BuildTask(job.source.uri, job.store.uri, plan.listing.files.spec)
+    run(partial(build_chunk, task=task), make(), take, plan.estimate(), Chunk.isolate)
+    draft.fill(waiting)
+    return Built(plan, draft.finish(), tuple(built), deep)
 
 
-def find_previous(job: Preparation) -> Previous | None:
-    """The latest version of the source, when its chunks are what this specification asks for."""
-    job.latest = find_latest_version(job.store, job.source.uri)
-    name = None if job.latest is None else job.latest.dataset
+def finish_version(job: PrepareJob, built: Built, run: Run, watch: Watch = unwatched) -> PublishedDataset:
+    """Decide what only the whole dataset can decide, derive its shards, and publish it.
+
+    Raises:
+        BudgetError, StorageError: too much was lost, or the books do not balance; nothing is published.
+    """
+    plan = built.plan
+    rows = decide_outcomes(job, built)
+    if plan.unchanged and plan.base is not None:
+        return keep_version(job, plan, rows)
+    selected = select_rows(rows)
+    derived = derive_shards(job, plan, selected, run, watch)
+    draft = draft_dataset(job, plan, rows, selected, derived, run)
+    published = publish_dataset(draft, job.store)
+    remove_refusal(job.store, job.source.uri)
+    remove_damaged(job, plan, published.manifest.dataset)
+    return published
+
+
+def decide_outcomes(job: PrepareJob, built: Built) -> Rows:
+    """Rows (files,) with duplicates, conflicts, leaks and splits as the whole dataset decides them.
+
+    Raises:
+        BudgetError: too much was lost; nothing is published.
+    """
+    plan, rows = built.plan, built.rows
+    if plan.recognised:
+        return rows  # the budget was kept when the version was made
+    rows = restore_leaks(rows) if plan.unchanged else compare_all(job, built)
+    classes = plan.listing.classes
+    check_budget(rows, classes, job.budget, partial(list_refused, job, rows))
+    check_leaks(rows, classes, job.budget, plan.listing.files.spec.image)
+    return rows
+
+
+def restore_leaks(rows: Rows) -> Rows:
+    """The rows of a version that stays as it is, with its leaks: the budget may be another one now."""
+    draft = rows.draft("outcome")
+    draft.outcome[rows.leaked] = LEAK
+    return draft.finish()
+
+
+def compare_all(job: PrepareJob, built: Built) -> Rows:
+    """Rows with what follows from a comparison of all images with each other and with the version before."""
+    split, fetch = built.plan.listing.files.spec.split, partial(fetch_greys, built.rows, job.store)
+    rows, memory = recall_splits(built.rows, built.plan.previous, split)
+    rows = mark_copies(rows, fetch)
+    rows = draw_splits(rows, split, memory)
+    rows = mark_leaks(rows, split.leak_distance, fetch)
+    return mark_doubtful_labels(rows, split.leak_distance, fetch)
+
+
+def list_refused(job: PrepareJob, rows: Rows) -> str:
+    """Where the files are listed for which nothing is published; "" where the workspace does not take the list."""
     try:
-        manifest = None if name is None else read_manifest(job.store, name)
-        if manifest is None or manifest.source != job.source.uri or manifest.build != job.spec.salt():
-            return None
-        ledger = fetch_ledger(job.store, manifest)
-    except IntegrityError:
-        job.damaged = name
-        return None  # a damaged version is no ground to stand on: everything is built anew
-    except SafelightError:
-        return None  # nor is one that is gone
-    return Previous(manifest, ledger, job.store.uri_of(manifest.ledger.path), job.standing)
+        return write_refusal(job.store, job.source.uri, rows)
+    except StorageError:
+        return ""  # why nothing is published counts more
+
+
+def derive_shards(
+    job: PrepareJob, plan: BuildPlan, selected: list[SelectedRows], run: Run, watch: Watch
+) -> dict[ShardSelection, DerivedShard]:
+    """The shards that are not a chunk's as it is, and those of augmented copies: remembered, or made now.
+
+    Each piece that ends is remembered, whatever happens to the others.
+    """
+    task, copies = derive_task(job, plan), plan.listing.files.spec.augment.copies
+    works = [part.work for part in selected if not part.as_it_is]
+    works += [part.copies() for part in selected if copies and part.work.split == "train"]
+    made = {work: found for work in works if (found := find_derived(job.store, work, task)) is not None}
+    made = {work: found for work, found in made.items() if plan.existing.has_shard(found.shard)}
+    todo = [work for work in works if work not in made]
+    with (watch if todo else unwatched)(todo) as on_done:
+
+        def take(result: tuple[ShardSelection, DerivedShard]) -> None:
+            made[result[0]] = result[1]
+            on_done(result[0])
+
+        seconds = sum(len(work.records) * (copies * COPY_SECONDS or RECORD_SECONDS) for work in todo)
+        run(partial(derive_shard, task=task), todo, take, WorkEstimate(len(todo), seconds))
+    return made
+
+
+def draft_dataset(
+    job: PrepareJob,
+    plan: BuildPlan,
+    rows: Rows,
+    selected: list[SelectedRows],
+    derived: dict[ShardSelection, DerivedShard],
+    run: Run,
+) -> DatasetDraft:
+    """All that the new version is made of.
+
+    Raises:
+        StorageError: rows and shards, or rows and listing, do not add up; nothing is published.
+    """
+    task = derive_task(job, plan)
+    placement = place_rows(rows, selected, derived, (work.key(task) for work in derived))
+    check_all_listed(placement.rows)
+    images = sum(len(part.rows) for part in selected if part.work.split == "train")
+    normalization = measure_normalization(job, plan, placement, images, run)
+    return DatasetDraft(job.source.uri, plan.listing, placement, normalization, is_final=not has_missing(rows))
+
+
+def measure_normalization(
+    job: PrepareJob, plan: BuildPlan, placement: Placement, images: int, run: Run
+) -> Normalization:
+    """The constants of the first layer, over the training `images`, copies left out."""
+    image, sums = plan.listing.files.spec.image, list[list[int]]()
+    if image.normalize == "standardize":
+        own = set(placement.names.texts)
+        shards = [shard for shard in placement.splits["train"] if shard.path in own]
+        measure = partial(sum_shard_levels, workspace=job.store.uri, image=image)
+        estimate = WorkEstimate(len(shards), sum(shard.rows for shard in shards) * RECORD_SECONDS)
+        run(measure, shards, lambda result: sums.append(result[1]), estimate)
+    return set_normalization(image, sums, images)
+
+
+def keep_version(job: PrepareJob, plan: BuildPlan, rows: Rows) -> PublishedDataset:
+    """The version that exists; where its ledger had to be gone through to know that, the listing is noted."""
+    if plan.base is None or plan.previous is None:
+        raise AssertionError("an unchanged version without a previous one")
+    latest = LatestVersion(plan.base.dataset, plan.listing.digest)
+    if not plan.recognised and plan.previous.latest != latest and not has_missing(rows):
+        point_to_version(job.store, job.source.uri, latest)
+    return PublishedDataset(plan.base, manifest_path(plan.base.dataset), rows)
 
 
 def has_missing(rows: Rows) -> bool:
@@ -322,41 +212,13 @@ def has_missing(rows: Rows) -> bool:
     return bool(((rows.outcome == QUARANTINED) & (rows.chunk >= 0) & ~rows.is_read).any())
 
 
-def has_unread(report: Report) -> bool:
-    """Whether a file gave no bytes, or its decoder no answer: that may pass, so the chunk is done again."""
-    passing = pc.any(has_reason_code(report.table.column("reason"), TRANSIENT_REASONS)).as_py()
-    return bool(report.table.column("digest").null_count or passing)
+def remove_damaged(job: PrepareJob, plan: BuildPlan, dataset: str) -> None:
+    """Remove the manifest of a damaged version: nobody can use it, and there is a whole one now."""
+    if plan.damaged not in (None, dataset):
+        job.store.delete(manifest_path(str(plan.damaged)))
 
 
-def _is_same(job: Preparation, manifest: Manifest) -> bool:
-    """Whether the previous version is what would come out again: the same settings, and all its shards stand."""
-    settings = (manifest.classes, manifest.image, manifest.augment, manifest.split, manifest.split_folders)
-    asked = (job.classes, job.spec.image, job.spec.augment, job.spec.split, job.spec.folders)
-    if manifest.measured_levels != job.measured:
-        return False
-    shards = [shard for split in manifest.splits.values() for shard in split]
-    return (
-        settings == asked
-        and manifest.files == len(job.rows)
-        and all(job.standing.get(shard.path) == shard.bytes for shard in shards)
-    )
-
-
-def _find_finished(job: Preparation) -> Iterator[int]:
-    """Take over the reports that an earlier run left, when their shards stand; yields the numbers of their chunks."""
-    if not any(path.startswith("chunks/") for path in job.standing):
-        return
-    salt = job.spec.salt()
-    for number in range(len(job.cut)):
-        chunk = make_chunk(job.rows.inventory, job.cut.rows_of(number), salt)
-        if chunk_report_path(chunk.key) not in job.standing:
-            continue
-        try:
-            report = read_report(job.store, chunk.key)
-            if has_unread(report):
-                continue
-            if all(job.standing.get(shard.path) == shard.bytes for shard in report.shards.values()):
-                job.rows.fill([match_report(job, number, report)])
-                yield number
-        except IntegrityError:
-            continue  # it is built anew
+def derive_task(job: PrepareJob, plan: BuildPlan) -> DeriveTask:
+    """What the workers need beside each selection."""
+    spec = plan.listing.files.spec
+    return DeriveTask(job.store.uri, spec.image, spec.augment)

@@ -1,4 +1,4 @@
-"""Settled rows in, a published dataset version out: the manifest is written last and is the only commit point."""
+"""Publish a dataset version: the ledger, then the manifest, which is the only commit point, then the pointer."""
 
 from dataclasses import dataclass
 
@@ -13,46 +13,62 @@ from infra.storage.store import Store
 from tasks.dataset.ledger import ROW_GROUP, write_ledger
 from tasks.dataset.version import LatestVersion, point_to_version
 from tasks.prepare.checks import count_images, count_outcomes, digest_dataset
+from tasks.prepare.job import Listing
 from tasks.prepare.outcomes import has_outcomes, write_outcomes
 from tasks.prepare.placement import Placement
-from tasks.prepare.spec import BuildSpec
 from tasks.prepare.table import Rows, iterate_slices
 
 
 @dataclass(frozen=True)
-class Draft:
-    """All that a version is made of, before it is written."""
+class DatasetDraft:
+    """All that a version is made of, before it is written.
+
+    `is_final`: the same listing would give the same version again; not so where a file gave no bytes, and may give some
+    later.
+    """
 
     source: str
-    spec: BuildSpec
-    classes: tuple[str, ...]
-    rows: Rows
+    listing: Listing
     placement: Placement
     normalization: Normalization
-    listing: str = ""  # see `LatestVersion`
-    measured: bool = False  # whether the levels of the images were measured
+    is_final: bool
 
 
-def publish_dataset(draft: Draft, store: Store) -> tuple[Manifest, str]:
-    """Write the ledger, then the manifest, then the pointer; returns the manifest and its path."""
+@dataclass(frozen=True)
+class PublishedDataset:
+    """A version in the workspace, the path of its manifest there, and its `rows` (files,)."""
+
+    manifest: Manifest
+    path: str
+    rows: Rows
+
+
+def publish_dataset(draft: DatasetDraft, store: Store) -> PublishedDataset:
+    """Write the ledger, then the manifest, then the pointer.
+
+    Raises:
+        StorageError: the workspace does not take it, or a shard is gone; nothing is published.
+    """
+    placement, rows = draft.placement, draft.placement.rows
     with explain_disk_errors("write the ledger to", store.uri), open_scratch(store.root) as body:
-        rows, placement = draft.rows, draft.placement
-        parts = iterate_slices(len(rows), ROW_GROUP)
-        write_ledger(body.path, (rows.table(*part, placement.shards, placement.names) for part in parts))
-        ledger = LedgerRef(path="", rows=len(draft.rows), sha256=hash_file(body.path))
+        parts = (rows.table(*part, placement.shards, placement.names) for part in iterate_slices(len(rows), ROW_GROUP))
+        write_ledger(body.path, parts)
+        ledger = LedgerRef(path="", rows=len(rows), sha256=hash_file(body.path))
         manifest = make_manifest(draft, ledger)
         store.take_file(manifest.ledger.path, body.path)
-    if has_outcomes(draft.rows):
+    if has_outcomes(rows):
         with explain_disk_errors("write outcomes.csv to", store.uri), open_scratch(store.root) as body:
-            write_outcomes(draft.rows, body.path)
+            write_outcomes(rows, body.path)
             store.take_file(outcomes_path(manifest.dataset), body.path)
-    check_standing(store, manifest)
-    store.write(manifest_path(manifest.dataset), manifest.to_json().encode())
-    point_to_version(store, draft.source, LatestVersion(manifest.dataset, draft.listing))
-    return manifest, manifest_path(manifest.dataset)
+    check_shards(store, manifest)
+    path = manifest_path(manifest.dataset)
+    store.write(path, manifest.to_json().encode())
+    listing_digest = draft.listing.digest if draft.is_final else ""
+    point_to_version(store, draft.source, LatestVersion(manifest.dataset, listing_digest))
+    return PublishedDataset(manifest, path, rows)
 
 
-def check_standing(store: Store, manifest: Manifest) -> None:
+def check_shards(store: Store, manifest: Manifest) -> None:
     """Refuse a version whose shards are not all there: some were there when the run began, and may have been removed.
 
     Raises:
@@ -66,29 +82,29 @@ def check_standing(store: Store, manifest: Manifest) -> None:
             )
 
 
-def make_manifest(draft: Draft, ledger: LedgerRef) -> Manifest:
+def make_manifest(draft: DatasetDraft, ledger: LedgerRef) -> Manifest:
     """The manifest under the name that is made from its content."""
-    rows, spec = draft.rows, draft.spec
-    used = draft.placement.chunks
+    placement, listing = draft.placement, draft.listing
+    rows, spec = placement.rows, listing.files.spec
     manifest = Manifest(
         dataset="",
-        digest=digest_dataset(rows, draft.classes),
+        digest=digest_dataset(rows, listing.classes),
         source=draft.source,
-        classes=draft.classes,
+        classes=listing.classes,
         image=spec.image,
         augment=spec.augment,
         split=spec.split,
         split_folders=dict(spec.folders),
         normalization=draft.normalization,
         ledger=ledger,
-        splits=dict(draft.placement.splits),
+        splits=dict(placement.splits),
         images=count_images(rows),
         files=len(rows),
         outcomes=count_outcomes(rows),
-        build=spec.salt(),
-        chunks={key: dict(rows.shards[key]) for key in used},
-        derived=draft.placement.derived,
-        measured_levels=draft.measured,
+        build=listing.build_key,
+        chunks={key: dict(rows.shards[key]) for key in placement.chunks},
+        derived=placement.derived,
+        measured_levels=listing.files.measured,
     )
     name = f"{slug_of(draft.source)}-{manifest.digest_of_content()[:12]}"
     ledger = ledger.model_copy(update={"path": ledger_path(name)})

@@ -1,4 +1,4 @@
-"""`quarantine.csv` of a preparation that was refused: every file that gave no pixels, and why."""
+"""The list of quarantined files of a preparation that was refused (`quarantine.csv`): which, and why."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from infra.storage.layout import REFUSED, refusal_path
 from infra.storage.scratch import open_scratch
 from infra.storage.store import Store
 from infra.storage.workspace import remove_empty_folder
-from tasks.files.paths import decode_path, show_path
+from tasks.files.paths import quote_path
 from tasks.pages.spreadsheets import write_rows
 from tasks.prepare.table import QUARANTINED, Rows, iterate_slices
 
@@ -42,10 +42,10 @@ def iterate_lost(rows: Rows) -> Iterator[tuple[str, str | None, str | None, int]
     lost = np.flatnonzero(rows.outcome == QUARANTINED)
     for start, stop in iterate_slices(len(lost), PART):
         part = lost[start:stop]
-        facts = rows.inventory.select(["path", "label", "size"]).take(pa.array(part))
+        facts = rows.files.select(["path", "label", "size"]).take(pa.array(part))
         paths, labels, sizes = (column.to_pylist() for column in facts.columns)
         reasons = rows.reasons.decode(rows.reason[part]).to_pylist()
-        yield from zip((show_path(decode_path(path))[0] for path in paths), labels, reasons, sizes, strict=True)
+        yield from zip((quote_path(path) for path in paths), labels, reasons, sizes, strict=True)
 
 
 def remove_refusal(store: Store, source: str) -> None:

@@ -19,10 +19,10 @@ class BuildSpec(Spec):
     split: SplitSpec
     folders: dict[str, str] = Field(
         default_factory=dict,
-        description="top folder → the split that its owner made of it; see `class_folders`",
+        description="top folder → the split that its owner made of it; see `tasks/files/class_folders.py`",
     )
 
-    def salt(self) -> str:
+    def build_key(self) -> str:
         """Digest of what a chunk depends on: normalization is the model's first layer, and augmented copies lie in
         shards of their own, made from the chunk's."""
         facts = self.model_dump(mode="json", exclude={"augment"} if self.folders else {"augment", "folders"})

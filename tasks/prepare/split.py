@@ -1,4 +1,4 @@
-"""Which split each image is in: drawn by a hash, kept from the version before, and filled up for classes of few images.
+"""Give each image its split: drawn by a hash, kept from the version before, and filled up for classes of few images.
 
 A class has at least one training image, then one test image, then one validation image, as far as it has so many. Only
 its own images are moved for that, and a group (`split.group`) as a whole, if all its images are of that class.
@@ -12,11 +12,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cnn.dataset.split import SPLITS, TEST, TRAIN, VALIDATION, SplitSpec, choose_split, draw_missing, draw_point
-from cnn.errors import SafelightError
-from infra.storage.store import Store
+from cnn.errors import IntegrityError
 from tasks.dataset.ledger import iterate_ledger
-from tasks.dataset.version import LatestVersion, fetch_ledger, read_manifest
-from tasks.prepare.table import DUPLICATE, OK, Rows
+from tasks.prepare.job import PreviousVersion
+from tasks.prepare.table import DUPLICATE, OK, Rows, RowsDraft
 
 TRAINED_ON = ("ok", "duplicate", "leak")  # outcomes whose split in the ledger was one that counted
 COLUMNS = ("digest", "image_key", "group", "split", "outcome")
@@ -24,53 +23,50 @@ Memory = dict[str, int]
 """Group → its split in the version before."""
 
 
-def recall_splits(rows: Rows, store: Store, latest: LatestVersion | None, split: SplitSpec) -> Memory:
-    """Give images that are not known yet the split that they had in the version before, and tell those of its groups.
+def recall_splits(rows: Rows, previous: PreviousVersion | None, split: SplitSpec) -> tuple[Rows, Memory]:
+    """(rows whose images have the split that they had in the previous version, that of the groups of those).
 
     A file is found again by its image key, so that one whose metadata were rewritten stays where it was; in ledgers of
     older releases by its digest. Where the split was asked for differently, or the owner's folders give other splits
     than they did, nothing is recalled: else a split that has no folder any more would be drawn of new images alone.
     """
     unknown = np.flatnonzero((rows.outcome == OK) & ~rows.known)
-    if latest is None or not (len(unknown) or split.group):
-        return {}
-    memory: Memory = {}
+    manifest = None if previous is None else previous.manifest
+    if previous is None or previous.ledger is None or manifest is None or not (len(unknown) or split.group):
+        return rows, {}
+    had = {SPLITS.index(name) for name in manifest.split_folders.values()} - {TRAIN}
+    if manifest.split.deciding() != split.deciding() or had != set(rows.given_splits):
+        return rows, {}
+    draft, memory = rows.draft("split", "known"), Memory()
     try:
-        manifest = read_manifest(store, latest.dataset)
-        had = {SPLITS.index(name) for name in manifest.split_folders.values()} - {TRAIN}
-        if manifest.split.deciding() != split.deciding() or had != set(rows.given_splits):
-            return {}
-        parts = iterate_ledger(fetch_ledger(store, manifest), store.uri_of(manifest.ledger.path), COLUMNS)
-        for table in parts:
-            _recall_part(rows, unknown, table, memory)
-    except SafelightError:  # a version that is damaged or gone is no ground to stand on
-        rows.split[unknown], rows.known[unknown] = rows.record_split[unknown], False
-        return {}
-    return memory
+        for table in iterate_ledger(previous.ledger, previous.ledger_uri, COLUMNS):
+            _recall_part(draft, unknown, table, memory)
+    except IntegrityError:  # nothing is recalled from a damaged version
+        return rows, {}
+    return draft.finish(), memory
 
 
-def _recall_part(rows: Rows, unknown: NDArray[np.int64], table: pa.Table, memory: Memory) -> None:
-    counted = pc.is_in(table.column("outcome"), pa.array(TRAINED_ON))
-    table = table.filter(counted)
+def _recall_part(draft: RowsDraft, unknown: NDArray[np.int64], table: pa.Table, memory: Memory) -> None:
+    table = table.filter(pc.is_in(table.column("outcome"), pa.array(TRAINED_ON)))
     splits = np.array([SPLITS.index(name) for name in table.column("split").to_pylist()], np.int8)
-    _recall_groups(rows, table, splits, memory)
+    _recall_groups(draft, table, splits, memory)
     older = table.column("image_key").null_count == table.num_rows
     keys = table.column("digest" if older else "image_key").to_pylist()
-    own = rows.digest[unknown] if older else rows.image_key[unknown]
+    own = draft.digest[unknown] if older else draft.image_key[unknown]
     found = list(_match(own, map(bytes.fromhex, keys) if older else keys))
     chosen = unknown[np.array([row for row, _ in found], np.int64)]
     recalled = splits[np.array([place for _, place in found], np.int64)]
-    allowed = rows.may_be_in(chosen, recalled)
-    rows.split[chosen[allowed]], rows.known[chosen[allowed]] = recalled[allowed], True
+    allowed = draft.may_be_in(chosen, recalled)
+    draft.split[chosen[allowed]], draft.known[chosen[allowed]] = recalled[allowed], True
 
 
-def _recall_groups(rows: Rows, table: pa.Table, splits: NDArray[np.int8], memory: Memory) -> None:
+def _recall_groups(draft: RowsDraft, table: pa.Table, splits: NDArray[np.int8], memory: Memory) -> None:
     """Note the split of each group that was drawn: neither that of its images in folders of the owner's split, nor that
     of a copy, which has the split of the image that it is a copy of, whatever group that is in."""
     copies = pc.equal(table.column("outcome"), "duplicate").to_numpy(zero_copy_only=False)
-    drawn = ~np.isin(splits, rows.given_splits) & ~copies
-    for group, number, tells in zip(table.column("group").to_pylist(), splits.tolist(), drawn.tolist(), strict=True):
-        if group is not None and tells:
+    drawn = ~np.isin(splits, draft.given_splits) & ~copies
+    for group, number, counts in zip(table.column("group").to_pylist(), splits.tolist(), drawn.tolist(), strict=True):
+        if group is not None and counts:
             memory.setdefault(group, number)
 
 
@@ -82,32 +78,35 @@ def _match(own: NDArray[np.uint8], keys: Iterable[bytes | None]) -> Iterator[tup
             yield row, place
 
 
-def draw_splits(rows: Rows, split: SplitSpec, memory: Memory) -> None:
-    """Give every ok image its final split; that of a duplicate is that of the image which it is a copy of."""
+def draw_splits(rows: Rows, split: SplitSpec, memory: Memory) -> Rows:
+    """The rows (files,) with the final split of every ok image; that of a duplicate is that of the image which it is a
+    copy of."""
+    draft = rows.draft("split", "known")
     split = draw_missing(split, frozenset(SPLITS[number] for number in rows.given_splits))
     if split.group is not None:
-        _follow_groups(rows, split, memory)
-    _Drawing(rows, split).fill_all()
+        _follow_groups(draft, split, memory)
+    _SmallClasses(draft, split).fill_all()
     copies = np.flatnonzero(rows.outcome == DUPLICATE)
-    rows.split[copies] = rows.split[rows.duplicate_of[copies]]
+    draft.split[copies] = draft.split[rows.duplicate_of[copies]]
+    return draft.finish()
 
 
-def _follow_groups(rows: Rows, split: SplitSpec, memory: Memory) -> None:
+def _follow_groups(draft: RowsDraft, split: SplitSpec, memory: Memory) -> None:
     """A group is where it was in the version before, a new one where the hash puts it."""
-    ok = np.flatnonzero(rows.outcome == OK)
-    names = [rows.groups.texts[number] for number in range(len(rows.groups.texts))]
+    ok = np.flatnonzero(draft.outcome == OK)
+    names, given = draft.groups.texts, draft.given_splits
     drawn = [SPLITS.index(choose_split("", name, split)) for name in names]
     chosen = [memory.get(name, place) for name, place in zip(names, drawn, strict=True)]
-    chosen = [there if there not in rows.given_splits else place for there, place in zip(chosen, drawn, strict=True)]
-    grouped = ok[(rows.group[ok] >= 0) & (rows.given[ok] <= TRAIN)]
-    rows.split[grouped] = np.array([*chosen, -1], np.int8)[rows.group[grouped]]
-    rows.known[grouped] = np.array([*(name in memory for name in names), False], np.bool_)[rows.group[grouped]]
+    chosen = [there if there not in given else place for there, place in zip(chosen, drawn, strict=True)]
+    grouped = ok[(draft.group[ok] >= 0) & (draft.given[ok] <= TRAIN)]
+    draft.split[grouped] = np.array([*chosen, -1], np.int8)[draft.group[grouped]]
+    draft.known[grouped] = np.array([*(name in memory for name in names), False], np.bool_)[draft.group[grouped]]
 
 
-class _Drawing:
+class _SmallClasses:
     """The ok images by class, and the moves that give a class without images in a split one of its own."""
 
-    def __init__(self, rows: Rows, split: SplitSpec) -> None:
+    def __init__(self, rows: RowsDraft, split: SplitSpec) -> None:
         self._rows, self._split = rows, split
         ok = np.flatnonzero(rows.outcome == OK)
         self._by_label = ok[np.argsort(rows.label_id[ok], kind="stable")]

@@ -1,10 +1,12 @@
-"""An inventory in, what is known of each of its files out: columns of fixed width, so that a million rows are small.
+"""What is known of each file of a listing, as columns of fixed width: a million rows take some 120 MB.
 
-Rows stand in the order of the inventory (that of the paths' bytes), so a row's number names its file all the way.
+Rows have the order of the listing (that of the paths' bytes), so a row's number names its file all the way. `Rows` are
+frozen; a step that changes some of their columns makes a `RowsDraft` of them, writes to it, and hands on new `Rows`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,61 +14,72 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cnn.dataset.manifest import ShardRef
-from cnn.dataset.near_duplicates import CELLS, HASH_CELLS, perceptual_hashes
+from cnn.dataset.near_duplicates import HASH_CELLS, perceptual_hashes
 from cnn.dataset.split import SPLITS, TRAIN
 from tasks.dataset.ledger import DECODED, OUTCOMES, make_ledger_table
+from tasks.files.paths import quote_path
 from tasks.files.text_index import NONE, TextIndex
+from tasks.prepare.chunk_report import ChunkReport, bytes_of, read_greys
 
 PENDING = len(OUTCOMES)  # of a file that is still to be read
 OK, QUARANTINED, DUPLICATE, CONFLICT, LEAK, IGNORED = range(len(OUTCOMES))
 NO_CLASS = "no_class_folder"
 KEY = 16  # bytes of `cnn.formats.content_digest.digest_image_data`
 SPLIT_ORIGINS = ("drawn", "folder")  # by a hash, or by the folder of the file's owner
-TOLD_SPLITS = ("training", "validation", "test")
+SPLIT_WORDS = ("training", "validation", "test")
+
+FilledRows = tuple[NDArray[np.int64], ChunkReport]
+"""The rows of a chunk's files, int64 (files of the chunk,), and what it came to."""
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a chunk came to: a row per file in its order (`chunk_report.REPORT`), and its shards by split."""
-
-    key: str
-    table: pa.Table
-    shards: Mapping[str, ShardRef]
-
-
-Filled = tuple[NDArray[np.int64], Report]
-"""The rows of a chunk's files, and what it came to."""
-
-
 class Rows:
-    """One row for each file of `inventory`; columns are numpy arrays of one length."""
+    """One row for each file of a listing; arrays have a first axis of (files,) and cannot be written to.
 
-    def __init__(self, inventory: pa.Table, classes: Sequence[str], folders: Mapping[str, str] | None = None) -> None:
-        count = inventory.num_rows
-        self.inventory = inventory
-        self.given = _given_splits(inventory.column("path"), folders or {})  # an index into SPLITS, -1 where none is
-        self.given_splits = sorted({SPLITS.index(split) for split in (folders or {}).values()} - {TRAIN})
-        self.outcome = np.full(count, PENDING, np.uint8)  # an index into OUTCOMES
-        self.digest = np.zeros((count, 32), np.uint8)  # sha256 of the file
-        self.is_read = np.zeros(count, np.bool_)  # whether there is a digest
-        self.doubted = np.zeros(count, np.bool_)  # whether it ended its decoder in the run before
-        self.image_key = np.zeros((count, KEY), np.uint8)
-        self.known = np.zeros(count, np.bool_)  # whether its split is that of the previous version
-        self.leaked = np.zeros(count, np.bool_)  # whether it was a leak there
-        self.perceptual_hash = np.zeros((count, HASH_CELLS), np.uint8)
-        self.width, self.height = (np.zeros(count, np.int32) for _ in range(2))
-        self.label_id = _label_ids(inventory.column("label"), classes)
-        self.record, self.record_label, self.report_row = (np.full(count, NONE, np.int32) for _ in range(3))
-        self.split, self.record_split = (np.full(count, NONE, np.int8) for _ in range(2))
-        self.duplicate_of = np.full(count, NONE, np.int32)  # the row whose picture is the same, or nearly so
-        self.reason, self.group, self.chunk = (np.full(count, NONE, np.int32) for _ in range(3))
-        self.pixels, self.copies = np.zeros(count, np.uint32), np.zeros(count, np.uint32)  # CRC-32C
-        self.reasons, self.groups, self.chunks = TextIndex(), TextIndex(), TextIndex()
-        self.shards: dict[str, Mapping[str, ShardRef]] = {}  # chunk key → split → shard
-        self._settle_unread()
+    -1 stands for none in `given`, `split`, `record_split` and all int32 columns.
+    """
+
+    files: pa.Table  # rows of `tasks.files.listing.FILES`
+    given_splits: tuple[int, ...]  # indices into SPLITS, without training, of those that the owner's folders give
+    given: NDArray[np.int8]  # index into SPLITS of the owner's folder that the file lies in
+    outcome: NDArray[np.uint8]  # index into OUTCOMES, or PENDING
+    reason: NDArray[np.int32]  # number in `reasons`
+    digest: NDArray[np.uint8]  # (files, 32): sha256 of the file, where `is_read`
+    is_read: NDArray[np.bool_]
+    doubted: NDArray[np.bool_]  # whether it ended its decoder in the run before
+    image_key: NDArray[np.uint8]  # (files, 16): digest of the file without its metadata
+    perceptual_hash: NDArray[np.uint8]  # (files, 16): grey means on a 4 x 4 grid
+    width: NDArray[np.int32]  # pixels
+    height: NDArray[np.int32]
+    label_id: NDArray[np.int32]
+    group: NDArray[np.int32]  # number in `groups`
+    split: NDArray[np.int8]  # index into SPLITS
+    known: NDArray[np.bool_]  # whether its split is that of the previous version
+    leaked: NDArray[np.bool_]  # whether it was a leak there
+    duplicate_of: NDArray[np.int32]  # the row whose picture is the same, or nearly so
+    chunk: NDArray[np.int32]  # number in `chunks` of the chunk that read the file
+    report_row: NDArray[np.int32]  # its row in the chunk's report
+    record_split: NDArray[np.int8]  # index into SPLITS of the chunk's shard that holds its record
+    record: NDArray[np.int32]  # number of its record there
+    record_label: NDArray[np.int32]  # the label id that this record was written with
+    pixels: NDArray[np.uint32]  # CRC-32C of the image as the shard holds it
+    copies: NDArray[np.uint32]  # the same over its augmented copies
+    reasons: TextIndex
+    groups: TextIndex
+    chunks: TextIndex
+    shards: dict[str, Mapping[str, ShardRef]]  # chunk key → split → shard; a draft has its own
+
+    def __post_init__(self) -> None:
+        for name in COLUMNS:
+            getattr(self, name).flags.writeable = False
 
     def __len__(self) -> int:
         return len(self.outcome)
+
+    def draft(self, *names: str) -> "RowsDraft":
+        """The same rows with copies of these columns (of all, where none is named) that can be written to."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return RowsDraft(**values | {name: values[name].copy() for name in (*(names or COLUMNS), "shards")})
 
     def pending(self) -> NDArray[np.int64]:
         """The rows of files that are still to be read."""
@@ -78,7 +91,7 @@ class Rows:
 
     def path_column(self, rows: NDArray[np.int64]) -> pa.ChunkedArray:
         """The same as a column, without an object for each."""
-        return self.inventory.column("path").take(pa.array(rows))
+        return self.files.column("path").take(pa.array(rows))
 
     def is_given(self, rows: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.bool_]:
         """bool (rows,): whether a file is in the split of its owner's folder, so that nobody may move it."""
@@ -93,39 +106,6 @@ class Rows:
         free = (given == TRAIN) & ~np.isin(splits, self.given_splits)
         return np.asarray((given < 0) | (given == splits) | free)
 
-    def forget(self, rows: NDArray[np.int64]) -> None:
-        """Make these rows pending again: their files are to be read."""
-        self.outcome[rows] = PENDING
-
-    def fill(self, parts: Sequence[Filled]) -> None:
-        """Take over the reports of chunks, each with the rows of its files in its order."""
-        if not parts:
-            return
-        rows = np.concatenate([part for part, _ in parts])
-        table = pa.concat_tables([report.table for _, report in parts])
-        self._fill_common(rows, table)
-        self.record_split[rows] = self.split[rows]
-        self.known[rows] = False
-        self.reason[rows] = self.reasons.encode_column(table.column("reason"))
-        self.chunk[rows] = np.repeat([self.chunks[report.key] for _, report in parts], [len(p) for p, _ in parts])
-        self.report_row[rows] = np.concatenate([np.arange(len(part)) for part, _ in parts])
-        self.perceptual_hash[rows] = perceptual_hashes(read_greys(table.column("thumbnail")))
-        self.shards.update((report.key, report.shards) for _, report in parts if report.shards)
-
-    def keep(self, rows: NDArray[np.int64], table: pa.Table) -> None:
-        """Take over rows of the previous ledger, one for each of `rows`; they are to be settled again."""
-        self._fill_common(rows, table)
-        self.record_split[rows] = _codes(table.column("record_split"), SPLITS)
-        self.known[rows] = self.split[rows] >= 0
-        self.leaked[rows] = self.outcome[rows] == LEAK
-        settled = pc.is_in(table.column("outcome"), pa.array(DECODED)).to_numpy(zero_copy_only=False)
-        self.outcome[rows[settled]] = OK
-        self.reason[rows] = np.where(settled, NONE, self.reasons.encode_column(table.column("reason")))
-        self.chunk[rows] = self.chunks.encode_column(table.column("chunk"))
-        self.report_row[rows] = _integers(table.column("report_row"), np.int32)
-        self.copies[rows] = _integers(table.column("copies_crc32c"), np.uint32)
-        self.perceptual_hash[rows] = _bytes(table.column("fingerprint"), HASH_CELLS)
-
     def table(self, start: int, stop: int, shards: NDArray[np.int32], names: TextIndex) -> pa.Table:
         """These rows as the ledger has them; `shards` numbers each row's shard in `names`."""
         part = slice(start, stop)
@@ -133,7 +113,7 @@ class Rows:
         columns |= {"report_row": self.report_row[part], "label_id": self.label_id[part]}
         columns |= {"pixels_crc32c": self.pixels[part], "copies_crc32c": self.copies[part]}
         texts = {"group": self.groups.decode(self.group[part]), "chunk": self.chunks.decode(self.chunk[part])}
-        texts |= {"shard": names.decode(shards[part]), "reason": self._told_reasons(part)}
+        texts |= {"shard": names.decode(shards[part]), "reason": self._reason_texts(part)}
         for name, numbers in (("split", self.split[part]), ("record_split", self.record_split[part])):
             texts[name] = pa.array(SPLITS).take(pa.array(numbers, mask=numbers < 0))
         origins = self.is_given(part).astype(np.int8)
@@ -142,50 +122,30 @@ class Rows:
         facts = columns | texts | {"digest": self._hex_digests(part)}
         for name, values in (("fingerprint", self.perceptual_hash[part]), ("image_key", self.image_key[part])):
             facts[name] = self._pack(values, part)
-        return make_ledger_table(self.inventory.slice(start, stop - start), facts, self.split[part] >= 0)
+        return make_ledger_table(self.files.slice(start, stop - start), facts, self.split[part] >= 0)
 
-    def _fill_common(self, rows: NDArray[np.int64], table: pa.Table) -> None:
-        self.outcome[rows] = _codes(table.column("outcome"), OUTCOMES)
-        self.split[rows] = _codes(table.column("split"), SPLITS)
-        self.group[rows] = self.groups.encode_column(table.column("group"))
-        self.is_read[rows] = pc.is_valid(table.column("digest")).to_numpy(zero_copy_only=False)
-        self.digest[rows] = _digests(table.column("digest"))
-        self.image_key[rows] = _bytes(table.column("image_key"), KEY)
-        for name in ("width", "height", "record", "record_label"):
-            getattr(self, name)[rows] = _integers(table.column(name), np.int32)
-        self.pixels[rows] = _integers(table.column("pixels_crc32c"), np.uint32)
-
-    def _settle_unread(self) -> None:
-        """Files that are not read: ignored names, what is no regular file, images outside any class folder."""
-        ignored, problem = (self.reasons.encode_column(self.inventory.column(name)) for name in ("ignored", "problem"))
-        for rule in (np.where(self.label_id < 0, self.reasons[NO_CLASS], NONE), problem):
-            self.reason = np.where(rule >= 0, rule, self.reason).astype(np.int32)
-        self.outcome[self.reason >= 0] = QUARANTINED
-        self.outcome[ignored >= 0] = IGNORED
-        self.reason[ignored >= 0] = ignored[ignored >= 0]
-
-    def _told_reasons(self, part: slice) -> pa.Array:
-        told = self.reasons.decode(self.reason[part]).cast(pa.string())
+    def _reason_texts(self, part: slice) -> pa.Array:
+        reasons = self.reasons.decode(self.reason[part]).cast(pa.string())
         rows = np.flatnonzero((self.duplicate_of[part] >= 0) & (self.outcome[part] != CONFLICT))
         if not len(rows):
-            return told
-        texts = told.to_pylist()
-        twins = self.duplicate_of[part][rows].astype(np.int64)
-        for row, twin, path in zip(rows, twins, self.paths(twins), strict=True):
-            texts[row] = f"{self._likeness(part.start + row, twin)} {path.decode('utf-8', 'backslashreplace')!r}"
-            texts[row] += self._told_place(part.start + row, twin)
+            return reasons
+        texts = reasons.to_pylist()
+        others = self.duplicate_of[part][rows].astype(np.int64)
+        for row, other, path in zip(rows, others, self.paths(others), strict=True):
+            likeness, where = (say(part.start + row, other) for say in (self._likeness, self._where_other))
+            texts[row] = f"{likeness} {quote_path(path)!r}{where}"
         return pa.array(texts, pa.string())
 
-    def _likeness(self, row: int, twin: int) -> str:
-        if (self.digest[row] == self.digest[twin]).all():
+    def _likeness(self, row: int, other: int) -> str:
+        if (self.digest[row] == self.digest[other]).all():
             return "the same bytes as"
         return "the same pixels as" if self.outcome[row] == DUPLICATE else "nearly the same picture as"
 
-    def _told_place(self, row: int, twin: int) -> str:
+    def _where_other(self, row: int, other: int) -> str:
         """What more is to be said of the other picture: its split or its label, where that is what matters."""
-        if self.outcome[row] == OK and self.label_id[row] != self.label_id[twin]:
+        if self.outcome[row] == OK and self.label_id[row] != self.label_id[other]:
             return ", which has another label"
-        return f" in {TOLD_SPLITS[self.split[twin]]}" if self.outcome[row] in (LEAK, OK) else ""
+        return f" in {SPLIT_WORDS[self.split[other]]}" if self.outcome[row] in (LEAK, OK) else ""
 
     def _hex_digests(self, part: slice) -> pa.Array:
         digests = self.digest[part].tobytes().hex()
@@ -201,15 +161,111 @@ class Rows:
         return pc.if_else(pa.array(self.split[part] >= 0), packed, pa.scalar(None, kind))
 
 
-def read_greys(column: pa.ChunkedArray) -> NDArray[np.uint8]:
-    """uint8 (rows, 1024): grey means of a chunk's report, zeros where there are none."""
-    return _bytes(column, CELLS)
+class RowsDraft(Rows):
+    """Rows some of whose columns are being written, by the step that made this draft of them."""
+
+    def __post_init__(self) -> None:
+        """Nothing is closed yet."""
+
+    def finish(self) -> Rows:
+        """The rows as they are now; nothing can be written to them any more."""
+        return Rows(**{field.name: getattr(self, field.name) for field in fields(self)})
+
+    def fill(self, parts: Sequence[FilledRows]) -> None:
+        """Take over the reports of chunks, each with the rows of its files in its order."""
+        if not parts:
+            return
+        rows = np.concatenate([part for part, _ in parts])
+        table = pa.concat_tables([report.table for _, report in parts])
+        self._fill_common(rows, table)
+        self.record_split[rows] = self.split[rows]
+        self.known[rows] = False
+        self.reason[rows] = self.reasons.encode_column(table.column("reason"))
+        self.chunk[rows] = np.repeat([self.chunks[report.key] for _, report in parts], [len(part) for part, _ in parts])
+        self.report_row[rows] = np.concatenate([np.arange(len(part)) for part, _ in parts])
+        self.perceptual_hash[rows] = perceptual_hashes(read_greys(table.column("thumbnail")))
+        self.shards.update((report.key, report.shards) for _, report in parts if report.shards)
+
+    def reuse(self, rows: NDArray[np.int64], table: pa.Table) -> None:
+        """Take over rows of the previous ledger, one for each of `rows`; what they are copies of is found anew."""
+        self._fill_common(rows, table)
+        self.record_split[rows] = _codes(table.column("record_split"), SPLITS)
+        self.known[rows] = self.split[rows] >= 0
+        self.leaked[rows] = self.outcome[rows] == LEAK
+        decoded = pc.is_in(table.column("outcome"), pa.array(DECODED)).to_numpy(zero_copy_only=False)
+        self.outcome[rows[decoded]] = OK
+        self.reason[rows] = np.where(decoded, NONE, self.reasons.encode_column(table.column("reason")))
+        self.chunk[rows] = self.chunks.encode_column(table.column("chunk"))
+        self.report_row[rows] = _integers(table.column("report_row"), np.int32)
+        self.copies[rows] = _integers(table.column("copies_crc32c"), np.uint32)
+        self.perceptual_hash[rows] = bytes_of(table.column("fingerprint"), HASH_CELLS)
+
+    def _fill_common(self, rows: NDArray[np.int64], table: pa.Table) -> None:
+        self.outcome[rows] = _codes(table.column("outcome"), OUTCOMES)
+        self.split[rows] = _codes(table.column("split"), SPLITS)
+        self.group[rows] = self.groups.encode_column(table.column("group"))
+        self.is_read[rows] = pc.is_valid(table.column("digest")).to_numpy(zero_copy_only=False)
+        self.digest[rows] = _digests(table.column("digest"))
+        self.image_key[rows] = bytes_of(table.column("image_key"), KEY)
+        for name in ("width", "height", "record", "record_label"):
+            getattr(self, name)[rows] = _integers(table.column(name), np.int32)
+        self.pixels[rows] = _integers(table.column("pixels_crc32c"), np.uint32)
+
+
+COLUMNS = tuple(field.name for field in fields(Rows) if "ndarray" in str(field.type))
+
+
+def make_rows(files: pa.Table, classes: Sequence[str], folders: Mapping[str, str] | None = None) -> Rows:
+    """The rows of a listing before any file is read: pending, but for files that are not asked for or cannot be read.
+
+    `folders`: top folder → the split that its owner made of it.
+    """
+    count, reasons = files.num_rows, TextIndex()
+    label_id = _label_ids(files.column("label"), classes)
+    outcome, reason = _classify_unread(files, label_id, reasons)
+    splits = {SPLITS.index(split) for split in (folders or {}).values()}
+    values: dict[str, Any] = {name: np.zeros(count, np.bool_) for name in ("is_read", "doubted", "known", "leaked")}
+    values |= {name: np.zeros(count, np.int32) for name in ("width", "height")}
+    values |= {name: np.zeros(count, np.uint32) for name in ("pixels", "copies")}
+    values |= {name: np.full(count, NONE, np.int8) for name in ("split", "record_split")}
+    for name in ("group", "duplicate_of", "chunk", "report_row", "record", "record_label"):
+        values[name] = np.full(count, NONE, np.int32)
+    return Rows(
+        files=files,
+        given_splits=tuple(sorted(splits - {TRAIN})),
+        given=_given_splits(files.column("path"), folders or {}),
+        outcome=outcome,
+        reason=reason,
+        digest=np.zeros((count, 32), np.uint8),
+        image_key=np.zeros((count, KEY), np.uint8),
+        perceptual_hash=np.zeros((count, HASH_CELLS), np.uint8),
+        label_id=label_id,
+        reasons=reasons,
+        groups=TextIndex(),
+        chunks=TextIndex(),
+        shards={},
+        **values,
+    )
 
 
 def iterate_slices(count: int, size: int) -> Iterator[tuple[int, int]]:
     """(start, stop) of the parts of `count` rows."""
     for start in range(0, count, size):
         yield start, min(count, start + size)
+
+
+def _classify_unread(
+    files: pa.Table, label_id: NDArray[np.int32], reasons: TextIndex
+) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """(outcome, reason) of all files; those that are read are pending, without a reason.
+
+    Not read are ignored names, what is no regular file, and images outside any class folder.
+    """
+    ignored, problem = (reasons.encode_column(files.column(name)) for name in ("ignored", "problem"))
+    reason = np.where(label_id < 0, reasons[NO_CLASS], NONE).astype(np.int32)
+    reason = np.where(problem >= 0, problem, reason)
+    outcome = np.where(reason >= 0, QUARANTINED, PENDING).astype(np.uint8)
+    return np.where(ignored >= 0, IGNORED, outcome).astype(np.uint8), np.where(ignored >= 0, ignored, reason)
 
 
 def _label_ids(labels: pa.ChunkedArray, classes: Sequence[str]) -> NDArray[np.int32]:
@@ -238,15 +294,6 @@ def _integers(column: pa.ChunkedArray, kind: type[np.integer]) -> NDArray[np.int
 def _digests(column: pa.ChunkedArray) -> NDArray[np.uint8]:
     """uint8 (rows, 32) of raw digests or of hex ones."""
     if pa.types.is_fixed_size_binary(column.type):
-        return _bytes(column, 32)
+        return bytes_of(column, 32)
     text = b"".join(value.encode() for value in column.fill_null("0" * 64).to_pylist())
     return np.frombuffer(bytes.fromhex(text.decode()), np.uint8).reshape(-1, 32)
-
-
-def _bytes(column: pa.ChunkedArray, width: int) -> NDArray[np.uint8]:
-    """uint8 (rows, width) of a column of so many bytes each, zeros for null."""
-    if not len(column):
-        return np.empty((0, width), np.uint8)
-    flat = column.combine_chunks().fill_null(bytes(width))
-    held = np.frombuffer(flat.buffers()[1], np.uint8)[: (flat.offset + len(flat)) * width]
-    return held[flat.offset * width :].reshape(-1, width)

@@ -25,11 +25,11 @@ from infra.registry.bundles import locate_bundle
 from infra.storage.entry import Entry
 from infra.storage.layout import score_part_path
 from infra.storage.store import Store, reuse_source, reuse_store
+from tasks.files.bit_depth import DeepCounts, count_deep, restore_counts
 from tasks.files.chunks import Chunk
 from tasks.files.decoding import Decode, choose_decoder, refuse_crashes
 from tasks.files.paths import encode_path, restore_paths, show_path
 from tasks.files.reading import Content, Files, computing
-from tasks.prepare.bit_depth import DeepCounts, count_deep, restore_counts
 from tasks.score.predictions import (
     FileOutcome,
     Guess,

@@ -21,10 +21,11 @@ from cnn.images.read import read_image
 from cnn.images.spec import AugmentSpec, ImageSpec
 from infra.cluster.spec import ClusterSpec
 from infra.cluster.workers import Workers, open_workers
-from infra.storage.store import open_source, reuse_source
+from infra.storage.store import open_source, open_store, reuse_source
 from tasks.files.spec import ChunkSpec
-from tasks.prepare.finish import finish_version
-from tasks.prepare.pipeline import Preparation, build_chunks, list_files
+from tasks.prepare.job import PrepareJob
+from tasks.prepare.pipeline import build_chunks, finish_version
+from tasks.prepare.plan import list_files, plan_build
 from tasks.prepare.spec import BudgetSpec, BuildSpec
 
 SAFELIGHT = str(Path(sys.executable).with_name("safelight"))
@@ -56,11 +57,11 @@ def time_prepare(source: Path, workspace: str, workers: Workers, size: int, copi
     """Seconds from the first chunk submitted to the manifest published, in a workspace that is new."""
     split = SplitSpec(group=group or None)
     build = BuildSpec(image=ImageSpec(size=(size, size)), augment=AugmentSpec(copies=copies), split=split)
-    job = Preparation(str(source), workspace, build, BudgetSpec(), ChunkSpec().files)
-    list_files(job)
+    job = PrepareJob(open_source(str(source)), open_store(workspace), build, BudgetSpec(), ChunkSpec().files)
+    plan = plan_build(job, list_files(job), None)
     began = time.monotonic()
-    build_chunks(job, workers.run, lambda report: None)
-    finish_version(job, workers.run)
+    built = build_chunks(job, plan, workers.run, lambda chunk: None)
+    finish_version(job, built, workers.run)
     return time.monotonic() - began
 
 

@@ -18,14 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
-from steps import make_job, rows_of, run_job
+from steps import Prepared, make_job, rows_of, run_job
 
 from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import Manifest
 from cnn.dataset.split import SplitSpec
 from cnn.errors import SafelightError
 from cnn.images.spec import AugmentSpec
-from tasks.prepare.pipeline import Preparation
 from tasks.prepare.spec import BudgetSpec
 
 LAYOUTS = ([""], ["train/", "test/"], ["train/", "val/"], ["train/", "val/", "test/"])
@@ -109,15 +108,15 @@ def read_pixels(path: Path) -> NDArray[np.uint8] | None:
 
 def prepare_tonight(
     folder: Folder, workspace: Path, files: int, group: str | None
-) -> tuple[Preparation, Manifest | str]:
+) -> tuple[Prepared | None, Manifest | str]:
     """A preparation and its version, or why it was refused, without the address of the list."""
     split = SplitSpec(validation=0.15, test=0.15, group=group)
-    job = make_job(folder.path, workspace, files=files, split=split, augment=AugmentSpec(copies=1))
-    job.budget = OPEN
+    job = make_job(folder.path, workspace, files=files, split=split, augment=AugmentSpec(copies=1), limits=OPEN)
     try:
-        return job, run_job(job)
+        done = run_job(job)
+        return done, done.manifest
     except SafelightError as fault:
-        return job, re.sub(r"; all are listed in [^;]*", "", str(fault))
+        return None, re.sub(r"; all are listed in [^;]*", "", str(fault))
 
 
 def check_version(folder: Folder, workspace: Path, manifest: Manifest, tops: list[str]) -> Ledger:
@@ -189,8 +188,9 @@ def live_through(tops: list[str], group: str | None, nights: list[list[str]], se
             assert (manifest.digest, manifest.outcomes) == (same.digest, same.outcomes)
             images = check_version(folder, work, manifest, tops)
             check_moves(before, images)
-            job, again = prepare_tonight(folder, work, 9, group)
-            assert (job.recognised, again) == (True, manifest)
+            done, again = prepare_tonight(folder, work, 9, group)
+            assert done is not None
+            assert (done.plan.recognised, again) == (True, manifest)
             before = images
 
 

@@ -71,7 +71,7 @@ def test_a_read_only_workspace(scene: Scene, tmp_path: Path, unprivileged: Unpri
     assert_nothing_lost(scene, workspace, Told())
     set_writable(workspace, False)
     with unprivileged():  # what has nothing to write needs no permission to
-        assert prepare_told(scene, workspace, Told(), silent).unchanged
+        assert prepare_told(scene, workspace, Told(), silent).plan.unchanged
     set_writable(workspace, True)
 
 

@@ -142,7 +142,7 @@ def test_gc_between_the_listing_and_the_manifest_costs_a_run_and_no_more(
     memory.reset(files_of(scene), Fault())
     import tasks.prepare.publish
 
-    check: Callable[..., None] = tasks.prepare.publish.check_standing
+    check: Callable[..., None] = tasks.prepare.publish.check_shards
     told = Told()
     with monkeypatch.context() as patch:
 
@@ -150,7 +150,7 @@ def test_gc_between_the_listing_and_the_manifest_costs_a_run_and_no_more(
             collect_garbage(store, 0, 0.0)
             check(store, manifest)
 
-        patch.setattr(tasks.prepare.publish, "check_standing", collect_first)
+        patch.setattr(tasks.prepare.publish, "check_shards", collect_first)
         with pytest.raises(StorageError, match="was removed or replaced during this run; nothing was published"):
             prepare_told(scene, WORK, told, silent)
     assert_nothing_lost(scene, WORK, Told())

@@ -56,7 +56,7 @@ def try_every(memory: Memory, files: dict[str, bytes], folder: Path, kind: str, 
         memory.reset(files, Fault(number, kind))
         told, manifest = "", None
         try:
-            manifest = run_job(make_job(SOURCE, work, budget=1.0), workers=None)
+            manifest = run_job(make_job(SOURCE, work, budget=1.0), workers=None).manifest
         except SafelightError as error:
             told = str(error)
         if manifest is None:

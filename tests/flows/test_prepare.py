@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from steps import make_job, prepare, rows_of, run_job, write_image, write_photos
+from steps import make_job, plan_job, prepare, rows_of, run_job, write_image, write_photos
 from tiff_files import Layout, write_raw, write_tiff
 
 import flows.prepare
@@ -31,7 +31,7 @@ from infra.storage.entry import MOST_BYTES
 from infra.storage.store import open_store
 from tasks.dataset.version import read_manifest
 from tasks.prepare.checks import find_gaps
-from tasks.prepare.pipeline import build_chunks, list_files
+from tasks.prepare.pipeline import build_chunks
 
 NAMES = ("train", "validation", "test")
 
@@ -45,8 +45,7 @@ def test_counts_come_in_the_order_of_their_names_and_none_is_lost(counts: dict[s
 
 def doubts_of(source: Path, tmp_path: Path, group: str | None = None) -> list[str]:
     job = make_job(source, tmp_path / "work", split=SplitSpec(validation=0.2, test=0.2, group=group))
-    list_files(job)
-    return find_doubts(job)
+    return find_doubts(job, plan_job(job))
 
 
 def test_a_folder_as_it_should_be_leaves_no_doubt(tmp_path: Path) -> None:
@@ -81,8 +80,8 @@ def test_a_file_too_large_to_be_a_picture_is_not_read(tmp_path: Path) -> None:
     source = write_photos(tmp_path / "photos")
     with (source / "owl" / "film.jpg").open("wb") as file:
         file.truncate(MOST_BYTES + 1)
-    job = make_job(source, tmp_path / "work")
-    manifest = run_job(job)
+    done = run_job(make_job(source, tmp_path / "work"))
+    manifest = done.manifest
     assert rows_of(tmp_path / "work", manifest)["owl/film.jpg"]["reason"] == "too_large"
     assert manifest.outcomes == {"ok": 60, "quarantined": 1, "duplicate": 0, "conflict": 0, "leak": 0, "ignored": 0}
     shutil.rmtree(source)
@@ -103,10 +102,9 @@ def test_a_bar_is_shown_for_what_is_arranged_and_for_nothing_else(
     changes: dict[str, Any] = {"augment": AugmentSpec(copies=copies), "split": SplitSpec(validation=0.0, test=0.0)}
     job = make_job(write_photos(tmp_path / "photos"), tmp_path / "work", **changes)
     with open_workers(ClusterSpec(workers=0)) as workers:
-        list_files(job)
-        build_chunks(job, workers.run, lambda report: None)
-        manifest, _ = publish_stage(job, workers)
-    assert shown == [("arrange", manifest.images["train"])] * copies
+        built = build_chunks(job, plan_job(job), workers.run, lambda chunk: None)
+        published = publish_stage(job, built, workers)
+    assert shown == [("arrange", published.manifest.images["train"])] * copies
 
 
 def test_names_that_differ_in_what_is_seen_are_shown_as_they_are_read() -> None:
@@ -121,11 +119,11 @@ def test_what_a_version_lacks_is_told(tmp_path: Path, capsys: pytest.CaptureFixt
         path.rename(path.with_name(f"site-1-{path.name}"))
     (source / "owl" / "text.png").write_bytes(b"text")
     split = SplitSpec(validation=0.2, test=0.2, group=r"(site-\d|\d\d)", seed=find_seed("site-1", "test"))
-    job = make_job(source, tmp_path / "work", split=split, budget=0.5)
-    manifest = run_job(job)
-    flows.prepare.tell_losses(job, manifest)
+    done = run_job(make_job(source, tmp_path / "work", split=split, budget=0.5))
+    manifest = done.manifest
+    flows.prepare.log_losses(done.job, done.plan, done.published)
     quarantined, where, unjudged = capsys.readouterr().err.splitlines()
-    folder = f"{job.store.uri}/datasets/{manifest.dataset}"
+    folder = f"{done.job.store.uri}/datasets/{manifest.dataset}"
     assert quarantined == f"publish: quarantined: 1 not_an_image; each file stands in {folder}/ledger.parquet"
     assert where == f"publish: all of these files: {folder}/outcomes.csv"
     assert unjudged == (
@@ -141,13 +139,13 @@ def test_ignored_files_and_placeholders_are_told_by_class(tmp_path: Path, capsys
         (source / path).write_bytes(b"x")
     (source / "cat" / ".07.jpg.icloud").write_bytes(plistlib.dumps({"NSURLNameKey": "07"}, fmt=plistlib.FMT_BINARY))
     (source / "cat" / "08.jpg").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
-    job = make_job(source, tmp_path / "work", budget=0.5)
-    manifest = run_job(job)
-    flows.prepare.tell_losses(job, manifest)
+    done = run_job(make_job(source, tmp_path / "work", budget=0.5))
+    manifest = done.manifest
+    flows.prepare.log_losses(done.job, done.plan, done.published)
     quarantined, ignored, _ = capsys.readouterr().err.splitlines()
     assert quarantined == (
         "publish: quarantined: 1 not_an_image: cloud placeholder (.icloud), 1 not_an_image: git-lfs pointer; "
-        f"each file stands in {job.store.uri_of(manifest.ledger.path)}"
+        f"each file stands in {done.job.store.uri_of(manifest.ledger.path)}"
     )
     assert ignored == "publish: ignored: 4 hidden ('bat' 2, no class folder 1, 'owl' 1), 1 system ('owl' 1)"
     assert rows_of(tmp_path / "work", manifest)["cat/.07.jpg.icloud"]["outcome"] == "quarantined"
@@ -209,10 +207,10 @@ def find_seed(group: str, split: str) -> int:
 def test_a_version_with_one_split_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write_photos(tmp_path / "photos", 30)
     group = SplitSpec(validation=0.2, test=0.2, group="png", seed=find_seed("png", "train"))
-    job = make_job(source, tmp_path / "work", split=group)
-    flows.prepare.tell_losses(job, run_job(job))
+    done = run_job(make_job(source, tmp_path / "work", split=group))
+    flows.prepare.log_losses(done.job, done.plan, done.published)
     assert capsys.readouterr().err == (
         "publish: no validation and no test images; split.group 'png' keeps the images of a group in one split;"
         " models are judged on those that are left\n"
     )
-    assert find_gaps(job.rows, job.classes, SplitSpec(validation=0.0, test=0.0)) == []
+    assert find_gaps(done.published.rows, done.plan.listing.classes, SplitSpec(validation=0.0, test=0.0)) == []

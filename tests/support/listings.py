@@ -10,11 +10,11 @@ import pyarrow as pa
 from cnn.dataset.near_duplicates import perceptual_hashes
 from cnn.dataset.split import SPLITS
 from tasks.files.listing import FILES
-from tasks.prepare.table import OK, Rows
+from tasks.prepare.table import OK, RowsDraft, make_rows
 
 
-def make_inventory(paths: Sequence[str], ignored: Mapping[str, str] | None = None) -> pa.Table:
-    """An inventory of these paths; labels are the top folders."""
+def make_listing(paths: Sequence[str], ignored: Mapping[str, str] | None = None) -> pa.Table:
+    """A listing of these paths; labels are the top folders."""
     paths = sorted(paths, key=lambda path: path.encode("utf-8", "surrogateescape"))
     columns: dict[str, list[Any]] = {
         "path": [path.encode("utf-8", "surrogateescape") for path in paths],
@@ -28,14 +28,15 @@ def make_inventory(paths: Sequence[str], ignored: Mapping[str, str] | None = Non
     return pa.table([pa.array(columns[field.name], field.type) for field in FILES], schema=FILES)
 
 
-def make_rows(classes: Sequence[str], facts: Mapping[str, tuple[str, str, int | None]]) -> tuple[Rows, Any]:
-    """(rows, all thumbnails) of decoded files: path → (text for the digest, split, kind; None: noise of its own).
+def make_decoded(classes: Sequence[str], facts: Mapping[str, tuple[str, str, int | None]]) -> tuple[RowsDraft, Any]:
+    """(rows that can be written to, all grey means) of decoded files.
 
+    `facts`: path → (text for the digest, split, kind; None: noise of its own).
     A kind, from 0 to 255, is a picture; those of neighbouring kinds differ by one grey level everywhere.
     """
-    rows = Rows(make_inventory(list(facts)), classes)
-    thumbs = np.zeros((len(rows), 1024), np.uint8)
-    for row, path in enumerate(path.decode() for path in rows.inventory.column("path").to_pylist()):
+    rows = make_rows(make_listing(list(facts)), classes).draft()
+    greys = np.zeros((len(rows), 1024), np.uint8)
+    for row, path in enumerate(path.decode() for path in rows.files.column("path").to_pylist()):
         digest, split, level = facts[path]
         rows.outcome[row], rows.split[row], rows.is_read[row] = OK, SPLITS.index(split), True
         rows.record_split[row] = rows.split[row]
@@ -43,8 +44,8 @@ def make_rows(classes: Sequence[str], facts: Mapping[str, tuple[str, str, int | 
         rows.image_key[row] = rows.digest[row, :16]
         noise = np.random.default_rng(sum(path.encode()) * 7919 + len(path)).integers(0, 256, 1024)
         grain = np.random.default_rng(0).integers(-30, 31, 1024)
-        thumbs[row] = noise if level is None else np.clip(level + grain, 0, 255)
+        greys[row] = noise if level is None else np.clip(level + grain, 0, 255)
         rows.width[row] = rows.height[row] = 5
-        rows.pixels[row] = zlib.crc32(thumbs[row].tobytes())
-    rows.perceptual_hash[:] = perceptual_hashes(thumbs)
-    return rows, thumbs
+        rows.pixels[row] = zlib.crc32(greys[row].tobytes())
+    rows.perceptual_hash[:] = perceptual_hashes(greys)
+    return rows, greys

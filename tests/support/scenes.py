@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from steps import make_job, write_image, write_photos
+from steps import make_job, plan_job, write_image, write_photos
 
 from cnn.dataset.manifest import Manifest
 from cnn.dataset.tfrecord import digest_shard
@@ -20,10 +20,10 @@ from infra.storage.store import Store, open_source, open_store
 from infra.storage.workspace import lock_workspace
 from tasks.dataset.version import read_ledger, read_manifest
 from tasks.files.listing import list_source
-from tasks.prepare.build import ChunkReport
-from tasks.prepare.chunk_report import read_report
-from tasks.prepare.finish import finish_version
-from tasks.prepare.pipeline import Preparation, build_chunks, list_files
+from tasks.prepare.build import BuiltChunk
+from tasks.prepare.chunk_report import read_chunk_report
+from tasks.prepare.job import Built, PrepareJob
+from tasks.prepare.pipeline import build_chunks, finish_version
 
 SECRET = "hunter2-canary"  # stands in the environment; it must never be told
 
@@ -54,23 +54,22 @@ def prepare_told(
     on_told: Callable[[str], None],
     copies: int = 1,
     cluster: ClusterSpec = ClusterSpec(workers=0),  # noqa: B008 - frozen
-) -> Preparation:
+) -> Built:
     """Run a preparation; all that it reports as done goes to `told`, and to `on_told` as a line at that moment."""
     job = make_scene_job(scene, workspace, copies)
 
-    def note(report: ChunkReport) -> None:
-        told.chunks.append(report.key)
-        on_told(f"chunk {report.key}")
+    def note(chunk: BuiltChunk) -> None:
+        told.chunks.append(chunk.key)
+        on_told(f"chunk {chunk.key}")
 
     with lock_workspace(job.store), open_workers(cluster) as workers:
-        list_files(job)
-        build_chunks(job, workers.run, note)
-        told.versions.append(finish_version(job, workers.run)[0].dataset)
+        built = build_chunks(job, plan_job(job), workers.run, note)
+        told.versions.append(finish_version(job, built, workers.run).manifest.dataset)
     on_told(f"version {told.versions[-1]}")
-    return job
+    return built
 
 
-def make_scene_job(scene: Scene, workspace: Path | str, copies: int = 1) -> Preparation:
+def make_scene_job(scene: Scene, workspace: Path | str, copies: int = 1) -> PrepareJob:
     return make_job(scene.source, workspace, files=9, budget=0.2, augment=AugmentSpec(copies=copies))
 
 
@@ -143,7 +142,7 @@ def assert_nothing_lost(scene: Scene, workspace: Path | str, told: Told) -> None
     assert left_over(store.root) == []
     assert look_at(scene.source) == scene.tree
     last = Told()
-    assert prepare_told(scene, workspace, last, silent).unchanged
+    assert prepare_told(scene, workspace, last, silent).plan.unchanged
     assert last.versions == again.versions
 
 
@@ -158,7 +157,7 @@ def check_versions(store: Store, told: Told) -> None:
     for name in told.versions:
         check_complete(store, read_manifest(store, name))
     for key in told.chunks:
-        for shard in read_report(store, key).shards.values():
+        for shard in read_chunk_report(store, key).shards.values():
             assert digest_shard(store.read(shard.path)) == shard.digest
 
 

@@ -1,5 +1,7 @@
 """The steps of a preparation without a flow around them, for tests."""
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,19 @@ from PIL import Image
 from cnn.dataset.manifest import Manifest
 from cnn.dataset.split import SplitSpec
 from cnn.images.spec import AugmentSpec, ImageSpec
-from infra.cluster.spec import ClusterSpec
+from infra.cluster.dask import Cluster, run_chunks
+from infra.cluster.spec import ClusterSpec, WorkEstimate
 from infra.cluster.workers import open_workers
 from infra.storage.store import open_store
 from infra.storage.workspace import lock_workspace
 from tasks.dataset.version import read_ledger
-from tasks.prepare.finish import finish_version
-from tasks.prepare.pipeline import Preparation, build_chunks, list_files
+from tasks.files.source_checks import PREPARE, open_given
+from tasks.prepare.changes import read_previous
+from tasks.prepare.job import BuildPlan, Built, PrepareJob, Run
+from tasks.prepare.levels import DATASET, measure_levels, reuse_levels
+from tasks.prepare.pipeline import build_chunks, finish_version
+from tasks.prepare.plan import list_files, plan_build
+from tasks.prepare.publish import PublishedDataset
 from tasks.prepare.spec import BudgetSpec, BuildSpec
 
 
@@ -38,35 +46,71 @@ def rows_of(workspace: Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
     return {row["path"]: row for row in read_ledger(open_store(str(workspace)), manifest).to_pylist()}
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """The values of a preparation, in their order."""
+
+    job: PrepareJob
+    built: Built
+    published: PublishedDataset
+
+    @property
+    def plan(self) -> BuildPlan:
+        return self.built.plan
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.published.manifest
+
+
 def make_job(
     source: Path | str, workspace: Path | str, files: int = 9, budget: float = 0.05, **changes: Any
-) -> Preparation:
-    """A preparation of small images; `changes` are sections of its specification."""
-    values: dict[str, Any] = {
+) -> PrepareJob:
+    """A preparation of small images; `changes` are sections of its specification, or fields of the job."""
+    spec: dict[str, Any] = {
         "image": ImageSpec(size=(8, 8)),
         "augment": AugmentSpec(),
         "split": SplitSpec(validation=0.2, test=0.2),
     }
-    verify = changes.pop("verify", False)
-    spec, allowed = BuildSpec(**values | changes), BudgetSpec(quarantined=budget)
-    return Preparation(str(source), str(workspace), spec, allowed, files, verify)
+    spec |= {name: changes.pop(name) for name in spec if name in changes}
+    limits = changes.pop("limits", BudgetSpec(quarantined=budget))
+    opened = open_given(str(source), changes.get("command", PREPARE))
+    return PrepareJob(opened, open_store(str(workspace)), BuildSpec(**spec), limits, files, **changes)
 
 
-def run_job(job: Preparation, workers: int | None = 0) -> Manifest:
-    """All steps of a job in this process, or on a cluster of so many workers (None: as many as it is worth)."""
+def plan_job(job: PrepareJob, run: Run | None = None) -> BuildPlan:
+    """List and plan; `run` measures levels."""
+    previous, files = read_previous(job.store, job.source.uri), list_files(job)
+    if job.spec.image.levels == DATASET:
+        files = reuse_levels(files, previous) or measure_levels(job, files, run or run_here, lambda files: None)
+    return plan_build(job, files, previous)
+
+
+def run_here(
+    function: Callable[[Any], Any],
+    items: Iterable[Any],
+    on_result: Callable[[Any], None],
+    estimate: WorkEstimate,
+    isolate: Callable[[Any], Any] | None = None,
+) -> None:
+    """Do the work in this process, one item after the other."""
+    run_chunks(Cluster(0), function, items, on_result)
+
+
+def run_job(job: PrepareJob, workers: int | None = 0) -> Prepared:
+    """All steps of a job in this process, or on a cluster of so many workers (None: as many as pay for themselves)."""
     with lock_workspace(job.store), open_workers(ClusterSpec(workers=workers)) as crew:
-        list_files(job)
-        build_chunks(job, crew.run, lambda report: None)
-        return finish_version(job, crew.run)[0]
+        built = build_chunks(job, plan_job(job, crew.run), crew.run, lambda chunk: None)
+        return Prepared(job, built, finish_version(job, built, crew.run))
 
 
-def prepare(source: Path | str, workspace: Path, workers: int = 0, **changes: Any) -> tuple[Preparation, Manifest]:
-    """A finished job and the version that it published."""
-    job = make_job(source, workspace, **changes)
-    return job, run_job(job, workers)
+def prepare(source: Path | str, workspace: Path, workers: int = 0, **changes: Any) -> tuple[Prepared, Manifest]:
+    """A finished preparation and the version that it published."""
+    done = run_job(make_job(source, workspace, **changes), workers)
+    return done, done.manifest
 
 
-def built_paths(job: Preparation) -> set[str]:
-    """The paths of the files that the job decoded."""
-    paths = (job.rows.paths(job.cut.rows_of(number)) for number in job.todo)
+def built_paths(plan: BuildPlan) -> set[str]:
+    """The paths of the files that are to be decoded."""
+    paths = (plan.rows.paths(plan.chunks.rows_of(number)) for number in plan.todo)
     return {path.decode() for part in paths for path in part}

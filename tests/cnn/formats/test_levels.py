@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
-from steps import make_job, run_job
+from steps import Prepared, make_job, run_job
 from tiff_files import LZW, Layout, write_tiff
 
 from cnn.dataset.manifest import Manifest
@@ -25,8 +25,7 @@ from cnn.images.spec import ImageSpec
 from infra.cluster.decoder_pool import DecoderPool
 from infra.storage.store import open_store
 from tasks.dataset.version import find_latest_version, read_manifest
-from tasks.prepare.bit_depth import DeepCounts, count_deep, describe_deep, describe_scored, restore_counts
-from tasks.prepare.pipeline import Preparation
+from tasks.files.bit_depth import DeepCounts, count_deep, describe_deep, describe_scored, restore_counts
 
 HEIGHT, WIDTH = 20, 16
 LOW, HIGH = 100, 610
@@ -260,33 +259,33 @@ def write_faint(folder: Path, count: int = 30, start: int = 0, **options: int) -
     return folder
 
 
-def ask(source: Path, workspace: Path, levels: Any = "dataset", **changes: Any) -> Preparation:
-    return make_job(source, workspace, image=ImageSpec(size=(8, 8), levels=levels), **changes)
+def ask(source: Path, workspace: Path, levels: Any = "dataset", workers: int = 0, **changes: Any) -> Prepared:
+    return run_job(make_job(source, workspace, image=ImageSpec(size=(8, 8), levels=levels), **changes), workers)
 
 
 def test_a_dataset_is_measured_over_its_training_images_and_keeps_the_levels(tmp_path: Path) -> None:
     source, workspace = write_faint(tmp_path / "source"), tmp_path / "workspace"
-    job = ask(source, workspace)
-    first = run_job(job)
+    done = ask(source, workspace)
+    first = done.manifest
     assert first.image.levels == (LOW, HIGH)
     assert first.measured_levels
-    assert not describe_deep(job.deep, first.image.levels, True)
-    assert job.deep.deep == 30
+    assert not describe_deep(done.built.deep, first.image.levels, True)
+    assert done.built.deep.deep == 30
     again = ask(source, workspace)
-    assert run_job(again) == first
-    assert again.recognised
+    assert again.manifest == first
+    assert again.plan.recognised
     (source / "cat" / "bright.tif").write_bytes(write_tiff(make_faint(99, high=5000), Layout(16, 1)))
     grown = ask(source, workspace)
-    second = run_job(grown)
+    second = grown.manifest
     assert second.image.levels == (LOW, HIGH)
-    assert sum(report.files for report in grown.done) < 30  # the others stay built
-    [line] = describe_deep(grown.deep, second.image.levels, grown.measured)
+    assert sum(chunk.files for chunk in grown.built.chunks) < 30  # the others stay built
+    [line] = describe_deep(grown.built.deep, second.image.levels, grown.plan.listing.files.measured)
     assert line.startswith("1 image has more than 8 bits and use levels 100 to 5,000, beyond image.levels (100 to 610")
 
 
 def test_measuring_is_the_same_on_workers_and_stands_in_what_is_read_back(tmp_path: Path) -> None:
     source = write_faint(tmp_path / "source")
-    alone, workers = (run_job(ask(source, tmp_path / name), count) for name, count in (("a", 0), ("b", 2)))
+    alone, workers = (ask(source, tmp_path / name, workers=count).manifest for name, count in (("a", 0), ("b", 2)))
     assert alone.digest == workers.digest
     assert alone.image == workers.image
     store = open_store(str(tmp_path / "a"))
@@ -299,13 +298,13 @@ def test_levels_given_by_hand_that_are_those_measured_give_the_same_pixels_but_a
     tmp_path: Path,
 ) -> None:
     source = write_faint(tmp_path / "source")
-    measured = run_job(ask(source, tmp_path / "workspace"))
-    given = run_job(ask(source, tmp_path / "workspace", levels=(LOW, HIGH)))
+    measured = ask(source, tmp_path / "workspace").manifest
+    given = ask(source, tmp_path / "workspace", levels=(LOW, HIGH)).manifest
     assert given.digest == measured.digest
     assert (measured.measured_levels, given.measured_levels) == (True, False)
     for number in range(30, 60):
         write_faint(source, 1, number, high=5000)
-    anew = run_job(ask(source, tmp_path / "workspace"))
+    anew = ask(source, tmp_path / "workspace").manifest
     assert anew.measured_levels
     assert anew.image.levels == (LOW, 5000)
 
@@ -313,24 +312,21 @@ def test_levels_given_by_hand_that_are_those_measured_give_the_same_pixels_but_a
 def test_test_images_and_pictures_of_eight_bits_decide_no_levels(tmp_path: Path) -> None:
     source = write_faint(tmp_path / "source")
     only_test = SplitSpec(validation=0.0, test=0.999)
-    first = run_job(ask(source, tmp_path / "a", split=SplitSpec(validation=0.0, test=0.0)))
+    first = ask(source, tmp_path / "a", split=SplitSpec(validation=0.0, test=0.0)).manifest
     assert first.image.levels == (LOW, HIGH)
-    job = ask(source, tmp_path / "b", split=only_test)
-    run_job(job)
-    assert job.spec.image.levels == "full"
+    assert ask(source, tmp_path / "b", split=only_test).manifest.image.levels == "full"
     plain = tmp_path / "plain"
     for number in range(12):
         path = plain / ("bat", "cat")[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(save(np.random.default_rng(number).integers(0, 256, (20, 16)).astype(np.uint8), "PNG"))
-    manifest = run_job(ask(plain, tmp_path / "c"))
+    manifest = ask(plain, tmp_path / "c").manifest
     assert (manifest.image.levels, manifest.measured_levels) == ("full", False)
 
 
 def test_faint_pictures_are_told_of_when_nothing_is_set(tmp_path: Path) -> None:
-    job = ask(write_faint(tmp_path / "source"), tmp_path / "workspace", levels="full")
-    run_job(job)
-    assert describe_deep(job.deep, "full") == [
+    done = ask(write_faint(tmp_path / "source"), tmp_path / "workspace", levels="full")
+    assert describe_deep(done.built.deep, "full") == [
         "30 images have more than 8 bits and use levels 100 to 610 of 65,535, so they come out nearly black: "
         'set image.levels = "dataset"'
     ]

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from steps import built_paths, make_job, prepare, rows_of, run_job, write_image, write_photos
+from steps import built_paths, make_job, plan_job, prepare, rows_of, run_job, write_image, write_photos
 
 import cnn.errors
 import infra.cluster.decoder_pool
@@ -25,8 +25,8 @@ from infra.cluster.decoder_pool import DecoderPool, DecodersClosedError
 from infra.cluster.spec import ClusterSpec, WorkEstimate
 from infra.cluster.workers import open_workers
 from tasks.files.decoding import read_limit
-from tasks.prepare.build import ChunkReport
-from tasks.prepare.pipeline import build_chunks, list_files
+from tasks.prepare.build import BuiltChunk
+from tasks.prepare.pipeline import build_chunks
 
 SPEC = ImageSpec(size=(8, 8))
 # Stands in for decoders with faults: every Python process that is started from here on has it.
@@ -240,20 +240,23 @@ def test_an_interrupt_ends_small_work_at_once_and_says_nothing_false_of_the_file
         file.write(b"HANG")
     job = make_job(source, tmp_path / "work", files=1, budget=0.5)
 
-    def interrupt(report: ChunkReport) -> None:
+    built: list[BuiltChunk] = []
+
+    def interrupt(chunk: BuiltChunk) -> None:
+        built.append(chunk)
         hanging()
         raise KeyboardInterrupt
 
     with open_workers(ClusterSpec()) as workers:
-        list_files(job)
+        plan = plan_job(job)
         with pytest.raises(KeyboardInterrupt):
-            build_chunks(job, workers.run, interrupt)
+            build_chunks(job, plan, workers.run, interrupt)
         assert find_children() == []
     monkeypatch.delenv("TOLD_OF_HANGS")
     monkeypatch.setenv("SAFELIGHT_DECODE_SECONDS", "2")
-    again = make_job(source, tmp_path / "work", files=1, budget=0.5)
-    rows = rows_of(tmp_path / "work", run_job(again, workers=None))
-    assert 0 < len(again.todo) <= len(job.todo) - len(job.done)
+    again = run_job(make_job(source, tmp_path / "work", files=1, budget=0.5), workers=None)
+    rows = rows_of(tmp_path / "work", again.manifest)
+    assert 0 < len(again.plan.todo) <= len(plan.todo) - len(built)
     assert rows["owl/hang.png"]["reason"].startswith("decoder_timeout")
 
 
@@ -284,15 +287,17 @@ def test_the_culprits_alone_are_quarantined_and_asked_again(
         write_image(source / "owl" / f"{name}.png", 1000)
         with (source / "owl" / f"{name}.png").open("ab") as file:
             file.write(end)
-    job = make_job(source, work, files=70)
-    manifest = run_job(job, workers)
+    manifest = run_job(make_job(source, work, files=70), workers).manifest
     rows = rows_of(work, manifest)
     reasons = {path: row["reason"].split(":")[0] for path, row in rows.items() if row["outcome"] == "quarantined"}
     assert reasons == {"owl/crash.png": "decoder_crashed", "owl/hang.png": "decoder_timeout"}
     assert manifest.digest == good.digest
-    again = make_job(source, work, files=70)
-    same = run_job(again, workers)
-    assert {path.rsplit("/")[-1] for path in built_paths(again)} == {"crash.png", "hang.png"}  # both are asked again
+    again = run_job(make_job(source, work, files=70), workers)
+    same = again.manifest
+    assert {path.rsplit("/")[-1] for path in built_paths(again.plan)} == {
+        "crash.png",
+        "hang.png",
+    }  # both are asked again
     assert same.digest == good.digest
 
 
@@ -319,7 +324,7 @@ def test_a_decoder_that_dies_before_its_first_answer_says_nothing_of_any_file(
     with pytest.raises(InstallationError, match=said):
         run_job(make_job(source, work), workers=None)
     damage_decoders(tmp_path, "")
-    manifest = run_job(make_job(source, work), workers=None)
+    manifest = run_job(make_job(source, work), workers=None).manifest
     assert manifest.outcomes["ok"] == 60
 
 
@@ -333,7 +338,7 @@ def test_a_chunk_whose_every_file_crashes_its_decoder_stops_the_run(
     with pytest.raises(InstallationError, match=said):
         run_job(make_job(source, work, files=6), workers)
     damage_decoders(tmp_path, "")
-    assert run_job(make_job(source, work, files=6), workers=None).outcomes["ok"] == 6
+    assert run_job(make_job(source, work, files=6), workers=None).manifest.outcomes["ok"] == 6
 
 
 def test_known_culprits_alone_do_not_stop_a_run(tmp_path: Path, faulty_decoders: None) -> None:
@@ -343,11 +348,11 @@ def test_known_culprits_alone_do_not_stop_a_run(tmp_path: Path, faulty_decoders:
         write_image(source / "owl" / f"crash-{number}.png", 1000 + number)
         with (source / "owl" / f"crash-{number}.png").open("ab") as file:
             file.write(b"CRASH")
-    manifest = run_job(make_job(source, work, files=70, budget=0.2), workers=None)
+    manifest = run_job(make_job(source, work, files=70, budget=0.2), workers=None).manifest
     assert manifest.outcomes["quarantined"] == 4
-    again = make_job(source, work, files=70, budget=0.2)
-    assert run_job(again, workers=None).digest == manifest.digest
-    assert len(built_paths(again)) == 4
+    again = run_job(make_job(source, work, files=70, budget=0.2), workers=None)
+    assert again.manifest.digest == manifest.digest
+    assert len(built_paths(again.plan)) == 4
 
 
 def test_verdicts_that_were_kept_for_good_are_asked_again(
@@ -360,10 +365,10 @@ def test_verdicts_that_were_kept_for_good_are_asked_again(
     with monkeypatch.context() as patch:
         patch.setattr(cnn.errors, "TRANSIENT_REASONS", ("out_of_memory",))
         patch.setattr("tasks.prepare.pipeline.LISTING_RULES", 1)
-        row = rows_of(work, run_job(make_job(source, work, files=70), workers=None))["owl/02.png"]
+        row = rows_of(work, run_job(make_job(source, work, files=70), workers=None).manifest)["owl/02.png"]
     assert row["digest"] is not None
     damage_decoders(tmp_path, "")
-    rows = rows_of(work, run_job(make_job(source, work, files=70), workers=None))
+    rows = rows_of(work, run_job(make_job(source, work, files=70), workers=None).manifest)
     assert rows["owl/02.png"]["outcome"] == "ok"
 
 

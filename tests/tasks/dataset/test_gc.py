@@ -19,7 +19,7 @@ from scenes import (
     restart,
     silent,
 )
-from steps import prepare, write_image, write_photos
+from steps import plan_job, prepare, run_here, write_image, write_photos
 from typer.testing import CliRunner
 
 from cnn.errors import IntegrityError, StorageError
@@ -30,7 +30,7 @@ from infra.storage.store import open_store
 from infra.storage.workspace import StoredFile, list_stored_files, lock_workspace, read_store_clock
 from tasks.dataset.gc import Collected, collect_garbage
 from tasks.dataset.version import read_manifest
-from tasks.prepare.pipeline import list_files
+from tasks.prepare.pipeline import build_chunks, finish_version
 
 DAY = 86_400.0
 
@@ -66,8 +66,8 @@ def test_old_versions_go_and_the_latest_stays_whole(versions: tuple[Path, Path, 
     assert not small & set(workspace.glob("shards/*"))
     check_versions(open_store(str(workspace)), Told(versions=[names[-1]]))
     assert sorted(path.name for path in (workspace / "datasets").iterdir()) == sorted(["latest", names[-1]])
-    job, manifest = prepare(source, workspace)
-    assert job.unchanged
+    done, manifest = prepare(source, workspace)
+    assert done.plan.unchanged
     assert manifest.dataset == names[-1]
     assert collect(workspace).files == 0
 
@@ -153,27 +153,14 @@ def test_where_locks_do_not_hold_a_version_that_lost_a_shard_is_not_published(sc
     workspace = tmp_path / "work"
     restart(scene, workspace)
     job = make_scene_job(scene, workspace)
-    list_files(job)  # it counts on what stands
+    plan = plan_job(job)  # it counts on what is there
     (next(workspace.glob("shards/*.tfrecord"))).unlink()
     with pytest.raises(StorageError, match="was removed or replaced during this run; nothing was published, run again"):
-        finish(job)
+        finish_version(job, build_chunks(job, plan, run_here, lambda chunk: None), run_here)
     told = Told()
     prepare_told(scene, workspace, told, silent)
     store = open_store(str(workspace))
     check_complete(store, read_manifest(store, told.versions[0]))
-
-
-def finish(job: object) -> None:
-    """The rest of the steps of a job that has listed its files."""
-    from infra.cluster.spec import ClusterSpec
-    from infra.cluster.workers import open_workers
-    from tasks.prepare.finish import finish_version
-    from tasks.prepare.pipeline import Preparation, build_chunks
-
-    assert isinstance(job, Preparation)
-    with open_workers(ClusterSpec(workers=0)) as workers:
-        build_chunks(job, workers.run, lambda report: None)
-        finish_version(job, workers.run)
 
 
 def test_it_is_cut_short_anywhere_and_no_half_version_is_seen(

@@ -79,7 +79,7 @@ def test_the_owner_s_split_is_kept_under_any_of_its_names(
     train: str, validation: str, test: str, tmp_path: Path
 ) -> None:
     source = write_split(tmp_path / "photos", {train: 6, validation: 2, test: 3})
-    job, manifest = prepare(source, tmp_path / "work")
+    done, manifest = prepare(source, tmp_path / "work")
     assert manifest.classes == CLASSES
     assert manifest.images == {"train": 12, "validation": 4, "test": 6}
     assert manifest.split_folders == {train: "train", validation: "validation", test: "test"}
@@ -89,7 +89,7 @@ def test_the_owner_s_split_is_kept_under_any_of_its_names(
         "test": {(test, "folder")},
     }
     line = f"the folders' own split is kept: {train}/ is train, {validation}/ is validation, {test}/ is test "
-    assert describe_owner_split(job.layout, job.source_uri)[0].startswith(line)
+    assert describe_owner_split(done.plan.listing.files.owner_split, done.job.source.uri)[0].startswith(line)
     for split in SPLITS:
         assert open_split(manifest, split, tmp_path / "work").rows == manifest.images[split]
 
@@ -99,7 +99,7 @@ def test_a_missing_split_is_drawn_from_training_by_the_usual_hash(
     given_split: str, missing: str, tmp_path: Path
 ) -> None:
     source = write_split(tmp_path / "photos", {"train": 40, given_split: 5})
-    job, manifest = prepare(source, tmp_path / "work")
+    done, manifest = prepare(source, tmp_path / "work")
     drawn = SplitSpec(**{"validation": 0.0, "test": 0.0, missing: 0.2})
     for path, row in rows_of(tmp_path / "work", manifest).items():
         if path.startswith("train/"):
@@ -108,7 +108,7 @@ def test_a_missing_split_is_drawn_from_training_by_the_usual_hash(
         else:
             assert (row["split"], row["split_origin"]) == (name_split(given_split), "folder")
     assert min(manifest.images.values()) > 0
-    assert f"; {missing} is drawn from training" in describe_owner_split(job.layout, "S")[0]
+    assert f"; {missing} is drawn from training" in describe_owner_split(done.plan.listing.files.owner_split, "S")[0]
 
 
 def test_folders_of_classes_are_drawn_and_the_ledger_says_so(tmp_path: Path) -> None:
@@ -122,20 +122,20 @@ def test_an_unlabelled_test_folder_is_left_out_and_told(tmp_path: Path) -> None:
     source = write_split(tmp_path / "photos", {"train": 30})
     for number in range(7):
         write_image(source / "test" / f"{number}.png", 1000 + number)
-    job, manifest = prepare(source, tmp_path / "work")
+    done, manifest = prepare(source, tmp_path / "work")
     assert manifest.classes == CLASSES
     rows = rows_of(tmp_path / "work", manifest)
     unlabelled = {(row["outcome"], row["reason"]) for path, row in rows.items() if path.startswith("test/")}
     assert unlabelled == {("ignored", "unlabelled")}
     assert manifest.outcomes["ignored"] == 7
     assert min(manifest.images.values()) > 0  # validation and test are drawn
-    told = describe_owner_split(job.layout, job.source_uri)
+    told = describe_owner_split(done.plan.listing.files.owner_split, done.job.source.uri)
     assert told[1] == (
         f"test/ holds 7 files in no class folder, which are left out of training; "
         f"`safelight score {source}/test --name NAME` scores them"
     )
     again, same = prepare(source, tmp_path / "work")
-    assert (again.recognised, same) == (True, manifest)
+    assert (again.plan.recognised, same) == (True, manifest)
 
 
 def flat(folder: Path, *names: str) -> None:
@@ -188,12 +188,12 @@ def test_a_setting_makes_a_split_of_them(tmp_path: Path) -> None:
     source = write_split(tmp_path / "photos", {"train": 8, "val": 2, "valid": 2})
     flat(source, "docs")
     build(source, "val/dog/x.png", "train/dog/y.png", "train/dog/z.png")
-    job, manifest = prepare(source, tmp_path / "work", split=SplitSpec(folders=True, test=0.0))
+    done, manifest = prepare(source, tmp_path / "work", split=SplitSpec(folders=True, test=0.0))
     assert manifest.classes == ("cat", "dog", "owl")
     assert manifest.images == {"train": 18, "validation": 9, "test": 0}
     rows = rows_of(tmp_path / "work", manifest)
     assert {row["reason"] for path, row in rows.items() if path.startswith("docs/")} == {"no_class_folder"}
-    told = describe_owner_split(job.layout, "S")
+    told = describe_owner_split(done.plan.listing.files.owner_split, "S")
     assert "files outside the split's folders, which are left out: docs/" in told
     assert "valid/ has no images of 'dog', so validation says nothing about them" in told
 
@@ -211,10 +211,10 @@ def test_classes_that_only_sound_like_a_split_stay_classes(names: tuple[str, ...
     for number, name in enumerate(names):
         for place in range(12):
             write_image(source / name / f"{place}.png", 100 * number + place)
-    job, manifest = prepare(source, tmp_path / "work")
+    done, manifest = prepare(source, tmp_path / "work")
     assert manifest.classes == tuple(sorted(names))
     assert manifest.split_folders == {}
-    told = [doubt for doubt in flows.prepare.find_doubts(job) if "taken for a class" in doubt]
+    told = [doubt for doubt in flows.prepare.find_doubts(done.job, done.plan) if "taken for a class" in doubt]
     exact = [name for name in names if name in ("train", "valid")]
     assert told == [f"{name!r}: taken for a class like the others (split.folders chooses)" for name in exact]
 
@@ -230,18 +230,18 @@ def test_only_names_that_say_so_name_a_split(name: str) -> None:
 def test_what_moves_between_folders_changes_its_split_and_class(tmp_path: Path) -> None:
     source, work = write_split(tmp_path / "photos", {"train": 12, "val": 3, "test": 3}), tmp_path / "work"
     _, first = prepare(source, work)
-    job, again = prepare(source, work)
-    assert (job.recognised, again) == (True, first)
+    done, again = prepare(source, work)
+    assert (done.plan.recognised, again) == (True, first)
     (source / "train" / "cat" / "000.png").rename(source / "val" / "cat" / "000.png")
     (source / "train" / "cat" / "001.png").rename(source / "train" / "owl" / "001.png")
     (source / "val" / "owl" / "027.png").rename(source / "test" / "owl" / "027.png")
-    job, second = prepare(source, work)
+    done, second = prepare(source, work)
     rows = rows_of(work, second)
     assert rows["val/cat/000.png"]["split"] == "validation"
     assert (rows["train/owl/001.png"]["split"], rows["train/owl/001.png"]["label"]) == ("train", "owl")
     assert rows["test/owl/027.png"]["split"] == "test"
-    assert built_paths(job) == {"val/cat/000.png", "test/owl/027.png"}  # another class alone decodes nothing
-    assert job.moved == 1
+    assert built_paths(done.plan) == {"val/cat/000.png", "test/owl/027.png"}  # another class alone decodes nothing
+    assert done.plan.moved == 1
     _, fresh = prepare(source, tmp_path / "other")
     assert second.digest == fresh.digest
     assert second.images == {"train": 23, "validation": 6, "test": 7}
@@ -275,7 +275,7 @@ def test_copies_across_the_owner_s_split_stay_and_are_told(tmp_path: Path, capsy
     shutil.copy(train / "001.png", train / "twice.png")  # a duplicate within training
     write_near(train / "002.png", source / "val" / "cat" / "near.png")
     shutil.copy(train / "003.png", source / "val" / "owl" / "conflict.png")
-    job, manifest = prepare(source, work, augment=AugmentSpec(copies=1))
+    done, manifest = prepare(source, work, augment=AugmentSpec(copies=1))
     rows = rows_of(work, manifest)
     told = {path: (row["outcome"], row["reason"]) for path, row in rows.items() if row["reason"] is not None}
     assert told == {
@@ -287,17 +287,17 @@ def test_copies_across_the_owner_s_split_stay_and_are_told(tmp_path: Path, capsy
     }
     assert manifest.images == {"train": 11, "validation": 7, "test": 7}
     assert manifest.outcomes["leak"] == 0
-    one, two = find_overlaps(job.rows)
+    one, two = find_overlaps(done.published.rows)
     assert one.startswith("1 of 7 validation images are in another split too (0 the same bytes, 1 nearly the same)")
     assert two.startswith("1 of 7 test images are in another split too (1 the same bytes, 0 nearly the same)")
-    flows.prepare.tell_losses(job, manifest)
+    flows.prepare.log_losses(done.job, done.plan, done.published)
     *_, last_but_two, last_but_one, last = capsys.readouterr().err.splitlines()
     assert (last_but_two, last_but_one) == (f"publish: {one}", f"publish: {two}")
     assert last.startswith("publish: all of these files: ")  # they stand there too, so it comes after them
     _, fresh = prepare(source, tmp_path / "other", workers=0, files=50, augment=AugmentSpec(copies=1))
     assert fresh.digest == manifest.digest
     (source / "val" / "owl" / "conflict.png").unlink()
-    job, later = prepare(source, work, augment=AugmentSpec(copies=1))
+    done, later = prepare(source, work, augment=AugmentSpec(copies=1))
     assert rows_of(work, later)["test/cat/copy.png"]["reason"] == told["test/cat/copy.png"][1]
     assert later.digest == prepare(source, tmp_path / "third", augment=AugmentSpec(copies=1))[1].digest
 
@@ -320,25 +320,27 @@ def test_more_in_a_class_of_test_and_less_in_another_is_told_line_by_line(
     source = write_split(tmp_path / "photos", {"train": 6, "val": 2})
     shutil.rmtree(source / "val" / "owl")
     (source / "val" / "labels.csv").write_text("name,label")
-    job, manifest = prepare(source, tmp_path / "work")
-    flows.prepare.tell_losses(job, manifest)
-    assert describe_owner_split(job.layout, "S")[1:] == [
+    done, manifest = prepare(source, tmp_path / "work")
+    flows.prepare.log_losses(done.job, done.plan, done.published)
+    assert describe_owner_split(done.plan.listing.files.owner_split, "S")[1:] == [
         "val/ has no images of 'owl', so validation says nothing about them"
     ]
     assert rows_of(tmp_path / "work", manifest)["val/labels.csv"]["reason"] == "sidecar"
-    assert find_empty_folders(job.source, job.rows.inventory, job.classes, job.layout.folders) == []
+    table, classes = done.plan.rows.files, done.plan.listing.classes
+    inside = done.plan.listing.files.owner_split.folders
+    assert find_empty_folders(done.job.source, table, classes, inside) == []
     (source / "val" / "bat").mkdir()
-    assert find_empty_folders(job.source, job.rows.inventory, job.classes, job.layout.folders) == ["bat"]
+    assert find_empty_folders(done.job.source, table, classes, inside) == ["bat"]
 
 
 def test_groups_that_lie_across_the_owner_s_split_are_told(tmp_path: Path) -> None:
     source = write_split(tmp_path / "photos", {"train": 10, "val": 10, "test": 2})
-    job, _ = prepare(source, tmp_path / "work", split=SplitSpec(group=r"(\d)\.png"))
-    assert find_overlaps(job.rows) == [
+    done, _ = prepare(source, tmp_path / "work", split=SplitSpec(group=r"(\d)\.png"))
+    assert find_overlaps(done.published.rows) == [
         "10 of 10 groups of split.group have images in more than one split; the folders' split is kept"
     ]
-    job, _ = prepare(source, tmp_path / "other", split=SplitSpec(group=r"(\d+)\.png"))
-    assert find_overlaps(job.rows) == []
+    done, _ = prepare(source, tmp_path / "other", split=SplitSpec(group=r"(\d+)\.png"))
+    assert find_overlaps(done.published.rows) == []
 
 
 def test_a_group_keeps_drawn_images_together_below_the_owner_s_split(tmp_path: Path) -> None:
@@ -384,8 +386,8 @@ def test_a_ledger_without_the_new_column_is_built_upon(tmp_path: Path) -> None:
     assert latest is not None
     point_to_version(store, str(source), type(latest)(name))
     write_image(source / "owl" / "new.png", 700)
-    job, again = prepare(source, work)
-    assert built_paths(job) == {"owl/new.png"}
+    done, again = prepare(source, work)
+    assert built_paths(done.plan) == {"owl/new.png"}
     assert {row["split_origin"] for row in rows_of(work, again).values()} == {"drawn"}
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sources import Fake, entries_of
-from steps import make_job, prepare, write_image, write_photos
+from steps import make_job, plan_job, prepare, write_image, write_photos
 from typer.testing import CliRunner
 
 from cnn.errors import SourceError
@@ -20,15 +20,12 @@ from flows.prepare import find_doubts
 from infra.storage.store import open_source, open_store
 from tasks.files.listing import iterate_labelled, list_source
 from tasks.files.source_checks import find_common_folder, how_to_unpack, name_command, refuse_outside_links
-from tasks.prepare.pipeline import list_files
 
 
 def told(source: Path | str, tmp_path: Path, command: str = "safelight prepare {}") -> str:
     """The one line with which a preparation refuses a source."""
-    job = make_job(source, tmp_path / "work")
-    job.command = command
     with pytest.raises(SourceError) as caught:
-        list_files(job)
+        plan_job(make_job(source, tmp_path / "work", command=command))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "work").exists()
     return str(caught.value)
@@ -53,8 +50,8 @@ def test_the_folders_of_a_camera_are_no_classes(tmp_path: Path) -> None:
     line = told(tmp_path / "card", tmp_path)
     assert "'DCIM' holds a camera's folders ('100CANON', '101CANON'), which are no classes" in line
     job = make_job(tmp_path / "card" / "DCIM", tmp_path / "other")
-    list_files(job)
-    assert "the classes are named as a camera names its folders (100CANON, 101CANON)" in find_doubts(job)
+    plan = plan_job(job)
+    assert "the classes are named as a camera names its folders (100CANON, 101CANON)" in find_doubts(job, plan)
 
 
 def test_one_folder_of_images_and_no_more(tmp_path: Path) -> None:
@@ -194,13 +191,13 @@ def test_class_folders_that_all_hold_the_same_folders_leave_a_doubt(tmp_path: Pa
         write_image(tmp_path / "photos" / name / "a.png", number)
         write_image(tmp_path / "photos" / name / "b.png", 10 + number)
     job = make_job(tmp_path / "photos", tmp_path / "work")
-    list_files(job)
+    plan = plan_job(job)
     doubt = "all class folders hold the same folders ('cat', 'dog'), which do not count: are they the classes?"
-    assert doubt in find_doubts(job)
+    assert doubt in find_doubts(job, plan)
     write_image(tmp_path / "photos" / "cam2" / "loose.png", 30)
     job = make_job(tmp_path / "photos", tmp_path / "work")
-    list_files(job)
-    assert doubt not in find_doubts(job)
+    plan = plan_job(job)
+    assert doubt not in find_doubts(job, plan)
 
 
 @given(st.lists(st.lists(st.sampled_from(["a", "b", "\udcff"]), min_size=2, max_size=5).map("/".join), min_size=1))

@@ -22,9 +22,9 @@ from infra.storage.store import Store, open_source, open_store
 from tasks.files.chunks import cut_by_hash, make_chunk
 from tasks.files.listing import list_source
 from tasks.prepare.build import BuildTask, build_chunk
-from tasks.prepare.chunk_report import read_report
+from tasks.prepare.chunk_report import ChunkReport, read_chunk_report
 from tasks.prepare.spec import BuildSpec
-from tasks.prepare.table import Report, Rows
+from tasks.prepare.table import make_rows
 
 
 def write_image(path: Path, seed: int, size: tuple[int, int] = (40, 30)) -> None:
@@ -38,16 +38,17 @@ def make_spec(**changes: Any) -> BuildSpec:
     return BuildSpec(**values)
 
 
-def build(source: Path, workspace: Path | str, spec: BuildSpec, files: int = 1000) -> list[Report]:
+def build(source: Path, workspace: Path | str, spec: BuildSpec, files: int = 1000) -> list[ChunkReport]:
     """The reports of all chunks of the source, in the order of their keys."""
     inventory, classes = list_source(open_source(str(source))), ("cat", "owl")
-    rows_of_all = Rows(inventory, classes)
+    rows_of_all = make_rows(inventory, classes)
     cut, label_ids = cut_by_hash(inventory, rows_of_all.pending(), files), rows_of_all.label_id
     task, store = BuildTask(str(source), str(workspace), spec), open_store(str(workspace))
     chunks = [
-        make_chunk(inventory, rows, spec.salt(), label_ids[rows].tolist()) for rows in map(cut.rows_of, range(len(cut)))
+        make_chunk(inventory, rows, spec.build_key(), label_ids[rows].tolist())
+        for rows in map(cut.rows_of, range(len(cut)))
     ]
-    return [read_report(store, build_chunk(chunk, task).key) for chunk in chunks]
+    return [read_chunk_report(store, build_chunk(chunk, task).key) for chunk in chunks]
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def source(tmp_path: Path) -> Path:
     return folder
 
 
-def read_records(store: Store, reports: Iterable[Report]) -> Iterator[tuple[str, Record]]:
+def read_records(store: Store, reports: Iterable[ChunkReport]) -> Iterator[tuple[str, Record]]:
     for report in reports:
         for split, shard in report.shards.items():
             data = store.read(shard.path)
@@ -124,7 +125,7 @@ def test_a_damaged_report_is_found(source: Path, tmp_path: Path) -> None:
     for damaged in (body[:-9], b"", *(flip_bit(body, position) for position in range(0, len(body), 101))):
         place.write_bytes(damaged)
         with pytest.raises(IntegrityError, match=report.key):
-            read_report(store, report.key)
+            read_chunk_report(store, report.key)
 
 
 @given(st.integers(0, 10**6))
@@ -150,9 +151,9 @@ def test_groups_come_from_the_path(pattern: str | None, group: str | None) -> No
 
 
 def test_normalization_and_augmentation_change_no_chunk() -> None:
-    base = make_spec().salt()
-    assert make_spec(image=ImageSpec(size=(8, 8), normalize="unit")).salt() == base
-    assert make_spec(augment=AugmentSpec(rotate=45)).salt() == base
-    assert make_spec(augment=AugmentSpec(copies=1)).salt() == base
-    assert make_spec(image=ImageSpec(size=(8, 9))).salt() != base
-    assert make_spec(split=SplitSpec(seed=1)).salt() != base
+    base = make_spec().build_key()
+    assert make_spec(image=ImageSpec(size=(8, 8), normalize="unit")).build_key() == base
+    assert make_spec(augment=AugmentSpec(rotate=45)).build_key() == base
+    assert make_spec(augment=AugmentSpec(copies=1)).build_key() == base
+    assert make_spec(image=ImageSpec(size=(8, 9))).build_key() != base
+    assert make_spec(split=SplitSpec(seed=1)).build_key() != base

@@ -11,7 +11,7 @@ import pytest
 from steps import built_paths, prepare, rows_of, write_image, write_photos
 
 import tasks.prepare.build
-import tasks.prepare.pipeline
+import tasks.prepare.plan
 from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import Manifest
 from cnn.dataset.split import SplitSpec
@@ -54,8 +54,8 @@ def test_files_that_moved_and_labels_that_changed_are_not_decoded(source: Path, 
     (source / "owl" / "02.png").rename(source / "owl" / "renamed.png")
     (source / "owl" / "05.png").rename(source / "cat" / "05.png")
     (source / "bat").rename(source / "zebra")
-    job, manifest = prepare(source, tmp_path / "work", **changes)
-    assert (built_paths(job), job.moved) == (set(), 22)
+    done, manifest = prepare(source, tmp_path / "work", **changes)
+    assert (built_paths(done.plan), done.plan.moved) == (set(), 22)
     assert rows_of(tmp_path / "work", manifest)["cat/05.png"]["label"] == "cat"
     assert_as_from_scratch(source, tmp_path / "work", manifest, **changes)
 
@@ -65,8 +65,8 @@ def test_a_copy_without_its_time_is_known_by_its_name_and_bytes(source: Path, tm
     (source / "owl" / "deep").mkdir()
     shutil.copyfile(source / "owl" / "02.png", source / "owl" / "deep" / "02.png")
     (source / "owl" / "02.png").unlink()
-    job, manifest = prepare(source, tmp_path / "work")
-    assert (built_paths(job), job.moved) == (set(), 1)
+    done, manifest = prepare(source, tmp_path / "work")
+    assert (built_paths(done.plan), done.plan.moved) == (set(), 1)
     assert_as_from_scratch(source, tmp_path / "work", manifest)
 
 
@@ -76,8 +76,8 @@ def test_two_files_that_changed_places_keep_their_pixels(source: Path, tmp_path:
     first.rename(aside)
     second.rename(first)
     aside.rename(second)
-    job, manifest = prepare(source, tmp_path / "work")
-    assert (built_paths(job), job.moved) == (set(), 2)
+    done, manifest = prepare(source, tmp_path / "work")
+    assert (built_paths(done.plan), done.plan.moved) == (set(), 2)
     assert_as_from_scratch(source, tmp_path / "work", manifest)
 
 
@@ -94,8 +94,8 @@ def test_another_augmentation_decodes_nothing_and_leaves_the_images_where_they_a
     source: Path, tmp_path: Path
 ) -> None:
     _, first = prepare(source, tmp_path / "work", augment=AugmentSpec(copies=1))
-    job, second = prepare(source, tmp_path / "work", augment=AugmentSpec(copies=2, rotate=40.0))
-    assert not job.todo
+    done, second = prepare(source, tmp_path / "work", augment=AugmentSpec(copies=2, rotate=40.0))
+    assert not done.plan.todo
     assert {split: second.splits[split] for split in ("validation", "test")} == {
         split: first.splits[split] for split in ("validation", "test")
     }
@@ -120,8 +120,8 @@ def test_nothing_changed_means_no_file_read_and_no_shard_written(
         raise AssertionError(f"{path} was read")
 
     monkeypatch.setattr(LocalSource, "read", refuse)
-    job, again = prepare(source, tmp_path / "work", augment=AugmentSpec(copies=1))
-    assert (job.unchanged, again) == (True, first)
+    done, again = prepare(source, tmp_path / "work", augment=AugmentSpec(copies=1))
+    assert (done.plan.unchanged, again) == (True, first)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.*")} == before
 
 
@@ -129,24 +129,24 @@ def test_a_listing_that_is_known_needs_no_look_into_the_ledger(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, first = prepare(source, tmp_path / "work")
-    job, again = prepare(source, tmp_path / "work")
-    assert (job.recognised, again) == (True, first)
+    done, again = prepare(source, tmp_path / "work")
+    assert (done.plan.recognised, again) == (True, first)
     (source / "owl" / "02.png").touch()
-    job, touched = prepare(source, tmp_path / "work")
-    assert (job.recognised, job.unchanged, touched.digest) == (False, False, first.digest)
+    done, touched = prepare(source, tmp_path / "work")
+    assert (done.plan.recognised, done.plan.unchanged, touched.digest) == (False, False, first.digest)
     (tmp_path / "work" / dataset_pointer_path(str(source))).write_text(f'{{"dataset": "{touched.dataset}"}}')
-    job, same = prepare(source, tmp_path / "work")  # an older pointer, which knows of no listing
-    assert (job.recognised, job.unchanged, same) == (False, True, touched)
-    monkeypatch.setattr(tasks.prepare.pipeline, "keep_unchanged", None)
-    assert prepare(source, tmp_path / "work")[0].recognised
+    done, same = prepare(source, tmp_path / "work")  # an older pointer, which knows of no listing
+    assert (done.plan.recognised, done.plan.unchanged, same) == (False, True, touched)
+    monkeypatch.setattr(tasks.prepare.plan, "reuse_unchanged", None)
+    assert prepare(source, tmp_path / "work")[0].plan.recognised
 
 
 @pytest.mark.parametrize("kind", ["shards", "chunks"])
 def test_a_known_listing_whose_shards_are_gone_is_built_anew(source: Path, tmp_path: Path, kind: str) -> None:
     _, first = prepare(source, tmp_path / "work")
     sorted((tmp_path / "work" / kind).iterdir())[0].unlink()
-    job, again = prepare(source, tmp_path / "work")
-    assert (job.recognised, bool(built_paths(job)), again.digest) == (False, True, first.digest)
+    done, again = prepare(source, tmp_path / "work")
+    assert (done.plan.recognised, bool(built_paths(done.plan)), again.digest) == (False, True, first.digest)
 
 
 def test_a_file_that_gave_no_bytes_is_asked_for_again_though_the_listing_is_known(
@@ -163,8 +163,8 @@ def test_a_file_that_gave_no_bytes_is_asked_for_again_though_the_listing_is_know
         patch.setattr(LocalSource, "read", fail_once)
         _, first = prepare(source, tmp_path / "work", budget=0.5)
     assert first.outcomes["quarantined"] == 1
-    job, manifest = prepare(source, tmp_path / "work", budget=0.5)
-    assert (job.recognised, manifest.outcomes["quarantined"]) == (False, 0)
+    done, manifest = prepare(source, tmp_path / "work", budget=0.5)
+    assert (done.plan.recognised, manifest.outcomes["quarantined"]) == (False, 0)
     assert_as_from_scratch(source, tmp_path / "work", manifest)
 
 
@@ -188,10 +188,10 @@ def test_an_edit_that_left_size_and_time_alone_is_found_on_request(
     size = path.stat().st_size
     write_image(path, 77)
     os.truncate(path, size)
-    job, _ = prepare(source, tmp_path / "work")
-    assert (built_paths(job), job.unchanged) == (set(), True)
-    job, manifest = prepare(source, tmp_path / "work", verify=True)
-    assert (job.changed, built_paths(job)) == (1, {"owl/02.png"})
+    done, _ = prepare(source, tmp_path / "work")
+    assert (built_paths(done.plan), done.plan.unchanged) == (set(), True)
+    done, manifest = prepare(source, tmp_path / "work", verify=True)
+    assert (done.plan.changed, built_paths(done.plan)) == (1, {"owl/02.png"})
     assert_as_from_scratch(source, tmp_path / "work", manifest)
 
 
@@ -212,8 +212,9 @@ def test_a_file_added_to_an_interrupted_build_disturbs_only_its_own_chunk(
         prepare(source, tmp_path / "work")
     monkeypatch.undo()
     write_image(source / "owl" / "late.png", 99)
-    job, manifest = prepare(source, tmp_path / "work")
-    assert 6 <= len(job.cut) - len(job.todo) <= 7  # of the seven chunks that were done, but for that of the new file
+    done, manifest = prepare(source, tmp_path / "work")
+    # Of the seven chunks that were done, but for that of the new file.
+    assert 6 <= len(done.plan.chunks) - len(done.plan.todo) <= 7
     assert_as_from_scratch(source, tmp_path / "work", manifest)
 
 
@@ -225,11 +226,11 @@ def test_a_damaged_shard_or_report_is_named_removed_and_built_again(source: Path
     shard.write_bytes(body[:50] + bytes([body[50] ^ 1]) + body[51:])
     with pytest.raises(IntegrityError, match=shard.name):
         prepare(source, tmp_path / "work", augment=AugmentSpec(copies=1))
-    job, _ = prepare(source, tmp_path / "work", augment=AugmentSpec(copies=1))
-    assert 1 <= len(job.todo) <= 2
+    done, _ = prepare(source, tmp_path / "work", augment=AugmentSpec(copies=1))
+    assert 1 <= len(done.plan.todo) <= 2
     assert shard.read_bytes() == body
     report = next((tmp_path / "work" / "chunks").iterdir())
     report.unlink()
-    job, second = prepare(source, tmp_path / "work")
-    assert len(job.todo) == 1
+    done, second = prepare(source, tmp_path / "work")
+    assert len(done.plan.todo) == 1
     assert_as_from_scratch(source, tmp_path / "work", second)

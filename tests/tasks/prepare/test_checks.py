@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from listings import make_inventory, make_rows
+from listings import make_decoded, make_listing
 
 from cnn.dataset.manifest import ShardRef
 from cnn.dataset.normalization import set_normalization
@@ -10,39 +10,40 @@ from cnn.errors import BudgetError, StorageError
 from cnn.images.pixels import sum_levels
 from cnn.images.spec import ImageSpec
 from tasks.prepare.checks import (
+    check_all_listed,
     check_budget,
     count_outcomes,
     describe_ignored,
     describe_quarantine,
     digest_dataset,
-    reconcile_rows,
 )
-from tasks.prepare.derive import Arranged, Selection
-from tasks.prepare.placement import divide_rows, place_rows
+from tasks.prepare.derive import DerivedShard, ShardSelection
+from tasks.prepare.placement import place_rows, select_rows
 from tasks.prepare.spec import BudgetSpec
-from tasks.prepare.table import DUPLICATE, IGNORED, OK, QUARANTINED, Rows
+from tasks.prepare.table import DUPLICATE, IGNORED, OK, QUARANTINED, RowsDraft, make_rows
 
 
-def make_four() -> Rows:
+def make_four() -> RowsDraft:
     """Two chunks of the same two pictures, each with one of them left."""
-    rows, _ = make_rows(("owl", "yak"), {f"owl/{name}": (name, "train", None) for name in "abcd"})
+    rows, _ = make_decoded(("owl", "yak"), {f"owl/{name}": (name, "train", None) for name in "abcd"})
     shard = ShardRef(path="shards/x.tfrecord", rows=2, bytes=2, digest="x")
     rows.chunk[:] = [rows.chunks[key] for key in ("two", "two", "one", "one")]
     rows.record[:], rows.record_label[:] = [0, 1, 0, 1], 0
-    rows.shards = {"one": {"train": shard}, "two": {"train": shard}}
+    rows.shards.update({"one": {"train": shard}, "two": {"train": shard}})
     rows.outcome[[1, 2]] = DUPLICATE
     return rows
 
 
 def test_a_shard_that_two_chunks_share_is_thinned_for_each() -> None:
     rows = make_four()
-    parts = divide_rows(rows)
+    parts = select_rows(rows)
     assert [(part.work.chunk, part.work.records, part.as_it_is) for part in parts] == [
         ("one", (1,), False),
         ("two", (0,), False),
     ]
     thin = {
-        part.work: Arranged(ShardRef(path=f"shards/{part.work.chunk}", rows=1, bytes=1, digest="y")) for part in parts
+        part.work: DerivedShard(ShardRef(path=f"shards/{part.work.chunk}", rows=1, bytes=1, digest="y"))
+        for part in parts
     }
     placed = place_rows(rows, parts, thin, ["key"])
     assert [placed.names.texts[number] if number >= 0 else None for number in placed.shards] == [
@@ -52,8 +53,8 @@ def test_a_shard_that_two_chunks_share_is_thinned_for_each() -> None:
         "shards/one",
     ]
     assert [shard.path for shard in placed.splits["train"]] == ["shards/one", "shards/two"]
-    short = {work: Arranged(arranged.shard.model_copy(update={"rows": 2})) for work, arranged in thin.items()}
-    same = {work: Arranged(ShardRef(path="shards/z", rows=1, bytes=1, digest="z")) for work in thin}
+    short = {work: DerivedShard(derived.shard.model_copy(update={"rows": 2})) for work, derived in thin.items()}
+    same = {work: DerivedShard(ShardRef(path="shards/z", rows=1, bytes=1, digest="z")) for work in thin}
     for wrong in (short, same):
         with pytest.raises(StorageError, match="ledger and shards disagree"):
             place_rows(rows, parts, wrong, [])
@@ -62,26 +63,26 @@ def test_a_shard_that_two_chunks_share_is_thinned_for_each() -> None:
 def test_another_label_or_copies_ask_for_work() -> None:
     rows = make_four()
     rows.outcome[:] = OK
-    assert [part.as_it_is for part in divide_rows(rows)] == [True, True]
+    assert [part.as_it_is for part in select_rows(rows)] == [True, True]
     rows.record_label[0] = 1
-    one, two = divide_rows(rows)
+    one, two = select_rows(rows)
     assert (one.as_it_is, two.as_it_is) == (True, False)
-    assert one.copies() == Selection("one", "train", one.work.shard, (0, 1), (0, 0), copies=True)
+    assert one.copies() == ShardSelection("one", "train", one.work.shard, (0, 1), (0, 0), copies=True)
 
 
 def test_a_file_without_an_outcome_or_listed_twice_is_refused() -> None:
     rows = make_four()
-    reconcile_rows(rows)
+    check_all_listed(rows)
     with pytest.raises(StorageError, match="1 without an outcome"):
-        reconcile_rows(Rows(make_inventory(["owl/a"]), ("owl",)))
-    twice = Rows(make_inventory(["a", "a"]), ())
+        check_all_listed(make_rows(make_listing(["owl/a"]), ("owl",)))
+    twice = make_rows(make_listing(["a", "a"]), ())
     with pytest.raises(StorageError, match="1 listed twice"):
-        reconcile_rows(twice)
+        check_all_listed(twice)
 
 
 def test_every_outcome_is_counted_and_what_is_beside_the_classes_does_not_count_as_lost() -> None:
-    inventory = make_inventory(["owl/a", "owl/b", "yak/a", "notes.txt", "owl/.x"], {"owl/.x": "hidden"})
-    rows = Rows(inventory, ("owl", "yak"))
+    inventory = make_listing(["owl/a", "owl/b", "yak/a", "notes.txt", "owl/.x"], {"owl/.x": "hidden"})
+    rows = make_rows(inventory, ("owl", "yak")).draft()
     for path, outcome in (("owl/a", OK), ("owl/b", QUARANTINED), ("yak/a", OK)):
         rows.outcome[inventory.column("path").to_pylist().index(path.encode())] = outcome
     rows.split[:] = 0
@@ -106,8 +107,8 @@ def test_reasons_and_rules_are_counted_by_what_the_files_are_and_by_class() -> N
         for name in paths
         if "/." in name or name[0] == "." or "Th" in name
     }
-    inventory = make_inventory(paths, ignored)
-    rows = Rows(inventory, ("owl", "yak"))
+    inventory = make_listing(paths, ignored)
+    rows = make_rows(inventory, ("owl", "yak")).draft()
     at = {path.decode(): number for number, path in enumerate(inventory.column("path").to_pylist())}
     reasons = {
         "owl/a": "not_an_image: AVI video",
@@ -134,12 +135,12 @@ def test_reasons_and_rules_are_counted_by_what_the_files_are_and_by_class() -> N
 
 def test_the_digest_knows_what_was_learnt_from_and_no_history() -> None:
     facts = {f"{label}/{name}": (f"{label}{name}", "train", None) for label in ("owl", "yak") for name in "ab"}
-    rows, _ = make_rows(("owl", "yak"), facts)
+    rows, _ = make_decoded(("owl", "yak"), facts)
     base = digest_dataset(rows, ("owl", "yak"))
-    turned, _ = make_rows(("yak", "owl"), facts)
+    turned, _ = make_decoded(("yak", "owl"), facts)
     assert digest_dataset(turned, ("yak", "owl")) == base
     for name, value in (("split", 1), ("label_id", 1), ("pixels", 5), ("copies", 5), ("digest", 5), ("outcome", 2)):
-        other, _ = make_rows(("owl", "yak"), facts)
+        other, _ = make_decoded(("owl", "yak"), facts)
         getattr(other, name)[0] = value
         assert digest_dataset(other, ("owl", "yak")) != base
 

@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from listings import make_rows
+from listings import make_decoded
 from numpy.typing import NDArray
 
 from cnn.dataset.near_duplicates import find_copies, find_near_duplicates, find_same, perceptual_hashes
@@ -13,63 +13,63 @@ from tasks.prepare.table import QUARANTINED
 Facts = tuple[str, str, int | None]
 
 
-def settle(facts: dict[str, Facts], distance: int = 4) -> dict[str, tuple[str, str | None]]:
+def compare(facts: dict[str, Facts], distance: int = 4) -> dict[str, tuple[str, str | None]]:
     """path → (outcome, reason) of files, of (text for the digest, split, kind of picture)."""
-    rows, thumbs = make_rows(("cat", "owl"), facts)
-    mark_copies(rows, lambda wanted: thumbs[wanted])
-    mark_leaks(rows, distance, lambda wanted: thumbs[wanted])
-    mark_doubtful_labels(rows, distance, lambda wanted: thumbs[wanted])
+    draft, greys = make_decoded(("cat", "owl"), facts)
+    rows = mark_copies(draft.finish(), lambda wanted: greys[wanted])
+    rows = mark_leaks(rows, distance, lambda wanted: greys[wanted])
+    rows = mark_doubtful_labels(rows, distance, lambda wanted: greys[wanted])
     table = rows.table(0, len(rows), rows.chunk, rows.chunks)
     return {row["path"]: (row["outcome"], row["reason"]) for row in table.to_pylist()}
 
 
 def find_among(train: NDArray[np.uint8], others: NDArray[np.uint8], distance: int) -> list[int]:
-    """For each of `others` the training thumbnail that it nearly is, else -1."""
-    thumbs = np.concatenate([train, others])
-    rows = np.arange(len(thumbs))
+    """For each of `others` the training image that it nearly is, else -1."""
+    greys = np.concatenate([train, others])
+    rows = np.arange(len(greys))
     first, rest = rows[: len(train)], rows[len(train) :]
-    found = find_near_duplicates(perceptual_hashes(thumbs), first, rest, distance, lambda wanted: thumbs[wanted])
+    found = find_near_duplicates(perceptual_hashes(greys), first, rest, distance, lambda wanted: greys[wanted])
     return [found.get(row, -1) for row in rest.tolist()]
 
 
 def test_the_first_of_exact_copies_stays() -> None:
-    result = settle({"owl/b": ("d", "train", 90), "owl/a": ("d", "train", 90), "owl/c": ("e", "train", None)})
+    result = compare({"owl/b": ("d", "train", 90), "owl/a": ("d", "train", 90), "owl/c": ("e", "train", None)})
     assert result["owl/a"] == ("ok", None)
     assert result["owl/b"] == ("duplicate", "the same bytes as 'owl/a'")
     assert result["owl/c"][0] == "ok"
 
 
 def test_one_picture_under_two_labels_goes_out_everywhere() -> None:
-    result = settle(dict.fromkeys(("cat/a", "owl/a", "owl/b"), ("d", "train", 90)))
+    result = compare(dict.fromkeys(("cat/a", "owl/a", "owl/b"), ("d", "train", 90)))
     assert {outcome for outcome, _ in result.values()} == {"conflict"}
     assert result["owl/a"][1] == "the same picture under 'cat', 'owl'"
 
 
 def test_files_that_differ_but_for_their_pixels_are_copies() -> None:
     """A JPEG file with other EXIF data, a PNG file that was packed anew."""
-    result = settle({"owl/a": ("1", "train", 90), "owl/b": ("2", "test", 90), "owl/c": ("3", "train", None)})
+    result = compare({"owl/a": ("1", "train", 90), "owl/b": ("2", "test", 90), "owl/c": ("3", "train", None)})
     assert result["owl/b"] == ("duplicate", "the same pixels as 'owl/a'")
-    twins = settle({"cat/a": ("1", "train", 90), "owl/b": ("2", "test", 90), "owl/c": ("3", "test", 90)})
-    assert set(twins.values()) == {("conflict", "the same picture under 'cat', 'owl'")}
+    labels = compare({"cat/a": ("1", "train", 90), "owl/b": ("2", "test", 90), "owl/c": ("3", "test", 90)})
+    assert set(labels.values()) == {("conflict", "the same picture under 'cat', 'owl'")}
 
 
 def test_pictures_of_one_colour_are_copies_only_where_their_files_say_so() -> None:
     facts: dict[str, Facts] = {path: (path, "train", None) for path in ("cat/a", "owl/a", "owl/b")}
-    rows, thumbs = make_rows(("cat", "owl"), facts)
-    thumbs[:], rows.perceptual_hash[:], rows.pixels[:] = 7, 7, 7
-    assert find_same_pictures(rows, lambda wanted: thumbs[wanted]) == []
+    rows, greys = make_decoded(("cat", "owl"), facts)
+    greys[:], rows.perceptual_hash[:], rows.pixels[:] = 7, 7, 7
+    assert find_same_pictures(rows, lambda wanted: greys[wanted]) == []
     rows.image_key[1:] = 1
-    assert [group.tolist() for group in find_same_pictures(rows, lambda wanted: thumbs[wanted])] == [[1, 2]]
+    assert [group.tolist() for group in find_same_pictures(rows, lambda wanted: greys[wanted])] == [[1, 2]]
 
 
 def test_nearly_the_same_picture_under_two_labels_stays_and_is_told() -> None:
-    result = settle({"cat/a": ("1", "train", 90), "owl/b": ("2", "train", 91), "owl/c": ("3", "train", None)})
+    result = compare({"cat/a": ("1", "train", 90), "owl/b": ("2", "train", 91), "owl/c": ("3", "train", None)})
     assert result == {
         "cat/a": ("ok", "nearly the same picture as 'owl/b', which has another label"),
         "owl/b": ("ok", "nearly the same picture as 'cat/a', which has another label"),
         "owl/c": ("ok", None),
     }
-    assert settle({"cat/a": ("1", "train", 90), "owl/b": ("2", "train", 91)}, distance=-1)["cat/a"] == ("ok", None)
+    assert compare({"cat/a": ("1", "train", 90), "owl/b": ("2", "train", 91)}, distance=-1)["cat/a"] == ("ok", None)
 
 
 def test_a_near_copy_of_a_training_image_leaves_the_other_splits() -> None:
@@ -79,19 +79,18 @@ def test_a_near_copy_of_a_training_image_leaves_the_other_splits() -> None:
         "owl/c": ("3", "validation", 106),
         "owl/d": ("4", "train", 101),
     }
-    result = settle(facts)
+    result = compare(facts)
     assert result["owl/b"] == ("leak", "nearly the same picture as 'owl/a' in training")
     assert result["owl/c"][0] == "ok"  # 5 levels from the nearest
     assert result["owl/d"][0] == "ok"  # near-copies within training are no leak
-    assert settle(facts, distance=-1)["owl/b"][0] == "ok"
+    assert compare(facts, distance=-1)["owl/b"][0] == "ok"
 
 
 def test_quarantined_rows_stay_as_they_are() -> None:
-    rows, thumbs = make_rows(("cat", "owl"), {"owl/a": ("d", "train", None), "owl/b": ("d", "train", None)})
+    rows, greys = make_decoded(("cat", "owl"), {"owl/a": ("d", "train", None), "owl/b": ("d", "train", None)})
     rows.outcome[0], rows.reason[0] = QUARANTINED, rows.reasons["truncated"]
-    mark_copies(rows, lambda wanted: thumbs[wanted])
-    mark_leaks(rows, 4, lambda wanted: thumbs[wanted])
-    told = rows.table(0, 2, rows.chunk, rows.chunks)
+    marked = mark_leaks(mark_copies(rows.finish(), lambda wanted: greys[wanted]), 4, lambda wanted: greys[wanted])
+    told = marked.table(0, 2, rows.chunk, rows.chunks)
     assert told.column("outcome").to_pylist() == ["quarantined", "ok"]
     assert told.column("reason").to_pylist() == ["truncated", None]
 
@@ -108,20 +107,20 @@ def test_copies_are_the_rows_of_one_digest(kinds: list[int], place: int) -> None
 
 def test_a_burst_of_one_scene_does_not_take_quadratic_memory() -> None:
     random = np.random.default_rng(0)
-    thumbs = (random.integers(20, 200, 1024) + random.integers(0, 3, (3_000, 1024))).astype(np.uint8)
+    greys = (random.integers(20, 200, 1024) + random.integers(0, 3, (3_000, 1024))).astype(np.uint8)
     asked: list[int] = []
 
     def fetch(wanted: NDArray[np.int64]) -> NDArray[np.uint8]:
         asked.append(len(wanted))
-        return thumbs[wanted]
+        return greys[wanted]
 
     rows = np.arange(3_000)
-    found = find_near_duplicates(perceptual_hashes(thumbs), rows[:2_000], rows[2_000:], 4, fetch)
+    found = find_near_duplicates(perceptual_hashes(greys), rows[:2_000], rows[2_000:], 4, fetch)
     assert (len(found), len(asked)) == (1_000, 1)
 
 
 def draw_plates(random: np.random.Generator, count: int) -> NDArray[np.uint8]:
-    """Thumbnails of grey metal: the same to a level or two, but for the grain."""
+    """Grey means of grey metal: the same to a level or two, but for the grain."""
     return random.normal(140, 1.5, (count, 1024)).round().astype(np.uint8)
 
 
@@ -154,7 +153,7 @@ def test_near_duplicates_are_those_that_comparing_all_pairs_finds(
 
 
 def test_more_look_alikes_than_are_looked_at_first_hide_none() -> None:
-    """Twenty training images share every block mean with the picture, and only the last is the same picture."""
+    """Twenty training images share every hash with the picture, and only the last is the same picture."""
     checker = (np.indices((32, 32)).sum(axis=0) // 2 % 2 * 2 - 1).ravel()
     far = [100 + 40 * (1 if i % 2 else -1) * checker for i in range(20)]
     near = np.full(1024, 100)

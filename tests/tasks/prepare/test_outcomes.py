@@ -58,8 +58,8 @@ def test_each_file_that_is_left_out_is_told_and_written_with_its_other(
     save(make_shot(1), source / "owl" / "twin.png", compress_level=1)  # the same pixels under another label
     save(make_shot(3), source / "owl" / "near.jpg", quality=92)  # nearly the same under another label
     (source / "cat" / "broken.png").write_bytes(b"text")
-    job = make_job(source, tmp_path / "work", image=SIZE, budget=0.5)
-    manifest = run_job(job)
+    done = run_job(make_job(source, tmp_path / "work", image=SIZE, budget=0.5))
+    manifest = done.manifest
     found = {row["path"]: row for row in read_outcomes(tmp_path / "work", manifest.dataset)}
     assert [found[path]["outcome"] for path in ("owl/packed.bmp", "owl/twin.png", "cat/01.png", "cat/broken.png")] == [
         "duplicate",
@@ -73,7 +73,7 @@ def test_each_file_that_is_left_out_is_told_and_written_with_its_other(
     assert (found["owl/twin.png"]["other"], found["owl/twin.png"]["other_label"]) == ("cat/01.png", "cat")
     near = found["owl/near.jpg"]
     assert (near["outcome"] in ("ok", "leak"), near["other"], near["other_label"]) == (True, "cat/03.png", "cat")
-    flows.prepare.tell_losses(job, manifest)
+    flows.prepare.log_losses(done.job, done.plan, done.published)
     told = capsys.readouterr().err
     assert "2 duplicates, left out: " in told
     assert "'owl/packed.bmp' is the same as 'owl/02.png'" in told
@@ -112,9 +112,9 @@ def test_rewritten_metadata_move_no_file_to_another_split(tmp_path: Path, kind: 
     _, first = prepare(source, tmp_path / "work", image=SIZE)
     for path in source.rglob(f"*.{kind}"):
         rewrite_metadata(path)
-    job, second = prepare(source, tmp_path / "work", image=SIZE)
+    done, second = prepare(source, tmp_path / "work", image=SIZE)
     _, fresh = prepare(source, tmp_path / "fresh", image=SIZE)
-    assert len(built_paths(job)) == 60
+    assert len(built_paths(done.plan)) == 60
     before, after, anew = (
         {path: row["split"] for path, row in rows_of(tmp_path / work, manifest).items()}
         for work, manifest in (("work", first), ("work", second), ("fresh", fresh))
@@ -170,9 +170,8 @@ def test_a_class_that_loses_more_than_a_tenth_to_leaks_stops_the_run(tmp_path: P
         assert way in str(told.value)
     assert "\n" not in str(told.value)
     assert not list((tmp_path / "work" / "datasets").glob("*/manifest.json"))
-    job = make_job(source, tmp_path / "work", image=SIZE)
-    job.budget = BudgetSpec(leaks=1.0)
-    assert run_job(job).outcomes["leak"] > 20
+    job = make_job(source, tmp_path / "work", image=SIZE, limits=BudgetSpec(leaks=1.0))
+    assert run_job(job).manifest.outcomes["leak"] > 20
     with pytest.raises(BudgetError, match=r"over the budget of 10\.0%"):  # though nothing has changed since
         prepare(source, tmp_path / "work", image=SIZE)
     off = SplitSpec(validation=0.2, test=0.2, leak_distance=-1)

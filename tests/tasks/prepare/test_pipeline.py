@@ -9,18 +9,17 @@ from typing import Any
 
 import albumentations as A
 import pytest
-from steps import built_paths, make_job, prepare, rows_of, write_image, write_photos
+from steps import built_paths, make_job, plan_job, prepare, rows_of, run_here, write_image, write_photos
 
 from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import Manifest
 from cnn.dataset.tfrecord import digest_shard
 from cnn.errors import BudgetError, DatasetError, IntegrityError, SourceError
 from cnn.images.spec import AugmentSpec, ImageSpec
-from infra.cluster.dask import Cluster, run_chunks
 from infra.storage.store import open_store
 from tasks.dataset.version import read_ledger, read_manifest
-from tasks.prepare.build import ChunkReport
-from tasks.prepare.pipeline import build_chunks, list_files
+from tasks.prepare.build import BuiltChunk
+from tasks.prepare.pipeline import build_chunks
 
 
 @pytest.fixture
@@ -70,8 +69,8 @@ def test_a_version_of_another_release_is_left_alone(source: Path, tmp_path: Path
     place.write_text(json.dumps(old))
     with pytest.raises(DatasetError, match=r"manifest.json was made by another release of Safelight; prepare again"):
         read_manifest(open_store(str(workspace)), manifest.dataset)
-    job, again = prepare(source, workspace, image=ImageSpec(size=(9, 9)))
-    assert job.damaged is None
+    done, again = prepare(source, workspace, image=ImageSpec(size=(9, 9)))
+    assert done.plan.damaged is None
     assert json.loads(place.read_bytes()) == old
     assert again.files == 60
 
@@ -113,10 +112,10 @@ def test_the_source_is_left_as_it_was(source: Path, tmp_path: Path) -> None:
 
 def test_nothing_changed_means_nothing_read(source: Path, tmp_path: Path) -> None:
     _, first = prepare(source, tmp_path / "work")
-    job, again = prepare(source, tmp_path / "work")
+    done, again = prepare(source, tmp_path / "work")
     assert again == first
-    assert not job.todo
-    assert not job.done
+    assert not done.plan.todo
+    assert not done.built.chunks
 
 
 def test_only_what_changed_is_built(source: Path, tmp_path: Path) -> None:
@@ -124,8 +123,8 @@ def test_only_what_changed_is_built(source: Path, tmp_path: Path) -> None:
     write_image(source / "owl" / "new.png", 1000)
     write_image(source / "cat" / "01.png", 1001)
     (source / "bat" / "00.png").unlink()
-    job, manifest = prepare(source, tmp_path / "work")
-    assert built_paths(job) == {"owl/new.png", "cat/01.png"}
+    done, manifest = prepare(source, tmp_path / "work")
+    assert built_paths(done.plan) == {"owl/new.png", "cat/01.png"}
     assert manifest.files == manifest.outcomes["ok"] == 60
     _, fresh = prepare(source, tmp_path / "other")
     assert manifest.digest == fresh.digest
@@ -138,8 +137,8 @@ def test_a_copy_that_stood_behind_another_takes_its_place(source: Path, tmp_path
     _, first = prepare(source, tmp_path / "work")
     assert rows_of(tmp_path / "work", first)["owl/zz.png"]["outcome"] == "duplicate"
     (source / "owl" / "02.png").unlink()
-    job, second = prepare(source, tmp_path / "work")
-    assert not job.done
+    done, second = prepare(source, tmp_path / "work")
+    assert not done.built.chunks
     assert rows_of(tmp_path / "work", second)["owl/zz.png"]["outcome"] == "ok"
     assert second.digest == prepare(source, tmp_path / "other")[1].digest
 
@@ -147,12 +146,12 @@ def test_a_copy_that_stood_behind_another_takes_its_place(source: Path, tmp_path
 def test_new_and_vanished_classes(source: Path, tmp_path: Path) -> None:
     prepare(source, tmp_path / "work")
     write_image(source / "ape" / "a.png", 2000)
-    job, grown = prepare(source, tmp_path / "work")
+    done, grown = prepare(source, tmp_path / "work")
     assert grown.classes == ("bat", "cat", "owl", "ape")
-    assert built_paths(job) == {"ape/a.png"}
+    assert built_paths(done.plan) == {"ape/a.png"}
     shutil.rmtree(source / "bat")
-    job, shrunk = prepare(source, tmp_path / "work")
-    assert (shrunk.classes, built_paths(job)) == (("ape", "cat", "owl"), set())
+    done, shrunk = prepare(source, tmp_path / "work")
+    assert (shrunk.classes, built_paths(done.plan)) == (("ape", "cat", "owl"), set())
     labels = {int(label) for split in shrunk.splits for label in open_split(shrunk, split, tmp_path / "work").labels}
     assert labels == {0, 1, 2}
 
@@ -219,20 +218,18 @@ def test_a_source_without_classes_is_refused(source: Path, tmp_path: Path, keep:
 def test_a_run_that_stopped_goes_on_where_it_was(source: Path, tmp_path: Path) -> None:
     _, undisturbed = prepare(source, tmp_path / "other")
     job = make_job(source, tmp_path / "work")
-    list_files(job)
-    done: list[ChunkReport] = []
+    plan = plan_job(job)
+    built: list[BuiltChunk] = []
 
-    def stop_after_three(report: ChunkReport) -> None:
-        done.append(report)
-        if len(done) == 3:
+    def stop_after_three(chunk: BuiltChunk) -> None:
+        built.append(chunk)
+        if len(built) == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_chunks(
-            job, lambda function, items, keep, *_: run_chunks(Cluster(0), function, items, keep), stop_after_three
-        )
+        build_chunks(job, plan, run_here, stop_after_three)
     again, manifest = prepare(source, tmp_path / "work")
-    assert len(again.todo) == len(job.todo) - 3
+    assert len(again.plan.todo) == len(plan.todo) - 3
     assert manifest == undisturbed
 
 
@@ -240,8 +237,8 @@ def test_a_lost_shard_is_built_again(source: Path, tmp_path: Path) -> None:
     _, manifest = prepare(source, tmp_path / "work")
     lost = manifest.splits["train"][0]
     (tmp_path / "work" / lost.path).unlink()
-    job, again = prepare(source, tmp_path / "work")
-    assert 0 < len(job.todo) < 8
+    done, again = prepare(source, tmp_path / "work")
+    assert 0 < len(done.plan.todo) < 8
     assert again.digest == manifest.digest
     assert open_split(again, "train", tmp_path / "work").rows == manifest.images["train"]
 
@@ -269,8 +266,8 @@ def test_a_dataset_that_is_not_there_is_named(tmp_path: Path, name: str) -> None
 
 def test_another_normalization_reuses_every_shard(source: Path, tmp_path: Path) -> None:
     _, first = prepare(source, tmp_path / "work")
-    job, second = prepare(source, tmp_path / "work", image=ImageSpec(size=(8, 8), normalize="standardize"))
-    assert not job.todo
+    done, second = prepare(source, tmp_path / "work", image=ImageSpec(size=(8, 8), normalize="standardize"))
+    assert not done.plan.todo
     assert second.splits == first.splits
     assert second.normalization.method == "standardize"
     assert len(second.normalization.mean or ()) == 3

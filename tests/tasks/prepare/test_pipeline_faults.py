@@ -47,9 +47,9 @@ def test_a_file_that_gave_no_bytes_is_asked_again(
     _, broken = prepare(source, tmp_path / "work")
     assert broken.outcomes["quarantined"] == 1
     monkeypatch.setattr(LocalSource, "read", read)
-    job, mended = prepare(source, tmp_path / "work")
+    done, mended = prepare(source, tmp_path / "work")
     assert mended.outcomes["ok"] == 60
-    assert len(job.todo) == 1
+    assert len(done.plan.todo) == 1
     assert mended.digest == prepare(source, tmp_path / "other")[1].digest
 
 

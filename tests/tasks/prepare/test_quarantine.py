@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sources import Fake, entries_of
-from steps import built_paths, make_job, prepare, rows_of, run_job, write_image, write_photos
+from steps import Prepared, built_paths, make_job, plan_job, prepare, rows_of, run_job, write_image, write_photos
 from typer.testing import CliRunner
 
-import tasks.prepare.finish
+import tasks.prepare.pipeline
 from cnn.errors import BudgetError, StorageError
 from cnn.images.spec import ImageSpec
 from flows.cli.main import app
@@ -22,7 +22,6 @@ from infra.storage.store import open_source, open_store
 from tasks.dataset.gc import collect_garbage
 from tasks.files.ignore_rules import find_file_rule
 from tasks.files.listing import describe_excluded, list_source
-from tasks.prepare.pipeline import Preparation, list_files
 
 BESIDE = {
     "sidecar": "IMG_1.AAE IMG_1.xmp IMG_1.jpg.json IMG_1.jpg.supplemental-metadata.json IMG_1.THM notes.txt list.csv"
@@ -83,16 +82,14 @@ def test_files_that_an_older_release_read_and_a_rule_leaves_out_now_go(
         patch.setattr("tasks.files.ignore_rules.FILE_ENDINGS", {})
         _, old = prepare(source, tmp_path / "work")
     assert (old.outcomes["quarantined"], old.files) == (1, 62)
-    job, new = prepare(source, tmp_path / "work")
+    done, new = prepare(source, tmp_path / "work")
     assert (new.outcomes["quarantined"], new.outcomes["ignored"]) == (0, 2)
-    assert built_paths(job) == set()
+    assert built_paths(done.plan) == set()
     assert new.digest == prepare(source, tmp_path / "fresh")[1].digest
 
 
-def exclude(source: Path, workspace: Path, *patterns: str) -> Preparation:
-    job = make_job(source, workspace)
-    job.exclude = patterns
-    return job
+def exclude(source: Path, workspace: Path, *patterns: str) -> Prepared:
+    return run_job(make_job(source, workspace, exclude=patterns))
 
 
 def test_excluded_files_are_in_the_ledger_and_another_setting_is_no_known_listing(source: Path, tmp_path: Path) -> None:
@@ -101,19 +98,18 @@ def test_excluded_files_are_in_the_ledger_and_another_setting_is_no_known_listin
     for number in range(9):
         (source / "raw" / f"{number}.nef").write_bytes(b"raw")
     (source / "owl" / "a.bin").write_bytes(b"x")
-    job = exclude(source, work, "raw/**", "*.BIN", "*.tif")
-    first = run_job(job)
+    done = exclude(source, work, "raw/**", "*.BIN", "*.tif")
+    first = done.manifest
     assert first.classes == ("bat", "cat", "owl")
     reasons = [row["reason"] for row in rows_of(work, first).values() if row["outcome"] == "ignored"]
     assert reasons == ["excluded"] * 10
-    assert [doubt for doubt in find_doubts(job) if "without images" in doubt] == []
+    assert [doubt for doubt in find_doubts(done.job, done.plan) if "without images" in doubt] == []
     again = exclude(source, work, "raw/**", "*.BIN", "*.tif")
-    assert (run_job(again), again.recognised) == (first, True)
+    assert (again.manifest, again.plan.recognised) == (first, True)
     other = exclude(source, work, "raw/**", "owl/02.png", "*.bin")
-    second = run_job(other)
-    assert (other.recognised, second.outcomes["ok"]) == (False, 59)
+    assert (other.plan.recognised, other.manifest.outcomes["ok"]) == (False, 59)
     back = exclude(source, work, "raw/**", "*.bin")
-    assert run_job(back).digest == first.digest
+    assert back.manifest.digest == first.digest
 
 
 def test_a_pattern_that_meets_nothing_is_told() -> None:
@@ -216,7 +212,7 @@ def test_a_list_that_cannot_be_written_hides_no_refusal(
     def refuse(*_: object) -> str:
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(tasks.prepare.finish, "write_refusal", refuse)
+    monkeypatch.setattr(tasks.prepare.pipeline, "write_refusal", refuse)
     for number in range(8):
         (source / "owl" / f"bad{number}.png").write_bytes(b"")
     with pytest.raises(BudgetError, match=r"bad2\.png \(empty_file\), …; repair or remove them"):
@@ -267,5 +263,4 @@ def test_other_settings_list_the_same(source: Path, tmp_path: Path) -> None:
     """What is left out is decided by names, whatever images are to become."""
     (source / "owl" / "a.mov").write_bytes(b"x")
     job = make_job(source, tmp_path / "work", image=ImageSpec(size=(4, 4)))
-    list_files(job)
-    assert len(job.rows.pending()) == 60
+    assert len(plan_job(job).rows.pending()) == 60

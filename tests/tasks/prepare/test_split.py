@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from listings import make_rows
+from listings import make_decoded
 from steps import prepare, rows_of, write_image, write_photos
 
 from cnn.dataset.manifest import LedgerRef, Manifest
@@ -28,21 +28,20 @@ SPEC = SplitSpec()
 
 def draw(paths: list[str], spec: SplitSpec = SPEC, before: dict[str, str] | None = None) -> dict[str, str]:
     """path → split of files, each a picture of its own, where `before` says in which split some were."""
-    rows = make_drawn(paths, spec, before or {})
-    draw_splits(rows, spec, {})
+    rows = draw_splits(make_drawn(paths, spec, before or {}), spec, {})
     return {path: SPLITS[split] for path, split in zip(sorted(paths), rows.split.tolist(), strict=True)}
 
 
 def make_drawn(paths: list[str], spec: SplitSpec, before: dict[str, str]) -> Rows:
     classes = sorted({path.split("/")[0] for path in paths})
-    rows, _ = make_rows(classes, {path: (path, "train", None) for path in paths})
+    rows, _ = make_decoded(classes, {path: (path, "train", None) for path in paths})
     for row, path in enumerate(sorted(paths)):
         group = re.search(spec.group, path) if spec.group else None
         rows.group[row] = rows.groups[group[0]] if group else -1
         drawn = choose_split(rows.image_key[row].tobytes().hex(), group[0] if group else None, spec)
         rows.split[row] = SPLITS.index(before.get(path, drawn))
         rows.known[row] = path in before
-    return rows
+    return rows.finish()
 
 
 def name_files(counts: list[int]) -> list[str]:
@@ -158,8 +157,8 @@ def test_files_stay_in_the_split_that_an_older_release_gave_them(tmp_path: Path)
     before = {path: row["split"] for path, row in rows_of(tmp_path / "work", first).items()}
     turned = {path: {"train": "test", "test": "train"}.get(split, split) for path, split in before.items()}
     publish_older(tmp_path / "work", first, turned)
-    job, second = prepare(source, tmp_path / "work")
-    assert not job.unchanged
+    done, second = prepare(source, tmp_path / "work")
+    assert not done.plan.unchanged
     assert {path: row["split"] for path, row in rows_of(tmp_path / "work", second).items()} == turned
     publish_older(tmp_path / "work", first, turned)
     seed = SplitSpec(validation=0.2, test=0.2, seed=1)

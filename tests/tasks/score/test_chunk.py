@@ -27,9 +27,9 @@ from cnn.inference.bundle import BundleInfo
 from cnn.models.architecture import ModelSpec
 from infra.registry.bundles import locate_bundle, upload_bundle
 from infra.storage.store import Entry, Source, open_source, open_store
+from tasks.files.bit_depth import DeepCounts
 from tasks.files.chunks import Chunk
 from tasks.files.reading import Files
-from tasks.prepare.bit_depth import DeepCounts
 from tasks.score.chunk import KnownPredictions, Network, score_chunk, score_files
 from tasks.score.predictions import decode_part, make_predictions_table, write_predictions
 from tasks.score.spec import ModelRef, ScoreSpec, ScoreTask

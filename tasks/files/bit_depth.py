@@ -1,34 +1,11 @@
-"""Pictures of more than 8 bits: measuring which levels a dataset uses, and telling of those that come out nearly black.
-
-`image.levels = "dataset"` is resolved before anything is built: the training images are read once, and what they use
-stands in the manifest's image settings, and so in the model, in place of "dataset". The next version of the same source
-keeps the levels of the version before as long as all other settings that decide pixels are the same, whatever images
-come and go: chunks stay built, and versions stay comparable. Where there were none of more than 8 bits there is
-nothing to keep, and the next run looks again.
-"""
+"""Pictures of more than 8 bits: how many come out nearly black or clipped, and what to set against it."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from cnn.errors import BadImage
-from cnn.formats.content_digest import digest_image_data
-from cnn.formats.file_kinds import may_be_deep
 from cnn.formats.levels import MAX_LEVEL, LevelSpan, find_misfit
-from cnn.images.spec import ImageSpec
-from infra.storage.store import reuse_source
-from tasks.files.chunks import Chunk, ChunkPlan, cut_by_hash
-from tasks.files.decoding import choose_decoder
-from tasks.files.listing import find_readable
-from tasks.files.reading import Files, computing
-from tasks.prepare.build import BuildTask
-from tasks.prepare.spec import BuildSpec
 
-DATASET = "dataset"
 FEW = 20  # one in so many pictures may be dark: there are pictures of the night
 
 
@@ -73,13 +50,6 @@ def count_deep(spans: Iterable[LevelSpan | None], levels: str | LevelSpan, previ
     return counts
 
 
-def count_report(table: pa.Table, levels: str | LevelSpan) -> DeepCounts:
-    """The counts of a chunk's report."""
-    facts = table.select(["low", "high"]).filter(pc.is_valid(table.column("low")))
-    spans = zip(facts.column("low").to_pylist(), facts.column("high").to_pylist(), strict=True)
-    return count_deep(spans, levels, int(pc.sum(table.column("preview")).as_py() or 0))
-
-
 def describe_deep(counts: DeepCounts, levels: str | LevelSpan, measured: bool = False) -> list[str]:
     """What is to be told of them to who prepares a dataset, one line each."""
     lines = []
@@ -110,45 +80,6 @@ def describe_scored(counts: DeepCounts, levels: str | LevelSpan, model: str) -> 
     if counts.previews:
         lines.append(_previews(counts.previews))
     return lines
-
-
-def with_levels(spec: BuildSpec, levels: str | LevelSpan) -> BuildSpec:
-    """The specification with this rule for levels."""
-    return spec.model_copy(update={"image": spec.image.model_copy(update={"levels": levels})})
-
-
-def cut_labelled(files: pa.Table, size: int) -> ChunkPlan:
-    """Chunks of all files that are read for a dataset."""
-    rows = find_readable(files)
-    has_label = pc.is_valid(files.column("label")).to_numpy().astype(np.bool_)
-    return cut_by_hash(files, rows[has_label[rows]], size)
-
-
-def measure_chunk(chunk: Chunk, task: BuildTask) -> tuple[int, list[LevelSpan]]:
-    """(how many files, the levels of each training image of more than 8 bits).
-
-    Raises:
-        SourceError: the source as a whole does not answer.
-    """
-    files = Files(reuse_source(task.source), chunk.entries)
-    image = ImageSpec(size=(1, 1), filter="area", max_pixels=task.spec.image.max_pixels, levels=DATASET)
-    spans: list[LevelSpan] = []
-    try:
-        decode = choose_decoder(chunk.isolated)
-        with computing():
-            for entry, digest, data in files:
-                if digest is None or isinstance(data, BadImage) or not may_be_deep(data):
-                    continue
-                if task.spec.place_image(entry.path, digest_image_data(data, digest).hex())[0] != "train":
-                    continue
-                try:
-                    seen = decode(data, image).seen
-                except BadImage:
-                    continue  # its reason is found when it is built
-                spans.extend([seen] if seen else [])
-    finally:
-        files.close()
-    return len(chunk.entries), spans
 
 
 def _previews(count: int) -> str:
