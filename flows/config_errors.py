@@ -119,12 +119,12 @@ def _describe_bounds(found: Schema) -> str:
     low, high = found.get("minimum"), found.get("maximum")
     above, below = found.get("exclusiveMinimum"), found.get("exclusiveMaximum")
     if low is not None and high is not None:
-        return f" from {low:g} to {high:g}"
+        return f" from {low:.12g} to {high:.12g}"
     words = [
-        f"of at least {low:g}" if low is not None else "",
-        f"above {above:g}" if above is not None else "",
-        f"of at most {high:g}" if high is not None else "",
-        f"below {below:g}" if below is not None else "",
+        f"of at least {low:.12g}" if low is not None else "",
+        f"above {above:.12g}" if above is not None else "",
+        f"of at most {high:.12g}" if high is not None else "",
+        f"below {below:.12g}" if below is not None else "",
     ]
     return "".join(f" {word}" for word in [" and ".join(filter(None, words))] if word)
 

@@ -41,7 +41,7 @@ def retrain(
     With `verify`, files that look unchanged are read and compared with the ledger too.
     """
     check_model_name(name)
-    count_parameters(config.model, config.image, 2)  # a network that does not fit is told now, not after an hour
+    count_parameters(config.model, config.image, 2)  # a network that does not fit is refused now, not after an hour
     began = time.monotonic()
     if config.train.deployment is not None:
         report = retrain_elsewhere(source, name, workspace, config, verify)

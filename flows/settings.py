@@ -15,7 +15,7 @@ from flows.config_errors import Schema, describe_allowed, follow, show_value, su
 
 WIDTH = 100  # columns of a comment in a safelight.toml
 NOT_SET = "not set"
-MARKS = re.compile(r"([|*])")  # what Markdown would not show in a cell of a table
+MARKS, BEFORE_MARK = re.compile(r"([|*])"), r"\\\1"  # what Markdown would not show in a cell of a table
 FILE_HEAD = """\
 Settings of Safelight. A line that begins with # changes nothing: here each setting is shown with its default.
 To change a setting, remove the # before it and write another value. `safelight settings` lists what is in force."""
@@ -133,16 +133,16 @@ def _list_layers() -> Iterator[tuple[str, str, str, str]]:
         yield f'`kind = "{kind}"`', "", "", layer["description"]
         for key, found in layer["properties"].items():
             if key != "kind":
-                default = show_value(found["default"]) if "default" in found else "required"
+                default = show_setting_value(found["default"]) if "default" in found else "required"
                 yield f"`{key}`", default, describe_allowed(schema, found), found["description"]
 
 
 def _write_table(rows: Iterable[tuple[str, str, str, str]]) -> str:
     lines = ["| setting | default | what may be written | meaning |", "|---|---|---|---|"]
     for name, default, allowed, meaning in rows:
-        shown = f"`{default}`" if default not in (NOT_SET, "required", "") else default
-        cells = [MARKS.sub(r"\\\1", cell) for cell in (name, shown, allowed, _make_sentence(meaning))]
-        lines.append(f"| {' | '.join(cells)} |")
+        shown = default if default in (NOT_SET, "required", "") else f"`{default}`"
+        texts = [name, shown, allowed.removesuffix(", or null"), _make_sentence(meaning)]
+        lines.append(f"| {' | '.join(MARKS.sub(BEFORE_MARK, text) for text in texts)} |")
     return "\n".join([*lines, ""])
 
 

@@ -81,7 +81,7 @@ def train_opened(job: Training, trainer: TrainingProcess, started: float) -> Tra
     is_new = version is None or not version.is_gated
     if version is None or is_new:
         version = run_training_stages(job, trainer)
-    report = summarize(job, version, is_new, time.monotonic() - started)
+    report = make_train_result(job, version, is_new, time.monotonic() - started)
     job.store.write(report_path(job.key), report.to_json().encode())
     link_version(report, job.registry.figures_of)
     if is_new:
@@ -205,7 +205,7 @@ def gate_stage(job: Training, report: TrainingResult, version: VersionInfo) -> V
     return apply_verdict(job.registry, version, verdict, find_user(), datetime.now(UTC))
 
 
-def summarize(job: Training, version: VersionInfo, trained: bool, seconds: float) -> TrainResult:
+def make_train_result(job: Training, version: VersionInfo, trained: bool, seconds: float) -> TrainResult:
     """The answer of the command."""
     verdict = read_verdict(version)
     return TrainResult(

@@ -15,7 +15,7 @@ TRAIN, VALIDATION, TEST = range(len(SPLITS))
 class SplitSpec(Settings):
     """How images are divided into those for training, validation and test; new images move none of the others."""
 
-    validation: float = Field(0.1, ge=0.0, lt=1.0, description="share of the images that choose the best epoch")
+    validation: float = Field(0.1, ge=0.0, lt=1.0, description="share of the images that decide which epoch was best")
     test: float = Field(
         0.1, ge=0.0, lt=1.0, description="share of the images that judge the model, which training never sees"
     )

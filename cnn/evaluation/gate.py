@@ -30,8 +30,8 @@ class GateSpec(Settings):
         0.05,
         gt=0.0,
         lt=1.0,
-        description="p value below which a difference is no chance: a version that is so surely worse than the "
-        "champion is held back, and a first version that is not so surely better than always the same answer",
+        description="how sure a comparison must be, as a p value: a new version that is worse than the champion at a "
+        "smaller p is held back, and so is a first version that is not better than a constant answer at a smaller p",
     )
 
 

@@ -4,16 +4,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from cnn.formats.tiff_directory import (
-    DNG_VERSION,
-    MAKE,
-    ORIENTATION,
-    PHOTOMETRIC,
-    Directory,
-    Header,
-    read_directories,
-    read_header,
-)
+from cnn.formats.tiff_directory import Directory, Header, Tag, read_directories, read_header
 
 MAKER_MARKS = {b"CR\x02\x00": "CR2", b"IIII": "IIQ", b"MMMM": "IIQ"}  # behind the header of a TIFF file
 CFA, LINEAR_RAW = 32803, 34892  # photometric interpretations: a colour filter array, and one that was filled in
@@ -53,12 +44,12 @@ def name_raw(data: bytes, header: Header | None, directories: list[Directory]) -
         return "CRW"
     if header is None or not directories:
         return None
-    if DNG_VERSION in directories[0].tags:
+    if Tag.DNG_VERSION in directories[0].tags:
         return "DNG"
     if (mark := next((kind for mark, kind in MAKER_MARKS.items() if data.startswith(mark, 8)), None)) is not None:
         return mark
-    if any(directory.number(PHOTOMETRIC, -1) in (CFA, LINEAR_RAW) for directory in directories):
-        make = bytes(directories[0].tags.get(MAKE, b"")).upper()
+    if any(directory.photometric in (CFA, LINEAR_RAW) for directory in directories):
+        make = bytes(directories[0].tags.get(Tag.MAKE, b"")).upper()
         return next((kind for name, kind in MAKERS.items() if make.startswith(name)), "of an unknown maker")
     return None
 
@@ -72,7 +63,7 @@ def find_preview(data: bytes) -> Preview | None:
         return None
     header = read_header(data)
     directories = read_directories(data, header) if header is not None else []
-    orientation = directories[0].number(ORIENTATION, 1) if directories else 1
+    orientation = directories[0].number(Tag.ORIENTATION, 1) if directories else 1
     return Preview(data[-max(found)[1] :], orientation)
 
 

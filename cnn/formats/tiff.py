@@ -18,34 +18,9 @@ from PIL import Image
 from cnn.errors import BadImage
 from cnn.formats.levels import LevelSpan, floats_to_uint8, integers_to_uint8, measure_span
 from cnn.formats.pillow import OpenedImage, explain_errors
-from cnn.formats.tiff_directory import (
-    BITS,
-    COMPRESSION,
-    EXTRA,
-    FILL_ORDER,
-    HEIGHT,
-    HIGHEST,
-    LOWEST,
-    ORIENTATION,
-    PHOTOMETRIC,
-    PLANAR,
-    PREDICTOR,
-    PROFILE,
-    ROWS_PER_STRIP,
-    SAMPLES,
-    STRIP_BYTES,
-    STRIP_OFFSETS,
-    SUBSAMPLING,
-    TILE_BYTES,
-    TILE_HEIGHT,
-    TILE_OFFSETS,
-    TILE_WIDTH,
-    WIDTH,
-    Directory,
-    describe_samples,
-)
+from cnn.formats.tiff_directory import Directory, Tag, describe_samples
 
-UNCOMPRESSED = 1  # no compression
+UNCOMPRESSED = 1
 # Compressions that give bytes whatever they stand for, and that Pillow's libtiff knows.
 LOSSLESS = {
     UNCOMPRESSED: "none",
@@ -81,8 +56,8 @@ def needs_exact_reading(directory: Directory) -> bool:
         return False
     if bits > 8 or bands > MOST_BANDS or directory.kind != "uint":
         return True
-    grey = directory.number(PHOTOMETRIC, -1) in (WHITE_IS_ZERO, BLACK_IS_ZERO)
-    return grey and bands > 1 and directory.number(COMPRESSION, UNCOMPRESSED) in LOSSLESS
+    grey = directory.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO)
+    return grey and bands > 1 and directory.compression in LOSSLESS
 
 
 def check_plain(directory: Directory) -> None:
@@ -92,9 +67,10 @@ def check_plain(directory: Directory) -> None:
         BadImage: unsupported_mode.
     """
     width, height = directory.size
-    plain = directory.number(COMPRESSION, UNCOMPRESSED) == UNCOMPRESSED and directory.number(PHOTOMETRIC, -1) == YCBCR
-    halved = directory.numbers(SUBSAMPLING) != (1, 1)
-    if plain and halved and sum(directory.numbers(STRIP_BYTES) or directory.numbers(TILE_BYTES)) < 3 * width * height:
+    plain = directory.compression == UNCOMPRESSED and directory.photometric == YCBCR
+    halved = directory.numbers(Tag.SUBSAMPLING) != (1, 1)
+    size = sum(directory.numbers(Tag.STRIP_BYTES) or directory.numbers(Tag.TILE_BYTES))
+    if plain and halved and size < 3 * width * height:
         raise _unsupported(directory, "YCbCr with colours at half the size, uncompressed")
 
 
@@ -110,13 +86,13 @@ def read_tiff(data: bytes, directory: Directory, levels: str | LevelSpan) -> Ope
     samples = read_samples(data, directory)
     values, alpha = samples[..., :colours], samples[..., colours : colours + (mode[-1] in "Aa")]
     shown = _show(values, directory, levels)
-    if directory.number(PHOTOMETRIC) == WHITE_IS_ZERO:
+    if directory.photometric == WHITE_IS_ZERO:
         np.subtract(255, shown, out=shown)
     image = _to_image(mode, shown, _show(alpha, directory, "full"))
-    if profile := directory.tags.get(PROFILE):
+    if profile := directory.tags.get(Tag.PROFILE):
         image.info["icc_profile"] = bytes(profile)
     is_deep = directory.kind != "float" and directory.bits > 8
-    return OpenedImage(image, directory.number(ORIENTATION, 1), measure_span(values) if is_deep else None)
+    return OpenedImage(image, directory.number(Tag.ORIENTATION, 1), measure_span(values) if is_deep else None)
 
 
 def read_samples(data: bytes, directory: Directory) -> NDArray[Any]:
@@ -126,7 +102,7 @@ def read_samples(data: bytes, directory: Directory) -> NDArray[Any]:
         BadImage: unsupported_mode, truncated, decode_error.
     """
     _check_readable(directory)
-    planes = directory.samples if directory.number(PLANAR, 1) == PLANES else 1
+    planes = directory.samples if directory.number(Tag.PLANAR, 1) == PLANES else 1
     grid, parts = _find_parts(data, directory, planes)
     bands = directory.samples // planes
     each = len(parts) // planes
@@ -138,14 +114,14 @@ def read_samples(data: bytes, directory: Directory) -> NDArray[Any]:
 
 def _choose_mode(directory: Directory) -> tuple[str, int]:
     """(Pillow's mode for it, how many of the bands are colours; one more may be transparency)."""
-    bands, photometric = directory.samples, directory.number(PHOTOMETRIC, -1)
+    bands, photometric = directory.samples, directory.photometric
     colours = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, CMYK: 4}.get(photometric)
     if colours is None or bands < colours:
         raise _unsupported(directory, f"photometric interpretation {photometric}")
     mode = {1: "L", 3: "RGB", 4: "CMYK"}[colours]
     if bands == colours:
         return mode, colours
-    extra = directory.numbers(EXTRA) or ((2,) if (mode, bands) == ("RGB", 4) else ())
+    extra = directory.numbers(Tag.EXTRA) or ((2,) if (mode, bands) == ("RGB", 4) else ())
     first = extra[0] if len(extra) == bands - colours and not any(extra[1:]) and len(extra) <= 3 else None
     if mode != "CMYK" and first == PREMULTIPLIED:
         return {"L": "La", "RGB": "RGBa"}[mode], colours
@@ -176,13 +152,13 @@ def _to_image(mode: str, colours: NDArray[np.uint8], alpha: NDArray[np.uint8]) -
 
 def _stated_range(directory: Directory) -> tuple[float, float]:
     """What the file states as the range of its samples; 0 to 1 where nothing usable is stated."""
-    ends = [directory.tags.get(tag) for tag in (LOWEST, HIGHEST)]
+    ends = [directory.tags.get(tag) for tag in (Tag.LOWEST, Tag.HIGHEST)]
     low, high = (float(end[0]) if end and not isinstance(end, bytes) else math.nan for end in ends)
     return (low, high) if math.isfinite(low) and math.isfinite(high) and low < high else (0.0, 1.0)
 
 
 def _check_readable(directory: Directory) -> None:
-    bits, compression = directory.bits, directory.number(COMPRESSION, UNCOMPRESSED)
+    bits, compression = directory.bits, directory.compression
     if compression not in LOSSLESS:
         raise _unsupported(directory, f"compression {compression}")
     whole = bits in (8, 16, 32, 64) if directory.kind == "int" else bits in (*range(8, 17), 32, 64)
@@ -191,23 +167,23 @@ def _check_readable(directory: Directory) -> None:
     usable = {1: True, DIFFERENCES: bits in (8, 16, 32, 64), FLOAT_DIFFERENCES: directory.kind == "float"}
     if not usable.get(_predictor(directory), False):
         raise _unsupported(directory, f"predictor {_predictor(directory)}")
-    if directory.number(FILL_ORDER, 1) != 1:
+    if directory.number(Tag.FILL_ORDER, 1) != 1:
         raise _unsupported(directory, "bits in reverse order")
 
 
 def _find_parts(data: bytes, directory: Directory, planes: int) -> tuple[Grid, list[bytes]]:
     """How the strips or tiles lie, and the bytes of each, plane after plane."""
     width, height = directory.size
-    if offsets := directory.numbers(TILE_OFFSETS):
-        tile = directory.number(TILE_WIDTH), directory.number(TILE_HEIGHT)
+    if offsets := directory.numbers(Tag.TILE_OFFSETS):
+        tile = directory.number(Tag.TILE_WIDTH), directory.number(Tag.TILE_HEIGHT)
         if not all(tile):
             raise BadImage("decode_error", "tiles without a size")
         down = -(-height // tile[1])
         grid = Grid(True, -(-width // tile[0]), tile[1], tile[0], down * tile[1])
-        sizes = directory.numbers(TILE_BYTES)
+        sizes = directory.numbers(Tag.TILE_BYTES)
     else:
-        offsets, sizes = directory.numbers(STRIP_OFFSETS), directory.numbers(STRIP_BYTES)
-        rows = min(height, directory.number(ROWS_PER_STRIP, height) or height)
+        offsets, sizes = directory.numbers(Tag.STRIP_OFFSETS), directory.numbers(Tag.STRIP_BYTES)
+        rows = min(height, directory.number(Tag.ROWS_PER_STRIP, height) or height)
         grid = Grid(False, 1, rows, width, height)
     if grid.across * grid.width * grid.rows > max(MOST_PADDING, 4 * width * height):
         raise BadImage("decode_error", f"tiles of {grid.width}x{grid.height} for a picture of {width}x{height}")
@@ -225,7 +201,7 @@ def _read_plane(parts: list[bytes], grid: Grid, bands: int, directory: Directory
     """(height, width, bands) of one plane."""
     width, height = directory.size
     per_row = -(-grid.width * bands * directory.bits // 8)
-    compression = directory.number(COMPRESSION, UNCOMPRESSED)
+    compression = directory.compression
     join = _join_plain if compression == UNCOMPRESSED else partial(_decompress, compression=compression)
     raw = join(parts, grid, per_row)
     values = _to_numbers(raw, grid.width * bands, directory)
@@ -257,16 +233,15 @@ def _decompress(parts: list[bytes], grid: Grid, per_row: int, compression: int) 
 
 def _write_bytes(parts: list[bytes], grid: Grid, per_row: int, compression: int) -> bytes:
     """A TIFF file whose samples are the bytes of these parts."""
-    tags = {WIDTH: per_row * grid.across, HEIGHT: grid.rows, BITS: 8, COMPRESSION: compression, SAMPLES: 1}
-    tags |= {PHOTOMETRIC: BLACK_IS_ZERO}
-    tags |= {TILE_WIDTH: per_row, TILE_HEIGHT: grid.height} if grid.tiled else {ROWS_PER_STRIP: grid.height}
+    tags = {Tag.WIDTH: per_row * grid.across, Tag.HEIGHT: grid.rows, Tag.BITS: 8, Tag.SAMPLES: 1}
+    tags |= {Tag.COMPRESSION: compression, Tag.PHOTOMETRIC: BLACK_IS_ZERO}
+    tags |= {Tag.TILE_WIDTH: per_row, Tag.TILE_HEIGHT: grid.height} if grid.tiled else {Tag.ROWS_PER_STRIP: grid.height}
     count = len(parts)
     lists = 8 + 2 + 12 * (len(tags) + 2) + 4  # where the places of the parts stand, and behind them their sizes
     sizes = np.array([len(part) for part in parts], "<u4")
     places = (lists + 8 * count + np.concatenate(([0], np.cumsum(sizes[:-1])))).astype("<u4")
-    listed = dict(
-        zip((TILE_OFFSETS, TILE_BYTES) if grid.tiled else (STRIP_OFFSETS, STRIP_BYTES), (places, sizes), strict=True)
-    )
+    where, how_much = (Tag.TILE_OFFSETS, Tag.TILE_BYTES) if grid.tiled else (Tag.STRIP_OFFSETS, Tag.STRIP_BYTES)
+    listed = {where: places, how_much: sizes}
     tags |= {
         tag: int(values[0]) if count == 1 else lists + 4 * count * number
         for number, (tag, values) in enumerate(listed.items())
@@ -291,7 +266,7 @@ def _to_numbers(raw: NDArray[np.uint8], count: int, directory: Directory) -> NDA
 
 
 def _predictor(directory: Directory) -> int:
-    return 1 if directory.number(COMPRESSION, UNCOMPRESSED) == UNCOMPRESSED else directory.number(PREDICTOR, 1)
+    return 1 if directory.compression == UNCOMPRESSED else directory.number(Tag.PREDICTOR, 1)
 
 
 def _unpack_bits(raw: NDArray[np.uint8], count: int, bits: int) -> NDArray[np.uint16]:
@@ -314,7 +289,7 @@ def _add_up(values: NDArray[Any]) -> NDArray[Any]:
 
 def _undo_float_differences(raw: NDArray[np.uint8], count: int, directory: Directory) -> NDArray[np.uint8]:
     """Undo Adobe's predictor for floats: bytes of one weight stand together, as differences. Gives big-endian ones."""
-    bands = 1 if directory.number(PLANAR, 1) == PLANES else directory.samples
+    bands = 1 if directory.number(Tag.PLANAR, 1) == PLANES else directory.samples
     rows, across, size = raw.shape
     steps = raw.reshape(rows, across, size // bands, bands)
     ordered = np.cumsum(steps, axis=2, dtype=np.uint8).reshape(rows, across, directory.bits // 8, count)

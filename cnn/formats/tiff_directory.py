@@ -3,35 +3,52 @@
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, NamedTuple
 
-# Tags of TIFF 6.0, its supplements and DNG 1.7 that decide which picture is meant and how its samples lie in the file.
-NEW_SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
-FILL_ORDER, MAKE, STRIP_OFFSETS, ORIENTATION, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES = 266, 271, 273, 274, 277, 278, 279
-PLANAR, PREDICTOR, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES, SUB_DIRECTORIES = (
-    284,
-    317,
-    322,
-    323,
-    324,
-    325,
-    330,
-)
-EXTRA, SAMPLE_FORMAT, LOWEST, HIGHEST, SUBSAMPLING, PROFILE, DNG_VERSION = 338, 339, 340, 341, 530, 34675, 50706
-WANTED = {
-    *(NEW_SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, MAKE, STRIP_OFFSETS),
-    *(ORIENTATION, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES, PLANAR, PREDICTOR, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS),
-    *(TILE_BYTES, SUB_DIRECTORIES, EXTRA, SAMPLE_FORMAT, LOWEST, HIGHEST, SUBSAMPLING, PROFILE, DNG_VERSION),
-}
 TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 AS_BYTES = (2, 7)  # ASCII and undefined: kept as they are
-TIFF_MAGIC, BIG_TIFF_MAGIC = (
-    (42, 0x2A00, 0x4F52, 0x5352, 0x55),
-    43,
-)  # TIFF, also in the wrong byte order; Olympus; Panasonic
+TIFF_MAGIC = (42, 0x2A00, 0x4F52, 0x5352, 0x55)  # TIFF, also in the wrong byte order; Olympus; Panasonic
+BIG_TIFF_MAGIC = 43
 MOST_DIRECTORIES, MOST_ENTRIES = 256, 4096
 REDUCED, MASK, OLD_REDUCED = 1, 4, 2  # bits of NewSubfileType; a value of SubfileType
 SAMPLE_KINDS = {1: "uint", 2: "int", 3: "float", 4: "uint", 5: "complex int", 6: "complex float"}
+
+
+class Tag(IntEnum):
+    """Tags of TIFF 6.0, its supplements and DNG 1.7 that decide which picture is meant and how its samples lie."""
+
+    NEW_SUBFILE = 254
+    OLD_SUBFILE = 255
+    WIDTH = 256
+    HEIGHT = 257
+    BITS = 258
+    COMPRESSION = 259
+    PHOTOMETRIC = 262
+    FILL_ORDER = 266
+    MAKE = 271
+    STRIP_OFFSETS = 273
+    ORIENTATION = 274
+    SAMPLES = 277
+    ROWS_PER_STRIP = 278
+    STRIP_BYTES = 279
+    PLANAR = 284
+    PREDICTOR = 317
+    TILE_WIDTH = 322
+    TILE_HEIGHT = 323
+    TILE_OFFSETS = 324
+    TILE_BYTES = 325
+    SUB_DIRECTORIES = 330
+    EXTRA = 338
+    SAMPLE_FORMAT = 339
+    LOWEST = 340
+    HIGHEST = 341
+    SUBSAMPLING = 530
+    PROFILE = 34675
+    DNG_VERSION = 50706
+
+
+TAGS = frozenset(Tag)
 
 
 class Header(NamedTuple):
@@ -64,28 +81,38 @@ class Directory:
     @property
     def is_reduced(self) -> bool:
         """Whether it says of itself that it is a small copy of another picture, or a mask."""
-        return bool(self.number(NEW_SUBFILE) & (REDUCED | MASK)) or self.number(OLD_SUBFILE) == OLD_REDUCED
+        return bool(self.number(Tag.NEW_SUBFILE) & (REDUCED | MASK)) or self.number(Tag.OLD_SUBFILE) == OLD_REDUCED
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height)."""
-        return self.number(WIDTH), self.number(HEIGHT)
+        return self.number(Tag.WIDTH), self.number(Tag.HEIGHT)
+
+    @property
+    def compression(self) -> int:
+        """By which method the samples are compressed; 1 for none."""
+        return self.number(Tag.COMPRESSION, 1)
+
+    @property
+    def photometric(self) -> int:
+        """What the samples stand for (levels of grey, RGB, CMYK, …); -1 where nothing is stated."""
+        return self.number(Tag.PHOTOMETRIC, -1)
 
     @property
     def samples(self) -> int:
         """Samples of a pixel: bands."""
-        return self.number(SAMPLES, 1)
+        return self.number(Tag.SAMPLES, 1)
 
     @property
     def bits(self) -> int:
         """Bits of a sample; 0 where the samples differ."""
-        given = self.numbers(BITS) or (1,)
+        given = self.numbers(Tag.BITS) or (1,)
         return given[0] if len(set(given)) == 1 else 0
 
     @property
     def kind(self) -> str:
         """uint, int or float; "mixed" where the samples differ."""
-        given = set(self.numbers(SAMPLE_FORMAT)) or {1}
+        given = set(self.numbers(Tag.SAMPLE_FORMAT)) or {1}
         return SAMPLE_KINDS.get(given.pop(), "unknown") if len(given) == 1 else "mixed"
 
 
@@ -111,7 +138,7 @@ def read_directories(data: bytes, header: Header) -> list[Directory]:
         chain.append(found[0])
         at = found[1]
     below: list[Directory] = []
-    waiting = [offset for directory in chain for offset in directory.numbers(SUB_DIRECTORIES)]
+    waiting = [offset for directory in chain for offset in directory.numbers(Tag.SUB_DIRECTORIES)]
     while waiting and len(seen) < MOST_DIRECTORIES:
         at = waiting.pop(0)
         if at in seen:
@@ -119,7 +146,7 @@ def read_directories(data: bytes, header: Header) -> list[Directory]:
         seen.add(at)
         if (found := _read_directory(data, header, at)) is not None:
             below.append(found[0])
-            waiting.extend(found[0].numbers(SUB_DIRECTORIES))
+            waiting.extend(found[0].numbers(Tag.SUB_DIRECTORIES))
     return [*chain, *below]
 
 
@@ -144,7 +171,7 @@ def describe_samples(directory: Directory) -> str:
     each = (
         f"{directory.kind}{bits}"
         if bits
-        else f"{directory.kind} of {' and '.join(map(str, directory.numbers(BITS)))} bits"
+        else f"{directory.kind} of {' and '.join(map(str, directory.numbers(Tag.BITS)))} bits"
     )
     return f"{directory.samples} bands of {each}" if directory.samples > 1 else f"one band of {each}"
 
@@ -175,7 +202,7 @@ def _read_entries(data: bytes, header: Header, start: int, count: int) -> Iterat
         place = start + number * (head + inline)
         tag, kind, length = struct.unpack_from(form, data, place)
         letter = "s" if kind in AS_BYTES else TYPES.get(kind)
-        if tag not in WANTED or letter is None or not length:
+        if tag not in TAGS or letter is None or not length:
             continue
         size, at = length * struct.calcsize(f"={letter}"), place + head
         if size > inline:

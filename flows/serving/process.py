@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 
-def main() -> None:
+def run_engine() -> None:
     """Run Prefect's engine as if it had been started itself, with two hooks on the flow that it will load."""
     name, path = sys.argv[1:]
     sys.argv[1:] = []
@@ -59,7 +59,7 @@ def complete_answer(flow: str, parameters: dict[str, Any], answer: dict[str, Any
 
 
 def describe_fault(fault: object, run: str) -> str:
-    """A known fault in its own words; of any other its kind too, and where the rest of it stands."""
+    """A known fault in its own words; of any other its kind too, and where the rest of it is to be read."""
     from cnn.errors import SafelightError
     from cnn.text import shorten
 
@@ -92,4 +92,4 @@ def start_command(flow: str, path: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    run_engine()

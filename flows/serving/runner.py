@@ -30,7 +30,7 @@ from flows.serving.timetable import describe_moment
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STARTING = timedelta(minutes=1)  # what Prefect has handed out for less long than this is about to begin
-SCHEDULE_SECONDS = 20.0  # that a server may take to schedule the first runs before it is told
+SCHEDULE_SECONDS = 20.0  # that a server may take to schedule the first runs before a line says so
 END_SECONDS = 5.0  # that a server is waited for at the end, twice at most; Prefect's client would ask for a minute
 STOPPED = "stopped; what was finished is kept, the next run goes on from there"
 
@@ -125,9 +125,9 @@ class ServingRunner(Runner):
         """Log when each deployment runs next."""
         now = self.log.now()
         dates = sorted(self.watch.find_next(now).items(), key=lambda item: item[1])
-        told = ", ".join(f"next {name} {describe_moment(due, now)}" for name, due in dates)
-        if told:
-            self.log.write_line(told)
+        line = ", ".join(f"next {name} {describe_moment(due, now)}" for name, due in dates)
+        if line:
+            self.log.write_line(line)
 
     async def _keep_polling(self) -> None:
         while True:
@@ -177,10 +177,8 @@ class ServingRunner(Runner):
     def _note_answer(self, error: Exception | None) -> None:
         """Log when Prefect's server stops answering, and when it answers again."""
         if error is not None and not self._outage:
-            told = shorten(error)
-            self.log.write_line(
-                f"Prefect's server does not answer ({told}); asked again every {self.query_seconds:.0f} s"
-            )
+            cause, seconds = shorten(error), f"{self.query_seconds:.0f} s"
+            self.log.write_line(f"Prefect's server does not answer ({cause}); asked again every {seconds}")
         elif error is None and self._outage:
             self.log.write_line("Prefect's server answers again")
         self._outage = error is not None

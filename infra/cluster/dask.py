@@ -1,4 +1,4 @@
-"""A `ClusterSpec` in, workers that run one function on many small items out; the only module that knows Dask.
+"""Start or join a Dask cluster, and run a function on many chunks there; the only module that knows Dask.
 
 Without Dask the same function runs in this process: in threads, or with `workers = 0` in a loop.
 """
@@ -94,7 +94,7 @@ def run_chunks(
         SafelightError: the workers died over one item, or the scheduler went away.
     """
     if cluster.client is not None:
-        with _explained_deaths():
+        with _explain_deaths():
             work = _Work(cluster.client, function, isolate or (lambda item: item))
             work.run(iter(items), on_result, IN_FLIGHT * max(1, cluster.workers))
     elif isolate is not None:
@@ -132,7 +132,7 @@ class _Work:
                     done.add(self._submit(following))  # type: ignore[no-untyped-call]
                 on_result(result)
         except BaseException:
-            with suppress(Exception):  # the first fault is the one to tell
+            with suppress(Exception):  # the first fault is the one to raise
                 self._client.cancel(list(self._pending), force=True)
             raise
 
@@ -143,7 +143,7 @@ class _Work:
 
 
 @contextmanager
-def _explained_deaths() -> Iterator[None]:
+def _explain_deaths() -> Iterator[None]:
     from distributed import KilledWorker
     from distributed.client import FutureCancelledError
     from distributed.comm.core import CommClosedError
@@ -203,7 +203,7 @@ def _start_local(workers: int | None) -> Iterator[Any]:
     with ExitStack() as stack:
         stack.enter_context(dask.config.set({**SETTINGS, "distributed.nanny.pre-spawn-environ": environment}))
         stack.enter_context(skip_main_module())
-        with block_interrupts(), _explained_start():
+        with block_interrupts(), _explain_failed_start():
             local = LocalCluster(  # type: ignore[no-untyped-call]
                 n_workers=workers or CPU_COUNT,
                 processes=True,
@@ -220,20 +220,20 @@ def _start_local(workers: int | None) -> Iterator[Any]:
 
 
 @contextmanager
-def _explained_start() -> Iterator[None]:
+def _explain_failed_start() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # Dask's word for a process that ended, or was silent, before it was ready
         if is_short_of_memory(error):
             raise
         raise InstallationError(
-            f"the worker processes do not start ({error}); what they printed stands above; mend or reinstall what it"
+            f"the worker processes do not start ({error}); what they printed is above; repair or reinstall what it"
             " names, or do without them: --set cluster.workers=0"
         ) from None
 
 
 async def _kill_workers(local: Any) -> None:
-    """End the worker processes at once: they hold nothing, and asking each to finish takes seconds."""
+    """End the worker processes at once: they have nothing left to do, and asking each to finish takes seconds."""
     for nanny in local.workers.values():
         if nanny.is_alive():
             nanny.close_gracefully()  # it is not to start another one

@@ -1,5 +1,4 @@
-"""Blocks in which worker processes start as they should: deaf to Ctrl-C, without this process's main module, and
-without the modules of the working folder."""
+"""How Dask's worker processes start: deaf to Ctrl-C, without this command's main module or the working folder's."""
 
 import multiprocessing.resource_tracker
 import multiprocessing.spawn
@@ -18,7 +17,7 @@ FOLDERS = ("PYTHONPATH", "PYTHONSAFEPATH")  # what decides where a new process l
 
 @contextmanager
 def block_interrupts() -> Iterator[None]:
-    """Threads and processes started in the block never see Ctrl-C: this process ends them, and they say nothing."""
+    """Threads and processes started in the block never see Ctrl-C: this process ends them, and they print nothing."""
     with safe_import_folders():
         multiprocessing.resource_tracker.ensure_running()  # started inside, it would undo the block
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -63,7 +62,7 @@ def skip_main_module() -> Iterator[None]:
     """Worker processes started in the block do not import this process's main module, nor one of the working folder.
 
     Spawned processes import it to unpickle what it defines. Here that is the command line or Prefect's engine: seconds
-    per worker for nothing, since functions that are sent to workers stand in modules of their own.
+    per worker for nothing, since functions that are sent to workers are in modules of their own.
     """
     original = multiprocessing.spawn.get_preparation_data
 

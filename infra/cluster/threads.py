@@ -1,4 +1,4 @@
-"""A function and items in, results as they come out: in a few threads of this process, each with its own decoder."""
+"""Threads for small work: a few in this process, each with a decoder process of its own."""
 
 import os
 import time
@@ -38,7 +38,7 @@ def run_in_threads(function: Callable[[T], R], items: Iterator[T], on_result: Ca
                 future.set_exception(error)
             answered.put(future)
 
-    # Daemons: a thread that a dead file server holds must not keep this process from its end.
+    # Daemons: a thread that waits for a dead file server must not stop this process from ending.
     threads = [Thread(target=work, name=f"chunk-{n}", daemon=True) for n in range(min(MOST_THREADS, count_cores()))]
     for thread in threads:
         thread.start()

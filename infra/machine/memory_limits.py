@@ -1,4 +1,4 @@
-"""How much memory this process may have (ulimit -v, ulimit -d), and whether an error says that it was not enough."""
+"""Limits on this process's memory (ulimit -v, ulimit -d), and errors that come of too little of it."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""HTTP proxies that the environment names: loopback never goes through one, and one that is in the way is named.
+"""HTTP and SOCKS proxies that the environment names: none before this machine's own servers, and the one in the way.
 
 HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY are read as Python's urllib does: what is written small comes first.
 Prefect's client (httpx), its websockets, MLflow (requests) and boto3 each read them for themselves.

@@ -1,4 +1,4 @@
-"""Bundles of registered versions on this machine: fetched once, verified, kept by digest; uploaded for workers."""
+"""Bundles of registered versions on this machine: fetched once, verified, cached by digest; uploaded for workers."""
 
 import shutil
 import tempfile
@@ -34,13 +34,13 @@ def cache_bundle(digest: str, folder: Path, bring: Callable[[str, Path], None], 
     Raises:
         IntegrityError: what came is not what was registered.
     """
-    kept = folder / digest
-    if kept.is_dir():
+    cached = folder / digest
+    if cached.is_dir():
         try:
-            _check(kept, digest, culprit)
-            return kept
+            _check(cached, digest, culprit)
+            return cached
         except IntegrityError:
-            shutil.rmtree(kept, ignore_errors=True)  # a cache heals itself; the registry has the original
+            shutil.rmtree(cached, ignore_errors=True)  # a cache heals itself; the registry has the original
     folder.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
     try:
@@ -48,10 +48,10 @@ def cache_bundle(digest: str, folder: Path, bring: Callable[[str, Path], None], 
         for name in sorted(_read_info(part, digest, culprit).files):
             bring(name, part)
         _check(part, digest, culprit)
-        _keep(part, kept)
+        _move_into_place(part, cached)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return kept
+    return cached
 
 
 def upload_bundle(store: Store, folder: Path) -> str:
@@ -106,10 +106,10 @@ def _read_info(folder: Path, digest: str, culprit: str) -> BundleInfo:
         raise IntegrityError(f"{culprit}: {INFO} is from another version of Safelight; train again") from None
 
 
-def _keep(part: Path, kept: Path) -> None:
+def _move_into_place(part: Path, cached: Path) -> None:
     part.chmod(0o755)
     try:
-        part.rename(kept)
+        part.rename(cached)
     except OSError:
-        if not kept.is_dir():  # else another process was first, with the same bytes
+        if not cached.is_dir():  # else another process was first, with the same bytes
             raise

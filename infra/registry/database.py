@@ -123,7 +123,7 @@ def _begin_anew(path: Path, tables: Tables, schema: Schema, announce: Announce) 
     with _draft(path) as draft:
         schema.upgrade(_address(draft))
         if tables.names:
-            kept = _keep_copy(path, "broken")
+            kept = _save_copy(path, "broken")
             announce(
                 f"{path} was left half-made by an earlier command and held no runs or models: made anew (the former"
                 f" file is {kept})"
@@ -140,10 +140,10 @@ def _continue_migration(path: Path, tables: Tables, schema: Schema, announce: An
             schema.upgrade(_address(draft))
             reached = read_tables(draft)
         except (sqlite3.DatabaseError, StorageError) as error:
-            raise StorageError(_say_stuck(path, str(error))) from None
+            raise StorageError(_describe_stuck(path, str(error))) from None
         if not reached.fit(schema) or any(reached.rows.get(name) != count for name, count in tables.rows.items()):
-            raise StorageError(_say_stuck(path, "rows would be lost"))
-        kept = _keep_copy(path, "before")
+            raise StorageError(_describe_stuck(path, "rows would be lost"))
+        kept = _save_copy(path, "before")
         _copy(draft, path)
     cause = "was left half-migrated and is repaired" if tables.left_over else "is migrated to the installed MLflow"
     announce(f"{path} {cause} (the former file is {kept})")
@@ -159,7 +159,7 @@ def _drop_left_over(draft: Path, tables: Tables) -> None:
         connection.commit()
 
 
-def _say_stuck(path: Path, cause: str) -> str:
+def _describe_stuck(path: Path, cause: str) -> str:
     return (
         f"{path}: MLflow's tables were left half-migrated and cannot be brought to their end"
         f" ({shorten(cause)}); bring back a copy of the file, or move it away to begin without its runs"
@@ -203,7 +203,7 @@ def _copy(source: Path, target: Path) -> None:
         read.backup(write, progress=look_at_clock)
 
 
-def _keep_copy(path: Path, what: str) -> Path:
+def _save_copy(path: Path, what: str) -> Path:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     kept = path.with_name(f"{path.name}.{what}-{stamp}")
     _copy(path, kept)

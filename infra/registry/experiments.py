@@ -1,7 +1,7 @@
 """MLflow experiments, one a model, and their repair after people tidied up in MLflow's pages.
 
-An experiment or run that was deleted there is brought back, told in a line. That a model was renamed or deleted there
-is told before anything is trained.
+An experiment or run that was deleted there is brought back, and announced. That a model was renamed or deleted there is
+said before anything is trained.
 """
 
 import hashlib

@@ -39,7 +39,7 @@ class Registry(Versions, Experiments):
 
     @contextmanager
     def train_alone(self, name: str) -> Iterator[None]:
-        """In the block no other run trains this model: another one is waited for, and told in a line.
+        """In the block no other run trains this model: another one is waited for, which is announced.
 
         Processes of one machine hold a file lock. Where the registry is not a file of this machine, machines hold a
         lease in it too, and a machine that was away for minutes may lose it: then it registers nothing.

@@ -45,16 +45,27 @@ class Tags(Protocol):
 
 @dataclass(frozen=True)
 class Waiting:
-    """How one waits: whom it tells, its clock and its sleep."""
+    """How one waits: who gets a line on it, its clock and its sleep."""
 
     announce: Announce
     elapsed: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
+    def wait_for_others(self, name: str, find_other: Callable[[], Mapping[str, object] | None]) -> None:
+        """Return when nobody else trains the model; who does is announced once."""
+        is_announced = False
+        while (other := find_other()) is not None:
+            if not is_announced:
+                self.announce(_describe_waiting(name, other))
+                is_announced = True
+            self.sleep(LOOK_SECONDS)
+        if is_announced:
+            self.announce(f"train: the other run of {name} has ended; going on")
+
 
 @contextmanager
 def lock_training(path: Path, name: str, waiting: Waiting) -> Iterator[str]:
-    """Hold this machine's lock on the training of a model; waits for its holder, told in a line.
+    """Hold this machine's lock on the training of a model; waits for its holder, which is announced.
 
     Yields the lock's token: whatever carries it was written under this lock, so its writer is gone. The lock ends with
     its process. Where a file system has no locks nothing is held, and the token is a new one.
@@ -68,14 +79,7 @@ def lock_training(path: Path, name: str, waiting: Waiting) -> Iterator[str]:
     except OSError as error:
         raise StorageError(f"{path}: the lock cannot be made ({error.strerror}); check the folder") from None
     with file:
-        told = False
-        while not _try_lock(file):
-            if not told:
-                waiting.announce(_say_waiting(name, _read_json(path)))
-                told = True
-            waiting.sleep(LOOK_SECONDS)
-        if told:
-            waiting.announce(f"train: the other run of {name} has ended; going on")
+        waiting.wait_for_others(name, lambda: None if _try_lock(file) else _read_json(path))
         yield _sign(file)
 
 
@@ -103,7 +107,7 @@ class Lease:
             self.number = 1 + max(map(_number, self._read_others().values()), default=0)
             self._write()
             beating.start()
-            self._wait_for_turn()
+            self.waiting.wait_for_others(self.name, lambda: next(reversed(self._find_earlier()), None))
             yield self
         finally:
             ended.set()
@@ -120,16 +124,6 @@ class Lease:
                 f"model {self.name}: another machine began to train it while this one did not answer for"
                 f" {DEAD_SECONDS:.0f} s; nothing is registered: run the same command again"
             )
-
-    def _wait_for_turn(self) -> None:
-        told = False
-        while earlier := self._find_earlier():
-            if not told:
-                self.waiting.announce(_say_waiting(self.name, earlier[-1]))
-                told = True
-            self.waiting.sleep(LOOK_SECONDS)
-        if told:
-            self.waiting.announce(f"train: the other run of {self.name} has ended; going on")
 
     def _find_earlier(self) -> list[dict[str, object]]:
         """The living whose turn comes before, and those just choosing a number (0), which may be a lower one."""
@@ -195,7 +189,7 @@ def _describe_self(since: str) -> dict[str, object]:
     return {"who": f"process {os.getpid()} on {platform.node() or 'an unnamed machine'}", "since": since}
 
 
-def _say_waiting(name: str, other: Mapping[str, object] | None) -> str:
+def _describe_waiting(name: str, other: Mapping[str, object]) -> str:
     who = f"{other.get('who')} (since {other.get('since')})" if other else "another process"
     return f"train: {name} is being trained by {who}; waiting until that has ended (Ctrl-C stops)"
 
@@ -212,11 +206,12 @@ def _decode(text: str) -> dict[str, object] | None:
     return value if isinstance(value, dict) and type(value.get("number")) is int else None
 
 
-def _read_json(path: Path) -> dict[str, object] | None:
+def _read_json(path: Path) -> dict[str, object]:
+    """Who holds the lock, as the file says; nothing where it does not."""
     try:
-        return _decode(path.read_text(encoding="utf-8"))
+        return _decode(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError):
-        return None
+        return {}
 
 
 def _now() -> str:

@@ -218,7 +218,7 @@ class Versions(MlflowConnection):
             self.require_champion(name)
         previous = moves.previous_champion(kept, present, lambda number: self._is_usable(name, number))
         if previous is None:
-            raise RegistryError(_say_no_rollback(name, moves.list_champions(kept, present), present))
+            raise RegistryError(_explain_no_rollback(name, moves.list_champions(kept, present), present))
         self._move(name, Move(present, previous, why, by, moves.format_time(at), "rollback"))
         return self.version(name, previous)
 
@@ -328,7 +328,7 @@ def _read_texts(text: str) -> tuple[str, ...] | None:
     return tuple(found) if isinstance(found, list) and all(isinstance(one, str) for one in found) else None
 
 
-def _say_no_rollback(name: str, champions: list[int], present: int | None) -> str:
+def _explain_no_rollback(name: str, champions: list[int], present: int | None) -> str:
     choose = f"choose a version: `safelight promote {name} VERSION --why …`"
     gone = [number for number in dict.fromkeys(champions) if number != present]
     if present is not None and not gone:

@@ -39,12 +39,12 @@ def check_prefect_server(address: str) -> None:
 
 
 def _find_fault(address: str) -> str | None:
-    """What is wrong with the answer at an address; None where it is Prefect's, or does not let this be told."""
+    """What is wrong with the answer at an address; None where it is Prefect's, or nobody can say."""
     parts, proxy = urlsplit(address), find_proxy(address)
     if proxy is not None and proxy.is_socks:
         return None  # whoever can use it will see
     if proxy is None and urllib.request.getproxies().get(parts.scheme) and not is_loopback(parts.hostname or ""):
-        return None  # a proxy of the system's own settings: it cannot be told what it does
+        return None  # a proxy of the system's own settings: nobody can say what it does
     try:
         with _ask_health(address, 10, {parts.scheme: proxy.address} if proxy else {}) as reply:
             return None if proxy or reply.read(100).strip() == b"true" else _describe_stranger(address)
@@ -66,7 +66,7 @@ def _find_fault(address: str) -> str | None:
 
 
 def _describe_stranger(address: str) -> str | None:
-    """What to say of another program that answers there; None of Prefect's cloud, which does not tell what it is."""
+    """What to say of another program that answers there; None of Prefect's cloud, which does not say what it is."""
     if (urlsplit(address).hostname or "").endswith("prefect.cloud"):
         return None
     meant = _complete(address)

@@ -53,7 +53,7 @@ _used: dict[Path, int] = {}  # handles of locks: while this process lives, the s
 
 @dataclass(frozen=True)
 class LocalServer:
-    """A local Prefect server; `birth` (see `_read_birth`) tells it from a later process with its number."""
+    """A local Prefect server; `birth` (see `_read_birth`) shows that a process is not a later one with its number."""
 
     pid: int
     birth: str
@@ -123,7 +123,7 @@ def stop_server() -> bool:
         state = find_local_server()
         _end_process(state)
         if state is not None and (child := _children.pop(state.pid, None)):
-            child.wait()  # it has ended; Python is told, too
+            child.wait()  # it has ended; Python must know, too
         LocalStore(folder).delete(STATE)
     return state is not None
 

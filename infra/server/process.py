@@ -1,10 +1,9 @@
 """The local Prefect server's own process: Prefect's command, and a thread that bounds its log and ends it when idle.
 
-`infra.server.prefect_server` starts it by its path (`python -P process.py FOLDER PORT`); nothing of this project is
-imported.
-A command that uses the server holds a shared lock on the file CLIENTS; the kernel lets go of it however the command
-ends. The thread takes that lock alone before it ends the server, and holds it until the process is gone: a command that
-comes meanwhile waits, finds no server, and starts one.
+`infra.server.local_server` starts it by its path (`python -P process.py FOLDER PORT`); nothing of this project is
+imported. A command that uses the server has a shared lock on the file CLIENTS; the kernel releases it however the
+command ends. The thread takes that lock alone before it ends the server, and has it until the process is gone: a
+command that comes meanwhile waits, finds no server, and starts one.
 """
 
 import fcntl
@@ -34,8 +33,8 @@ LISTENING = "0A"
 LOOPBACK = ("0100007F", "7F000001")  # 127.0.0.1 as Linux writes it, by the order of the machine's bytes
 
 
-def main() -> None:
-    """Run the server in this process until it is told to end, or nobody uses it any more."""
+def run_server() -> None:
+    """Run the server in this process until it is asked to end, or nobody uses it any more."""
     folder, port = Path(sys.argv[1]), int(sys.argv[2])
     watch = threading.Thread(target=watch_server, args=(folder, port, end_process), daemon=True)
     watch.start()
@@ -137,7 +136,7 @@ def _has_visitor_elsewhere(port: int) -> bool:
     with suppress(psutil.Error):
         connections = psutil.Process().net_connections("tcp")
         return any(one.raddr and one.laddr.port == port for one in connections)
-    return True  # it cannot be told
+    return True  # nobody knows
 
 
 def rotate_own_log(log: Path) -> None:
@@ -166,4 +165,4 @@ def rotate_log(log: Path) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    run_server()

@@ -1,4 +1,4 @@
-"""An OSError of the workspace's disk in; a `StorageError` of one line that names the file and the way out, out."""
+"""Explain errors of the workspace's disk: one line that names the file, the cause and the way out."""
 
 import errno
 from collections.abc import Iterator

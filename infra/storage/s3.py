@@ -27,7 +27,7 @@ from infra.machine.user_dirs import cache_dir
 from infra.storage.aws import read_aws_variables, silence_aws_clients
 from infra.storage.entry import MOST_BYTES, Entry, check_path
 from infra.storage.local import LocalStore
-from infra.storage.s3_errors import CHANGED, MISSING, code_of, explain_fault, to_bad_image
+from infra.storage.s3_errors import CHANGED, MISSING, explain_s3_error, read_code, to_bad_image
 from infra.storage.scratch import remove_stale_scratch
 
 if TYPE_CHECKING:
@@ -54,11 +54,11 @@ class S3Location:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self.bucket, self.prefix = split_uri(uri)
+        self.bucket, self.prefix = split_s3_uri(uri)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """One page is asked for after another, in whatever order the server has."""
-        with self._explained("list"):
+        with self._explain_errors("list"):
             yield from self._list(prefix)
 
     def uri_of(self, path: str) -> str:
@@ -78,7 +78,7 @@ class S3Location:
 
     @property
     def _client(self) -> "S3Client":
-        return make_client(read_aws_variables())
+        return make_s3_client(read_aws_variables())
 
     def _get(self, path: str, most: int | None = None) -> bytes:
         """One object as it stood at one moment; a reply that breaks off is asked for again, for the same version.
@@ -100,12 +100,12 @@ class S3Location:
         raise AssertionError("unreachable")
 
     @contextmanager
-    def _explained(self, action: str, path: str = "") -> Iterator[None]:
+    def _explain_errors(self, action: str, path: str = "") -> Iterator[None]:
         try:
             yield
         except FAULTS as error:
             place = self.uri_of(path)
-            raise self.fault(f"cannot {action} {place}: {explain_fault(error, self.bucket)}") from None
+            raise self.fault(f"cannot {action} {place}: {explain_s3_error(error, self.bucket)}") from None
 
 
 class S3Source(S3Location):
@@ -115,11 +115,11 @@ class S3Source(S3Location):
 
     def read(self, path: str) -> bytes:
         for _ in range(2):
-            with self._explained("read", path):
+            with self._explain_errors("read", path):
                 try:
                     return self._get(path, MOST_BYTES)
                 except ClientError as error:
-                    if code_of(error) not in CHANGED:
+                    if read_code(error) not in CHANGED:
                         raise to_bad_image(error) or error from None
         raise BadImage("changed_during_read", "it was replaced while it was read, twice")
 
@@ -133,15 +133,15 @@ class S3Store(S3Location):
         return cache_dir() / "s3" / hashlib.sha256(address.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     def read(self, path: str) -> bytes:
-        with self._explained("read", path):
+        with self._explain_errors("read", path):
             return self._get(check_path(path))
 
     def write(self, path: str, data: bytes) -> None:
-        with self._explained("write", path):
+        with self._explain_errors("write", path):
             self._client.put_object(Bucket=self.bucket, Key=self.prefix + check_path(path), Body=data)
 
     def put_file(self, path: str, local: Path) -> None:
-        with self._explained("write", path):
+        with self._explain_errors("write", path):
             try:
                 self._client.upload_file(str(local), self.bucket, self.prefix + check_path(path), Config=TRANSFER)
             except OSError as error:
@@ -149,47 +149,47 @@ class S3Store(S3Location):
 
     def take_file(self, path: str, local: Path) -> None:
         self.put_file(path, local)
-        with suppress(OSError):  # what stays is swept
+        with suppress(OSError):  # a later run removes what stays
             local.unlink(missing_ok=True)
 
     def fetch(self, path: str) -> Path:
-        with self._explained("read", path):
+        with self._explain_errors("read", path):
             head = self._client.head_object(Bucket=self.bucket, Key=self.prefix + check_path(path))
             version = f"{head['ContentLength']} {head['ETag']}".encode()
-            kept, versions = self._cache()
+            copies, versions = self._cache()
             place = self.root / path
             if versions.exists(path) and versions.read(path) == version and size_of(place) == head["ContentLength"]:
                 return place
             versions.delete(path)  # from here on the file and its version may differ
-            self._download(path, kept, head["ContentLength"])
+            self._download(path, copies, head["ContentLength"])
             versions.write(path, version)
             return place
 
     def exists(self, path: str) -> bool:
-        with self._explained("read", path):
+        with self._explain_errors("read", path):
             try:
                 self._client.head_object(Bucket=self.bucket, Key=self.prefix + check_path(path))
             except ClientError as error:
-                if code_of(error) not in MISSING:
+                if read_code(error) not in MISSING:
                     raise
                 return False
             return True
 
     def delete(self, path: str) -> None:
-        with self._explained("delete", path):
+        with self._explain_errors("delete", path):
             try:
                 self._client.delete_object(Bucket=self.bucket, Key=self.prefix + check_path(path))
             except ClientError as error:
-                if code_of(error) not in MISSING:
+                if read_code(error) not in MISSING:
                     raise
             # The copy goes with its object: one that is damaged must not pass for the object that is made anew.
-            kept, versions = self._cache()
+            copies, versions = self._cache()
             versions.delete(path)
-            kept.delete(path)
+            copies.delete(path)
 
     def remove_unfinished(self, before: float) -> int:
         """Uploads in parts that began before a time and never ended, and what lies in the cache."""
-        with self._explained("list the uploads to"):
+        with self._explain_errors("list the uploads to"):
             pages = self._client.get_paginator("list_multipart_uploads")
             found = [
                 upload
@@ -205,17 +205,17 @@ class S3Store(S3Location):
         """(copies of objects, what tells which version of its object a copy is)."""
         return LocalStore(self.root), LocalStore(self.root.with_name(self.root.name + ".versions"))
 
-    def _download(self, path: str, kept: LocalStore, size: int) -> None:
+    def _download(self, path: str, copies: LocalStore, size: int) -> None:
         def save(temporary: Path) -> None:
             with temporary.open("r+b") as file:  # the file that is locked, where download_file would replace it
                 self._client.download_fileobj(self.bucket, self.prefix + path, file, Config=TRANSFER)
             if size_of(temporary) != size:
                 raise StorageError(f"{self.uri_of(path)} changed while it was downloaded; run again")
 
-        kept.write_with(path, save)
+        copies.write_with(path, save)
 
 
-def split_uri(uri: str) -> tuple[str, str]:
+def split_s3_uri(uri: str) -> tuple[str, str]:
     """(bucket, what keys begin with: empty or ending in "/") of an s3:// address. Raises: ConfigError."""
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     if not bucket or "@" in bucket or ":" in bucket or "?" in uri or "#" in uri:
@@ -227,7 +227,7 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 @lru_cache(maxsize=4)
-def make_client(environment: tuple[tuple[str, str], ...]) -> "S3Client":
+def make_s3_client(environment: tuple[tuple[str, str], ...]) -> "S3Client":
     """The client of this process for these AWS_ variables; making one costs 50 ms or more. Clients are thread-safe."""
     silence_aws_clients()
     region = dict(environment).get("AWS_REGION") or dict(environment).get("AWS_DEFAULT_REGION")

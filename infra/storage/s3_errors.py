@@ -1,4 +1,4 @@
-"""A fault of the S3 client in; its cause and the way out in words of our own, which hold no secrets, out."""
+"""Explain errors of an S3 client: the cause and the way out, without secrets."""
 
 import os
 
@@ -36,31 +36,31 @@ EXPLANATIONS: list[tuple[set[str], str]] = [
 ]
 
 
-def code_of(error: Exception) -> str:
+def read_code(error: Exception) -> str:
     """The code that the server answered, such as "NoSuchKey" or "404"; else the name of the error's class."""
     response = getattr(error, "response", None)
     code = response.get("Error", {}).get("Code", "") if isinstance(response, dict) else ""
     return str(code) or type(error).__name__
 
 
-def explain_fault(error: Exception, bucket: str) -> str:
+def explain_s3_error(error: Exception, bucket: str) -> str:
     """The cause and the way out, for the end of a sentence."""
     cause = error.__cause__ or error.__context__  # an upload's fault hides the server's answer behind its own class
-    for code in (code_of(error), code_of(cause) if isinstance(cause, Exception) else ""):
+    for code in (read_code(error), read_code(cause) if isinstance(cause, Exception) else ""):
         for codes, text in EXPLANATIONS:
             if code in codes:
                 return text.format(bucket=bucket)
     if hasattr(error, "response"):
-        return f"the S3 server answered {code_of(error)}; look at its logs, or run again"
+        return f"the S3 server answered {read_code(error)}; look at its logs, or run again"
     address = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     proxy = explain_proxy(address or AWS, catch_all=False)
     shown = redact(address or "AWS")
-    return f"no answer from {shown} ({code_of(error)}){proxy}; check the network and AWS_ENDPOINT_URL"
+    return f"no answer from {shown} ({read_code(error)}){proxy}; check the network and AWS_ENDPOINT_URL"
 
 
 def to_bad_image(error: Exception) -> BadImage | None:
     """The fault as one of a single file; None when it is the server's or the bucket's."""
-    code = code_of(error)
+    code = read_code(error)
     if code in MISSING:
         return BadImage("vanished", "it is no longer in the bucket")
     if code in DENIED:

@@ -37,7 +37,7 @@ class ScratchFile:
             os.close(self.handle)  # a sweeper came between the two calls
 
     def discard(self) -> None:
-        """Let go of the file, and remove it unless it was moved. What cannot be removed is swept by a later run."""
+        """Let go of the file, and remove it unless it was moved. What cannot be removed goes with a later run."""
         if self.handle >= 0:
             with suppress(OSError):
                 self.path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""A local folder in, one `Entry` for every file out. Nothing is written, and no link leads out of the folder."""
+"""Walk a local folder: every file below it as an `Entry`. Nothing is written, and no link leads out of the folder."""
 
 import errno
 import os

@@ -41,7 +41,7 @@ class BuildSpec(Spec):
 
 
 class BudgetSpec(Settings):
-    """How much may go wrong before nothing is published."""
+    """How much may be wrong with the files of a folder before no dataset is published."""
 
     quarantined: float = Field(0.05, ge=0.0, le=1.0, description="largest share of files that may be unreadable")
     leaks: float = Field(

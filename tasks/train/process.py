@@ -100,7 +100,7 @@ class TrainingProcess:
             TrainingError: the process died; the line names the signal and the log.
         """
         Path(job.folder).mkdir(parents=True, exist_ok=True)
-        with suppress(BrokenPipeError):  # a process that died already is told below
+        with suppress(BrokenPipeError):  # a process that died already is described below
             if self._process.stdin is not None:
                 self._process.stdin.write(job.to_json().encode() + b"\n")
                 self._process.stdin.flush()
@@ -146,11 +146,11 @@ class TrainingProcess:
             with log.open("ab") as file:
                 file.write(early)
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        told = _read_end(log)
-        if -code not in BY_OTHERS and mentions_memory(told):
+        last_words = _read_end(log)
+        if -code not in BY_OTHERS and mentions_memory(last_words):
             return _out_of_memory(log, batch)
         if not self._ready and -code not in BY_OTHERS:
-            last = shorten((told.strip().splitlines() or [""])[-1])
+            last = shorten((last_words.strip().splitlines() or [""])[-1])
             end = f"code {code}" if code >= 0 else name
             return InstallationError(f"the training process does not start ({end}: {last}); see {log}")
         if code >= 0:
@@ -200,7 +200,7 @@ def _rebuild_error(error: dict[str, str], log: Path, batch: int) -> SafelightErr
     return TrainingError(f"training failed ({error['class']}: {error['message']}); see {log}")
 
 
-def main(events: int, watch_parent: bool, parent: int) -> int:
+def run_child(events: int, watch_parent: bool, parent: int) -> int:
     """The child: wait for a job, train, answer. 0 when an answer was given."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if watch_parent:
@@ -247,12 +247,12 @@ def _catch(work: Callable[[], None], loading: str = "") -> dict[str, str] | None
         return {"class": type(error).__name__, "message": str(error)}
     except Exception as error:  # whatever Keras raises: the log keeps the traceback, the parent gets one line
         traceback.print_exc()
-        kind, told = type(error).__name__, shorten(error, 300)
+        kind, message = type(error).__name__, shorten(error, 300)
         if is_short_of_memory(error):
-            return {"class": SHORT, "message": told}
+            return {"class": SHORT, "message": message}
         if loading:
-            return {"class": InstallationError.__name__, "message": f"{loading} ({kind}: {told}); reinstall it"}
-        return {"class": kind, "message": told}
+            return {"class": InstallationError.__name__, "message": f"{loading} ({kind}: {message}); reinstall it"}
+        return {"class": kind, "message": message}
     return None
 
 
@@ -284,4 +284,4 @@ def _redirect_output(log: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), sys.argv[2] == "1", int(sys.argv[3])))
+    sys.exit(run_child(int(sys.argv[1]), sys.argv[2] == "1", int(sys.argv[3])))

@@ -121,7 +121,8 @@ def doubt_validation(manifest: Manifest, root: Path) -> tuple[str, ...]:
     """A line on the classes without validation images, which have no say in the best epoch and in the confidences."""
     if not manifest.rows("validation"):
         return (
-            "there are no validation images: the best epoch is that of the training loss, confidences are as they come",
+            "there are no validation images: the epoch with the lowest training loss counts as best, and confidences "
+            "are not calibrated",
         )
     counts = np.bincount(open_split(manifest, "validation", root).labels, minlength=len(manifest.classes))
     lacking = [repr(name) for name, count in zip(manifest.classes, counts, strict=True) if not count]

@@ -39,9 +39,9 @@ def memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Memory]:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("SAFELIGHT_HOME", str(tmp_path / "home"))  # a cache of its own
-        infra.storage.s3.make_client.cache_clear()
+        infra.storage.s3.make_s3_client.cache_clear()
         yield memory
-        infra.storage.s3.make_client.cache_clear()
+        infra.storage.s3.make_s3_client.cache_clear()
 
 
 @pytest.fixture

@@ -33,9 +33,9 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Memory]:
     with run_faulty_s3() as (memory, environment):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        infra.storage.s3.make_client.cache_clear()
+        infra.storage.s3.make_s3_client.cache_clear()
         yield memory
-        infra.storage.s3.make_client.cache_clear()
+        infra.storage.s3.make_s3_client.cache_clear()
 
 
 @pytest.fixture(scope="module")

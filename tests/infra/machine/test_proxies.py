@@ -35,8 +35,8 @@ from infra.machine.proxies import (
 )
 from infra.registry.tracking import resolve_tracking
 from infra.server.prefect_server import ensure_prefect_server
-from infra.storage.s3 import S3Source, make_client
-from infra.storage.s3_errors import explain_fault
+from infra.storage.s3 import S3Source, make_s3_client
+from infra.storage.s3_errors import explain_s3_error
 
 TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without certificates, which take long to load
 DEAD = "http://127.0.0.1:9"  # nobody listens there
@@ -51,7 +51,7 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator
     yield
     os.environ.clear()
     os.environ.update(before)
-    make_client.cache_clear()
+    make_s3_client.cache_clear()
 
 
 class Server(BaseHTTPRequestHandler):
@@ -116,7 +116,7 @@ def test_every_client_reaches_loopback_without_the_proxy(local_server: str, vari
     assert requests.get(local_server, timeout=10).status_code == 200
     assert get_proxy(parse_uri(local_server.replace("http://", "ws://"))) is None
     os.environ |= {"AWS_ENDPOINT_URL": local_server, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
-    client = make_client((("AWS_ENDPOINT_URL", local_server),))
+    client = make_s3_client((("AWS_ENDPOINT_URL", local_server),))
     assert client.get_object(Bucket="bucket", Key="key")["Body"].read() == b"true"
     assert find_proxy(local_server) is None
 
@@ -242,7 +242,7 @@ def test_boto3_is_not_sent_around_a_socks_proxy(no_socks_packages: None) -> None
     os.environ["https_proxy"] = "socks5h://10.0.0.1:1080"
     set_socks_aside()  # else it would go there directly, which whoever set the proxy does not want
     with pytest.raises(ServerError, match=r"socks5h://10\.0\.0\.1:1080 \(https_proxy\), which boto3 cannot"):
-        make_client((("AWS_ENDPOINT_URL", ""),))
+        make_s3_client((("AWS_ENDPOINT_URL", ""),))
 
 
 # --- a proxy in the way ----------------------------------------------------------------------------------------------
@@ -279,10 +279,10 @@ def test_a_server_that_answers_through_the_proxy_is_taken() -> None:
 
 def test_a_proxy_before_s3_is_named() -> None:
     os.environ |= {"HTTPS_PROXY": "http://me:hunter2@10.0.0.1:3128", "ALL_PROXY": "http://10.0.0.2"}
-    told = explain_fault(OSError("x"), "bucket")
+    told = explain_s3_error(OSError("x"), "bucket")
     assert "no answer from AWS (OSError) through the proxy http://10.0.0.1:3128 (HTTPS_PROXY); " in told
     os.environ["AWS_ENDPOINT_URL"] = "http://store.example:9000"
-    assert "proxy" not in explain_fault(OSError("x"), "bucket")  # boto3 does not read ALL_PROXY
+    assert "proxy" not in explain_s3_error(OSError("x"), "bucket")  # boto3 does not read ALL_PROXY
     assert "http://10.0.0.2 (ALL_PROXY)" in explain_proxy("http://store.example:9000")  # MLflow's client does
 
 

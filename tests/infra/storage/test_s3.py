@@ -15,7 +15,7 @@ from botocore.stub import Stubber
 import infra.storage.s3
 from cnn.errors import BadImage, ConfigError, SourceError, StorageError
 from infra.storage.entry import MOST_BYTES, Entry
-from infra.storage.s3 import make_client, split_uri
+from infra.storage.s3 import make_s3_client, split_s3_uri
 from infra.storage.store import Source, Store, open_source, open_store
 
 SECRET = "hunter2-secret"
@@ -27,13 +27,13 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stubber]:
     """The answers that the client gets, in order; every one must be asked for."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    make_client.cache_clear()
-    client = make_client((("AWS_REGION", "eu-west-1"),))
-    monkeypatch.setattr(infra.storage.s3, "make_client", lambda environment: client)
+    make_s3_client.cache_clear()
+    client = make_s3_client((("AWS_REGION", "eu-west-1"),))
+    monkeypatch.setattr(infra.storage.s3, "make_s3_client", lambda environment: client)
     with Stubber(client) as stubber:
         yield stubber
         stubber.assert_no_pending_responses()
-    make_client.cache_clear()
+    make_s3_client.cache_clear()
 
 
 def a_body(data: bytes, length: int | None = None) -> StreamingBody:
@@ -144,7 +144,7 @@ def test_a_name_that_leads_out_is_refused_before_anything_is_sent(stub: Stubber)
     ],
 )
 def test_an_address_has_a_bucket_and_a_prefix(address: str, parts: tuple[str, str]) -> None:
-    assert split_uri(address) == parts
+    assert split_s3_uri(address) == parts
 
 
 @pytest.mark.parametrize(
@@ -195,11 +195,11 @@ def test_the_libraries_never_log_what_they_send(stub: Stubber, caplog: pytest.Lo
 
 
 def test_a_client_is_made_once(stub: Stubber) -> None:
-    make_client.cache_clear()
-    one = make_client((("AWS_REGION", "eu-west-1"),))
-    assert make_client((("AWS_REGION", "eu-west-1"),)) is one
+    make_s3_client.cache_clear()
+    one = make_s3_client((("AWS_REGION", "eu-west-1"),))
+    assert make_s3_client((("AWS_REGION", "eu-west-1"),)) is one
     assert one.meta.region_name == "eu-west-1"
-    assert make_client((("AWS_REGION", "eu-west-2"),)) is not one
+    assert make_s3_client((("AWS_REGION", "eu-west-2"),)) is not one
 
 
 def test_an_object_too_large_to_be_a_picture_is_told_and_never_fetched(

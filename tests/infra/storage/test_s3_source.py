@@ -34,10 +34,10 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Memory]:
             monkeypatch.setenv(name, value)
         few = infra.storage.s3.CONFIG.merge(Config(retries={"total_max_attempts": 2}))
         monkeypatch.setattr(infra.storage.s3, "CONFIG", few)
-        infra.storage.s3.make_client.cache_clear()
+        infra.storage.s3.make_s3_client.cache_clear()
         memory.reset({f"in/{name}": name.encode() * 9 for name in NAMES}, Fault())
         yield memory
-        infra.storage.s3.make_client.cache_clear()
+        infra.storage.s3.make_s3_client.cache_clear()
 
 
 @pytest.fixture
