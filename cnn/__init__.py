@@ -1,1 +1,1 @@
-"""What is computed: bytes, arrays and local paths in; pixels, models and figures out. No address, no server."""
+"""What is computed, from bytes, arrays and local paths alone: pixels, models and figures. No address, no server."""

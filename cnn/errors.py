@@ -1,20 +1,7 @@
-"""The faults that Safelight knows: one line each, naming the file or setting and the way out.
+"""Errors of a run, and of one file, that Safelight knows: each is one line with the culprit and what to do.
 
 A per-run fault is an exception below `SafelightError`; the command line prints it as one line and exits with 1.
 A per-file fault is data: `BadImage` never leaves the function that handles the file, its reason goes to the ledger.
-
-    SafelightError
-     ├── ConfigError      a setting that cannot be obeyed
-     ├── SourceError      a source folder that cannot be listed, or holds nothing to learn from
-     ├── StorageError     a workspace or store that does not answer or refuses
-     ├── IntegrityError   bytes that are not what their checksum says
-     ├── DatasetError     a dataset that does not exist or cannot be trained on
-     ├── BudgetError      more bad files than the error budget allows
-     ├── TrainingError    training that went wrong (not a number, the process died)
-     ├── RegistryError    a model or version that does not exist or does not answer as it did when registered
-     ├── ServerError      a server that cannot be started or reached
-     └── InstallationError  a helper process that cannot do what it is for, whatever it is given
-    BadImage              one file that gives no pixels
 """
 
 # How a decoder ended that gave no answer: by itself, by the clock, by the kernel.
@@ -62,7 +49,7 @@ class BudgetError(SafelightError):
 
 
 class TrainingError(SafelightError):
-    """Training that went wrong."""
+    """Training that went wrong: a loss that is no number, a process that died."""
 
 
 class RegistryError(SafelightError):
@@ -74,7 +61,7 @@ class ServerError(SafelightError):
 
 
 class InstallationError(SafelightError):
-    """A helper process that cannot be started, or ends whatever it is given."""
+    """A helper process that cannot be started, or cannot do what it is for whatever it is given."""
 
 
 class BadImage(Exception):

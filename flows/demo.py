@@ -81,7 +81,7 @@ def write_digits(folder: Path) -> tuple[Path, dict[str, str]]:
 def load_digits() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """(images (1797, 8, 8) from 0 to 16, labels (1797,)): E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten
     Digits, 1998, https://doi.org/10.24432/C50P49, under CC BY 4.0; its test part, as scikit-learn has it."""
-    with files("flows").joinpath("digits.npz").open("rb") as file, np.load(file) as digits:
+    with files("flows").joinpath("digits.npz").open("rb") as file, np.load(file, allow_pickle=False) as digits:
         return digits["images"], digits["labels"]
 
 

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from prefect.schedules import Cron, Interval, Schedule
+from prefect.schedules import Schedule
 from prefect.server.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.types.entrypoint import EntrypointType
 
@@ -84,9 +84,7 @@ def make_schedule(timing: str, zone: str, active: bool) -> Schedule:
     """The schedule for Prefect. Raises: ConfigError, it never comes or is no cron line."""
     if find_date(timing, zone, datetime.now(ZoneInfo(zone))) is None:
         raise ConfigError(f"[schedule]: {timing!r} never comes")
-    if (interval := parse_interval(timing)) is not None:
-        return Interval(interval, anchor_date=_anchor(zone), timezone=zone, active=active, slug="safelight")
-    return Cron(parse_cron(timing) or timing, timezone=zone, active=active, slug="safelight")
+    return Schedule(**_read_timing(timing, zone), active=active, slug="safelight")
 
 
 def find_date(timing: str, zone: str, after: datetime) -> datetime | None:
@@ -95,11 +93,9 @@ def find_date(timing: str, zone: str, after: datetime) -> datetime | None:
     Raises:
         ConfigError: it is no cron line.
     """
+    facts = _read_timing(timing, zone)
     try:
-        if (interval := parse_interval(timing)) is not None:
-            schedule: Any = IntervalSchedule(interval=interval, anchor_date=_anchor(zone), timezone=zone)
-        else:
-            schedule = CronSchedule(cron=parse_cron(timing) or timing, timezone=zone)
+        schedule: Any = IntervalSchedule(**facts) if "interval" in facts else CronSchedule(**facts)
     except ValueError:
         raise ConfigError(f"[schedule]: {timing!r} is no cron line; it has five fields, such as 0 2 * * *") from None
     try:
@@ -109,8 +105,10 @@ def find_date(timing: str, zone: str, after: datetime) -> datetime | None:
     return next((date for date in dates if date > after), None)
 
 
-def _anchor(zone: str) -> datetime:
-    return MONDAY.replace(tzinfo=ZoneInfo(zone))
+def _read_timing(timing: str, zone: str) -> dict[str, Any]:
+    if (interval := parse_interval(timing)) is not None:
+        return {"interval": interval, "anchor_date": MONDAY.replace(tzinfo=ZoneInfo(zone)), "timezone": zone}
+    return {"cron": parse_cron(timing) or timing, "timezone": zone}
 
 
 def choose_pause(plans: list[Plan]) -> float:

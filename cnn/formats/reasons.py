@@ -4,7 +4,7 @@ import re
 import struct
 import zlib
 
-from cnn.errors import BadImage
+from cnn.errors import BadImage, get_reason_code
 
 # Code → what it means to the file's owner. First those of the bytes, then those of reading them (infra/).
 REASONS = {
@@ -40,7 +40,7 @@ NAMED = ("not_an_image", "unsupported_format")  # what comes behind them is one 
 
 def name_reason(reason: str) -> str:
     """The part of a reason by which files are counted: its code, and what a file is where that is known."""
-    code = reason.split(":")[0]
+    code = get_reason_code(reason)
     is_named = code in NAMED or BANDS.search(reason) is not None
     return reason if is_named else code
 

@@ -20,6 +20,7 @@ class Augmenter:
 
     def __init__(self, spec: AugmentSpec) -> None:
         self._pipeline = compose_transforms(spec)
+        self._setting = "augment" if spec.transforms is None else "augment.transforms"
 
     def make_copy(self, image: NDArray[np.uint8], digest: str, copy: int) -> NDArray[np.uint8]:
         """Copy number `copy` (1, 2, …) of an image: uint8 (height, width, channels), the same shape.
@@ -28,16 +29,16 @@ class Augmenter:
         order, whatever was copied before.
 
         Raises:
-            ConfigError: `augment.transforms` fails, or gives another shape or type.
+            ConfigError: the transforms fail, or give another shape or type.
         """
         try:
             made = apply_pipeline(self._pipeline, image, copy_seed(digest, copy))
-        except Exception as error:  # of any kind: the transforms are the user's choice
-            raise ConfigError(
-                f"augment.transforms fails on the image with the sha256 {digest}: {shorten(error)}"
-            ) from None
-        if difference := find_difference(image, made):
-            raise ConfigError(f"augment.transforms {difference}, of the image with the sha256 {digest}")
+        except Exception as error:  # what transforms raise has many kinds
+            fault: str | None = f"fails: {shorten(error)}"
+        else:
+            fault = find_difference(image, made)
+        if fault:
+            raise ConfigError(f"{self._setting} {fault}, on the image with the sha256 {digest}") from None
         return made
 
 

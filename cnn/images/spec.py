@@ -21,8 +21,11 @@ SHORT_FORM = ("crop", "mirror", "rotate", "color")
 SINCE = {"levels": "full", "raw": "refuse"}  # settings that came later → what was done before they existed
 
 Filter = Literal["fast", "area", "bicubic", "lanczos"]
-Side = Annotated[int, Field(ge=1, le=4096)]
-Sides = Annotated[tuple[Side, Side], BeforeValidator(as_pair, json_schema_input_type=Side | tuple[Side, Side])]
+PixelSide = Annotated[int, Field(ge=1, le=4096)]
+Sides = Annotated[
+    tuple[PixelSide, PixelSide],
+    BeforeValidator(as_pair, json_schema_input_type=PixelSide | tuple[PixelSide, PixelSide]),
+]
 Level = Annotated[int, Field(ge=0, le=255)]
 
 

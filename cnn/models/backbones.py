@@ -152,7 +152,8 @@ def _copy_imagenet(target: Any, backbone: Backbone) -> None:
         source = build_backbone(backbone, size, "imagenet")
     except Exception as error:  # Keras' downloader raises bare Exception; the reason is recorded
         raise ConfigError(
-            f'model.weights: "imagenet" could not be downloaded ({shorten(error)}); give the path of a weights file'
+            f'model.weights: "imagenet" could not be downloaded ({shorten(error)}); '
+            "give the path of a local weights file"
         ) from None
     target.set_weights(source.get_weights())
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Folder = Annotated[str | None, typer.Option("--source", metavar="SOURCE", help="Class folders to retrain on.")]
 Inbox = Annotated[str | None, typer.Option("--inbox", metavar="SOURCE", help="Folder to score.")]
 Nightly = Annotated[
-    str | None, typer.Option("--nightly", metavar="HH:MM", help="When to retrain, such as 02:00; needs --source.")
+    str | None, typer.Option("--nightly", metavar="TIME", help="When to retrain, such as 02:00; needs --source.")
 ]
 Every = Annotated[
     str | None, typer.Option("--every", metavar="TIME", help="How often to score: 30s, 10m, 2h, 1d; needs --inbox.")
@@ -32,9 +32,9 @@ def serve_command(
 ) -> Answer:
     """Retrain every night and score every hour, until Ctrl-C.
 
-    Times are those of this machine's time zone, or of the setting schedule.timezone. --nightly and --every are short
-    for the settings schedule.retrain and schedule.score, each of which may be a time of day (02:00), an interval (10m)
-    or a cron line.
+    A time is a time of day (02:00), an interval (30s, 10m, 2h, 1d) or a cron line, in this machine's time zone or that
+    of the setting schedule.timezone. --nightly and --every are short for the settings schedule.retrain and
+    schedule.score.
     """
     check_served(source, inbox, nightly, every)
     timed = replace(options, settings=[*(options.settings or []), *make_time_settings(nightly, every)])
@@ -91,15 +91,6 @@ def check_served(source: str | None, inbox: str | None, nightly: str | None, eve
 
 
 def make_time_settings(nightly: str | None, every: str | None) -> list[str]:
-    """The settings that --nightly and --every are short for. Raises: ConfigError."""
-    from flows.serving.timetable import parse_cron, parse_interval
-
-    try:
-        if every is not None and parse_interval(every) is None:
-            raise ValueError(f"{every!r} is no interval such as 30s, 10m, 2h or 1d")
-    except ValueError as error:
-        raise ConfigError(f"--every: {error}") from None
-    if nightly is not None and (":" not in nightly or parse_cron(nightly) is None):
-        raise ConfigError(f"--nightly: {nightly!r} is no time of day such as 02:00")
+    """The settings that --nightly and --every are short for."""
     given = {"schedule.retrain": nightly, "schedule.score": every}
     return [f'{key}="{value.strip()}"' for key, value in given.items() if value is not None]

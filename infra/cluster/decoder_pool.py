@@ -12,7 +12,7 @@ import tempfile
 import threading
 from contextlib import suppress
 from functools import lru_cache
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 from weakref import WeakSet
 
 import numpy as np
@@ -40,8 +40,8 @@ class DecoderPool:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._idle: list[_Child] = []
-        self._busy: set[_Child] = set()
+        self._idle: list[_RestartingDecoder] = []
+        self._busy: set[_RestartingDecoder] = set()
         self.closed = False
         _every.add(self)
 
@@ -56,7 +56,7 @@ class DecoderPool:
         with self._lock:
             if self.closed:
                 raise DecodersClosedError
-            child = self._idle.pop() if self._idle else _Child()
+            child = self._idle.pop() if self._idle else _RestartingDecoder()
             self._busy.add(child)
         try:
             return child.read(data, spec, seconds)
@@ -69,7 +69,7 @@ class DecoderPool:
             with self._lock:
                 self._busy.discard(child)
                 if child.closed:
-                    child.reap(0.0)
+                    child.discard()
                 else:
                     self._idle.append(child)
 
@@ -82,30 +82,24 @@ class DecoderPool:
                 child.kill()
         for child in idle:
             child.kill()
-            child.reap(0.0)
+            child.discard()
 
 
-class _Child:
-    """One child process, started with the first file; it is started anew after a file has ended it."""
+class _RestartingDecoder:
+    """A decoder for one caller: its process is started with the first file, and anew after a file has ended it."""
 
     def __init__(self) -> None:
         self.closed = False
-        self._process: subprocess.Popen[bytes] | None = None
-        self._printed: IO[bytes] | None = None
-        self._requests: BinaryIO | None = None
-        self._answers: BinaryIO | None = None
-        self._garbled = False
+        self._process: _DecoderProcess | None = None
 
     def read(self, data: bytes, spec: ImageSpec, seconds: float) -> DecodedImage:
+        """As `DecoderPool.read`."""
         request = _write_request(spec, seconds)
-        for last in (False, True):  # a child may have been killed for a reason that has nothing to do with the file
-            if self._process is None:
-                self._start_and_check()
-            if (message := self._ask(request, data, math.prod(spec.shape))) is not None:
+        for last in (False, True):  # a process may have been killed for a reason that has nothing to do with the file
+            process = self._process or self._start()
+            if (message := process.ask(request, data, math.prod(spec.shape))) is not None:
                 return _to_decoded(*message, spec)
-            fault = self.reap(seconds)
-            if self.closed:
-                raise DecodersClosedError
+            fault = self._reap(process, seconds)
             if last or fault.reason == "decoder_timeout":
                 raise fault
         raise AssertionError("the second try is the last")
@@ -116,52 +110,50 @@ class _Child:
         if (process := self._process) is not None:
             process.kill()
 
-    def _ask(self, request: bytes, data: bytes, size: int) -> tuple[bytes, bytes] | None:
-        """The child's answer, with pixels of so many bytes or none; None when it died over the file."""
-        if self._requests is None or self._answers is None:
-            raise AssertionError("a child without pipes")
-        try:
-            write_message(self._requests, request, data)
-        except BrokenPipeError:
-            return None
-        return self._receive(size)
+    def discard(self) -> None:
+        """Wait for the end of the process that was killed, if there is one."""
+        if (process := self._process) is not None:
+            self._process = None
+            process.reap(0.0)
 
-    def _receive(self, size: int) -> tuple[bytes, bytes] | None:
-        try:
-            return read_message(self._answers, size)  # type: ignore[arg-type]
-        except GarbledMessageError:
-            self._garbled = True
-            return None
+    def _start(self) -> "_DecoderProcess":
+        """A process that has said that it can decode; a second one when the first ends before.
 
-    def _start_and_check(self) -> None:
-        """Start the process, a second time when it ends before it is ready. Raises: InstallationError."""
+        Raises:
+            InstallationError: the second ends as well.
+        """
         for last in (False, True):
-            self._start()
+            process = self._process = _DecoderProcess()
             if self.closed:  # while it was started: `kill` may not have seen it
-                self._process.kill()  # type: ignore[union-attr]
-            elif self._is_ready():
-                return
-            fault = self.reap(DECODER_START_SECONDS)
-            if self.closed:
-                raise DecodersClosedError
+                process.kill()
+            elif process.is_ready():
+                return process
+            fault = self._reap(process, DECODER_START_SECONDS)
             if last:
                 raise InstallationError(
                     f"no image can be decoded here: {python_command(DECODER)[0]} ends before the first file"
-                    f" ({fault.detail}); mend or reinstall what it names, then run again"
+                    f" ({fault.detail}); repair or reinstall what it names, then run again"
                 )
+        raise AssertionError("the second try is the last")
 
-    def _is_ready(self) -> bool:
-        """Whether the child has said, in time, that it can decode."""
-        waiting = select.poll()
-        waiting.register(self._answers, select.POLLIN)  # type: ignore[arg-type]
-        return bool(waiting.poll(DECODER_START_SECONDS * 1000)) and self._receive(0) is not None
+    def _reap(self, process: "_DecoderProcess", seconds: float) -> BadImage:
+        """Why the process has ended. Raises: DecodersClosedError where that is `kill`."""
+        self._process = None
+        fault = process.reap(seconds)
+        if self.closed:
+            raise DecodersClosedError
+        return fault
 
-    def _start(self) -> None:
+
+class _DecoderProcess:
+    """A running decoder with its two pipes, and the file that keeps what it prints."""
+
+    def __init__(self) -> None:
         environment = {name: value for name, value in python_environment().items() if not name.startswith(SECRETS)}
-        self._printed = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
+        self._printed = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
+        self._is_garbled = False
         (asked, asking), (answering, answered) = os.pipe(), os.pipe()
         self._requests, self._answers = os.fdopen(asking, "wb"), os.fdopen(answering, "rb")
-        self._garbled = False
         try:
             self._process = subprocess.Popen(
                 python_command(DECODER, str(asked), str(answered)),
@@ -173,31 +165,55 @@ class _Child:
                 start_new_session=True,  # Ctrl-C is this process's business; the child ends with its requests
             )
         except OSError as error:
+            self._close_files()
             raise InstallationError(f"no process can be started to decode images: {error.strerror}") from None
         finally:
             os.close(asked)
             os.close(answered)
 
+    def is_ready(self) -> bool:
+        """Whether it has said, in time, that it can decode."""
+        waiting = select.poll()
+        waiting.register(self._answers, select.POLLIN)
+        return bool(waiting.poll(DECODER_START_SECONDS * 1000)) and self._receive(0) is not None
+
+    def ask(self, request: bytes, data: bytes, size: int) -> tuple[bytes, bytes] | None:
+        """Its answer, with pixels of so many bytes or none; None when it died over the file."""
+        try:
+            write_message(self._requests, request, data)
+        except BrokenPipeError:
+            return None
+        return self._receive(size)
+
+    def kill(self) -> None:
+        """End it; `reap` then says how."""
+        self._process.kill()
+
     def reap(self, seconds: float) -> BadImage:
-        """Why the child is dead; it is forgotten."""
-        process, printed, pipes = self._process, self._printed, (self._requests, self._answers)
-        self._process = self._printed = self._requests = self._answers = None
-        if process is not None and self._garbled:
-            process.kill()
-        code = None if process is None else _wait_for_end(process)
-        for pipe in filter(None, pipes):
-            with suppress(OSError):  # a part of the file may still wait for a reader that is gone
-                pipe.close()
-        if process is None or printed is None:
-            return BadImage("decoder_crashed", "it was never started")
-        with printed:
-            printed_last = _read_last(printed)
-        if self._garbled:
+        """Why the process, which answers no more, has ended."""
+        if self._is_garbled:
+            self._process.kill()
+        code = _wait_for_end(self._process)
+        last = _read_last(self._printed)
+        self._close_files()
+        if self._is_garbled:
             return BadImage("decoder_crashed", "what it answered was no answer")
-        return _judge_end(code, printed_last, seconds)
+        return _judge_end(code, last, seconds)
+
+    def _receive(self, size: int) -> tuple[bytes, bytes] | None:
+        try:
+            return read_message(self._answers, size)
+        except GarbledMessageError:
+            self._is_garbled = True
+            return None
+
+    def _close_files(self) -> None:
+        for file in (self._requests, self._answers, self._printed):
+            with suppress(OSError):  # a part of the file may still wait for a reader that is gone
+                file.close()
 
 
-def _judge_end(code: int | None, printed_last: str, seconds: float) -> BadImage:
+def _judge_end(code: int | None, last: str, seconds: float) -> BadImage:
     """What the end of a decoder, and the last that it printed, say of the file."""
     if code == -signal.SIGALRM:
         return BadImage("decoder_timeout", f"no picture after {seconds:g} s")
@@ -205,7 +221,7 @@ def _judge_end(code: int | None, printed_last: str, seconds: float) -> BadImage:
         return BadImage("decoder_crashed", "it stopped answering")
     if code == -signal.SIGKILL:  # the kernel, for want of memory
         return BadImage("out_of_memory", "its decoder was killed")
-    return BadImage("decoder_crashed", ": ".join(filter(None, (_name_end(code), printed_last))))
+    return BadImage("decoder_crashed", ": ".join(filter(None, (_name_end(code), last))))
 
 
 def _read_last(printed: IO[bytes]) -> str:
@@ -254,7 +270,7 @@ def _to_decoded(facts: bytes, pixels: bytes, spec: ImageSpec) -> DecodedImage:
 
 
 class _OfThread(threading.local):
-    isolation: DecoderPool | None = None
+    decoders: DecoderPool | None = None
 
 
 _every: "WeakSet[DecoderPool]" = WeakSet()
@@ -264,15 +280,15 @@ _of_thread = _OfThread()
 
 @atexit.register
 def _close_all() -> None:
-    for isolation in list(_every):
-        isolation.close()
+    for decoders in list(_every):
+        decoders.close()
 
 
-def use_decoders(isolation: DecoderPool) -> None:
+def use_decoders(decoders: DecoderPool) -> None:
     """Have `decode_in_child` in this thread use these decoders."""
-    _of_thread.isolation = isolation
+    _of_thread.decoders = decoders
 
 
 def decode_in_child(data: bytes, spec: ImageSpec, seconds: float) -> DecodedImage:
-    """`DecoderPool.read`, by the decoders that this thread has adopted, else by those of the process."""
-    return (_of_thread.isolation or _of_process).read(data, spec, seconds)
+    """`DecoderPool.read`, by the decoders that this thread uses, else by those of the process."""
+    return (_of_thread.decoders or _of_process).read(data, spec, seconds)

@@ -5,10 +5,10 @@ set -eu
 tool=$1
 shift
 for lock in "$@"; do
-    told=$("$tool" --requirement "$lock" --require-hashes --disable-pip --progress-spinner off 2>&1) && status=0 || status=$?
-    case $told in
+    answer=$("$tool" --requirement "$lock" --require-hashes --disable-pip --progress-spinner off 2>&1) && status=0 || status=$?
+    case $answer in
     *"known vulnerabilit"*" in "*)
-        printf '%s\n' "$told" >&2
+        printf '%s\n' "$answer" >&2
         exit 1
         ;;
     *"could not be audited"*) answered=no ;;

@@ -1,5 +1,5 @@
 #!/bin/sh
-# A folder for the environment and lock files in; the environment with exactly those packages and this project out.
+# Install exactly the packages of lock files, and this project, into a virtual environment.
 #   infra/install/install.sh PYTHON ENVIRONMENT LOCK...
 #
 # uv installs (40 s from a cold cache where pip takes 160 s); it is pinned by hash in infra/install/bootstrap.lock and
@@ -47,7 +47,7 @@ run_pip() {
     "$environment/bin/python" -m pip --disable-pip-version-check "$@"
 }
 
-# The index, the certificates and the proxy that pip is told of, by PIP_* variables or its own files, for uv. An extra
+# The index, the certificates and the proxy of pip's settings (PIP_* variables or its own files), for uv. An extra
 # index is left out: every package of the locks is public, and pip, which knows it, is still there if uv fails.
 hand_on_settings() {
     settings=$(run_pip config list 2>/dev/null || true)
@@ -87,7 +87,7 @@ install_with_uv() {
 echo "safelight: installing for Python $version into $environment"
 if ! install_with_uv "$@"; then
     echo "safelight: installing with pip, which takes some minutes"
-    run_pip install --require-hashes "$@"
+    run_pip install --no-compile --require-hashes "$@"
 fi
 # The project itself, built by the locked setuptools: nothing is fetched without a hash.
 run_pip install --quiet --require-hashes -r "$here/infra/install/build.lock"

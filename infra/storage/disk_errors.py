@@ -1,4 +1,4 @@
-"""Explain errors of the workspace's disk: one line that names the file, the cause and the way out."""
+"""Explain errors of the workspace's disk: one line that names the file, the cause and what to do about it."""
 
 import errno
 from collections.abc import Iterator

@@ -20,7 +20,7 @@ from tasks.files.reading import waiting
 LIMIT = "SAFELIGHT_DECODE_SECONDS"
 FEW_SUSPECTS = 3  # so many files, and no other beside them, may all be at fault
 ADVICE = {
-    "decoder_crashed": "mend or reinstall the library that it names",
+    "decoder_crashed": "repair or reinstall the library that it names",
     "decoder_timeout": f"is the machine overloaded? {LIMIT} may be raised",
     "out_of_memory": "give it more memory, or lower cluster.workers",
 }

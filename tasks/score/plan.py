@@ -35,7 +35,14 @@ from tasks.score.batch import (
 from tasks.score.predictions import iterate_predictions
 from tasks.score.spec import ScoreJob, ScoreTask
 
-FACTS = ("path", "path_raw", "size", "revision", "outcome", "reason")  # of an earlier row, to compare a file with
+COMPARED_COLUMNS = (
+    "path",
+    "path_raw",
+    "size",
+    "revision",
+    "outcome",
+    "reason",
+)  # of an earlier row, to compare a file with
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ def compare_with_batch(files: pa.Table, previous: PreviousBatch | None) -> Batch
     reused = np.zeros(previous.record.predictions.rows, np.bool_)
     is_asked = pc.is_null(files.column("ignored")).to_numpy()
     start, known = 0, 0
-    for table, match in match_files(files, iterate_predictions(previous.path, FACTS), "revision"):
+    for table, match in match_files(files, iterate_predictions(previous.path, COMPARED_COLUMNS), "revision"):
         rows = table.take(pa.array(match.earlier))
         holds = match.same & to_score[match.listed] & _to_numpy(pc.equal(rows.column("outcome"), "ok"))
         reused[start + match.earlier[holds]] = True

@@ -83,9 +83,9 @@ def _from_prediction(read: Callable[[Prediction], Any]) -> Callable[[FileOutcome
 
 
 # The columns, each with the value that it has in the row of a file. Nothing else says which column holds what.
-VALUES: Mapping[pa.Field, Callable[[FileOutcome], Any]] = {
+COLUMN_VALUES: Mapping[pa.Field, Callable[[FileOutcome], Any]] = {
     pa.field("path", pa.string(), nullable=False): lambda row: show_path(row.entry.path)[0],
-    pa.field("digest", pa.string()): lambda row: row.digest,
+    pa.field("digest", pa.string()): lambda row: row.digest,  # sha256 of the file
     pa.field("label", pa.string()): _from_prediction(lambda found: found.top_k[0].label),
     pa.field("confidence", pa.float64()): _from_prediction(lambda found: found.top_k[0].probability),
     pa.field("top_k", pa.list_(pa.struct({"label": pa.string(), "probability": pa.float64()}))): _from_prediction(
@@ -100,13 +100,15 @@ VALUES: Mapping[pa.Field, Callable[[FileOutcome], Any]] = {
     ),
     pa.field("path_raw", pa.binary()): lambda row: show_path(row.entry.path)[1],  # where it is not UTF-8
     pa.field("size", pa.int64(), nullable=False): lambda row: row.entry.size,
-    pa.field("modified", pa.timestamp("us", tz="UTC")): lambda row: find_time(row.entry),
+    pa.field("modified", pa.timestamp("us", tz="UTC")): lambda row: find_time(
+        row.entry
+    ),  # null: the store does not say
     # Another revision is another file: mtime_ns.ctime_ns, or the ETag of an object.
     pa.field("revision", pa.string(), nullable=False): lambda row: row.entry.modified,
     pa.field("width", pa.int32()): _from_prediction(lambda found: found.width),
     pa.field("height", pa.int32()): _from_prediction(lambda found: found.height),
 }
-PREDICTIONS = pa.schema(list(VALUES))
+PREDICTIONS = pa.schema(list(COLUMN_VALUES))
 
 # In a spreadsheet a person reads from the left; the guesses after the first follow the confidence.
 FIRST_CELLS = ("path", "label", "confidence")
@@ -118,7 +120,7 @@ LAST_CELLS = (
 
 def make_predictions_table(rows: Sequence[FileOutcome], spec: ScoreSpec) -> pa.Table:
     """The rows as a table of the columns `PREDICTIONS`."""
-    columns = {column.name: [read(row) for row in rows] for column, read in VALUES.items()}
+    columns = {column.name: [read(row) for row in rows] for column, read in COLUMN_VALUES.items()}
     return set_decisions(pa.table(columns, schema=PREDICTIONS), spec)
 
 

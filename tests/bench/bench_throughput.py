@@ -43,7 +43,7 @@ def measure_photos(bench: Workbench, cluster: Any, pool: Any) -> list[Figure]:
             "core-ms",
             "decode + resize of an image",
             plain * share,
-            "<= 0.6",
+            "<= 1.4",
             "value",
         ),
     ]

@@ -159,9 +159,11 @@ def test_the_shape_of_the_images_decides() -> None:
 
 def test_what_a_trial_did_not_meet_is_refused_when_it_happens() -> None:
     spec = AugmentSpec(copies=1, transforms=serialize(A.RandomCrop(32, 32, p=1.0)))
-    with pytest.raises(ConfigError, match="makes 32x32x3 of 40x40x3, of the image with the sha256 aaa"):
+    with pytest.raises(
+        ConfigError, match=r"^augment\.transforms makes 32x32x3 of 40x40x3, on the image with the sha256 aaa"
+    ):
         Augmenter(spec).make_copy(np.zeros(SHAPE, np.uint8), "a" * 64, 1)
-    with pytest.raises(ConfigError, match="fails on the image with the sha256 aaa"):
+    with pytest.raises(ConfigError, match=r"^augment\.transforms fails: .*, on the image with the sha256 aaa"):
         Augmenter(spec).make_copy(np.zeros((20, 20, 3), np.uint8), "a" * 64, 1)
 
 

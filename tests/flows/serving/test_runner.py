@@ -88,8 +88,9 @@ def test_a_moment_is_told_as_shortly_as_it_can_be() -> None:
 
 
 def test_options_are_short_for_settings() -> None:
-    spec = load_config(None, make_time_settings("2:30", "10m")).schedule
-    assert (spec.retrain, spec.score) == ("2:30", "10m")
+    for nightly, every in (("2:30", "10m"), ("0 2 * * 1", "6:00")):
+        spec = load_config(None, make_time_settings(nightly, every)).schedule
+        assert (spec.retrain, spec.score) == (nightly, every)
     assert make_time_settings(None, None) == []
 
 
@@ -99,10 +100,9 @@ def test_options_are_short_for_settings() -> None:
         ([], "nothing to serve: give --source"),
         (["--inbox", "{here}", "--nightly", "02:00"], "there is no --source to retrain on"),
         (["--source", "{here}", "--every", "10m"], "there is no --inbox to score"),
-        (["--inbox", "{here}", "--every", "10"], "--every: '10' is no interval such as 30s"),
-        (["--inbox", "{here}", "--every", "0m"], "--every: '0m' is no interval from 1s"),
-        (["--source", "{here}", "--nightly", "24:00"], "--nightly: '24:00' is no time of day"),
-        (["--source", "{here}", "--nightly", "0 2 * * *"], "--nightly: '0 2 * * *' is no time of day"),
+        (["--inbox", "{here}", "--every", "10"], 'schedule.score = "10": write an interval such as 10m'),
+        (["--inbox", "{here}", "--every", "0m"], "schedule.score = \"0m\": '0m' is no interval from 1s"),
+        (["--source", "{here}", "--nightly", "24:00"], 'schedule.retrain = "24:00": write an interval'),
     ],
 )
 def test_what_cannot_be_served_is_refused_in_one_line_before_a_server_starts(

@@ -364,7 +364,7 @@ def test_verdicts_that_were_kept_for_good_are_asked_again(
         file.write(b"CRASH")
     with monkeypatch.context() as patch:
         patch.setattr(cnn.errors, "TRANSIENT_REASONS", ("out_of_memory",))
-        patch.setattr("tasks.prepare.pipeline.LISTING_RULES", 1)
+        patch.setattr("tasks.prepare.plan.LISTING_RULES", 1)
         row = rows_of(work, run_job(make_job(source, work, files=70), workers=None).manifest)["owl/02.png"]
     assert row["digest"] is not None
     damage_decoders(tmp_path, "")
