@@ -39,7 +39,7 @@ class CommandWithExample(TyperCommand):
         super().format_usage(ctx, formatter)
 
     def collect_usage_pieces(self, ctx: "Context") -> list[str]:
-        """What stands behind the command: SOURCE, where Typer writes {SOURCE}."""
+        """What follows the command: SOURCE, where Typer writes {SOURCE}."""
         return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
 
     def format_options(self, ctx: "Context", formatter: "HelpFormatter") -> None:
@@ -65,7 +65,7 @@ class GroupWithExamples(TyperGroup):
                         formatter.write(f"{'':>{formatter.current_indent + NAMES_WIDTH}}{command.example}\n")
 
     def format_commands(self, ctx: "Context", formatter: "HelpFormatter") -> None:
-        """Write nothing: the commands stand before the options."""
+        """Write nothing: the commands come before the options."""
 
 
 app = typer.Typer(

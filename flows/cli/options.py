@@ -97,8 +97,8 @@ class Options:
             if source:
                 self._check_source(command, locate(source), model)
         open_prefect(log_message, config.server)
-        for line in find_ignored_settings(self.command, self.settings or []):
-            log_message(line)
+        if ignored := describe_ignored_settings(self.command, self.settings or []):
+            log_message(ignored)
         return config
 
     def _check_source(self, command: str, source: str, model: str) -> None:
@@ -162,13 +162,10 @@ def locate(address: str) -> str:
     return path
 
 
-def find_ignored_settings(command: str, settings: list[str]) -> list[str]:
-    """One line for the settings that were typed for a command which does not obey them; a file may serve several."""
+def describe_ignored_settings(command: str, settings: list[str]) -> str:
+    """A line about settings that were typed for a command which does not obey them; a file may serve several."""
     sections, owner = FIXED_SECTIONS.get(command, ((), ""))
     keys = [text.partition("=")[0].strip() for text in settings]
     ignored = [key for key in keys if key.partition(".")[0] in sections]
-    if not ignored:
-        return []
-    return [
-        f"--set {', '.join(ignored)} changes nothing here: {owner} keeps what it was made with, retrain makes another"
-    ]
+    changes = f"changes nothing here: {owner} keeps what it was made with, retrain makes another"
+    return f"--set {', '.join(ignored)} {changes}" if ignored else ""

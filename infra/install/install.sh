@@ -91,4 +91,5 @@ if ! install_with_uv "$@"; then
 fi
 # The project itself, built by the locked setuptools: nothing is fetched without a hash.
 run_pip install --quiet --require-hashes -r "$here/infra/install/build.lock"
+export PYTHONWARNINGS=ignore # setuptools has ten lines for every editable installation
 run_pip install --quiet --no-deps --no-build-isolation --no-index --editable "$here"

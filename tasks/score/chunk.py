@@ -136,10 +136,12 @@ def score_files(
             earlier = known.find(digest) if known is not None and digest is not None else None
             if earlier is None:
                 queue.add(len(rows), entry, decode(data, network.image))
-            rows.append(replace(row, prediction=earlier))
+            else:
+                row = replace(row, prediction=earlier)
         except BadImage as fault:
             digest = None if fault.is_transient else digest
-            rows.append(replace(row, outcome="quarantined", reason=str(fault), digest=digest))
+            row = replace(row, outcome="quarantined", reason=str(fault), digest=digest)
+        rows.append(row)
     predictions = queue.finish()
     for number, prediction in predictions.items():
         rows[number] = replace(rows[number], prediction=prediction)

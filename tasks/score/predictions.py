@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -28,8 +28,7 @@ SLICE = 16_384  # rows that are in memory at once while a batch is written or re
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True)
-class Guess:
+class Guess(NamedTuple):
     """A label that an image may have, and its calibrated probability."""
 
     label: str
@@ -89,7 +88,7 @@ COLUMN_VALUES: Mapping[pa.Field, Callable[[FileOutcome], Any]] = {
     pa.field("label", pa.string()): _from_prediction(lambda found: found.top_k[0].label),
     pa.field("confidence", pa.float64()): _from_prediction(lambda found: found.top_k[0].probability),
     pa.field("top_k", pa.list_(pa.struct({"label": pa.string(), "probability": pa.float64()}))): _from_prediction(
-        lambda found: [vars(guess) for guess in found.top_k]
+        lambda found: found.top_k
     ),
     pa.field("decision", pa.string()): lambda row: None,  # follows from the confidence: see `set_decisions`
     pa.field("outcome", pa.string(), nullable=False): lambda row: row.outcome,

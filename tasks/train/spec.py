@@ -25,7 +25,8 @@ class TrainJob(Spec):
 
 
 class TrainingResult(Spec):
-    """What a training left in its folder. `judged_on` is the split of `evaluation`: test, or what there was instead."""
+    """What a training left in its folder. `judged_on` is the split of `evaluation`: test, or what there was instead;
+    the file `test` is there if it is test."""
 
     bundle: str
     figures: str

@@ -70,7 +70,8 @@ def _evaluate(job: TrainJob, manifest: Manifest, store: Store, result: FitResult
     evaluation = evaluate_probabilities(
         answers.probabilities, answers.labels, manifest.classes, temperature=info.temperature, top_k=job.top_k
     )
-    save_predictions(folder / "test.npz", answers if split == "test" else _none_of(answers))
+    if split == "test":  # no other is compared with the champion
+        save_predictions(folder / "test.npz", answers)
     _write_figures(folder / "figures", job, manifest, evaluation, result)
     return TrainingResult(
         bundle=str(folder / "bundle"),
@@ -107,8 +108,7 @@ def check_classes(manifest: Manifest, labels: NDArray[np.int64]) -> None:
     Raises:
         DatasetError: the classes without training images are named.
     """
-    counts = np.bincount(labels, minlength=len(manifest.classes))
-    if lacking := [name for name, count in zip(manifest.classes, counts, strict=True) if not count]:
+    if lacking := _find_lacking(manifest, labels):
         shown = name_some(lacking)
         grouped = ", or choose a split.group of smaller groups" if manifest.split.group else ""
         raise DatasetError(
@@ -124,11 +124,16 @@ def doubt_validation(manifest: Manifest, root: Path) -> tuple[str, ...]:
             "there are no validation images: the epoch with the lowest training loss counts as best, and confidences "
             "are not calibrated",
         )
-    counts = np.bincount(open_split(manifest, "validation", root).labels, minlength=len(manifest.classes))
-    lacking = [repr(name) for name, count in zip(manifest.classes, counts, strict=True) if not count]
+    lacking = list(map(repr, _find_lacking(manifest, open_split(manifest, "validation", root).labels)))
     if not lacking:
         return ()
     return (f"no validation images of {name_some(lacking)}: the best epoch and the confidences were chosen without it",)
+
+
+def _find_lacking(manifest: Manifest, labels: NDArray[np.int64]) -> list[str]:
+    """The classes that none of the labels names."""
+    counts = np.bincount(labels, minlength=len(manifest.classes))
+    return [name for name, count in zip(manifest.classes, counts, strict=True) if not count]
 
 
 def fetch_shards(store: Store, manifest: Manifest) -> None:
@@ -157,8 +162,8 @@ def choose_golden(shards: ShardSet, most: int, seed: int) -> NDArray[np.int64]:
 
 
 def save_predictions(path: Path, answers: SplitPredictions) -> None:
-    """Keep keys, labels, correct and probabilities for the gate."""
-    correct = answers.probabilities.argmax(axis=1) == answers.labels if len(answers.keys) else np.empty(0, bool)
+    """Save keys, labels, correct and probabilities, for the comparison with the champion."""
+    correct = answers.probabilities.argmax(axis=1) == answers.labels
     keys = np.array(answers.keys, "S64")
     with path.open("wb") as file:
         np.savez_compressed(
@@ -202,10 +207,6 @@ def _answer(bundle: Path, shards: ShardSet) -> SplitPredictions:
     parts = [scorer.predict(shards.batch(rows[start : start + BATCH])[0]) for start in range(0, len(rows), BATCH)]
     keys = shards.keys()
     return SplitPredictions([keys[row] for row in rows.tolist()], shards.labels[rows], np.concatenate(parts))
-
-
-def _none_of(answers: SplitPredictions) -> SplitPredictions:
-    return SplitPredictions([], answers.labels[:0], answers.probabilities[:0])
 
 
 def _write_figures(folder: Path, job: TrainJob, manifest: Manifest, evaluation: Evaluation, result: FitResult) -> None:

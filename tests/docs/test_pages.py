@@ -1,5 +1,6 @@
 """README.md and docs/: links lead somewhere, commands parse, paths exist, tables hold what the code holds."""
 
+import ast
 import inspect
 import re
 import shlex
@@ -165,6 +166,20 @@ def test_the_page_of_the_workspace_names_every_place(name: str, make: Callable[.
     path = make(*(called.get(parameter, parameter.upper()) for parameter in inspect.signature(make).parameters))
     shown = re.sub(r"[0-9a-f]{16}", "KEY", re.sub(r"source-[0-9a-f]{12}", "SOURCE", path)).replace("DIGEST-sums", "KEY")
     assert f"`{shown}" in (ROOT / "docs/workspace.md").read_text()
+
+
+def test_the_walk_in_signatures_is_that_of_the_code() -> None:
+    body = read_section(ROOT / "docs/architecture.md", "The walk in signatures")
+    lines = re.findall(r"^ *(\w+)\((.*?)\) -> (.+?) {2,}(\S+\.py)$", body, re.MULTILINE)
+    assert len(lines) > 15
+    assert len(lines) == body.count(" -> ")
+    for name, parameters, result, path in lines:
+        tree = ast.parse((ROOT / path).read_text())
+        function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+        given = [argument.arg for argument in function.args.args]
+        assert given[: parameters.count(",") + 1] == parameters.split(", "), name
+        assert function.returns is not None
+        assert ast.unparse(function.returns) == result, name
 
 
 def test_the_drawing_of_a_record_is_to_scale() -> None:

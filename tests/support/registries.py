@@ -1,10 +1,12 @@
 """A real SQLite registry in a workspace with an awkward name, and bundles that nobody trained."""
 
 import hashlib
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cnn.dataset.normalization import Normalization
@@ -36,7 +38,9 @@ def make_bundle_facts(
 
 def make_bundle(folder: Path, content: bytes = b"weights") -> Path:
     folder.mkdir(parents=True)
-    files = {GOLDEN: b"golden" + content, ONNX: b"onnx" + content, WEIGHTS: content}
+    golden = io.BytesIO()
+    np.savez(golden, images=np.zeros((1, 8, 8, 1), np.uint8), content=np.frombuffer(content, np.uint8))
+    files = {GOLDEN: golden.getvalue(), ONNX: b"onnx" + content, WEIGHTS: content}
     for name, data in files.items():
         (folder / name).write_bytes(data)
     facts = make_bundle_facts(

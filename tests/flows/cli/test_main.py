@@ -14,7 +14,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from flows.cli.main import app
-from flows.cli.options import FIXED_SECTIONS, Options, find_ignored_settings, locate
+from flows.cli.options import FIXED_SECTIONS, Options, describe_ignored_settings, locate
 from flows.cli.settings import show_settings
 from flows.config import Config
 from flows.settings import list_settings, write_page
@@ -148,11 +148,11 @@ def test_a_setting_that_is_typed_for_a_command_which_does_not_obey_it_is_named(
     Options("retrain", settings=typed).open_run()
     Options("train").open_run()
     assert not capsys.readouterr().err
-    assert find_ignored_settings("score", [*typed, "score.accept=0.9"])[0].startswith(
+    assert describe_ignored_settings("score", [*typed, "score.accept=0.9"]).startswith(
         "--set image.size, fit.epochs, augment.copies changes nothing here: the model keeps"
     )
     for command in FIXED_SECTIONS:
-        assert not find_ignored_settings(command, ["cluster.workers=0", "score.top_k=2", "server.port=4300"])
+        assert not describe_ignored_settings(command, ["cluster.workers=0", "score.top_k=2", "server.port=4300"])
         assert set(FIXED_SECTIONS[command][0]) <= set(Config.model_fields)
 
 
