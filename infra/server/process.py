@@ -29,8 +29,6 @@ LOGS_KEPT = 3  # older ones: server.log.1 is the newest
 CHECK_SECONDS = 20.0  # a connection that was closed is seen for 60 s
 END_SECONDS = 10.0
 QUEUE = {"minimum_check_interval": timedelta(seconds=1), "scheduling_resolution": timedelta(seconds=1)}
-LISTENING = "0A"
-LOOPBACK = ("0100007F", "7F000001")  # 127.0.0.1 as Linux writes it, by the order of the machine's bytes
 
 
 def run_server() -> None:
@@ -116,27 +114,15 @@ def lock_alone(path: Path) -> int | None:
 
 
 def has_visitor(port: int) -> bool:
-    """Whether anyone is connected to the server, or was within the last minute, as a page in a browser is."""
-    try:
-        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    except OSError:
-        return _has_visitor_elsewhere(port)
-    for line in lines:
-        _, local, remote, state, *_ = line.split()
-        ends = [end.partition(":") for end in (local, remote)]
-        if state != LISTENING and any(address in LOOPBACK and int(number, 16) == port for address, _, number in ends):
-            return True
-    return False
-
-
-def _has_visitor_elsewhere(port: int) -> bool:
-    """The same where the system has no /proc: those who are connected at this moment."""
+    """Whether anyone is connected to the server, as a page in a browser is, or on Linux was within the last minute."""
     import psutil
 
-    with suppress(psutil.Error):
-        connections = psutil.Process().net_connections("tcp")
-        return any(one.raddr and one.laddr.port == port for one in connections)
-    return True  # nobody knows
+    try:
+        connections = psutil.net_connections("tcp4")
+    except psutil.Error:  # elsewhere only root sees all of them
+        connections = psutil.Process().net_connections("tcp4")
+    here = ("127.0.0.1", port)
+    return any(one.raddr and here in (one.laddr, one.raddr) for one in connections)
 
 
 def rotate_own_log(log: Path) -> None:

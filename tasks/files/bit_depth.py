@@ -51,16 +51,16 @@ def count_deep(spans: Iterable[LevelSpan | None], levels: str | LevelSpan, previ
 
 
 def describe_deep(counts: DeepCounts, levels: str | LevelSpan, measured: bool = False) -> list[str]:
-    """What is to be told of them to who prepares a dataset, one line each."""
+    """What a person who prepares a dataset should know of them, one line each."""
     lines = []
     if counts.dark_span and counts.dark * FEW >= counts.deep:
         low, high = counts.dark_span
-        told = f"{_images(counts.dark)} more than 8 bits and use levels {low:,} to {high:,}"
-        lines.append(f"{told} {_explain_dark(counts, levels, measured)}")
+        found = f"{_images(counts.dark)} more than 8 bits and use levels {low:,} to {high:,}"
+        lines.append(f"{found} {_explain_dark(counts, levels, measured)}")
     if counts.beyond_span:
         low, high = counts.beyond_span
-        told = f"{_images(counts.beyond)} more than 8 bits and use levels {low:,} to {high:,}"
-        lines.append(f"{told}, beyond image.levels ({_name_rule(levels, measured)}), so they are clipped: set others")
+        found = f"{_images(counts.beyond)} more than 8 bits and use levels {low:,} to {high:,}"
+        lines.append(f"{found}, beyond image.levels ({_name_rule(levels, measured)}), so they are clipped: set others")
     if counts.previews:
         lines.append(_previews(counts.previews))
     return lines
@@ -75,8 +75,8 @@ def describe_scored(counts: DeepCounts, levels: str | LevelSpan, model: str) -> 
         (counts.beyond, counts.beyond_span, "are clipped"),
     ):
         if span and count * FEW >= counts.deep:
-            told = f"{_images(count)} more than 8 bits and use levels {span[0]:,} to {span[1]:,}, but {model} was"
-            lines.append(f"{told} trained with image.levels from {taught}: they {fate}, and its answers mean little")
+            found = f"{_images(count)} more than 8 bits and use levels {span[0]:,} to {span[1]:,}, but {model} was"
+            lines.append(f"{found} trained with image.levels from {taught}: they {fate}, and its answers mean little")
     if counts.previews:
         lines.append(_previews(counts.previews))
     return lines
@@ -91,10 +91,10 @@ def _explain_dark(counts: DeepCounts, levels: str | LevelSpan, measured: bool) -
     """What becomes of dark pictures, and what to set: not the levels of these where they would clip brighter ones."""
     if not isinstance(levels, tuple):
         return f'of {MAX_LEVEL:,}, so they come out nearly black: set image.levels = "dataset"'
-    told = f"where image.levels are {_name_rule(levels, measured)}, so they come out nearly black"
+    found = f"where image.levels are {_name_rule(levels, measured)}, so they come out nearly black"
     if measured or counts.dark < counts.deep or counts.dark_span is None:
-        return f"{told} beside the others"
-    return f"{told}: set image.levels = [{counts.dark_span[0]}, {counts.dark_span[1]}]"
+        return f"{found} beside the others"
+    return f"{found}: set image.levels = [{counts.dark_span[0]}, {counts.dark_span[1]}]"
 
 
 def _images(count: int) -> str:
@@ -102,8 +102,8 @@ def _images(count: int) -> str:
 
 
 def _name_rule(levels: str | LevelSpan, measured: bool) -> str:
-    told = f"{levels[0]:,} to {levels[1]:,}" if isinstance(levels, tuple) else f"0 to {MAX_LEVEL:,}"
-    return f"{told}, as measured" if measured else told
+    found = f"{levels[0]:,} to {levels[1]:,}" if isinstance(levels, tuple) else f"0 to {MAX_LEVEL:,}"
+    return f"{found}, as measured" if measured else found
 
 
 def _join(first: LevelSpan | None, second: LevelSpan | None) -> LevelSpan | None:

@@ -21,7 +21,6 @@ from tasks.files.listing import make_entries
 from tasks.files.paths import encode_path
 
 SPREAD = 16  # chunks that a small folder is cut into at least, about; each costs the scheduler some 8 ms
-TAIL_BITS = 2  # the last two chunks are cut in four: what is handed out last is small, so that workers end together
 FEWEST = 64  # files in a chunk of a small folder, about: smaller ones would cost more than they even out
 FILE_SECONDS, BYTE_SECONDS = 4e-4, 15e-9  # of one core, measured with JPEG files of 1 KB to 3 MB
 MOST_BYTES = 16 << 20  # of files in a chunk, about: camera files are spread over all workers, and fit into memory
@@ -64,14 +63,14 @@ def cut_by_hash(files: pa.Table, rows: NDArray[np.int64], size: int) -> ChunkPla
     """The chunks of these rows of the listing, about `size` files in each, none of them empty.
 
     A chunk holds the paths whose hashes begin with the same bits: each is a random mix of classes, and a file that
-    comes or goes changes its own chunk alone (all of them only where their number passes a power of two). Those of the
-    two highest beginnings are cut more finely.
+    comes or goes changes its own chunk alone (all of them only where their number passes a power of two).
     """
     if not len(rows):
         return ChunkPlan(rows, np.zeros(1, np.int64))
     hashes = hash_paths(files.column("path"), rows)
     order = np.argsort(hashes, kind="stable")
-    buckets = number_buckets(hashes[order], count_bits(len(rows), bound_size(files, rows, size)))
+    bits = count_bits(len(rows), bound_size(files, rows, size))
+    buckets = hashes[order] >> np.uint64(64 - bits) if bits else np.zeros(len(rows), np.uint64)
     starts = np.flatnonzero(np.concatenate(([True], buckets[1:] != buckets[:-1])))
     return ChunkPlan(rows[order], np.append(starts, len(rows)).astype(np.int64))
 
@@ -86,17 +85,6 @@ def bound_size(files: pa.Table, rows: NDArray[np.int64], size: int) -> int:
     """`size`, or how many files of these rows have some `MOST_BYTES` together."""
     mean = float(files.column("size").to_numpy()[rows].mean())
     return min(size, max(1, round(MOST_BYTES / max(1.0, mean))))
-
-
-def number_buckets(hashes: NDArray[np.uint64], bits: int) -> NDArray[np.uint64]:
-    """uint64 (rows,): equal for hashes that begin with the same bits, some more for the two highest beginnings."""
-    if not bits:
-        return np.zeros(len(hashes), np.uint64)
-    coarse = hashes >> np.uint64(64 - bits)
-    if bits <= TAIL_BITS:  # so few chunks would become many small ones
-        return coarse
-    fine = hashes >> np.uint64(64 - bits - TAIL_BITS)
-    return np.where(coarse >= (1 << bits) - 2, fine, coarse)
 
 
 def count_bits(rows: int, files: int) -> int:

@@ -1,7 +1,7 @@
-"""How a file is decoded: at once in a worker that may be lost, or apart from this process. Bytes in, pixels out.
+"""Decode files so that a bad one ends no run: at once in a worker that is replaced, or in a child process.
 
 A worker process that is ended by a file (its decoder crashed, or took longer than the limit) is replaced, and the chunk
-comes back as one to isolate: then each file is decoded in a child process, and the culprit alone is quarantined. Where
+comes back as one to isolate: then each file is decoded in a child process, and the bad file alone is quarantined. Where
 every file of a chunk ends its decoder, the fault is hardly theirs, and the run stops.
 """
 
@@ -18,7 +18,7 @@ from tasks.files.chunks import Chunk
 from tasks.files.reading import waiting
 
 LIMIT = "SAFELIGHT_DECODE_SECONDS"
-FEW_CULPRITS = 3  # so many files, and no other beside them, may all be at fault
+FEW_SUSPECTS = 3  # so many files, and no other beside them, may all be at fault
 ADVICE = {
     "decoder_crashed": "repair or reinstall the library that it names",
     "decoder_timeout": f"is the machine overloaded? {LIMIT} may be raised",
@@ -64,7 +64,7 @@ def refuse_crashes(chunk: Chunk, reasons: Sequence[str | None]) -> None:
         InstallationError: what the last decoder said, and the way out.
     """
     last = reasons[-1] if reasons else None
-    if last is None or len(reasons) - chunk.doubted < FEW_CULPRITS or not all(map(is_decoder_death, reasons)):
+    if last is None or len(reasons) - chunk.doubted < FEW_SUSPECTS or not all(map(is_decoder_death, reasons)):
         return
     raise InstallationError(
         f"all {len(reasons)} files of a chunk ended their decoders, so the fault is hardly theirs ({last});"

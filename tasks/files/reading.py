@@ -1,4 +1,4 @@
-"""Entries of a source in, their bytes and digests out, in order; a store's files are asked for ahead of their turn."""
+"""Read the files of a chunk with their digests, those of an object store ahead of their turn."""
 
 import hashlib
 import threading

@@ -133,15 +133,15 @@ def refuse_outside_links(source: Source, files: pa.Table, command: str) -> None:
 
 def describe_links(source: Source, names: Sequence[str], count: int, command: str) -> str:
     """Links that lead out of a source, and what to type: the folder that they lead to, or a copy with files in it."""
-    told = f"all that {source.uri} holds ({count:,}) are links that lead out of it, such as {names[0]!r}"
+    fact = f"all that {source.uri} holds ({count:,}) are links that lead out of it, such as {names[0]!r}"
     real = find_mirrored(source.uri, names)
     if real is not None:
-        return f"{told}, to {real}; links are followed inside the source only, so give the folder itself: " + fill_in(
+        return f"{fact}, to {real}; links are followed inside the source only, so give the folder itself: " + fill_in(
             command, real
         )
     copy = f"{source.uri.rstrip('/')}-files"
     return (
-        f"{told}; links are followed inside the source only, so give a copy with the files in it: "
+        f"{fact}; links are followed inside the source only, so give a copy with the files in it: "
         f"cp -rL {shlex.quote(source.uri)} {shlex.quote(copy)} && {fill_in(command, copy)}"
     )
 
@@ -162,8 +162,8 @@ def describe_classes(source: Source, files: pa.Table, classes: Sequence[str], co
     if not files.num_rows:
         return f"{source.uri} holds no files; expected one folder of images per class{_hint_at_object(source, command)}"
     if classes:
-        told = f"{source.uri} holds one class, {classes[0]!r}; a classifier needs at least two class folders"
-        return f"{told}{look_deeper(source, files, command)}"
+        fact = f"{source.uri} holds one class, {classes[0]!r}; a classifier needs at least two class folders"
+        return f"{fact}{look_deeper(source, files, command)}"
     loose = files.filter(pc.is_null(files.column("ignored")))
     if not loose.num_rows:
         counts = Counter(files.column("ignored").to_pylist()).most_common(3)

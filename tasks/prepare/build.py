@@ -87,7 +87,7 @@ def build_row(
             raise data
         decoded = decode(data, spec.image)
     except BadImage as fault:
-        return FileResult(raw_path, "quarantined", None if fault.is_transient else raw_digest, reason=str(fault))
+        return FileResult(raw_path, "quarantined", str(fault), None if fault.is_transient else raw_digest)
     if digest is None:
         raise AssertionError("bytes without a digest")
     key = digest_image_data(data, digest)
@@ -98,7 +98,7 @@ def build_row(
     return FileResult(
         raw_path,
         "ok",
-        raw_digest,
+        digest=raw_digest,
         image_key=key,
         thumbnail=make_grey32(decoded.pixels).tobytes(),
         width=decoded.width,

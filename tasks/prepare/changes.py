@@ -68,11 +68,11 @@ def reuse_unchanged(rows: Rows, manifest: Manifest, ledger: Iterable[pa.Table], 
     draft, left, same = rows.draft(), [LEDGER.empty_table()], 0
     for table, match in match_files(rows.files, ledger):
         usable, decoded = _find_usable(table, manifest, existing)
-        stands = match.same & usable[match.earlier]
+        usable_again = match.same & usable[match.earlier]
         died = has_reason_code(table.column("reason"), DECODER_DEATHS).to_numpy(zero_copy_only=False)
-        draft.doubted[match.listed[~stands]] = died[match.earlier[~stands]]
+        draft.doubted[match.listed[~usable_again]] = died[match.earlier[~usable_again]]
         # Files that were read then and are left out by a rule now are no longer asked for.
-        chosen = stands & (draft.outcome[match.listed] == PENDING)
+        chosen = usable_again & (draft.outcome[match.listed] == PENDING)
         same += int(chosen.sum()) + _count_same_unread(draft, match, table)
         draft.reuse(match.listed[chosen], table.take(pa.array(match.earlier[chosen])))
         rest = decoded & usable
@@ -144,12 +144,12 @@ def _find_usable(
     """bool (rows,) each: whether rows of a ledger can be used again (pixels that lie in a shard that is there, or bytes
     that were refused), and whether they have pixels at all."""
     refused = pc.and_(pc.equal(table.column("outcome"), "quarantined"), pc.is_valid(table.column("digest")))
-    # Older ledgers have the digests of files that ended their decoder, so their verdicts would stand for good.
+    # Older ledgers have the digests of files that ended their decoder, so their verdicts would never be asked again.
     refused = pc.and_not(refused, has_reason_code(table.column("reason"), TRANSIENT_REASONS))
     decoded = pc.is_in(table.column("outcome"), pa.array(DECODED)).to_numpy(zero_copy_only=False)
     keys = (table.column(name).combine_chunks().dictionary_encode() for name in ("chunk", "record_split"))
     chunks, splits = ((key.dictionary.to_pylist(), key.indices.fill_null(-1).to_numpy()) for key in keys)
-    alive = np.zeros((len(chunks[0]) + 1, len(splits[0]) + 1), np.bool_)  # the last row and column stand for null
+    alive = np.zeros((len(chunks[0]) + 1, len(splits[0]) + 1), np.bool_)  # the last row and column: null
     for number, chunk in enumerate(chunks[0]):
         for place, split in enumerate(splits[0]):
             shard = manifest.chunks.get(chunk, {}).get(split)

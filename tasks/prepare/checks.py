@@ -39,11 +39,11 @@ def check_budget(
     beside = rows.reason == rows.reasons[NO_CLASS]  # they were never asked to be images
     worst = _count_reasons(rows, (rows.outcome == QUARANTINED) & ~beside)
     looked_at = int(((rows.outcome != IGNORED) & ~beside).sum())
-    told = ", ".join(f"{reason} {count}" for reason, count in worst.most_common(3))
+    shown = ", ".join(f"{reason} {count}" for reason, count in worst.most_common(3))
     hint = LINKS_HINT if worst.most_common(1) and worst.most_common(1)[0][0] == "symlink_outside" else ""
     if worst.total() > budget.quarantined * looked_at:
         raise BudgetError(
-            f"{worst.total()} of {looked_at} files are unreadable ({told}), "
+            f"{worst.total()} of {looked_at} files are unreadable ({shown}), "
             f"over the budget of {budget.quarantined:.1%}: {name_lost(rows, write_list)}; {hint}repair or remove them, "
             "leave them out with source.exclude, or raise budget.quarantined; nothing was published"
         )
@@ -67,8 +67,8 @@ def _check_classes(rows: Rows, classes: Sequence[str], write_list: Callable[[], 
     unreadable = _count_reasons(rows, own & (rows.outcome == QUARANTINED))
     copies = np.flatnonzero(own & (rows.outcome == CONFLICT))
     facts = [*unreadable.most_common(3), ("conflict", len(copies))]
-    told = ", ".join(f"{reason} {count:,}" for reason, count in facts if count)
-    parts = [f"class {emptied[0]!r} has no usable image left ({told or 'duplicates'})"]
+    shown = ", ".join(f"{reason} {count:,}" for reason, count in facts if count)
+    parts = [f"class {emptied[0]!r} has no usable image left ({shown or 'duplicates'})"]
     if unreadable:
         parts[0] += f": {name_lost(rows, write_list, own)}"
         parts.append("repair its files or remove the folder")
@@ -183,14 +183,14 @@ def describe_ignored(rows: Rows, classes: Sequence[str]) -> str:
 
     "hidden 12 (cat 9, dog 3), system 2 (outside any class folder 2)": rules and classes by their number of files.
     """
-    told = []
+    shown = []
     ignored = np.flatnonzero(rows.outcome == IGNORED)
     for reason, count in _count_reasons(rows, rows.outcome == IGNORED).most_common():
         number = rows.reasons[reason]
         labels = rows.label_id[ignored[rows.reason[ignored] == number]]
         places = Counter("no class folder" if label < 0 else repr(classes[label]) for label in labels.tolist())
-        told.append(f"{count:,} {reason} ({name_some([f'{place} {n:,}' for place, n in places.most_common()])})")
-    return ", ".join(told)
+        shown.append(f"{count:,} {reason} ({name_some([f'{place} {n:,}' for place, n in places.most_common()])})")
+    return ", ".join(shown)
 
 
 def check_all_listed(rows: Rows) -> None:

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,48 +19,34 @@ from infra.storage.layout import chunk_report_path
 from infra.storage.store import Store
 from tasks.files.bit_depth import DeepCounts, count_deep
 
-REPORT = pa.schema(
-    [
-        pa.field("path", pa.binary(), nullable=False),  # as the file system holds it
-        pa.field("outcome", pa.string(), nullable=False),  # ok or quarantined: the rest is decided later
-        pa.field("reason", pa.string()),
-        pa.field("digest", pa.binary(32)),  # sha256 of the file; null where it could not be read
-        pa.field("image_key", pa.binary(16)),  # digest of the file without its metadata
-        pa.field("thumbnail", pa.binary(1024)),  # grey means of the image on a 32 x 32 grid
-        pa.field("width", pa.int32()),
-        pa.field("height", pa.int32()),
-        pa.field("group", pa.string()),
-        pa.field("split", pa.string()),
-        pa.field("record", pa.int32()),
-        pa.field("record_label", pa.int32()),
-        pa.field("pixels_crc32c", pa.uint32()),
-        pa.field("low", pa.int64()),  # the levels of a picture of more than 8 bits, before the rule for them
-        pa.field("high", pa.int64()),
-        pa.field("preview", pa.bool_()),  # of a camera raw file
-    ]
-)
+
+def _column(kind: pa.DataType) -> Any:
+    return field(default=None, metadata={"type": kind})
 
 
 @dataclass(frozen=True)
 class FileResult:
-    """What a file came to: a row of its chunk's report, whose columns say more about each field."""
+    """What a file came to: a row of its chunk's report."""
 
-    path: bytes
-    outcome: str
-    digest: bytes | None
-    reason: str | None = None
-    image_key: bytes | None = None
-    thumbnail: bytes | None = None
-    width: int | None = None
-    height: int | None = None
-    group: str | None = None
-    split: str | None = None
-    record: int | None = None
-    record_label: int | None = None
-    pixels_crc32c: int | None = None
-    low: int | None = None
-    high: int | None = None
-    preview: bool | None = None
+    path: bytes = field(metadata={"type": pa.binary()})  # as the file system holds it
+    outcome: str = field(metadata={"type": pa.string()})  # ok or quarantined: the rest is decided later
+    reason: str | None = _column(pa.string())
+    digest: bytes | None = _column(pa.binary(32))  # sha256 of the file; None where it could not be read
+    image_key: bytes | None = _column(pa.binary(16))  # digest of the file without its metadata
+    thumbnail: bytes | None = _column(pa.binary(1024))  # grey means of the image on a 32 x 32 grid
+    width: int | None = _column(pa.int32())
+    height: int | None = _column(pa.int32())
+    group: str | None = _column(pa.string())
+    split: str | None = _column(pa.string())
+    record: int | None = _column(pa.int32())
+    record_label: int | None = _column(pa.int32())
+    pixels_crc32c: int | None = _column(pa.uint32())
+    low: int | None = _column(pa.int64())  # the levels of a picture of more than 8 bits, before the rule for them
+    high: int | None = _column(pa.int64())
+    preview: bool | None = _column(pa.bool_())  # of a camera raw file
+
+
+REPORT = pa.schema([pa.field(each.name, each.metadata["type"], each.default is None) for each in fields(FileResult)])
 
 
 @dataclass(frozen=True)

@@ -68,15 +68,15 @@ def find_overlaps(rows: Rows) -> list[str]:
     pairs = np.unique(np.stack([rows.group[grouped], rows.split[grouped]]), axis=1)
     _, counts = np.unique(pairs[0], return_counts=True)
     if across := int((counts > 1).sum()):
-        told = f"{across:,} of {len(counts):,} groups of split.group have images in more than one split"
-        lines.append(f"{told}; the folders' split is kept")
+        found = f"{across:,} of {len(counts):,} groups of split.group have images in more than one split"
+        lines.append(f"{found}; the folders' split is kept")
     return lines
 
 
 def find_same_pictures(rows: Rows, fetch: Fetch) -> list[NDArray[np.int64]]:
     """The groups of two or more ok rows that show the same picture, each in ascending order.
 
-    Pixels are told by their checksum, grey means, and the width and height of the file's picture. Where these show one
+    Pixels are known by their checksum, grey means, and the width and height of the file's picture. Where these show one
     level all over, other files may well look the same: then the image key has to be equal, too.
     """
     ok = np.flatnonzero(rows.outcome == OK)

@@ -2,7 +2,7 @@
 
     PrepareJob → SourceFiles → Listing → BuildPlan → Built → DatasetDraft → PublishedDataset
 
-The last two stand in tasks/prepare/publish.py.
+The last two are in tasks/prepare/publish.py.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Which files are duplicates, conflicts and leaks, and of which other file: lines for people, and outcomes.csv."""
+"""The list of duplicates, conflicts and leaks, each with its other file: as lines of a log, and as outcomes.csv."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -36,16 +36,16 @@ def write_outcomes(rows: Rows, path: Path) -> None:
 def describe_outcomes(rows: Rows) -> list[str]:
     """One line for duplicates, conflicts, leaks and doubtful labels each, with the first few pairs."""
     others = rows.duplicate_of >= 0
-    told = [
+    kinds = [
         (DUPLICATE, "duplicate{s}, left out", "{} is the same as {}"),
         (CONFLICT, "file{s} with the same picture under two labels, all left out", "{} is the same as {}"),
         (LEAK, "near-duplicate{s} of training images{where}, left out", "{} is nearly the same as {}"),
         (OK, "file{s} with nearly the same picture under another label, one of which may be wrong", "{} and {}"),
     ]
     lines = []
-    for outcome, what, pair in told:
+    for outcome, what, pair in kinds:
         found = np.flatnonzero((rows.outcome == outcome) & others)
-        if outcome == OK:  # near copies of one label are told of where their owner's split holds them apart
+        if outcome == OK:  # near copies of one label are shown where their owner's split holds them apart
             found = found[rows.label_id[found] != rows.label_id[rows.duplicate_of[found]]]
         if len(found):
             where = f" ({count_leaks_by_class(rows)})" if outcome == LEAK else ""
@@ -66,8 +66,8 @@ def count_leaks_by_class(rows: Rows) -> str:
     labels = rows.files.column("label").take(leaks).cast("string").to_pylist()
     counts = Counter(zip(labels, rows.split[leaks].tolist(), strict=True))
     found = sorted((-count, label, SPLITS[split]) for (label, split), count in counts.items())
-    told = ", ".join(f"{label!r} {-count:,} of {split}" for count, label, split in found[:PAIRS_SHOWN])
-    return told + (", …" if len(found) > PAIRS_SHOWN else "")
+    shown = ", ".join(f"{label!r} {-count:,} of {split}" for count, label, split in found[:PAIRS_SHOWN])
+    return shown + (", …" if len(found) > PAIRS_SHOWN else "")
 
 
 def _listed(rows: Rows, part: slice) -> NDArray[np.bool_]:
@@ -82,18 +82,18 @@ def _lines(rows: Rows, start: int, stop: int) -> Iterator[list[str]]:
     listed = np.flatnonzero(_listed(rows, slice(start, stop))) + start
     labels = rows.files.column("label")
     for row, (own, other) in zip(listed.tolist(), _pairs(rows, listed), strict=True):
-        twin = int(rows.duplicate_of[row])
+        original = int(rows.duplicate_of[row])
         cells = [own, OUTCOMES[rows.outcome[row]], reasons[row - start] or "", other]
-        cells += [labels[row].as_py() or "", labels[twin].as_py() or "" if twin >= 0 else ""]
+        cells += [labels[row].as_py() or "", labels[original].as_py() or "" if original >= 0 else ""]
         yield cells
 
 
 def _pairs(rows: Rows, some: NDArray[np.int64]) -> Iterator[tuple[str, str]]:
     """(path, path of the other file or "") of each of some rows, as they can be shown."""
-    twins = rows.duplicate_of[some].astype(np.int64)
-    others = rows.paths(np.maximum(twins, 0))
-    for own, other, twin in zip(rows.paths(some), others, twins.tolist(), strict=True):
-        yield _show(own), _show(other) if twin >= 0 else ""
+    originals = rows.duplicate_of[some].astype(np.int64)
+    others = rows.paths(np.maximum(originals, 0))
+    for own, other, original in zip(rows.paths(some), others, originals.tolist(), strict=True):
+        yield _show(own), _show(other) if original >= 0 else ""
 
 
 def _show(path: bytes) -> str:

@@ -34,10 +34,10 @@ def write_refusal(store: Store, source: str, rows: Rows) -> str:
 
 def write_quarantine(rows: Rows, target: Path) -> int:
     """Write the quarantined files as a table for spreadsheets; returns how many they are."""
-    return write_rows(target, COLUMNS, iterate_lost(rows))
+    return write_rows(target, COLUMNS, iterate_quarantined(rows))
 
 
-def iterate_lost(rows: Rows) -> Iterator[tuple[str, str | None, str | None, int]]:
+def iterate_quarantined(rows: Rows) -> Iterator[tuple[str, str | None, str | None, int]]:
     """The cells of each quarantined file, in the order of `COLUMNS`."""
     lost = np.flatnonzero(rows.outcome == QUARANTINED)
     for start, stop in iterate_slices(len(lost), PART):

@@ -1,4 +1,4 @@
-"""Images in, one immutable TFRecord shard named by its digest (`cnn.dataset.tfrecord.digest_shard`) out."""
+"""Write images into an immutable TFRecord shard, named by its digest (`cnn.dataset.tfrecord.digest_shard`)."""
 
 import hashlib
 import os

@@ -5,8 +5,8 @@ frozen; a step that changes some of their columns makes a `RowsDraft` of them, w
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, get_args, get_origin
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +36,7 @@ FilledRows = tuple[NDArray[np.int64], ChunkReport]
 class Rows:
     """One row for each file of a listing; arrays have a first axis of (files,) and cannot be written to.
 
-    -1 stands for none in `given`, `split`, `record_split` and all int32 columns.
+    -1 stands for none in columns of signed numbers.
     """
 
     files: pa.Table  # rows of `tasks.files.listing.FILES`
@@ -59,15 +59,17 @@ class Rows:
     duplicate_of: NDArray[np.int32]  # the row whose picture is the same, or nearly so
     chunk: NDArray[np.int32]  # number in `chunks` of the chunk that read the file
     report_row: NDArray[np.int32]  # its row in the chunk's report
-    record_split: NDArray[np.int8]  # index into SPLITS of the chunk's shard that holds its record
+    record_split: NDArray[np.int8]  # that of the chunk's shard with its record
     record: NDArray[np.int32]  # number of its record there
     record_label: NDArray[np.int32]  # the label id that this record was written with
     pixels: NDArray[np.uint32]  # CRC-32C of the image as the shard holds it
     copies: NDArray[np.uint32]  # the same over its augmented copies
-    reasons: TextIndex
-    groups: TextIndex
-    chunks: TextIndex
-    shards: dict[str, Mapping[str, ShardRef]]  # chunk key → split → shard; a draft has its own
+    reasons: TextIndex = field(default_factory=TextIndex)
+    groups: TextIndex = field(default_factory=TextIndex)
+    chunks: TextIndex = field(default_factory=TextIndex)
+    shards: dict[str, Mapping[str, ShardRef]] = field(
+        default_factory=dict
+    )  # chunk key → split → shard; a draft has its own
 
     def __post_init__(self) -> None:
         for name in COLUMNS:
@@ -212,7 +214,10 @@ class RowsDraft(Rows):
         self.pixels[rows] = _integers(table.column("pixels_crc32c"), np.uint32)
 
 
-COLUMNS = tuple(field.name for field in fields(Rows) if "ndarray" in str(field.type))
+# Name of each column → its NumPy type, as the annotation NDArray[type] has it.
+ARRAYS = {each.name: each.type for each in fields(Rows) if get_origin(each.type) is np.ndarray}
+COLUMNS = {name: get_args(get_args(array)[1])[0] for name, array in ARRAYS.items()}
+WIDTHS = {"digest": (32,), "image_key": (KEY,), "perceptual_hash": (HASH_CELLS,)}
 
 
 def make_rows(files: pa.Table, classes: Sequence[str], folders: Mapping[str, str] | None = None) -> Rows:
@@ -220,32 +225,18 @@ def make_rows(files: pa.Table, classes: Sequence[str], folders: Mapping[str, str
 
     `folders`: top folder → the split that its owner made of it.
     """
-    count, reasons = files.num_rows, TextIndex()
-    label_id = _label_ids(files.column("label"), classes)
-    outcome, reason = _classify_unread(files, label_id, reasons)
-    splits = {SPLITS.index(split) for split in (folders or {}).values()}
-    values: dict[str, Any] = {name: np.zeros(count, np.bool_) for name in ("is_read", "doubted", "known", "leaked")}
-    values |= {name: np.zeros(count, np.int32) for name in ("width", "height")}
-    values |= {name: np.zeros(count, np.uint32) for name in ("pixels", "copies")}
-    values |= {name: np.full(count, NONE, np.int8) for name in ("split", "record_split")}
-    for name in ("group", "duplicate_of", "chunk", "report_row", "record", "record_label"):
-        values[name] = np.full(count, NONE, np.int32)
-    return Rows(
-        files=files,
-        given_splits=tuple(sorted(splits - {TRAIN})),
-        given=_given_splits(files.column("path"), folders or {}),
-        outcome=outcome,
-        reason=reason,
-        digest=np.zeros((count, 32), np.uint8),
-        image_key=np.zeros((count, KEY), np.uint8),
-        perceptual_hash=np.zeros((count, HASH_CELLS), np.uint8),
-        label_id=label_id,
-        reasons=reasons,
-        groups=TextIndex(),
-        chunks=TextIndex(),
-        shards={},
-        **values,
-    )
+    given = {SPLITS.index(split) for split in (folders or {}).values()} - {TRAIN}
+    columns: dict[str, Any] = {}
+    for name, kind in COLUMNS.items():
+        columns[name] = np.zeros((files.num_rows, *WIDTHS.get(name, ())), kind)
+        if np.issubdtype(kind, np.signedinteger):
+            columns[name].fill(NONE)
+    draft = RowsDraft(files, tuple(sorted(given)), **columns)
+    draft.outcome.fill(PENDING)
+    draft.given[:] = _given_splits(files.column("path"), folders or {})
+    draft.label_id[:] = _label_ids(files.column("label"), classes)
+    _classify_unread(draft)
+    return draft.finish()
 
 
 def iterate_slices(count: int, size: int) -> Iterator[tuple[int, int]]:
@@ -254,18 +245,13 @@ def iterate_slices(count: int, size: int) -> Iterator[tuple[int, int]]:
         yield start, min(count, start + size)
 
 
-def _classify_unread(
-    files: pa.Table, label_id: NDArray[np.int32], reasons: TextIndex
-) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """(outcome, reason) of all files; those that are read are pending, without a reason.
-
-    Not read are ignored names, what is no regular file, and images outside any class folder.
-    """
-    ignored, problem = (reasons.encode_column(files.column(name)) for name in ("ignored", "problem"))
-    reason = np.where(label_id < 0, reasons[NO_CLASS], NONE).astype(np.int32)
-    reason = np.where(problem >= 0, problem, reason)
-    outcome = np.where(reason >= 0, QUARANTINED, PENDING).astype(np.uint8)
-    return np.where(ignored >= 0, IGNORED, outcome).astype(np.uint8), np.where(ignored >= 0, ignored, reason)
+def _classify_unread(draft: RowsDraft) -> None:
+    """Files that are not read: ignored names, what is no regular file, images outside any class folder."""
+    ignored, problem = (draft.reasons.encode_column(draft.files.column(name)) for name in ("ignored", "problem"))
+    draft.reason[draft.label_id < 0] = draft.reasons[NO_CLASS]
+    draft.reason[problem >= 0] = problem[problem >= 0]
+    draft.outcome[draft.reason >= 0] = QUARANTINED
+    draft.outcome[ignored >= 0], draft.reason[ignored >= 0] = IGNORED, ignored[ignored >= 0]
 
 
 def _label_ids(labels: pa.ChunkedArray, classes: Sequence[str]) -> NDArray[np.int32]:
