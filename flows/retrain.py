@@ -19,7 +19,7 @@ from flows.prepare import prepare_dataset
 from flows.progress import log_message
 from flows.results import TrainResult
 from flows.run_page import link_version, name_run_by
-from flows.train import report_path, train_model
+from flows.train import result_path, train_model
 from infra.registry.tracking import check_model_name
 from infra.storage.store import open_store
 from tasks.dataset.version import read_manifest
@@ -44,10 +44,10 @@ def retrain(
     count_parameters(config.model, config.image, 2)  # a network that does not fit is refused now, not after an hour
     began = time.monotonic()
     if config.train.deployment is not None:
-        report = retrain_elsewhere(source, name, workspace, config, verify)
+        result = retrain_elsewhere(source, name, workspace, config, verify)
     else:
-        report = retrain_here(source, name, workspace, config, verify)
-    return report.model_copy(update={"seconds": round(time.monotonic() - began, 3)}).model_dump()
+        result = retrain_here(source, name, workspace, config, verify)
+    return result.model_copy(update={"seconds": round(time.monotonic() - began, 3)}).model_dump()
 
 
 def retrain_here(source: str, name: str, workspace: str, config: Config, verify: bool) -> TrainResult:
@@ -93,9 +93,9 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config, ve
         )
     store = open_store(workspace)
     key = name_run(read_manifest(store, prepared.dataset), name, config.model, config.fit)
-    report = TrainResult(**json.loads(store.read(report_path(key))))
-    link_version(report, open_registry(workspace).figures_of)
-    return report
+    result = TrainResult(**json.loads(store.read(result_path(key))))
+    link_version(result, open_registry(workspace).figures_of)
+    return result
 
 
 def warm_up(work: Callable[[], None]) -> threading.Thread:

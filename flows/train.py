@@ -81,14 +81,14 @@ def train_opened(job: Training, trainer: TrainingProcess, started: float) -> Tra
     is_new = version is None or not version.is_gated
     if version is None or is_new:
         version = run_training_stages(job, trainer)
-    report = make_train_result(job, version, is_new, time.monotonic() - started)
-    job.store.write(report_path(job.key), report.to_json().encode())
-    link_version(report, job.registry.figures_of)
+    result = make_train_result(job, version, is_new, time.monotonic() - started)
+    job.store.write(result_path(job.key), result.to_json().encode())
+    link_version(result, job.registry.figures_of)
     if is_new:
-        log_verdict(report.gate)
+        log_verdict(result.gate)
     else:
-        log_message(f"train: nothing has changed since version {version.version} ({report.alias or 'no alias'})")
-    return report
+        log_message(f"train: nothing has changed since version {version.version} ({result.alias or 'no alias'})")
+    return result
 
 
 def log_verdict(gate: GateResult) -> None:
@@ -107,7 +107,7 @@ def open_training(dataset: str, name: str, workspace: str, config: Config) -> Tr
     return Training(manifest, name, workspace, config, store, open_registry(workspace), key)
 
 
-def report_path(key: str) -> str:
+def result_path(key: str) -> str:
     """Where the answer of a training lies in the workspace, for a `retrain` that waits on another machine."""
     return f"runs/{key[:16]}/train.json"
 
@@ -133,10 +133,10 @@ def run_training_stages(job: Training, trainer: TrainingProcess) -> VersionInfo:
     run_id = job.registry.start_run(job.name, job.key, parameters)
     status = "FAILED"
     try:
-        report = run_stage("fit and evaluate", lambda: fit_stage(job, trainer, run_id))
-        version = run_stage("register", lambda: register_stage(job, report, run_id))
+        result = run_stage("fit and evaluate", lambda: fit_stage(job, trainer, run_id))
+        version = run_stage("register", lambda: register_stage(job, result, run_id))
         job.registry.set_tags(job.name, version.version, {IMAGES: str(job.manifest.outcomes.get("ok", 0))})
-        version = run_stage("gate", lambda: gate_stage(job, report, version))
+        version = run_stage("gate", lambda: gate_stage(job, result, version))
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -170,37 +170,37 @@ def fit_stage(job: Training, trainer: TrainingProcess, run_id: str) -> TrainingR
                 log_message(f"epoch {epoch} of {stage.total}: {described}")
 
         with trainer:  # its memory is free again for what follows
-            report = trainer.run(order, log_epoch)
+            result = trainer.run(order, log_epoch)
         stage.total = stage.completed  # early stopping: what was not needed is not missing
-    for warning in report.warnings:
+    for warning in result.warnings:
         log_message(f"train: {warning}")
-    log_message(describe_evaluation(report))
-    if report.evaluation.unjudged:
-        log_message(f"evaluate: {describe_unjudged(report.evaluation.unjudged, report.judged_on)}")
-    return report
+    log_message(describe_evaluation(result))
+    if result.evaluation.unjudged:
+        log_message(f"evaluate: {describe_unjudged(result.evaluation.unjudged, result.judged_on)}")
+    return result
 
 
-def register_stage(job: Training, report: TrainingResult, run_id: str) -> VersionInfo:
+def register_stage(job: Training, result: TrainingResult, run_id: str) -> VersionInfo:
     """Log the figures and make the version."""
-    job.registry.log_figures(run_id, Path(report.figures))
+    job.registry.log_figures(run_id, Path(result.figures))
     tags = {
-        JUDGED_ON: describe_split(report.judged_on, job.manifest.dataset),
-        UNJUDGED: json.dumps(report.evaluation.unjudged, ensure_ascii=False),
+        JUDGED_ON: describe_split(result.judged_on, job.manifest.dataset),
+        UNJUDGED: json.dumps(result.evaluation.unjudged, ensure_ascii=False),
     }
-    version = job.registry.register_version(job.name, run_id, Path(report.bundle), report.evaluation.summary(), tags)
+    version = job.registry.register_version(job.name, run_id, Path(result.bundle), result.evaluation.summary(), tags)
     log_message(f"register: {job.name} version {version.version}")
     return version
 
 
-def gate_stage(job: Training, report: TrainingResult, version: VersionInfo) -> VersionInfo:
+def gate_stage(job: Training, result: TrainingResult, version: VersionInfo) -> VersionInfo:
     """Hold the version against the champion on test images that neither has learnt from, and move the aliases."""
     lost = job.registry.lost_champion(job.name)
     present = lost.before if lost else job.registry.champion(job.name)
-    challenger = Challenger(job.name, version.version, report.evaluation, report.judged_on)
+    challenger = Challenger(job.name, version.version, result.evaluation, result.judged_on)
     champion = None
     if present is not None and present.version != version.version:
         bundle = job.registry.fetch_bundle(present, cache_dir() / "champions") if present.bundle else None
-        champion = measure_champion(present.version, bundle, challenger, Path(report.test), job.manifest, job.store)
+        champion = measure_champion(present.version, bundle, challenger, Path(result.test), job.manifest, job.store)
     verdict = decide_promotion(challenger, champion, job.config.gate, lost.describe() if lost else None)
     return apply_verdict(job.registry, version, verdict, find_user(), datetime.now(UTC))
 
@@ -246,16 +246,16 @@ def describe_split(split: str, dataset: str) -> str:
     return f"{split} split of {dataset}{own}"
 
 
-def describe_evaluation(report: TrainingResult) -> str:
+def describe_evaluation(result: TrainingResult) -> str:
     """One line of what the best epoch is worth, and on which images."""
-    figures = report.evaluation
+    figures = result.evaluation
     low, high = figures.accuracy_interval
-    own = ": those that it was trained on, so this says little" if report.judged_on == "train" else ""
-    again = f", went on from epoch {report.resumed_at}" if report.resumed_at else ""
+    own = ": those that it was trained on, so this says little" if result.judged_on == "train" else ""
+    again = f", went on from epoch {result.resumed_at}" if result.resumed_at else ""
     return (
         f"evaluate: accuracy {figures.accuracy:.4f} ({low:.4f} to {high:.4f}) on {figures.images:,} images of the "
-        f"{report.judged_on} split of {report.info.dataset}{own}; macro F1 {describe_macro(figures)}, ECE "
-        f"{figures.ece:.4f}; best of {report.epochs} epochs: {report.best_epoch}{again}"
+        f"{result.judged_on} split of {result.info.dataset}{own}; macro F1 {describe_macro(figures)}, ECE "
+        f"{figures.ece:.4f}; best of {result.epochs} epochs: {result.best_epoch}{again}"
     )
 
 

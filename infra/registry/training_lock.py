@@ -107,6 +107,7 @@ class Lease:
             self.number = 1 + max(map(_number, self._read_others().values()), default=0)
             self._write()
             beating.start()
+            self._wait_for_choices()
             self.waiting.wait_for_others(self.name, lambda: next(reversed(self._find_earlier()), None))
             yield self
         finally:
@@ -124,6 +125,12 @@ class Lease:
                 f"model {self.name}: another machine began to train it while this one did not answer for"
                 f" {DEAD_SECONDS:.0f} s; nothing is registered: run the same command again"
             )
+
+    def _wait_for_choices(self) -> None:
+        """Give those that are just choosing a number the time for it: who trains is not known, and not announced."""
+        until = self.waiting.elapsed() + BEAT_SECONDS
+        while self.waiting.elapsed() < until and not all(map(_number, self._read_others().values())):
+            self.waiting.sleep(LOOK_SECONDS)
 
     def _find_earlier(self) -> list[dict[str, object]]:
         """The living whose turn comes before, and those just choosing a number (0), which may be a lower one."""

@@ -1,4 +1,4 @@
-"""List all files of a source as one Arrow table, with the label of each and the rule that leaves it out.
+"""List all files of a source as one Arrow table, with the label of each, or the rule by which it is ignored.
 
 A file takes some 120 bytes of memory. Python objects exist for one batch of files at a time, so that a million files
 take no more of them than ten thousand.

@@ -15,6 +15,7 @@ from cnn.formats.reasons import name_reason
 from cnn.images.spec import ImageSpec
 from cnn.text import name_some
 from tasks.dataset.ledger import OUTCOMES
+from tasks.files.paths import quote_path
 from tasks.prepare.outcomes import name_pairs
 from tasks.prepare.spec import BudgetSpec
 from tasks.prepare.table import CONFLICT, IGNORED, LEAK, NO_CLASS, OK, PENDING, QUARANTINED, Rows
@@ -86,7 +87,7 @@ def name_lost(rows: Rows, write_list: Callable[[], str] | None = None, some: NDA
     _, firsts = np.unique(rows.reason[lost], return_index=True)
     chosen = list(dict.fromkeys([*sorted(firsts.tolist())[:EXAMPLES], *range(len(lost))]))[:EXAMPLES]
     examples = lost[sorted(chosen)]
-    shown = [path.decode("utf-8", "backslashreplace") for path in rows.paths(examples)]
+    shown = map(quote_path, rows.paths(examples))
     reasons = [rows.reasons.texts[number][:REASON_LETTERS] for number in rows.reason[examples].tolist()]
     named = ", ".join(f"{path} ({reason})" for path, reason in zip(shown, reasons, strict=True))
     place = write_list() if write_list is not None else ""
@@ -115,7 +116,7 @@ def check_leaks(rows: Rows, classes: Sequence[str], budget: BudgetSpec, image: I
     number, split = np.unravel_index(int(shares.argmax()), shares.shape)
     among = [row for row in leaks.tolist() if rows.split[row] == split and number in (rows.label_id[row], len(classes))]
     pair = [row for row in (among[0], int(rows.duplicate_of[among[0]])) if row >= 0]
-    shown = " and ".join(repr(path.decode("utf-8", "backslashreplace")) for path in rows.paths(np.array(pair)))
+    shown = " and ".join(repr(quote_path(path)) for path in rows.paths(np.array(pair)))
     count, of, size = lost[number, split], held[number, split], "x".join(map(str, image.size))
     raise BudgetError(
         f"{count:,} of {of:,} {SPLITS[split]} images {whose[number]} are nearly the same "

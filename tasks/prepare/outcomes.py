@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cnn.dataset.split import SPLITS
 from tasks.dataset.ledger import OUTCOMES
+from tasks.files.paths import quote_path
 from tasks.files.text_index import TextIndex
 from tasks.pages.spreadsheets import write_rows
 from tasks.prepare.table import CONFLICT, DUPLICATE, LEAK, OK, QUARANTINED, Rows, iterate_slices
@@ -93,8 +94,4 @@ def _pairs(rows: Rows, some: NDArray[np.int64]) -> Iterator[tuple[str, str]]:
     originals = rows.duplicate_of[some].astype(np.int64)
     others = rows.paths(np.maximum(originals, 0))
     for own, other, original in zip(rows.paths(some), others, originals.tolist(), strict=True):
-        yield _show(own), _show(other) if original >= 0 else ""
-
-
-def _show(path: bytes) -> str:
-    return path.decode("utf-8", "backslashreplace")
+        yield quote_path(own), quote_path(other) if original >= 0 else ""

@@ -96,6 +96,12 @@ def test_commands_of_servers_exist_in_the_locked_versions(program: str, depth: i
         assert [word for word in words if word.startswith("--") and word not in known] == [], line
 
 
+def test_the_version_of_mlflow_is_the_locked_one() -> None:
+    shown = re.findall(r"mlflow==([\d.]+)", (ROOT / "docs/deploy.md").read_text())
+    assert shown
+    assert set(shown) == set(re.findall(r"^mlflow-skinny==([\d.]+)", (ROOT / "requirements.lock").read_text(), re.M))
+
+
 def test_the_settings_that_the_readme_shows_are_the_defaults() -> None:
     shown = tomllib.loads(next(body for kind, body in FENCE.findall(PAGES[0].read_text()) if kind == "toml"))
     assert len(shown) > 3

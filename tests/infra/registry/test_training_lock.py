@@ -119,6 +119,18 @@ def test_many_machines_train_one_at_a_time() -> None:
     assert (most, done, tags.held) == ([1], [8], {})
 
 
+def test_a_machine_that_only_chooses_its_number_is_not_called_the_one_that_trains() -> None:
+    tags, told, clock = SharedTags(), list[str](), Clock()
+    tags.write(PREFIX + "0", json.dumps({"number": 0, "beat": 1, "token": "other", "who": "it", "since": "now"}))
+
+    def sleep(seconds: float) -> None:
+        clock.sleep(seconds)
+        tags.write(PREFIX + "0", json.dumps({"number": 2, "beat": 2, "token": "other", "who": "it", "since": "now"}))
+
+    with Lease(tags, "birds", "mine", Waiting(told.append, clock.read, sleep)).held():
+        assert told == []
+
+
 def test_a_machine_that_died_is_waited_for_and_then_passed_over() -> None:
     tags, told, clock = SharedTags(), list[str](), Clock()
     tags.write(PREFIX + "dead", json.dumps({"number": 1, "beat": 3, "token": "x", "who": "process 7 on gpu-1"}))
