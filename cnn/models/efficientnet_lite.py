@@ -76,7 +76,7 @@ LITE_VARIANTS: dict[str, LiteVariant] = {
 
 
 @dataclass(frozen=True)
-class Stage:
+class LiteStage:
     """Blocks that follow each other: the kernel's side, the stride of the first, how much they widen, filters out."""
 
     repeats: int
@@ -86,14 +86,14 @@ class Stage:
     filters: int
 
 
-STAGES = (
-    Stage(1, 3, 1, 1, 16),
-    Stage(2, 3, 2, 6, 24),
-    Stage(2, 5, 2, 6, 40),
-    Stage(3, 3, 2, 6, 80),
-    Stage(3, 5, 1, 6, 112),
-    Stage(4, 5, 2, 6, 192),
-    Stage(1, 3, 1, 6, 320),
+LITE_STAGES = (
+    LiteStage(1, 3, 1, 1, 16),
+    LiteStage(2, 3, 2, 6, 24),
+    LiteStage(2, 5, 2, 6, 40),
+    LiteStage(3, 3, 2, 6, 80),
+    LiteStage(3, 5, 1, 6, 112),
+    LiteStage(4, 5, 2, 6, 192),
+    LiteStage(1, 3, 1, 6, 320),
 )
 
 
@@ -117,9 +117,9 @@ def plan_lite_blocks(variant: LiteVariant) -> list[InvertedResidual]:
     """The blocks between the first and the last convolution, in order."""
     blocks: list[InvertedResidual] = []
     channels = STEM_FILTERS
-    for stage in STAGES:
+    for stage in LITE_STAGES:
         filters = scale_filters(stage.filters, variant.width)
-        ends = stage in (STAGES[0], STAGES[-1])
+        ends = stage in (LITE_STAGES[0], LITE_STAGES[-1])
         for position in range(stage.repeats if ends else math.ceil(stage.repeats * variant.depth)):
             stride = stage.stride if position == 0 else 1
             blocks.append(InvertedResidual(stage.kernel, stride, stage.expansion, channels, filters))
