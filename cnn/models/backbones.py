@@ -1,7 +1,7 @@
-"""Backbones from keras.applications: the network without its head, what it expects to see, and its weights.
+"""Backbones: networks without their heads, of our own or from keras.applications, what they expect, and their weights.
 
-Input ranges and parameter counts (without the top, three channels): Keras' own sources, applications/*.py; a test holds
-the counts against Keras. Importing this module imports no Keras.
+Input ranges and parameter counts (without the top, three channels): Keras' own sources, applications/*.py, and
+`cnn/models/efficientnet_lite.py`; a test holds the counts against Keras. Importing this module imports no Keras.
 """
 
 import warnings
@@ -13,9 +13,17 @@ import numpy as np
 
 from cnn.backend import import_keras
 from cnn.errors import ConfigError
+from cnn.models.efficientnet_lite import (
+    INPUT_OFFSET,
+    INPUT_SCALE,
+    LITE_VARIANTS,
+    build_efficientnet_lite,
+    find_lite_weights,
+    load_lite_weights,
+)
 from cnn.text import shorten
 
-InputRange = Literal["symmetric", "levels", "torch", "caffe"]
+InputRange = Literal["symmetric", "levels", "torch", "caffe", "lite"]
 
 # ImageNet's statistics as keras.applications has them: RGB from 0 to 1 (torch), BGR in grey levels (caffe).
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -25,7 +33,8 @@ CAFFE_MEAN = (103.939, 116.779, 123.68)
 
 @dataclass(frozen=True)
 class Backbone:
-    """`name` as keras.applications spells the class, what it expects to see, its channels out, its smallest side."""
+    """`name` as keras.applications spells the class, or of `LITE_VARIANTS`; what it expects to see, its channels out,
+    its smallest side."""
 
     name: str
     expects: InputRange
@@ -35,6 +44,9 @@ class Backbone:
 
 
 BACKBONES: dict[str, Backbone] = {
+    "efficientnet_lite0": Backbone("efficientnet_lite0", "lite", 3413024, 1280),
+    "efficientnet_lite1": Backbone("efficientnet_lite1", "lite", 4189344, 1280),
+    "efficientnet_lite2": Backbone("efficientnet_lite2", "lite", 4869168, 1280),
     "mobilenet": Backbone("MobileNet", "symmetric", 3228864, 1024),
     "mobilenet_v2": Backbone("MobileNetV2", "symmetric", 2257984, 1280),
     "mobilenet_v3_small": Backbone("MobileNetV3Small", "symmetric", 939120, 576),
@@ -91,12 +103,19 @@ def map_levels(levels: Any, expects: InputRange) -> Any:
     elif expects == "caffe":
         levels = keras.ops.flip(levels, axis=-1)
         scale, offset = [1.0] * 3, [-mean for mean in CAFFE_MEAN]
+    elif expects == "lite":
+        scale, offset = [INPUT_SCALE] * 3, [INPUT_OFFSET] * 3
     return keras.layers.Rescaling(scale, offset, dtype="float32", name="backbone_range")(levels)
 
 
 def build_backbone(backbone: Backbone, size: tuple[int, int], weights: str | None = None) -> Any:
-    """A Keras model: (n, height, width, 3) → the feature map before the head. Random weights unless "imagenet"."""
+    """A Keras model: (n, height, width, 3) → the feature map before the head. Random weights unless "imagenet"
+    (those of keras.applications alone)."""
     keras = import_keras()
+    if backbone.name in LITE_VARIANTS:
+        network = build_efficientnet_lite(LITE_VARIANTS[backbone.name], size)
+        network.name = "backbone"
+        return network
     extra = {"include_preprocessing": False} if backbone.name.startswith("MobileNetV3") else {}
     with warnings.catch_warnings():  # "input shape is undefined or not 224": the weights fit any size without the top
         warnings.simplefilter("ignore", UserWarning)
@@ -107,12 +126,19 @@ def build_backbone(backbone: Backbone, size: tuple[int, int], weights: str | Non
 
 
 def load_pretrained(model: Any, backbone: Backbone, weights: str) -> None:
-    """Put pretrained weights into the model's backbone: "imagenet" (downloaded) or a weights file without the top.
+    """Put pretrained weights into the model's backbone: "imagenet" or a weights file without the top.
+
+    EfficientNet-Lite finds ImageNet's in a package, and takes PyTorch's files (.pth) as well; others are downloaded.
 
     Raises:
         ConfigError: the file cannot be read, the download fails, or the weights are of another network.
+        InstallationError: the package that holds the weights is missing.
     """
     target = model.get_layer("backbone")
+    if backbone.name in LITE_VARIANTS and (weights == "imagenet" or weights.endswith(".pth")):
+        variant = LITE_VARIANTS[backbone.name]
+        load_lite_weights(target, variant, find_lite_weights(variant) if weights == "imagenet" else Path(weights))
+        return
     if weights == "imagenet":
         _copy_imagenet(target, backbone)
     else:

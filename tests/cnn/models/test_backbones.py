@@ -1,10 +1,12 @@
-"""Backbones from keras.applications: their counts, what they get to see, their weights, and refusals."""
+"""Backbones: their counts, what they get to see, their weights, and refusals."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy_network import BLOCKS, make_tensors
+from torch_files import make_torch_file
 
 from cnn.backend import import_keras
 from cnn.dataset.normalization import Normalization
@@ -61,6 +63,29 @@ def test_backbone_sees_what_keras_preprocessing_gives(keras: Any, name: str, mod
     expected = getattr(keras.applications, module).preprocess_input(levels.copy())
     seen = np.asarray(map_levels(keras.ops.convert_to_tensor(levels), BACKBONES[name].expects))
     np.testing.assert_allclose(seen, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_lite_backbone_sees_levels_less_127_by_128(keras: Any) -> None:
+    levels = np.array([0, 127, 255], np.float32).reshape(1, 1, 1, 3)
+    seen = np.asarray(map_levels(keras.ops.convert_to_tensor(levels), BACKBONES["efficientnet_lite0"].expects))
+    np.testing.assert_allclose(seen.ravel(), [-127 / 128, 0, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("weights", ["imagenet", "FILE"])
+def test_lite_weights_come_from_a_file_of_pytorch(
+    keras: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str
+) -> None:
+    """Named, or found in the package that holds those of ImageNet."""
+    path = tmp_path / "lite0.pth"
+    tensors = make_tensors(BLOCKS["efficientnet_lite0"], 2, seed=5)
+    path.write_bytes(make_torch_file(tensors))
+    monkeypatch.setattr("cnn.models.backbones.find_lite_weights", lambda variant: path)
+    spec = ModelSpec(backbone="efficientnet_lite0", weights=weights.replace("FILE", str(path)))
+    model = build_model(spec, image_of(32, 32), SYMMETRIC, DIGITS[:2])
+    load_weights(model, spec, image_of(32, 32))
+    assert sum(row.parameters for row in count_parameters(spec, image_of(32, 32), 2)) == model.count_params()
+    stem = model.get_layer("backbone").get_layer("stem").get_weights()[0]
+    np.testing.assert_array_equal(stem, tensors["_conv_stem.weight"].transpose(2, 3, 1, 0))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +158,8 @@ def test_published_efficientnet_constants_are_mended(keras: Any, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("name", "side", "message"), [("resnet_9000", 96, "is unknown; take one of mobilenet"), ("xception", 64, "from 71")]
+    ("name", "side", "message"),
+    [("resnet_9000", 96, "is unknown; take one of efficientnet_lite0"), ("xception", 64, "from 71")],
 )
 def test_backbone_refusals(name: str, side: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
