@@ -84,4 +84,6 @@ def _complete(address: str) -> str:
 def _ask_health(address: str, seconds: float, proxies: Mapping[str, str] | None = None) -> Any:
     """What a server says of its health; by no proxy but these, whatever the environment names."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler(dict(proxies or {})))
-    return opener.open(f"{address.rstrip('/')}/health", timeout=seconds)
+    parts = urlsplit(address)
+    plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # urllib takes a password for the host
+    return opener.open(f"{plain.rstrip('/')}/health", timeout=seconds)

@@ -54,6 +54,13 @@ def test_a_configured_server_that_answers_is_taken_and_none_is_started(
     assert find_local_server() is None
 
 
+def test_a_server_that_wants_a_password_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with answering({"/api/health": (401, b"Unauthorized")}) as place:
+        address = f"{place}/api".replace("//", "//user:word@")
+        monkeypatch.setenv("PREFECT_API_URL", address)
+        assert ensure_prefect_server(pytest.fail) == address
+
+
 @pytest.mark.parametrize("replies", [{}, {"/api/health": (200, b"<html>welcome</html>")}])
 def test_another_program_at_the_address_is_told(
     monkeypatch: pytest.MonkeyPatch, replies: dict[str, tuple[int, bytes]]
