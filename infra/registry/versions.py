@@ -5,9 +5,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from typing import Any
 
 from cnn.errors import RegistryError
+from cnn.text import name_some
 from infra.registry import history as moves
 from infra.registry.history import Move
 from infra.registry.mlflow_client import AbsentError, MlflowConnection
@@ -262,11 +264,11 @@ class Versions(MlflowConnection):
             return self._ask("get_registered_model", name)
         except AbsentError:
             known = self.names()
-            there = (
-                f"there are {', '.join(known[:10])}{', …' if len(known) > 10 else ''}" if known else "there is none yet"
-            )
+            there = f"there {'is' if len(known) == 1 else 'are'} {name_some(known)}" if known else "there is none yet"
+            likely = get_close_matches(name, known, n=1)
+            meant = f" (did you mean {likely[0]}?)" if likely else ""
             raise AbsentError(
-                f"no model is named {name}: {there}; `safelight retrain SOURCE --name {name}` makes one"
+                f"no model is named {name}: {there}{meant}; `safelight retrain SOURCE --name {name}` makes one"
             ) from None
 
 
