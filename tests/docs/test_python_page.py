@@ -70,6 +70,7 @@ def test_the_names_that_snippets_import_are_there() -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.long
 def test_a_flow_is_called(tmp_path: Path, prefect_server: str) -> None:
     write_image_folder(tmp_path / "photos")
     page = [PAGE.split("\n## ")[0], read_section("Call a flow"), read_section("Read a dataset with NumPy")]
