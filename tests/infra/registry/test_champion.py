@@ -1,11 +1,10 @@
 """Aliases, the champion and its history, on a real SQLite registry; nothing is trained."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from registries import make_bundle, open_registry, register
+from registries import register
 
 from cnn.errors import RegistryError
 from cnn.evaluation.gate import Verdict
@@ -15,17 +14,6 @@ from infra.registry.versions import CHALLENGER
 from tasks.train.promotion import apply_verdict
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    with open_registry(tmp_path_factory.mktemp("a workspace, 100% #1 ü")) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("bundles") / "first")
 
 
 def test_the_champion_moves_with_its_reason(registry: Registry, bundle: Path) -> None:
