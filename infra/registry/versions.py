@@ -5,11 +5,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from typing import Any
 
 from cnn.errors import RegistryError
-from cnn.text import name_some
+from cnn.text import name_some, suggest_name
 from infra.registry import history as moves
 from infra.registry.history import Move
 from infra.registry.mlflow_client import AbsentError, MlflowConnection
@@ -265,10 +264,9 @@ class Versions(MlflowConnection):
         except AbsentError:
             known = self.names()
             there = f"there {'is' if len(known) == 1 else 'are'} {name_some(known)}" if known else "there is none yet"
-            likely = get_close_matches(name, known, n=1)
-            meant = f" (did you mean {likely[0]}?)" if likely else ""
             raise AbsentError(
-                f"no model is named {name}: {there}{meant}; `safelight retrain SOURCE --name {name}` makes one"
+                f"no model is named {name}: {there}{suggest_name(name, known)};"
+                f" `safelight retrain SOURCE --name {name}` makes one"
             ) from None
 
 
