@@ -1,7 +1,7 @@
 """Text for people and logs: on one line, cut short, without secrets and without characters that cannot be seen."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]+")
@@ -17,6 +17,14 @@ def shorten(said: object, most: int | None = 200) -> str:
 def name_some(names: Sequence[str]) -> str:
     """The first five of the names, for a line that is to stay one."""
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+
+
+def suggest_name(name: str, known: Iterable[str], same: Sequence[str] = ()) -> str:
+    """The end of an error line: the names in `same`, else the known one most like `name`; "" where there is none."""
+    from difflib import get_close_matches
+
+    likely = same or get_close_matches(name, list(known), n=1)
+    return f" (did you mean {' or '.join(likely)}?)" if likely else ""
 
 
 def escape_unprintable(text: str) -> str:

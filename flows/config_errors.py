@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from cnn.text import shorten
+from cnn.text import shorten, suggest_name
 
 Schema = Mapping[str, Any]
 
@@ -49,8 +48,7 @@ def suggest_setting(schema: Schema, name: str) -> str:
     ]
     key = name.rpartition(".")[2]
     same = [known for known in names if known.partition(".")[2] == key]
-    likely = same or get_close_matches(name, [*names, *schema["properties"]], n=1)
-    return f" (did you mean {' or '.join(likely)}?)" if likely else ""
+    return suggest_name(name, [*names, *schema["properties"]], same)
 
 
 def _resolve(schema: Schema, location: Sequence[int | str]) -> tuple[list[int | str], Schema]:

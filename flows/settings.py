@@ -17,7 +17,8 @@ WIDTH = 100  # columns of a comment in a safelight.toml
 NOT_SET = "not set"
 MARKS, BEFORE_MARK = re.compile(r"([|*])"), r"\\\1"  # what Markdown would not show in a cell of a table
 FILE_HEAD = """\
-Settings of Safelight. A line that begins with # changes nothing: here each setting is shown with its default.
+Settings of Safelight. A line that begins with # changes nothing: here each setting is shown with its default,
+or, where nothing is set by default, with an example.
 To change a setting, remove the # before it and write another value. `safelight settings` lists what is in force."""
 PAGE_HEAD = f"""\
 # Settings

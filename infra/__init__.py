@@ -1,1 +1,1 @@
-"""Whatever has an address: one module per outside system, and only there is its client imported."""
+"""Storage, Dask, MLflow, the Prefect server and this machine; each client is imported in one place alone."""

@@ -177,8 +177,8 @@ def _decide_first(challenger: Challenger, spec: GateSpec) -> Verdict:
         return Verdict("promote", (first, figures, *unjudged))
     doubt = f"not shown to be better than always answering {chance.commonest!r} ({chance.share:.4f})"
     remedy = (
-        "retrain with more images or with other settings (fit.epochs, fit.learning_rate, model, image.size), or raise "
-        "split.test, so that more images judge it"
+        "retrain with more images or with other settings (fit.batch_size = 8 where images are few, fit.epochs, model), "
+        "or raise split.test, so that more images judge it"
     )
     return Verdict("hold", (f"{first}, {doubt}", figures, *unjudged, remedy))
 

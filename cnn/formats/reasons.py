@@ -1,4 +1,4 @@
-"""Every reason for which a file is quarantined, and the checks of formats whose decoders let damage pass."""
+"""The reasons for which files are quarantined, and checks of formats whose decoders let damage pass."""
 
 import re
 import struct

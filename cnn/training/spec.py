@@ -22,7 +22,9 @@ class FitSpec(Settings):
         le=100_000,
         description="passes over the training images, at most; the learning rate is planned over them",
     )
-    batch_size: int = Field(64, ge=1, le=65_536, description="images in one step of training; fewer take less memory")
+    batch_size: int = Field(
+        64, ge=1, le=65_536, description="images in one step; fewer take less memory, and learn more from few"
+    )
     learning_rate: float = Field(1e-3, gt=0.0, description="size of the steps at the start of training")
     schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="learning rate over the epochs: cosine: falls to zero; constant: stays as it is"

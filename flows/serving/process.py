@@ -7,7 +7,6 @@ cancelled or killed leaves none.
 """
 
 import json
-import os
 import runpy
 import sys
 from pathlib import Path
@@ -72,9 +71,10 @@ def describe_fault(fault: object, run: str) -> str:
 
 def write_answer(path: Path, answer: dict[str, Any]) -> None:
     """Write the file at once or not at all."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(answer), "utf-8")
-    os.replace(unfinished, path)
+    from cnn.files import replace_file
+
+    with replace_file(path) as file:
+        file.write(json.dumps(answer).encode())
 
 
 def read_answer(path: Path) -> dict[str, Any] | None:

@@ -144,19 +144,19 @@ class ServingRunner(Runner):
         poller = self._scheduled_run_poller
         runs = await poller._get_scheduled_flow_runs()
         self._note_offers(runs)
-        waiting, left = self._part_left_over([run for run in runs if run.id not in self.running])
-        chosen, superseded = choose_runs(waiting, self._begun)
+        waiting = [run for run in runs if run.id not in self.running]
+        left = [run for run in waiting if self._is_left_over(run)]
+        chosen, superseded = choose_runs([run for run in waiting if not self._is_left_over(run)], self._begun)
         for run in superseded:
             await self._skip(run, "a later run of the same schedule is due as well")
         for run in left:
             await self._skip(run, "its deployment is not on schedule any more")
         await poller._submit_scheduled_flow_runs(flow_run_response=chosen, task_group=self._runs_task_group)
 
-    def _part_left_over(self, runs: Sequence[FlowRun]) -> tuple[list[FlowRun], list[FlowRun]]:
-        """(the runs to choose from, those that an earlier schedule of a deployment without one has left behind)."""
-        unscheduled = {number for number, (_, name) in self.titles.items() if name not in self.watch.dates}
-        left = [run for run in runs if run.auto_scheduled and run.deployment_id in unscheduled]
-        return [run for run in runs if run not in left], left
+    def _is_left_over(self, run: FlowRun) -> bool:
+        """Whether an earlier schedule has left it behind: its deployment is served, and on schedule no more."""
+        title = self.titles.get(run.deployment_id) if run.auto_scheduled and run.deployment_id else None
+        return title is not None and title[1] not in self.watch.dates
 
     async def _skip(self, run: FlowRun, reason: str) -> None:
         state: Any = Cancelled(name="Skipped", message=reason)

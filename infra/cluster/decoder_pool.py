@@ -1,4 +1,7 @@
-"""Child processes that decode files, so that a crash or a hang costs one file and not the run."""
+"""Child processes that decode files, so that a crash or a hang costs one file and not the run.
+
+When they are used, `tasks.files.decoding` decides; what runs in a child is `cnn.images.decoder`.
+"""
 
 import atexit
 import json

@@ -1,4 +1,4 @@
-"""Workers that are started only when the work is large enough to pay for it."""
+"""Start workers only when the work is large enough to pay for it; how they start is in dask.py."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator

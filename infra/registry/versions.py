@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cnn.errors import RegistryError
+from cnn.text import name_some, suggest_name
 from infra.registry import history as moves
 from infra.registry.history import Move
 from infra.registry.mlflow_client import AbsentError, MlflowConnection
@@ -262,11 +263,10 @@ class Versions(MlflowConnection):
             return self._ask("get_registered_model", name)
         except AbsentError:
             known = self.names()
-            there = (
-                f"there are {', '.join(known[:10])}{', …' if len(known) > 10 else ''}" if known else "there is none yet"
-            )
+            there = f"there {'is' if len(known) == 1 else 'are'} {name_some(known)}" if known else "there is none yet"
             raise AbsentError(
-                f"no model is named {name}: {there}; `safelight retrain SOURCE --name {name}` makes one"
+                f"no model is named {name}: {there}{suggest_name(name, known)};"
+                f" `safelight retrain SOURCE --name {name}` makes one"
             ) from None
 
 

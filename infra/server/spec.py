@@ -1,9 +1,10 @@
-"""Settings of the local Prefect server, and a variable that Prefect reads."""
+"""Settings of the local Prefect server."""
 
 from pydantic import Field
 
 from cnn.spec import Settings
 
+# The variable that says what Prefect prints in a terminal.
 CONSOLE_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
 
 

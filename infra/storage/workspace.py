@@ -48,10 +48,12 @@ def lock_workspace_alone(store: Store) -> Iterator[None]:
 def _lock_root(store: Store, how: int) -> Iterator[None]:
     with ExitStack() as stack:
         if store.is_local and store.root.is_dir():
-            try:
-                stack.enter_context(lock_path(store.root, how))
-            except BlockingIOError:
-                raise StorageError(f"{store.uri} is in use by a preparation; run gc again when it has ended") from None
+            with explain_disk_errors("open", store.root):
+                try:
+                    stack.enter_context(lock_path(store.root, how))
+                except BlockingIOError:
+                    told = f"{store.uri} is in use by a preparation; run gc again when it has ended"
+                    raise StorageError(told) from None
         yield
 
 

@@ -1,4 +1,4 @@
-"""Find the files that are what they were: a listing beside the rows of an earlier version or batch."""
+"""Find the files that have not changed since an earlier version or batch."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence

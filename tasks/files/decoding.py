@@ -1,4 +1,4 @@
-"""Decode files so that a bad one ends no run: at once in a worker that is replaced, or in a child process.
+"""Choose where a file is decoded, so that a bad one ends no run: in the worker itself, or in a child process of it.
 
 A worker process that is ended by a file (its decoder crashed, or took longer than the limit) is replaced, and the chunk
 comes back as one to isolate: then each file is decoded in a child process, and the bad file alone is quarantined. Where

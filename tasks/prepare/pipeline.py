@@ -20,10 +20,10 @@ from tasks.prepare.chunk_report import count_deep_rows, read_chunk_report
 from tasks.prepare.derive import DerivedShard, DeriveTask, ShardSelection, derive_shard, find_derived, sum_shard_levels
 from tasks.prepare.duplicates import fetch_greys, mark_copies, mark_doubtful_labels, mark_leaks
 from tasks.prepare.job import BuildPlan, Built, PrepareJob, Run
+from tasks.prepare.keep_splits import draw_splits, recall_splits
 from tasks.prepare.placement import Placement, SelectedRows, place_rows, select_rows
 from tasks.prepare.publish import DatasetDraft, PublishedDataset, publish_dataset
-from tasks.prepare.quarantine import remove_refusal, write_refusal
-from tasks.prepare.split import draw_splits, recall_splits
+from tasks.prepare.refusal import remove_refusal, write_refusal
 from tasks.prepare.table import LEAK, QUARANTINED, FilledRows, Rows
 
 FILL_ROWS = 4_096  # whose reports are taken over together: each time costs as much as some hundred rows

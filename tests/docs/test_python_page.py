@@ -70,6 +70,7 @@ def test_the_names_that_snippets_import_are_there() -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.long
 def test_a_flow_is_called(tmp_path: Path, prefect_server: str) -> None:
     write_image_folder(tmp_path / "photos")
     page = [PAGE.split("\n## ")[0], read_section("Call a flow"), read_section("Read a dataset with NumPy")]
@@ -130,7 +131,6 @@ def test_a_ledger_is_asked_with_duckdb(names: Names) -> None:
 def test_a_champion_is_loaded(names: Names, capsys: pytest.CaptureFixture[str]) -> None:
     import mlflow
 
-    address = mlflow.get_tracking_uri()
     with open_registry(Path("workspace").resolve()) as registry:
         register(registry, "birds", write_champion(Path("bundle")))
         registry.move_champion("birds", 1, "the first", "a test", datetime.now(UTC))
@@ -139,7 +139,9 @@ def test_a_champion_is_loaded(names: Names, capsys: pytest.CaptureFixture[str]) 
     try:
         run_snippets("Load a champion", names)
     finally:
-        mlflow.set_tracking_uri(address)
+        # It is a variable of the environment too, and would be that of every later test.
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+    assert "MLFLOW_TRACKING_URI" not in os.environ
     assert re.search(r"0 +(blue|green|red) +0\.\d+ .* ok ", capsys.readouterr().out)
 
 

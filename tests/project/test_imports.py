@@ -3,12 +3,10 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from modules import MODULES, ROOT
 
-ROOT = Path(__file__).parents[2]
-ROOMS = ("cnn", "infra", "tasks", "flows")
 HEAVY = ("tensorflow", "keras", "mlflow", "prefect", "tf2onnx", "torch", "jax")
 COMMAND_LINE = ("flows.cli.main", "flows.cli.console", "flows.cli.start")  # what `safelight --help` imports
 SLOW_TO_START = (
@@ -44,8 +42,7 @@ print(json.dumps(found))
 
 def list_modules() -> list[str]:
     """Every module of the product, by its import name."""
-    files = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
-    names = (".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files)
+    names = (".".join(path.relative_to(ROOT).with_suffix("").parts) for path in MODULES)
     return [name.removesuffix(".__init__") for name in names]
 
 

@@ -6,10 +6,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from modules import MODULES, ROOT
 
-ROOT = Path(__file__).parents[2]
-ROOMS = ("flows", "tasks", "infra", "cnn")
-MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 ENTRY = {"main"}  # what `python -m` and console scripts call, by custom
 COSTUME = re.compile(r"\bin[,;] |\bout\.?$")  # "A folder in, a table out" says nothing that one would search for
 

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from modules import MODULES, ROOT
 
-ROOT = Path(__file__).parents[2]
-MODULES = sorted(path for room in ("cnn", "infra", "tasks", "flows") for path in (ROOT / room).rglob("*.py"))
 # Modules that turn bytes into objects or code, and those that unpack what others packed.
 BANNED = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml", "tarfile", "code"}
 BUILTINS = {"eval", "exec", "compile", "__import__"}

@@ -124,7 +124,7 @@ def test_the_trainer_is_started_in_any_folder(hostile: Path, monkeypatch: pytest
     monkeypatch.setenv("PYTHONPATH", str(hostile))
     work, source = hostile.parent / "w", hostile.parent / "s"
     write_dataset(work, source)
-    facts = {"workspace": str(work), "dataset": "birds-1", "name": "birds", "folder": str(hostile.parent / "run")}
+    facts = {"workspace": str(work), "dataset": "birds-1", "folder": str(hostile.parent / "run")}
     job = TrainJob(**facts, model=ModelSpec(), fit=FitSpec())
     with TrainingProcess() as trainer, pytest.raises(DatasetError, match="birds-1"):
         trainer.run(job, lambda figures: None)

@@ -1,11 +1,10 @@
 """Aliases, the champion and its history, on a real SQLite registry; nothing is trained."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from registries import make_bundle, open_registry, register
+from registries import register
 
 from cnn.errors import RegistryError
 from cnn.evaluation.gate import Verdict
@@ -15,17 +14,6 @@ from infra.registry.versions import CHALLENGER
 from tasks.train.promotion import apply_verdict
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    with open_registry(tmp_path_factory.mktemp("a workspace, 100% #1 ü")) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("bundles") / "first")
 
 
 def test_the_champion_moves_with_its_reason(registry: Registry, bundle: Path) -> None:
@@ -103,8 +91,12 @@ def test_other_aliases_come_and_go(registry: Registry, bundle: Path) -> None:
 
 def test_what_is_not_there_is_said_in_one_line(registry: Registry, bundle: Path) -> None:
     register(registry, "a-present", bundle)
-    with pytest.raises(RegistryError, match=r"no model is named absent: there are .*a-present"):
-        registry.versions("absent")
+    with pytest.raises(
+        RegistryError, match=r"no model is named a-presnet: there (is|are) .*\(did you mean a-present\?\)"
+    ):
+        registry.versions("a-presnet")
+    with pytest.raises(RegistryError, match=r"no model is named zzz: there (is|are) [^(]*; `safelight retrain"):
+        registry.versions("zzz")
     with pytest.raises(RegistryError, match="model a-present has no version 9"):
         registry.version("a-present", 9)
     with pytest.raises(RegistryError, match=r"no champion yet.*safelight promote a-present VERSION --why"):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from registries import METRICS, make_bundle, open_registry, register
+from registries import METRICS, make_bundle, register
 
 import cnn
 from cnn.errors import IntegrityError, RegistryError, ServerError, StorageError
@@ -22,18 +22,6 @@ from cnn.inference.bundle import INFO, ONNX
 from infra.registry.mlflow_model import SCORING_PACKAGES, explained_disk
 from infra.registry.registry import Registry
 from infra.registry.tracking import resolve_tracking
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    with open_registry(tmp_path_factory.mktemp("a workspace, 100% #1 ü")) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("bundles") / "first")
-
 
 # Runs
 

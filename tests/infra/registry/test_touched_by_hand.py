@@ -1,7 +1,6 @@
 """MLflow's pages used by hand: experiments, runs, versions and models deleted, renamed, moved and edited there."""
 
 import math
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from registries import METRICS, add_versions, make_bundle, open_registry, register
+from registries import METRICS, add_versions, register
 
 import flows.train
 from cnn.errors import RegistryError
@@ -25,17 +24,6 @@ from infra.registry.versions import read_version
 from tasks.train.promotion import read_verdict
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    with open_registry(tmp_path_factory.mktemp("work")) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("bundles") / "first")
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
-"""Give each image its split: drawn by a hash, kept from the version before, and filled up for classes of few images.
+"""Keep each image in the split that it had before; draw the others, and fill up classes of few images.
 
+The hash that draws is `cnn.dataset.split`, a split of the owner's folders `tasks.files.class_folders`.
 A class has at least one training image, then one test image, then one validation image, as far as it has so many. Only
 its own images are moved for that, and a group (`split.group`) as a whole, if all its images are of that class.
 """

@@ -20,7 +20,7 @@ from infra.storage.layout import manifest_path
 from infra.storage.store import open_store
 from tasks.dataset.ledger import ADDED
 from tasks.dataset.version import LatestVersion, point_to_version, read_ledger
-from tasks.prepare.split import draw_splits
+from tasks.prepare.keep_splits import draw_splits
 from tasks.prepare.table import Rows
 
 SPEC = SplitSpec()
