@@ -51,7 +51,8 @@ def draw_lines(
     drawn = [(name, points) for name, points in finite if len(points) > 1]
     if not drawn:
         return None
-    xs, ys = zip(*(point for _, points in drawn for point in points), strict=True)
+    xs = [x for _, points in drawn for x, _ in points]
+    ys = [y for _, points in drawn for _, y in points]
     first, last = min(xs), max(xs)
     up = choose_ticks(min(ys), max(ys), limit)
     low, high = up[0], max(up[-1], max(ys))
