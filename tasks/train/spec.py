@@ -8,7 +8,7 @@ from cnn.evaluation.metrics import Evaluation
 from cnn.inference.bundle import BundleInfo
 from cnn.models.architecture import ModelSpec
 from cnn.spec import Spec
-from cnn.training.spec import FitSpec
+from cnn.training.spec import FitPlan, FitSpec
 
 OnEpoch = Callable[[dict[str, float]], None]  # gets the figures of `cnn.training.fit.fit_model`
 
@@ -19,7 +19,7 @@ class TrainJob(Spec):
     workspace: str
     dataset: str
     model: ModelSpec
-    fit: FitSpec
+    plan: FitPlan
     top_k: int = 5
     folder: str
 

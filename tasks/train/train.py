@@ -48,7 +48,7 @@ def train_dataset(job: TrainJob, on_epoch: OnEpoch) -> TrainingResult:
     check_trainable(manifest)
     fetch_shards(store, manifest)
     check_classes(manifest, open_split(manifest, "train", store.root).labels)
-    fitting = FitJob(manifest, store.root, job.model, job.fit, Path(job.folder, "checkpoints"))
+    fitting = FitJob(manifest, store.root, job.model, job.plan, Path(job.folder, "checkpoints"))
     return _evaluate(job, manifest, store, fit_model(fitting, on_epoch))
 
 
@@ -164,7 +164,7 @@ def _write_bundle(job: TrainJob, manifest: Manifest, store: Store, result: FitRe
         dataset_digest=manifest.digest,
         split=manifest.split,
     )
-    golden, _ = judged.batch(choose_golden(judged, GOLDEN_IMAGES, job.fit.seed))
+    golden, _ = judged.batch(choose_golden(judged, GOLDEN_IMAGES, job.plan.seed))
     return write_bundle(Path(job.folder, "bundle"), result.model, facts, golden, list_seen(store, manifest))
 
 
