@@ -206,7 +206,7 @@ def gate_stage(job: Training, result: TrainingResult, version: VersionInfo) -> V
     champion = None
     if present is not None and present.version != version.version:
         bundle = job.registry.fetch_bundle(present, cache_dir() / "champions") if present.bundle else None
-        champion = measure_champion(present.version, bundle, challenger, Path(result.test), job.manifest, job.store)
+        champion = measure_champion(present.version, bundle, challenger, Path(result.answers), job.manifest, job.store)
     verdict = decide_promotion(challenger, champion, job.config.gate, lost.describe() if lost else None)
     return apply_verdict(job.registry, version, verdict, find_user(), datetime.now(UTC))
 
