@@ -1,14 +1,11 @@
 """Files of Keras weights: whether one can be those of a network, told without Keras and before anything is built.
 
 Three kinds of file hold weights: `.weights.h5` and the zip archive `.keras`, both of Keras 3, and `.h5` of Keras 1 and
-2, in which keras.applications publishes its own. All are HDF5 within; nothing but names and shapes is read.
-Importing this module imports neither Keras nor h5py.
+2, in which keras.applications publishes its own. Of HDF5 nothing but names and shapes is read; no archive is opened,
+so that what one holds is told only when training begins. Importing this module imports neither Keras nor h5py.
 """
 
 import math
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,8 @@ from cnn.text import shorten
 
 NEW, OLD, ARCHIVE = ".weights.h5", ".h5", ".keras"
 SUFFIXES = (OLD, ARCHIVE)
+NEW_LAYERS = {"layers", "_layer_checkpoint_dependencies"}  # one of these names the layers in a file of Keras 3
+ZIP_MAGIC = b"PK\x03\x04"
 # What a file holds beside weights: the state of an optimizer, and that of random numbers.
 NO_WEIGHTS = {"optimizer", "optimizer_weights", "seed_generator"}
 
@@ -41,12 +40,19 @@ def check_keras_weights(path: Path, expected: ExpectedWeights) -> None:
     """
     check_weights_name(path)
     try:
-        with _open_weights(path) as file:
+        if path.name.endswith(ARCHIVE):
+            _check_archive(path)
+            return
+        from h5py import File
+
+        with File(path, "r") as file:
             is_old = "layer_names" in file.attrs or "model_weights" in file
+            if not (is_old or NEW_LAYERS & set(file)):
+                raise ValueError("it has no layers")
             shapes = read_weight_shapes(file)
-    except (OSError, KeyError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise ConfigError(f"model.weights: {path} is damaged, or no file of Keras weights ({shorten(error)})") from None
-    if is_old != _is_old_name(path):
+    if is_old == path.name.endswith(NEW):
         raise ConfigError(f"model.weights: {path} is of Keras {_name_format(is_old)}")
     _check_count(path, shapes, expected, may_have_top=not is_old)
 
@@ -77,20 +83,10 @@ def read_weight_shapes(file: Any) -> list[tuple[int, ...]]:
     return shapes
 
 
-@contextmanager
-def _open_weights(path: Path) -> Iterator[Any]:
-    from h5py import File
-
-    if path.name.endswith(ARCHIVE):
-        with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as member, File(member, "r") as file:
-            yield file
-    else:
-        with File(path, "r") as file:
-            yield file
-
-
-def _is_old_name(path: Path) -> bool:
-    return not path.name.endswith((NEW, ARCHIVE))
+def _check_archive(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(4) != ZIP_MAGIC:
+            raise ValueError("it is no zip archive")
 
 
 def _name_format(is_old: bool) -> str:
