@@ -76,7 +76,6 @@ def test_older_files_must_hold_no_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "shapes",
     [
-        {},
         {"layers/conv2d/vars/0": (3, 3, 3, 4)},
         LAYER | {"layers/dense/vars/0": (5, 10), "layers/dense/vars/1": (10,)},
     ],
@@ -96,6 +95,7 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path: Path) -> None:
     for name in ("text.weights.h5", "text.h5", "text.keras"):
         (tmp_path / name).write_text("no weights")
         assert "is damaged, or no file of Keras weights" in refuse(tmp_path / name)
+    assert "(it has no layers)" in refuse(write_new(tmp_path / "other.h5", {"brightness": (4,)}))
     assert "is no file" in refuse(tmp_path / "missing.weights.h5")
     (tmp_path / "weights.bin").write_bytes(b"x")
     assert "must end in .weights.h5, .h5 or .keras" in refuse(tmp_path / "weights.bin")
