@@ -108,8 +108,8 @@ class TrainingProcess:
             if (result := self._follow(job, on_epoch)) is not None:
                 return result
         if starved.is_set():
-            raise _out_of_memory(Path(job.folder, LOG), job.fit.batch_size)
-        raise self._describe_death(Path(job.folder, LOG), job.fit.batch_size)
+            raise _out_of_memory(Path(job.folder, LOG), job.plan.batch_size)
+        raise self._describe_death(Path(job.folder, LOG), job.plan.batch_size)
 
     def _follow(self, job: TrainJob, on_epoch: OnEpoch) -> TrainingResult | None:
         """The answer of the process; None when it has ended without one."""
@@ -122,7 +122,7 @@ class TrainingProcess:
             elif "result" in message:
                 return TrainingResult.model_validate_json(json.dumps(message["result"]))
             elif "error" in message:
-                raise _rebuild_error(message["error"], Path(job.folder, LOG), job.fit.batch_size)
+                raise _rebuild_error(message["error"], Path(job.folder, LOG), job.plan.batch_size)
         return None
 
     def stop(self) -> None:
