@@ -51,7 +51,7 @@ def _is_foldable(layer: Any) -> bool:
 def _folded_convolution() -> Any:
     keras = import_keras()
 
-    class FoldedConvolution(keras.layers.Layer):  # type: ignore[misc]
+    class FoldedConvolution(keras.layers.Layer):  # type: ignore[misc, name-defined]
         """A convolution and the frozen normalization after it, whose variables stay where they are."""
 
         def __init__(self, convolution: Any, norm: Any) -> None:

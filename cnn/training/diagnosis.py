@@ -6,8 +6,8 @@ Importing this module imports no Keras.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from cnn.dataset.loader import ShardSet
 from cnn.text import name_some
 
 FEW_IMAGES = 20  # in a class, for training
@@ -25,9 +25,9 @@ def diagnose_training(history: History, validation_images: int) -> tuple[str, ..
     return (*_find_rise(rows, validation_images), *_find_gap(rows, validation_images)) if rows else ()
 
 
-def find_small_classes(classes: Sequence[str], labels: NDArray[np.int64]) -> tuple[str, ...]:
-    """A line on the classes of which there are training images, but few; `labels` int64 (n,) are those of all."""
-    counts = np.bincount(labels, minlength=len(classes)).tolist()
+def find_small_classes(classes: Sequence[str], train: ShardSet) -> tuple[str, ...]:
+    """A line on the classes of which there are training images, but few; augmented copies do not count."""
+    counts = np.bincount(train.labels[train.copies == 0], minlength=len(classes)).tolist()
     small = [f"{name!r} ({count})" for name, count in zip(classes, counts, strict=True) if 0 < count < FEW_IMAGES]
     if not small:
         return ()

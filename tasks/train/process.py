@@ -1,12 +1,14 @@
 """The training process: a child of its own for each training, because TensorFlow takes seconds and 400 MB.
 
-The child gets the job as a line on stdin and answers with JSON lines on a pipe of its own: the figures of each epoch,
-then one line with the result or the error. What TensorFlow prints goes to `train.log` in the job's folder. The child
-ends when its stdin does, so it never outlives the parent; it ignores Ctrl-C, because the parent decides.
+The child gets the job as a line on stdin and answers with JSON lines on a pipe of its own: what it does at the moment,
+the figures of each evaluation, then one line with the result or the error. What TensorFlow prints goes to `train.log`
+in the job's folder. The child ends when its stdin does, so it never outlives the parent; it ignores Ctrl-C, because
+the parent decides.
 """
 
 import ctypes
 import json
+import math
 import os
 import queue
 import signal
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,11 +30,12 @@ from cnn.errors import InstallationError, SafelightError, TrainingError
 from cnn.text import shorten
 from infra.machine.import_path import python_command, python_environment
 from infra.machine.memory_limits import GIB, check_memory_limits, is_short_of_memory, kill_when_starved, mentions_memory
-from tasks.train.spec import OnEpoch, TrainingResult, TrainJob
+from tasks.train.spec import OnEvaluation, OnProgress, TrainingResult, TrainJob
 
 TRAINING_PACKAGES = ("keras", "matplotlib", "onnx", "pandas")  # what both extras, `cpu` and `gpu`, bring
 LOG = "train.log"
 STOP_SECONDS = 10.0
+PROGRESS_SECONDS = 0.2  # between two messages on steps
 LEAST_MEMORY = 3 * GIB  # of address space, to load TensorFlow
 MOST_READ = 8192  # bytes at the end of a log
 BY_OTHERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # ends that somebody else gave it
@@ -92,8 +96,10 @@ class TrainingProcess:
     ) -> None:
         self.stop()
 
-    def run(self, job: TrainJob, on_epoch: OnEpoch) -> TrainingResult:
-        """Train; `on_epoch` gets the figures of each epoch as it ends.
+    def run(
+        self, job: TrainJob, on_evaluation: OnEvaluation, on_progress: OnProgress = lambda phase, step, steps: None
+    ) -> TrainingResult:
+        """Train; `on_evaluation` gets the figures of each evaluation, `on_progress` the step that training has reached.
 
         Raises:
             SafelightError: the fault that training met, as the same class.
@@ -105,20 +111,24 @@ class TrainingProcess:
                 self._process.stdin.write(job.to_json().encode() + b"\n")
                 self._process.stdin.flush()
         with kill_when_starved(self._process) as starved:
-            if (result := self._follow(job, on_epoch)) is not None:
+            if not self._ready:
+                on_progress("loading TensorFlow", 0, job.plan.steps)
+            if (result := self._follow(job, on_evaluation, on_progress)) is not None:
                 return result
         if starved.is_set():
             raise _out_of_memory(Path(job.folder, LOG), job.plan.batch_size)
         raise self._describe_death(Path(job.folder, LOG), job.plan.batch_size)
 
-    def _follow(self, job: TrainJob, on_epoch: OnEpoch) -> TrainingResult | None:
+    def _follow(self, job: TrainJob, on_evaluation: OnEvaluation, on_progress: OnProgress) -> TrainingResult | None:
         """The answer of the process; None when it has ended without one."""
         for line in self._events:
             message = _read_line(line)
             if "ready" in message:
                 self._ready = True
-            elif "epoch" in message:
-                on_epoch(message["epoch"])
+            elif "progress" in message:
+                on_progress(*message["progress"])
+            elif "evaluation" in message:
+                on_evaluation(message["evaluation"])
             elif "result" in message:
                 return TrainingResult.model_validate_json(json.dumps(message["result"]))
             elif "error" in message:
@@ -157,7 +167,7 @@ class TrainingProcess:
             return TrainingError(f"the training process ended with code {code} and no result; see {log}")
         memory = f" (out of memory? if so, {_smaller(batch)})" if -code in BY_MEMORY else ""
         return TrainingError(
-            f"training was ended by {name}{memory}, see {log}; the same command goes on from its last epoch"
+            f"training was ended by {name}{memory}, see {log}; the same command goes on from its last evaluation"
         )
 
 
@@ -233,7 +243,16 @@ def _load_keras() -> None:
 def _train(job: TrainJob, send: Callable[[dict[str, Any]], None]) -> TrainingResult:
     from tasks.train.train import train_dataset
 
-    return train_dataset(job, lambda figures: send({"epoch": figures}))
+    told_at, told = -math.inf, ""
+
+    def send_progress(phase: str, step: int, steps: int) -> None:
+        nonlocal told_at, told
+        now = time.monotonic()
+        if phase != told or step == steps or now - told_at > PROGRESS_SECONDS:
+            told_at, told = now, phase
+            send({"progress": [phase, step, steps]})
+
+    return train_dataset(job, lambda figures: send({"evaluation": figures}), send_progress)
 
 
 def _catch(work: Callable[[], None], loading: str = "") -> dict[str, str] | None:

@@ -45,7 +45,7 @@ def make_evaluation(classes: tuple[str, ...], images: int = 200, strength: float
 
 def make_history(epochs: int) -> list[dict[str, float]]:
     return [
-        {"epoch": epoch, "loss": 1 / epoch, "accuracy": 1 - 1 / epoch, "val_loss": 2 / epoch, "val_accuracy": 0.5}
+        {"step": 10 * epoch, "loss": 1 / epoch, "accuracy": 1 - 1 / epoch, "val_loss": 2 / epoch, "val_accuracy": 0.5}
         for epoch in range(1, epochs + 1)
     ]
 
