@@ -41,13 +41,19 @@ def retrain(
     With `verify`, files that look unchanged are read and compared with the ledger too.
     """
     check_model_name(name)
-    count_parameters(config.model, config.image, 2)  # a network that does not fit is refused now, not after an hour
+    check_network(config)
     began = time.monotonic()
     if config.train.deployment is not None:
         result = retrain_elsewhere(source, name, workspace, config, verify)
     else:
         result = retrain_here(source, name, workspace, config, verify)
     return result.model_copy(update={"seconds": round(time.monotonic() - began, 3)}).model_dump()
+
+
+def check_network(config: Config) -> None:
+    """Refuse a network that does not fit the images now, not after an hour, where both are set. Raises: ConfigError."""
+    if config.image.size is not None and config.model.is_chosen:
+        count_parameters(config.model, config.image.resolve(config.image.size, config.image.channels or 3), 2)
 
 
 def retrain_here(source: str, name: str, workspace: str, config: Config, verify: bool) -> TrainResult:

@@ -7,12 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cnn.images.spec import AugmentSpec
+from cnn.images.spec import AugmentSpec, ImageSpec
+from cnn.models.architecture import ModelSpec
 from cnn.training.spec import FitPlan, FitSpec, Imbalance, Recipe, Strength
 
 EVALUATIONS = 10  # over a whole training
 MIXUP_FROM = 20_000  # training images; with fewer, BiT-HyperRule (arXiv 1912.11370) mixes none
 SAME_NAME = ("learning_rate", "schedule", "optimizer", "patience", "label_smoothing", "fine_tune", "minutes")
+
+# For the minutes that are told beforehand: seconds of two CPU cores.
+START_SECONDS = 20.0  # to load TensorFlow, compile, export and judge
+FEATURE_SECONDS, TUNE_SECONDS = 0.015, 0.04  # of an image of 224x224: features with its mirror; one step of training
+SCRATCH_PIXELS = 4e6  # that the small network learns from in a second
+USUAL_PIXELS = 224 * 224
+LITE_WORK, OTHER_WORK = {"efficientnet_lite0": 1.0, "efficientnet_lite1": 1.5, "efficientnet_lite2": 2.1}, 3.0
 
 # What is drawn anew in every epoch. Rotation stays small: a reflected border is no part of any photograph.
 STRENGTHS: dict[Strength, AugmentSpec | None] = {
@@ -54,6 +62,17 @@ def plan_fit(fit: FitSpec, recipe: Recipe, size: TrainingSize, copies: AugmentSp
             "seed": fit.seed,
         }
     )
+
+
+def estimate_minutes(plan: FitPlan, model: ModelSpec, image: ImageSpec, size: TrainingSize) -> float:
+    """About how long the plan takes on two CPU cores, or `fit.minutes`."""
+    pixels = image.size[0] * image.size[1]
+    if plan.recipe == "scratch":
+        seconds = START_SECONDS + plan.steps * plan.batch_size * pixels / SCRATCH_PIXELS
+    else:
+        work = LITE_WORK.get(model.backbone or "", OTHER_WORK) * pixels / USUAL_PIXELS
+        seconds = START_SECONDS + work * (size.images * FEATURE_SECONDS + plan.steps * plan.batch_size * TUNE_SECONDS)
+    return min(seconds, (plan.minutes or seconds) * 60) / 60
 
 
 def choose_imbalance(fit: FitSpec) -> Imbalance:
