@@ -14,7 +14,7 @@ OnEpoch = Callable[[dict[str, float]], None]  # gets the figures of `cnn.trainin
 
 
 class TrainJob(Spec):
-    """One training. `folder` is a local folder that belongs to the run: checkpoints, figures/, bundle/, test.npz."""
+    """One training. `folder` is a local folder that belongs to the run: checkpoints, figures/, bundle/, the answers."""
 
     workspace: str
     dataset: str
@@ -26,16 +26,17 @@ class TrainJob(Spec):
 
 class TrainingResult(Spec):
     """What a training left in its folder. `judged_on` is the split of `evaluation`: test, or what there was instead;
-    the file `test` is there if it is test."""
+    the file `answers` holds the answers to its images. `history` has the figures of each epoch."""
 
     bundle: str
     figures: str
-    test: str
+    answers: str
     info: BundleInfo
     evaluation: Evaluation
     judged_on: str
     best_epoch: int
     epochs: int
+    history: tuple[dict[str, float | None], ...] = ()
     resumed_at: int
     warnings: tuple[str, ...]
 

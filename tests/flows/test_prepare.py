@@ -22,7 +22,7 @@ from cnn.dataset.manifest import Manifest
 from cnn.dataset.split import SplitSpec, choose_split
 from cnn.errors import ConfigError
 from cnn.images.pixels import encode_jpeg
-from cnn.images.spec import AugmentSpec, ImageSettings, ImageSpec
+from cnn.images.spec import AugmentSpec, ImageSettings
 from flows.config import Config
 from flows.prepare import find_doubts, in_order, prepare_dataset, publish_stage
 from infra.cluster.spec import ClusterSpec

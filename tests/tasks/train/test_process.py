@@ -104,7 +104,7 @@ def test_test_answers_are_those_of_the_model_that_will_score(story: Story) -> No
     shards = open_split(story.manifest, "test", story.workspace)
     images, labels = shards.batch(np.arange(shards.rows))
     expected = load_scorer(Path(story.report.bundle)).predict(images)
-    with np.load(story.report.test, allow_pickle=False) as kept:
+    with np.load(story.report.answers, allow_pickle=False) as kept:
         assert [key.decode() for key in kept["keys"]] == shards.keys()
         np.testing.assert_allclose(kept["probabilities"], expected, atol=1e-5)
         np.testing.assert_array_equal(kept["correct"], expected.argmax(axis=1) == labels)
