@@ -16,6 +16,8 @@ from cnn.errors import SafelightError
 from cnn.evaluation.gate import Challenger, decide_promotion, describe_unjudged
 from cnn.evaluation.metrics import Evaluation
 from cnn.models.architecture import count_parameters
+from cnn.training.plan import TrainingSize, plan_fit
+from cnn.training.spec import FitPlan, Recipe
 from flows.config import Config
 from flows.models import find_user, open_registry
 from flows.progress import log_message, show_stage
@@ -46,6 +48,7 @@ class Training:
     store: Store
     registry: Registry
     key: str
+    plan: FitPlan
 
     @property
     def folder(self) -> Path:
@@ -104,7 +107,10 @@ def open_training(dataset: str, name: str, workspace: str, config: Config) -> Tr
     store = open_store(workspace)
     manifest = read_manifest(store, dataset)
     key = name_run(manifest, name, config.model, config.fit)
-    return Training(manifest, name, workspace, config, store, open_registry(workspace), key)
+    recipe: Recipe = "balanced" if config.model.weights else "scratch"
+    size = TrainingSize(manifest.rows("train"), may_mirror=manifest.image.channels == 3)
+    plan = plan_fit(config.fit, recipe, size, manifest.augment)
+    return Training(manifest, name, workspace, config, store, open_registry(workspace), key, plan)
 
 
 def result_path(key: str) -> str:
@@ -128,7 +134,7 @@ def run_training_stages(job: Training, trainer: TrainingProcess) -> VersionInfo:
         "dataset_digest": job.manifest.digest,
         "image": job.manifest.image.model_dump(mode="json"),
         "model": job.config.model.model_dump(mode="json"),
-        "fit": job.config.fit.model_dump(mode="json"),
+        "fit": job.plan.model_dump(mode="json"),
     }
     run_id = job.registry.start_run(job.name, job.key, parameters)
     status = "FAILED"
@@ -154,12 +160,12 @@ def fit_stage(job: Training, trainer: TrainingProcess, run_id: str) -> TrainingR
         workspace=job.workspace,
         dataset=job.manifest.dataset,
         model=job.config.model,
-        fit=job.config.fit,
+        plan=job.plan,
         top_k=job.config.score.top_k,
         folder=str(job.folder),
     )
     log_message(describe_network(job))
-    with show_stage("train", job.config.fit.epochs, "epochs") as stage:
+    with show_stage("train", count_epochs(job), "epochs") as stage:
 
         def log_epoch(figures: dict[str, float]) -> None:
             epoch = int(figures["epoch"])
@@ -200,7 +206,7 @@ def gate_stage(job: Training, result: TrainingResult, version: VersionInfo) -> V
     champion = None
     if present is not None and present.version != version.version:
         bundle = job.registry.fetch_bundle(present, cache_dir() / "champions") if present.bundle else None
-        champion = measure_champion(present.version, bundle, challenger, Path(result.test), job.manifest, job.store)
+        champion = measure_champion(present.version, bundle, challenger, Path(result.answers), job.manifest, job.store)
     verdict = decide_promotion(challenger, champion, job.config.gate, lost.describe() if lost else None)
     return apply_verdict(job.registry, version, verdict, find_user(), datetime.now(UTC))
 
@@ -221,6 +227,11 @@ def make_train_result(job: Training, version: VersionInfo, trained: bool, second
         gate=GateResult(verdict=verdict.verdict if verdict else "", reasons=list(verdict.reasons) if verdict else []),
         seconds=round(seconds, 3),
     )
+
+
+def count_epochs(job: Training) -> int:
+    """Passes over the training images that the plan comes to."""
+    return max(1, -(-job.plan.steps * job.plan.batch_size // max(1, job.manifest.rows("train"))))
 
 
 def describe_network(job: Training) -> str:

@@ -4,8 +4,10 @@ Raw shards are memory-mapped and never parsed; JPEG shards are mapped too and de
 Importing this module imports no TensorFlow.
 """
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,12 +19,15 @@ from numpy.typing import NDArray
 
 from cnn.backend import import_tensorflow
 from cnn.dataset.manifest import Manifest, ShardRef
+from cnn.dataset.sampling import RowDraws, draw_epoch, iterate_draws
 from cnn.dataset.tfrecord import KEY_BYTES, decode_record, iterate_frames, map_file, map_raw, raw_layout, read_varints
 from cnn.dataset.verify import verify_shard, verify_shards
 from cnn.errors import DatasetError, IntegrityError
-from cnn.images.spec import ImageSpec
+from cnn.images.augment_batch import BatchAugmenter
+from cnn.images.spec import AugmentSpec, ImageSpec
 
 DECODERS = 4  # threads; OpenCV lets go of the interpreter while it decodes
+AUGMENTERS = min(os.cpu_count() or 1, 16)  # threads
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 Images = NDArray[np.uint8]
 
@@ -35,6 +40,8 @@ class _Shard(Protocol):
     def copies(self) -> NDArray[np.int64]: ...
 
     def read_keys(self) -> list[str]: ...
+
+    def read_key(self, row: int) -> str: ...
 
     def read_into(self, images: Images, row: int) -> None:
         """Write the pixels of one row into uint8 (height, width, channels)."""
@@ -51,6 +58,9 @@ class _RawShard:
         raw = np.ascontiguousarray(self.key_bytes).view(f"S{KEY_BYTES}").ravel()
         return [key.decode("ascii") for key in raw.tolist()]
 
+    def read_key(self, row: int) -> str:
+        return bytes(self.key_bytes[row]).decode("ascii")
+
     def read_into(self, images: Images, row: int) -> None:
         images.reshape(-1)[:] = self.pixels[row]
 
@@ -65,6 +75,10 @@ class _JpegShard:
 
     def read_keys(self) -> list[str]:
         return [decode_record(self.data[start:end]).key for start, end in self.offsets.tolist()]
+
+    def read_key(self, row: int) -> str:
+        start, end = self.offsets[row].tolist()
+        return decode_record(self.data[start:end]).key
 
     def read_into(self, images: Images, row: int) -> None:
         start, end = self.offsets[row].tolist()
@@ -100,6 +114,11 @@ class ShardSet:
         """The hex digest of every row's source file."""
         return [key for shard in self._shards for key in shard.read_keys()]
 
+    def read_keys(self, indices: NDArray[np.int64]) -> list[str]:
+        """The hex digest of these rows' source files."""
+        places, rows = self._locate(indices)
+        return [self._shards[place].read_key(row) for place, row in zip(places, rows, strict=True)]
+
     def batch(self, indices: NDArray[np.int64]) -> Batch:
         """uint8 (n, height, width, channels) and int64 (n,) of these rows, in this order.
 
@@ -107,9 +126,7 @@ class ShardSet:
             IntegrityError: a JPEG record does not decode to the dataset's size.
         """
         images = np.empty((len(indices), *self.shape), np.uint8)
-        places = np.searchsorted(self._starts, indices, side="right") - 1
-        rows = (indices - self._starts[places]).tolist()
-        jobs = zip(images, places.tolist(), rows, strict=True)
+        jobs = zip(images, *self._locate(indices), strict=True)
         if any(isinstance(shard, _JpegShard) for shard in self._shards[:1]):
             with ThreadPoolExecutor(DECODERS) as pool:
                 list(pool.map(lambda job: self._shards[job[1]].read_into(job[0], job[2]), jobs))
@@ -117,6 +134,11 @@ class ShardSet:
             for image, place, row in jobs:
                 self._shards[place].read_into(image, row)
         return images, self.labels[indices]
+
+    def _locate(self, indices: NDArray[np.int64]) -> tuple[list[int], list[int]]:
+        """The shard of each row, and its number there."""
+        places = np.searchsorted(self._starts, indices, side="right") - 1
+        return places.tolist(), (indices - self._starts[places]).tolist()
 
 
 def open_split(manifest: Manifest, split: str, root: Path) -> ShardSet:
@@ -155,26 +177,111 @@ def open_shard(ref: ShardRef, image: ImageSpec, root: Path) -> ShardSet:
     return ShardSet([open_one(root / ref.path, ref, image.shape)], image.shape)
 
 
-def iterate_batches(shards: ShardSet, batch_size: int, seed: int | None, epoch: int = 0) -> Iterator[Batch]:
-    """Every row once, as (uint8 (n, height, width, channels), int64 (n,)); the last batch may be smaller.
+def iterate_batches(
+    shards: ShardSet,
+    batch_size: int,
+    seed: int | None,
+    epoch: int = 0,
+    augment: AugmentSpec | None = None,
+    balanced: bool = False,
+) -> Iterator[Batch]:
+    """As many rows as there are, as (uint8 (n, height, width, channels), int64 (n,)); the last batch may be smaller.
 
-    The order is drawn over the whole split from (`seed`, `epoch`); with `seed` None it is that of the shards.
+    The order is drawn over the whole split from (`seed`, `epoch`); with `seed` None it is that of the shards. Each row
+    comes once; with `balanced` each class comes equally often (see `cnn.dataset.sampling.draw_epoch`). `augment`
+    changes each image, in threads: what it draws depends on the file's digest, the epoch and the seed alone.
+
+    Raises:
+        ConfigError: transforms of the user's own fail.
+        IntegrityError: as `ShardSet.batch`.
     """
-    order = np.arange(shards.rows)
-    if seed is not None:
-        order = np.random.default_rng([seed, epoch]).permutation(shards.rows)
-    for start in range(0, shards.rows, batch_size):
-        yield shards.batch(order[start : start + batch_size])
+    drawn = draw_epoch(shards.labels, seed, epoch, balanced)
+    draws = (drawn.cut(start, start + batch_size) for start in range(0, shards.rows, batch_size))
+    return _read_batches(shards, draws, seed or 0, augment)
 
 
-def as_epoch_dataset(shards: ShardSet, batch_size: int, seed: int | None, epoch: int) -> Any:
-    """A `tf.data.Dataset` of one epoch's batches, the same each time it is iterated (Keras may look at it twice)."""
+def iterate_steps(
+    shards: ShardSet,
+    batch_size: int,
+    seed: int,
+    steps: range,
+    augment: AugmentSpec | None = None,
+    balanced: bool = False,
+) -> Iterator[Batch]:
+    """The batches of these steps of a training, as `iterate_batches` gives them, but always of `batch_size`.
+
+    Steps count from 0 over the whole training, and epochs follow each other without a seam: the batch of a step is the
+    same whether a training reached it or began there.
+    """
+    draws = iterate_draws(shards.labels, batch_size, seed, steps, balanced)
+    return _read_batches(shards, draws, seed, augment)
+
+
+def as_epoch_dataset(
+    shards: ShardSet,
+    batch_size: int,
+    seed: int | None,
+    epoch: int,
+    augment: AugmentSpec | None = None,
+    balanced: bool = False,
+) -> Any:
+    """`iterate_batches` as a `tf.data.Dataset`, the same each time it is iterated (Keras may look at it twice)."""
+    batches = partial(iterate_batches, shards, batch_size, seed, epoch, augment, balanced)
+    return _as_dataset(shards, batches, -(-shards.rows // batch_size))
+
+
+def as_step_dataset(
+    shards: ShardSet,
+    batch_size: int,
+    seed: int,
+    steps: range,
+    augment: AugmentSpec | None = None,
+    balanced: bool = False,
+) -> Any:
+    """`iterate_steps` as a `tf.data.Dataset`, the same each time it is iterated."""
+    batches = partial(iterate_steps, shards, batch_size, seed, steps, augment, balanced)
+    return _as_dataset(shards, batches, len(steps))
+
+
+def _as_dataset(shards: ShardSet, batches: Callable[[], Iterator[Batch]], count: int) -> Any:
     tf = import_tensorflow()
     signature = (tf.TensorSpec((None, *shards.shape), tf.uint8), tf.TensorSpec((None,), tf.int64))
-    batches = partial(iterate_batches, shards, batch_size, seed, epoch)
     dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
-    steps = -(-shards.rows // batch_size)
-    return dataset.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
+    return dataset.apply(tf.data.experimental.assert_cardinality(count)).prefetch(2)
+
+
+def _read_batches(
+    shards: ShardSet, draws: Iterable[RowDraws], seed: int, augment: AugmentSpec | None
+) -> Iterator[Batch]:
+    if augment is None:
+        for drawn in draws:
+            yield shards.batch(drawn.rows)
+        return
+    augmenter = BatchAugmenter(augment)
+
+    def read(drawn: RowDraws) -> Batch:
+        images, labels = shards.batch(drawn.rows)
+        digests = shards.read_keys(drawn.rows)
+        augmenter.change_batch(images, drawn.compute_seeds(digests, shards.copies[drawn.rows], seed), digests)
+        return images, labels
+
+    yield from _map_ahead(read, draws, AUGMENTERS)
+
+
+def _map_ahead(make: Callable[[RowDraws], Batch], draws: Iterable[RowDraws], threads: int) -> Iterator[Batch]:
+    """What `make` gives for each, in their order; each thread is one batch ahead."""
+    waiting: deque[Future[Batch]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for drawn in draws:
+                waiting.append(pool.submit(make, drawn))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:  # also where the reader stops early
+            for future in waiting:
+                future.cancel()
 
 
 def _open_raw(path: Path, ref: ShardRef, shape: tuple[int, int, int]) -> _Shard:

@@ -96,7 +96,13 @@ def bin_reliability(probabilities: ArrayLike, labels: ArrayLike, bins: int = BIN
     """Equal-width bins of confidence, (0, 1/bins] to (1 - 1/bins, 1]; an empty bin has confidence and accuracy 0."""
     values, truth = np.asarray(probabilities, np.float64), np.asarray(labels, np.int64)
     check_labelled(values, truth)
-    confidence, right = values.max(axis=1), values.argmax(axis=1) == truth
+    return bin_confidences(values.max(axis=1), values.argmax(axis=1) == truth, bins)
+
+
+def bin_confidences(
+    confidence: NDArray[np.float64], right: NDArray[np.bool_], bins: int = BINS
+) -> tuple[ReliabilityBin, ...]:
+    """`bin_reliability` of how sure the model was of each answer, float (n,), and whether it was right, bool (n,)."""
     edges = np.linspace(0.0, 1.0, bins + 1)
     place = np.digitize(confidence, edges[1:-1], right=True)
     images = np.bincount(place, minlength=bins)

@@ -1,5 +1,6 @@
 """Metrics of a classifier: accuracy with its interval, F1, top-k, and exact tests against chance and champion."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -166,6 +167,17 @@ def bootstrap_accuracy(right: int, images: int, seed: int) -> tuple[float, float
     draws = np.random.default_rng(seed).binomial(images, right / images, RESAMPLES) / images
     low, high = np.quantile(draws, (tail, 1.0 - tail))
     return float(low), float(high)
+
+
+def bound_share(right: int, images: int) -> tuple[float, float]:
+    """95 % score interval of a share (Wilson 1927): for one class, whose images are few. (0, 1) without any."""
+    if not images:
+        return 0.0, 1.0
+    z2, share = 1.959964**2, right / images
+    middle = share + z2 / (2 * images)
+    reach = math.sqrt(z2 * (share * (1 - share) + z2 / (4 * images)) / images)
+    low, high = ((middle + sign * reach) / (1 + z2 / images) for sign in (-1, 1))
+    return max(0.0, low) if right else 0.0, min(1.0, high) if right < images else 1.0
 
 
 def compare_paired(challenger_correct: ArrayLike, champion_correct: ArrayLike) -> Paired:

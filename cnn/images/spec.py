@@ -17,8 +17,9 @@ from cnn.digest import canonical_json
 from cnn.spec import Settings, as_pair
 
 NOT_PIXELS = {"normalize", "encoding", "max_pixels"}  # settings that leave the pixels of an image as they are
-SHORT_FORM = ("crop", "mirror", "rotate", "color")
+SHORT_FORM = ("crop", "mirror", "rotate", "color", "shift", "cutout")
 SINCE = {"levels": "full", "raw": "refuse"}  # settings that came later → what was done before they existed
+AUGMENT_SINCE = {"transforms": None, "shift": 0.0, "cutout": 0.0}  # likewise
 
 Filter = Literal["fast", "area", "bicubic", "lanczos"]
 PixelSide = Annotated[int, Field(ge=1, le=4096)]
@@ -128,11 +129,20 @@ class AugmentSpec(Settings):
     color: float = Field(
         0.2, ge=0.0, le=1.0, description="largest change of brightness, contrast and saturation, as a share of them"
     )
+    shift: float = Field(
+        0.0,
+        ge=0.0,
+        le=0.5,
+        description="largest shift along each side, as a share of it; what comes into view mirrors what is inside",
+    )
+    cutout: float = Field(
+        0.0, ge=0.0, lt=1.0, description="a patch of grey hides this share of each side, somewhere in the image"
+    )
     transforms: Serialized | None = Field(
         None,
         examples=[{"transform": {"__class_fullname__": "HorizontalFlip", "p": 0.5}}],
-        description="transforms of Albumentations in place of crop, mirror, rotate and color: what its to_dict gives, "
-        "as a table, or as JSON in a text; not set: those four",
+        description="transforms of Albumentations in place of the changes above: what its to_dict gives, "
+        "as a table, or as JSON in a text; not set: those above",
     )
 
     @field_validator("transforms")
@@ -145,5 +155,5 @@ class AugmentSpec(Settings):
 
     @model_serializer(mode="wrap")
     def _leave_out_what_was_unknown(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Manifests that were made before there was `transforms` keep their digests."""
-        return {name: value for name, value in write(self).items() if name != "transforms" or value is not None}
+        """Manifests that were made before these settings existed keep their digests."""
+        return {name: value for name, value in write(self).items() if AUGMENT_SINCE.get(name, ...) != value}

@@ -19,7 +19,7 @@ CLASS_NAME = "__class_fullname__"  # as Albumentations writes it
 # Parts of Albumentations whose transforms want more than the image: other images, fonts, volumes.
 WANT_MORE = tuple(f"albumentations.augmentations.{part}" for part in ("mixing", "text", "transforms3d"))
 TRIALS = 8  # copies of a trial image
-OTHER_WAYS = "take others, as in https://albumentations.ai/docs, or use augment.crop, mirror, rotate and color"
+OTHER_WAYS = "take others, as in https://albumentations.ai/docs, or use augment.crop, .mirror, .rotate, .color …"
 
 
 def restore_pipeline(serialized: Mapping[str, Any]) -> Any:

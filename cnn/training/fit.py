@@ -48,11 +48,11 @@ def fit_model(
     """
     train, validation = _open_splits(job)
     with lock_checkpoints(job.checkpoints):
-        import_keras().utils.set_random_seed(job.fit.seed)
+        import_keras().utils.set_random_seed(job.plan.seed)
         trainer = Trainer(job, train, validation)
         progress, warnings = trainer.resume()
         resumed_at = progress.epoch
-        while progress.epoch < job.fit.epochs and progress.wait < job.fit.patience:
+        while progress.epoch * trainer.steps_per_epoch < job.plan.steps and progress.wait < job.plan.patience:
             figures = trainer.run_epoch(progress.epoch + 1, clock)
             progress = _record_epoch(progress, figures, figures[trainer.monitor])
             trainer.save(progress)

@@ -19,7 +19,7 @@ from cnn.errors import IntegrityError, TrainingError
 from cnn.models.architecture import build_model, load_weights
 from cnn.models.backbones import freeze_backbone, refresh_constants
 from cnn.training.checkpoint import Arrays, Snapshot, read_snapshot, write_snapshot
-from cnn.training.spec import FitJob, FitSpec, Progress
+from cnn.training.spec import FitJob, FitPlan, Progress
 
 LOSS_CHECK_STEPS = 50
 EVALUATION_BATCH = 256
@@ -37,7 +37,7 @@ class Trainer:
         self.gpus = count_gpus()
         self.strategy = _choose_strategy(self.gpus)
         self.frozen: bool | None = None  # not compiled yet
-        policy = "mixed_float16" if self.gpus and job.fit.mixed_precision else "float32"
+        policy = "mixed_float16" if self.gpus and job.plan.mixed_precision else "float32"
         with self._scope(), _dtype_policy(policy):
             self.model = self._build()
             load_weights(self.model, job.model, job.manifest.image)
@@ -48,10 +48,12 @@ class Trainer:
         Raises:
             TrainingError: a loss is not a finite number.
         """
-        fit, start = self.job.fit, clock()
+        fit, start = self.job.plan, clock()
         self._enter_phase(epoch)
         batches = as_epoch_dataset(self.train, fit.batch_size, fit.seed, epoch - 1)
-        weights = weigh_classes(self.train.labels, len(self.job.manifest.classes)) if fit.class_weights else None
+        weights = (
+            weigh_classes(self.train.labels, len(self.job.manifest.classes)) if fit.imbalance == "weights" else None
+        )
         watch = [self._stop_when_lost()]
         run = self.model.fit(batches, verbose=0, shuffle=False, class_weight=weights, callbacks=watch)
         trained = clock()
@@ -113,8 +115,8 @@ class Trainer:
 
     def _enter_phase(self, epoch: int) -> None:
         """Compile where it has not been done, or where the backbone's freeze ends with this epoch."""
-        fit, pretrained = self.job.fit, self.job.model.weights is not None
-        frozen = pretrained and epoch <= fit.freeze_epochs
+        fit, pretrained = self.job.plan, self.job.model.weights is not None
+        frozen = pretrained and (epoch - 1) * self.steps_per_epoch < fit.freeze_steps
         if frozen == self.frozen:
             return
         self.frozen = frozen
@@ -124,15 +126,15 @@ class Trainer:
         with self._scope():
             self._compile(rate)
             self.model.optimizer.build(self.model.trainable_variables)
-            self.model.optimizer.iterations.assign((epoch - 1) * self._steps())  # the schedule goes on
+            self.model.optimizer.iterations.assign((epoch - 1) * self.steps_per_epoch)  # the schedule goes on
 
     def _compile(self, rate: float) -> None:
-        keras, fit = import_keras(), self.job.fit
+        keras, fit = import_keras(), self.job.plan
         binary = len(self.job.manifest.classes) == 2
         loss = keras.losses.BinaryCrossentropy() if binary else keras.losses.SparseCategoricalCrossentropy()
         accuracy = keras.metrics.BinaryAccuracy if binary else keras.metrics.SparseCategoricalAccuracy
-        plan = keras.optimizers.schedules.CosineDecay(rate, decay_steps=fit.epochs * self._steps())
-        schedule = plan if fit.schedule == "cosine" else rate
+        plan = keras.optimizers.schedules.CosineDecay(rate, decay_steps=fit.steps)
+        schedule = plan if fit.schedule != "constant" else rate
         if fit.optimizer == "sgd":
             optimizer = keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True)
         else:
@@ -144,8 +146,10 @@ class Trainer:
     def _scope(self) -> AbstractContextManager[Any]:
         return self.strategy.scope() if self.strategy else nullcontext()
 
-    def _steps(self) -> int:
-        return -(-self.train.rows // self.job.fit.batch_size)
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in one pass over the training images."""
+        return -(-self.train.rows // self.job.plan.batch_size)
 
     def _stop_when_lost(self) -> Any:
         def look(step: int, logs: Any) -> None:
@@ -191,7 +195,7 @@ def weigh_classes(labels: NDArray[np.int64], classes_count: int) -> dict[int, fl
     return {label: len(labels) / (present * int(count)) if count else 0.0 for label, count in enumerate(counts)}
 
 
-def _check_finite(figures: dict[str, float], name: str, fit: FitSpec) -> None:
+def _check_finite(figures: dict[str, float], name: str, fit: FitPlan) -> None:
     if not math.isfinite(figures[name]):
         raise TrainingError(
             f"epoch {figures['epoch']:.0f}: {name} is {figures[name]:g}, no finite number; "

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from cnn.images.pixels import encode_jpeg, encode_png
 from cnn.images.read import read_image
+from cnn.images.resize import Box, resize_box
 from cnn.images.spec import ImageSpec
 
 SHOWN_SIDE = 96  # pixels of the longer side on the page
@@ -33,13 +34,32 @@ def make_picture(data: bytes, image: ImageSpec) -> Picture:
     seen = {name: getattr(image, name) for name in ("levels", "raw", "max_pixels")}
     decoded = read_image(data, ImageSpec(size=(STORED_SIDE, STORED_SIDE), resize="pad", **seen))
     longer = max(decoded.width, decoded.height)
-    if longer < SHOWN_SIDE:  # enlarging by interpolation would turn an 8 x 8 digit into fog
+    if longer < SHOWN_SIDE:
         exact = read_image(data, ImageSpec(size=(decoded.height, decoded.width), resize="stretch", **seen))
-        factor = -(-SHOWN_SIDE // longer)
-        pixels = exact.pixels.repeat(factor, axis=0).repeat(factor, axis=1)
-        return _embed(encode_png(_to_grey(pixels)), "png", pixels)
+        return _enlarge(exact.pixels)
     pixels = _cut_letterbox(decoded.pixels, decoded.width, decoded.height)
     return _embed(encode_jpeg(pixels, quality=80), "jpeg", pixels)
+
+
+def make_thumbnail(pixels: NDArray[np.uint8]) -> Picture:
+    """A thumbnail of uint8 (height, width, 1 or 3) as a shard holds it: photographs as JPEG of at most 144 pixels, tiny
+    images as PNG, enlarged in whole squares."""
+    longer = max(pixels.shape[:2])
+    if longer < SHOWN_SIDE:
+        return _enlarge(pixels)
+    if longer > STORED_SIDE:
+        height, width = (max(1, round(side * STORED_SIDE / longer)) for side in pixels.shape[:2])
+        smaller = np.empty((height, width, pixels.shape[2]), np.uint8)
+        resize_box(pixels, Box(0, 0, *pixels.shape[:2]), smaller, "fast")
+        pixels = smaller
+    return _embed(encode_jpeg(pixels, quality=80), "jpeg", pixels)
+
+
+def _enlarge(pixels: NDArray[np.uint8]) -> Picture:
+    """Enlarged in whole squares: interpolation would turn an 8 x 8 digit into fog."""
+    factor = -(-SHOWN_SIDE // max(pixels.shape[:2]))
+    pixels = pixels.repeat(factor, axis=0).repeat(factor, axis=1)
+    return _embed(encode_png(_to_grey(pixels)), "png", pixels)
 
 
 def _cut_letterbox(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:

@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.resources import files
 
 from cnn.errors import BadImage, SafelightError
 from cnn.formats.reasons import REASONS
 from cnn.images.spec import ImageSpec
 from tasks.files.paths import show_path
 from tasks.pages.histogram import draw_histogram
-from tasks.pages.html import show_count, show_name, show_percent, show_tail
+from tasks.pages.templates import render_page
 from tasks.pages.thumbnails import Picture, make_picture
 from tasks.score.batch import BatchRecord
 from tasks.score.summary import MAX_QUARANTINED, Example, Summary
@@ -50,17 +49,13 @@ def make_report(
     `predictions` is the address of the rows, `image` says how the model sees images; `read` gives the bytes of a file
     of the source and may fail for any of them.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"name": show_name, "tail": show_tail, "count": show_count, "percent": show_percent}
-    template = environment.from_string(files("tasks.score").joinpath("report.html").read_text("utf-8"))
     examples = {example for sheet in summary.sheets for example in (*sheet.most, *sheet.least)}
     with ThreadPoolExecutor(READERS) as pool:
         pictures = pool.map(lambda example: render_example(example, read, image), examples)
         rendered = dict(zip(examples, pictures, strict=True))
     shown = {mix.label for mix in summary.mix}
-    return template.render(
+    return render_page(
+        "score/report.html",
         record=record,
         summary=summary,
         rendered=rendered,

@@ -100,7 +100,7 @@ def score_champion(bundle: Path, manifest: Manifest, store: Store, keys: Collect
 
 
 def pair_answers(test: Path, judgement: ChampionScores) -> Paired:
-    """The new version's answers, kept in test.npz by training, against the champion's on the same images."""
+    """The new version's answers, kept by training, against the champion's on the same images."""
     with np.load(test, allow_pickle=False) as kept:
         answers = dict(zip((key.decode("ascii") for key in kept["keys"]), kept["correct"].tolist(), strict=True))
     keys = [key for key in answers if key in judgement.correct]

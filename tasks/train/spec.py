@@ -8,34 +8,35 @@ from cnn.evaluation.metrics import Evaluation
 from cnn.inference.bundle import BundleInfo
 from cnn.models.architecture import ModelSpec
 from cnn.spec import Spec
-from cnn.training.spec import FitSpec
+from cnn.training.spec import FitPlan, FitSpec
 
 OnEpoch = Callable[[dict[str, float]], None]  # gets the figures of `cnn.training.fit.fit_model`
 
 
 class TrainJob(Spec):
-    """One training. `folder` is a local folder that belongs to the run: checkpoints, figures/, bundle/, test.npz."""
+    """One training. `folder` is a local folder that belongs to the run: checkpoints, figures/, bundle/, the answers."""
 
     workspace: str
     dataset: str
     model: ModelSpec
-    fit: FitSpec
+    plan: FitPlan
     top_k: int = 5
     folder: str
 
 
 class TrainingResult(Spec):
     """What a training left in its folder. `judged_on` is the split of `evaluation`: test, or what there was instead;
-    the file `test` is there if it is test."""
+    the file `answers` holds the answers to its images. `history` has the figures of each epoch."""
 
     bundle: str
     figures: str
-    test: str
+    answers: str
     info: BundleInfo
     evaluation: Evaluation
     judged_on: str
     best_epoch: int
     epochs: int
+    history: tuple[dict[str, float | None], ...] = ()
     resumed_at: int
     warnings: tuple[str, ...]
 

@@ -6,7 +6,6 @@ writes only into the run's folder; a run that was killed goes on from its last e
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +26,12 @@ from cnn.training.spec import FitJob
 from infra.storage.store import Store, open_store
 from tasks.dataset.version import read_manifest
 from tasks.pages.spreadsheets import write_rows
+from tasks.train.answers import SplitPredictions, save_predictions
 from tasks.train.overlap import list_seen
 from tasks.train.spec import OnEpoch, TrainingResult, TrainJob
 
 GOLDEN_IMAGES = 32
 BATCH = 256
-
-
-@dataclass(frozen=True)
-class SplitPredictions:
-    """A model on one split: keys (n,), labels int64 (n,) and calibrated probabilities float32 (n, k)."""
-
-    keys: list[str]
-    labels: NDArray[np.int64]
-    probabilities: NDArray[np.float32]
 
 
 def train_dataset(job: TrainJob, on_epoch: OnEpoch) -> TrainingResult:
@@ -57,7 +48,7 @@ def train_dataset(job: TrainJob, on_epoch: OnEpoch) -> TrainingResult:
     check_trainable(manifest)
     fetch_shards(store, manifest)
     check_classes(manifest, open_split(manifest, "train", store.root).labels)
-    fitting = FitJob(manifest, store.root, job.model, job.fit, Path(job.folder, "checkpoints"))
+    fitting = FitJob(manifest, store.root, job.model, job.plan, Path(job.folder, "checkpoints"))
     return _evaluate(job, manifest, store, fit_model(fitting, on_epoch))
 
 
@@ -70,18 +61,19 @@ def _evaluate(job: TrainJob, manifest: Manifest, store: Store, result: FitResult
     evaluation = evaluate_probabilities(
         answers.probabilities, answers.labels, manifest.classes, temperature=info.temperature, top_k=job.top_k
     )
-    if split == "test":  # no other is compared with the champion
-        save_predictions(folder / "test.npz", answers)
+    kept = folder / f"{split}.npz"
+    save_predictions(kept, answers)
     _write_figures(folder / "figures", job, manifest, evaluation, result)
     return TrainingResult(
         bundle=str(folder / "bundle"),
         figures=str(folder / "figures"),
-        test=str(folder / "test.npz"),
+        answers=str(kept),
         info=info,
         evaluation=evaluation,
         judged_on=split,
         best_epoch=result.best_epoch,
         epochs=result.epochs,
+        history=result.history,
         resumed_at=result.resumed_at,
         warnings=(*result.warnings, *doubt_validation(manifest, store.root)),
     )
@@ -161,16 +153,6 @@ def choose_golden(shards: ShardSet, most: int, seed: int) -> NDArray[np.int64]:
     return np.sort(rows[np.lexsort((labels, turn))[:most]])
 
 
-def save_predictions(path: Path, answers: SplitPredictions) -> None:
-    """Save keys, labels, correct and probabilities, for the comparison with the champion."""
-    correct = answers.probabilities.argmax(axis=1) == answers.labels
-    keys = np.array(answers.keys, "S64")
-    with path.open("wb") as file:
-        np.savez_compressed(
-            file, keys=keys, labels=answers.labels, correct=correct, probabilities=answers.probabilities
-        )
-
-
 def _write_bundle(job: TrainJob, manifest: Manifest, store: Store, result: FitResult, judged: ShardSet) -> BundleInfo:
     facts = BundleFacts(
         model=job.model,
@@ -182,7 +164,7 @@ def _write_bundle(job: TrainJob, manifest: Manifest, store: Store, result: FitRe
         dataset_digest=manifest.digest,
         split=manifest.split,
     )
-    golden, _ = judged.batch(choose_golden(judged, GOLDEN_IMAGES, job.fit.seed))
+    golden, _ = judged.batch(choose_golden(judged, GOLDEN_IMAGES, job.plan.seed))
     return write_bundle(Path(job.folder, "bundle"), result.model, facts, golden, list_seen(store, manifest))
 
 

@@ -71,7 +71,7 @@ def test_a_file_here_is_found_and_none_is_needed(tmp_path: Path, monkeypatch: py
         ("fit.epochs=true", ["fit.epochs = true", "a whole number from 1 to 100000"]),
         ("fit.epochs=1.5", ["fit.epochs = 1.5", "a whole number"]),
         ("fit.class_weights=perhaps", ["true or false"]),
-        ("fit.schedule=linear", ['"cosine" or "constant"']),
+        ("fit.schedule=linear", ['"one_cycle" or "cosine" or "constant"']),
         ("cluster.workers=few", ["a whole number of at least 0, or null"]),
         ("split.test=1.0", ["split.test", "a number of at least 0 and below 1"]),
         ("train.deployment=gpu", ["train.deployment", 'such as "train/gpu"']),

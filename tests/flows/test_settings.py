@@ -26,7 +26,7 @@ def test_a_part_is_a_section_or_one_setting() -> None:
     config = load_config(None, ["fit.epochs=7"])
     assert {setting.section for setting in list_settings(config, "fit")} == {"fit"}
     [epochs] = list_settings(config, "fit.epochs")
-    assert (epochs.default, epochs.value) == (15, 7)
+    assert (epochs.default, epochs.value) == (None, 7)
     with pytest.raises(ConfigError, match=r"no setting image\.siz \(did you mean image\.size\?\)"):
         list_settings(config, "image.siz")
 

@@ -171,5 +171,6 @@ def test_the_wheel_holds_the_rooms_and_nothing_beside_them(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0] for name in names} == {*ROOMS, names[-1].partition("/")[0]}
     code = {str(path.relative_to(ROOT)) for room in ROOMS for path in (ROOT / room).rglob("*.py")}
-    data = {"flows/digits.npz", "tasks/score/report.html", "infra/deploy/prefect.yaml"}
+    pages = {str(path.relative_to(ROOT)) for path in (ROOT / "tasks").rglob("*.html")}
+    data = {"flows/digits.npz", "infra/deploy/prefect.yaml", *pages}
     assert {name for name in names if ".dist-info/" not in name} == code | data

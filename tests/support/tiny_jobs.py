@@ -17,9 +17,11 @@ from cnn.dataset.tfrecord import digest_shard, encode_record
 from cnn.images.spec import AugmentSpec, ImageSpec
 from cnn.models.architecture import ModelSpec
 from cnn.training.fit import FitResult
-from cnn.training.spec import FitJob, FitSpec
+from cnn.training.plan import TrainingSize, plan_fit
+from cnn.training.spec import FitJob, FitPlan, FitSpec
 
 SIDE = 8
+PLAIN: dict[str, Any] = {"schedule": "cosine", "optimizer": "adam", "augment": "none", "imbalance": "weights"}
 TINY = ModelSpec.model_validate(
     {
         "layers": [
@@ -71,8 +73,13 @@ def make_job(root: Path, classes: int = 3, rows: int = 96, held: int = 30, **fit
         files=0,
         outcomes={},
     )
-    values = {"epochs": 4, "batch_size": 16, "learning_rate": 0.01, "patience": 4, **fit}
-    return FitJob(manifest, root, TINY, FitSpec(**values), root / "checkpoints")
+    plan = make_plan(rows, **{"epochs": 4, "batch_size": 16, "learning_rate": 0.01, "patience": 4, **fit})
+    return FitJob(manifest, root, TINY, plan, root / "checkpoints")
+
+
+def make_plan(rows: int, **fit: Any) -> FitPlan:
+    """The plan of a plain training with these settings."""
+    return plan_fit(FitSpec(**{**PLAIN, **fit}), "scratch", TrainingSize(rows, may_mirror=False))
 
 
 class KilledError(Exception):

@@ -3,23 +3,33 @@
 import hashlib
 import json
 import os
+import threading
 import tracemalloc
 from pathlib import Path
 from typing import Any, Literal
 
+import albumentations as A
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from cnn.dataset import loader
 from cnn.dataset import verify as verification
-from cnn.dataset.loader import ShardSet, as_epoch_dataset, iterate_batches, open_split
+from cnn.dataset.loader import (
+    ShardSet,
+    as_epoch_dataset,
+    as_step_dataset,
+    iterate_batches,
+    iterate_steps,
+    open_split,
+)
 from cnn.dataset.manifest import LedgerRef, Manifest, ShardRef
 from cnn.dataset.normalization import Normalization
 from cnn.dataset.split import SplitSpec
 from cnn.dataset.tfrecord import digest_shard, encode_record, map_file
-from cnn.errors import DatasetError, IntegrityError
+from cnn.errors import ConfigError, DatasetError, IntegrityError
 from cnn.images.pixels import encode_jpeg
 from cnn.images.spec import AugmentSpec, ImageSpec
 
@@ -143,6 +153,79 @@ def test_epoch_dataset_stays_in_its_epoch(numbered: ShardSet) -> None:
     assert [spec.dtype.name for spec in dataset.element_spec] == ["uint8", "int64"]
     assert int(dataset.cardinality()) == 4
     assert order_of(dataset) == order_of(dataset) == order_of(iterate_batches(numbered, 32, 5, 2))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    """40 rows of 12x12 noise."""
+    root = tmp_path_factory.mktemp("photos")
+    return open_split(make_dataset(root, draw_pixels(40, (12, 12, 3)), (25, 15)), "train", root)
+
+
+STRONG = AugmentSpec(shift=0.25, cutout=0.25)
+
+
+def pixels_by_label(batches: Any) -> list[tuple[bytes, int]]:
+    return [
+        (image.tobytes(), int(label)) for images, labels in batches for image, label in zip(images, labels, strict=True)
+    ]
+
+
+def test_augmentation_depends_on_file_epoch_and_seed_alone(photos: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = pixels_by_label(iterate_batches(photos, 7, 5, 0, STRONG))
+    assert len(first) == 40
+    monkeypatch.setattr(loader, "AUGMENTERS", 1)
+    assert pixels_by_label(iterate_batches(photos, 40, 5, 0, STRONG)) == first
+    plain = pixels_by_label(iterate_batches(photos, 7, 5, 0))
+    assert [label for _, label in plain] == [label for _, label in first]
+    later = pixels_by_label(iterate_batches(photos, 7, 5, 1, STRONG))
+    other_seed = pixels_by_label(iterate_batches(photos, 7, 6, 0, STRONG))
+    assert len({image for image, _ in [*first, *plain, *later, *other_seed]}) == 4 * 40
+
+
+def test_what_is_drawn_for_a_file_does_not_depend_on_its_place(photos: ShardSet, tmp_path: Path) -> None:
+    """A file that another night's dataset has in another place is changed in the same way."""
+    fewer = open_split(make_dataset(tmp_path, draw_pixels(40, (12, 12, 3))[:30], (30,)), "train", tmp_path)
+    one, other = (
+        {image for image, _ in pixels_by_label(iterate_batches(shards, 8, None, 2, STRONG))}
+        for shards in (photos, fewer)
+    )
+    assert other < one
+
+
+def test_steps_go_on_over_epochs_and_can_be_begun_anywhere(photos: ShardSet) -> None:
+    whole = list(iterate_steps(photos, 16, 3, range(6), STRONG))
+    assert [len(labels) for _, labels in whole] == [16] * 6
+    epochs = [pixels_by_label(iterate_batches(photos, 16, 3, epoch, STRONG)) for epoch in range(3)]
+    assert pixels_by_label(whole) == [pair for epoch in epochs for pair in epoch][: 6 * 16]
+    assert pixels_by_label(iterate_steps(photos, 16, 3, range(4, 6), STRONG)) == pixels_by_label(whole[4:])
+    dataset = as_step_dataset(photos, 16, 3, range(4, 6), STRONG)
+    assert int(dataset.cardinality()) == 2
+    for _ in range(2):
+        assert pixels_by_label(dataset.as_numpy_iterator()) == pixels_by_label(whole[4:])
+
+
+def test_rare_classes_come_as_often_and_never_twice_the_same(tmp_path: Path) -> None:
+    pixels = draw_pixels(30, (12, 12, 1))
+    shards = open_split(make_dataset(tmp_path, pixels, (30,)), "train", tmp_path)
+    shards.labels[:] = np.repeat([0, 1, 2], [25, 4, 1])
+    seen = pixels_by_label(iterate_batches(shards, 8, 1, 0, STRONG, balanced=True))
+    assert [[label for _, label in seen].count(label) for label in range(3)] == [10, 10, 10]
+    assert len({image for image, label in seen if label == 2}) == 10
+
+
+def test_a_reader_that_stops_early_leaves_no_thread(photos: ShardSet) -> None:
+    batches = iterate_batches(photos, 4, 0, 0, STRONG)
+    next(iter(batches))
+    before = threading.active_count()
+    batches.close()  # type: ignore[attr-defined]
+    assert threading.active_count() < before
+
+
+def test_transforms_that_fail_name_the_image(photos: ShardSet) -> None:
+    cropped = AugmentSpec(transforms=A.to_dict(A.Compose([A.RandomCrop(3, 3, p=1.0)])))
+    with pytest.raises(ConfigError, match=r"augment.transforms makes 3x3x3 of 12x12x3, on the image with the sha256"):
+        list(iterate_batches(photos, 8, 0, 0, cropped))
 
 
 def test_memory_is_flat(tmp_path: Path) -> None:

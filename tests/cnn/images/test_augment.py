@@ -167,3 +167,12 @@ def test_the_short_form_is_a_pipeline_of_albumentations() -> None:
     assert steps == ["CropAndPad", "HorizontalFlip", "Rotate", "ColorJitter"]
     assert len(compose_transforms(AugmentSpec.model_validate({"copies": 1, **OFF}))) == 0
     assert [step.p for step in compose_transforms(AugmentSpec.model_validate({**OFF, "mirror": 0.3}))] == [0.3]
+
+
+def test_shift_and_cutout_come_last_and_stay_out_of_the_settings_where_they_are_off() -> None:
+    spec = AugmentSpec(copies=1, shift=0.125, cutout=0.25)
+    assert [type(step).__name__ for step in compose_transforms(spec, (32, 32))][-2:] == ["Sequential", "CoarseDropout"]
+    assert not {"shift", "cutout", "transforms"} & AugmentSpec(copies=1, crop=0.2).model_dump().keys()
+    assert AugmentSpec.model_validate(spec.model_dump()) == spec
+    with pytest.raises(ValueError, match="a shift is made for images of one size"):
+        compose_transforms(spec)

@@ -232,10 +232,12 @@ def test_settings_are_listed_with_what_is_in_force(tmp_path: Path, monkeypatch: 
     file.write_text(file.read_text().replace("#epochs = 15", "epochs = 30"))
     lines = run(app, ["settings", "--set", "score.accept=0.9"]).stdout.splitlines()
     assert len(lines) == len(list_settings(Config()))
-    assert next(line for line in lines if line.startswith("fit.epochs")).startswith("fit.epochs = 30 (default: 15)  # ")
+    assert next(line for line in lines if line.startswith("fit.epochs")).startswith(
+        "fit.epochs = 30 (default: not set)"
+    )
     assert next(line for line in lines if line.startswith("score.accept")).startswith("score.accept = 0.9 (default: 0.")
     found = json.loads(run(app, ["settings", "fit.epochs", "--json"]).stdout)["settings"]
-    assert (list(found), found["fit.epochs"]["value"], found["fit.epochs"]["default"]) == (["fit.epochs"], 30, 15)
+    assert (list(found), found["fit.epochs"]["value"], found["fit.epochs"]["default"]) == (["fit.epochs"], 30, None)
     assert run(app, ["settings", "--markdown"]).stdout == write_page()
 
 

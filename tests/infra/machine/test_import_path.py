@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_dataset import write_dataset
 from steps import write_image, write_photos
+from tiny_jobs import make_plan
 
 from cnn.errors import DatasetError, InstallationError
 from cnn.images.spec import ImageSpec
 from cnn.models.architecture import ModelSpec
-from cnn.training.spec import FitSpec
 from infra.cluster.decoder_pool import DecoderPool
 from infra.cluster.spawn import leave_working_folder, safe_import_folders
 from infra.cluster.spec import ClusterSpec, WorkEstimate
@@ -125,7 +125,7 @@ def test_the_trainer_is_started_in_any_folder(hostile: Path, monkeypatch: pytest
     work, source = hostile.parent / "w", hostile.parent / "s"
     write_dataset(work, source)
     facts = {"workspace": str(work), "dataset": "birds-1", "folder": str(hostile.parent / "run")}
-    job = TrainJob(**facts, model=ModelSpec(), fit=FitSpec())
+    job = TrainJob(**facts, model=ModelSpec(), plan=make_plan(36, epochs=2))
     with TrainingProcess() as trainer, pytest.raises(DatasetError, match="birds-1"):
         trainer.run(job, lambda figures: None)
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import typer
 from small_dataset import write_dataset
+from tiny_jobs import make_plan
 
 import infra.machine.memory_limits
 from cnn.errors import ConfigError, InstallationError, TrainingError
 from cnn.models.architecture import ModelSpec
-from cnn.training.spec import FitSpec
 from flows.cli.console import run_command
 from infra.machine.memory_limits import check_memory_limits, is_short_of_memory, kill_when_starved
 from tasks.train import process as fitting
@@ -115,9 +115,9 @@ def test_an_error_of_another_kind_is_not_taken_for_it() -> None:
 
 def make_job(folder: Path, size: int = 8) -> TrainJob:
     manifest = write_dataset(folder / "w", folder / "s")
-    fit, model = FitSpec(epochs=2, batch_size=size), ModelSpec.model_validate(NETWORK)
+    plan, model = make_plan(36, epochs=2, batch_size=size), ModelSpec.model_validate(NETWORK)
     place = {"workspace": str(folder / "w"), "folder": str(folder / "run")}
-    return TrainJob(**place, dataset=manifest.dataset, model=model, fit=fit)
+    return TrainJob(**place, dataset=manifest.dataset, model=model, plan=plan)
 
 
 @pytest.mark.slow

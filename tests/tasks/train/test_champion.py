@@ -15,8 +15,8 @@ from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import ONNX
 from infra.storage.store import Source, open_store
 from tasks.dataset.version import read_ledger
+from tasks.train.answers import SplitPredictions, save_predictions
 from tasks.train.champion import ChampionScores, pair_answers, score_champion, sees_same_pixels
-from tasks.train.train import SplitPredictions, save_predictions
 
 SMALLER = ImageSpec(size=(6, 6), channels=3, normalize="unit")
 

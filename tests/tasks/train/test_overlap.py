@@ -24,9 +24,9 @@ from cnn.evaluation.metrics import evaluate_probabilities
 from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import INFO, SEEN, BundleInfo, read_bundle
 from infra.storage.store import Store, open_store
+from tasks.train.answers import SplitPredictions, save_predictions
 from tasks.train.champion import ChampionScores, measure_champion
 from tasks.train.overlap import choose_unseen, list_seen, recall_seen
-from tasks.train.train import SplitPredictions, save_predictions
 
 CLASSES = ("bat", "cat", "owl")
 IMAGE = ImageSpec(size=(8, 8))

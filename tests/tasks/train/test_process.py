@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from small_dataset import IMAGE, PER_CLASS, write_dataset
+from tiny_jobs import make_plan
 
 from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import Manifest
@@ -30,6 +31,7 @@ MODEL = ModelSpec.model_validate(
     {"preset": None, "layers": [{"kind": "conv", "filters": 4, "kernel": 3}, {"kind": "global_pool"}]}
 )
 FIT = FitSpec(epochs=4, batch_size=8, learning_rate=0.05, seed=1)
+PLAN = make_plan(36, epochs=4, batch_size=8, learning_rate=0.05, seed=1)
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def test_an_installation_without_training_says_which_to_take(monkeypatch: pytest
 
 
 def make_job(workspace: Path, manifest: Manifest, folder: Path) -> TrainJob:
-    return TrainJob(workspace=str(workspace), dataset=manifest.dataset, model=MODEL, fit=FIT, folder=str(folder))
+    return TrainJob(workspace=str(workspace), dataset=manifest.dataset, model=MODEL, plan=PLAN, folder=str(folder))
 
 
 def test_a_killed_training_names_the_signal_and_the_log(story: Story) -> None:
@@ -102,7 +104,7 @@ def test_test_answers_are_those_of_the_model_that_will_score(story: Story) -> No
     shards = open_split(story.manifest, "test", story.workspace)
     images, labels = shards.batch(np.arange(shards.rows))
     expected = load_scorer(Path(story.report.bundle)).predict(images)
-    with np.load(story.report.test, allow_pickle=False) as kept:
+    with np.load(story.report.answers, allow_pickle=False) as kept:
         assert [key.decode() for key in kept["keys"]] == shards.keys()
         np.testing.assert_allclose(kept["probabilities"], expected, atol=1e-5)
         np.testing.assert_array_equal(kept["correct"], expected.argmax(axis=1) == labels)

@@ -119,7 +119,7 @@ def test_torn_checkpoint_is_ignored_with_a_warning(job: FitJob, undisturbed: tup
 
 
 def test_foreign_checkpoint_is_ignored_with_a_warning(job: FitJob) -> None:
-    result = fit_model(replace(job, fit=job.fit.model_copy(update={"epochs": 1})), ignore)
+    result = fit_model(replace(job, plan=job.plan.model_copy(update={"steps": 6})), ignore)
     assert (result.resumed_at, result.epochs, len(result.warnings)) == (0, 1, 1)
     assert "it belongs to a job with another" in result.warnings[0]
 
@@ -157,7 +157,7 @@ def test_every_setting_makes_another_job(tmp_path: Path) -> None:
     job = make_job(tmp_path)
     manifest = job.manifest
     others = [
-        replace(job, fit=job.fit.model_copy(update={"epochs": 5})),
+        replace(job, plan=job.plan.model_copy(update={"steps": 30})),
         replace(job, model=ModelSpec(preset="lenet")),
         replace(job, manifest=manifest.model_copy(update={"classes": ("x", "y", "z")})),
         replace(job, manifest=manifest.model_copy(update={"splits": {**manifest.splits, "validation": ()}})),

@@ -1,0 +1,152 @@
+"""Make the plan of a training: what the recipe says for so many images, with what the user has set in its place.
+
+Steps, not epochs, decide how long. Numbers are for two CPU cores; docs/measured.md says what they give and take.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cnn.images.spec import AugmentSpec
+from cnn.training.spec import FitPlan, FitSpec, Imbalance, Recipe, Strength
+
+EVALUATIONS = 10  # over a whole training
+MIXUP_FROM = 20_000  # training images; with fewer, BiT-HyperRule (arXiv 1912.11370) mixes none
+SAME_NAME = ("learning_rate", "schedule", "optimizer", "patience", "label_smoothing", "fine_tune", "minutes")
+
+# What is drawn anew in every epoch. Rotation stays small: a reflected border is no part of any photograph.
+STRENGTHS: dict[Strength, AugmentSpec | None] = {
+    "none": None,
+    "light": AugmentSpec(crop=0.1, mirror=0.5, rotate=0.0, color=0.1),
+    "medium": AugmentSpec(crop=0.25, mirror=0.5, rotate=8.0, color=0.2),
+    "strong": AugmentSpec(crop=0.4, mirror=0.5, rotate=15.0, color=0.4),
+}
+
+
+@dataclass(frozen=True)
+class TrainingSize:
+    """How much there is to learn from: training images, written copies included; whether a mirrored picture is of the
+    same class."""
+
+    images: int
+    may_mirror: bool
+
+
+def plan_fit(fit: FitSpec, recipe: Recipe, size: TrainingSize, copies: AugmentSpec | None = None) -> FitPlan:
+    """The plan of a recipe for so many images, obeying what is set.
+
+    `copies` are the settings of augmented copies: transforms of the user's own take the place of a strength.
+    """
+    usual = RECIPES[recipe](size)
+    set_by_user: dict[str, Any] = {name: value for name in SAME_NAME if (value := getattr(fit, name)) is not None}
+    mirror = size.may_mirror if fit.mirror is None else fit.mirror
+    own = copies if copies is not None and copies.transforms is not None else None
+    strength = STRENGTHS[fit.augment] if fit.augment else usual.augment
+    return usual.model_copy(
+        update=set_by_user
+        | _count_steps(fit, usual, size)
+        | {
+            "augment": own or _allow_mirror(strength, mirror),
+            "imbalance": choose_imbalance(fit),
+            "mirror": usual.mirror and mirror,
+            "mixed_precision": fit.mixed_precision,
+            "deterministic": fit.deterministic,
+            "seed": fit.seed,
+        }
+    )
+
+
+def choose_imbalance(fit: FitSpec) -> Imbalance:
+    """What is done for rare classes: as set, under the older name too; else nothing, because weights shift the
+    probabilities that a model reports."""
+    if fit.imbalance is None and fit.class_weights is not None:
+        return "weights" if fit.class_weights else "none"
+    return fit.imbalance or "none"
+
+
+def _count_steps(fit: FitSpec, usual: FitPlan, size: TrainingSize) -> dict[str, int]:
+    """Steps in all, between evaluations, and frozen; where epochs are set, an evaluation ends each of them."""
+    batch = fit.batch_size or usual.batch_size
+    epoch = max(1, -(-size.images // batch))
+    counts = {"batch_size": batch}
+    if fit.freeze_epochs is not None:
+        counts["freeze_steps"] = fit.freeze_epochs * epoch
+    if usual.recipe == "quick":
+        return counts
+    if fit.epochs is not None:
+        return counts | {"steps": fit.epochs * epoch, "evaluate_every": epoch}
+    steps = fit.steps or usual.steps * usual.batch_size // batch
+    return counts | {"steps": steps, "evaluate_every": max(1, steps // EVALUATIONS)}
+
+
+def _allow_mirror(augment: AugmentSpec | None, mirror: bool) -> AugmentSpec | None:
+    return augment if augment is None or mirror else augment.model_copy(update={"mirror": 0.0})
+
+
+def _plan_quick(size: TrainingSize) -> FitPlan:
+    """Nothing is trained but the head, whose solver needs no steps."""
+    return FitPlan(
+        recipe="quick",
+        steps=0,
+        evaluate_every=1,
+        patience=1,
+        batch_size=32,
+        learning_rate=1e-3,
+        schedule="constant",
+        warmup=0.0,
+        optimizer="adamw",
+        mirror=True,
+    )
+
+
+def _plan_balanced(size: TrainingSize) -> FitPlan:
+    """From quick's head on, the whole network, as AutoGluon MultiModal and fastai's fine_tune do."""
+    return FitPlan(
+        recipe="balanced",
+        steps=max(100, min(500, 8 * size.images // 32)),
+        evaluate_every=1,
+        patience=EVALUATIONS,
+        batch_size=32,
+        learning_rate=3e-4,
+        schedule="cosine",
+        warmup=0.1,
+        optimizer="adamw",
+        weight_decay=1e-2,
+        layer_decay=0.9,
+        label_smoothing=0.1,
+        average=3,
+        augment=STRENGTHS["medium"],
+    )
+
+
+def _plan_best(size: TrainingSize) -> FitPlan:
+    """More steps than balanced, and the mirror image when answering; BiT-HyperRule's rule for mixup."""
+    more = {"recipe": "best", "steps": max(300, min(5_000, 20 * size.images // 32)), "mirror": True}
+    return _plan_balanced(size).model_copy(
+        update=more | {"mixup": 0.1 if size.images >= MIXUP_FROM else 0.0, "augment": STRENGTHS["strong"]}
+    )
+
+
+def _plan_scratch(size: TrainingSize) -> FitPlan:
+    """A network of random weights, by a schedule of one cycle."""
+    return FitPlan(
+        recipe="scratch",
+        steps=max(300, 15 * size.images // 64),
+        evaluate_every=1,
+        patience=EVALUATIONS,
+        batch_size=64,
+        learning_rate=1e-3,
+        schedule="one_cycle",
+        warmup=0.25,
+        optimizer="adamw",
+        weight_decay=1e-3,
+        augment=STRENGTHS["light"],
+    )
+
+
+RECIPES: dict[Recipe, Callable[[TrainingSize], FitPlan]] = {
+    "quick": _plan_quick,
+    "balanced": _plan_balanced,
+    "best": _plan_best,
+    "scratch": _plan_scratch,
+}
