@@ -1,22 +1,20 @@
 """The stage `features`: a frozen backbone sees every new image of a dataset once, and its mirror image."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from cnn.dataset.manifest import Manifest
 from cnn.inference.backbone import BackboneSpec, describe_backbone
 from cnn.models.architecture import ModelSpec
 from flows.progress import log_message, show_stage
-from infra.cluster.spec import ClusterSpec, WorkEstimate
-from infra.cluster.threads import MOST_THREADS, count_cores
+from infra.cluster.spec import ClusterSpec
 from infra.cluster.workers import open_workers
 from infra.storage.store import Store
 from infra.storage.workspace import lock_workspace
 from tasks.features.backbone import find_backbone_record
-from tasks.features.compute import compute_block
-from tasks.features.plan import FeaturePlan, compute_alone, plan_features
-from tasks.features.spec import BackboneRecord, ComputedBlock, ExportJob
+from tasks.features.compute import compute_blocks
+from tasks.features.plan import FeaturePlan, plan_features
+from tasks.features.spec import BackboneRecord, ExportJob
 from tasks.train.process import TrainingProcess
 
 
@@ -43,7 +41,7 @@ def features_stage(job: FeaturesJob, trainer: TrainingProcess, cluster: ClusterS
         plan = plan_features(job.store, job.manifest, record)
         log_message(describe_features(plan))
         if plan.works:
-            compute_features(plan, cluster)
+            compute_stage(plan, cluster)
     return backbone
 
 
@@ -53,24 +51,10 @@ def export_stage(job: FeaturesJob, backbone: BackboneSpec, trainer: TrainingProc
     return trainer.export(ExportJob(workspace=job.store.uri, backbone=backbone, folder=str(job.folder)))
 
 
-def compute_features(plan: FeaturePlan, cluster: ClusterSpec) -> None:
-    """Compute the blocks of a plan; each that ends is kept, whatever happens to the others."""
+def compute_stage(plan: FeaturePlan, cluster: ClusterSpec) -> None:
+    """Compute what is missing, with a bar; each block that ends is kept, whatever happens to the others."""
     with open_workers(cluster) as workers, show_stage("features", plan.images) as stage:
-
-        def note(done: ComputedBlock) -> None:
-            stage.advance(done.images)
-
-        estimate = choose_place(plan.estimate())
-        workers.run(partial(compute_block, task=plan.task), plan.works, note, estimate, compute_alone)
-
-
-def choose_place(estimate: WorkEstimate) -> WorkEstimate:
-    """The estimate; that of no work where threads of this process use every core, unless workers were asked for.
-
-    ONNX Runtime computes without Python's lock, so that threads are as fast as processes, have one network in memory,
-    and need no time to start.
-    """
-    return estimate if count_cores() > MOST_THREADS else WorkEstimate(estimate.pieces, 0.0)
+        compute_blocks(plan, workers.run, lambda done: stage.advance(done.images))
 
 
 def describe_features(plan: FeaturePlan) -> str:

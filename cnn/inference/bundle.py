@@ -122,7 +122,7 @@ def write_bundle(
         network.save_weights(folder / WEIGHTS)
         export_onnx(outputs, folder / ONNX, facts.image.shape)
     difference = _compare_onnx(folder / ONNX, golden, reference)
-    np.savez_compressed(folder / GOLDEN, images=golden, **reference)
+    np.savez_compressed(folder / GOLDEN, allow_pickle=False, images=golden, **reference)
     if seen is not None:
         write_seen(seen, folder / SEEN)
     parts = PARTS if seen is None else (*PARTS, SEEN)

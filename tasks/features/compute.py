@@ -1,20 +1,38 @@
 """Compute the features of a shard's images. Runs in Dask workers, threads or a loop; imports no TensorFlow."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from cnn.dataset.feature_block import FeatureBlock, encode_block, pack_keys
 from cnn.dataset.loader import open_shard
 from cnn.inference.backbone import run_backbone
+from infra.cluster.spec import Run
 from infra.storage.layout import feature_block_path
 from infra.storage.store import reuse_store
 from tasks.features.backbone import load_backbone
-from tasks.features.plan import name_block
+from tasks.features.plan import FeaturePlan, name_block
 from tasks.features.spec import BlockWork, ComputedBlock, FeatureTask
 from tasks.files.reading import computing
 
 READ_ROWS = 64  # images in memory at once
+
+
+def compute_blocks(plan: FeaturePlan, run: Run, on_block: Callable[[ComputedBlock], None]) -> None:
+    """Compute the blocks of a plan; each that ends is kept, whatever happens to the others.
+
+    Raises:
+        Exception: as `compute_block`, and what the workers meet.
+    """
+    run(partial(compute_block, task=plan.task), plan.works, on_block, plan.estimate(), compute_alone)
+
+
+def compute_alone(work: BlockWork) -> BlockWork:
+    """The same work, done without waiting for this process's other threads."""
+    return replace(work, alone=True)
 
 
 def compute_block(work: BlockWork, task: FeatureTask) -> ComputedBlock:

@@ -1,7 +1,7 @@
 """Find the images of a dataset that have no features yet, and share them out by the shards that hold them."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ from cnn.dataset.feature_block import KEY, pack_keys
 from cnn.dataset.manifest import Manifest
 from cnn.errors import IntegrityError
 from infra.cluster.spec import WorkEstimate
+from infra.cluster.threads import MOST_THREADS, count_cores
 from infra.storage.store import Store
 from tasks.dataset.feature_store import iterate_blocks, locate_features
 from tasks.dataset.version import read_ledger
@@ -30,7 +31,13 @@ class FeaturePlan:
     known: int
 
     def estimate(self) -> WorkEstimate:
-        """How much work that is."""
+        """How much work that is for workers: none where threads of this process keep every core busy.
+
+        ONNX Runtime computes without Python's lock: threads are as fast as processes, have one network in memory, and
+        need no time to start.
+        """
+        if count_cores() <= MOST_THREADS:
+            return WorkEstimate(len(self.works), 0.0)
         height, width = self.task.image.size
         return WorkEstimate(len(self.works), self.images * SECONDS_PER_IMAGE * height * width / 224**2)
 
@@ -67,11 +74,6 @@ def read_images(store: Store, manifest: Manifest) -> tuple[NDArray[np.bytes_], p
 def name_block(keys: bytes) -> str:
     """40 hex digits for the images of these sorted keys."""
     return hashlib.sha256(keys).hexdigest()[:40]
-
-
-def compute_alone(work: BlockWork) -> BlockWork:
-    """The same work, done without waiting for this process's other threads."""
-    return replace(work, alone=True)
 
 
 def _group(keys: NDArray[np.bytes_], shards: pa.Array) -> list[tuple[str, NDArray[np.bytes_]]]:

@@ -1,8 +1,9 @@
 """The training process: a child of its own for each training, because TensorFlow takes seconds and 400 MB.
 
 The child gets jobs as lines on stdin: backbones to export, then one training. It answers each with JSON lines on a pipe
-of its own: the figures of each epoch, then one line with the result or the error. What TensorFlow prints goes to `train.log` in the job's folder. The child
-ends when its stdin does, so it never outlives the parent; it ignores Ctrl-C, because the parent decides.
+of its own: the figures of each epoch, then one line with the result or the error. What TensorFlow prints goes to
+`train.log` in the job's folder. The child ends when its stdin does, so it never outlives the parent; it ignores Ctrl-C,
+because the parent decides.
 """
 
 import ctypes

@@ -132,7 +132,8 @@ def test_the_other_outputs_are_what_the_head_sees_and_the_map_before_pooling(wri
     assert golden.answers["features"] == pytest.approx(features, abs=1e-4)
     assert golden.answers["map"] == pytest.approx(feature_map[:4], abs=1e-4)
     probabilities, found = load_scorer(written.folder).predict_with_features(images, batch_size=2)
-    assert (found.dtype, found.shape) == (np.float32, (5, 4))
+    assert found.dtype == np.float32
+    assert found.shape == (5, 4)
     assert found == pytest.approx(features, abs=1e-4)
     assert np.array_equal(probabilities, load_scorer(written.folder).predict(images, batch_size=2))
 
