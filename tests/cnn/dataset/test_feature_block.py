@@ -65,7 +65,7 @@ def test_keys_and_features_that_do_not_fit_are_refused() -> None:
     for wrong in (
         FeatureBlock(block.keys[:2], block.features),
         FeatureBlock(block.keys, block.features[:, :1]),
-        FeatureBlock(block.keys, block.features.astype(np.float32)),  # type: ignore[arg-type]
+        FeatureBlock(block.keys, block.features.astype(np.float32)),
     ):
         with pytest.raises(ValueError, match="are no block"):
             encode_block(wrong)

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from tasks.features.backbone import find_backbone_record, load_backbone
 from tasks.features.read import read_features
 
 
-def make_dataset(folder: Path, **changes: object) -> tuple[Store, Manifest]:
+def make_dataset(folder: Path, **changes: Any) -> tuple[Store, Manifest]:
     """60 photographs in a prepared workspace with a tiny backbone."""
     _, manifest = prepare(write_photos(folder / "photos"), folder / "work", **changes)
     store = open_store(str(folder / "work"))
