@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from bench_table import Figure
+from numpy.typing import NDArray
 from subject import HEAD_STRENGTHS, Labelled, answer_by_head, scale_features
 from workbench import Workbench, tell
 
