@@ -35,8 +35,8 @@ def squash_to_unit(features: NDArray[Any]) -> Rows:
 
     The same as Keras' softsign and UnitNormalization, with which a head begins: `cnn.models.head` says why.
     """
-    values = np.asarray(features, np.float32)
-    values = values / (np.float32(1.0) + np.abs(values))
+    levels = np.asarray(features, np.float32)
+    values = np.asarray(levels / (np.float32(1.0) + np.abs(levels)), np.float32)
     lengths = np.sqrt(np.einsum("...f,...f->...", values, values))
     return np.asarray(values / np.maximum(lengths, 1e-12)[..., None], np.float32)
 
