@@ -119,48 +119,56 @@ def _plan_quick(size: TrainingSize) -> FitPlan:
 
 
 def _plan_balanced(size: TrainingSize) -> FitPlan:
-    """From quick's head on, the whole network, as AutoGluon MultiModal and fastai's fine_tune do."""
+    """From quick's head on, the whole network, as AutoGluon MultiModal and fastai's fine_tune do. Label smoothing is
+    what makes it better than the head; measured on 60 to 720 photographs."""
     return FitPlan(
         recipe="balanced",
-        steps=max(100, min(500, 8 * size.images // 32)),
+        steps=_bound(150 * (size.images / 600) ** 0.5, 40, 500),
         evaluate_every=1,
-        patience=EVALUATIONS,
-        batch_size=32,
+        patience=EVALUATIONS,  # the middle of a cosine is worse than its end: none stops early
+        batch_size=16,
         learning_rate=3e-4,
         schedule="cosine",
         warmup=0.1,
         optimizer="adamw",
-        weight_decay=1e-2,
+        weight_decay=0.05,
         layer_decay=0.9,
         label_smoothing=0.1,
         average=3,
+        mirror=True,
         augment=STRENGTHS["medium"],
     )
 
 
 def _plan_best(size: TrainingSize) -> FitPlan:
-    """More steps than balanced, and the mirror image when answering; BiT-HyperRule's rule for mixup."""
-    more = {"recipe": "best", "steps": max(300, min(5_000, 20 * size.images // 32)), "mirror": True}
-    return _plan_balanced(size).model_copy(
-        update=more | {"mixup": 0.1 if size.images >= MIXUP_FROM else 0.0, "augment": STRENGTHS["strong"]}
-    )
+    """Three times balanced's steps, and a larger network; mixup as BiT-HyperRule has it."""
+    usual = _plan_balanced(size)
+    mixup = 0.1 if size.images >= MIXUP_FROM else 0.0
+    return usual.model_copy(update={"recipe": "best", "steps": 3 * usual.steps, "mixup": mixup})
 
 
 def _plan_scratch(size: TrainingSize) -> FitPlan:
-    """A network of random weights, by a schedule of one cycle."""
+    """A network of random weights, by one cycle of the rate; one number for digits, drawings and small photographs."""
+    batch = 64 if size.images < 5_000 else 128
+    photos = size.may_mirror
     return FitPlan(
         recipe="scratch",
-        steps=max(300, 15 * size.images // 64),
+        steps=max(400, round(200 * size.images**0.75 / batch)),
         evaluate_every=1,
-        patience=EVALUATIONS,
-        batch_size=64,
-        learning_rate=1e-3,
+        patience=EVALUATIONS,  # the best is at the end of the cycle
+        batch_size=batch,
+        learning_rate=3e-3,
         schedule="one_cycle",
         warmup=0.25,
         optimizer="adamw",
-        weight_decay=1e-3,
-        augment=STRENGTHS["light"],
+        weight_decay=0.05,
+        label_smoothing=0.1,
+        augment=AugmentSpec(crop=0.0, mirror=0.5, rotate=0.0, color=0.0, shift=0.1, cutout=0.25 if photos else 0.0),
     )
+
+
+def _bound(steps: float, least: int, most: int) -> int:
+    return round(min(max(steps, least), most))
 
 
 RECIPES: dict[Recipe, Callable[[TrainingSize], FitPlan]] = {

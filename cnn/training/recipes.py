@@ -59,7 +59,7 @@ def choose_model(recipe: Recipe, model: ModelSpec, image: ImageSpec) -> ModelSpe
     if model.is_chosen:
         return model
     if recipe == "scratch":
-        return model.model_copy(update={"preset": "small"})
+        return model.model_copy(update={"preset": "residual"})
     is_large = min(image.size) >= LITE_VARIANTS[LARGE_BACKBONE].side
     name = LARGE_BACKBONE if is_large else USUAL_BACKBONE
     return model.model_copy(update={"backbone": name, "weights": model.weights or "imagenet"})

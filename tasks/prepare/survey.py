@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from cnn.errors import BadImage
 from cnn.images.spec import ImageSpec
 from cnn.images.survey import ImageSurvey, looks_grey, sum_survey
+from infra.cluster.spec import Run
 from infra.storage.store import reuse_source
 from tasks.files.chunks import Chunk, estimate_decoding, hash_paths, make_chunk
 from tasks.files.decoding import choose_decoder
 from tasks.files.listing import find_readable
 from tasks.files.reading import Files, computing
-from tasks.prepare.job import PrepareJob, PreviousVersion, Run, SourceFiles
+from tasks.prepare.job import PrepareJob, PreviousVersion, SourceFiles
 
 SAMPLE = 96  # images
 GROWTH = 4  # as many files as then, or a fraction of them, and the source is another one
