@@ -26,7 +26,7 @@ from flows.run_page import link_version, name_run_by
 from flows.stages import run_stage
 from infra.machine.user_dirs import cache_dir, state_dir
 from infra.registry.mlflow_client import AbsentError
-from infra.registry.registry import Registry
+from infra.registry.registry import REPORT, Registry
 from infra.registry.tracking import check_model_name
 from infra.registry.versions import IMAGES, JUDGED_ON, UNJUDGED, VersionInfo
 from infra.storage.store import Store, open_store
@@ -34,6 +34,7 @@ from tasks.dataset.version import read_manifest
 from tasks.train.champion import measure_champion
 from tasks.train.process import TrainingProcess
 from tasks.train.promotion import apply_verdict, read_verdict
+from tasks.train.report import SUSPECTS_PAGE, JudgedVersion, write_training_report
 from tasks.train.spec import TrainingResult, TrainJob, name_run
 
 
@@ -208,7 +209,21 @@ def gate_stage(job: Training, result: TrainingResult, version: VersionInfo) -> V
         bundle = job.registry.fetch_bundle(present, cache_dir() / "champions") if present.bundle else None
         champion = measure_champion(present.version, bundle, challenger, Path(result.answers), job.manifest, job.store)
     verdict = decide_promotion(challenger, champion, job.config.gate, lost.describe() if lost else None)
+    if version.verdict is None:  # else a run that was killed since has written the report, and begun with the verdict
+        recipe = describe_network(job).partition(": ")[2]
+        publish_report(
+            job, JudgedVersion(job.name, version.version, recipe, result, job.manifest, champion, verdict), version
+        )
     return apply_verdict(job.registry, version, verdict, find_user(), datetime.now(UTC))
+
+
+def publish_report(job: Training, judged: JudgedVersion, version: VersionInfo) -> None:
+    """Write the report into the run's folder and copy it to MLflow, before the verdict is applied: a version that has
+    one has its report."""
+    report = write_training_report(judged, job.store, job.folder)
+    pages = (report, job.folder / SUSPECTS_PAGE)
+    job.registry.log_pages(version.run_id, [page for page in pages if page.exists()])
+    log_message(f"report: {report.as_uri()}")
 
 
 def make_train_result(job: Training, version: VersionInfo, trained: bool, seconds: float) -> TrainResult:
@@ -225,8 +240,15 @@ def make_train_result(job: Training, version: VersionInfo, trained: bool, second
         judged_on=version.judged_on,
         unjudged=version.unjudged,
         gate=GateResult(verdict=verdict.verdict if verdict else "", reasons=list(verdict.reasons) if verdict else []),
+        report=find_local_report(job),
         seconds=round(seconds, 3),
     )
+
+
+def find_local_report(job: Training) -> str:
+    """The address of the report in the run's folder; "" where the run was on another machine, or made none."""
+    path = job.folder / REPORT
+    return path.as_uri() if path.exists() else ""
 
 
 def count_epochs(job: Training) -> int:

@@ -71,7 +71,9 @@ def draw_lines(
 
     return LineChart(
         lines=tuple(trace(*one) for one in drawn),
-        across=tuple(Tick(place(x), f"{x:,.0f}") for x in choose_ticks(first, last) if x <= last and x == round(x)),
+        across=tuple(
+            Tick(place(x), f"{x:,.0f}") for x in choose_ticks(first, last) if first <= x <= last and x == round(x)
+        ),
         up=tuple(Tick(lift(y), f"{y:g}") for y in up),
         marked=None if marked is None or not first <= marked <= last else Tick(place(marked), f"{marked:,.0f}"),
     )
