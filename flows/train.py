@@ -13,7 +13,7 @@ from prefect import flow
 
 from cnn.dataset.manifest import Manifest
 from cnn.errors import SafelightError
-from cnn.evaluation.gate import Challenger, decide_promotion, describe_unjudged
+from cnn.evaluation.gate import Challenger, Champion, Verdict, decide_promotion, describe_unjudged
 from cnn.evaluation.metrics import Evaluation
 from cnn.models.architecture import count_parameters
 from cnn.training.plan import TrainingSize, plan_fit
@@ -210,16 +210,17 @@ def gate_stage(job: Training, result: TrainingResult, version: VersionInfo) -> V
         champion = measure_champion(present.version, bundle, challenger, Path(result.answers), job.manifest, job.store)
     verdict = decide_promotion(challenger, champion, job.config.gate, lost.describe() if lost else None)
     if version.verdict is None:  # else a run that was killed since has written the report, and begun with the verdict
-        recipe = describe_network(job).partition(": ")[2]
-        publish_report(
-            job, JudgedVersion(job.name, version.version, recipe, result, job.manifest, champion, verdict), version
-        )
+        publish_report(job, result, version, champion, verdict)
     return apply_verdict(job.registry, version, verdict, find_user(), datetime.now(UTC))
 
 
-def publish_report(job: Training, judged: JudgedVersion, version: VersionInfo) -> None:
+def publish_report(
+    job: Training, result: TrainingResult, version: VersionInfo, champion: Champion | None, verdict: Verdict
+) -> None:
     """Write the report into the run's folder and copy it to MLflow, before the verdict is applied: a version that has
     one has its report."""
+    recipe = describe_network(job).partition(": ")[2]
+    judged = JudgedVersion(job.name, version.version, recipe, result, job.manifest, champion, verdict)
     report = write_training_report(judged, job.store, job.folder)
     pages = (report, job.folder / SUSPECTS_PAGE)
     job.registry.log_pages(version.run_id, [page for page in pages if page.exists()])

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -49,7 +50,11 @@ def test_the_loop_on_the_command_line(prefect_api: str, tmp_path: Path, make_ima
 
     trained = safelight("retrain", photos, "--name", "birds", *common)
     facts = {"model", "version", "trained", "alias", "run_id", "dataset", "metrics"}
-    assert set(trained) == facts | {"judged_on", "unjudged", "gate", "seconds"}
+    assert set(trained) == facts | {"judged_on", "unjudged", "gate", "report", "seconds"}
+    report = safelight("open", "birds", "--workspace", work, "--json")["report"]
+    pages = [Path(urlsplit(address).path).read_text() for address in (trained["report"], report)]
+    assert pages[0] == pages[1]
+    assert "always answering" in pages[0]
     assert (trained["judged_on"], trained["unjudged"]) == (f"test split of {trained['dataset']}", [])
     assert trained["metrics"]["test_images"] > 6
     assert (trained["version"], trained["alias"], trained["gate"]["verdict"]) == (1, "champion", "promote")
