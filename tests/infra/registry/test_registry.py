@@ -192,10 +192,7 @@ def test_the_pages_of_a_run_elsewhere_are_copied(
     add_versions(registry, "far")
     folder = registry.fetch_pages(registry.version("far", 1), tmp_path / "cache" / "run")
     assert folder == tmp_path / "cache" / "run"
-    assert {path.name: path.read_text() for path in folder.iterdir()} == {
-        REPORT: REPORT,
-        "suspects.html": "suspects.html",
-    }
+    assert {path.name for path in folder.iterdir()} == {REPORT, "suspects.html"}
 
 
 def test_a_workspace_that_was_moved_still_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
