@@ -129,7 +129,7 @@ def test_the_page_says_on_what_the_model_was_judged(tmp_path: Path) -> None:
     judged = "accuracy 0.9970 (0.9909 to 1.0000) on 329 images, test split of digits-3ae7d81ed566"
     page = report(tmp_path, [make_row("a.png")], judged=judged, unjudged=("owl", HOSTILE[1]))
     assert_harmless(page)
-    assert judged in page.text
+    assert f"How good the model is: {judged}. Its own report: safelight open digits 7" in page.text
     assert f"judged on no image of owl, {HOSTILE[1]}: how well it tells them is not known" in page.text
     page = report(tmp_path, [make_row("a.png")])
     assert "nobody knows what it was judged on" in page.text
