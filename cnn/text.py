@@ -8,10 +8,16 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]+")
 
 
 def shorten(said: object, most: int | None = 200) -> str:
-    """What a text or an error says, on one line of at most `most` characters, a cut marked with an ellipsis; the kind
-    of an error that says nothing."""
+    """What a text or an error says, on one line of at most `most` characters, cut between two words and marked with an
+    ellipsis; the kind of an error that says nothing.
+
+    A single word that takes more than half of the room, as a long path does, is cut inside: nothing would be left.
+    """
     line = " ".join(str(said).split()) or (type(said).__name__ if isinstance(said, BaseException) else "")
-    return line if most is None or len(line) <= most else line[: most - 1] + "…"
+    if most is None or len(line) <= most:
+        return line
+    end = line.rfind(" ", 0, most - 1)  # the ellipsis follows a blank
+    return line[: end + 1] + "…" if end >= most // 2 else line[: most - 1] + "…"
 
 
 def name_some(names: Sequence[str]) -> str:

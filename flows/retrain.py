@@ -19,7 +19,7 @@ from flows.prepare import prepare_dataset
 from flows.progress import log_message
 from flows.results import TrainResult
 from flows.run_page import link_version, name_run_by
-from flows.train import result_path, train_model
+from flows.train import make_sure_of_weights, result_path, train_model
 from infra.registry.tracking import check_model_name
 from infra.storage.store import open_store, parse_folder
 from tasks.dataset.version import read_manifest
@@ -53,6 +53,7 @@ def retrain(
 def retrain_here(source: str, name: str, workspace: str, config: Config, verify: bool) -> TrainResult:
     """Train on this machine. TensorFlow and MLflow load while the images are prepared."""
     with TrainingProcess() as trainer:
+        make_sure_of_weights(config.model, config.image.size)
         warm = warm_up(lambda: open_registry(workspace).warm_up())
         prepared = prepare_dataset(source, workspace, config, verify, name_command("retrain", name))
         warm.join()

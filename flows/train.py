@@ -15,7 +15,8 @@ from cnn.dataset.manifest import Manifest
 from cnn.errors import SafelightError
 from cnn.evaluation.gate import Challenger, Champion, Verdict, decide_promotion, describe_unjudged
 from cnn.evaluation.metrics import Evaluation
-from cnn.models.architecture import count_parameters
+from cnn.models.architecture import ModelSpec, count_parameters
+from cnn.models.hub import is_hub_name
 from cnn.training.plan import TrainingSize, plan_fit
 from cnn.training.spec import FitPlan, Recipe
 from flows.config import Config
@@ -34,8 +35,10 @@ from tasks.dataset.version import read_manifest
 from tasks.train.champion import measure_champion
 from tasks.train.process import TrainingProcess
 from tasks.train.promotion import apply_verdict, read_verdict
-from tasks.train.report import SUSPECTS_PAGE, JudgedVersion, write_training_report
+from tasks.train.report import JudgedVersion, write_training_report
 from tasks.train.spec import TrainingResult, TrainJob, name_run
+from tasks.train.suspects import PAGE
+from tasks.train.weights import describe_download, require_weights
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ def train_opened(job: Training, trainer: TrainingProcess, started: float) -> Tra
     version = find_version(job)
     is_new = version is None or not version.is_gated
     if version is None or is_new:
+        make_sure_of_weights(job.config.model, job.manifest.image.size)
         version = run_training_stages(job, trainer)
     result = make_train_result(job, version, is_new, time.monotonic() - started)
     job.store.write(result_path(job.key), result.to_json().encode())
@@ -93,6 +97,16 @@ def train_opened(job: Training, trainer: TrainingProcess, started: float) -> Tra
     else:
         log_message(f"train: nothing has changed since version {version.version} ({result.alias or 'no alias'})")
     return result
+
+
+def make_sure_of_weights(spec: ModelSpec, size: tuple[int, int]) -> None:
+    """Log what pretrained weights are to be downloaded, if any.
+
+    Raises:
+        ConfigError, InstallationError: they cannot be had; the line says what can.
+    """
+    if download := require_weights(spec, size):
+        log_message(describe_download(download))
 
 
 def log_verdict(gate: GateResult) -> None:
@@ -222,7 +236,7 @@ def publish_report(
     recipe = describe_network(job).partition(": ")[2]
     judged = JudgedVersion(job.name, version.version, recipe, result, job.manifest, champion, verdict)
     report = write_training_report(judged, job.store, job.folder)
-    pages = (report, job.folder / SUSPECTS_PAGE)
+    pages = (report, job.folder / PAGE)
     job.registry.log_pages(version.run_id, [page for page in pages if page.exists()])
     log_message(f"report: {report.as_uri()}")
 
@@ -261,10 +275,9 @@ def describe_network(job: Training) -> str:
     """One line on what is trained; the parameters are counted by formula."""
     rows = count_parameters(job.config.model, job.manifest.image, len(job.manifest.classes))
     height, width, channels = job.manifest.image.shape
-    return (
-        f"network: {sum(row.parameters for row in rows):,} parameters, {height}x{width}x{channels} pixels, "
-        f"{len(job.manifest.classes)} classes"
-    )
+    count = sum(row.parameters for row in rows)
+    what = str(job.config.model.backbone) if is_hub_name(job.config.model.backbone) else f"{count:,} parameters"
+    return f"network: {what}, {height}x{width}x{channels} pixels, {len(job.manifest.classes)} classes"
 
 
 def describe_epoch(figures: dict[str, float]) -> str:

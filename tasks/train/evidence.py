@@ -25,9 +25,9 @@ from tasks.dataset.version import fetch_ledger
 from tasks.pages.thumbnails import Picture, make_thumbnail
 from tasks.train.answers import Answers, bin_uncalibrated, read_answers, read_predictions
 from tasks.train.spec import TrainingResult
+from tasks.train.suspects import TABLE
 
 SPLITS = ("train", "validation", "test")
-SUSPECTS = "suspects.parquet"  # in the run's folder, where labels were looked through
 MAX_PICTURES = 3_600_000  # characters of pictures in a page: it stays below 5 MB
 MATRIX_CLASSES = 20  # classes of the confusion matrix: beyond, those with most mistakes
 MAX_PAIRS = 20  # of classes taken for each other, where the matrix shows only some
@@ -133,7 +133,7 @@ def gather_evidence(result: TrainingResult, manifest: Manifest, store: Store) ->
     matrix, pairs = choose_matrix(confusion), choose_pairs(confusion)
     mistakes = answers.wrong[:MISTAKES].tolist()
     cells = choose_cells(answers, matrix, pairs)
-    suspects, suspects_found = _read_suspects(Path(result.answers).parent / SUSPECTS)
+    suspects, suspects_found = _read_suspects(Path(result.answers).parent / TABLE)
     rows = {*mistakes, *(row for found in cells.values() for row in found)}
     counts, paths = _read_ledger(store, manifest, {answers.keys[row] for row in rows})
     reader, classes = PictureReader(manifest, store), manifest.classes

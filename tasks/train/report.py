@@ -24,8 +24,8 @@ from tasks.pages.templates import render_page
 from tasks.train.advice import advise
 from tasks.train.evidence import Cell, Evidence, gather_evidence
 from tasks.train.spec import TrainingResult
+from tasks.train.suspects import PAGE
 
-SUSPECTS_PAGE = "suspects.html"  # beside it, where labels were looked through
 CLASSES_IN_SIGHT = 40  # rows of the table of classes; the others are folded away
 COUNTED_CLASSES = 24  # bars of what was learnt from
 REACH = 0.45  # share of the full colour in a cell of the matrix, so that its number stays readable
@@ -83,7 +83,7 @@ def write_training_report(judged: JudgedVersion, store: Store, folder: Path) -> 
         IntegrityError, StorageError: the dataset is damaged or gone.
     """
     evidence = gather_evidence(judged.result, judged.manifest, store)
-    page = make_training_report(judged, evidence, datetime.now(UTC), (folder / SUSPECTS_PAGE).exists())
+    page = make_training_report(judged, evidence, datetime.now(UTC), (folder / PAGE).exists())
     path, draft = folder / REPORT, folder / f".{REPORT}"
     draft.write_text(page, "utf-8")
     draft.replace(path)

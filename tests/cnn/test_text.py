@@ -1,6 +1,8 @@
 """One line for people: cut short, without secrets, without characters that cannot be seen."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cnn.text import escape_unprintable, name_some, redact, redact_text, shorten
 
@@ -10,6 +12,21 @@ def test_an_error_is_one_line_and_a_cut_is_marked() -> None:
     assert shorten("x" * 201) == "x" * 199 + "…"
     assert shorten("x" * 201, None) == "x" * 201
     assert shorten("x" * 200) == "x" * 200
+
+
+@given(st.lists(st.text("ab", min_size=1, max_size=9), min_size=1).map(" ".join), st.integers(24, 60))
+def test_a_cut_falls_between_two_words(line: str, most: int) -> None:
+    shown = shorten(line, most)
+    assert len(shown) <= most
+    if shown != line:
+        head, _, mark = shown.rpartition(" ")
+        assert mark == "…"
+        assert line.split(" ")[: len(head.split(" "))] == head.split(" ")
+        assert len(shown) > most // 2
+
+
+def test_one_long_word_is_cut_inside() -> None:
+    assert shorten("failed: /" + "x" * 90, 40) == "failed: /" + "x" * 30 + "…"
 
 
 def test_an_error_that_says_nothing_is_told_by_its_kind() -> None:

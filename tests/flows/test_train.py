@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +11,13 @@ import numpy as np
 import pytest
 from small_dataset import write_dataset
 
+import flows.retrain
 import flows.train
 from cnn.dataset.manifest import Manifest
+from cnn.errors import ConfigError
 from cnn.evaluation.metrics import Evaluation, evaluate_probabilities
+from cnn.models.architecture import ModelSpec
+from cnn.models.pretrained import Download
 from flows.config import Config
 from flows.results import GateResult
 from flows.train import describe_evaluation, gate_stage, log_verdict, register_stage
@@ -120,3 +125,42 @@ def test_the_classes_that_a_dataset_judges_are_kept_with_the_model(tmp_path: Pat
     seen = list_seen(open_store(str(tmp_path / "w")), manifest)
     assert seen.judged == ("blue", "green", "red")
     assert (len(seen.facts), int(seen.learnt.sum())) == (66, 48)
+
+
+def test_weights_that_cannot_be_had_are_told_before_anything_is_listed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No image is looked at, and no training is begun, for a file that is not there."""
+    monkeypatch.setattr(flows.retrain, "TrainingProcess", nullcontext)
+    monkeypatch.setattr(flows.retrain, "prepare_dataset", pytest.fail)
+    config = Config.model_validate({"model": {"backbone": "mobilenet_v2", "weights": str(tmp_path / "my.weights.h5")}})
+    with pytest.raises(ConfigError, match=r"model.weights: .*my\.weights\.h5 is no file"):
+        flows.retrain.retrain_here(str(tmp_path), "birds", str(tmp_path / "workspace"), config, verify=False)
+    assert not (tmp_path / "workspace").exists()
+
+
+def test_a_dataset_that_was_trained_on_already_needs_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(flows.train, "make_sure_of_weights", lambda *values: asked.append(values))
+    monkeypatch.setattr(flows.train, "run_training_stages", lambda *_: None)
+    for name in ("make_train_result", "link_version", "log_verdict", "log_message", "result_path"):
+        monkeypatch.setattr(flows.train, name, lambda *_, **__: SimpleNamespace(to_json=str, alias=None, gate=None))
+    image = SimpleNamespace(size=(224, 224))
+    job: Any = SimpleNamespace(
+        config=SimpleNamespace(model="spec"),
+        manifest=SimpleNamespace(image=image),
+        store=SimpleNamespace(write=lambda *_: None),
+        registry=SimpleNamespace(figures_of=None),
+        key="key",
+    )
+    for version in (SimpleNamespace(is_gated=True, version=1), None):
+        monkeypatch.setattr(flows.train, "find_version", lambda _, version=version: version)
+        flows.train.train_opened(job, SimpleNamespace(), 0.0)  # type: ignore[arg-type]
+    assert asked == [("spec", (224, 224))]
+
+
+def test_what_will_be_downloaded_is_logged(monkeypatch: pytest.MonkeyPatch, said: list[str], tmp_path: Path) -> None:
+    there = Download("https://storage.googleapis.com/a/w.h5", tmp_path / "w.h5")
+    monkeypatch.setattr(flows.train, "require_weights", lambda spec, size: there)
+    flows.train.make_sure_of_weights(ModelSpec(), (96, 96))
+    assert said == [f"weights: downloaded once, from storage.googleapis.com to {tmp_path / 'w.h5'}"]

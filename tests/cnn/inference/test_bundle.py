@@ -29,7 +29,7 @@ from cnn.inference.bundle import (
 )
 from cnn.inference.onnx import run_session
 from cnn.models.architecture import ModelSpec, build_model
-from cnn.models.layers import ConvLayer, GlobalPoolLayer
+from cnn.models.layers import ConvLayer, GlobalPoolLayer, ResidualLayer
 
 # Keras 3.15 reads TensorFlow's variables with a numpy call that numpy 2 announces the end of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -267,3 +267,12 @@ def test_mixed_precision_ends_at_the_bundle(bundle: Written, tmp_path: Path) -> 
 def test_golden_images_must_be_images_of_the_model(bundle: Written, tmp_path: Path, golden: NDArray[Any]) -> None:
     with pytest.raises(ValueError, match=r"uint8 \(m, 8, 6, 3\) with m of at least 1, not"):
         write_bundle(tmp_path, bundle.model, bundle.facts, golden)
+
+
+def test_a_network_of_residual_blocks_comes_back(tmp_path: Path) -> None:
+    """One block with a projection and one without."""
+    blocks = ModelSpec(layers=(ResidualLayer(filters=4, strides=(2, 2)), ResidualLayer(filters=4), GlobalPoolLayer()))
+    facts = make_bundle_facts(blocks, IMAGE, NORMALIZATION, ("cat", "dog", "bird"), 1.5)
+    model = make_model(facts)
+    write_bundle(tmp_path, model, facts, make_images())
+    assert ask(load_keras_model(tmp_path), make_images(9)) == pytest.approx(ask(model, make_images(9)), abs=1e-6)

@@ -131,4 +131,4 @@ def test_moves_come_back_as_they_were_kept(why: str, by: str) -> None:
 def test_a_long_reason_is_cut_with_an_ellipsis() -> None:
     [back] = moves.decode_moves(dict([moves.encode_move(Move(1, 2, "because " * 4000, "me", "t"), 1)]))
     assert back.why.endswith("…")
-    assert len(back.why) == moves.WHY_CHARACTERS
+    assert moves.WHY_CHARACTERS - len("because ") < len(back.why) <= moves.WHY_CHARACTERS
