@@ -15,7 +15,7 @@ import numpy as np
 from cnn.dataset.manifest import Manifest
 from cnn.evaluation.calibration import measure_calibration_error
 from cnn.evaluation.gate import Champion, Verdict
-from cnn.evaluation.metrics import ClassFigures, Evaluation, bound_share, compare_chance
+from cnn.evaluation.metrics import ClassFigures, Evaluation, bound_share
 from infra.registry.registry import REPORT
 from infra.storage.store import Store
 from tasks.pages.line_chart import LineChart, draw_lines
@@ -127,12 +127,13 @@ def make_training_report(
 
 def list_rivals(judged: JudgedVersion) -> list[Rival]:
     """The version, the champion where it answered the same images, and the constant answer."""
-    figures, chance = judged.result.evaluation, compare_chance(judged.result.evaluation)
+    figures = judged.result.evaluation
+    commonest = max(figures.per_class, key=lambda each: each.images)
     rivals = [Rival("this version", figures.accuracy, *figures.accuracy_interval, is_own=True)]
     champion = judged.champion
     if champion is not None and champion.paired is not None and champion.paired.images == figures.images:
         rivals.append(Rival(f"the champion, version {champion.version}", champion.paired.champion))
-    return [*rivals, Rival(f"always answering {chance.commonest!r}", chance.share)]
+    return [*rivals, Rival(f"always answering {commonest.label!r}", commonest.images / figures.images)]
 
 
 def list_rivals_apart(judged: JudgedVersion) -> list[Rival]:
