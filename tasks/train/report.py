@@ -114,6 +114,8 @@ def make_training_report(
         rows=rows[:CLASSES_IN_SIGHT],
         more_rows=rows[CLASSES_IN_SIGHT:],
         charts=draw_history(result),
+        unit=count_by(result.history),
+        kept=describe_kept(result),
         matrix=fill_matrix(figures, evidence),
         pairs=[(cell, figures.confusion[cell[0]][cell[1]], cell in evidence.cells) for cell in evidence.pairs],
         reliability=[
@@ -157,22 +159,36 @@ def sort_classes(figures: Evaluation, train: Mapping[str, int]) -> list[ClassRow
     return sorted(rows, key=lambda row: (not row.figures.images, row.figures.recall, row.figures.label))
 
 
+def describe_kept(result: TrainingResult) -> str:
+    """Which weights the model has."""
+    return (
+        f"The weights of epoch {result.best_epoch:,} of {result.epochs:,} were kept: those that did best on validation."
+    )
+
+
 def draw_history(result: TrainingResult) -> list[tuple[str, LineChart]]:
-    """(title, chart) of loss and accuracy over the epochs, as far as there are two points of them."""
+    """(title, chart) of accuracy and loss over the training, as far as there are two points of them."""
     charts = []
+    best = result.history[result.best_epoch - 1] if result.history and result.best_epoch else {}
     for name, limit in (("Accuracy", 1.0), ("Loss", None)):
         key = name.lower()
         series = [
             ("training", _read_series(result.history, key)),
             ("validation", _read_series(result.history, f"val_{key}")),
         ]
-        if chart := draw_lines(series, result.best_epoch or None, limit):
+        if chart := draw_lines(series, best.get(count_by(result.history)), limit):
             charts.append((name, chart))
     return charts
 
 
 def _read_series(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    return [(number, float(row[key])) for number, row in enumerate(rows, 1) if row.get(key) is not None]
+    unit = count_by(rows)
+    return [(float(row[unit]), float(row[key])) for row in rows if row.get(key) is not None]
+
+
+def count_by(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the figures of a training are counted by: steps, or epochs where nobody counted steps."""
+    return "step" if rows and all("step" in row for row in rows) else "epoch"
 
 
 def fill_matrix(figures: Evaluation, evidence: Evidence) -> list[tuple[int, list[MatrixCell]]]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from registries import make_bundle_facts
-from small_dataset import IMAGE, write_dataset
+from small_dataset import IMAGE, PER_CLASS, write_dataset
 
 from cnn.dataset.loader import open_split
 from cnn.dataset.normalization import Normalization
@@ -40,8 +40,7 @@ def make_judged_version(
 ) -> JudgedVersion:
     """A dataset in `folder`/w, and in `folder`/run what a training leaves that gives each image of the judged split the
     class that `answer` makes of the labels; it is surer of each image than of the one before."""
-    named = {} if per_class is None else {"per_class": per_class}
-    manifest = write_dataset(folder / "w", folder / "s", classes, **named)
+    manifest = write_dataset(folder / "w", folder / "s", classes, per_class=per_class or PER_CLASS)
     split = choose_evaluation_split(manifest)
     shards = open_split(manifest, split, folder / "w")
     answers = np.array(answer(shards.labels), np.int64)

@@ -28,7 +28,7 @@ def miss(label: int, times: int, taken_for: int = 0) -> Any:
     def answer(labels: NDArray[np.int64]) -> list[int]:
         answers = labels.copy()
         answers[np.flatnonzero(labels == label)[:times]] = taken_for
-        return answers.tolist()
+        return [int(each) for each in answers]
 
     return answer
 

@@ -44,7 +44,7 @@ def mistake_last(labels: NDArray[np.int64]) -> list[int]:
     """All right but the last image of the second class, which is taken for the first."""
     answers = labels.copy()
     answers[np.flatnonzero(labels == 1)[-1]] = 0
-    return answers.tolist()
+    return [int(answer) for answer in answers]
 
 
 def test_the_accuracy_stands_beside_that_of_the_champion_and_of_a_constant_answer(tmp_path: Path) -> None:
@@ -226,6 +226,19 @@ def test_counts_are_those_of_the_ledger(tmp_path: Path) -> None:
 def test_a_training_in_one_go_has_no_curves(tmp_path: Path) -> None:
     page, _ = render(make_judged_version(tmp_path, history=(), best_epoch=0, epochs=0), tmp_path)
     assert "curves" not in page.values("id")
+
+
+def test_curves_are_drawn_by_steps_where_steps_were_counted(tmp_path: Path) -> None:
+    rows = [{"step": 0.0, "val_accuracy": 0.5}, {"step": 50.0, "accuracy": 0.7, "val_accuracy": 0.6}]
+    rows += [{"step": 100.0, "accuracy": 0.8, "val_accuracy": 0.65}]
+    page, _ = render(make_judged_version(tmp_path, history=rows, best_epoch=3, epochs=3), tmp_path)
+    assert "Accuracy by step: training ends at 0.800, validation ends at 0.650" in flat(page)
+    assert "Loss by" not in flat(page)
+
+
+def test_warnings_of_the_training_stand_among_the_next_steps(tmp_path: Path) -> None:
+    page, _ = render(make_judged_version(tmp_path, warnings=("no validation images of 'red'",)), tmp_path)
+    assert "What could be done next no validation images of 'red'" in flat(page)
 
 
 def test_the_report_is_written_whole_into_the_runs_folder(tmp_path: Path) -> None:
