@@ -3,7 +3,7 @@
 Importing this module imports no Keras: only `build_model` and `load_weights` do.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -26,8 +26,10 @@ from cnn.models.layers import (
     Layer,
     LayerRow,
     MaxPoolLayer,
+    ResidualLayer,
     trace_layers,
 )
+from cnn.models.presets import PRESETS
 from cnn.models.pretrained import Download, check_pretrained, load_pretrained
 from cnn.spec import Settings
 
@@ -40,10 +42,10 @@ BACKBONE_DROPOUT = 0.2
 class ModelSpec(Settings):
     """Which network is trained: layers of your own if given, else a backbone if given, else a preset."""
 
-    preset: Literal["lenet", "small", "notes"] | None = Field(
+    preset: Literal["residual", "small", "lenet", "notes"] | None = Field(
         "small",
-        description="a network that comes with Safelight: small: the best of them, with batch normalization; lenet:"
-        " LeNet-5 of 1998; notes: a very small one, to learn from",
+        description="a network that comes with Safelight: residual: the best of them, sized by the images; small: a"
+        " plain one with batch normalization; lenet: LeNet-5 of 1998; notes: a very small one, to learn from",
     )
     layers: tuple[Layer, ...] = Field(
         (),
@@ -67,7 +69,7 @@ class ModelSpec(Settings):
     head: HeadKind = Field(
         "linear",
         description="what makes class probabilities of the features: linear: one layer; unit: the same on features"
-        " scaled to length 1; kernel: one on similarities to some images, the landmarks",
+        " squashed and scaled to length 1; kernel: one on similarities to some images, the landmarks",
     )
     landmarks: int = Field(0, ge=0, le=65_536, description="with head = kernel: how many images it compares with")
 
@@ -193,51 +195,7 @@ def summarize_model(spec: ModelSpec, image: ImageSpec, classes_count: int) -> st
 
 def resolve_layers(spec: ModelSpec, image: ImageSpec) -> tuple[Layer, ...]:
     """The layers before the head: the spec's own, or those of its preset for images of this size."""
-    return spec.layers or PRESETS[spec.preset or "small"](min(image.size))
-
-
-def _lenet(side: int) -> tuple[Layer, ...]:
-    """LeNet-5 (LeCun et al., Gradient-based learning applied to document recognition, 1998) with ReLU and max pooling,
-    as it is taught today; on images below 12 pixels its second convolution is padded, or nothing would be left."""
-    return (
-        ConvLayer(filters=6, kernel=(5, 5), padding="same"),
-        MaxPoolLayer(),
-        ConvLayer(filters=16, kernel=(5, 5), padding="valid" if side >= 12 else "same"),
-        MaxPoolLayer(),
-        FlattenLayer(),
-        DenseLayer(units=120),
-        DenseLayer(units=84),
-    )
-
-
-def _notes(side: int) -> tuple[Layer, ...]:
-    """The complete model of the notes: two small convolutions, each with a pool, and six dense units."""
-    return (
-        ConvLayer(filters=16, kernel=(2, 2)),
-        MaxPoolLayer(),
-        ConvLayer(filters=16, kernel=(2, 2)),
-        MaxPoolLayer(),
-        FlattenLayer(),
-        DenseLayer(units=6),
-    )
-
-
-def _small(side: int) -> tuple[Layer, ...]:
-    """A small modern network: convolutions with batch normalization, halved until 4 to 7 pixels remain, global pooling.
-
-    From 64 pixels on the first convolution has twice the filters, and strides of 2 to keep the work in proportion.
-    """
-    strides, filters = (2, 32) if side >= 64 else (1, 16)
-    layers: list[Layer] = [ConvLayer(filters=filters, strides=(strides, strides), padding="same", batch_norm=True)]
-    side = -(-side // strides)
-    while side >= 8:
-        side, filters = side // 2, min(2 * filters, 256)
-        layers += [MaxPoolLayer(), ConvLayer(filters=filters, padding="same", batch_norm=True)]
-    layers += [ConvLayer(filters=filters, padding="same", batch_norm=True)]
-    return (*layers, GlobalPoolLayer(), DropoutLayer(rate=0.3))
-
-
-PRESETS: dict[str, Callable[[int], tuple[Layer, ...]]] = {"lenet": _lenet, "small": _small, "notes": _notes}
+    return spec.layers or PRESETS[spec.preset or "small"](image)
 
 
 def _normalize(inputs: Any, normalization: Normalization, channels: int) -> Any:
@@ -286,6 +244,8 @@ def _apply_layer(values: Any, layer: Layer, name: str) -> Any:
     match layer:
         case ConvLayer():
             return _apply_conv(values, layer, name)
+        case ResidualLayer():
+            return _apply_residual(values, layer, name)
         case MaxPoolLayer():
             return kinds.MaxPooling2D(layer.size, layer.strides, layer.padding, name=name)(values)
         case AveragePoolLayer():
@@ -312,3 +272,14 @@ def _apply_conv(values: Any, layer: ConvLayer, name: str) -> Any:
     values = kinds.Conv2D(**shape, use_bias=False, name=name)(values)
     values = kinds.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name=f"{name}_norm")(values)
     return kinds.Activation(layer.activation, name=f"{name}_activation")(values)
+
+
+def _apply_residual(values: Any, layer: ResidualLayer, name: str) -> Any:
+    shape = {"filters": layer.filters, "kernel": layer.kernel, "padding": "same", "batch_norm": True}
+    first = ConvLayer.model_validate({**shape, "strides": layer.strides, "activation": layer.activation})
+    second = first.model_copy(update={"strides": (1, 1)})
+    made = _apply_conv(_apply_conv(values, first, f"{name}_first"), second, f"{name}_second")
+    if not layer.keeps_shape(values.shape):
+        projection = first.model_copy(update={"kernel": (1, 1), "activation": "linear"})
+        values = _apply_conv(values, projection, f"{name}_shortcut")
+    return import_keras().layers.Add(name=f"{name}_sum")([values, made])

@@ -37,6 +37,24 @@ class ConvLayer(Settings):
     batch_norm: bool = Field(False, description="whether batch normalization comes in place of the bias")
 
 
+class ResidualLayer(Settings):
+    """Two convolutions, each with batch normalization and the activation, whose result is added to their input (He et
+    al., Deep residual learning for image recognition, 2015, arXiv 1512.03385).
+
+    Where strides or filters make another shape, the input goes through a convolution of 1x1 with batch normalization.
+    """
+
+    kind: Literal["residual"] = "residual"
+    filters: int = Field(ge=1, le=8192, description="features that each convolution looks for")
+    kernel: Pair = Field((3, 3), description="height and width, or one number for both")
+    strides: Pair = Field((1, 1), description="steps of the first window, down and across, or one number for both")
+    activation: Activation = Field("relu", description=ACTIVATION)
+
+    def keeps_shape(self, shape: Shape) -> bool:
+        """Whether the result has the shape of the input, so that this is added as it is."""
+        return self.strides == (1, 1) and self.filters == shape[-1]
+
+
 class _PoolLayer(Settings):
     size: Pair = Field((2, 2), description="height and width of the window, or one number for both")
     strides: Pair | None = Field(None, description="steps of the window; without it those of its size")
@@ -91,6 +109,7 @@ class DenseLayer(Settings):
 
 Layer = Annotated[
     ConvLayer
+    | ResidualLayer
     | MaxPoolLayer
     | AveragePoolLayer
     | DropoutLayer
@@ -133,6 +152,9 @@ def describe_layer(layer: Layer) -> str:
         case ConvLayer():
             words = [f"{layer.filters} filters {_by(layer.kernel)}", _strided(layer.strides, (1, 1)), layer.padding]
             words += ["batch norm" if layer.batch_norm else "", layer.activation]
+        case ResidualLayer():
+            words = [f"{layer.filters} filters {_by(layer.kernel)}", _strided(layer.strides, (1, 1)), "twice"]
+            words += [layer.activation]
         case MaxPoolLayer() | AveragePoolLayer():
             words = [_by(layer.size), _strided(layer.strides or layer.size, layer.size), layer.padding]
         case DropoutLayer():
@@ -157,6 +179,10 @@ def _count_parameters(layer: Layer, shape: Shape) -> int:
             bias = 0 if layer.batch_norm else 1
             norm = 4 * layer.filters if layer.batch_norm else 0
             return layer.filters * (shape[-1] * prod(layer.kernel) + bias) + norm
+        case ResidualLayer():
+            convolutions = layer.filters * prod(layer.kernel) * (shape[-1] + layer.filters) + 8 * layer.filters
+            shortcut = 0 if layer.keeps_shape(shape) else layer.filters * (shape[-1] + 4)
+            return convolutions + shortcut
         case BatchNormLayer():
             return 4 * shape[-1]  # scale, shift, moving mean, moving variance
         case DenseLayer():
@@ -169,6 +195,8 @@ def _output_shape(layer: Layer, shape: Shape, name: str) -> Shape:
     match layer:
         case ConvLayer():
             return (*_slide(shape, layer.kernel, layer.strides, layer.padding, name), layer.filters)
+        case ResidualLayer():
+            return (*_slide(shape, layer.kernel, layer.strides, "same", name), layer.filters)
         case MaxPoolLayer() | AveragePoolLayer():
             return (*_slide(shape, layer.size, layer.strides or layer.size, layer.padding, name), shape[-1])
         case FlattenLayer():
@@ -196,7 +224,9 @@ def _slide(shape: Shape, window: tuple[int, int], strides: tuple[int, int], padd
 
 def _fits(layer: Layer, shape: Shape, name: str) -> bool:
     """True; a layer for feature maps after a vector, or the other way round, is a ConfigError."""
-    wants_map = isinstance(layer, ConvLayer | MaxPoolLayer | AveragePoolLayer | FlattenLayer | GlobalPoolLayer)
+    wants_map = isinstance(
+        layer, ConvLayer | ResidualLayer | MaxPoolLayer | AveragePoolLayer | FlattenLayer | GlobalPoolLayer
+    )
     if wants_map and len(shape) == 1:
         raise ConfigError(
             f"model.layers: {name} needs a feature map, but what comes before gives a vector of {shape[0]}; "

@@ -4,9 +4,12 @@ NumPy and SciPy alone; importing this module imports no Keras. The result goes i
 `cnn.models.head.set_head`.
 """
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +24,7 @@ from cnn.training.feature_space import (
     find_linear_space,
     measure_spread,
     project_rows,
-    scale_to_unit,
+    squash_to_unit,
 )
 from cnn.training.folds import assign_folds
 from cnn.training.logistic import LabelledRows, LogisticModel, compute_softmax, fit_logistic_path
@@ -76,8 +79,8 @@ class HeadPlan:
 class Head:
     """A head as a network holds it: weights float32 (f or m, u) and bias float32 (u,); one unit for two classes.
 
-    "unit": features of length 1, then a dense layer. "kernel": exp(-gamma |x - c|²) with m landmarks c, float32 (m, f)
-    of length 1, between the two.
+    "unit": features squashed to x / (1 + |x|) and scaled to length 1, then a dense layer. "kernel": between the two
+    exp(-gamma |x - c|²) with m landmarks c, float32 (m, f) of length 1.
     """
 
     kind: HeadKind
@@ -149,10 +152,11 @@ def fit_head(train: FeatureSet, validation: FeatureSet | None, classes: int, pla
     _check_images(images)
     crossed = not has_validation or len(images) <= CROSS_VALIDATED
     splits = _fold_images(images, plan.seed) if crossed else [_split_after(len(train), len(images))]
-    problem = _Problem(images, classes, plan)
-    best, trials = _compare_kinds(problem, splits)
     learnt = np.ones(len(images), bool) if plan.refit else np.arange(len(images)) < len(train)
-    (model,) = problem.fit(_project_views(best.space, images.features), learnt, (best.choice.variance,))
+    with _limit_blas():
+        problem = _Problem(images, classes, plan)
+        best, trials = _compare_kinds(problem, splits)
+        (model,) = problem.fit(_project_views(best.space, images.features), learnt, (best.choice.variance,))
     held_out = HeldOut(images.labels[_find_held(splits)], best.probabilities)
     folds = len(splits) if crossed else 0
     return HeadFit(_fold_into_head(best.space, model), best.choice, trials, held_out, folds, int(learnt.sum()))
@@ -165,15 +169,16 @@ def predict_out_of_fold(images: FeatureSet, classes: int, choice: HeadChoice, pl
         DatasetError: as `fit_head`.
     """
     _check_images(images)
-    problem = _Problem(images, classes, plan)
     splits = _fold_images(images, plan.seed)
-    answers = problem.predict_held_out(problem.find_space(choice.gamma), splits, (choice.variance,))
+    with _limit_blas():
+        problem = _Problem(images, classes, plan)
+        answers = problem.predict_held_out(problem.find_space(choice.gamma), splits, (choice.variance,))
     return np.asarray(answers[0], np.float64)
 
 
 def predict_head(head: Head, features: Features) -> Probabilities:
     """What a network with this head answers: features (n, 2, f), image and mirror → mean probabilities (n, k)."""
-    units = scale_to_unit(features)
+    units = squash_to_unit(features)
     if head.landmarks is not None:
         units = apply_kernel(units, head.landmarks, head.gamma)
     logits = (units @ head.weights + head.bias).astype(np.float64)
@@ -224,9 +229,13 @@ class _Problem:
         """The answers to all images that some split holds out, in their order: float64 (variances, n', k)."""
         views = _project_views(space, self.images.features)
         answers = np.zeros((len(variances), len(views), self.classes))
-        for split in splits:
+
+        def fill(split: _Split) -> None:
             for number, model in enumerate(self.fit(views, split.learnt, variances)):
                 answers[number, split.held] = _answer(model, views[split.held])
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(fill, splits))
         return answers[:, _find_held(splits)]
 
     def try_space(self, kind: HeadKind, gamma: float, splits: Sequence[_Split]) -> tuple[_Candidate, list[HeadTrial]]:
@@ -251,6 +260,14 @@ def weigh_labels(labels: NDArray[np.int64], classes: int, imbalance: Imbalance) 
         return np.ones(len(labels))
     counts = np.bincount(labels, minlength=classes)
     return np.asarray(len(labels) / (np.count_nonzero(counts) * counts[labels]), np.float64)
+
+
+def _limit_blas() -> AbstractContextManager[object]:
+    """One thread per matrix product: folds run side by side instead. The products here are thin, so that threads of one
+    wait for each other (20 times as long on a busy machine), and their number would change the last bits."""
+    from threadpoolctl import threadpool_limits
+
+    return cast(AbstractContextManager[object], threadpool_limits(1, user_api="blas"))
 
 
 def _compare_kinds(problem: _Problem, splits: Sequence[_Split]) -> tuple[_Candidate, tuple[HeadTrial, ...]]:
@@ -284,7 +301,7 @@ def _answer(model: LogisticModel, views: Views) -> Probabilities:
 def _project_views(space: FeatureSpace, features: Features) -> Views:
     """Components float32 (n, 2, r), a block at a time: float16 features of many images are not all unpacked at once."""
     blocks = [features[start : start + BLOCK] for start in range(0, len(features), BLOCK)]
-    return np.concatenate([project_rows(space, scale_to_unit(block)) for block in blocks])
+    return np.concatenate([project_rows(space, squash_to_unit(block)) for block in blocks])
 
 
 def _draw_rows(features: Features, seed: int) -> NDArray[np.float32]:
@@ -292,7 +309,7 @@ def _draw_rows(features: Features, seed: int) -> NDArray[np.float32]:
     rows = features.reshape(-1, features.shape[-1])
     if len(rows) > SAMPLE:
         rows = rows[np.sort(np.random.default_rng(seed).permutation(len(rows))[:SAMPLE])]
-    return scale_to_unit(rows)
+    return squash_to_unit(rows)
 
 
 def _fold_images(images: FeatureSet, seed: int) -> list[_Split]:

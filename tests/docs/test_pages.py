@@ -22,8 +22,9 @@ from cnn.dataset.tfrecord import raw_layout
 from cnn.formats.reasons import REASONS
 from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import INFO, PARTS, SEEN
-from cnn.models.architecture import PRESETS, ModelSpec, count_parameters
+from cnn.models.architecture import ModelSpec, count_parameters
 from cnn.models.backbones import BACKBONES
+from cnn.models.presets import PRESETS
 from flows.cli.main import app
 from flows.config import Config, load_config
 from flows.results import PrepareResult, ScoreResult, TrainResult

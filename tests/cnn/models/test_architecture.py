@@ -53,6 +53,15 @@ MAP_LAYER = st.one_of(
         }
     ),
     st.fixed_dictionaries(
+        {
+            "kind": st.just("residual"),
+            "filters": st.integers(1, 4),
+            "kernel": PAIR,
+            "strides": PAIR,
+            "activation": st.sampled_from(["relu", "gelu"]),
+        }
+    ),
+    st.fixed_dictionaries(
         {"kind": st.sampled_from(["max_pool", "average_pool"]), "size": PAIR, "padding": PADDING},
         optional={"strides": PAIR},
     ),
@@ -98,7 +107,13 @@ def test_formulas_agree_with_keras_for_any_stack(
 
 
 @pytest.mark.parametrize(
-    ("preset", "sides"), [("small", (8, 16, 28, 63, 64, 224)), ("lenet", (8, 11, 12, 28)), ("notes", (8, 28))]
+    ("preset", "sides"),
+    [
+        ("residual", (4, 8, 16, 28, 48, 49, 96)),
+        ("small", (8, 16, 28, 63, 64, 224)),
+        ("lenet", (8, 11, 12, 28)),
+        ("notes", (8, 28)),
+    ],
 )
 def test_presets_build_and_agree_with_keras(preset: str, sides: tuple[int, ...]) -> None:
     spec = ModelSpec.model_validate({"preset": preset})
@@ -122,6 +137,31 @@ def test_notes_preset_is_the_complete_model() -> None:
 
 def test_lenet_has_its_known_count() -> None:
     assert sum(row.parameters for row in count_parameters(ModelSpec(preset="lenet"), image_of(28, 28, 1), 10)) == 61706
+
+
+def test_a_residual_block_adds_its_convolutions_to_its_input(keras: Any) -> None:
+    """With the scale of its last normalization 0, what comes out is what came in."""
+    spec = spec_of({"kind": "residual", "filters": 3}, {"kind": "global_pool"})
+    model = build_model(spec, image_of(6, 5), SYMMETRIC, DIGITS)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 6, 5, 3), dtype=np.uint8)
+    block = keras.Model(model.input, model.get_layer("residual_1_sum").output)
+    seen = SYMMETRIC.apply(pixels)
+    assert np.abs(block.predict(pixels, verbose=0) - seen).max() > 0.01
+    model.get_layer("residual_1_second_norm").gamma.assign([0.0, 0.0, 0.0])
+    np.testing.assert_allclose(block.predict(pixels, verbose=0), seen, atol=1e-6)
+    assert not [layer for layer in model.layers if "shortcut" in layer.name]
+
+
+def test_the_residual_preset_is_sized_by_the_images() -> None:
+    def describe(side: int, channels: int) -> tuple[int, int, int, int]:
+        rows = count_parameters(ModelSpec(preset="residual"), image_of(side, side, channels), 10)
+        blocks = [row for row in rows if row.name.startswith("residual")]
+        return rows[1].shape[0], rows[1].shape[2], len(blocks), blocks[-1].shape[0]
+
+    assert describe(8, 1) == (8, 32, 1, 4)
+    assert describe(28, 1) == (28, 16, 2, 7)
+    assert describe(32, 3) == (32, 24, 3, 4)
+    assert describe(96, 3) == (48, 24, 3, 6)
 
 
 # Heads, input and normalization ---------------------------------------------------------------------------------------

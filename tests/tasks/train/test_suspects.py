@@ -1,0 +1,113 @@
+"""The list and the page of suspected labels: every planted one with its file and picture, names shown as text."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+from small_dataset import write_dataset
+
+from cnn.dataset.loader import open_split
+from cnn.dataset.manifest import Manifest
+from cnn.training.heads import HeadChoice, HeadPlan
+from infra.storage.store import Store, open_store
+from tasks.train import suspects
+from tasks.train.suspects import SUSPECTS, SuspectFiles, write_suspects
+
+CHOICE = HeadChoice("unit", 0.0, 10.0)
+CLASSES = ("blue", "<b>green</b>", "red")
+
+
+@dataclass(frozen=True)
+class Rows:
+    keys: list[str]
+    labels: NDArray[np.int64]
+    features: NDArray[np.float16]
+
+
+class Tags(HTMLParser):
+    """The tags of a page with their attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.found)
+
+
+def read_rows(manifest: Manifest, root: Path, split: str, wrong: int) -> Rows:
+    """Features as of the class in the label, but for the first `wrong` images, which look like the next class."""
+    shards = open_split(manifest, split, root)
+    looks = shards.labels.copy()
+    looks[:wrong] = (looks[:wrong] + 1) % 3
+    noise = np.random.default_rng(1).normal(scale=0.3, size=(len(looks), 2, 8))
+    return Rows(shards.keys(), shards.labels, (np.eye(3, 8)[looks][:, None] + noise).astype(np.float16))
+
+
+def publish(tmp_path: Path, wrong: Mapping[str, int]) -> tuple[Store, Manifest, SuspectFiles]:
+    manifest = write_dataset(tmp_path / "workspace", tmp_path / "source", CLASSES)
+    store = open_store(str(tmp_path / "workspace"))
+    splits = {split: read_rows(manifest, store.root, split, count) for split, count in wrong.items()}
+    return store, manifest, write_suspects(store, manifest, splits, tmp_path, CHOICE, HeadPlan())
+
+
+def test_planted_labels_stand_in_the_table_with_their_files_and_splits(tmp_path: Path) -> None:
+    _, _, written = publish(tmp_path, {"train": 2, "test": 1})
+    table = pq.read_table(written.table)
+    assert table.schema.equals(SUSPECTS)
+    rows = table.to_pylist()
+    assert (written.suspects, written.images) == (len(rows), 54)
+    planted = [row for row in rows if row["path"] in ("blue/train-0.png", "blue/train-1.png", "blue/test-0.png")]
+    assert len(planted) == 3
+    assert len(rows) <= 5
+    for row in planted:
+        assert row["digest"] == hashlib.sha256((tmp_path / "source" / row["path"]).read_bytes()).hexdigest()
+        assert row["split"] == ("test" if "test" in row["path"] else "train")
+        assert (row["label"], row["suggested"]) == ("blue", "<b>green</b>")
+        assert row["label_probability"] < row["suggested_probability"]
+    assert [row["score"] for row in rows] == sorted(row["score"] for row in rows)
+
+
+def test_the_page_shows_each_suspect_with_its_picture_and_names_as_text(tmp_path: Path) -> None:
+    _, _, written = publish(tmp_path, {"train": 2, "test": 1})
+    page = written.page.read_text("utf-8")
+    tags = Tags(page)
+    assert tags.count("img") == tags.count("figure") == written.suspects
+    assert "&lt;b&gt;green&lt;/b&gt;" in page
+    assert {"script", "link", "iframe"}.isdisjoint(tag for tag, _ in tags.found)
+    assert all(str(values["src"]).startswith("data:image/") for tag, values in tags.found if tag == "img")
+    assert all(values["alt"] for tag, values in tags.found if tag == "img")
+    assert "blue/train-0.png" in page
+
+
+def test_more_than_fit_on_the_page_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suspects, "SHOWN", 1)
+    _, _, written = publish(tmp_path, {"train": 3})
+    page = written.page.read_text("utf-8")
+    assert Tags(page).count("img") == 1
+    assert f"And {written.suspects - 1} more: see suspects.parquet." in page
+
+
+def test_without_suspects_table_and_page_say_so(tmp_path: Path) -> None:
+    _, _, written = publish(tmp_path, {"train": 0, "validation": 0})
+    assert (written.suspects, written.images) == (0, 48)
+    assert len(pq.read_table(written.table)) == 0
+    assert "No image looks more like another class" in written.page.read_text("utf-8")
+
+
+def test_the_same_features_give_the_same_bytes(tmp_path: Path) -> None:
+    store, manifest, written = publish(tmp_path, {"train": 2})
+    first = written.table.read_bytes(), written.page.read_bytes()
+    splits = {"train": read_rows(manifest, store.root, "train", 2)}
+    again = write_suspects(store, manifest, splits, tmp_path, CHOICE, HeadPlan())
+    assert (again.table.read_bytes(), again.page.read_bytes()) == first
