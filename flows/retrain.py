@@ -22,7 +22,7 @@ from flows.results import TrainResult
 from flows.run_page import link_version, name_run_by
 from flows.train import make_sure_of_weights, result_path, train_model
 from infra.registry.tracking import check_model_name
-from infra.storage.store import open_store
+from infra.storage.store import open_store, parse_folder
 from tasks.dataset.version import read_manifest
 from tasks.files.source_checks import name_command
 from tasks.train.process import TrainingProcess
@@ -101,9 +101,15 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config, ve
         )
     store = open_store(workspace)
     key = name_run(read_manifest(store, prepared.dataset), name, config.model, config.fit)
-    result = TrainResult(**json.loads(store.read(result_path(key))))
+    result = drop_foreign_report(TrainResult(**json.loads(store.read(result_path(key)))))
     link_version(result, open_registry(workspace).figures_of)
     return result
+
+
+def drop_foreign_report(result: TrainResult) -> TrainResult:
+    """The answer of another machine, without the address of its report where that file is not on this one."""
+    is_here = result.report and parse_folder(result.report).exists()
+    return result if is_here else result.model_copy(update={"report": ""})
 
 
 def warm_up(work: Callable[[], None]) -> threading.Thread:

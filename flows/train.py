@@ -13,7 +13,7 @@ from prefect import flow
 
 from cnn.dataset.manifest import Manifest
 from cnn.errors import SafelightError
-from cnn.evaluation.gate import Challenger, decide_promotion, describe_unjudged
+from cnn.evaluation.gate import Challenger, Champion, Verdict, decide_promotion, describe_unjudged
 from cnn.evaluation.metrics import Evaluation
 from cnn.models.architecture import ModelSpec, count_parameters
 from cnn.models.hub import is_hub_name
@@ -28,7 +28,7 @@ from flows.stages import run_stage
 from infra.machine.gpus import count_nvidia_gpus
 from infra.machine.user_dirs import cache_dir, state_dir
 from infra.registry.mlflow_client import AbsentError
-from infra.registry.registry import Registry
+from infra.registry.registry import REPORT, Registry
 from infra.registry.tracking import check_model_name
 from infra.registry.versions import IMAGES, JUDGED_ON, UNJUDGED, VersionInfo
 from infra.storage.store import Store, open_store
@@ -37,7 +37,9 @@ from tasks.train.champion import measure_champion
 from tasks.train.facts import read_dataset_facts
 from tasks.train.process import TrainingProcess
 from tasks.train.promotion import apply_verdict, read_verdict
+from tasks.train.report import JudgedVersion, write_training_report
 from tasks.train.spec import TrainingResult, TrainJob, name_run
+from tasks.train.suspects import PAGE
 from tasks.train.weights import describe_download, require_weights
 
 
@@ -232,7 +234,22 @@ def gate_stage(job: Training, result: TrainingResult, version: VersionInfo) -> V
         bundle = job.registry.fetch_bundle(present, cache_dir() / "champions") if present.bundle else None
         champion = measure_champion(present.version, bundle, challenger, Path(result.answers), job.manifest, job.store)
     verdict = decide_promotion(challenger, champion, job.config.gate, lost.describe() if lost else None)
+    if version.verdict is None:  # else a run that was killed since has written the report, and begun with the verdict
+        publish_report(job, result, version, champion, verdict)
     return apply_verdict(job.registry, version, verdict, find_user(), datetime.now(UTC))
+
+
+def publish_report(
+    job: Training, result: TrainingResult, version: VersionInfo, champion: Champion | None, verdict: Verdict
+) -> None:
+    """Write the report into the run's folder and copy it to MLflow, before the verdict is applied: a version that has
+    one has its report."""
+    recipe = describe_network(job).partition(": ")[2]
+    judged = JudgedVersion(job.name, version.version, recipe, result, job.manifest, champion, verdict)
+    report = write_training_report(judged, job.store, job.folder)
+    pages = (report, job.folder / PAGE)
+    job.registry.log_pages(version.run_id, [page for page in pages if page.exists()])
+    log_message(f"report: {report.as_uri()}")
 
 
 def make_train_result(job: Training, version: VersionInfo, trained: bool, seconds: float) -> TrainResult:
@@ -249,8 +266,15 @@ def make_train_result(job: Training, version: VersionInfo, trained: bool, second
         judged_on=version.judged_on,
         unjudged=version.unjudged,
         gate=GateResult(verdict=verdict.verdict if verdict else "", reasons=list(verdict.reasons) if verdict else []),
+        report=find_local_report(job),
         seconds=round(seconds, 3),
     )
+
+
+def find_local_report(job: Training) -> str:
+    """The address of the report in the run's folder; "" where the run was on another machine, or made none."""
+    path = job.folder / REPORT
+    return path.as_uri() if path.exists() else ""
 
 
 def count_epochs(job: Training) -> int:
