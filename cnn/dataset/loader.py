@@ -21,10 +21,10 @@ from cnn.backend import import_tensorflow
 from cnn.dataset.manifest import Manifest, ShardRef
 from cnn.dataset.sampling import RowDraws, draw_epoch, iterate_draws
 from cnn.dataset.tfrecord import KEY_BYTES, decode_record, iterate_frames, map_file, map_raw, raw_layout, read_varints
-from cnn.dataset.verify import verify_shards
+from cnn.dataset.verify import verify_shard, verify_shards
 from cnn.errors import DatasetError, IntegrityError
 from cnn.images.augment_batch import BatchAugmenter
-from cnn.images.spec import AugmentSpec
+from cnn.images.spec import AugmentSpec, ImageSpec
 
 DECODERS = 4  # threads; OpenCV lets go of the interpreter while it decodes
 AUGMENTERS = min(os.cpu_count() or 1, 16)  # threads
@@ -164,6 +164,17 @@ def open_split(manifest: Manifest, split: str, root: Path) -> ShardSet:
                 f"prepare the dataset again"
             )
     return ShardSet(shards, manifest.image.shape)
+
+
+def open_shard(ref: ShardRef, image: ImageSpec, root: Path) -> ShardSet:
+    """The rows of one shard of a dataset of such images, found to be what its reference says.
+
+    Raises:
+        IntegrityError: it is not, and was removed where its name is its digest.
+    """
+    verify_shard(ref, root)
+    open_one = _open_raw if image.encoding == "raw" else _open_jpeg
+    return ShardSet([open_one(root / ref.path, ref, image.shape)], image.shape)
 
 
 def iterate_batches(

@@ -5,16 +5,16 @@
 The last two are in tasks/prepare/publish.py.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cnn.dataset.manifest import Manifest, ShardRef
 from cnn.errors import IntegrityError
+from cnn.images.survey import ImageSurvey
 from infra.cluster.spec import WorkEstimate
 from infra.storage.layout import chunk_report_path
 from infra.storage.store import Source, Store
@@ -43,20 +43,6 @@ class PrepareJob:
     command: str = PREPARE  # what its user types, with {} for the source
 
 
-class Run(Protocol):
-    """How pieces of work are done; `infra.cluster.workers.Workers.run` is one."""
-
-    def __call__(
-        self,
-        function: Callable[[Any], Any],
-        items: Iterable[Any],
-        on_result: Callable[[Any], None],
-        estimate: WorkEstimate,
-        isolate: Callable[[Any], Any] | None = None,
-    ) -> None:
-        """Call `on_result` with `function(item)` for each item; `isolate` makes of an item one that ends no process."""
-
-
 @dataclass(frozen=True)
 class SourceFiles:
     """What a source holds: `table` has a row for each file (of `tasks.files.listing.FILES`), labelled by its class."""
@@ -65,6 +51,7 @@ class SourceFiles:
     owner_split: OwnerSplit  # the folders that are a split which the source's owner made
     spec: BuildSpec  # what was asked for, with these folders, and with levels where they were to be measured
     measured: bool = False  # whether they were, now or for the version before
+    survey: ImageSurvey | None = None  # what the size was chosen by, where none was set
 
 
 @dataclass(frozen=True)
