@@ -13,6 +13,7 @@ from prefect import flow
 from cnn.errors import SafelightError, ServerError
 from cnn.models.architecture import count_parameters
 from cnn.text import redact_text, shorten
+from cnn.training.recipes import BACKBONE_SIDE
 from flows.config import Config
 from flows.models import open_registry
 from flows.prepare import prepare_dataset
@@ -41,7 +42,7 @@ def retrain(
     With `verify`, files that look unchanged are read and compared with the ledger too.
     """
     check_model_name(name)
-    count_parameters(config.model, config.image, 2)  # a network that does not fit is refused now, not after an hour
+    check_network(config)
     began = time.monotonic()
     if config.train.deployment is not None:
         result = retrain_elsewhere(source, name, workspace, config, verify)
@@ -50,10 +51,16 @@ def retrain(
     return result.model_copy(update={"seconds": round(time.monotonic() - began, 3)}).model_dump()
 
 
+def check_network(config: Config) -> None:
+    """Refuse a network that does not fit the images now, not after an hour, where both are set. Raises: ConfigError."""
+    if config.image.size is not None and config.model.is_chosen:
+        count_parameters(config.model, config.image.resolve(config.image.size, config.image.channels or 3), 2)
+
+
 def retrain_here(source: str, name: str, workspace: str, config: Config, verify: bool) -> TrainResult:
     """Train on this machine. TensorFlow and MLflow load while the images are prepared."""
     with TrainingProcess() as trainer:
-        make_sure_of_weights(config.model, config.image.size)
+        make_sure_of_weights(config.model, config.image.size or (BACKBONE_SIDE, BACKBONE_SIDE))
         warm = warm_up(lambda: open_registry(workspace).warm_up())
         prepared = prepare_dataset(source, workspace, config, verify, name_command("retrain", name))
         warm.join()

@@ -147,7 +147,7 @@ def test_a_dataset_that_was_trained_on_already_needs_no_weights(monkeypatch: pyt
         monkeypatch.setattr(flows.train, name, lambda *_, **__: SimpleNamespace(to_json=str, alias=None, gate=None))
     image = SimpleNamespace(size=(224, 224))
     job: Any = SimpleNamespace(
-        config=SimpleNamespace(model="spec"),
+        choice=SimpleNamespace(model="spec"),
         manifest=SimpleNamespace(image=image),
         store=SimpleNamespace(write=lambda *_: None),
         registry=SimpleNamespace(figures_of=None),
