@@ -236,8 +236,7 @@ def publish_report(
 ) -> None:
     """Write the report into the run's folder and copy it to MLflow, before the verdict is applied: a version that has
     one has its report."""
-    recipe = describe_network(job).partition(": ")[2]
-    judged = JudgedVersion(job.name, version.version, recipe, result, job.manifest, champion, verdict)
+    judged = JudgedVersion(job.name, version.version, job.choice.reason, result, job.manifest, champion, verdict)
     report = write_training_report(judged, job.store, job.folder)
     pages = (report, job.folder / PAGE)
     job.registry.log_pages(version.run_id, [page for page in pages if page.exists()])
