@@ -16,6 +16,7 @@ from cnn.models.architecture import ModelSpec, build_model
 from cnn.models.head import FEATURES, HeadKind, set_head
 from cnn.models.layers import ConvLayer, GlobalPoolLayer
 from cnn.training import heads
+from cnn.training.feature_space import measure_spread
 from cnn.training.heads import (
     FeatureSet,
     HeadChoice,
@@ -36,7 +37,8 @@ def force_kind(monkeypatch: pytest.MonkeyPatch, kind: HeadKind) -> None:
     """Let this kind of head win."""
 
     def compare(problem: Any, splits: Any) -> Any:
-        best, trials = problem.try_space(kind, 1.0 if kind == "kernel" else 0.0, splits)
+        gamma = heads.WIDTH / measure_spread(problem.sample) if kind == "kernel" else 0.0
+        best, trials = problem.try_space(kind, gamma, splits)
         return best, tuple(trials)
 
     monkeypatch.setattr(heads, "_compare_kinds", compare)
