@@ -9,6 +9,7 @@ SCRATCH = "tmp"  # what is being written
 DATASET_POINTERS = "datasets/latest/"
 REFUSED = "refused/"
 FEATURES_FOLDER = "features/"
+BACKBONES = "backbones/"
 
 
 def dataset_pointer_path(source: str) -> str:
@@ -58,12 +59,12 @@ def shard_sums_path(digest: str) -> str:
 
 def backbone_path(content: str) -> str:
     """A frozen backbone as ONNX, named by its sha256."""
-    return f"backbones/{content}.onnx"
+    return f"{BACKBONES}{content}.onnx"
 
 
 def backbone_record_path(digest: str) -> str:
     """Which file is the backbone of this description."""
-    return f"backbones/{digest}.json"
+    return f"{BACKBONES}{digest}.json"
 
 
 def features_folder(backbone: str, pixels: str) -> str:
@@ -89,6 +90,11 @@ def batch_path(batch: str, name: str) -> str:
 def score_part_path(batch: str, key: str) -> str:
     """The predictions of one chunk of a batch that is not published yet."""
     return batch_path(batch, f"parts/{key}.parquet")
+
+
+def score_features_path(batch: str, key: str) -> str:
+    """The features of the images that were scored in one chunk of a batch that is not published yet."""
+    return batch_path(batch, f"parts/{key}.features.parquet")
 
 
 def batch_pointer_path(source: str, model: str) -> str:
