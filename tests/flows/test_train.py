@@ -20,7 +20,7 @@ from cnn.models.architecture import ModelSpec
 from cnn.models.pretrained import Download
 from flows.config import Config
 from flows.results import GateResult
-from flows.train import describe_evaluation, log_verdict, register_stage
+from flows.train import describe_evaluation, gate_stage, log_verdict, register_stage
 from infra.registry.versions import JUDGED_ON, UNJUDGED
 from infra.storage.store import open_store
 from tasks.train.overlap import list_seen
@@ -81,6 +81,24 @@ def test_a_version_that_is_held_is_told_with_every_reason(said: list[str]) -> No
 
 
 @pytest.mark.parametrize(
+    ("begun", "order"),
+    [(None, ["report with promote", "verdict promote"]), ("promote", ["verdict promote"])],
+)
+def test_a_version_has_its_report_before_its_verdict_and_only_once(
+    monkeypatch: pytest.MonkeyPatch, begun: str | None, order: list[str]
+) -> None:
+    """A run that is killed between the two writes it again; one that is killed later would compare with itself."""
+    done: list[str] = []
+    monkeypatch.setattr(flows.train, "publish_report", lambda *given: done.append(f"report with {given[4].verdict}"))
+    monkeypatch.setattr(flows.train, "apply_verdict", lambda *given: done.append(f"verdict {given[2].verdict}"))
+    registry = SimpleNamespace(lost_champion=lambda name: None, champion=lambda name: None)
+    job: Any = SimpleNamespace(registry=registry, name="birds", config=Config())
+    version: Any = SimpleNamespace(version=1, verdict=begun)
+    gate_stage(job, report(evaluate([0, 1, 2] * 20)), version)
+    assert done == order
+
+
+@pytest.mark.parametrize(
     ("per_class", "told"),
     [
         ({"train": 3, "validation": 2, "test": 2}, None),
@@ -129,7 +147,7 @@ def test_a_dataset_that_was_trained_on_already_needs_no_weights(monkeypatch: pyt
         monkeypatch.setattr(flows.train, name, lambda *_, **__: SimpleNamespace(to_json=str, alias=None, gate=None))
     image = SimpleNamespace(size=(224, 224))
     job: Any = SimpleNamespace(
-        config=SimpleNamespace(model="spec"),
+        choice=SimpleNamespace(model="spec"),
         manifest=SimpleNamespace(image=image),
         store=SimpleNamespace(write=lambda *_: None),
         registry=SimpleNamespace(figures_of=None),
