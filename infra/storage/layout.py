@@ -57,9 +57,9 @@ def shard_sums_path(digest: str) -> str:
     return derived_path(f"{digest}-sums")
 
 
-def backbone_path(content: str) -> str:
+def backbone_path(sha256: str) -> str:
     """A frozen backbone as ONNX, named by its sha256."""
-    return f"{BACKBONES}{content}.onnx"
+    return f"{BACKBONES}{sha256}.onnx"
 
 
 def backbone_record_path(digest: str) -> str:
@@ -72,9 +72,9 @@ def features_folder(backbone: str, pixels: str) -> str:
     return f"{FEATURES_FOLDER}{backbone[:16]}-{pixels[:16]}/"
 
 
-def feature_block_path(folder: str, key: str) -> str:
-    """The features of some images of such a folder."""
-    return f"{folder}{key}.bin"
+def feature_block_path(backbone: str, pixels: str, key: str) -> str:
+    """The features of some images in such a folder."""
+    return f"{features_folder(backbone, pixels)}{key}.bin"
 
 
 def bundle_path(digest: str, name: str) -> str:

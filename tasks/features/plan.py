@@ -46,9 +46,8 @@ def plan_features(store: Store, manifest: Manifest, record: BackboneRecord) -> F
     Raises:
         IntegrityError: the ledger is damaged, or names a shard that the manifest does not list.
     """
-    folder = locate_features(record.backbone.compute_digest(), manifest.image)
-    task = FeatureTask(store.uri, folder, manifest.image, record.sha256)
-    known = [block.keys for _, block in iterate_blocks(store, folder)]
+    task = FeatureTask(store.uri, manifest.image, record.backbone.compute_digest(), record.sha256)
+    known = [block.keys for _, block in iterate_blocks(store, locate_features(task.backbone, task.image))]
     keys, shards = list_images(store, manifest)
     missing = ~np.isin(keys, np.concatenate([np.empty(0, KEY), *known]))
     refs = {ref.path: ref for split in manifest.splits.values() for ref in split}
