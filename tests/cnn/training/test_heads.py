@@ -201,9 +201,9 @@ def test_a_network_with_the_head_answers_as_the_head(
     force_kind(monkeypatch, kind)
     image, names = ImageSpec(size=(8, 6)), tuple("abc"[:classes])
     layers = (ConvLayer(filters=24, padding="same"), GlobalPoolLayer())
-    pixels = np.random.default_rng(0).integers(0, 256, (60, 8, 6, 3), dtype=np.uint8)
-    labels = np.arange(60) % classes
-    pixels[..., 0] //= (labels + 1)[:, None, None].astype(np.uint8)
+    colors = np.random.default_rng(0).integers(0, 256, (60, 1, 1, 3))
+    pixels = (colors // np.arange(1, 7)[:, None]).repeat(8, axis=1).astype(np.uint8)
+    labels = colors[:, 0, 0, :classes].argmax(axis=1)
     import_keras().utils.set_random_seed(1)
     bare = build_model(ModelSpec(layers=layers), image, SYMMETRIC, names)
     views = np.stack([pixels, pixels[:, :, ::-1]], axis=1)
@@ -218,5 +218,6 @@ def test_a_network_with_the_head_answers_as_the_head(
             layer.set_weights(source.get_weights())
     set_head(model, fit.head)
     answers = [as_class_probabilities(model(views[:, view], training=False)) for view in (0, 1)]
-    assert np.mean(answers, axis=0) == pytest.approx(predict_head(fit.head, features), abs=1e-5)
+    rounding = 1e-4 if kind == "kernel" else 1e-5  # a kernel's weights are large and of both signs, its sums float32
+    assert np.mean(answers, axis=0) == pytest.approx(predict_head(fit.head, features), abs=rounding)
     assert measure_accuracy(np.mean(answers, axis=0), labels) > 0.8
