@@ -27,6 +27,7 @@ from flows.progress import log_message, show_stage
 from flows.results import GateResult, TrainResult
 from flows.run_page import link_version, name_run_by
 from flows.stages import run_stage
+from flows.training_progress import ShownTraining
 from infra.machine.gpus import count_nvidia_gpus
 from infra.machine.user_dirs import cache_dir, state_dir
 from infra.registry.mlflow_client import AbsentError
@@ -193,7 +194,7 @@ def features_of(job: Training, trainer: TrainingProcess) -> BackboneSpec | None:
 
 
 def fit_stage(job: Training, trainer: TrainingProcess, run_id: str, backbone: BackboneSpec | None) -> TrainingResult:
-    """Fit in the trainer's process; every epoch is shown and kept in MLflow as it comes."""
+    """Fit in the trainer's process; every step is shown, and every evaluation kept in MLflow as it comes."""
     order = TrainJob(
         workspace=job.workspace,
         dataset=job.manifest.dataset,
@@ -204,21 +205,12 @@ def fit_stage(job: Training, trainer: TrainingProcess, run_id: str, backbone: Ba
         folder=str(job.folder),
     )
     log_message(describe_network(job))
-    with show_stage("train", count_epochs(job), "epochs") as stage:
-
-        def log_epoch(figures: dict[str, float]) -> None:
-            epoch = int(figures["epoch"])
-            job.registry.log_epoch(run_id, {key: figures[key] for key in figures if key != "epoch"}, epoch)
-            described = describe_epoch(figures)
-            stage.advance(epoch - stage.completed, described)
-            if not stage.console.is_terminal:
-                log_message(f"epoch {epoch} of {stage.total}: {described}")
-
-        with trainer:  # its memory is free again for what follows
-            result = trainer.run(order, log_epoch)
+    with show_stage("train", order.plan.steps, "steps") as stage, trainer:  # its memory is free for what follows
+        shown = ShownTraining(stage, lambda figures, step: job.registry.log_epoch(run_id, figures, step))
+        result = trainer.run(order, shown.show_evaluation, shown.show_progress)
         stage.total = stage.completed  # early stopping: what was not needed is not missing
-    for warning in result.warnings:
-        log_message(f"train: {warning}")
+    for line in (*result.notes, *result.warnings):
+        log_message(f"train: {line}")
     log_message(describe_evaluation(result))
     if result.evaluation.unjudged:
         log_message(f"evaluate: {describe_unjudged(result.evaluation.unjudged, result.judged_on)}")
@@ -257,8 +249,7 @@ def publish_report(
 ) -> None:
     """Write the report into the run's folder and copy it to MLflow, before the verdict is applied: a version that has
     one has its report."""
-    recipe = describe_network(job).partition(": ")[2]
-    judged = JudgedVersion(job.name, version.version, recipe, result, job.manifest, champion, verdict)
+    judged = JudgedVersion(job.name, version.version, job.choice.reason, result, job.manifest, champion, verdict)
     report = write_training_report(judged, job.store, job.folder)
     pages = (report, job.folder / PAGE)
     job.registry.log_pages(version.run_id, [page for page in pages if page.exists()])
@@ -290,11 +281,6 @@ def find_local_report(job: Training) -> str:
     return path.as_uri() if path.exists() else ""
 
 
-def count_epochs(job: Training) -> int:
-    """Passes over the training images that the plan comes to."""
-    return max(1, -(-job.choice.plan.steps * job.choice.plan.batch_size // max(1, job.manifest.rows("train"))))
-
-
 def describe_network(job: Training) -> str:
     """One line on what is trained; the parameters are counted by formula."""
     rows = count_parameters(job.choice.model, job.manifest.image, len(job.manifest.classes))
@@ -304,13 +290,6 @@ def describe_network(job: Training) -> str:
     return f"network: {what}, {height}x{width}x{channels} pixels, {len(job.manifest.classes)} classes"
 
 
-def describe_epoch(figures: dict[str, float]) -> str:
-    """The figures of an epoch, as they stand behind the bar."""
-    accuracy = figures.get("val_accuracy", figures.get("accuracy", 0.0))
-    loss = figures.get("val_loss", figures.get("loss", 0.0))
-    return f"{figures['images_per_second']:,.0f} images/s, loss {loss:.4f}, accuracy {accuracy:.4f}"
-
-
 def describe_split(split: str, dataset: str) -> str:
     """What a version was judged on, as it stands beside its figures."""
     own = ", the images that it was trained on" if split == "train" else ""
@@ -318,15 +297,15 @@ def describe_split(split: str, dataset: str) -> str:
 
 
 def describe_evaluation(result: TrainingResult) -> str:
-    """One line of what the best epoch is worth, and on which images."""
+    """One line of what the best step is worth, and on which images."""
     figures = result.evaluation
     low, high = figures.accuracy_interval
     own = ": those that it was trained on, so this says little" if result.judged_on == "train" else ""
-    again = f", went on from epoch {result.resumed_at}" if result.resumed_at else ""
+    again = f", went on from step {result.resumed_at:,}" if result.resumed_at else ""
     return (
         f"evaluate: accuracy {figures.accuracy:.4f} ({low:.4f} to {high:.4f}) on {figures.images:,} images of the "
         f"{result.judged_on} split of {result.info.dataset}{own}; macro F1 {describe_macro(figures)}, ECE "
-        f"{figures.ece:.4f}; best of {result.epochs} epochs: {result.best_epoch}{again}"
+        f"{figures.ece:.4f}; best of {result.steps:,} steps: {result.best_step:,}{again}"
     )
 
 

@@ -134,6 +134,7 @@ def _plan_balanced(size: TrainingSize) -> FitPlan:
         weight_decay=0.05,
         layer_decay=0.9,
         label_smoothing=0.1,
+        frozen_groups=5,
         average=3,
         mirror=True,
         augment=STRENGTHS["medium"],

@@ -129,10 +129,10 @@ def _advise_on_training(result: TrainingResult) -> Iterator[Advice]:
     if late and after - before > GAIN:
         yield Advice(
             f"It was still getting better when training ended (from {before:.2f} to {after:.2f} in the last quarter): "
-            "give it more time (fit.epochs or fit.minutes).",
+            "give it more time (fit.steps or fit.minutes).",
             "curves",
         )
-    best = rows[result.best_epoch - 1] if 1 <= result.best_epoch <= len(rows) else {}
+    best: dict[str, float | None] = next((row for row in rows if row["step"] == result.best_step), {})
     known, new = best.get("accuracy"), best.get("val_accuracy")
     if known is not None and new is not None and known - new > BEHIND:
         yield Advice(

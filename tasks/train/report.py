@@ -114,7 +114,6 @@ def make_training_report(
         rows=rows[:CLASSES_IN_SIGHT],
         more_rows=rows[CLASSES_IN_SIGHT:],
         charts=draw_history(result),
-        unit=count_by(result.history),
         kept=describe_kept(result),
         matrix=fill_matrix(figures, evidence),
         pairs=[(cell, figures.confusion[cell[0]][cell[1]], cell in evidence.cells) for cell in evidence.pairs],
@@ -161,34 +160,30 @@ def sort_classes(figures: Evaluation, train: Mapping[str, int]) -> list[ClassRow
 
 def describe_kept(result: TrainingResult) -> str:
     """Which weights the model has."""
+    if len(result.averaged) > 1:
+        steps = ", ".join(f"{step:,}" for step in result.averaged)
+        return f"The weights after steps {steps} of {result.steps:,} are averaged: those that did best on validation."
     return (
-        f"The weights of epoch {result.best_epoch:,} of {result.epochs:,} were kept: those that did best on validation."
+        f"The weights after step {result.best_step:,} of {result.steps:,} were kept: those that did best on validation."
     )
 
 
 def draw_history(result: TrainingResult) -> list[tuple[str, LineChart]]:
     """(title, chart) of accuracy and loss over the training, as far as there are two points of them."""
     charts = []
-    best = result.history[result.best_epoch - 1] if result.history and result.best_epoch else {}
     for name, limit in (("Accuracy", 1.0), ("Loss", None)):
         key = name.lower()
         series = [
             ("training", _read_series(result.history, key)),
             ("validation", _read_series(result.history, f"val_{key}")),
         ]
-        if chart := draw_lines(series, best.get(count_by(result.history)), limit):
+        if chart := draw_lines(series, result.best_step, limit):
             charts.append((name, chart))
     return charts
 
 
 def _read_series(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    unit = count_by(rows)
-    return [(float(row[unit]), float(row[key])) for row in rows if row.get(key) is not None]
-
-
-def count_by(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What the figures of a training are counted by: steps, or epochs where nobody counted steps."""
-    return "step" if rows and all("step" in row for row in rows) else "epoch"
+    return [(float(row["step"]), float(row[key])) for row in rows if row.get(key) is not None]
 
 
 def fill_matrix(figures: Evaluation, evidence: Evidence) -> list[tuple[int, list[MatrixCell]]]:

@@ -105,7 +105,8 @@ def train_and_score(
 def measure_accuracy(predictions: str) -> float:
     """Share of the files whose label is the name of the folder that they lie in; a file without one is wrong."""
     rows = pq.read_table(predictions, columns=["path", "label"]).to_pylist()
-    return sum(row["label"] == row["path"].partition("/")[0] for row in rows) / len(rows)
+    right = sum(row["label"] == row["path"].partition("/")[0] for row in rows)
+    return float(right / len(rows))
 
 
 def run(command: list[str], environment: dict[str, str]) -> tuple[dict[str, Any], str]:

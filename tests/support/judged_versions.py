@@ -23,7 +23,7 @@ from tasks.train.train import choose_evaluation_split
 
 Answer = Callable[[NDArray[np.int64]], Sequence[int]]
 HISTORY = tuple(
-    {"epoch": float(epoch), "loss": 1 / epoch, "accuracy": 1 - 0.5 / epoch, "val_loss": 1.2 / epoch}
+    {"step": float(epoch), "loss": 1 / epoch, "accuracy": 1 - 0.5 / epoch, "val_loss": 1.2 / epoch}
     | {"val_accuracy": 0.9 - 0.4 / epoch}
     for epoch in range(1, 9)
 )
@@ -62,8 +62,8 @@ def make_judged_version(
         "info": BundleInfo(**dict(facts), onnx_difference=0.0, files=dict.fromkeys((GOLDEN, ONNX, WEIGHTS), "")),
         "evaluation": evaluation,
         "judged_on": split,
-        "best_epoch": 8,
-        "epochs": 8,
+        "best_step": 8,
+        "steps": 8,
         "history": HISTORY,
         "resumed_at": 0,
         "warnings": (),

@@ -224,14 +224,14 @@ def test_counts_are_those_of_the_ledger(tmp_path: Path) -> None:
 
 
 def test_a_training_in_one_go_has_no_curves(tmp_path: Path) -> None:
-    page, _ = render(make_judged_version(tmp_path, history=(), best_epoch=0, epochs=0), tmp_path)
+    page, _ = render(make_judged_version(tmp_path, history=(), best_step=0, steps=0), tmp_path)
     assert "curves" not in page.values("id")
 
 
 def test_curves_are_drawn_by_steps_where_steps_were_counted(tmp_path: Path) -> None:
     rows = [{"step": 0.0, "val_accuracy": 0.5}, {"step": 50.0, "accuracy": 0.7, "val_accuracy": 0.6}]
     rows += [{"step": 100.0, "accuracy": 0.8, "val_accuracy": 0.65}]
-    page, _ = render(make_judged_version(tmp_path, history=rows, best_epoch=3, epochs=3), tmp_path)
+    page, _ = render(make_judged_version(tmp_path, history=rows, best_step=100, steps=100), tmp_path)
     assert "Accuracy by step: training ends at 0.800, validation ends at 0.650" in flat(page)
     assert "Loss by" not in flat(page)
 
