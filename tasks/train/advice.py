@@ -11,12 +11,10 @@ from cnn.text import name_some
 from tasks.train.evidence import Cell, Evidence
 from tasks.train.spec import TrainingResult
 
-FEW = 20  # training images of a class, below which it is named
 PLENTY = 100  # training images of a class, above which it counts as well known
-BEHIND = 0.1  # of recall, that a class is behind the others, or validation behind training
 WIDE, WANTED = 0.15, 0.1  # from the lower to the upper end of the accuracy's interval: too much; good enough
+BEHIND = 0.1  # of recall, that a class is behind the others
 MOST_CLASSES, MOST_WEAK = 3, 2  # small classes, and other weak ones, with a line of their own
-GAIN = 0.01  # of validation accuracy in the last quarter of training, from which it counts as unfinished
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,6 @@ def advise(result: TrainingResult, manifest: Manifest, evidence: Evidence) -> tu
     return (
         *_advise_on_measuring(result),
         *_advise_on_classes(result, evidence),
-        *_advise_on_training(result),
         *_advise_on_pairs(result, evidence),
         *_advise_on_labels(evidence),
         *_advise_on_files(manifest),
@@ -69,7 +66,7 @@ def _advise_on_measuring(result: TrainingResult) -> Iterator[Advice]:
 
 
 def _advise_on_classes(result: TrainingResult, evidence: Evidence) -> Iterator[Advice]:
-    """Classes that are behind the others: for their few images, or for another reason; and those with very few."""
+    """Classes that are behind the others: for their few images, or for another reason."""
     images = {each.label: each.train for each in evidence.counts}
     judged = [each for each in result.evaluation.per_class if each.images]
     told = set[str]()
@@ -84,11 +81,6 @@ def _advise_on_classes(result: TrainingResult, evidence: Evidence) -> Iterator[A
                 "classes",
             )
     yield from _advise_on_weak_classes(result, evidence, told)
-    if few := sorted((count, label) for label, count in images.items() if count < FEW and label not in told):
-        shown = name_some([f"{label!r} ({count})" for count, label in few])
-        yield Advice(
-            f"Fewer than {FEW} training images of {shown}: add images of {_number(few, 'it', 'them')}.", "learnt"
-        )
 
 
 def _find_peers(judged: Sequence[ClassFigures], images: Mapping[str, int], count: int) -> tuple[float | None, str]:
@@ -118,28 +110,6 @@ def _advise_on_weak_classes(result: TrainingResult, evidence: Evidence, told: Co
                 "them.",
                 _find_anchor(cell, evidence),
             )
-
-
-def _advise_on_training(result: TrainingResult) -> Iterator[Advice]:
-    """Whether more training, or more variety, would help."""
-    rows = result.history
-    values = [row.get("val_accuracy", row.get("accuracy")) or 0.0 for row in rows]
-    late = len(rows) // 4
-    before, after = max(values[: len(rows) - late], default=0.0), max(values[len(rows) - late :], default=0.0)
-    if late and after - before > GAIN:
-        yield Advice(
-            f"It was still getting better when training ended (from {before:.2f} to {after:.2f} in the last quarter): "
-            "give it more time (fit.steps or fit.minutes).",
-            "curves",
-        )
-    best: dict[str, float | None] = next((row for row in rows if row["step"] == result.best_step), {})
-    known, new = best.get("accuracy"), best.get("val_accuracy")
-    if known is not None and new is not None and known - new > BEHIND:
-        yield Advice(
-            f"It knows the images that it learns from better ({known:.2f}) than those of validation ({new:.2f}): more "
-            "images would help most, then more variety (augment) or a smaller network.",
-            "curves",
-        )
 
 
 def _advise_on_pairs(result: TrainingResult, evidence: Evidence) -> Iterator[Advice]:

@@ -16,7 +16,9 @@ from cnn.dataset.manifest import Manifest
 from cnn.evaluation.calibration import measure_calibration_error
 from cnn.evaluation.gate import Champion, Verdict
 from cnn.evaluation.metrics import ClassFigures, Evaluation, bound_share
+from cnn.files import replace_file
 from infra.registry.registry import REPORT
+from infra.storage.disk_errors import explain_disk_errors
 from infra.storage.store import Store
 from tasks.pages.line_chart import LineChart, draw_lines
 from tasks.pages.reliability_chart import draw_reliability_bars
@@ -80,14 +82,13 @@ def write_training_report(judged: JudgedVersion, store: Store, folder: Path) -> 
     """Write the page of a version into its run's folder, and return its path.
 
     Raises:
-        IntegrityError, StorageError: the dataset is damaged or gone.
+        IntegrityError, StorageError: the dataset is damaged or gone, or the page cannot be written.
     """
     evidence = gather_evidence(judged.result, judged.manifest, store)
     page = make_training_report(judged, evidence, datetime.now(UTC), (folder / PAGE).exists())
-    path, draft = folder / REPORT, folder / f".{REPORT}"
-    draft.write_text(page, "utf-8")
-    draft.replace(path)
-    return path
+    with explain_disk_errors("write the report to", str(folder)), replace_file(folder / REPORT) as file:
+        file.write(page.encode())
+    return folder / REPORT
 
 
 def make_training_report(

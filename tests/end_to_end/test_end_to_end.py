@@ -40,9 +40,9 @@ def kill_group(process: "subprocess.Popen[str]") -> None:
     assert not left, f"children outlived the command: {left}"
 
 
-def check_training_report(trained: dict[str, Any], work: Path) -> None:
+def check_training_report(trained: dict[str, Any], work: Path | str) -> None:
     """The page in the run's folder is the one that `open` finds in MLflow."""
-    opened = safelight("open", "birds", "--workspace", work, "--json")["report"]
+    opened = safelight("open", trained["model"], "--workspace", work, "--json")["report"]
     first, second = (Path(unquote(urlsplit(address).path)).read_text() for address in (trained["report"], opened))
     assert first == second
     assert "always answering" in first
@@ -185,6 +185,7 @@ def test_source_and_workspace_on_s3(
     common = ["--workspace", f"{s3_bucket}/work", "--json", *SETTINGS]
     trained = safelight("retrain", f"{s3_bucket}/photos", "--name", "remote", *common)
     assert trained["alias"] == "champion"
+    check_training_report(trained, f"{s3_bucket}/work")
     scored = safelight("score", f"{s3_bucket}/photos", "--name", "remote", *common)
     assert (scored["scored"], scored["files"]) == (60, 60)
     again = safelight("score", f"{s3_bucket}/photos", "--name", "remote", *common)

@@ -19,7 +19,8 @@ from cnn.evaluation.metrics import Evaluation, evaluate_probabilities
 from cnn.models.architecture import ModelSpec
 from cnn.models.pretrained import Download
 from flows.config import Config
-from flows.results import GateResult
+from flows.results import GateResult, TrainResult
+from flows.retrain import drop_foreign_report
 from flows.train import describe_evaluation, gate_stage, log_verdict, register_stage
 from infra.registry.versions import JUDGED_ON, UNJUDGED
 from infra.storage.store import open_store
@@ -78,6 +79,17 @@ def test_a_version_that_is_held_is_told_with_every_reason(said: list[str]) -> No
     log_verdict(GateResult(verdict="hold", reasons=["it is worse", "by much", "what to do"]))
     log_verdict(GateResult(verdict="promote", reasons=["it is better", "by much"]))
     assert said == ["gate: hold: it is worse", "gate: by much", "gate: what to do", "gate: promote: it is better"]
+
+
+def test_the_report_of_another_machine_is_named_only_where_it_is_on_this_one(tmp_path: Path) -> None:
+    gate = GateResult(verdict="promote", reasons=[])
+    facts: dict[str, Any] = {"model": "birds", "version": 1, "trained": True, "alias": "champion", "run_id": "1"}
+    facts |= {"dataset": "birds-1", "metrics": {}, "gate": gate, "seconds": 1.0}
+    (tmp_path / "my report.html").write_text("<p>")
+    for name, is_here in (("my report.html", True), ("gone.html", False)):
+        result = TrainResult(**facts, report=(tmp_path / name).as_uri())
+        assert bool(drop_foreign_report(result).report) == is_here
+    assert drop_foreign_report(TrainResult(**facts)).report == ""
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from judged_versions import HISTORY, make_judged_version
 from numpy.typing import NDArray
 
@@ -55,13 +54,6 @@ def test_a_weak_class_with_as_many_images_as_the_others_is_not_blamed_on_their_n
     assert any("10 of 10 mistakes mix up 'hats' and 'pants'" in line for line in lines)
 
 
-@pytest.mark.parametrize(("images", "told"), [({"red": 19}, "'red' (19)"), ({"red": 20}, None)])
-def test_classes_with_very_few_images_are_named(tmp_path: Path, images: dict[str, int], told: str | None) -> None:
-    judged = make_judged_version(tmp_path, per_class=MANY, history=FLAT)
-    lines = advise_on(judged, tmp_path, images)
-    assert lines == ([f"Fewer than 20 training images of {told}: add images of it."] if told else [])
-
-
 def test_a_class_without_test_images_is_named(tmp_path: Path) -> None:
     judged = make_judged_version(tmp_path, per_class=MANY, history=FLAT)
     figures = judged.result.evaluation.model_copy(update={"unjudged": ("owl",)})
@@ -78,28 +70,6 @@ def test_few_test_images_are_told_with_how_many_would_do(tmp_path: Path) -> None
     judged = make_judged_version(tmp_path, answer=miss(1, 3), history=FLAT)
     (line,) = [line for line in advise_on(judged, tmp_path) if "tell the accuracy" in line]
     assert line.startswith("18 test images tell the accuracy only to between 0.67 and 1.00; about ")
-
-
-@pytest.mark.parametrize(
-    ("figures", "told"),
-    [
-        ([0.5, 0.5, 0.6, 0.6, 0.7, 0.7, 0.74, 0.78], "(from 0.70 to 0.78 in the last quarter)"),
-        ([0.5, 0.5, 0.6, 0.7, 0.78, 0.78, 0.77, 0.785], None),
-    ],
-)
-def test_a_training_that_was_still_improving_is_told(tmp_path: Path, figures: list[float], told: str | None) -> None:
-    history = [{"accuracy": value, "val_accuracy": value} for value in figures]
-    lines = advise_on(make_judged_version(tmp_path, per_class=MANY, history=history), tmp_path)
-    assert [line for line in lines if "still getting better" in line] == [
-        line for line in lines if told and told in line
-    ]
-    assert bool(told) == any("still getting better" in line for line in lines)
-
-
-def test_a_gap_between_training_and_validation_is_told(tmp_path: Path) -> None:
-    history = [{"accuracy": 0.99, "val_accuracy": 0.8}] * 8
-    lines = advise_on(make_judged_version(tmp_path, per_class=MANY, history=history), tmp_path)
-    assert lines[0].startswith("It knows the images that it learns from better (0.99) than those of validation (0.80)")
 
 
 def test_suspects_and_files_that_were_left_out_are_counted(tmp_path: Path) -> None:
