@@ -8,6 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -232,10 +233,36 @@ def as_step_dataset(
     return _as_dataset(shards, batches, len(steps))
 
 
+@contextmanager
+def unwrap_loader_errors() -> Iterator[None]:
+    """Around the use of a `tf.data.Dataset` of this module: what its loader raises is raised as it was.
+
+    TensorFlow alone would turn it into an error of its own, with the traceback in its message.
+    """
+    _raised.clear()
+    try:
+        yield
+    except Exception:
+        if _raised:
+            raise _raised.pop() from None
+        raise
+
+
+_raised: list[Exception] = []  # by a loader that TensorFlow reads, in a thread of its own
+
+
+def _note_errors(batches: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
+    try:
+        yield from batches()
+    except Exception as error:
+        _raised.append(error)
+        raise
+
+
 def _as_dataset(shards: ShardSet, batches: Callable[[], Iterator[Batch]], count: int) -> Any:
     tf = import_tensorflow()
     signature = (tf.TensorSpec((None, *shards.shape), tf.uint8), tf.TensorSpec((None,), tf.int64))
-    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    dataset = tf.data.Dataset.from_generator(partial(_note_errors, batches), output_signature=signature)
     return dataset.apply(tf.data.experimental.assert_cardinality(count)).prefetch(2)
 
 

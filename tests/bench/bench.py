@@ -30,6 +30,7 @@ MODULES = {
     "s3": "bench_s3",
     "copies": "bench_copies",
     "start": "start_figures",
+    "loader": "bench_loader",
 }
 
 

@@ -15,10 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn.backend import import_keras, import_tensorflow
+from cnn.dataset.loader import ShardSet, as_step_dataset, iterate_steps, open_split
 from cnn.dataset.near_duplicates import find_near_duplicates, perceptual_hashes
 from cnn.dataset.split import SplitSpec
 from cnn.images.read import read_image
 from cnn.images.spec import AugmentSpec, ImageSpec
+from cnn.models.architecture import ModelSpec, build_model
+from cnn.training.plan import TrainingSize, plan_fit
+from cnn.training.spec import FitSpec, Recipe
 from infra.cluster.spec import ClusterSpec
 from infra.cluster.workers import Workers, open_workers
 from infra.storage.store import open_source, open_store, reuse_source
@@ -63,6 +68,53 @@ def time_prepare(source: Path, workspace: str, workers: Workers, size: int, copi
     built = build_chunks(job, plan, workers.run, lambda chunk: None)
     finish_version(job, built, workers.run)
     return time.monotonic() - began
+
+
+@dataclass(frozen=True)
+class TrainingTrial:
+    """A compiled network and what feeds it: the rows of a dataset, changed anew in every epoch."""
+
+    shards: ShardSet
+    model: Any
+    augment: AugmentSpec | None
+    batch_size: int
+
+    def time_loader(self, steps: int) -> float:
+        """Images/s of the batches alone, from when the first is there."""
+        batches = iterate_steps(self.shards, self.batch_size, 0, range(steps + 1), self.augment)
+        next(batches)
+        began = time.monotonic()
+        for _ in batches:
+            pass
+        return steps * self.batch_size / (time.monotonic() - began)
+
+    def time_training(self, steps: int, fed: bool) -> float:
+        """Images/s of so many steps; without being `fed` on one batch again and again."""
+        batches = as_step_dataset(self.shards, self.batch_size, 0, range(steps), self.augment)
+        if not fed:
+            batches = batches.take(1).cache().repeat(steps)
+        began = time.monotonic()
+        self.model.fit(batches, steps_per_epoch=steps, verbose=0)
+        return steps * self.batch_size / (time.monotonic() - began)
+
+
+def open_training(source: Path, workspace: str, network: str, recipe: Recipe, side: int) -> TrainingTrial:
+    """A preset or a backbone with random weights, compiled and warm, and a dataset of the source's images."""
+    import_tensorflow()
+    image = ImageSpec(size=(side, side))
+    build = BuildSpec(image=image, augment=AugmentSpec(), split=SplitSpec(validation=0.0, test=0.0))
+    job = PrepareJob(open_source(str(source)), open_store(workspace), build, BudgetSpec(), ChunkSpec().files)
+    with open_processes(0) as workers:
+        built = build_chunks(job, plan_build(job, list_files(job), None), workers.run, lambda chunk: None)
+        manifest = finish_version(job, built, workers.run).manifest
+    shards = open_split(manifest, "train", Path(workspace))
+    spec = ModelSpec.model_validate({"preset": network} if recipe == "scratch" else {"backbone": network})
+    plan = plan_fit(FitSpec(), recipe, TrainingSize(shards.rows, True))
+    model = build_model(spec, image, manifest.normalization, manifest.classes)
+    model.compile(import_keras().optimizers.AdamW(1e-4), "binary_crossentropy")
+    trial = TrainingTrial(shards, model, plan.augment, plan.batch_size)
+    trial.time_training(2, fed=True)
+    return trial
 
 
 def find_copies_between(thumbnails: NDArray[np.uint8], held: NDArray[np.bool_], distance: int) -> dict[int, int]:

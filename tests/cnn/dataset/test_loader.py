@@ -24,6 +24,7 @@ from cnn.dataset.loader import (
     iterate_batches,
     iterate_steps,
     open_split,
+    unwrap_loader_errors,
 )
 from cnn.dataset.manifest import LedgerRef, Manifest, ShardRef
 from cnn.dataset.normalization import Normalization
@@ -226,6 +227,10 @@ def test_transforms_that_fail_name_the_image(photos: ShardSet) -> None:
     cropped = AugmentSpec(transforms=A.to_dict(A.Compose([A.RandomCrop(3, 3, p=1.0)])))
     with pytest.raises(ConfigError, match=r"augment.transforms makes 3x3x3 of 12x12x3, on the image with the sha256"):
         list(iterate_batches(photos, 8, 0, 0, cropped))
+    with pytest.raises(ConfigError, match=r"^augment.transforms makes 3x3x3 of 12x12x3"), unwrap_loader_errors():
+        list(as_epoch_dataset(photos, 8, 0, 0, cropped))
+    with pytest.raises(KeyError), unwrap_loader_errors():  # not the loader's
+        raise KeyError
 
 
 def test_memory_is_flat(tmp_path: Path) -> None:
