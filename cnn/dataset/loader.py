@@ -22,10 +22,10 @@ from cnn.backend import import_tensorflow
 from cnn.dataset.manifest import Manifest, ShardRef
 from cnn.dataset.sampling import RowDraws, draw_epoch, iterate_draws
 from cnn.dataset.tfrecord import KEY_BYTES, decode_record, iterate_frames, map_file, map_raw, raw_layout, read_varints
-from cnn.dataset.verify import verify_shards
+from cnn.dataset.verify import verify_shard, verify_shards
 from cnn.errors import DatasetError, IntegrityError
 from cnn.images.augment_batch import BatchAugmenter
-from cnn.images.spec import AugmentSpec
+from cnn.images.spec import AugmentSpec, ImageSpec
 
 DECODERS = 4  # threads; OpenCV lets go of the interpreter while it decodes
 AUGMENTERS = min(os.cpu_count() or 1, 16)  # threads
@@ -167,6 +167,17 @@ def open_split(manifest: Manifest, split: str, root: Path) -> ShardSet:
     return ShardSet(shards, manifest.image.shape)
 
 
+def open_shard(ref: ShardRef, image: ImageSpec, root: Path) -> ShardSet:
+    """The rows of one shard of a dataset of such images, found to be what its reference says.
+
+    Raises:
+        IntegrityError: it is not, and was removed where its name is its digest.
+    """
+    verify_shard(ref, root)
+    open_one = _open_raw if image.encoding == "raw" else _open_jpeg
+    return ShardSet([open_one(root / ref.path, ref, image.shape)], image.shape)
+
+
 def iterate_batches(
     shards: ShardSet,
     batch_size: int,
@@ -235,9 +246,9 @@ def as_step_dataset(
 
 @contextmanager
 def unwrap_loader_errors() -> Iterator[None]:
-    """Around the use of a `tf.data.Dataset` of this module: what its loader raises is raised as it was.
+    """Around what reads batches through TensorFlow: an error of the loader is raised as it was.
 
-    TensorFlow alone would turn it into an error of its own, with the traceback in its message.
+    TensorFlow alone would turn it into one of its own, with the traceback in its message.
     """
     _raised.clear()
     try:
@@ -248,31 +259,31 @@ def unwrap_loader_errors() -> Iterator[None]:
         raise
 
 
-_raised: list[Exception] = []  # by a loader that TensorFlow reads, in a thread of its own
-
-
-def _note_errors(batches: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
-    try:
-        yield from batches()
-    except Exception as error:
-        _raised.append(error)
-        raise
-
-
 def _as_dataset(shards: ShardSet, batches: Callable[[], Iterator[Batch]], count: int) -> Any:
     tf = import_tensorflow()
     signature = (tf.TensorSpec((None, *shards.shape), tf.uint8), tf.TensorSpec((None,), tf.int64))
-    dataset = tf.data.Dataset.from_generator(partial(_note_errors, batches), output_signature=signature)
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
     return dataset.apply(tf.data.experimental.assert_cardinality(count)).prefetch(2)
 
 
 def _read_batches(
     shards: ShardSet, draws: Iterable[RowDraws], seed: int, augment: AugmentSpec | None
 ) -> Iterator[Batch]:
-    if augment is None:
-        for drawn in draws:
-            yield shards.batch(drawn.rows)
-        return
+    try:
+        if augment is None:
+            for drawn in draws:
+                yield shards.batch(drawn.rows)
+        else:
+            yield from _change_batches(shards, draws, seed, augment)
+    except Exception as error:
+        _raised.append(error)
+        raise
+
+
+_raised: list[Exception] = []  # here, in a thread of TensorFlow's; for `unwrap_loader_errors`
+
+
+def _change_batches(shards: ShardSet, draws: Iterable[RowDraws], seed: int, augment: AugmentSpec) -> Iterator[Batch]:
     augmenter = BatchAugmenter(augment)
 
     def read(drawn: RowDraws) -> Batch:

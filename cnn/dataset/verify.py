@@ -32,12 +32,26 @@ def verify_shards(refs: Sequence[ShardRef], root: Path) -> None:
     with ThreadPoolExecutor(HASHERS) as pool:
         faults = list(pool.map(lambda ref: _examine(root / ref.path, ref), fresh))
     for ref, fault in zip(fresh, faults, strict=True):
-        if fault is not None:
-            raise IntegrityError(f"{root / ref.path}: {fault}{_remove(root / ref.path, ref)}")
+        _refuse(ref, root, fault)
     if fresh:
         verified = _read_verified(root) | {_name_place(root, ref): states[ref.path] for ref in fresh}
         with suppress(OSError), replace_file(root / VERIFIED) as file:  # a read-only workspace: verify again next time
             file.write(json.dumps(verified, indent=0, sort_keys=True).encode())
+
+
+def verify_shard(ref: ShardRef, root: Path) -> None:
+    """Compare size and digest of one shard with its reference, whatever was found before.
+
+    Raises:
+        IntegrityError: as `verify_shards`.
+    """
+    _find_state(root / ref.path, ref)
+    _refuse(ref, root, _examine(root / ref.path, ref))
+
+
+def _refuse(ref: ShardRef, root: Path, fault: str | None) -> None:
+    if fault is not None:
+        raise IntegrityError(f"{root / ref.path}: {fault}{_remove(root / ref.path, ref)}")
 
 
 def _find_state(path: Path, ref: ShardRef) -> str:

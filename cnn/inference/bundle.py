@@ -1,15 +1,16 @@
 """The bundle of a model: the folder that a registered version carries, checked to the byte when it is read.
 
 It holds `bundle.json` (what the model is, and the sha256 of the others), `model.weights.h5` (to train on, to explain),
-`model.onnx` (to score with), `golden.npz` (a few images and what Keras answers to them) and `seen.npz` (which images it
-learnt from; older versions lack it). bundle.json is written last, so a folder without it is no bundle; files that it
-does not list are never opened.
+`model.onnx` (to score with: see `cnn.models.outputs`), `golden.npz` (a few images and what Keras answers to them) and
+`seen.npz` (which images it learnt from; older versions lack it). bundle.json is written last, so a folder without it is
+no bundle; files that it does not list are never opened.
 """
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,9 +27,11 @@ from cnn.errors import IntegrityError, RegistryError, TrainingError
 from cnn.evaluation.calibration import as_class_probabilities
 from cnn.files import replace_file
 from cnn.images.spec import ImageSpec
-from cnn.inference.onnx import export_onnx, open_session, run_session
+from cnn.inference.onnx import export_onnx, list_outputs, open_session, run_outputs
 from cnn.models.architecture import ModelSpec, build_model
 from cnn.models.backbones import refresh_constants
+from cnn.models.head import FEATURES
+from cnn.models.outputs import MAP, OUTPUTS, PROBABILITIES, expose_outputs
 from cnn.spec import Spec
 from cnn.text import shorten
 
@@ -37,8 +40,23 @@ SEEN = "seen.npz"
 PARTS = (GOLDEN, ONNX, WEIGHTS)  # of every bundle
 WRITE_LIMIT = 1e-4  # largest difference of a probability between Keras and ONNX on the machine that writes the bundle
 LOAD_LIMIT = 1e-3  # the same on another machine, whose arithmetic may round otherwise
+FACTOR = 10  # features and maps may differ by so many times more, as a share of their largest value
+GOLDEN_MAPS = 4  # golden images whose feature map is kept, too: it is large, and features are made of it
 BATCH = 64  # images at a time
 REBUILD_LIMIT = 0.05  # training in float16 or TF32 rounds by less; another network differs by more
+
+
+NOUNS = {PROBABILITIES: "a probability", FEATURES: "a feature", MAP: "a value of the feature map"}
+Answers = dict[str, NDArray[Any]]  # outputs of a network by name (`cnn.models.outputs`)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """uint8 images (m, height, width, channels) and Keras' answers: uncalibrated class `probabilities`, (m, k),
+    `features` (m, f), and `map` of the first images; bundles of earlier releases hold the probabilities alone."""
+
+    images: NDArray[np.uint8]
+    answers: Answers
 
 
 class BundleFacts(Spec):
@@ -98,12 +116,13 @@ def write_bundle(
     (folder / INFO).unlink(missing_ok=True)  # from here on the folder is no bundle until the last line
     with _float32_on_cpu():
         network = _copy_network(model, facts)
-        reference = _ask_keras(network, golden)
-        _check_same(_ask_keras(model, golden), reference)
+        outputs = expose_outputs(network)
+        reference = _ask_keras(outputs, golden)
+        _check_same(_ask_keras(expose_outputs(model, (PROBABILITIES,)), golden), reference)
         network.save_weights(folder / WEIGHTS)
-        export_onnx(network, folder / ONNX, facts.image.shape)
+        export_onnx(outputs, folder / ONNX, facts.image.shape)
     difference = _compare_onnx(folder / ONNX, golden, reference)
-    np.savez_compressed(folder / GOLDEN, images=golden, probabilities=reference.astype(np.float32))
+    np.savez_compressed(folder / GOLDEN, allow_pickle=False, images=golden, **reference)
     if seen is not None:
         write_seen(seen, folder / SEEN)
     parts = PARTS if seen is None else (*PARTS, SEEN)
@@ -158,10 +177,10 @@ def read_part(folder: Path, info: BundleInfo, name: str) -> bytes:
     return data
 
 
-def read_golden(folder: Path, info: BundleInfo) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """The golden images, uint8 (m, height, width, channels), and Keras' uncalibrated class probabilities, (m, k)."""
+def read_golden(folder: Path, info: BundleInfo) -> Golden:
+    """The golden images and what Keras answered to them when the model was registered."""
     with np.load(io.BytesIO(read_part(folder, info, GOLDEN)), allow_pickle=False) as arrays:
-        return arrays["images"], arrays["probabilities"]
+        return Golden(arrays["images"], {name: arrays[name] for name in OUTPUTS if name in arrays})
 
 
 def read_seen_images(folder: Path, info: BundleInfo) -> SeenImages | None:
@@ -189,29 +208,50 @@ def load_keras_model(folder: Path) -> Any:
             f"{folder / WEIGHTS} does not fit its description ({shorten(error)}); train again"
         ) from None
     refresh_constants(model)
-    golden, expected = read_golden(folder, info)
+    golden = read_golden(folder, info)
     with import_keras().device("cpu:0"):
-        check_golden_answers(folder, _ask_keras(model, golden), expected, "Keras")
+        check_golden_answers(folder, _ask_keras(expose_outputs(model), golden.images), golden, "Keras")
     return model
 
 
-def check_golden_answers(folder: Path, answers: NDArray[Any], expected: NDArray[Any], engine: str) -> None:
+def ask_session(session: Any, golden: Golden) -> Answers:
+    """What ONNX Runtime answers to the golden images, in the outputs that are kept of them."""
+    names = list_outputs(session)
+    if PROBABILITIES not in names:  # a bundle of an earlier release: its one output has another name
+        return {PROBABILITIES: as_class_probabilities(run_outputs(session, golden.images, names[:1])[names[0]])}
+    return _trim_answers(run_outputs(session, golden.images, tuple(golden.answers)))
+
+
+def check_golden_answers(folder: Path, answers: Answers, golden: Golden, engine: str) -> None:
     """Refuse a model whose golden images do not come out as they did when it was registered.
 
     Raises:
-        RegistryError: a probability differs by more than 0.001.
+        RegistryError: a probability differs by more than 0.001, or another output by more than a hundredth of its
+            largest value.
     """
+    for name, expected in golden.answers.items():
+        difference, limit = measure_output(name, answers[name], expected), limit_output(name, LOAD_LIMIT)
+        if not difference <= limit:
+            raise RegistryError(
+                f"{folder}: {engine} does not answer the golden images as it did when the model was registered "
+                f"({NOUNS[name]} differs by {difference:.2g}, limit {limit}); install the locked dependencies, "
+                f"or train again"
+            )
+
+
+def limit_output(name: str, limit: float) -> float:
+    """How much an output may differ where a probability may by `limit`."""
+    return limit if name == PROBABILITIES else FACTOR * limit
+
+
+def measure_output(name: str, answers: NDArray[Any], expected: NDArray[Any]) -> float:
+    """How much an output differs at most; except of probabilities, as a share of its largest value."""
     difference = measure_difference(answers, expected)
-    if not difference <= LOAD_LIMIT:
-        raise RegistryError(
-            f"{folder}: {engine} does not answer the golden images as it did when the model was registered "
-            f"(a probability differs by {difference:.2g}, limit {LOAD_LIMIT}); install the locked dependencies, "
-            f"or train again"
-        )
+    return difference if name == PROBABILITIES else difference / max(float(np.abs(expected).max(initial=0.0)), 1e-12)
 
 
 def measure_difference(answers: NDArray[Any], expected: NDArray[Any]) -> float:
-    """The largest absolute difference of a probability; infinite where the shapes differ."""
+    """The largest absolute difference; infinite where the shapes differ."""
     if answers.shape != expected.shape:
         return float("inf")
     return float(np.abs(np.asarray(answers, np.float64) - np.asarray(expected, np.float64)).max(initial=0.0))
@@ -241,15 +281,25 @@ def _copy_network(model: Any, facts: BundleFacts) -> Any:
     return network
 
 
-def _ask_keras(model: Any, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+def _ask_keras(outputs: Any, images: NDArray[np.uint8]) -> Answers:
+    """What a model of `expose_outputs` answers, as a bundle keeps it."""
     convert = import_keras().ops.convert_to_numpy
     starts = range(0, len(images), BATCH)
-    outputs = [convert(model(images[start : start + BATCH], training=False)) for start in starts]
-    return as_class_probabilities(np.concatenate(outputs))
+    parts = [outputs(images[start : start + BATCH], training=False) for start in starts]
+    return _trim_answers({name: np.concatenate([convert(part[name]) for part in parts]) for name in parts[0]})
 
 
-def _check_same(trained: NDArray[np.float64], rebuilt: NDArray[np.float64]) -> None:
-    difference = measure_difference(trained, rebuilt)
+def _trim_answers(answers: Mapping[str, NDArray[Any]]) -> Answers:
+    """One probability per class, and the maps of the first images alone."""
+    kept = dict(answers)
+    kept[PROBABILITIES] = as_class_probabilities(kept[PROBABILITIES]).astype(np.float32)
+    if MAP in kept:
+        kept[MAP] = kept[MAP][:GOLDEN_MAPS]
+    return kept
+
+
+def _check_same(trained: Answers, rebuilt: Answers) -> None:
+    difference = measure_difference(trained[PROBABILITIES], rebuilt[PROBABILITIES])
     if difference > REBUILD_LIMIT:
         raise TrainingError(
             f"the trained model is not the network of its description (a probability differs by {difference:.2g}, "
@@ -257,20 +307,22 @@ def _check_same(trained: NDArray[np.float64], rebuilt: NDArray[np.float64]) -> N
         )
 
 
-def _compare_onnx(path: Path, golden: NDArray[np.uint8], reference: NDArray[np.float64]) -> float:
+def _compare_onnx(path: Path, images: NDArray[np.uint8], reference: Answers) -> float:
+    """The largest difference of a probability."""
     try:
-        answers = as_class_probabilities(run_session(open_session(path.read_bytes()), golden))
+        answers = ask_session(open_session(path.read_bytes()), Golden(images, reference))
     except Exception as error:  # ONNX Runtime raises types of its own; the reason is recorded
         raise TrainingError(
             f"{path}: ONNX Runtime cannot run the exported model ({shorten(error)}); train again"
         ) from None
-    difference = measure_difference(answers, reference)
-    if difference > WRITE_LIMIT:
-        raise TrainingError(
-            f"{path}: ONNX Runtime and Keras differ by {difference:.2g} on the golden images (limit {WRITE_LIMIT}); "
-            f"choose another model.backbone or model.layers"
-        )
-    return difference
+    for name, expected in reference.items():
+        difference, limit = measure_output(name, answers[name], expected), limit_output(name, WRITE_LIMIT)
+        if not difference <= limit:
+            raise TrainingError(
+                f"{path}: ONNX Runtime and Keras differ by {difference:.2g} on the golden images ({NOUNS[name]}, limit "
+                f"{limit}); choose another model.backbone or model.layers"
+            )
+    return measure_difference(answers[PROBABILITIES], reference[PROBABILITIES])
 
 
 def _check_golden(golden: NDArray[np.uint8], image: ImageSpec) -> None:

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cnn.backend import import_keras
 from cnn.errors import TrainingError
+from cnn.models.outputs import PROBABILITIES
 from cnn.stderr import capture_stderr
 from cnn.text import shorten
 
@@ -26,7 +27,8 @@ _LIBRARY_LINE = re.compile(rb"WARNING: All log messages before absl|[IWEF]\d{4} 
 
 
 def export_onnx(model: Any, path: Path, shape: tuple[int, int, int]) -> None:
-    """Write `model`, a float32 network that was called before, as an ONNX file; its input is called `images`.
+    """Write `model`, a float32 network that was called before, as an ONNX file; its input is called `images`, and its
+    outputs as the keys of its answer, where that is a dictionary.
 
     The model is only good for inference afterwards: its normalization constants become numpy arrays.
 
@@ -71,12 +73,26 @@ def open_session(model: bytes, threads: int = 1) -> Any:
 
 
 def run_session(session: Any, images: NDArray[np.uint8], batch_size: int = 64) -> NDArray[np.float32]:
-    """The network's raw outputs for uint8 (n, height, width, channels): float32 (n, units), n from 0."""
-    name = session.get_inputs()[0].name
+    """The network's probabilities for uint8 (n, height, width, channels): float32 (n, units), n from 0."""
+    name = PROBABILITIES if PROBABILITIES in list_outputs(session) else list_outputs(session)[0]
+    return run_outputs(session, images, (name,), batch_size)[name]
+
+
+def run_outputs(
+    session: Any, images: NDArray[np.uint8], names: Sequence[str], batch_size: int = 64
+) -> dict[str, NDArray[np.float32]]:
+    """These outputs of the network, float32 (n, …) each, for uint8 (n, height, width, channels), n from 0."""
+    shapes = {output.name: output.shape[1:] for output in session.get_outputs()}
     if not len(images):
-        return np.empty((0, session.get_outputs()[0].shape[-1]), np.float32)
-    starts = range(0, len(images), batch_size)
-    return np.concatenate([session.run(None, {name: images[start : start + batch_size]})[0] for start in starts])
+        return {name: np.empty((0, *shapes[name]), np.float32) for name in names}
+    given, starts = session.get_inputs()[0].name, range(0, len(images), batch_size)
+    parts = [session.run(list(names), {given: images[start : start + batch_size]}) for start in starts]
+    return {name: np.concatenate(values) for name, values in zip(names, zip(*parts, strict=True), strict=True)}
+
+
+def list_outputs(session: Any) -> list[str]:
+    """The names of the network's outputs; bundles of earlier releases have one, by another name."""
+    return [output.name for output in session.get_outputs()]
 
 
 def mute_onnx() -> AbstractContextManager[None]:

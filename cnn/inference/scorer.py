@@ -10,8 +10,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from cnn.errors import RegistryError
 from cnn.evaluation.calibration import apply_temperature, as_class_probabilities
-from cnn.inference.bundle import ONNX, BundleInfo, check_golden_answers, read_bundle, read_golden, read_part
-from cnn.inference.onnx import open_session, run_session
+from cnn.inference.bundle import (
+    ONNX,
+    BundleInfo,
+    ask_session,
+    check_golden_answers,
+    read_bundle,
+    read_golden,
+    read_part,
+)
+from cnn.inference.onnx import list_outputs, open_session, run_outputs, run_session
+from cnn.models.head import FEATURES
+from cnn.models.outputs import PROBABILITIES
 from cnn.text import shorten
 
 
@@ -30,16 +40,44 @@ class Scorer:
         Raises:
             ValueError: another type or shape, or `batch_size` below 1.
         """
+        return self._calibrate(*(run_session(self.session, seen, batch_size) for seen in self._see(images, batch_size)))
+
+    def predict_with_features(
+        self, images: NDArray[np.uint8], batch_size: int = 64
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(what `predict` gives, the features that the head sees: float32 (n, f), of the images without their mirror).
+
+        Raises:
+            RegistryError: the bundle is of an earlier release, whose models do not give features.
+            ValueError: as `predict`.
+        """
+        if not self.has_features:
+            raise RegistryError(
+                f"the model of dataset {self.info.dataset} is of an earlier release and gives no features; train again"
+            )
+        seen, *mirrored = self._see(images, batch_size)
+        found = run_outputs(self.session, seen, (PROBABILITIES, FEATURES), batch_size)
+        others = (run_session(self.session, pixels, batch_size) for pixels in mirrored)
+        return self._calibrate(found[PROBABILITIES], *others), found[FEATURES]
+
+    @property
+    def has_features(self) -> bool:
+        """Whether the model gives features, as those of earlier releases do not."""
+        return FEATURES in list_outputs(self.session)
+
+    def _see(self, images: NDArray[np.uint8], batch_size: int) -> list[NDArray[np.uint8]]:
+        """The images, and their mirror images where the bundle says `mirror`."""
         shape = self.info.image.shape
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape:
             rule = f"expected uint8 images (n, {', '.join(map(str, shape))})"
             raise ValueError(f"{rule}, not {images.dtype} {images.shape}")
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, not {batch_size}")
-        probabilities = as_class_probabilities(run_session(self.session, images, batch_size))
-        if self.info.mirror:
-            mirrored = as_class_probabilities(run_session(self.session, images[:, :, ::-1], batch_size))
-            probabilities = (probabilities + mirrored) / 2
+        return [images, images[:, :, ::-1]] if self.info.mirror else [images]
+
+    def _calibrate(self, *outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The mean of what the network said of an image and its mirror, calibrated."""
+        probabilities = np.mean([as_class_probabilities(values) for values in outputs], axis=0)
         return apply_temperature(probabilities, self.info.temperature).astype(np.float32)
 
 
@@ -52,18 +90,18 @@ def load_scorer(folder: Path, threads: int = 1) -> Scorer:
         ValueError: `threads` is below 1.
     """
     info = read_bundle(folder)
-    golden, expected = read_golden(folder, info)
+    golden = read_golden(folder, info)
     model = read_part(folder, info, ONNX)
     try:
         session = open_session(model, threads)
-        outputs = run_session(session, golden)
+        answers = ask_session(session, golden)
     except ValueError:
         raise
     except Exception as error:  # ONNX Runtime raises types of its own; the reason is recorded
         raise RegistryError(
             f"{folder / ONNX}: ONNX Runtime cannot run the model ({shorten(error)}); install the locked dependencies"
         ) from None
-    check_golden_answers(folder, as_class_probabilities(outputs), expected, "ONNX Runtime")
+    check_golden_answers(folder, answers, golden, "ONNX Runtime")
     return Scorer(info, session)
 
 

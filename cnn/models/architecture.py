@@ -69,7 +69,7 @@ class ModelSpec(Settings):
     head: HeadKind = Field(
         "linear",
         description="what makes class probabilities of the features: linear: one layer; unit: the same on features"
-        " scaled to length 1; kernel: one on similarities to some images, the landmarks",
+        " squashed and scaled to length 1; kernel: one on similarities to some images, the landmarks",
     )
     landmarks: int = Field(0, ge=0, le=65_536, description="with head = kernel: how many images it compares with")
 

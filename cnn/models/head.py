@@ -1,8 +1,11 @@
 """The head of a network: what makes class probabilities of its features, and how one that was fitted elsewhere goes in.
 
-A linear head is multinomial logistic regression. A unit head is the same on features scaled to length 1. A kernel head
-is one on similarities to some images' features, the landmarks: the Nyström method for a Gaussian kernel (Williams and
-Seeger, Using the Nyström method to speed up kernel machines, 2001). Importing this module imports no Keras.
+A linear head is multinomial logistic regression. A unit head is the same on features that are squashed, x / (1 + |x|),
+and then scaled to length 1: few channels of a pretrained network are large, and squashed they outvote the others less
+(as the square root does in Arandjelović and Zisserman, Three things everyone should know to improve object retrieval,
+2012; its slope at 0 has no bound, which training could not go on from). A kernel head is one on similarities to some
+images' features, the landmarks: the Nyström method for a Gaussian kernel (Williams and Seeger, Using the Nyström method
+to speed up kernel machines, 2001). Importing this module imports no Keras.
 """
 
 from typing import Any, Literal, Protocol
@@ -15,7 +18,8 @@ from cnn.errors import ConfigError
 from cnn.models.layers import LayerRow, count_dense
 
 HeadKind = Literal["linear", "unit", "kernel"]
-FEATURES, UNIT, KERNEL, HEAD = "features", "head_unit", "head_kernel", "head"  # names of layers, in this order
+# Names of layers, in this order.
+FEATURES, SQUASH, UNIT, KERNEL, HEAD = "features", "head_squash", "head_unit", "head_kernel", "head"
 SMALLEST_LENGTH = 1e-12  # of a landmark, so that one of zeros stays as it is
 
 
@@ -23,7 +27,8 @@ class FittedHead(Protocol):
     """A head that was fitted on features of `f` values, for `u` units (see `choose_units`).
 
     `weights` are float (f, u), for a kernel head (m, u); `bias` (u,); `landmarks` (m, f) and `gamma` are a kernel
-    head's: its inputs are exp(-gamma |x - c|²) of the features x and each landmark c, both scaled to length 1.
+    head's: its inputs are exp(-gamma |x - c|²) of the features x, squashed and scaled to length 1, and each landmark c,
+    scaled to length 1.
     """
 
     @property
@@ -64,6 +69,7 @@ def apply_head(features: Any, kind: HeadKind, landmarks: int, classes_count: int
     layers = import_keras().layers
     units, activation = choose_units(classes_count)
     if kind != "linear":
+        features = layers.Activation("softsign", dtype="float32", name=SQUASH)(features)
         features = layers.UnitNormalization(dtype="float32", name=UNIT)(features)
     if kind == "kernel":
         features = layers.Dense(landmarks, activation="exponential", dtype="float32", name=KERNEL)(features)
@@ -75,6 +81,7 @@ def count_head(kind: HeadKind, landmarks: int, features: int, classes_count: int
     units, activation = choose_units(classes_count)
     rows = []
     if kind != "linear":
+        rows.append(LayerRow(SQUASH, "softsign", (features,), 0))
         rows.append(LayerRow(UNIT, "scaled to length 1", (features,), 0))
     if kind == "kernel":
         rows.append(LayerRow(KERNEL, f"{landmarks} landmarks", (landmarks,), count_dense(features, landmarks)))

@@ -1,4 +1,4 @@
-"""The space in which a head is fitted: features of unit length or of a kernel, centred, as principal components.
+"""The space in which a head is fitted: squashed features of length 1 or of a kernel, as principal components.
 
 Behind the first step all is linear, so a model fitted here becomes the weights of one dense layer.
 """
@@ -20,8 +20,8 @@ Rows = NDArray[np.float32]
 class FeatureSpace:
     """components = basis(features) @ axes - offset, float64 axes (m, r) and offset (r,).
 
-    The basis is the features themselves, scaled to length 1, or with `landmarks` float32 (m, f), of length 1 too, the
-    kernel exp(-gamma * |x - landmark|²).
+    The basis is the features themselves, squashed and scaled to length 1, or with `landmarks` float32 (m, f), of
+    length 1 too, the kernel exp(-gamma * |x - landmark|²).
     """
 
     axes: NDArray[np.float64]
@@ -30,9 +30,13 @@ class FeatureSpace:
     gamma: float = 0.0
 
 
-def scale_to_unit(features: NDArray[Any]) -> Rows:
-    """Features of length 1 along the last axis, float32; zeros stay zeros. The same as Keras' UnitNormalization."""
-    values = np.asarray(features, np.float32)
+def squash_to_unit(features: NDArray[Any]) -> Rows:
+    """x / (1 + |x|), then scaled to length 1 along the last axis, float32; zeros stay zeros.
+
+    The same as Keras' softsign and UnitNormalization, with which a head begins: `cnn.models.head` says why.
+    """
+    levels = np.asarray(features, np.float32)
+    values = np.asarray(levels / (np.float32(1.0) + np.abs(levels)), np.float32)
     lengths = np.sqrt(np.einsum("...f,...f->...", values, values))
     return np.asarray(values / np.maximum(lengths, 1e-12)[..., None], np.float32)
 

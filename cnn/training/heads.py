@@ -24,7 +24,7 @@ from cnn.training.feature_space import (
     find_linear_space,
     measure_spread,
     project_rows,
-    scale_to_unit,
+    squash_to_unit,
 )
 from cnn.training.folds import assign_folds
 from cnn.training.logistic import LabelledRows, LogisticModel, compute_softmax, fit_logistic_path
@@ -79,8 +79,8 @@ class HeadPlan:
 class Head:
     """A head as a network holds it: weights float32 (f or m, u) and bias float32 (u,); one unit for two classes.
 
-    "unit": features of length 1, then a dense layer. "kernel": exp(-gamma |x - c|²) with m landmarks c, float32 (m, f)
-    of length 1, between the two.
+    "unit": features squashed to x / (1 + |x|) and scaled to length 1, then a dense layer. "kernel": between the two
+    exp(-gamma |x - c|²) with m landmarks c, float32 (m, f) of length 1.
     """
 
     kind: HeadKind
@@ -178,7 +178,7 @@ def predict_out_of_fold(images: FeatureSet, classes: int, choice: HeadChoice, pl
 
 def predict_head(head: Head, features: Features) -> Probabilities:
     """What a network with this head answers: features (n, 2, f), image and mirror → mean probabilities (n, k)."""
-    units = scale_to_unit(features)
+    units = squash_to_unit(features)
     if head.landmarks is not None:
         units = apply_kernel(units, head.landmarks, head.gamma)
     logits = (units @ head.weights + head.bias).astype(np.float64)
@@ -301,7 +301,7 @@ def _answer(model: LogisticModel, views: Views) -> Probabilities:
 def _project_views(space: FeatureSpace, features: Features) -> Views:
     """Components float32 (n, 2, r), a block at a time: float16 features of many images are not all unpacked at once."""
     blocks = [features[start : start + BLOCK] for start in range(0, len(features), BLOCK)]
-    return np.concatenate([project_rows(space, scale_to_unit(block)) for block in blocks])
+    return np.concatenate([project_rows(space, squash_to_unit(block)) for block in blocks])
 
 
 def _draw_rows(features: Features, seed: int) -> NDArray[np.float32]:
@@ -309,7 +309,7 @@ def _draw_rows(features: Features, seed: int) -> NDArray[np.float32]:
     rows = features.reshape(-1, features.shape[-1])
     if len(rows) > SAMPLE:
         rows = rows[np.sort(np.random.default_rng(seed).permutation(len(rows))[:SAMPLE])]
-    return scale_to_unit(rows)
+    return squash_to_unit(rows)
 
 
 def _fold_images(images: FeatureSet, seed: int) -> list[_Split]:

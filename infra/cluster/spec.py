@@ -1,6 +1,8 @@
-"""Settings of the workers, and estimates of how much work there is for them."""
+"""Settings of the workers, estimates of how much work there is for them, and how they are called."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from pydantic import Field
 
@@ -30,3 +32,17 @@ class WorkEstimate:
 
     pieces: int
     seconds: float
+
+
+class Run(Protocol):
+    """How pieces of work are done; `infra.cluster.workers.Workers.run` is one."""
+
+    def __call__(
+        self,
+        function: Callable[[Any], Any],
+        items: Iterable[Any],
+        on_result: Callable[[Any], None],
+        estimate: WorkEstimate,
+        isolate: Callable[[Any], Any] | None = None,
+    ) -> None:
+        """Call `on_result` with `function(item)` for each item; `isolate` makes of an item one that ends no process."""

@@ -8,6 +8,7 @@ from cnn.digest import hash_json
 SCRATCH = "tmp"  # what is being written
 DATASET_POINTERS = "datasets/latest/"
 REFUSED = "refused/"
+FEATURES_FOLDER = "features/"
 
 
 def dataset_pointer_path(source: str) -> str:
@@ -53,6 +54,26 @@ def derived_path(key: str) -> str:
 def shard_sums_path(digest: str) -> str:
     """The sums over a shard's pixels from which the normalization is computed."""
     return derived_path(f"{digest}-sums")
+
+
+def backbone_path(content: str) -> str:
+    """A frozen backbone as ONNX, named by its sha256."""
+    return f"backbones/{content}.onnx"
+
+
+def backbone_record_path(digest: str) -> str:
+    """Which file is the backbone of this description."""
+    return f"backbones/{digest}.json"
+
+
+def features_folder(backbone: str, pixels: str) -> str:
+    """What lies before the features that a backbone gave for pixels made in one way, both given by their digests."""
+    return f"{FEATURES_FOLDER}{backbone[:16]}-{pixels[:16]}/"
+
+
+def feature_block_path(folder: str, key: str) -> str:
+    """The features of some images of such a folder."""
+    return f"{folder}{key}.bin"
 
 
 def bundle_path(digest: str, name: str) -> str:

@@ -5,10 +5,9 @@
 The last two are in tasks/prepare/publish.py.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -41,20 +40,6 @@ class PrepareJob:
     exclude: tuple[str, ...] = ()  # patterns of files of the source that are left out
     verify: bool = False  # whether files that look unchanged are read, too
     command: str = PREPARE  # what its user types, with {} for the source
-
-
-class Run(Protocol):
-    """How pieces of work are done; `infra.cluster.workers.Workers.run` is one."""
-
-    def __call__(
-        self,
-        function: Callable[[Any], Any],
-        items: Iterable[Any],
-        on_result: Callable[[Any], None],
-        estimate: WorkEstimate,
-        isolate: Callable[[Any], Any] | None = None,
-    ) -> None:
-        """Call `on_result` with `function(item)` for each item; `isolate` makes of an item one that ends no process."""
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,14 @@ from cnn.formats.content_digest import digest_image_data
 from cnn.formats.file_kinds import may_be_deep
 from cnn.formats.levels import LevelSpan, combine_spans
 from cnn.images.spec import ImageSpec
+from infra.cluster.spec import Run
 from infra.storage.store import reuse_source
 from tasks.files.chunks import Chunk, ChunkPlan, cut_by_hash, estimate_decoding, make_chunk
 from tasks.files.decoding import choose_decoder
 from tasks.files.listing import find_readable
 from tasks.files.reading import Files, computing
 from tasks.prepare.build import BuildTask
-from tasks.prepare.job import PrepareJob, PreviousVersion, Run, SourceFiles
+from tasks.prepare.job import PrepareJob, PreviousVersion, SourceFiles
 
 DATASET = "dataset"
 

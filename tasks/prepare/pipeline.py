@@ -10,7 +10,7 @@ from functools import partial
 
 from cnn.dataset.normalization import Normalization, set_normalization
 from cnn.errors import StorageError
-from infra.cluster.spec import WorkEstimate
+from infra.cluster.spec import Run, WorkEstimate
 from infra.storage.layout import manifest_path
 from tasks.dataset.version import LatestVersion, point_to_version
 from tasks.files.chunks import Chunk
@@ -19,7 +19,7 @@ from tasks.prepare.checks import check_all_listed, check_budget, check_leaks
 from tasks.prepare.chunk_report import count_deep_rows, read_chunk_report
 from tasks.prepare.derive import DerivedShard, DeriveTask, ShardSelection, derive_shard, find_derived, sum_shard_levels
 from tasks.prepare.duplicates import fetch_greys, mark_copies, mark_doubtful_labels, mark_leaks
-from tasks.prepare.job import BuildPlan, Built, PrepareJob, Run
+from tasks.prepare.job import BuildPlan, Built, PrepareJob
 from tasks.prepare.keep_splits import draw_splits, recall_splits
 from tasks.prepare.placement import Placement, SelectedRows, place_rows, select_rows
 from tasks.prepare.publish import DatasetDraft, PublishedDataset, publish_dataset

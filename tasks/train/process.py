@@ -1,8 +1,9 @@
 """The training process: a child of its own for each training, because TensorFlow takes seconds and 400 MB.
 
-The child gets the job as a line on stdin and answers with JSON lines on a pipe of its own: the figures of each epoch,
-then one line with the result or the error. What TensorFlow prints goes to `train.log` in the job's folder. The child
-ends when its stdin does, so it never outlives the parent; it ignores Ctrl-C, because the parent decides.
+The child gets jobs as lines on stdin: backbones to export, then one training. It answers each with JSON lines on a pipe
+of its own: the figures of each epoch, then one line with the result or the error. What TensorFlow prints goes to
+`train.log` in the job's folder. The child ends when its stdin does, so it never outlives the parent; it ignores Ctrl-C,
+because the parent decides.
 """
 
 import ctypes
@@ -17,20 +18,25 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
 import cnn.errors
+from cnn.digest import canonical_json
 from cnn.errors import InstallationError, SafelightError, TrainingError
 from cnn.text import shorten
 from infra.machine.import_path import python_command, python_environment
 from infra.machine.memory_limits import GIB, check_memory_limits, is_short_of_memory, kill_when_starved, mentions_memory
+from tasks.features.backbone import export_to_workspace
+from tasks.features.spec import BackboneRecord, ExportJob
 from tasks.train.spec import OnEpoch, TrainingResult, TrainJob
 
 TRAINING_PACKAGES = ("keras", "matplotlib", "onnx", "pandas")  # what both extras, `cpu` and `gpu`, bring
 LOG = "train.log"
+TRAIN, EXPORT = "train", "export"  # kinds of jobs
 STOP_SECONDS = 10.0
 LEAST_MEMORY = 3 * GIB  # of address space, to load TensorFlow
 MOST_READ = 8192  # bytes at the end of a log
@@ -54,7 +60,7 @@ def check_training_packages() -> None:
 
 
 class TrainingProcess:
-    """The parent's end of a training process, which loads TensorFlow at once and waits for its one job. Use it in a
+    """The parent's end of a training process, which loads TensorFlow at once and waits for its jobs. Use it in a
     `with`, or `stop` it."""
 
     def __init__(self) -> None:
@@ -93,25 +99,34 @@ class TrainingProcess:
         self.stop()
 
     def run(self, job: TrainJob, on_epoch: OnEpoch) -> TrainingResult:
-        """Train; `on_epoch` gets the figures of each epoch as it ends.
+        """Train, the last that this process does; `on_epoch` gets the figures of each epoch as it ends.
 
         Raises:
             SafelightError: the fault that training met, as the same class.
             TrainingError: the process died; the line names the signal and the log.
         """
-        Path(job.folder).mkdir(parents=True, exist_ok=True)
+        answer = self._ask({TRAIN: job.model_dump(mode="json")}, Path(job.folder), job.plan.batch_size, on_epoch)
+        return TrainingResult.model_validate_json(json.dumps(answer))
+
+    def export(self, job: ExportJob) -> BackboneRecord:
+        """Write a backbone into the workspace as ONNX. Raises: as `run`."""
+        answer = self._ask({EXPORT: job.model_dump(mode="json")}, Path(job.folder), 1, lambda figures: None)
+        return BackboneRecord.model_validate_json(json.dumps(answer))
+
+    def _ask(self, job: dict[str, Any], folder: Path, batch: int, on_epoch: OnEpoch) -> Any:
+        """The answer to a job, whose log lies in a folder and which looks at so many images at a time."""
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder / LOG
         with suppress(BrokenPipeError):  # a process that died already is described below
             if self._process.stdin is not None:
-                self._process.stdin.write(job.to_json().encode() + b"\n")
+                self._process.stdin.write(canonical_json(job).encode() + b"\n")
                 self._process.stdin.flush()
         with kill_when_starved(self._process) as starved:
-            if (result := self._follow(job, on_epoch)) is not None:
+            if (result := self._follow(log, batch, on_epoch)) is not None:
                 return result
-        if starved.is_set():
-            raise _out_of_memory(Path(job.folder, LOG), job.plan.batch_size)
-        raise self._describe_death(Path(job.folder, LOG), job.plan.batch_size)
+        raise _out_of_memory(log, batch) if starved.is_set() else self._describe_death(log, batch)
 
-    def _follow(self, job: TrainJob, on_epoch: OnEpoch) -> TrainingResult | None:
+    def _follow(self, log: Path, batch: int, on_epoch: OnEpoch) -> Any | None:
         """The answer of the process; None when it has ended without one."""
         for line in self._events:
             message = _read_line(line)
@@ -120,9 +135,9 @@ class TrainingProcess:
             elif "epoch" in message:
                 on_epoch(message["epoch"])
             elif "result" in message:
-                return TrainingResult.model_validate_json(json.dumps(message["result"]))
+                return message["result"]
             elif "error" in message:
-                raise _rebuild_error(message["error"], Path(job.folder, LOG), job.plan.batch_size)
+                raise _rebuild_error(message["error"], log, batch)
         return None
 
     def stop(self) -> None:
@@ -216,12 +231,21 @@ def run_child(events: int, watch_parent: bool, parent: int) -> int:
         failure = _catch(_load_keras, "TensorFlow cannot be loaded")
         if not failure:
             send({"ready": True})
-        job = TrainJob.model_validate_json(jobs.get())
-        _redirect_output(Path(job.folder, LOG))
-        failure = failure or _catch(lambda: send({"result": _train(job, send).model_dump(mode="json")}))
-        if failure:
-            send({"error": failure})
+        kind = EXPORT
+        while kind == EXPORT:  # the training is the last job
+            kind, given = json.loads(jobs.get()).popitem()
+            _redirect_output(Path(given["folder"], LOG))
+            if found := failure or _catch(partial(_answer, kind, given, send)):
+                send({"error": found})
     return 0
+
+
+def _answer(kind: str, given: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
+    """Do a job, and send what came of it."""
+    text = json.dumps(given)
+    work = TrainJob.model_validate_json(text) if kind == TRAIN else ExportJob.model_validate_json(text)
+    result = _train(work, send) if isinstance(work, TrainJob) else export_to_workspace(work)
+    send({"result": result.model_dump(mode="json")})
 
 
 def _load_keras() -> None:

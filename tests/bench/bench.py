@@ -29,6 +29,7 @@ MODULES = {
     "scaling": "bench_scaling",
     "s3": "bench_s3",
     "copies": "bench_copies",
+    "heads": "bench_heads",
     "start": "start_figures",
     "loader": "bench_loader",
 }

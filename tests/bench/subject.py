@@ -22,6 +22,8 @@ from cnn.dataset.split import SplitSpec
 from cnn.images.read import read_image
 from cnn.images.spec import AugmentSpec, ImageSpec
 from cnn.models.architecture import ModelSpec, build_model
+from cnn.training.feature_space import squash_to_unit
+from cnn.training.heads import VARIANCES, FeatureSet, HeadPlan, fit_head, predict_head
 from cnn.training.plan import TrainingSize, plan_fit
 from cnn.training.spec import FitSpec, Recipe
 from infra.cluster.spec import ClusterSpec
@@ -206,3 +208,19 @@ def wait_until(is_so: Callable[[], bool], seconds: float) -> None:
 def empty(folder: Path) -> None:
     """Remove a workspace that is not needed any more."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+HEAD_STRENGTHS = VARIANCES
+Labelled = tuple[NDArray[np.float16], NDArray[np.int64]]  # features (n, 2, f), labels (n,)
+
+
+def scale_features(features: NDArray[np.float16]) -> NDArray[np.float32]:
+    """Features as a head sees them."""
+    return squash_to_unit(features)
+
+
+def answer_by_head(train: Labelled, validation: Labelled, test: NDArray[np.float16], kernel: bool) -> NDArray[np.int64]:
+    """Fit a head, kernels tried too or not; the class of each test image."""
+    classes = int(train[1].max()) + 1
+    fit = fit_head(FeatureSet(*train), FeatureSet(*validation), classes, HeadPlan(kernel=kernel))
+    return np.asarray(predict_head(fit.head, test).argmax(axis=1), np.int64)

@@ -12,14 +12,14 @@ from cnn.dataset.manifest import Manifest
 from cnn.dataset.split import SplitSpec
 from cnn.images.spec import AugmentSpec, ImageSpec
 from infra.cluster.dask import Cluster, run_chunks
-from infra.cluster.spec import ClusterSpec, WorkEstimate
+from infra.cluster.spec import ClusterSpec, Run, WorkEstimate
 from infra.cluster.workers import open_workers
 from infra.storage.store import open_store
 from infra.storage.workspace import lock_workspace
 from tasks.dataset.version import read_ledger
 from tasks.files.source_checks import PREPARE, open_given
 from tasks.prepare.changes import read_previous
-from tasks.prepare.job import BuildPlan, Built, PrepareJob, Run
+from tasks.prepare.job import BuildPlan, Built, PrepareJob
 from tasks.prepare.levels import DATASET, measure_levels, reuse_levels
 from tasks.prepare.pipeline import build_chunks, finish_version
 from tasks.prepare.plan import list_files, plan_build

@@ -27,9 +27,10 @@ from cnn.inference.bundle import (
     read_golden,
     write_bundle,
 )
-from cnn.inference.onnx import run_session
+from cnn.inference.onnx import export_onnx, run_outputs
+from cnn.inference.scorer import load_scorer
 from cnn.models.architecture import ModelSpec, build_model
-from cnn.models.layers import ConvLayer, GlobalPoolLayer, ResidualLayer
+from cnn.models.layers import ConvLayer, FlattenLayer, GlobalPoolLayer, ResidualLayer
 
 # Keras 3.15 reads TensorFlow's variables with a numpy call that numpy 2 announces the end of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -114,10 +115,76 @@ def test_what_is_read_is_what_was_written(written: Written) -> None:
 
 def test_onnx_and_golden_images_agree_with_keras(written: Written) -> None:
     assert 0.0 <= written.info.onnx_difference <= 1e-4
-    images, probabilities = read_golden(written.folder, written.info)
+    golden = read_golden(written.folder, written.info)
+    images, probabilities = golden.images, golden.answers["probabilities"]
     assert np.array_equal(images, make_images())
     assert probabilities.shape == (5, len(written.facts.classes))
     assert probabilities == pytest.approx(ask(written.model, images), abs=1e-5)
+
+
+def test_the_other_outputs_are_what_the_head_sees_and_the_map_before_pooling(written: Written) -> None:
+    keras, images = import_keras(), make_images()
+    layers = [written.model.get_layer(name).output for name in ("features", "conv_1_activation")]
+    features, feature_map = (
+        keras.ops.convert_to_numpy(values) for values in keras.Model(written.model.input, layers)(images)
+    )
+    golden = read_golden(written.folder, written.info)
+    assert golden.answers["features"] == pytest.approx(features, abs=1e-4)
+    assert golden.answers["map"] == pytest.approx(feature_map[:4], abs=1e-4)
+    probabilities, found = load_scorer(written.folder).predict_with_features(images, batch_size=2)
+    assert found.dtype == np.float32
+    assert found.shape == (5, 4)
+    assert found == pytest.approx(features, abs=1e-4)
+    assert np.array_equal(probabilities, load_scorer(written.folder).predict(images, batch_size=2))
+
+
+def write_as_before(written: Written, folder: Path) -> Path:
+    """The bundle as earlier releases wrote it: one output, and golden images with nothing but probabilities."""
+    written.copy(folder)
+    model = make_model(written.facts)
+    golden = read_golden(written.folder, written.info)
+    probabilities = golden.answers["probabilities"]
+    np.savez_compressed(folder / "golden.npz", images=golden.images, probabilities=probabilities)
+    ask(model, golden.images)
+    export_onnx(model, folder / "model.onnx", IMAGE.shape)
+    info = json.loads((folder / "bundle.json").read_text())
+    for name in ("golden.npz", "model.onnx"):
+        info["files"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    (folder / "bundle.json").write_text(json.dumps(info))
+    return folder
+
+
+def test_bundles_of_before_with_one_output_load_and_score(written: Written, tmp_path: Path) -> None:
+    folder, images = write_as_before(written, tmp_path / "before"), make_images(9)
+    assert ask(load_keras_model(folder), images) == pytest.approx(ask(written.model, images), abs=1e-5)
+    scorer = load_scorer(folder)
+    assert scorer.predict(images) == pytest.approx(load_scorer(written.folder).predict(images), abs=1e-6)
+    assert not scorer.has_features
+    with pytest.raises(RegistryError, match="gives no features; train again"):
+        scorer.predict_with_features(images)
+
+
+@pytest.mark.parametrize("output", ["probabilities", "features", "map"])
+def test_a_model_whose_outputs_are_not_the_golden_ones_is_refused(bundle: Written, tmp_path: Path, output: str) -> None:
+    folder = bundle.copy(tmp_path / "copy")
+    with np.load(folder / "golden.npz") as arrays:
+        kept = {name: arrays[name] for name in arrays}
+    kept[output] = kept[output][::-1]
+    np.savez_compressed(folder / "golden.npz", **kept)
+    info = json.loads((folder / "bundle.json").read_text())
+    info["files"]["golden.npz"] = hashlib.sha256((folder / "golden.npz").read_bytes()).hexdigest()
+    (folder / "bundle.json").write_text(json.dumps(info))
+    noun = {"probabilities": "a probability", "features": "a feature", "map": "a value of the feature map"}[output]
+    for load in (load_scorer, load_keras_model):
+        with pytest.raises(RegistryError, match=f"{noun} differs by"):
+            load(folder)
+
+
+def test_a_network_of_the_image_itself_has_no_map(tmp_path: Path) -> None:
+    facts = make_facts("cat", "dog", "bird").model_copy(update={"model": ModelSpec(layers=(FlattenLayer(),))})
+    info = write_bundle(tmp_path, make_model(facts), facts, make_images())
+    assert sorted(read_golden(tmp_path, info).answers) == ["features", "probabilities"]
+    assert load_scorer(tmp_path).predict_with_features(make_images())[1].shape == (5, 8 * 6 * 3)
 
 
 def test_onnx_takes_uint8_in_batches_of_any_size_and_nothing_else(written: Written) -> None:
@@ -206,11 +273,16 @@ def test_an_interrupted_write_leaves_no_bundle(
         read_bundle(folder)
 
 
+@pytest.mark.parametrize("output", ["probabilities", "features", "map"])
 def test_onnx_that_answers_otherwise_is_not_written(
-    bundle: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
 ) -> None:
-    monkeypatch.setattr(cnn.inference.bundle, "run_session", lambda *given: run_session(*given)[::-1])
-    with pytest.raises(TrainingError, match=r"differ by .* on the golden images \(limit 0\.0001\)"):
+    def turn(*given: Any) -> dict[str, NDArray[np.float32]]:
+        answers = run_outputs(*given)
+        return answers | {output: answers[output][::-1]}
+
+    monkeypatch.setattr(cnn.inference.bundle, "run_outputs", turn)
+    with pytest.raises(TrainingError, match=r"differ by .* on the golden images \(.* limit 0\.001?0?1?\)"):
         write_bundle(tmp_path, bundle.model, bundle.facts, make_images())
     assert not (tmp_path / "bundle.json").exists()
 
@@ -255,7 +327,7 @@ def test_mixed_precision_ends_at_the_bundle(bundle: Written, tmp_path: Path) -> 
         assert keras.config.dtype_policy().name == "mixed_float16"
     finally:
         keras.config.set_dtype_policy(before)
-    _, probabilities = read_golden(tmp_path, info)
+    probabilities = read_golden(tmp_path, info).answers["probabilities"]
     assert probabilities == pytest.approx(ask(bundle.model, make_images()), abs=1e-5)
 
 

@@ -50,6 +50,7 @@ def answer(head: Head, features: NDArray[Any]) -> NDArray[np.float64]:
     """What the head says by its formula, in float64."""
     values = features.astype(np.float64)
     if head.kind != "linear":
+        values /= 1 + np.abs(values)
         values /= np.linalg.norm(values, axis=1, keepdims=True)
     if head.landmarks is not None:
         centers = head.landmarks / np.linalg.norm(head.landmarks, axis=1, keepdims=True)
@@ -80,9 +81,11 @@ def test_layers_of_a_head_are_counted_as_keras_counts_them(kind: HeadKind) -> No
     rows = {row.name: row for row in count_parameters(make_spec(kind, 7), IMAGE, 3)}
     model = build_model(make_spec(kind, 7), IMAGE, SYMMETRIC, tuple("abc"))
     assert sum(row.parameters for row in rows.values()) == model.count_params()
-    for name in {"linear": ["head"], "unit": ["head_unit", "head"], "kernel": ["head_unit", "head_kernel", "head"]}[
-        kind
-    ]:
+    for name in {
+        "linear": ["head"],
+        "unit": ["head_squash", "head_unit", "head"],
+        "kernel": ["head_squash", "head_unit", "head_kernel", "head"],
+    }[kind]:
         assert rows[name].parameters == model.get_layer(name).count_params()
         assert (None, *rows[name].shape) == model.get_layer(name).output.shape
 

@@ -1,13 +1,20 @@
 """Heads fitted on features: chosen on held-out images, folded into layers exactly, the same bytes every time."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from feature_sets import draw_features, draw_sectors
 from numpy.typing import NDArray
 
+from cnn.dataset.normalization import Normalization
 from cnn.errors import DatasetError
+from cnn.evaluation.calibration import as_class_probabilities
+from cnn.images.spec import ImageSpec
+from cnn.models.architecture import ModelSpec, build_model
+from cnn.models.head import FEATURES, HeadKind, set_head
+from cnn.models.layers import ConvLayer, GlobalPoolLayer
 from cnn.training import heads
 from cnn.training.heads import (
     FeatureSet,
@@ -19,7 +26,20 @@ from cnn.training.heads import (
     weigh_labels,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
 LINEAR = HeadPlan(kernel=False)
+SYMMETRIC = Normalization(method="symmetric", scale=1 / 127.5, offset=-1.0)
+
+
+def force_kind(monkeypatch: pytest.MonkeyPatch, kind: HeadKind) -> None:
+    """Let this kind of head win."""
+
+    def compare(problem: Any, splits: Any) -> Any:
+        best, trials = problem.try_space(kind, 1.0 if kind == "kernel" else 0.0, splits)
+        return best, tuple(trials)
+
+    monkeypatch.setattr(heads, "_compare_kinds", compare)
 
 
 def measure_accuracy(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
@@ -42,9 +62,9 @@ def test_a_head_learns_from_few_images_and_says_what_it_tried(classes: int) -> N
 @pytest.mark.parametrize("kind", ["unit", "kernel"])
 @pytest.mark.parametrize("classes", [2, 3])
 def test_the_head_answers_as_the_model_it_was_folded_from(
-    kind: str, classes: int, monkeypatch: pytest.MonkeyPatch
+    kind: HeadKind, classes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heads, "NOISE", -np.inf if kind == "kernel" else np.inf)
+    force_kind(monkeypatch, kind)
     images = draw_sectors(classes, 30, 1)
     fit = fit_head(images, None, classes, HeadPlan())
     problem = heads._Problem(images, classes, HeadPlan())
@@ -165,3 +185,32 @@ def test_what_cannot_be_learnt_from_is_refused() -> None:
         fit_head(FeatureSet(images.features[:1], images.labels[:1]), None, 2, LINEAR)
     with pytest.raises(ValueError, match=r"\(n, 2, f\) for 10 labels"):
         fit_head(replace(images, features=images.features[:, 0]), None, 2, LINEAR)
+
+
+@pytest.mark.parametrize(("kind", "classes"), [("unit", 2), ("unit", 3), ("kernel", 3)])
+def test_a_network_with_the_head_answers_as_the_head(
+    kind: HeadKind, classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cnn.backend import import_keras
+
+    force_kind(monkeypatch, kind)
+    image, names = ImageSpec(size=(8, 6)), tuple("abc"[:classes])
+    layers = (ConvLayer(filters=24, padding="same"), GlobalPoolLayer())
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 8, 6, 3), dtype=np.uint8)
+    labels = np.arange(60) % classes
+    pixels[..., 0] //= (labels + 1)[:, None, None].astype(np.uint8)
+    bare = build_model(ModelSpec(layers=layers), image, SYMMETRIC, names)
+    views = np.stack([pixels, pixels[:, :, ::-1]], axis=1)
+    extract = import_keras().Model(bare.input, bare.get_layer(FEATURES).output)
+    features = np.stack([np.asarray(extract(views[:, view], training=False)) for view in (0, 1)], axis=1)
+    fit = fit_head(FeatureSet(features, labels), None, classes, HeadPlan())
+    landmarks = 0 if fit.head.landmarks is None else len(fit.head.landmarks)
+    assert fit.head.kind == kind
+    model = build_model(ModelSpec(layers=layers, head=fit.head.kind, landmarks=landmarks), image, SYMMETRIC, names)
+    for layer, source in zip(model.layers, bare.layers, strict=False):
+        if layer.name.startswith("conv"):
+            layer.set_weights(source.get_weights())
+    set_head(model, fit.head)
+    answers = [as_class_probabilities(model(views[:, view], training=False)) for view in (0, 1)]
+    assert np.mean(answers, axis=0) == pytest.approx(predict_head(fit.head, features), abs=1e-5)
+    assert measure_accuracy(np.mean(answers, axis=0), labels) > 0.8
