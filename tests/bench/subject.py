@@ -96,7 +96,7 @@ class TrainingTrial:
         if not fed:
             batches = batches.take(1).cache().repeat(steps)
         began = time.monotonic()
-        self.model.fit(batches, steps_per_epoch=steps, verbose=0)
+        self.model.fit(batches, steps_per_epoch=steps, verbose=0, shuffle=False)
         return steps * self.batch_size / (time.monotonic() - began)
 
 
