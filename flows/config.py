@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator
 from cnn.dataset.split import SplitSpec
 from cnn.errors import ConfigError
 from cnn.evaluation.gate import GateSpec
-from cnn.images.spec import AugmentSpec, ImageSpec
+from cnn.images.spec import AugmentSpec, ImageSettings
 from cnn.models.architecture import ModelSpec
 from cnn.spec import Settings
 from cnn.training.spec import FitSpec
@@ -65,7 +65,7 @@ class Config(Settings):
     """Every setting; each section is defined beside the code that obeys it."""
 
     source: SourceSpec = Field(default_factory=SourceSpec)
-    image: ImageSpec = Field(default_factory=ImageSpec)
+    image: ImageSettings = Field(default_factory=ImageSettings)
     augment: AugmentSpec = Field(default_factory=AugmentSpec)
     split: SplitSpec = Field(default_factory=SplitSpec)
     chunk: ChunkSpec = Field(default_factory=ChunkSpec)

@@ -48,6 +48,7 @@ def run_demo(workspace: str, config: Config) -> dict[str, Any]:
         "test_images": int(trained["metrics"].get("test_images", 0)) or None,  # a version of an older release
         "judged_on": trained["judged_on"],
         "gate": trained["gate"]["verdict"],
+        "training_report": trained["report"],
         "scored": scored["scored"] + scored["reused"],
         "inbox_accuracy": measure_inbox(workspace, scored["batch"], truth),
         "predictions": scored["predictions"],

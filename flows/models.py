@@ -6,8 +6,9 @@ from typing import Any
 
 from cnn.errors import RegistryError
 from flows.progress import log_message
+from infra.machine.user_dirs import cache_dir
 from infra.registry.history import describe_move
-from infra.registry.registry import Registry
+from infra.registry.registry import REPORT, Registry
 from infra.registry.tracking import holds_registry, resolve_tracking
 from infra.registry.versions import VersionInfo
 
@@ -42,6 +43,24 @@ def list_models(workspace: str, name: str | None) -> dict[str, Any]:
         "history": [describe_move(move) for move in registry.history(name)],
         "unreadable": registry.unreadable_moves(name),
     }
+
+
+def open_report(workspace: str, name: str, version: int | None) -> dict[str, Any]:
+    """The address of a version's report on this machine, fetched into the cache where it lies elsewhere. Without
+    `version` it is the champion's, or where there is none that of the newest.
+
+    Raises:
+        RegistryError: there is no such version, or it has no report.
+    """
+    registry = open_present(workspace)
+    info = registry.version(name, version) if version else registry.champion(name) or registry.versions(name)[-1]
+    folder = registry.fetch_pages(info, cache_dir() / "reports" / info.run_id)
+    if not (folder / REPORT).exists():
+        raise RegistryError(
+            f"model {name} version {info.version} has no report: it was made by a release that wrote none, or it was "
+            "removed in MLflow; the next version will have one"
+        )
+    return {"model": name, "version": info.version, "report": (folder / REPORT).as_uri()}
 
 
 def promote_version(workspace: str, name: str, version: int, why: str) -> dict[str, Any]:

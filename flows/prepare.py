@@ -4,19 +4,23 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from prefect import flow
 
 from cnn.dataset.split import SPLITS
+from cnn.images.spec import ImageSpec
 from cnn.images.transforms import try_pipeline
 from cnn.text import name_some
+from cnn.training.recipes import SCRATCH_SIZE, choose_image
 from flows.config import Config
 from flows.progress import log_message, show_stage
 from flows.results import PrepareResult, ShardCounts
 from flows.run_page import link_dataset, name_run_by
 from flows.stages import run_stage
 from infra.cluster.workers import Workers, open_workers
+from infra.machine.gpus import count_nvidia_gpus
 from infra.storage.layout import outcomes_path
 from infra.storage.store import open_store
 from infra.storage.workspace import lock_workspace
@@ -42,6 +46,7 @@ from tasks.prepare.pipeline import build_chunks, finish_version, skip_building
 from tasks.prepare.plan import list_files, plan_build
 from tasks.prepare.publish import PublishedDataset
 from tasks.prepare.spec import BuildSpec
+from tasks.prepare.survey import SAMPLE, reuse_survey, survey_source
 
 
 @flow(name="prepare", flow_run_name=name_run_by("prepare", "source"), persist_result=False)
@@ -63,12 +68,15 @@ def prepare_dataset(
 ) -> PrepareResult:
     """The body of the flow; also the first half of `retrain`. `command` is what its user types, {} for the source."""
     started = time.monotonic()
-    if config.augment.transforms is not None:
-        try_pipeline(config.augment.transforms, config.image.shape)
     job = open_job(source, workspace, config, verify, command)
+    if config.image.size is not None:
+        try_transforms(config, job.spec.image)
     with lock_workspace(job.store), open_workers(config.cluster) as workers:
         previous = read_previous(job.store, job.source.uri)
         files = run_stage("list", lambda: list_files(job))
+        if config.image.size is None:
+            files = run_stage("survey", lambda: survey_stage(job, files, previous, config, workers))
+            try_transforms(config, files.spec.image)
         if job.spec.image.levels == DATASET:
             files = run_stage("measure", lambda: measure_stage(job, files, previous, workers))
         plan = run_stage("compare", lambda: compare_stage(job, files, previous))
@@ -86,21 +94,45 @@ def prepare_dataset(
 
 
 def open_job(source: str, workspace: str, config: Config, verify: bool, command: str) -> PrepareJob:
-    """What is asked for, with source and workspace opened.
+    """What is asked for, with source and workspace opened. An image size that is not set is found by `survey_stage`.
 
     Raises:
         ConfigError, SourceError: one of the two is no address, or no folder.
     """
+    image = config.image.resolve(config.image.size or SCRATCH_SIZE, config.image.channels or 3)
     return PrepareJob(
         open_given(source, command),
         open_store(workspace),
-        BuildSpec(image=config.image, augment=config.augment, split=config.split),
+        BuildSpec(image=image, augment=config.augment, split=config.split),
         config.budget,
         config.chunk.files,
         config.source.exclude,
         verify,
         command,
     )
+
+
+def try_transforms(config: Config, image: ImageSpec) -> None:
+    """Refuse transforms of the user's own that cannot be used on such images. Raises: ConfigError."""
+    if config.augment.transforms is not None:
+        try_pipeline(config.augment.transforms, image.shape)
+
+
+def survey_stage(
+    job: PrepareJob, files: SourceFiles, previous: PreviousVersion | None, config: Config, workers: Workers
+) -> SourceFiles:
+    """Find out what the images are like, or were for the version before, and choose a size that suits them."""
+    survey = reuse_survey(files, previous)
+    if survey is None:
+        with show_stage("survey", SAMPLE) as stage:
+            survey = survey_source(job, files, workers.run, stage.advance)
+    if survey is None:
+        return files  # nothing can be read: why is said when the files are built
+    gpus = 1 if config.train.deployment else count_nvidia_gpus()
+    image = choose_image(config.image, config.fit, config.model, survey, gpus)
+    found = f"{'grey ' if survey.is_grey else ''}images of about {survey.width}x{survey.height}"
+    log_message(f"survey: {found} become {image.size[1]}x{image.size[0]} pixels (image.size)")
+    return replace(files, spec=files.spec.model_copy(update={"image": image}), survey=survey)
 
 
 def measure_stage(

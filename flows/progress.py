@@ -54,6 +54,12 @@ class Stage:
             self._updated_at = monotonic()
             self._update_page()
 
+    def change_total(self, total: int) -> None:
+        """There are so many units in all, other than was thought at first."""
+        if total != self.total and self._bar is not None and self._row is not None:
+            self._bar.update(self._row, total=total)
+        self.total = total
+
     def close(self, finished: bool) -> None:
         """End the stage; where there is no terminal, log one line about what was done."""
         if self._bar is not None:

@@ -46,6 +46,7 @@ class TrainResult(Spec):
     judged_on: str = ""
     unjudged: tuple[str, ...] = ()
     gate: GateResult
+    report: str = ""  # file:// address of the version's report on this machine; "" where it is not here
     seconds: float
 
 

@@ -13,6 +13,7 @@ from prefect import flow
 from cnn.errors import SafelightError, ServerError
 from cnn.models.architecture import count_parameters
 from cnn.text import redact_text, shorten
+from cnn.training.recipes import BACKBONE_SIDE
 from flows.config import Config
 from flows.models import open_registry
 from flows.prepare import prepare_dataset
@@ -21,7 +22,7 @@ from flows.results import TrainResult
 from flows.run_page import link_version, name_run_by
 from flows.train import make_sure_of_weights, result_path, train_model
 from infra.registry.tracking import check_model_name
-from infra.storage.store import open_store
+from infra.storage.store import open_store, parse_folder
 from tasks.dataset.version import read_manifest
 from tasks.files.source_checks import name_command
 from tasks.train.process import TrainingProcess
@@ -41,7 +42,7 @@ def retrain(
     With `verify`, files that look unchanged are read and compared with the ledger too.
     """
     check_model_name(name)
-    count_parameters(config.model, config.image, 2)  # a network that does not fit is refused now, not after an hour
+    check_network(config)
     began = time.monotonic()
     if config.train.deployment is not None:
         result = retrain_elsewhere(source, name, workspace, config, verify)
@@ -50,10 +51,16 @@ def retrain(
     return result.model_copy(update={"seconds": round(time.monotonic() - began, 3)}).model_dump()
 
 
+def check_network(config: Config) -> None:
+    """Refuse a network that does not fit the images now, not after an hour, where both are set. Raises: ConfigError."""
+    if config.image.size is not None and config.model.is_chosen:
+        count_parameters(config.model, config.image.resolve(config.image.size, config.image.channels or 3), 2)
+
+
 def retrain_here(source: str, name: str, workspace: str, config: Config, verify: bool) -> TrainResult:
     """Train on this machine. TensorFlow and MLflow load while the images are prepared."""
     with TrainingProcess() as trainer:
-        make_sure_of_weights(config.model, config.image.size)
+        make_sure_of_weights(config.model, config.image.size or (BACKBONE_SIDE, BACKBONE_SIDE))
         warm = warm_up(lambda: open_registry(workspace).warm_up())
         prepared = prepare_dataset(source, workspace, config, verify, name_command("retrain", name))
         warm.join()
@@ -94,9 +101,15 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config, ve
         )
     store = open_store(workspace)
     key = name_run(read_manifest(store, prepared.dataset), name, config.model, config.fit)
-    result = TrainResult(**json.loads(store.read(result_path(key))))
+    result = drop_foreign_report(TrainResult(**json.loads(store.read(result_path(key)))))
     link_version(result, open_registry(workspace).figures_of)
     return result
+
+
+def drop_foreign_report(result: TrainResult) -> TrainResult:
+    """The answer of another machine, without the address of its report where that file is not on this one."""
+    is_here = result.report and parse_folder(result.report).exists()
+    return result if is_here else result.model_copy(update={"report": ""})
 
 
 def warm_up(work: Callable[[], None]) -> threading.Thread:

@@ -1,7 +1,7 @@
 """Prefect's page of a flow run: a name that says what the run does, and links to its results."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from urllib.parse import quote
 
@@ -12,6 +12,7 @@ from cnn.errors import SafelightError
 from cnn.text import escape_unprintable
 from flows.progress import ask_prefect
 from flows.results import PrepareResult, ScoreResult, TrainResult
+from infra.registry.registry import REPORT
 
 NAME_LENGTH = 100
 _MEANT_BY_MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&$])")  # in a cell of a table; marks that begin a line are left out
@@ -45,15 +46,19 @@ def link_version(result: TrainResult, find_figures: Callable[[str], str]) -> Non
     alias = f" ({result.alias})" if result.alias else ""
     rows = {
         "model": _write(f"{result.model} version {result.version}{alias}"),
-        "gate": _write("; ".join([result.gate.verdict, *result.gate.reasons])),
+        "gate": _write(result.gate.verdict),
         "dataset": _write(result.dataset),
         "MLflow run": _write(result.run_id),
     }
     rows |= {_write(name): f"{value:.4g}" for name, value in result.metrics.items()}
-    links = {}
+    links = {"report": result.report} if result.report else {}
     with suppress(SafelightError):  # someone removed the run in MLflow
         links["figures"] = find_figures(result.run_id)
-    _publish(f"model-{result.model}", f"{result.model} version {result.version}{alias}", rows, links)
+        if links["figures"].startswith(("http://", "https://")):
+            links["report"] = f"{links['figures']}/{REPORT}"
+    _publish(
+        f"model-{result.model}", f"{result.model} version {result.version}{alias}", rows, links, result.gate.reasons
+    )
 
 
 def link_batch(result: ScoreResult) -> None:
@@ -68,12 +73,16 @@ def link_batch(result: ScoreResult) -> None:
     _publish(f"score-{result.model}", f"Scores by {result.model} version {result.version}", rows, links)
 
 
-def _publish(kind: str, title: str, rows: Mapping[str, str], links: Mapping[str, str]) -> None:
-    """Write a table and links below it. Results of one kind share a key: Prefect lists them one after another."""
+def _publish(
+    kind: str, title: str, rows: Mapping[str, str], links: Mapping[str, str], points: Sequence[str] = ()
+) -> None:
+    """Write a table, and points and links below it. Results of one kind share a key: Prefect lists them one after
+    another."""
     if FlowRunContext.get() is None:
         return
     table = "\n".join(["| | |", "|---|---|", *(f"| {first} | {cell} |" for first, cell in rows.items())])
-    text = "\n\n".join([table, *(_link(name, address) for name, address in links.items())])
+    listed = ["\n".join(f"- {_write(point)}" for point in points)] if points else []
+    text = "\n\n".join([table, *listed, *(_link(name, address) for name, address in links.items())])
     key = re.sub(r"[^a-z0-9]+", "-", kind.lower()).strip("-")
     ask_prefect(lambda: create_markdown_artifact(markdown=text, key=key, description=_write(title)))
 

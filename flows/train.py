@@ -13,29 +13,34 @@ from prefect import flow
 
 from cnn.dataset.manifest import Manifest
 from cnn.errors import SafelightError
-from cnn.evaluation.gate import Challenger, decide_promotion, describe_unjudged
+from cnn.evaluation.gate import Challenger, Champion, Verdict, decide_promotion, describe_unjudged
 from cnn.evaluation.metrics import Evaluation
 from cnn.models.architecture import ModelSpec, count_parameters
 from cnn.models.hub import is_hub_name
-from cnn.training.plan import TrainingSize, plan_fit
-from cnn.training.spec import FitPlan, Recipe
+from cnn.training.plan import TrainingSize, estimate_minutes, plan_fit
+from cnn.training.recipes import DatasetFacts, TrainingChoice, choose_model, choose_recipe, describe_choice
 from flows.config import Config
 from flows.models import find_user, open_registry
 from flows.progress import log_message, show_stage
 from flows.results import GateResult, TrainResult
 from flows.run_page import link_version, name_run_by
 from flows.stages import run_stage
+from flows.training_progress import ShownTraining
+from infra.machine.gpus import count_nvidia_gpus
 from infra.machine.user_dirs import cache_dir, state_dir
 from infra.registry.mlflow_client import AbsentError
-from infra.registry.registry import Registry
+from infra.registry.registry import REPORT, Registry
 from infra.registry.tracking import check_model_name
 from infra.registry.versions import IMAGES, JUDGED_ON, UNJUDGED, VersionInfo
 from infra.storage.store import Store, open_store
 from tasks.dataset.version import read_manifest
 from tasks.train.champion import measure_champion
+from tasks.train.facts import read_dataset_facts
 from tasks.train.process import TrainingProcess
 from tasks.train.promotion import apply_verdict, read_verdict
+from tasks.train.report import JudgedVersion, write_training_report
 from tasks.train.spec import TrainingResult, TrainJob, name_run
+from tasks.train.suspects import PAGE
 from tasks.train.weights import describe_download, require_weights
 
 
@@ -50,7 +55,7 @@ class Training:
     store: Store
     registry: Registry
     key: str
-    plan: FitPlan
+    choice: TrainingChoice
 
     @property
     def folder(self) -> Path:
@@ -85,7 +90,7 @@ def train_opened(job: Training, trainer: TrainingProcess, started: float) -> Tra
     version = find_version(job)
     is_new = version is None or not version.is_gated
     if version is None or is_new:
-        make_sure_of_weights(job.config.model, job.manifest.image.size)
+        make_sure_of_weights(job.choice.model, job.manifest.image.size)
         version = run_training_stages(job, trainer)
     result = make_train_result(job, version, is_new, time.monotonic() - started)
     job.store.write(result_path(job.key), result.to_json().encode())
@@ -120,10 +125,18 @@ def open_training(dataset: str, name: str, workspace: str, config: Config) -> Tr
     store = open_store(workspace)
     manifest = read_manifest(store, dataset)
     key = name_run(manifest, name, config.model, config.fit)
-    recipe: Recipe = "balanced" if config.model.weights else "scratch"
+    choice = choose_training(config, manifest, read_dataset_facts(store, manifest, count_nvidia_gpus()))
+    return Training(manifest, name, workspace, config, store, open_registry(workspace), key, choice)
+
+
+def choose_training(config: Config, manifest: Manifest, facts: DatasetFacts) -> TrainingChoice:
+    """The recipe, the network and the plan for a dataset, as set, or as its images suggest."""
+    recipe = choose_recipe(config.fit, config.model, facts)
+    model = choose_model(recipe, config.model, manifest.image)
     size = TrainingSize(manifest.rows("train"), may_mirror=manifest.image.channels == 3)
     plan = plan_fit(config.fit, recipe, size, manifest.augment)
-    return Training(manifest, name, workspace, config, store, open_registry(workspace), key, plan)
+    minutes = estimate_minutes(plan, model, manifest.image, size)
+    return TrainingChoice(recipe, model, plan, describe_choice(recipe, model, facts, minutes))
 
 
 def result_path(key: str) -> str:
@@ -146,8 +159,8 @@ def run_training_stages(job: Training, trainer: TrainingProcess) -> VersionInfo:
         "dataset": job.manifest.dataset,
         "dataset_digest": job.manifest.digest,
         "image": job.manifest.image.model_dump(mode="json"),
-        "model": job.config.model.model_dump(mode="json"),
-        "fit": job.plan.model_dump(mode="json"),
+        "model": job.choice.model.model_dump(mode="json"),
+        "fit": job.choice.plan.model_dump(mode="json"),
     }
     run_id = job.registry.start_run(job.name, job.key, parameters)
     status = "FAILED"
@@ -168,31 +181,23 @@ def run_training_stages(job: Training, trainer: TrainingProcess) -> VersionInfo:
 
 
 def fit_stage(job: Training, trainer: TrainingProcess, run_id: str) -> TrainingResult:
-    """Fit in the trainer's process; every epoch is shown and kept in MLflow as it comes."""
+    """Fit in the trainer's process; every step is shown, and every evaluation kept in MLflow as it comes."""
     order = TrainJob(
         workspace=job.workspace,
         dataset=job.manifest.dataset,
-        model=job.config.model,
-        plan=job.plan,
+        model=job.choice.model,
+        plan=job.choice.plan,
         top_k=job.config.score.top_k,
         folder=str(job.folder),
     )
+    log_message(f"train: {job.choice.reason}")
     log_message(describe_network(job))
-    with show_stage("train", count_epochs(job), "epochs") as stage:
-
-        def log_epoch(figures: dict[str, float]) -> None:
-            epoch = int(figures["epoch"])
-            job.registry.log_epoch(run_id, {key: figures[key] for key in figures if key != "epoch"}, epoch)
-            described = describe_epoch(figures)
-            stage.advance(epoch - stage.completed, described)
-            if not stage.console.is_terminal:
-                log_message(f"epoch {epoch} of {stage.total}: {described}")
-
-        with trainer:  # its memory is free again for what follows
-            result = trainer.run(order, log_epoch)
+    with show_stage("train", order.plan.steps, "steps") as stage, trainer:  # its memory is free for what follows
+        shown = ShownTraining(stage, lambda figures, step: job.registry.log_epoch(run_id, figures, step))
+        result = trainer.run(order, shown.show_evaluation, shown.show_progress)
         stage.total = stage.completed  # early stopping: what was not needed is not missing
-    for warning in result.warnings:
-        log_message(f"train: {warning}")
+    for line in (*result.notes, *result.warnings):
+        log_message(f"train: {line}")
     log_message(describe_evaluation(result))
     if result.evaluation.unjudged:
         log_message(f"evaluate: {describe_unjudged(result.evaluation.unjudged, result.judged_on)}")
@@ -221,7 +226,21 @@ def gate_stage(job: Training, result: TrainingResult, version: VersionInfo) -> V
         bundle = job.registry.fetch_bundle(present, cache_dir() / "champions") if present.bundle else None
         champion = measure_champion(present.version, bundle, challenger, Path(result.answers), job.manifest, job.store)
     verdict = decide_promotion(challenger, champion, job.config.gate, lost.describe() if lost else None)
+    if version.verdict is None:  # else a run that was killed since has written the report, and begun with the verdict
+        publish_report(job, result, version, champion, verdict)
     return apply_verdict(job.registry, version, verdict, find_user(), datetime.now(UTC))
+
+
+def publish_report(
+    job: Training, result: TrainingResult, version: VersionInfo, champion: Champion | None, verdict: Verdict
+) -> None:
+    """Write the report into the run's folder and copy it to MLflow, before the verdict is applied: a version that has
+    one has its report."""
+    judged = JudgedVersion(job.name, version.version, job.choice.reason, result, job.manifest, champion, verdict)
+    report = write_training_report(judged, job.store, job.folder)
+    pages = (report, job.folder / PAGE)
+    job.registry.log_pages(version.run_id, [page for page in pages if page.exists()])
+    log_message(f"report: {report.as_uri()}")
 
 
 def make_train_result(job: Training, version: VersionInfo, trained: bool, seconds: float) -> TrainResult:
@@ -238,29 +257,24 @@ def make_train_result(job: Training, version: VersionInfo, trained: bool, second
         judged_on=version.judged_on,
         unjudged=version.unjudged,
         gate=GateResult(verdict=verdict.verdict if verdict else "", reasons=list(verdict.reasons) if verdict else []),
+        report=find_local_report(job),
         seconds=round(seconds, 3),
     )
 
 
-def count_epochs(job: Training) -> int:
-    """Passes over the training images that the plan comes to."""
-    return max(1, -(-job.plan.steps * job.plan.batch_size // max(1, job.manifest.rows("train"))))
+def find_local_report(job: Training) -> str:
+    """The address of the report in the run's folder; "" where the run was on another machine, or made none."""
+    path = job.folder / REPORT
+    return path.as_uri() if path.exists() else ""
 
 
 def describe_network(job: Training) -> str:
     """One line on what is trained; the parameters are counted by formula."""
-    rows = count_parameters(job.config.model, job.manifest.image, len(job.manifest.classes))
+    rows = count_parameters(job.choice.model, job.manifest.image, len(job.manifest.classes))
     height, width, channels = job.manifest.image.shape
     count = sum(row.parameters for row in rows)
     what = str(job.config.model.backbone) if is_hub_name(job.config.model.backbone) else f"{count:,} parameters"
     return f"network: {what}, {height}x{width}x{channels} pixels, {len(job.manifest.classes)} classes"
-
-
-def describe_epoch(figures: dict[str, float]) -> str:
-    """The figures of an epoch, as they stand behind the bar."""
-    accuracy = figures.get("val_accuracy", figures.get("accuracy", 0.0))
-    loss = figures.get("val_loss", figures.get("loss", 0.0))
-    return f"{figures['images_per_second']:,.0f} images/s, loss {loss:.4f}, accuracy {accuracy:.4f}"
 
 
 def describe_split(split: str, dataset: str) -> str:
@@ -270,15 +284,15 @@ def describe_split(split: str, dataset: str) -> str:
 
 
 def describe_evaluation(result: TrainingResult) -> str:
-    """One line of what the best epoch is worth, and on which images."""
+    """One line of what the best step is worth, and on which images."""
     figures = result.evaluation
     low, high = figures.accuracy_interval
     own = ": those that it was trained on, so this says little" if result.judged_on == "train" else ""
-    again = f", went on from epoch {result.resumed_at}" if result.resumed_at else ""
+    again = f", went on from step {result.resumed_at:,}" if result.resumed_at else ""
     return (
         f"evaluate: accuracy {figures.accuracy:.4f} ({low:.4f} to {high:.4f}) on {figures.images:,} images of the "
         f"{result.judged_on} split of {result.info.dataset}{own}; macro F1 {describe_macro(figures)}, ECE "
-        f"{figures.ece:.4f}; best of {result.epochs} epochs: {result.best_epoch}{again}"
+        f"{figures.ece:.4f}; best of {result.steps:,} steps: {result.best_step:,}{again}"
     )
 
 

@@ -9,6 +9,7 @@ from cnn.dataset.normalization import Normalization
 from cnn.dataset.split import SplitSpec
 from cnn.digest import hash_json
 from cnn.images.spec import AugmentSpec, ImageSpec
+from cnn.images.survey import ImageSurvey
 from cnn.spec import Spec
 
 
@@ -59,12 +60,14 @@ class Manifest(Spec):
     )
     chunks: dict[str, dict[str, ShardRef]] = Field(default_factory=dict, description="what each chunk wrote, by split")
     measured_levels: bool = Field(False, description="whether image.levels was measured over the training images")
+    survey: ImageSurvey | None = Field(None, description="what image.size was chosen by, where it was not set")
     derived: tuple[str, ...] = Field((), description="keys of the work by which chunks' shards became this version's")
 
     @model_serializer(mode="wrap")
     def _leave_out_what_was_unknown(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Manifests that were made before this was measured keep their digests."""
-        return {name: value for name, value in write(self).items() if name != "measured_levels" or value}
+        """Manifests that were made before these were measured keep their digests."""
+        later = ("measured_levels", "survey")
+        return {name: value for name, value in write(self).items() if name not in later or value}
 
     def rows(self, split: str) -> int:
         """Records in a split, augmented copies included."""

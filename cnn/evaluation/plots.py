@@ -79,10 +79,11 @@ def draw_reliability(evaluation: Evaluation, path: Path) -> Path:
     return _save(figure, path)
 
 
-def draw_learning_curves(history: Sequence[Mapping[str, float]], best_epoch: int, path: Path) -> Path:
-    """Loss and accuracy by epoch, training and validation, with the best epoch (counted from 1) marked.
+def draw_learning_curves(history: Sequence[Mapping[str, float]], best_step: int, path: Path) -> Path:
+    """Loss and accuracy by step, training and validation, with the best step marked.
 
-    `history` has one row per epoch with loss, accuracy, val_loss and val_accuracy; what is missing or nan is left out.
+    `history` has one row per evaluation with step, loss, accuracy, val_loss and val_accuracy; what is missing or nan is
+    left out.
     """
     figure, panels = _new_figure(10.0, 4.2, columns=2)
     from matplotlib.ticker import MaxNLocator
@@ -90,9 +91,9 @@ def draw_learning_curves(history: Sequence[Mapping[str, float]], best_epoch: int
     for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
         for key, label, color in ((name, "training", BLUE), (f"val_{name}", "validation", ORANGE)):
             _draw_curve(axes, history, key, {"label": label, "color": color})
-        if 1 <= best_epoch <= len(history):
-            axes.axvline(best_epoch, color=GREY, linestyle=":", linewidth=1.2, label=f"best epoch ({best_epoch})")
-        axes.set(xlabel="epoch", xlim=(0.5, max(len(history), 1) + 0.5))
+        if any(row["step"] == best_step for row in history):
+            axes.axvline(best_step, color=GREY, linestyle=":", linewidth=1.2, label=f"best step ({best_step:,})")
+        axes.set(xlabel="step", xlim=(0, max([1.0, *(row["step"] for row in history)]) * 1.02))
         axes.set_title(name, loc="left")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(axis="y", alpha=0.25)
@@ -199,7 +200,7 @@ def _describe_confusions(counts: NDArray[np.int64], classes: Sequence[str]) -> s
 
 
 def _draw_curve(axes: Any, history: Sequence[Mapping[str, float]], key: str, style: dict[str, str]) -> None:
-    points = [(epoch, row[key]) for epoch, row in enumerate(history, 1) if math.isfinite(row.get(key, math.nan))]
+    points = [(row["step"], row[key]) for row in history if math.isfinite(row.get(key, math.nan))]
     if points:
         axes.plot(*zip(*points, strict=True), marker="o" if len(points) <= 40 else None, markersize=3.5, **style)
 

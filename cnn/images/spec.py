@@ -59,11 +59,24 @@ Serialized = Annotated[
 ]
 
 
-class ImageSpec(Settings):
-    """What every image becomes before a network sees it; training and scoring share it to the byte."""
-
+class _GivenSize(Settings):
     size: Sides = Field((96, 96), description="height and width in pixels, or one number for both")
     channels: Literal[1, 3] = Field(3, description="1: grey; 3: color (RGB)")
+
+
+class _OpenSize(Settings):
+    size: Sides | None = Field(
+        None,
+        examples=[[96, 96]],
+        description="height and width in pixels, or one number for both; not set: what suits the images and the"
+        " network",
+    )
+    channels: Literal[1, 3] | None = Field(
+        None, examples=[3], description="1: grey; 3: color (RGB); not set: grey where all images are"
+    )
+
+
+class _ImageRules(Settings):
     resize: Literal["crop", "pad", "stretch"] = Field(
         "crop",
         description="how a picture gets this size: crop: scaled to fill it, then the middle; pad: scaled to fit in,"
@@ -109,6 +122,10 @@ class ImageSpec(Settings):
         existed keep their digests."""
         return {name: value for name, value in write(self).items() if SINCE.get(name, ...) != value}
 
+
+class ImageSpec(_ImageRules, _GivenSize):  # the last base's fields come first
+    """What every image becomes before a network sees it; training and scoring share it to the byte."""
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""
@@ -117,6 +134,14 @@ class ImageSpec(Settings):
     def gives_same_pixels(self, other: "ImageSpec") -> bool:
         """Whether every file has the same pixels under both: only settings differ that no pixel depends on."""
         return self.model_dump(exclude=NOT_PIXELS) == other.model_dump(exclude=NOT_PIXELS)
+
+
+class ImageSettings(_ImageRules, _OpenSize):
+    """What every image becomes before a network sees it; training and scoring share it to the byte."""
+
+    def resolve(self, size: tuple[int, int], channels: Literal[1, 3]) -> ImageSpec:
+        """These settings with a size (height, width) and a number of channels."""
+        return ImageSpec(**(self.model_dump() | {"size": size, "channels": channels}))
 
 
 class AugmentSpec(Settings):

@@ -40,10 +40,11 @@ BACKBONE_DROPOUT = 0.2
 
 
 class ModelSpec(Settings):
-    """Which network is trained: layers of your own if given, else a backbone if given, else a preset."""
+    """Which network is trained: layers of your own if given, else a backbone, a preset, or what the recipe takes."""
 
     preset: Literal["residual", "small", "lenet", "notes"] | None = Field(
-        "small",
+        None,
+        examples=["residual"],
         description="a network that comes with Safelight: residual: the best of them, sized by the images; small: a"
         " plain one with batch normalization; lenet: LeNet-5 of 1998; notes: a very small one, to learn from",
     )
@@ -83,8 +84,6 @@ class ModelSpec(Settings):
 
     @model_validator(mode="after")
     def _says_which_network(self) -> Self:
-        if not (self.layers or self.backbone or self.preset):
-            raise ValueError("give a preset, layers or a backbone")
         if self.weights is not None and (self.layers or not self.backbone):
             raise ValueError("weights are for a backbone; set model.backbone or leave model.weights out")
         if not self.layers and is_hub_name(self.backbone) != (self.weights == PUBLISHED):
@@ -98,6 +97,11 @@ class ModelSpec(Settings):
         """Models of before, whose heads were all linear, keep their digests."""
         usual = {"head": "linear", "landmarks": 0}
         return {name: value for name, value in write(self).items() if name not in usual or value != usual[name]}
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether a network is named at all; else the recipe names one."""
+        return bool(self.layers or self.backbone or self.preset)
 
     @property
     def uses_backbone(self) -> bool:

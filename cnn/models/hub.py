@@ -46,7 +46,10 @@ def check_hub_backbone(backbone: str) -> Path | None:
     name = backbone.removeprefix(PREFIX)
     sources = find_spec("keras_hub")
     if sources is None or not sources.submodule_search_locations:
-        raise InstallationError(f"model.backbone: {backbone} needs the package keras-hub: pip install 'safelight[hub]'")
+        raise InstallationError(
+            f"model.backbone: {backbone} needs the package keras-hub: install 'safelight[cpu,hub]' in place of "
+            "'safelight[cpu]'"
+        )
     if os.sep in name or Path(name).is_dir():
         _check_folder(Path(name))
         return None

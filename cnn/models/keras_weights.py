@@ -33,7 +33,7 @@ class ExpectedWeights:
 def check_keras_weights(path: Path, expected: ExpectedWeights) -> None:
     """Nothing, where the file holds as many numbers as the backbone has.
 
-    A file of Keras 3 may hold one layer more, the classes of the network that it was saved from: it is not read.
+    A file of Keras 3 may hold the last layers too, for the classes that it was saved with: they are not read.
 
     Raises:
         ConfigError: there is no such file, it is none of Keras, or its weights are those of another network.
@@ -96,16 +96,26 @@ def _name_format(is_old: bool) -> str:
 def _check_count(path: Path, shapes: list[tuple[int, ...]], expected: ExpectedWeights, may_have_top: bool) -> None:
     total = sum(map(math.prod, shapes))
     top = total - expected.parameters
-    if top == 0 or (may_have_top and top in _count_tops(shapes, expected.features)):
+    is_topped = top > 0 and top in _count_tops(shapes, expected.features)
+    if top == 0 or (may_have_top and is_topped):
         return
-    out = "; save it without its top (include_top=False)" if top in _count_tops(shapes, expected.features) else ""
+    out = "; save it without its top (include_top=False)" if is_topped else ""
     raise ConfigError(
         f"model.weights: {path} holds the weights of another network: {total:,} numbers, and {expected.backbone} "
         f"without its top has {expected.parameters:,}{out}"
     )
 
 
-def _count_tops(shapes: list[tuple[int, ...]], features: int) -> set[int]:
-    """How many numbers a layer of classes may have: dense, or as a convolution of one pixel, with a bias."""
-    classes = {shape[-1] for shape in shapes if shape[:-1] in ((features,), (1, 1, features))}
-    return {(features + 1) * count for count in classes if (count,) in shapes}
+def _count_tops(shapes: list[tuple[int, ...]], width: int, layers: int = 3) -> set[int]:
+    """How many numbers the top on a map of `width` channels may have: up to three layers, each with a bias, dense (on
+    the mean, or on the whole map) or as convolutions of one pixel."""
+    found: set[int] = set()
+    for shape in {shape for shape in shapes if _reads(shape, width) and (shape[-1],) in shapes}:
+        count = math.prod(shape) + shape[-1]
+        found |= {count} | {count + more for more in (_count_tops(shapes, shape[-1], layers - 1) if layers > 1 else ())}
+    return found
+
+
+def _reads(shape: tuple[int, ...], width: int) -> bool:
+    """Whether a kernel of this shape fits on `width` channels."""
+    return shape[:-1] == (1, 1, width) or (len(shape) == 2 and shape[0] % width == 0)

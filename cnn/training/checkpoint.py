@@ -1,14 +1,15 @@
 """Checkpoints of a training: arrays and a small JSON state in one file; a damaged or foreign one is never loaded.
 
-The file is an npz without pickle; its zip checksums find damage when it is read.
+The file is an npz without pickle; its zip checksums find damage when it is read. A folder of them belongs to one job:
+`last.npz` is where it got to, `best-STEP.npz` the weights after the steps that it refers to, `final.npz` its result.
 """
 
 import fcntl
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 from cnn.errors import IntegrityError, StorageError, TrainingError
 from cnn.files import replace_file
 
-STATE = "state"
+STATE, WEIGHTS = "state", "weights"
+LAST, FINAL = "last.npz", "final.npz"
 Arrays = tuple[NDArray[Any], ...]
 
 
@@ -72,6 +74,49 @@ def read_snapshot(path: Path, job: str) -> Snapshot | None:
     if snapshot.job != job:
         raise IntegrityError(f"{path}: it belongs to a job with another dataset, model or fit settings")
     return snapshot
+
+
+class CheckpointFolder:
+    """The checkpoints of one job; `job` is its digest."""
+
+    def __init__(self, folder: Path, job: str) -> None:
+        self.folder = folder
+        self.job = job
+
+    def write_last(self, state: dict[str, Any], groups: dict[str, Arrays]) -> None:
+        """Replace the state that training goes on from."""
+        write_snapshot(self.folder / LAST, Snapshot(self.job, state, groups))
+
+    def read_last(self) -> Snapshot | None:
+        """The state to go on from; None for a job that has not begun. Raises IntegrityError as `read_snapshot`."""
+        return read_snapshot(self.folder / LAST, self.job)
+
+    def write_weights(self, name: str, state: dict[str, Any], weights: Arrays) -> None:
+        """Write weights under a name such as `name_best` gives."""
+        write_snapshot(self.folder / name, Snapshot(self.job, state, {WEIGHTS: weights}))
+
+    def read_weights(self, name: str) -> tuple[dict[str, Any], Arrays]:
+        """The state and the weights under that name.
+
+        Raises:
+            IntegrityError: there are none, or they are damaged or another job's.
+        """
+        found = read_snapshot(self.folder / name, self.job)
+        if found is None or WEIGHTS not in found.groups:
+            raise IntegrityError(f"{self.folder / name}: the checkpoint is missing")
+        return found.state, found.groups[WEIGHTS]
+
+    def remove_others(self, names: Collection[str]) -> None:
+        """Remove what is neither the last state nor one of these, and what was being written when a run was killed."""
+        for path in self.folder.glob("*.npz*"):
+            if path.name not in (LAST, *names):
+                with suppress(OSError):  # only a waste of space
+                    path.unlink()
+
+
+def name_best(step: int) -> str:
+    """The file of the weights after so many steps."""
+    return f"best-{step}.npz"
 
 
 @contextmanager

@@ -1,19 +1,20 @@
-"""How a network is trained: the settings, the plan made of them, one training's job, and how far it has come.
+"""How a network is trained: the settings, the plan made of them, and one training's job.
 
 Imports no Keras.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from pydantic import Field
 
 from cnn.dataset.manifest import Manifest
 from cnn.digest import hash_json
 from cnn.images.spec import AugmentSpec
 from cnn.models.architecture import ModelSpec
+from cnn.models.head import FittedHead
 from cnn.spec import Settings, Spec
 
 Recipe = Literal["quick", "balanced", "best", "scratch"]
@@ -138,6 +139,7 @@ class FitPlan(Spec):
     layer_decay: float = Field(1.0, gt=0.0, le=1.0)  # factor on the rate, block by block towards the input; 1: none
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     mixup: float = Field(0.0, ge=0.0)  # parameter of the beta distribution; 0: none
+    frozen_groups: int = Field(0, ge=0)  # groups of a pretrained backbone's layers, from the input on, that never learn
     freeze_steps: int = Field(0, ge=0)  # in which a pretrained backbone stays as it is
     fine_tune: float = Field(1.0, gt=0.0, le=1.0)  # factor on the rate after them
     average: int = Field(1, ge=1)  # so many of the best checkpoints are averaged where that is better; 1: none
@@ -152,29 +154,23 @@ class FitPlan(Spec):
 
 @dataclass(frozen=True)
 class FitJob:
-    """One training: the dataset, the folder its shard paths are relative to, and the folder for checkpoints."""
+    """One training: the dataset, the folder its shard paths are relative to, the folder for checkpoints, and the head
+    to start from, if one was fitted on features of the pretrained network."""
 
     manifest: Manifest
     root: Path
     model: ModelSpec
     plan: FitPlan
     checkpoints: Path
+    head: FittedHead | None = None
 
     def digest(self) -> str:
         """sha256 (hex) of all that decides what is learned; a checkpoint of another digest is foreign."""
         manifest = self.manifest
         shards = {split: [ref.digest for ref in manifest.splits.get(split, ())] for split in ("train", "validation")}
         parts = (manifest.image, manifest.normalization, self.model, self.plan)
-        facts = [2, list(manifest.classes), shards, [part.model_dump(mode="json") for part in parts]]
+        facts = [3, list(manifest.classes), shards, [part.model_dump(mode="json") for part in parts]]
+        if self.head is not None:
+            arrays = (self.head.weights, self.head.bias, self.head.landmarks, self.head.gamma)
+            facts.append([hash_json(np.asarray(array).tolist()) for array in arrays if array is not None])
         return hash_json(facts)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Whole epochs so far (they count from 1), how many since the best one, and the figures of each."""
-
-    epoch: int = 0
-    wait: int = 0
-    best_epoch: int = 0
-    best_value: float = math.inf
-    history: tuple[dict[str, float], ...] = ()

@@ -1,217 +1,257 @@
-"""Run a network epoch by epoch and keep checkpoints; `cnn.training.fit` decides how long.
+"""Run a network step by step, evaluate it, and keep checkpoints; `cnn.training.fit` decides how long.
 
 Importing this module imports no Keras.
 """
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any, Literal
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cnn.backend import count_gpus, import_keras, import_tensorflow
-from cnn.dataset.loader import ShardSet, as_epoch_dataset
+from cnn.dataset.loader import ShardSet
 from cnn.errors import IntegrityError, TrainingError
 from cnn.models.architecture import build_model, load_weights
 from cnn.models.backbones import freeze_backbone, refresh_constants
-from cnn.training.checkpoint import Arrays, Snapshot, read_snapshot, write_snapshot
-from cnn.training.spec import FitJob, FitPlan, Progress
+from cnn.models.folding import fold_frozen_norms
+from cnn.models.head import set_head
+from cnn.training.batches import as_evaluation_dataset, as_training_dataset
+from cnn.training.checkpoint import Arrays, CheckpointFolder, Snapshot, name_best
+from cnn.training.optimizers import freeze_groups, make_optimizer
+from cnn.training.progress import Checkpoint, Progress, find_value
+from cnn.training.schedule import compute_rate
+from cnn.training.spec import FitJob, FitPlan
 
 LOSS_CHECK_STEPS = 50
-EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class StepWatch:
+    """What is called while steps are trained: `on_step` with the number of steps done so far, and `is_over`, whose true
+    ends the training after the step."""
+
+    on_step: Callable[[int], None]
+    is_over: Callable[[], bool]
 
 
 class Trainer:
-    """The network of a job with its optimizer; `monitor` names the figure that is to fall."""
+    """The network of a job with its optimizer: `model` is what is learnt, `network` the same variables as they are
+    trained."""
 
     def __init__(self, job: FitJob, train: ShardSet, validation: ShardSet | None) -> None:
-        self.job = job
-        self.train = train
-        self.validation = validation
-        self.monitor: Literal["val_loss", "loss"] = "loss" if validation is None else "val_loss"
-        self.digest = job.digest()
+        self.job, self.plan = job, job.plan
+        self.train, self.validation = train, validation
+        self.classes = len(job.manifest.classes)
         self.gpus = count_gpus()
-        self.strategy = _choose_strategy(self.gpus)
+        self.strategy = choose_strategy(self.gpus)
+        self.checkpoints = CheckpointFolder(job.checkpoints, job.digest())
         self.frozen: bool | None = None  # not compiled yet
-        policy = "mixed_float16" if self.gpus and job.plan.mixed_precision else "float32"
+        prepare_backend(self.plan)
+        policy = "mixed_float16" if self.gpus and self.plan.mixed_precision else "float32"
         with self._scope(), _dtype_policy(policy):
-            self.model = self._build()
-            load_weights(self.model, job.model, job.manifest.image)
+            self.model = build_pretrained(job)
+        self.network = self.model
 
-    def run_epoch(self, epoch: int, clock: Callable[[], float]) -> dict[str, float]:
-        """Train one epoch and validate it; see `cnn.training.fit.fit_model` for the figures.
+    def run_steps(self, steps: range, total: int, watch: StepWatch) -> dict[str, float]:
+        """Train these steps (from 0) of `total`: the mean loss and accuracy over them, and the last learning rate. With
+        `watch` some at the end may be left out; `watch.on_step` tells.
 
         Raises:
-            TrainingError: a loss is not a finite number.
+            TrainingError: the loss is not a finite number.
         """
-        fit, start = self.job.plan, clock()
-        self._enter_phase(epoch)
-        batches = as_epoch_dataset(self.train, fit.batch_size, fit.seed, epoch - 1)
-        weights = (
-            weigh_classes(self.train.labels, len(self.job.manifest.classes)) if fit.imbalance == "weights" else None
-        )
-        watch = [self._stop_when_lost()]
-        run = self.model.fit(batches, verbose=0, shuffle=False, class_weight=weights, callbacks=watch)
-        trained = clock()
-        figures = {"epoch": float(epoch)} | {name: float(values[-1]) for name, values in run.history.items()}
-        _check_finite(figures, "loss", fit)
-        if self.validation is not None:
-            batches = as_epoch_dataset(self.validation, EVALUATION_BATCH, None, 0)
-            found = self.model.evaluate(batches, verbose=0, return_dict=True)
-            figures |= {f"val_{name}": float(value) for name, value in found.items()}
-            _check_finite(figures, "val_loss", fit)
-        figures["learning_rate"] = float(self.model.optimizer.learning_rate)
-        figures["seconds"] = clock() - start
-        return figures | {"images_per_second": self.train.rows / max(trained - start, 1e-9)}
+        self.enter_phase(steps.start)
+        batches = as_training_dataset(self.train, self.plan, self.classes, steps)
+        run = self.network.fit(batches, verbose=0, shuffle=False, callbacks=[self._watch_steps(steps, total, watch)])
+        figures = {name: float(values[-1]) for name, values in run.history.items()}
+        _check_finite(figures, "loss", steps.stop, self.plan)
+        return figures | {"learning_rate": float(self.network.optimizer.learning_rate)}
 
-    def save(self, progress: Progress) -> None:
-        """Make an epoch safe. The best weights go first, under a name of their own, then the state that refers to them,
-        then older ones go: killed at any point, the state on disk refers to a best that is there."""
-        if progress.best_epoch == progress.epoch:
-            state = {"epoch": progress.epoch, "value": progress.best_value}
-            weights = {"weights": _values(self.model.weights)}
-            write_snapshot(self._best_path(progress.epoch), Snapshot(self.digest, state, weights))
-        groups = {name: _values(variables) for name, variables in self._groups().items()}
-        write_snapshot(self._last_path(), Snapshot(self.digest, asdict(progress), groups))
-        for path in self.job.checkpoints.glob("*.npz*"):  # and what was being written when a run was killed
-            if path not in (self._last_path(), self._best_path(progress.best_epoch)):
-                with suppress(OSError):  # only a waste of space
-                    path.unlink()
+    def evaluate(self, step: int) -> dict[str, float]:
+        """val_loss and val_accuracy of the network as it is after `step` steps; nothing without validation images.
 
-    def resume(self) -> tuple[Progress, tuple[str, ...]]:
-        """Where an earlier run of this job got to, its state restored, and warnings on what was ignored."""
-        try:
-            last = read_snapshot(self._last_path(), self.digest)
-            if last is None:
-                return Progress(), ()
-            progress = Progress(**{**last.state, "history": tuple(last.state["history"])})
-            self._restore(last, progress)
-        except IntegrityError as error:
-            return Progress(), (f"{error}; ignored, training starts anew",)
-        try:
-            self._read_best(progress)
-        except IntegrityError as error:
-            value = progress.history[-1][self.monitor]
-            progress = Progress(progress.epoch, 0, progress.epoch, value, progress.history)
-            self.save(progress)
-            return progress, (f"{error}; the weights of epoch {progress.epoch} take the place of the best",)
-        return progress, ()
+        Raises:
+            TrainingError: the loss is not a finite number.
+        """
+        if self.validation is None:
+            return {}
+        batches = as_evaluation_dataset(self.validation, self.classes)
+        found = self.network.evaluate(batches, verbose=0, return_dict=True)
+        figures = {f"val_{name}": float(value) for name, value in found.items()}
+        _check_finite(figures, "val_loss", step, self.plan)
+        return figures
 
-    def load_best(self, progress: Progress) -> Any:
-        """A new model in float32, not compiled, with the best weights so far."""
-        with _dtype_policy("float32"):
-            model = self._build()
-        model.set_weights(self._read_best(progress))
-        refresh_constants(model)
-        return model
-
-    def _build(self) -> Any:
-        manifest = self.job.manifest
-        return build_model(self.job.model, manifest.image, manifest.normalization, manifest.classes)
-
-    def _enter_phase(self, epoch: int) -> None:
-        """Compile where it has not been done, or where the backbone's freeze ends with this epoch."""
-        fit, pretrained = self.job.plan, self.job.model.weights is not None
-        frozen = pretrained and (epoch - 1) * self.steps_per_epoch < fit.freeze_steps
+    def enter_phase(self, step: int) -> None:
+        """Compile for this step, where it has not been done, or where the backbone's freeze ends with it."""
+        pretrained = self.job.model.weights is not None
+        frozen = pretrained and step < self.plan.freeze_steps
         if frozen == self.frozen:
             return
         self.frozen = frozen
         if pretrained:
             freeze_backbone(self.model, whole=frozen)
-        rate = fit.learning_rate * (fit.fine_tune if pretrained and not frozen else 1.0)
+            if not frozen:
+                freeze_groups(self.model, self.plan.frozen_groups)
         with self._scope():
-            self._compile(rate)
-            self.model.optimizer.build(self.model.trainable_variables)
-            self.model.optimizer.iterations.assign((epoch - 1) * self.steps_per_epoch)  # the schedule goes on
+            self.network = self.model if self.gpus else fold_frozen_norms(self.model)
+            self._compile()
 
-    def _compile(self, rate: float) -> None:
-        keras, fit = import_keras(), self.job.plan
-        binary = len(self.job.manifest.classes) == 2
-        loss = keras.losses.BinaryCrossentropy() if binary else keras.losses.SparseCategoricalCrossentropy()
-        accuracy = keras.metrics.BinaryAccuracy if binary else keras.metrics.SparseCategoricalAccuracy
-        plan = keras.optimizers.schedules.CosineDecay(rate, decay_steps=fit.steps)
-        schedule = plan if fit.schedule != "constant" else rate
-        if fit.optimizer == "sgd":
-            optimizer = keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True)
-        else:
-            optimizer = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW}[fit.optimizer](schedule)
-        self.model.compile(
-            optimizer=optimizer, loss=loss, metrics=[accuracy(name="accuracy")], jit_compile=self.gpus > 0
+    def save(self, progress: Progress) -> None:
+        """Make an evaluation safe. Weights go first, under names of their own, then the state that refers to them, then
+        older ones go: killed at any point, the state on disk refers to weights that are there."""
+        if any(kept.step == progress.step for kept in progress.best):
+            self.checkpoints.write_weights(name_best(progress.step), {"step": progress.step}, self.read_weights())
+        groups = {name: _values(variables) for name, variables in self._groups().items()}
+        self.checkpoints.write_last(asdict(progress), groups)
+        self.checkpoints.remove_others([name_best(kept.step) for kept in progress.best])
+
+    def resume(self) -> tuple[Progress | None, tuple[str, ...]]:
+        """Where an earlier run of this job got to, its state restored, and warnings on what was ignored."""
+        try:
+            last = self.checkpoints.read_last()
+            if last is None:
+                return None, ()
+            progress = _read_progress(last.state)
+            self._restore(last, progress)
+        except IntegrityError as error:
+            return None, (f"{error}; ignored, training starts anew",)
+        return self._check_best(progress)
+
+    def read_weights(self) -> Arrays:
+        """The model's weights."""
+        return _values(self.model.weights)
+
+    def set_weights(self, weights: Arrays) -> None:
+        """Put weights into the model, and so into the network."""
+        self.model.set_weights(weights)
+        refresh_constants(self.model)
+
+    def _check_best(self, progress: Progress) -> tuple[Progress, tuple[str, ...]]:
+        """The progress without checkpoints that are lost; where none is left, the last weights take their place."""
+        kept, warnings = [], []
+        for checkpoint in progress.best:
+            try:
+                self.checkpoints.read_weights(name_best(checkpoint.step))
+                kept.append(checkpoint)
+            except IntegrityError as error:
+                warnings.append(f"{error}; it is left out")
+        if progress.best and not kept:
+            kept = [Checkpoint(progress.step, find_value(progress.history[-1]))]
+            warnings[-1] = f"{warnings[-1]}, and the weights after step {progress.step} take the place of the best"
+        if warnings:
+            progress = replace(progress, best=tuple(kept))
+            self.save(progress)
+        return progress, tuple(warnings)
+
+    def _compile(self) -> None:
+        keras = import_keras()
+        loss = keras.losses.BinaryCrossentropy() if self.classes == 2 else keras.losses.CategoricalCrossentropy()
+        self.network.compile(
+            optimizer=make_optimizer(self.plan, self.network),
+            loss=loss,
+            metrics=[_make_accuracy(self.classes)],
+            jit_compile=self.gpus > 0,
         )
+        self.network.optimizer.build(self.network.trainable_variables)
 
     def _scope(self) -> AbstractContextManager[Any]:
         return self.strategy.scope() if self.strategy else nullcontext()
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches in one pass over the training images."""
-        return -(-self.train.rows // self.job.plan.batch_size)
+    def _watch_steps(self, steps: range, total: int, watch: StepWatch) -> Any:
+        """A Keras callback that sets each step's learning rate and looks at its loss."""
 
-    def _stop_when_lost(self) -> Any:
-        def look(step: int, logs: Any) -> None:
-            if step % LOSS_CHECK_STEPS == 0 and not math.isfinite(float(logs["loss"])):
-                self.model.stop_training = True
+        def begin(position: int, logs: Any) -> None:
+            self.network.optimizer.learning_rate = compute_rate(self.plan, steps[position], total)
 
-        return import_keras().callbacks.LambdaCallback(on_train_batch_end=look)
+        def end(position: int, logs: Any) -> None:
+            watch.on_step(steps[position] + 1)
+            is_lost = position % LOSS_CHECK_STEPS == 0 and not math.isfinite(float(logs["loss"]))
+            if is_lost or watch.is_over():
+                self.network.stop_training = True
+
+        return import_keras().callbacks.LambdaCallback(on_train_batch_begin=begin, on_train_batch_end=end)
 
     def _groups(self) -> dict[str, list[Any]]:
-        """All variables that the next epoch depends on; the seeds are those of dropout."""
-        seeds = [variable for variable in self.model.variables if variable.path.endswith("seed_generator_state")]
-        return {"weights": self.model.weights, "optimizer": self.model.optimizer.variables, "seeds": seeds}
+        """All variables that the next step depends on; the seeds are those of dropout."""
+        seeds = [variable for variable in self.network.variables if variable.path.endswith("seed_generator_state")]
+        return {"weights": self.model.weights, "optimizer": self.network.optimizer.variables, "seeds": seeds}
 
     def _restore(self, last: Snapshot, progress: Progress) -> None:
-        self._enter_phase(progress.epoch)
+        self.enter_phase(max(0, progress.step - 1))  # the phase of the step that was saved
         for name, variables in self._groups().items():
             arrays = last.groups.get(name, ())
             if [array.shape for array in arrays] != [tuple(variable.shape) for variable in variables]:
-                raise IntegrityError(f"{self._last_path()}: its {name} are not those of this network")
+                raise IntegrityError(f"{self.job.checkpoints}: the saved {name} are not those of this network")
         for name, variables in self._groups().items():
             for variable, array in zip(variables, last.groups[name], strict=True):
                 variable.assign(array)
         refresh_constants(self.model)
 
-    def _read_best(self, progress: Progress) -> Arrays:
-        path = self._best_path(progress.best_epoch)
-        best = read_snapshot(path, self.digest)
-        if best is None:
-            raise IntegrityError(f"{path}: the best checkpoint is missing")
-        return best.groups["weights"]
 
-    def _last_path(self) -> Path:
-        return self.job.checkpoints / "last.npz"
-
-    def _best_path(self, epoch: int) -> Path:
-        return self.job.checkpoints / f"best-{epoch}.npz"
+def prepare_backend(plan: FitPlan) -> None:
+    """Draw first weights from the plan's seed; with `deterministic` let TensorFlow use no operation whose result
+    depends on which thread is first."""
+    import_keras().utils.set_random_seed(plan.seed)
+    if plan.deterministic and import_keras().backend.backend() == "tensorflow":
+        import_tensorflow().config.experimental.enable_op_determinism()
 
 
-def weigh_classes(labels: NDArray[np.int64], classes_count: int) -> dict[int, float]:
-    """A weight per class so that every class counts the same: rows / (classes that occur x rows of the class)."""
-    counts = np.bincount(labels, minlength=classes_count)
-    present = int(np.count_nonzero(counts))
-    return {label: len(labels) / (present * int(count)) if count else 0.0 for label, count in enumerate(counts)}
+def build_pretrained(job: FitJob) -> Any:
+    """The model of a job with what it starts from: pretrained weights, and a fitted head."""
+    manifest = job.manifest
+    model = build_model(job.model, manifest.image, manifest.normalization, manifest.classes)
+    load_weights(model, job.model, manifest.image)
+    if job.head is not None:
+        set_head(model, job.head)
+    return model
 
 
-def _check_finite(figures: dict[str, float], name: str, fit: FitPlan) -> None:
-    if not math.isfinite(figures[name]):
-        raise TrainingError(
-            f"epoch {figures['epoch']:.0f}: {name} is {figures[name]:g}, no finite number; "
-            f"lower fit.learning_rate (now {fit.learning_rate:g})"
-        )
+def rebuild_model(job: FitJob, weights: Arrays) -> Any:
+    """A new model in float32, not compiled, with these weights."""
+    manifest = job.manifest
+    with _dtype_policy("float32"):
+        model = build_model(job.model, manifest.image, manifest.normalization, manifest.classes)
+    model.set_weights(weights)
+    refresh_constants(model)
+    return model
 
 
-def _values(variables: list[Any]) -> Arrays:
-    return tuple(np.asarray(variable.numpy()) for variable in variables)
-
-
-def _choose_strategy(gpus: int) -> Any:
+def choose_strategy(gpus: int) -> Any:
     """Copies on every GPU where there are several (TensorFlow only); None elsewhere."""
     if gpus > 1 and import_keras().backend.backend() == "tensorflow":
         return import_tensorflow().distribute.MirroredStrategy()
     return None
+
+
+def _make_accuracy(classes: int) -> Any:
+    """The share of rows whose likeliest class has the largest target, which a smoothed target does not change."""
+    keras = import_keras()
+    if classes != 2:
+        return keras.metrics.CategoricalAccuracy(name="accuracy")
+
+    def agree(targets: Any, outputs: Any) -> Any:
+        return keras.ops.mean(keras.ops.cast((targets > 0.5) == (outputs > 0.5), "float32"), axis=-1)
+
+    return keras.metrics.MeanMetricWrapper(agree, name="accuracy")
+
+
+def _check_finite(figures: dict[str, float], name: str, step: int, plan: FitPlan) -> None:
+    if not math.isfinite(figures[name]):
+        raise TrainingError(
+            f"step {step}: {name} is {figures[name]:g}, no finite number; "
+            f"lower fit.learning_rate (now {plan.learning_rate:g})"
+        )
+
+
+def _read_progress(state: dict[str, Any]) -> Progress:
+    best = tuple(Checkpoint(*kept) for kept in state["best"])
+    return Progress(**{**state, "best": best, "history": tuple(state["history"])})
+
+
+def _values(variables: list[Any]) -> Arrays:
+    return tuple(np.asarray(variable.numpy()) for variable in variables)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -89,11 +89,14 @@ def _raise_terminated(number: int, frame: object) -> NoReturn:
     raise TerminatedError
 
 
-def show_values(values: Mapping[str, Any]) -> None:
-    """Print a line for each name and value, however long: what a terminal wraps can still be copied and searched."""
+def show_values(values: Mapping[str, Any], listed: Collection[str] = ()) -> None:
+    """Print a line for each name and value, however long: what a terminal wraps can still be copied and searched. The
+    values named in `listed` are lists that get a line for each entry.
+    """
     width = max(map(len, values), default=0)
     for name, value in values.items():
-        print(f"{name:<{width}}  {format_value(value)}".rstrip())
+        for number, entry in enumerate(value if name in listed else [value]):
+            print(f"{'' if number else name:<{width}}  {format_value(entry)}".rstrip())
 
 
 def make_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[Any]], wrapped: Sequence[str]) -> "Table":

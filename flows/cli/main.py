@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from typer._click import Context, HelpFormatter
 
 COMMANDS = {
-    "Start here": (train.demo_command, train.retrain_command, score.score_command, models.models_command),
+    "Start here": (
+        train.demo_command,
+        train.retrain_command,
+        score.score_command,
+        models.models_command,
+        models.open_command,
+    ),
     "Every night": (server.serve_command,),
     "Settings": (settings.init_command, settings.settings_command),
     "The version that scores": (models.promote_command, models.rollback_command),

@@ -1,5 +1,7 @@
 """The commands `models`, `promote` and `rollback`, and the tables of models and of a model's versions."""
 
+import os
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -116,6 +118,38 @@ def models_command(
     from flows.models import list_models
 
     return list_models(options.workspace, name)
+
+
+def show_report(answer: Answer) -> None:
+    """Open the report in a browser where there is a display, and print its address."""
+    import webbrowser
+
+    if has_display():
+        webbrowser.open(answer["report"])
+    print(answer["report"])
+
+
+def has_display() -> bool:
+    """Whether a browser would have a window: a browser for terminals would take the terminal over."""
+    named = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in named)
+
+
+@command("safelight open birds", *WORKSPACE, show=show_report)
+def open_command(
+    options: Options,
+    name: Model,
+    version: Annotated[
+        int | None, typer.Argument(metavar="VERSION", help="Number of a version; without it the champion's is opened.")
+    ] = None,
+) -> Answer:
+    """Open the report of a model: how good it is, on what it fails, what could be done next.
+
+    Without a display, and with --json, its address is printed and nothing opened.
+    """
+    from flows.models import open_report
+
+    return open_report(options.workspace, name, version)
 
 
 @command('safelight promote birds 3 --why "checked by hand"', *WORKSPACE)

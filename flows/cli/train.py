@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.console import show_values
 from flows.cli.options import CONFIG, WORKSPACE, Answer, Name, Options, Source, Verify, command, locate
 
 
@@ -19,7 +20,13 @@ def demo_command(options: Options) -> Answer:
     return run_flow(run_demo, options.workspace, config)
 
 
-@command("safelight retrain ~/photos --name birds", *WORKSPACE, *CONFIG)
+def show_training(answer: Answer) -> None:
+    """Print the answer of a training, with a line for each reason of the gate."""
+    gate = answer["gate"]
+    show_values({**answer, "gate": [gate["verdict"], *gate["reasons"]]}, listed=("gate",))
+
+
+@command("safelight retrain ~/photos --name birds", *WORKSPACE, *CONFIG, show=show_training)
 def retrain_command(options: Options, source: Source, name: Name, verify: Verify = False) -> Answer:
     """Train a model on a folder that has one folder of images per class.
 
@@ -33,7 +40,7 @@ def retrain_command(options: Options, source: Source, name: Name, verify: Verify
     return run_flow(retrain, locate(source), name, options.workspace, config, verify)
 
 
-@command("safelight train photos-9c23e4f206c0 --name birds", *WORKSPACE, *CONFIG)
+@command("safelight train photos-9c23e4f206c0 --name birds", *WORKSPACE, *CONFIG, show=show_training)
 def train_command(
     options: Options,
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Dataset version, as `prepare` printed it.")],

@@ -5,9 +5,9 @@ Tags of a version: `bundle` and `onnx` (sha256 of bundle.json and model.onnx), `
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ from infra.registry.tracking import (
 )
 from infra.registry.training_lock import Lease, Waiting, lock_training
 from infra.registry.versions import METRIC, VersionInfo, Versions
+from infra.storage.store import parse_folder
 
-FIGURES = "figures"  # below the artifacts of a run
+FIGURES, REPORT = "figures", "report.html"  # below the artifacts of a run
 
 
 class Registry(Versions, Experiments):
@@ -107,6 +108,37 @@ class Registry(Versions, Experiments):
         if self.artifact_root is None:
             return f"{redact(self.tracking_uri).rstrip('/')}/#/experiments/{info.experiment_id}/runs/{run_id}/artifacts"
         return f"{info.artifact_uri}/{FIGURES}"
+
+    def log_pages(self, run_id: str, pages: Iterable[Path]) -> None:
+        """Copy pages for people to the run's artifacts, beside its figures."""
+        for page in pages:
+            self._transfer(f"artifacts of run {run_id}", partial(self._client.log_artifact, run_id, str(page)))
+
+    def fetch_pages(self, version: VersionInfo, folder: Path) -> Path:
+        """The folder with the pages of a version's run: where they were put, or, when that is not this machine,
+        `folder`, into which they are copied.
+
+        Raises:
+            RegistryError: they cannot be fetched, or the run is gone.
+        """
+        import_mlflow()
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        culprit = f"pages of model {version.name} version {version.version}"
+        address = self._locate_run(version.run_id)
+        if address.startswith(("file:", "/")):
+            return parse_folder(address)
+        artifacts = get_artifact_repository(address, tracking_uri=self.tracking_uri)
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in self._transfer(culprit, artifacts.list_artifacts):
+            if not file.is_dir and file.path.endswith(".html"):
+                self._transfer(culprit, partial(artifacts.download_artifacts, file.path, str(folder)))
+        return folder
+
+    def _locate_run(self, run_id: str) -> str:
+        """Where a run's artifacts lie now: a local workspace may have been moved since."""
+        address, root = str(self._ask("get_run", run_id).info.artifact_uri), self.artifact_root or ""
+        return f"{root}/{run_id}/artifacts" if address.startswith("file:") and root.startswith("file:") else address
 
     def finish_run(self, run_id: str, status: str) -> None:
         """End a run as FINISHED, FAILED or KILLED."""

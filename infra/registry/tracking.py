@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cnn.errors import ConfigError
-from cnn.text import redact, redact_text
+from cnn.text import redact, redact_text, shorten
 from infra.machine.proxies import bypass_loopback, check_socks, is_address
 from infra.machine.user_dirs import state_dir
 from infra.storage.aws import silence_aws_clients
@@ -119,7 +119,7 @@ def flatten_parameters(values: Mapping[str, object], prefix: str = "") -> dict[s
             flat[name] = "(not shown)"
         else:
             text = redact_text(str(value))
-            flat[name] = text if len(text) <= PARAMETER_CHARACTERS else text[: PARAMETER_CHARACTERS - 1] + "…"
+            flat[name] = text if len(text) <= PARAMETER_CHARACTERS else shorten(text, PARAMETER_CHARACTERS)
     return flat
 
 

@@ -11,6 +11,7 @@ Points = Sequence[tuple[float, float]]
 WIDTH, HEIGHT = 520, 240  # of the drawing, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 26, 40  # room for the axes around the lines
 MOST_DOTS = 40  # points on a line that are marked one by one
+FLAT = 1e-6  # figures that differ by no more are drawn as one
 STEPS = (1.0, 2.0, 5.0, 10.0)  # between two labels of an axis, times a power of ten
 
 
@@ -71,7 +72,9 @@ def draw_lines(
 
     return LineChart(
         lines=tuple(trace(*one) for one in drawn),
-        across=tuple(Tick(place(x), f"{x:,.0f}") for x in choose_ticks(first, last) if x <= last and x == round(x)),
+        across=tuple(
+            Tick(place(x), f"{x:,.0f}") for x in choose_ticks(first, last) if first <= x <= last and x == round(x)
+        ),
         up=tuple(Tick(lift(y), f"{y:g}") for y in up),
         marked=None if marked is None or not first <= marked <= last else Tick(place(marked), f"{marked:,.0f}"),
     )
@@ -79,10 +82,10 @@ def draw_lines(
 
 def choose_ticks(low: float, high: float, limit: float | None = None) -> tuple[float, ...]:
     """About five round numbers from at or below `low` to at or above `high`, none above `limit`; two at least."""
-    span = (high - low) or abs(high) or 1.0
+    span = high - low if high - low > FLAT else max(abs(high), FLAT)
     power = 10.0 ** math.floor(math.log10(span / 4))
     step = next(power * factor for factor in STEPS if power * factor * 6 >= span)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    ticks = [round(number * step, 10) for number in range(first, max(last, first + 1) + 1)]
+    ticks = [round(number * step, 12) for number in range(first, max(last, first + 1) + 1)]
     kept = [tick for tick in ticks if limit is None or tick <= limit]
     return tuple(kept if len(kept) > 1 else [min(ticks[0], (limit or 0) - step), limit or ticks[1]])

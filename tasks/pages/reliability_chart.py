@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from cnn.evaluation.calibration import ReliabilityBin
 from tasks.pages.histogram import Tick
 
-WIDTH, HEIGHT = 360, 300  # of the drawing, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 14, 40  # room for the axes around the bars
+WIDTH, HEIGHT = 360, 350  # of the drawing, in its own units
+LEFT, RIGHT, TOP, BOTTOM = 44, 12, 14, 90  # room around the bars for the axes, and for how many images there are
+COUNTS = 40  # height of the tallest bar of those that count images
 
 
 @dataclass(frozen=True)
 class ReliabilityBar:
-    """The bar of one bin: `y` and `height` for how often the model was right, `sure_y` for how sure it was."""
+    """The bar of one bin: `y` and `height` for how often the model was right, `sure_y` for how sure it was,
+    `count_height` for how many images it holds."""
 
     bin: ReliabilityBin
     x: float
@@ -20,6 +22,7 @@ class ReliabilityBar:
     y: float
     height: float
     sure_y: float
+    count_height: float
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class ReliabilityChart:
     up: tuple[Tick, ...]
     width: int = WIDTH
     height: int = HEIGHT
+    counts_bottom: int = HEIGHT - 2
     left: int = LEFT
     right: int = WIDTH - RIGHT
     top: int = TOP
@@ -39,6 +43,7 @@ class ReliabilityChart:
 
 def draw_reliability_bars(bins: Sequence[ReliabilityBin]) -> ReliabilityChart:
     """The diagram of the bins that hold images."""
+    most = max((one.images for one in bins), default=1)
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
 
     def place(confidence: float) -> float:
@@ -49,7 +54,8 @@ def draw_reliability_bars(bins: Sequence[ReliabilityBin]) -> ReliabilityChart:
 
     def draw(one: ReliabilityBin) -> ReliabilityBar:
         x, y = place(one.low) + 0.75, lift(one.accuracy)
-        return ReliabilityBar(one, x, round(place(one.high) - 0.75 - x, 2), y, bottom - y, lift(one.confidence))
+        width, tall = round(place(one.high) - 0.75 - x, 2), round(max(1.5, COUNTS * one.images / most), 2)
+        return ReliabilityBar(one, x, width, y, round(bottom - y, 2), lift(one.confidence), tall)
 
     shares = (0.0, 0.25, 0.5, 0.75, 1.0)
     return ReliabilityChart(

@@ -11,6 +11,7 @@ from cnn.images.read import read_image
 from cnn.images.resize import Box, resize_box
 from cnn.images.spec import ImageSpec
 
+TINY_SIDE = 32  # pixels of the longer side, up to which a shard holds drawings and digits rather than photographs
 SHOWN_SIDE = 96  # pixels of the longer side on the page
 STORED_SIDE = 144  # pixels of the longer side of a photograph in the file: sharp on dense screens, still small
 
@@ -45,7 +46,7 @@ def make_thumbnail(pixels: NDArray[np.uint8]) -> Picture:
     """A thumbnail of uint8 (height, width, 1 or 3) as a shard holds it: photographs as JPEG of at most 144 pixels, tiny
     images as PNG, enlarged in whole squares."""
     longer = max(pixels.shape[:2])
-    if longer < SHOWN_SIDE:
+    if longer <= TINY_SIDE:
         return _enlarge(pixels)
     if longer > STORED_SIDE:
         height, width = (max(1, round(side * STORED_SIDE / longer)) for side in pixels.shape[:2])

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from cnn.dataset.manifest import Manifest, ShardRef
 from cnn.errors import IntegrityError
+from cnn.images.survey import ImageSurvey
 from infra.cluster.spec import WorkEstimate
 from infra.storage.layout import chunk_report_path
 from infra.storage.store import Source, Store
@@ -50,6 +51,7 @@ class SourceFiles:
     owner_split: OwnerSplit  # the folders that are a split which the source's owner made
     spec: BuildSpec  # what was asked for, with these folders, and with levels where they were to be measured
     measured: bool = False  # whether they were, now or for the version before
+    survey: ImageSurvey | None = None  # what the size was chosen by, where none was set
 
 
 @dataclass(frozen=True)

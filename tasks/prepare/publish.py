@@ -105,6 +105,7 @@ def make_manifest(draft: DatasetDraft, ledger: LedgerRef) -> Manifest:
         chunks={key: dict(rows.shards[key]) for key in placement.chunks},
         derived=placement.derived,
         measured_levels=listing.files.measured,
+        survey=listing.files.survey,
     )
     name = f"{slug_of(draft.source)}-{manifest.digest_of_content()[:12]}"
     ledger = ledger.model_copy(update={"path": ledger_path(name)})

@@ -1,13 +1,14 @@
 """The training process: a child of its own for each training, because TensorFlow takes seconds and 400 MB.
 
 The child gets jobs as lines on stdin: backbones to export, then one training. It answers each with JSON lines on a pipe
-of its own: the figures of each epoch, then one line with the result or the error. What TensorFlow prints goes to
-`train.log` in the job's folder. The child ends when its stdin does, so it never outlives the parent; it ignores Ctrl-C,
-because the parent decides.
+of its own: what it does at the moment, the figures of each evaluation, then one line with the result or the error. What
+TensorFlow prints goes to `train.log` in the job's folder. The child ends when its stdin does, so it never outlives the
+parent; it ignores Ctrl-C, because the parent decides.
 """
 
 import ctypes
 import json
+import math
 import os
 import queue
 import signal
@@ -15,9 +16,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,12 +35,13 @@ from infra.machine.import_path import python_command, python_environment
 from infra.machine.memory_limits import GIB, check_memory_limits, is_short_of_memory, kill_when_starved, mentions_memory
 from tasks.features.backbone import export_to_workspace
 from tasks.features.spec import BackboneRecord, ExportJob
-from tasks.train.spec import OnEpoch, TrainingResult, TrainJob
+from tasks.train.spec import OnEvaluation, OnProgress, TrainingResult, TrainJob
 
 TRAINING_PACKAGES = ("keras", "matplotlib", "onnx", "pandas")  # what both extras, `cpu` and `gpu`, bring
 LOG = "train.log"
 TRAIN, EXPORT = "train", "export"  # kinds of jobs
 STOP_SECONDS = 10.0
+PROGRESS_SECONDS = 0.2  # between two messages on steps
 LEAST_MEMORY = 3 * GIB  # of address space, to load TensorFlow
 MOST_READ = 8192  # bytes at the end of a log
 BY_OTHERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # ends that somebody else gave it
@@ -57,6 +61,14 @@ def check_training_packages() -> None:
             f"training needs {', '.join(missing)}, and this installation is for preparing and scoring: install "
             "'safelight[cpu]' in place of 'safelight' ('safelight[gpu]' on a machine with an NVIDIA GPU)"
         )
+
+
+@dataclass(frozen=True)
+class _Listener:
+    """Who hears of a training while it runs; an export has nothing to say."""
+
+    on_evaluation: OnEvaluation = lambda figures: None
+    on_progress: OnProgress = lambda phase, step, steps: None
 
 
 class TrainingProcess:
@@ -98,22 +110,28 @@ class TrainingProcess:
     ) -> None:
         self.stop()
 
-    def run(self, job: TrainJob, on_epoch: OnEpoch) -> TrainingResult:
-        """Train, the last that this process does; `on_epoch` gets the figures of each epoch as it ends.
+    def run(
+        self, job: TrainJob, on_evaluation: OnEvaluation, on_progress: OnProgress = lambda phase, step, steps: None
+    ) -> TrainingResult:
+        """Train, the last that this process does; `on_evaluation` gets the figures of each evaluation, `on_progress`
+        the step that training has reached.
 
         Raises:
             SafelightError: the fault that training met, as the same class.
             TrainingError: the process died; the line names the signal and the log.
         """
-        answer = self._ask({TRAIN: job.model_dump(mode="json")}, Path(job.folder), job.plan.batch_size, on_epoch)
+        if not self._ready:
+            on_progress("loading TensorFlow", 0, job.plan.steps)
+        listener = _Listener(on_evaluation, on_progress)
+        answer = self._ask({TRAIN: job.model_dump(mode="json")}, Path(job.folder), job.plan.batch_size, listener)
         return TrainingResult.model_validate_json(json.dumps(answer))
 
     def export(self, job: ExportJob) -> BackboneRecord:
         """Write a backbone into the workspace as ONNX. Raises: as `run`."""
-        answer = self._ask({EXPORT: job.model_dump(mode="json")}, Path(job.folder), 1, lambda figures: None)
+        answer = self._ask({EXPORT: job.model_dump(mode="json")}, Path(job.folder), 1, _Listener())
         return BackboneRecord.model_validate_json(json.dumps(answer))
 
-    def _ask(self, job: dict[str, Any], folder: Path, batch: int, on_epoch: OnEpoch) -> Any:
+    def _ask(self, job: dict[str, Any], folder: Path, batch: int, listener: _Listener) -> Any:
         """The answer to a job, whose log lies in a folder and which looks at so many images at a time."""
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / LOG
@@ -122,18 +140,20 @@ class TrainingProcess:
                 self._process.stdin.write(canonical_json(job).encode() + b"\n")
                 self._process.stdin.flush()
         with kill_when_starved(self._process) as starved:
-            if (result := self._follow(log, batch, on_epoch)) is not None:
+            if (result := self._follow(log, batch, listener)) is not None:
                 return result
         raise _out_of_memory(log, batch) if starved.is_set() else self._describe_death(log, batch)
 
-    def _follow(self, log: Path, batch: int, on_epoch: OnEpoch) -> Any | None:
+    def _follow(self, log: Path, batch: int, listener: _Listener) -> Any | None:
         """The answer of the process; None when it has ended without one."""
         for line in self._events:
             message = _read_line(line)
             if "ready" in message:
                 self._ready = True
-            elif "epoch" in message:
-                on_epoch(message["epoch"])
+            elif "progress" in message:
+                listener.on_progress(*message["progress"])
+            elif "evaluation" in message:
+                listener.on_evaluation(message["evaluation"])
             elif "result" in message:
                 return message["result"]
             elif "error" in message:
@@ -172,7 +192,7 @@ class TrainingProcess:
             return TrainingError(f"the training process ended with code {code} and no result; see {log}")
         memory = f" (out of memory? if so, {_smaller(batch)})" if -code in BY_MEMORY else ""
         return TrainingError(
-            f"training was ended by {name}{memory}, see {log}; the same command goes on from its last epoch"
+            f"training was ended by {name}{memory}, see {log}; the same command goes on from its last evaluation"
         )
 
 
@@ -257,7 +277,16 @@ def _load_keras() -> None:
 def _train(job: TrainJob, send: Callable[[dict[str, Any]], None]) -> TrainingResult:
     from tasks.train.train import train_dataset
 
-    return train_dataset(job, lambda figures: send({"epoch": figures}))
+    told_at, told = -math.inf, ""
+
+    def send_progress(phase: str, step: int, steps: int) -> None:
+        nonlocal told_at, told
+        now = time.monotonic()
+        if phase != told or step == steps or now - told_at > PROGRESS_SECONDS:
+            told_at, told = now, phase
+            send({"progress": [phase, step, steps]})
+
+    return train_dataset(job, lambda figures: send({"evaluation": figures}), send_progress)
 
 
 def _catch(work: Callable[[], None], loading: str = "") -> dict[str, str] | None:

@@ -10,7 +10,8 @@ from cnn.models.architecture import ModelSpec
 from cnn.spec import Spec
 from cnn.training.spec import FitPlan, FitSpec
 
-OnEpoch = Callable[[dict[str, float]], None]  # gets the figures of `cnn.training.fit.fit_model`
+OnEvaluation = Callable[[dict[str, float]], None]  # gets the figures of `cnn.training.fit.fit_model`
+OnProgress = Callable[[str, int, int], None]  # gets what is done at the moment, the steps done, and the steps in all
 
 
 class TrainJob(Spec):
@@ -26,7 +27,8 @@ class TrainJob(Spec):
 
 class TrainingResult(Spec):
     """What a training left in its folder. `judged_on` is the split of `evaluation`: test, or what there was instead;
-    the file `answers` holds the answers to its images. `history` has the figures of each epoch."""
+    the file `answers` holds the answers to its images. `history` has the figures of each evaluation, `averaged`
+    the steps after which the weights were kept whose average the model has: one where none was taken."""
 
     bundle: str
     figures: str
@@ -34,10 +36,12 @@ class TrainingResult(Spec):
     info: BundleInfo
     evaluation: Evaluation
     judged_on: str
-    best_epoch: int
-    epochs: int
+    best_step: int
+    averaged: tuple[int, ...] = ()
+    steps: int
     history: tuple[dict[str, float | None], ...] = ()
     resumed_at: int
+    notes: tuple[str, ...] = ()
     warnings: tuple[str, ...]
 
 

@@ -21,20 +21,23 @@ from cnn.inference.bundle import BundleFacts, BundleInfo, write_bundle
 from cnn.inference.scorer import load_scorer
 from cnn.models.architecture import summarize_model
 from cnn.text import name_some
-from cnn.training.fit import FitResult, fit_model
+from cnn.training.diagnosis import find_small_classes
+from cnn.training.fit import FitResult, fit_model, ignore_progress
 from cnn.training.spec import FitJob
 from infra.storage.store import Store, open_store
 from tasks.dataset.version import read_manifest
 from tasks.pages.spreadsheets import write_rows
 from tasks.train.answers import SplitPredictions, save_predictions
 from tasks.train.overlap import list_seen
-from tasks.train.spec import OnEpoch, TrainingResult, TrainJob
+from tasks.train.spec import OnEvaluation, OnProgress, TrainingResult, TrainJob
 
 GOLDEN_IMAGES = 32
 BATCH = 256
 
 
-def train_dataset(job: TrainJob, on_epoch: OnEpoch) -> TrainingResult:
+def train_dataset(
+    job: TrainJob, on_evaluation: OnEvaluation, on_progress: OnProgress = ignore_progress
+) -> TrainingResult:
     """Fit, calibrate, export, evaluate and draw.
 
     Raises:
@@ -49,7 +52,9 @@ def train_dataset(job: TrainJob, on_epoch: OnEpoch) -> TrainingResult:
     fetch_shards(store, manifest)
     check_classes(manifest, open_split(manifest, "train", store.root).labels)
     fitting = FitJob(manifest, store.root, job.model, job.plan, Path(job.folder, "checkpoints"))
-    return _evaluate(job, manifest, store, fit_model(fitting, on_epoch))
+    result = fit_model(fitting, on_evaluation, on_progress)
+    on_progress("exporting the network", result.steps, result.steps)
+    return _evaluate(job, manifest, store, result)
 
 
 def _evaluate(job: TrainJob, manifest: Manifest, store: Store, result: FitResult) -> TrainingResult:
@@ -71,11 +76,17 @@ def _evaluate(job: TrainJob, manifest: Manifest, store: Store, result: FitResult
         info=info,
         evaluation=evaluation,
         judged_on=split,
-        best_epoch=result.best_epoch,
-        epochs=result.epochs,
+        best_step=result.best_step,
+        averaged=result.averaged,
+        steps=result.steps,
         history=result.history,
         resumed_at=result.resumed_at,
-        warnings=(*result.warnings, *doubt_validation(manifest, store.root)),
+        notes=result.notes,
+        warnings=(
+            *result.warnings,
+            *doubt_validation(manifest, store.root),
+            *find_small_classes(manifest.classes, open_split(manifest, "train", store.root)),
+        ),
     )
 
 
@@ -110,16 +121,16 @@ def check_classes(manifest: Manifest, labels: NDArray[np.int64]) -> None:
 
 
 def doubt_validation(manifest: Manifest, root: Path) -> tuple[str, ...]:
-    """A line on the classes without validation images, which have no say in the best epoch and in the confidences."""
+    """A line on the classes without validation images, which have no say in the best step and in the confidences."""
     if not manifest.rows("validation"):
         return (
-            "there are no validation images: the epoch with the lowest training loss counts as best, and confidences "
+            "there are no validation images: the step with the lowest training loss counts as best, and confidences "
             "are not calibrated",
         )
     lacking = list(map(repr, _find_lacking(manifest, open_split(manifest, "validation", root).labels)))
     if not lacking:
         return ()
-    return (f"no validation images of {name_some(lacking)}: the best epoch and the confidences were chosen without it",)
+    return (f"no validation images of {name_some(lacking)}: the best step and the confidences were chosen without it",)
 
 
 def _find_lacking(manifest: Manifest, labels: NDArray[np.int64]) -> list[str]:
@@ -195,7 +206,7 @@ def _write_figures(folder: Path, job: TrainJob, manifest: Manifest, evaluation: 
     from cnn.evaluation.plots import draw_evaluation, draw_learning_curves
 
     draw_evaluation(evaluation, folder)
-    draw_learning_curves(result.history, result.best_epoch, folder / "curves.png")
+    draw_learning_curves(result.history, result.best_step, folder / "curves.png")
     (folder / "evaluation.json").write_text(evaluation.to_json() + "\n")
     (folder / "model.txt").write_text(summarize_model(job.model, manifest.image, len(manifest.classes)) + "\n")
     _write_rows(folder / "per_class.csv", [figures.model_dump() for figures in evaluation.per_class])

@@ -11,6 +11,8 @@ import pytest
 from rich.console import Console
 
 sys.path.append(str(Path(__file__).parent))
+import bench_imagenet
+from bench_imagenet import list_photographs, read_class_ids
 from bench_table import Figure, not_measured, print_table, to_json, to_markdown
 from tiny_files import pattern, speck
 
@@ -90,3 +92,35 @@ def test_small_files_decode_and_differ(make: object, shape: tuple[int, int, int]
     assert len(set(files)) == 20
     pixels = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) for data in files]
     assert all(image is not None and image.shape == shape for image in pixels)
+
+
+def test_the_classes_of_imagenet_are_a_thousand_in_order() -> None:
+    ids = read_class_ids()
+    assert len(set(ids)) == len(ids) == 1000
+    assert ids == sorted(ids)
+    assert (ids[0], ids[-1]) == ("n01440764", "n15075141")
+
+
+def test_photographs_are_found_by_the_ids_in_their_names(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for name in ("a/n01440764_tench.JPEG", "n15075141_paper.jpg", "n99999999_unknown.JPEG", "n01440764_tench.txt"):
+        (tmp_path / name).touch()
+    found = [(path.name, number) for path, number in list_photographs(tmp_path)]
+    assert found == [("n01440764_tench.JPEG", 0), ("n15075141_paper.jpg", 999)]
+
+
+@pytest.mark.parametrize("words", [[], ["nowhere"], ["."]])
+def test_without_photographs_one_line_says_what_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert bench_imagenet.main(words) == 2
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_a_published_crop_is_the_middle_of_the_scaled_photograph() -> None:
+    picture = np.zeros((256, 512, 3), np.uint8)
+    picture[16:240, 144:368] = 255  # what is left at 224 of 256
+    data = cv2.imencode(".png", picture)[1].tobytes()
+    assert bench_imagenet.crop_bicubic(data, 224).shape == (224, 224, 3)
+    assert bench_imagenet.crop_bicubic(data, 224).min() == 255

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import httpx
 import psutil
@@ -39,6 +40,14 @@ def kill_group(process: "subprocess.Popen[str]") -> None:
     assert not left, f"children outlived the command: {left}"
 
 
+def check_training_report(trained: dict[str, Any], work: Path | str) -> None:
+    """The page in the run's folder is the one that `open` finds in MLflow."""
+    opened = safelight("open", trained["model"], "--workspace", work, "--json")["report"]
+    first, second = (Path(unquote(urlsplit(address).path)).read_text() for address in (trained["report"], opened))
+    assert first == second
+    assert "always answering" in first
+
+
 def test_the_loop_on_the_command_line(prefect_api: str, tmp_path: Path, make_image_folder: MakeImageFolder) -> None:
     photos, inbox, work = tmp_path / "photos", tmp_path / "inbox", tmp_path / "work"
     make_image_folder(photos, ("bat", "cat", "owl"), 40)
@@ -49,7 +58,8 @@ def test_the_loop_on_the_command_line(prefect_api: str, tmp_path: Path, make_ima
 
     trained = safelight("retrain", photos, "--name", "birds", *common)
     facts = {"model", "version", "trained", "alias", "run_id", "dataset", "metrics"}
-    assert set(trained) == facts | {"judged_on", "unjudged", "gate", "seconds"}
+    assert set(trained) == facts | {"judged_on", "unjudged", "gate", "report", "seconds"}
+    check_training_report(trained, work)
     assert (trained["judged_on"], trained["unjudged"]) == (f"test split of {trained['dataset']}", [])
     assert trained["metrics"]["test_images"] > 6
     assert (trained["version"], trained["alias"], trained["gate"]["verdict"]) == (1, "champion", "promote")
@@ -175,6 +185,7 @@ def test_source_and_workspace_on_s3(
     common = ["--workspace", f"{s3_bucket}/work", "--json", *SETTINGS]
     trained = safelight("retrain", f"{s3_bucket}/photos", "--name", "remote", *common)
     assert trained["alias"] == "champion"
+    check_training_report(trained, f"{s3_bucket}/work")
     scored = safelight("score", f"{s3_bucket}/photos", "--name", "remote", *common)
     assert (scored["scored"], scored["files"]) == (60, 60)
     again = safelight("score", f"{s3_bucket}/photos", "--name", "remote", *common)

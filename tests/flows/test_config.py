@@ -63,7 +63,7 @@ def test_a_file_here_is_found_and_none_is_needed(tmp_path: Path, monkeypatch: py
         ("split.test=1.5", ["split.test", "1.5"]),
         ("fit.epochs=many", ["fit.epochs", "many"]),
         ("image.size=[0,96]", ["image.size = [0, 96]", "a whole number from 1 to 4096"]),
-        ("image.size=96,96", ["two whole numbers from 1 to 4096 in brackets, such as [96, 96]"]),
+        ("image.size=96,96", ["two whole numbers from 1 to 4096 in brackets", "such as [96, 96]"]),
         ("image.size=true", ["image.size = true", "a whole number from 1 to 4096"]),
         ("image.background=[1,true,3]", ["image.background", "three whole numbers", "from 0 to 255"]),
         ("fit.learning_rate=inf", ["fit.learning_rate", "a number above 0"]),

@@ -22,7 +22,7 @@ from cnn.dataset.manifest import Manifest
 from cnn.dataset.split import SplitSpec, choose_split
 from cnn.errors import ConfigError
 from cnn.images.pixels import encode_jpeg
-from cnn.images.spec import AugmentSpec, ImageSpec
+from cnn.images.spec import AugmentSpec, ImageSettings
 from flows.config import Config
 from flows.prepare import find_doubts, in_order, prepare_dataset, publish_stage
 from infra.cluster.spec import ClusterSpec
@@ -167,7 +167,7 @@ def test_levels_and_previews_are_told_while_the_run_goes_on(
 
     def prepare_with(**image: Any) -> tuple[Manifest, str]:
         config = Config(
-            image=ImageSpec(size=(8, 8), **image),
+            image=ImageSettings(size=(8, 8), **image),
             split=SplitSpec(validation=0.0, test=0.2),
             cluster=ClusterSpec(workers=0),
         )
@@ -192,7 +192,8 @@ def test_levels_and_previews_are_told_while_the_run_goes_on(
 
 def test_transforms_that_cannot_be_used_are_refused_before_anything_is_prepared(tmp_path: Path) -> None:
     transforms = A.to_dict(A.Compose([A.HorizontalFlip(), A.RandomCrop(8, 8)]))
-    config = Config(augment=AugmentSpec(copies=1, transforms=transforms), cluster=ClusterSpec(workers=0))
+    augment = AugmentSpec(copies=1, transforms=transforms)
+    config = Config(image=ImageSettings(size=(96, 96)), augment=augment, cluster=ClusterSpec(workers=0))
     with pytest.raises(ConfigError, match="RandomCrop makes 8x8x3 of 96x96x3"):
         prepare_dataset(str(write_photos(tmp_path / "photos", 4)), str(tmp_path / "work"), config)
     assert not (tmp_path / "work").exists()

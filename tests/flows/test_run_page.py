@@ -76,11 +76,18 @@ def test_a_version_is_its_figures_and_where_they_are_drawn(page: Page) -> None:
     link_version(TRAINED, lambda run: f"http://mlflow:5000/#/experiments/1/runs/{run}/artifacts")
     assert page["key"] == "model-birds-of-2026"
     assert page["description"] == r"Birds\_of.2026 version 4 (champion)"
-    assert r"| gate | promote; better than '1' \| \<b\>2\</b\> |" in page["markdown"]
+    assert "| gate | promote |" in page["markdown"]
+    assert "\n\n" + r"- better than '1' \| \<b\>2\</b\>" + "\n\n" in page["markdown"]
     assert r"| accuracy | 0.9123 |" in page["markdown"]
     assert r"| macro\_f1 | 0.9 |" in page["markdown"]
     assert "[figures](http://mlflow:5000/#/experiments/1/runs/abc/artifacts)" in page["markdown"]
+    assert "[report](http://mlflow:5000/#/experiments/1/runs/abc/artifacts/report.html)" in page["markdown"]
     assert all(len(re.findall(r"(?<!\\)\|", line)) == 3 for line in page["markdown"].splitlines() if line[:1] == "|")
+
+
+def test_a_version_in_a_local_registry_names_the_file_of_its_report(page: Page) -> None:
+    link_version(TRAINED.model_copy(update={"report": "file:///w/runs/1/report.html"}), lambda run: "/w/mlflow/figures")
+    assert "report\n\n```\n/w/runs/1/report.html\n```" in page["markdown"]
 
 
 def test_a_version_whose_run_was_removed_in_mlflow_is_shown_without_figures(page: Page) -> None:

@@ -19,8 +19,9 @@ from cnn.evaluation.metrics import Evaluation, evaluate_probabilities
 from cnn.models.architecture import ModelSpec
 from cnn.models.pretrained import Download
 from flows.config import Config
-from flows.results import GateResult
-from flows.train import describe_evaluation, log_verdict, register_stage
+from flows.results import GateResult, TrainResult
+from flows.retrain import drop_foreign_report
+from flows.train import describe_evaluation, gate_stage, log_verdict, register_stage
 from infra.registry.versions import JUDGED_ON, UNJUDGED
 from infra.storage.store import open_store
 from tasks.train.overlap import list_seen
@@ -34,7 +35,7 @@ def evaluate(labels: list[int]) -> Evaluation:
 
 
 def report(evaluation: Evaluation, judged_on: str = "test") -> Any:
-    facts: dict[str, Any] = {"best_epoch": 3, "epochs": 5, "resumed_at": 0, "figures": "figures", "bundle": "bundle"}
+    facts: dict[str, Any] = {"best_step": 3, "steps": 5, "resumed_at": 0, "figures": "figures", "bundle": "bundle"}
     return SimpleNamespace(evaluation=evaluation, judged_on=judged_on, info=SimpleNamespace(dataset="birds-1"), **facts)
 
 
@@ -78,6 +79,35 @@ def test_a_version_that_is_held_is_told_with_every_reason(said: list[str]) -> No
     log_verdict(GateResult(verdict="hold", reasons=["it is worse", "by much", "what to do"]))
     log_verdict(GateResult(verdict="promote", reasons=["it is better", "by much"]))
     assert said == ["gate: hold: it is worse", "gate: by much", "gate: what to do", "gate: promote: it is better"]
+
+
+def test_the_report_of_another_machine_is_named_only_where_it_is_on_this_one(tmp_path: Path) -> None:
+    gate = GateResult(verdict="promote", reasons=[])
+    facts: dict[str, Any] = {"model": "birds", "version": 1, "trained": True, "alias": "champion", "run_id": "1"}
+    facts |= {"dataset": "birds-1", "metrics": {}, "gate": gate, "seconds": 1.0}
+    (tmp_path / "my report.html").write_text("<p>")
+    for name, is_here in (("my report.html", True), ("gone.html", False)):
+        result = TrainResult(**facts, report=(tmp_path / name).as_uri())
+        assert bool(drop_foreign_report(result).report) == is_here
+    assert drop_foreign_report(TrainResult(**facts)).report == ""
+
+
+@pytest.mark.parametrize(
+    ("begun", "order"),
+    [(None, ["report with promote", "verdict promote"]), ("promote", ["verdict promote"])],
+)
+def test_a_version_has_its_report_before_its_verdict_and_only_once(
+    monkeypatch: pytest.MonkeyPatch, begun: str | None, order: list[str]
+) -> None:
+    """A run that is killed between the two writes it again; one that is killed later would compare with itself."""
+    done: list[str] = []
+    monkeypatch.setattr(flows.train, "publish_report", lambda *given: done.append(f"report with {given[4].verdict}"))
+    monkeypatch.setattr(flows.train, "apply_verdict", lambda *given: done.append(f"verdict {given[2].verdict}"))
+    registry = SimpleNamespace(lost_champion=lambda name: None, champion=lambda name: None)
+    job: Any = SimpleNamespace(registry=registry, name="birds", config=Config())
+    version: Any = SimpleNamespace(version=1, verdict=begun)
+    gate_stage(job, report(evaluate([0, 1, 2] * 20)), version)
+    assert done == order
 
 
 @pytest.mark.parametrize(
@@ -129,7 +159,7 @@ def test_a_dataset_that_was_trained_on_already_needs_no_weights(monkeypatch: pyt
         monkeypatch.setattr(flows.train, name, lambda *_, **__: SimpleNamespace(to_json=str, alias=None, gate=None))
     image = SimpleNamespace(size=(224, 224))
     job: Any = SimpleNamespace(
-        config=SimpleNamespace(model="spec"),
+        choice=SimpleNamespace(model="spec"),
         manifest=SimpleNamespace(image=image),
         store=SimpleNamespace(write=lambda *_: None),
         registry=SimpleNamespace(figures_of=None),

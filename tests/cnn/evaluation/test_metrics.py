@@ -20,6 +20,7 @@ from cnn.errors import DatasetError
 from cnn.evaluation.metrics import (
     Evaluation,
     bootstrap_accuracy,
+    bound_share,
     compare_chance,
     compare_paired,
     evaluate_probabilities,
@@ -209,3 +210,24 @@ def test_other_refusals() -> None:
         evaluate_probabilities([[0.5, 0.5]], [0], ["a", "b"], top_k=0)
     with pytest.raises(ValueError, match=r"not \(1,\) and \(2,\)"):
         compare_paired([True], [True, False])
+
+
+@pytest.mark.parametrize(
+    ("right", "images", "low", "high"),
+    [
+        (8, 10, 0.4902, 0.9433),
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (0, 0, 0.0, 1.0),
+        (500, 1000, 0.4691, 0.5309),
+    ],
+)
+def test_the_interval_of_a_share_is_wilsons(right: int, images: int, low: float, high: float) -> None:
+    assert bound_share(right, images) == pytest.approx((low, high), abs=1e-4)
+
+
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_the_interval_of_a_share_holds_it(counts: tuple[int, int]) -> None:
+    low, high = bound_share(*counts)
+    assert 0 <= low <= counts[0] / counts[1] <= high <= 1
+    assert low < high

@@ -45,7 +45,7 @@ def make_evaluation(classes: tuple[str, ...], images: int = 200, strength: float
 
 def make_history(epochs: int) -> list[dict[str, float]]:
     return [
-        {"epoch": epoch, "loss": 1 / epoch, "accuracy": 1 - 1 / epoch, "val_loss": 2 / epoch, "val_accuracy": 0.5}
+        {"step": 10 * epoch, "loss": 1 / epoch, "accuracy": 1 - 1 / epoch, "val_loss": 2 / epoch, "val_accuracy": 0.5}
         for epoch in range(1, epochs + 1)
     ]
 
@@ -93,7 +93,7 @@ def test_learning_curves_leave_out_what_there_is_not(tmp_path: Path) -> None:
     rows = make_history(4)
     whole = draw_learning_curves(rows, 2, tmp_path / "whole.png").read_bytes()
     lost = [row | {"val_loss": math.nan, "val_accuracy": math.nan} for row in rows]
-    missing = [{key: row[key] for key in ("loss", "accuracy")} for row in rows]
+    missing = [{key: row[key] for key in ("step", "loss", "accuracy")} for row in rows]
     first, second = (draw_learning_curves(one, 2, tmp_path / "part.png").read_bytes() for one in (lost, missing))
     assert first == second != whole
 

@@ -245,7 +245,6 @@ def test_misfits_name_the_layer_and_the_size(layers: list[Any], message: str) ->
         {"layers": [{"kind": "conv", "filters": 3, "kernel": 0}]},
         {"layers": [{"kind": "conv", "filters": 3, "stride": 2}]},
         {"layers": [{"kind": "dropout", "rate": 1.0}]},
-        {"preset": None},
         {"preset": "resnet"},
         {"weights": "imagenet"},
     ],

@@ -111,7 +111,9 @@ def test_a_folder_needs_all_three_files(package: Path, tmp_path: Path) -> None:
 
 def test_without_the_package_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "find_spec", lambda name: None)
-    with pytest.raises(InstallationError, match=r"needs the package keras-hub: pip install 'safelight\[hub\]'"):
+    with pytest.raises(
+        InstallationError, match=r"needs the package keras-hub: install 'safelight\[cpu,hub\]' in place"
+    ):
         check_weights(ModelSpec(backbone=NAME))
 
 

@@ -68,6 +68,16 @@ def test_keras_3_reads_past_the_classes_of_another_model(tmp_path: Path, kernel:
     check_keras_weights(write_new(tmp_path / "top.weights.h5", LAYER | TOP | {"layers/dense/vars/0": kernel}), EXPECTED)
 
 
+@pytest.mark.parametrize(
+    "kernels", [((1, 1, 4, 7), (1, 1, 7, 10)), ((36, 8), (8, 8), (8, 10))], ids=["as in MobileNetV3", "as in VGG16"]
+)
+def test_a_top_may_be_several_layers(tmp_path: Path, kernels: tuple[tuple[int, ...], ...]) -> None:
+    top: dict[str, tuple[int, ...]] = {}
+    for number, kernel in enumerate(kernels):
+        top |= {f"layers/top{number}/vars/0": kernel, f"layers/top{number}/vars/1": kernel[-1:]}
+    check_keras_weights(write_new(tmp_path / "top.weights.h5", LAYER | top), EXPECTED)
+
+
 def test_older_files_must_hold_no_classes(tmp_path: Path) -> None:
     line = refuse(write_old(tmp_path / "top.h5", [KERNEL, BIAS, (4, 10), (10,)]))
     assert "another network: 66 numbers, and tiny without its top has 16; save it without its top" in line

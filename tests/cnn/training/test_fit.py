@@ -1,6 +1,5 @@
 """Training: it learns, stops, keeps the best weights, and tunes a pretrained backbone in two phases."""
 
-import math
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -24,33 +23,50 @@ from cnn.errors import DatasetError, TrainingError
 from cnn.models.architecture import ModelSpec
 from cnn.models.backbones import BACKBONES, Backbone, build_backbone
 from cnn.training.checkpoint import read_snapshot
-from cnn.training.fit import fit_model
-from cnn.training.trainer import weigh_classes
+from cnn.training.fit import FitResult, fit_model
+from cnn.training.schedule import compute_rate
 
 # Keras 3.15 on TensorFlow 2.21 and NumPy 2: its variables know no copy keyword yet.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
-FIGURES = {"epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds", "images_per_second"}
+TRAINING = {"loss", "accuracy", "learning_rate", "images_per_second"}
+FIGURES = TRAINING | {"step", "epoch", "val_loss", "val_accuracy", "seconds"}
 
 
-def test_it_learns_and_reports_each_epoch(tmp_path: Path) -> None:
+def test_it_learns_and_reports_each_evaluation(tmp_path: Path) -> None:
     job, ticks = make_job(tmp_path, epochs=8), count()
     seen: list[dict[str, float]] = []
     result = fit_model(job, seen.append, clock=lambda: float(next(ticks)))
     assert [set(figures) for figures in seen] == [FIGURES] * 8
     assert tuple(seen) == result.history
+    assert [figures["step"] for figures in seen] == [6, 12, 18, 24, 30, 36, 42, 48]
     assert [figures["epoch"] for figures in seen] == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert (seen[0]["seconds"], seen[0]["images_per_second"]) == (2.0, 96.0)
+    assert (seen[0]["seconds"], seen[0]["images_per_second"]) == (9.0, 96 / 7)  # a tick for each step
     assert max(figures["val_accuracy"] for figures in seen) > 0.9
-    assert (result.resumed_at, result.warnings) == (0, ())
-    best = min(seen, key=lambda figures: figures["val_loss"])
-    assert best["epoch"] == result.best_epoch
+    assert (result.resumed_at, result.notes, result.warnings) == (0, (), ())
+    best = max(seen, key=lambda figures: (figures["val_accuracy"], figures["step"]))
+    assert best["step"] == result.best_step
     assert measure_loss(result, job) == pytest.approx(best["val_loss"], rel=1e-3)
 
 
-def test_cosine_falls_to_zero_over_the_planned_epochs(tmp_path: Path) -> None:
-    rates = [figures["learning_rate"] for figures in fit_model(make_job(tmp_path), ignore).history]
-    assert rates == pytest.approx([0.01 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in (1, 2, 3, 4)], abs=1e-7)
+def test_every_step_is_told(tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    fit_model(make_job(tmp_path, epochs=2), ignore, lambda *what: told.append(what))
+    training = [("training", step, 12) for step in range(1, 13)]
+    assert told == [
+        ("compiling the network", 0, 12),
+        *training[:6],
+        ("evaluating", 6, 12),
+        *training[6:],
+        ("evaluating", 12, 12),
+        ("evaluating", 12, 12),  # the weights that are chosen
+    ]
+
+
+def test_the_rate_of_each_step_is_that_of_the_schedule(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    rates = [figures["learning_rate"] for figures in fit_model(job, ignore).history]
+    assert rates == pytest.approx([compute_rate(job.plan, step - 1, 24) for step in (6, 12, 18, 24)], rel=1e-6)
 
 
 def test_two_classes_have_one_sigmoid(tmp_path: Path) -> None:
@@ -59,8 +75,7 @@ def test_two_classes_have_one_sigmoid(tmp_path: Path) -> None:
     assert result.model.output.shape == (None, 1)
     assert max(figures["val_accuracy"] for figures in result.history) > 0.9
     assert [figures["learning_rate"] for figures in result.history] == pytest.approx([0.01] * 5)
-    best = result.history[result.best_epoch - 1]
-    assert measure_loss(result, job) == pytest.approx(best["val_loss"], rel=1e-3)
+    assert measure_loss(result, job) == pytest.approx(find_figures(result)["val_loss"], rel=1e-3)
 
 
 def test_patience_stops_and_the_best_weights_come_back(tmp_path: Path) -> None:
@@ -70,10 +85,10 @@ def test_patience_stops_and_the_best_weights_come_back(tmp_path: Path) -> None:
     splits = {**job.manifest.splits, "validation": (noise,)}
     job = replace(job, manifest=job.manifest.model_copy(update={"splits": splits}))
     result = fit_model(job, ignore)
-    assert result.epochs == result.best_epoch + 2 < 40
-    values = [figures["val_loss"] for figures in result.history]
-    assert min(values) == values[result.best_epoch - 1]
-    assert measure_loss(result, job) == pytest.approx(min(values), rel=1e-3)
+    values = [figures["val_accuracy"] for figures in result.history]
+    assert len(values) == values.index(max(values)) + 3 < 40  # two evaluations that were no better
+    assert find_figures(result)["val_accuracy"] == max(values)
+    assert measure_loss(result, job) == pytest.approx(find_figures(result)["val_loss"], rel=1e-3)
 
 
 def test_without_validation_images_the_training_loss_decides(tmp_path: Path) -> None:
@@ -83,7 +98,7 @@ def test_without_validation_images_the_training_loss_decides(tmp_path: Path) -> 
 
 def test_lost_loss_stops_with_one_line(tmp_path: Path) -> None:
     job = make_job(tmp_path, optimizer="sgd", learning_rate=1e30)
-    with pytest.raises(TrainingError, match=r"epoch 1: .*loss is .* lower fit.learning_rate \(now 1e\+30\)") as caught:
+    with pytest.raises(TrainingError, match=r"step 6: .*loss is .* lower fit.learning_rate \(now 1e\+30\)") as caught:
         fit_model(job, ignore)
     assert "\n" not in str(caught.value)
     assert not list(job.checkpoints.glob("*.npz"))
@@ -94,11 +109,9 @@ def test_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
         fit_model(make_job(tmp_path, rows=0), ignore)
 
 
-def test_rare_classes_weigh_more() -> None:
-    assert weigh_classes(np.array([0, 0, 0, 1]), 2) == {0: pytest.approx(2 / 3), 1: 2.0}
-    assert weigh_classes(np.array([0, 0, 2, 2]), 3) == {0: 1.0, 1: 0.0, 2: 1.0}
-    labels = np.random.default_rng(0).integers(0, 7, 500)
-    assert sum(weigh_classes(labels, 7)[label] for label in labels.tolist()) == pytest.approx(500)
+def find_figures(result: FitResult) -> dict[str, float]:
+    """Those of the evaluation whose weights were chosen."""
+    return next(figures for figures in result.history if figures["step"] == result.best_step)
 
 
 def build_tiny(include_top: bool, weights: None, input_shape: tuple[int, int, int]) -> Any:
@@ -110,8 +123,8 @@ def build_tiny(include_top: bool, weights: None, input_shape: tuple[int, int, in
 
 
 def test_backbone_is_frozen_then_fine_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed between the phases: epoch 1 leaves the backbone as it was loaded, epoch 2 moves its kernels slowly, and
-    its batch statistics stay throughout."""
+    """Killed between the phases: the first 6 steps leave the backbone as it was loaded, the others move its kernels
+    slowly, and its batch statistics stay throughout."""
     monkeypatch.setattr(import_keras().applications, "Tiny", build_tiny, raising=False)
     monkeypatch.setitem(BACKBONES, "tiny", Backbone("Tiny", "torch", 4 * 28 + 16, 4, smallest=1))
     path = tmp_path / "pretrained.weights.h5"
@@ -120,16 +133,17 @@ def test_backbone_is_frozen_then_fine_tuned(tmp_path: Path, monkeypatch: pytest.
     spec = ModelSpec(backbone="tiny", weights=str(path))
     job = replace(make_job(tmp_path, epochs=3, freeze_epochs=1, fine_tune=0.1), model=spec)
     with pytest.raises(KilledError):
-        fit_model(job, kill_after(1))
+        fit_model(job, kill_after(6))
     kernel, bias, scale, shift, mean, variance = pretrained.get_weights()
     after_one = read_snapshot(job.checkpoints / "last.npz", job.digest())
     assert after_one is not None
     for mine, theirs in zip(after_one.groups["weights"], (kernel, bias, scale, shift, mean, variance), strict=False):
         np.testing.assert_array_equal(mine, theirs)
     result = fit_model(job, ignore)
-    assert (result.resumed_at, result.epochs) == (1, 3)
+    assert (result.resumed_at, result.steps) == (6, 18)
     tuned = result.model.get_layer("backbone").get_weights()
     assert not np.array_equal(tuned[0], kernel)
     np.testing.assert_array_equal(tuned[4:], (mean, variance))
     rates = [figures["learning_rate"] for figures in result.history]
-    assert rates == pytest.approx([0.01 * 0.75, 0.001 * 0.25, 0.0], abs=1e-8)
+    assert rates == pytest.approx([compute_rate(job.plan, step, 18) for step in (5, 11, 17)], rel=1e-6)
+    assert rates[1] < 0.1 * rates[0]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
@@ -13,10 +14,12 @@ from registries import METRICS, add_versions, open_registry
 from rich.cells import cell_len
 from rich.console import Console
 
+from cnn.errors import RegistryError
 from flows.cli.console import make_table, show_values
-from flows.cli.models import show_models
-from flows.models import list_models, promote_version, rollback_version
-from infra.registry.registry import Registry
+from flows.cli.models import show_models, show_report
+from flows.cli.train import show_training
+from flows.models import list_models, open_report, promote_version, rollback_version
+from infra.registry.registry import REPORT, Registry
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 words = st.text(st.characters(categories=["L", "N", "P", "S"]), max_size=90)
@@ -124,3 +127,57 @@ def test_registry_is_asked_little(workspace: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Registry, "_ask", note)
     list_models(workspace, None)
     assert len(asked) <= 1 + 3 * 2
+
+
+def publish_page(workspace: str, name: str, number: int, text: str, folder: Path) -> None:
+    (folder / REPORT).write_text(text)
+    with open_registry(Path(workspace)) as registry:
+        registry.log_pages(registry.version(name, number).run_id, [folder / REPORT])
+
+
+def test_open_names_the_page_of_the_champion_or_of_the_version_that_was_asked_for(
+    workspace: str, tmp_path: Path
+) -> None:
+    for number in (1, 2):
+        publish_page(workspace, "birds", number, f"page {number}", tmp_path)
+    answer = open_report(workspace, "birds", None)
+    assert (answer["model"], answer["version"]) == ("birds", 2)
+    assert Path(urlsplit(answer["report"]).path).read_text() == "page 2"
+    assert Path(urlsplit(open_report(workspace, "birds", 1)["report"]).path).read_text() == "page 1"
+
+
+def test_open_takes_the_newest_version_of_a_model_without_champion(workspace: str, tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match=r"model candidates version 1 has no report: it was made by a release that"):
+        open_report(workspace, "candidates", None)
+    publish_page(workspace, "candidates", 1, "page", tmp_path)
+    assert open_report(workspace, "candidates", None)["version"] == 1
+    with pytest.raises(RegistryError, match="has no version 7"):
+        open_report(workspace, "candidates", 7)
+
+
+@pytest.mark.parametrize(("display", "opened"), [(None, []), (":0", ["file:///w/report.html"])])
+def test_a_page_is_opened_where_there_is_a_display(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], display: str | None, opened: list[str]
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr("webbrowser.open", shown.append)
+    monkeypatch.setattr("sys.platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    if display:
+        monkeypatch.setenv("DISPLAY", display)
+    show_report({"model": "birds", "version": 2, "report": "file:///w/report.html"})
+    assert shown == opened
+    assert capsys.readouterr().out == "file:///w/report.html\n"
+
+
+def test_the_answer_of_a_training_gives_each_reason_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    gate = {"verdict": "hold", "reasons": ["it is worse, by 2.00 points", "promote it all the same"]}
+    show_training({"model": "birds", "gate": gate, "seconds": 1.0})
+    assert capsys.readouterr().out.splitlines() == [
+        "model    birds",
+        "gate     hold",
+        "         it is worse, by 2.00 points",
+        "         promote it all the same",
+        "seconds  1",
+    ]

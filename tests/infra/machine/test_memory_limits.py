@@ -122,12 +122,12 @@ def make_job(folder: Path, size: int = 8) -> TrainJob:
 
 @pytest.mark.slow
 def test_training_that_runs_out_of_memory_says_what_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In earnest: from its first epoch on the process gets no more than it has; some libraries then say nothing, and
-    some stand still."""
+    """In earnest: from its first evaluation on the process gets no more than it has; some libraries then say nothing,
+    and some stand still."""
     monkeypatch.setattr(infra.machine.memory_limits, "STARVED_SECONDS", 10.0)
 
     def shrink(figures: dict[str, float]) -> None:
-        if figures["epoch"] == 1:
+        if figures["step"] == 5:
             pages = int(Path(f"/proc/{trainer.pid}/statm").read_text().split()[0])
             size = pages * resource.getpagesize()
             resource.prlimit(trainer.pid, resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from registries import METRICS, make_bundle, register
+from registries import METRICS, add_versions, make_bundle, register
 
 import cnn
 from cnn.errors import IntegrityError, RegistryError, ServerError, StorageError
 from cnn.inference.bundle import INFO, ONNX
 from infra.registry.mlflow_model import SCORING_PACKAGES, explained_disk
-from infra.registry.registry import Registry
+from infra.registry.registry import REPORT, Registry
 from infra.registry.tracking import resolve_tracking
 
 # Runs
@@ -160,6 +160,39 @@ def test_a_bundle_changed_in_the_store_is_refused(registry: Registry, tmp_path: 
     with pytest.raises(IntegrityError, match=f"model {model} version 1"):
         registry.fetch_bundle(version, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_the_pages_of_a_run_are_found_where_they_are_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / REPORT).write_text("<p>birds")
+    registry = Registry(*resolve_tracking(str(tmp_path / "my work?#%")))
+    add_versions(registry, "pages")
+    registry.log_pages(registry.version("pages", 1).run_id, [tmp_path / REPORT])
+    assert (registry.fetch_pages(registry.version("pages", 1), tmp_path / "cache") / REPORT).read_text() == "<p>birds"
+    (tmp_path / "my work?#%").rename(tmp_path / "there")
+    registry = Registry(*resolve_tracking(str(tmp_path / "there")))
+    folder = registry.fetch_pages(registry.version("pages", 1), tmp_path / "cache")
+    assert (folder / REPORT).read_text() == "<p>birds"
+    assert folder.is_relative_to(tmp_path / "there")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_pages_of_a_run_elsewhere_are_copied(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.store.artifact import artifact_repository_registry
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+    (tmp_path / "far" / "figures").mkdir(parents=True)
+    for name in (REPORT, "suspects.html", "notes.txt"):
+        (tmp_path / "far" / name).write_text(name)
+    far = LocalArtifactRepository((tmp_path / "far").as_uri())
+    monkeypatch.setattr(artifact_repository_registry, "get_artifact_repository", lambda *_, **__: far)
+    monkeypatch.setattr(registry, "_locate_run", lambda run: "mlflow-artifacts:/1/run/artifacts")
+    add_versions(registry, "far")
+    folder = registry.fetch_pages(registry.version("far", 1), tmp_path / "cache" / "run")
+    assert folder == tmp_path / "cache" / "run"
+    assert {path.name for path in folder.iterdir()} == {REPORT, "suspects.html"}
 
 
 def test_a_workspace_that_was_moved_still_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,6 +167,7 @@ def pass_gate(registry: Registry, name: str, number: int, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(flows.train, "measure_champion", measure)
     monkeypatch.setattr(registry, "fetch_bundle", lambda *_: Path("bundle"))
+    monkeypatch.setattr(flows.train, "publish_report", lambda *_: None)
     answers = [0, 1] * 10
     evaluation = evaluate_probabilities(np.eye(2)[answers], answers, ("bat", "owl"))
     job: Any = SimpleNamespace(name=name, registry=registry, config=Config(), manifest=None, store=None)

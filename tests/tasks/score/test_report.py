@@ -3,8 +3,6 @@
 import base64
 import hashlib
 import io
-import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 from batch_scenes import NIGHT, make_failure, make_outcome
 from hypothesis import given
 from hypothesis import strategies as st
+from page_parser import Page, assert_harmless
 from PIL import Image
 
 from cnn.errors import SourceError
@@ -44,33 +43,6 @@ HOSTILE = (
     "x" * 255,
 )
 CLASSES = tuple(name for name in HOSTILE if "\udcff" not in name)  # a bundle holds them as UTF-8
-
-
-class Page(HTMLParser):
-    """What a browser would find: elements, attributes, text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str]] = []
-        self.text = ""
-        self._style = False
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(name, value or "") for name, value in attrs]
-        self._style = tag == "style"
-
-    def handle_endtag(self, tag: str) -> None:
-        self._style = False
-
-    def handle_data(self, data: str) -> None:
-        self.text += "" if self._style else data
-
-    def values(self, name: str) -> list[str]:
-        return [value for key, value in self.attributes if key == name]
 
 
 def make_row(path: str, label: str = "cat", confidence: float = 0.9, data: bytes = TINY) -> FileOutcome:
@@ -128,19 +100,6 @@ def test_pictures_of_more_than_8_bits_are_shown_as_the_model_sees_them(tmp_path:
     assert spreads[100, 610] >= 240
 
 
-def assert_harmless(page: Page) -> None:
-    """No script, no event handler, nothing referred to but pictures within and places on the page."""
-    assert not {"script", "iframe", "object", "embed", "link", "base", "form"} & set(page.tags)
-    assert not [name for name, _ in page.attributes if name.startswith("on")]
-    assert all(value.startswith(("data:image/png;base64,", "data:image/jpeg;base64,")) for value in page.values("src"))
-    assert all(re.fullmatch(r"#class-\d+", value) for value in page.values("href"))
-    assert not {"srcset", "action", "formaction", "poster", "xlink:href", "background"} & dict(page.attributes).keys()
-    assert not [value for value in page.values("style") if "url" in value]
-    # No script at all: not one of ours either, so there is no nonce or hash to be guessed.
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-    assert policy in page.values("content")
-
-
 def test_hostile_names_are_harmless_and_visible(tmp_path: Path) -> None:
     rows = [make_row(name, label) for name in HOSTILE for label in ("<b>bold</b>", *CLASSES)]
     rows += [make_failure(f"bad/{name}", "quarantined", f"decode_error: {name[:9]!r}") for name in HOSTILE]
@@ -170,7 +129,7 @@ def test_the_page_says_on_what_the_model_was_judged(tmp_path: Path) -> None:
     judged = "accuracy 0.9970 (0.9909 to 1.0000) on 329 images, test split of digits-3ae7d81ed566"
     page = report(tmp_path, [make_row("a.png")], judged=judged, unjudged=("owl", HOSTILE[1]))
     assert_harmless(page)
-    assert judged in page.text
+    assert f"How good the model is: {judged}. Its own report: safelight open digits 7" in page.text
     assert f"judged on no image of owl, {HOSTILE[1]}: how well it tells them is not known" in page.text
     page = report(tmp_path, [make_row("a.png")])
     assert "nobody knows what it was judged on" in page.text

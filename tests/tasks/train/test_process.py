@@ -36,13 +36,14 @@ PLAN = make_plan(36, epochs=4, batch_size=8, learning_rate=0.05, seed=1)
 
 @dataclass(frozen=True)
 class Story:
-    """A training that was killed at its second epoch, and the same job again."""
+    """A training that was killed at its second evaluation, and the same job again."""
 
     manifest: Manifest
     workspace: Path
     job: TrainJob
     death: str
-    epochs: list[float]
+    steps: list[float]
+    told: list[tuple[str, int, int]]
     report: TrainingResult
 
 
@@ -53,20 +54,21 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     job = make_job(folder / "workspace", manifest, folder / "run")
 
     def kill_at_second(figures: dict[str, float]) -> None:
-        if figures["epoch"] == 2:
+        if figures["step"] == 10:
             os.kill(trainer.pid, signal.SIGKILL)
 
     with TrainingProcess() as trainer, pytest.raises(TrainingError) as death:
         trainer.run(job, kill_at_second)
-    epochs: list[float] = []
+    steps: list[float] = []
+    told: list[tuple[str, int, int]] = []
 
     def interrupt(figures: dict[str, float]) -> None:
-        epochs.append(figures["epoch"])
+        steps.append(figures["step"])
         os.kill(again.pid, signal.SIGINT)
 
     with TrainingProcess() as again:
-        report = again.run(job, interrupt)
-    return Story(manifest, folder / "workspace", job, str(death.value), epochs, report)
+        report = again.run(job, interrupt, lambda *what: told.append(what))
+    return Story(manifest, folder / "workspace", job, str(death.value), steps, told, report)
 
 
 def test_an_installation_without_training_says_which_to_take(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,9 +89,16 @@ def test_a_killed_training_names_the_signal_and_the_log(story: Story) -> None:
     assert Path(story.job.folder, LOG).is_file()
 
 
-def test_the_same_job_goes_on_from_its_last_epoch(story: Story) -> None:
-    assert story.report.resumed_at >= 1
-    assert story.epochs == list(range(story.report.resumed_at + 1, story.report.epochs + 1))
+def test_the_same_job_goes_on_from_its_last_evaluation(story: Story) -> None:
+    assert story.report.resumed_at >= 10
+    assert story.steps == list(range(story.report.resumed_at + 5, story.report.steps + 1, 5))
+
+
+def test_what_the_process_does_is_told(story: Story) -> None:
+    phases = [phase for phase, _, _ in story.told]
+    assert phases[:2] == ["loading TensorFlow", "compiling the network"]
+    assert {"training", "evaluating", "exporting the network"} <= set(phases)
+    assert all(step <= steps == 20 for _, step, steps in story.told)
 
 
 def test_the_report_describes_the_bundle_and_judges_it_on_test_images(story: Story) -> None:
@@ -124,7 +133,7 @@ def test_figures_and_tables_are_there(story: Story) -> None:
     }
     assert (folder / "per_class.csv").read_text("utf-8-sig").splitlines()[0] == "label,precision,recall,f1,images"
     assert json.loads((folder / "evaluation.json").read_text())["images"] == 18
-    assert len((folder / "history.csv").read_text().splitlines()) == 1 + story.report.epochs
+    assert len((folder / "history.csv").read_text().splitlines()) == 1 + len(story.report.history)
 
 
 # What cannot be trained on

@@ -13,7 +13,7 @@ from tiny_jobs import KilledError, assert_same_learning, ignore, kill_after, mak
 
 from cnn.errors import TrainingError
 from cnn.models.architecture import ModelSpec
-from cnn.training import trainer
+from cnn.training import checkpoint
 from cnn.training.checkpoint import Snapshot, lock_checkpoints, read_snapshot, write_snapshot
 from cnn.training.fit import FitResult, fit_model
 from cnn.training.spec import FitJob
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[FitJob, FitResult]:
-    """Four epochs without a fault."""
+    """Four evaluations, six steps apart, without a fault."""
     job = make_job(tmp_path_factory.mktemp("undisturbed"))
     return job, fit_model(job, ignore)
 
@@ -36,17 +36,20 @@ def test_a_finished_job_answers_at_once(undisturbed: tuple[FitJob, FitResult]) -
         raise AssertionError("nothing is left to train")
 
     again = fit_model(job, fail)
-    assert again.resumed_at == again.epochs == 4
+    assert again.resumed_at == again.steps == 24
     assert again.history == first.history
     assert_same_learning(again, first)
 
 
-def test_resumed_run_equals_the_undisturbed_one(tmp_path: Path, undisturbed: tuple[FitJob, FitResult]) -> None:
+@pytest.mark.parametrize("step", [6, 12, 18, 24])
+def test_resumed_run_equals_the_undisturbed_one(
+    tmp_path: Path, undisturbed: tuple[FitJob, FitResult], step: int
+) -> None:
     job = make_job(tmp_path)
     with pytest.raises(KilledError):
-        fit_model(job, kill_after(3))
+        fit_model(job, kill_after(step))
     result = fit_model(job, ignore)
-    assert (result.resumed_at, result.warnings) == (3, ())
+    assert (result.resumed_at, result.warnings) == (step, ())
     assert_same_learning(result, undisturbed[1])
 
 
@@ -57,21 +60,21 @@ sys.path.insert(0, sys.argv[1])
 from tiny_jobs import make_job
 from cnn.training.fit import fit_model
 
-def on_epoch(figures):
-    if figures["epoch"] == 2:
+def on_evaluation(figures):
+    if figures["step"] == 12:
         os.kill(os.getpid(), signal.SIGKILL)
 
-fit_model(make_job(Path(sys.argv[2])), on_epoch)
+fit_model(make_job(Path(sys.argv[2])), on_evaluation)
 """
 
 
-def test_kill_9_goes_on_from_the_last_whole_epoch(tmp_path: Path, undisturbed: tuple[FitJob, FitResult]) -> None:
+def test_kill_9_goes_on_from_the_last_evaluation(tmp_path: Path, undisturbed: tuple[FitJob, FitResult]) -> None:
     arguments = [sys.executable, "-c", KILL, str(Path(__file__).parents[2] / "support"), str(tmp_path)]
     assert subprocess.run(arguments, timeout=240, check=False).returncode == -signal.SIGKILL
     seen: list[dict[str, float]] = []
     result = fit_model(make_job(tmp_path), seen.append)
-    assert result.resumed_at == 2
-    assert [figures["epoch"] for figures in seen] == [3, 4]
+    assert result.resumed_at == 12
+    assert [figures["step"] for figures in seen] == [18, 24]
     assert_same_learning(result, undisturbed[1])
 
 
@@ -79,25 +82,26 @@ def test_kill_9_goes_on_from_the_last_whole_epoch(tmp_path: Path, undisturbed: t
 def test_killed_while_a_checkpoint_is_written(
     tmp_path: Path, undisturbed: tuple[FitJob, FitResult], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Epoch 2 dies while its best, or its state, goes to disk: the best of epoch 1 is still there to refer to."""
+    """The second evaluation dies while its best, or its state, goes to disk: the first's is still there to refer to."""
     job = make_job(tmp_path)
 
     def die(path: Path, snapshot: Snapshot) -> None:
-        if snapshot.state["epoch"] == 2 and path.name.startswith(name):
+        if snapshot.state["step"] == 12 and path.name.startswith(name):
             path.with_name(path.name + ".tmp").write_bytes(b"half")
             raise KilledError
         write_snapshot(path, snapshot)
 
-    monkeypatch.setattr(trainer, "write_snapshot", die)
+    monkeypatch.setattr(checkpoint, "write_snapshot", die)
     with pytest.raises(KilledError):
         fit_model(job, ignore)
     monkeypatch.undo()
-    assert (job.checkpoints / "best-1.npz").exists()
+    assert (job.checkpoints / "best-6.npz").exists()
     result = fit_model(job, ignore)
-    assert (result.resumed_at, result.warnings) == (1, ())
+    assert (result.resumed_at, result.warnings) == (6, ())
     assert_same_learning(result, undisturbed[1])
     assert sorted(path.name for path in job.checkpoints.iterdir()) == [
-        f"best-{result.best_epoch}.npz",
+        f"best-{result.best_step}.npz",
+        "final.npz",
         "last.npz",
         "lock",
     ]
@@ -105,8 +109,9 @@ def test_killed_while_a_checkpoint_is_written(
 
 @pytest.fixture
 def job(tmp_path: Path, undisturbed: tuple[FitJob, FitResult]) -> FitJob:
-    """The undisturbed job, all four epochs done, in a folder of its own."""
+    """The undisturbed job, all four evaluations done, in a folder of its own, without its final weights."""
     shutil.copytree(undisturbed[0].checkpoints, tmp_path / "checkpoints")
+    (tmp_path / "checkpoints" / "final.npz").unlink()
     return make_job(tmp_path)
 
 
@@ -120,7 +125,7 @@ def test_torn_checkpoint_is_ignored_with_a_warning(job: FitJob, undisturbed: tup
 
 def test_foreign_checkpoint_is_ignored_with_a_warning(job: FitJob) -> None:
     result = fit_model(replace(job, plan=job.plan.model_copy(update={"steps": 6})), ignore)
-    assert (result.resumed_at, result.epochs, len(result.warnings)) == (0, 1, 1)
+    assert (result.resumed_at, result.steps, len(result.warnings)) == (0, 6, 1)
     assert "it belongs to a job with another" in result.warnings[0]
 
 
@@ -131,8 +136,8 @@ def test_weights_of_another_network_are_never_loaded(job: FitJob) -> None:
     groups = {**last.groups, "weights": (weights[0][:-1], *weights[1:])}
     write_snapshot(job.checkpoints / "last.npz", Snapshot(last.job, last.state, groups))
     result = fit_model(job, ignore)
-    assert (result.resumed_at, result.epochs) == (0, 4)
-    assert "its weights are not those of this network" in result.warnings[0]
+    assert (result.resumed_at, result.steps) == (0, 24)
+    assert "the saved weights are not those of this network" in result.warnings[0]
 
 
 @pytest.mark.parametrize("damage", ["gone", "torn"])
@@ -142,8 +147,8 @@ def test_lost_best_is_replaced_by_the_last(job: FitJob, damage: str) -> None:
         if damage == "gone":
             path.unlink()
     result = fit_model(job, ignore)
-    assert (result.resumed_at, result.best_epoch) == (4, 4)
-    assert "the weights of epoch 4 take the place of the best" in result.warnings[0]
+    assert (result.resumed_at, result.best_step) == (24, 24)
+    assert "the weights after step 24 take the place of the best" in result.warnings[0]
     assert measure_loss(result, job) == pytest.approx(result.history[3]["val_loss"], rel=1e-3)
 
 

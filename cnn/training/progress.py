@@ -1,0 +1,67 @@
+"""How far a training has come, which evaluations were the best, and where the next one is due. Imports no Keras."""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from cnn.training.spec import FitPlan
+
+PROBE_STEPS = 10  # after which a training that has to end in time is planned
+
+
+class Checkpoint(NamedTuple):
+    """A step after which weights were kept, and their figure on validation, of which lower is better."""
+
+    step: int
+    value: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training has come: `step` steps of `steps`, which are fewer than planned where time is short.
+
+    `wait` is the number of evaluations since the best one, `best` are the checkpoints that are kept, best first, and
+    `history` has the figures of each evaluation; `seconds` is the time taken so far.
+    """
+
+    steps: int
+    evaluate_every: int
+    step: int = 0
+    wait: int = 0
+    best: tuple[Checkpoint, ...] = ()
+    history: tuple[dict[str, float], ...] = ()
+    seconds: float = 0.0
+    is_out_of_time: bool = False
+
+
+def is_done(progress: Progress, patience: int) -> bool:
+    """Whether nothing is left to train."""
+    return progress.step >= progress.steps or progress.wait >= patience or progress.is_out_of_time
+
+
+def plan_stretch(plan: FitPlan, progress: Progress) -> range:
+    """The steps (from 0) up to the next evaluation: at a multiple of `evaluate_every`, where a freeze ends, where the
+    pace is known well enough to plan by, or at the end."""
+    done = progress.step
+    ends = {progress.steps, (done // progress.evaluate_every + 1) * progress.evaluate_every, plan.freeze_steps}
+    if plan.minutes is not None:
+        ends.add(PROBE_STEPS)
+    return range(done, min(end for end in ends if done < end <= progress.steps))
+
+
+def record_evaluation(progress: Progress, figures: dict[str, float], average: int) -> Progress:
+    """One more evaluation; the `average` best are kept, of equal ones the later."""
+    value = find_value(figures)
+    is_better = not progress.best or value < progress.best[0].value
+    best = sorted((*progress.best, Checkpoint(progress.step, value)), key=lambda kept: (kept.value, -kept.step))
+    return replace(
+        progress,
+        wait=0 if is_better else progress.wait + 1,
+        best=tuple(best[:average]),
+        history=(*progress.history, figures),
+    )
+
+
+def find_value(figures: dict[str, float]) -> float:
+    """The figure by which weights are chosen, lower being better: minus the accuracy on validation images, or the
+    training loss where there are none."""
+    return -figures["val_accuracy"] if "val_accuracy" in figures else figures["loss"]

@@ -1,0 +1,92 @@
+"""What could be done next follows from figures, and says nothing where they give no reason."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from judged_versions import HISTORY, make_judged_version
+from numpy.typing import NDArray
+
+from infra.storage.store import open_store
+from tasks.train.advice import advise
+from tasks.train.evidence import ClassCounts, Evidence, gather_evidence
+from tasks.train.report import JudgedVersion
+
+FLAT = tuple({"accuracy": 0.95, "val_accuracy": 0.94} for _ in HISTORY)
+MANY = {"train": 2, "validation": 1, "test": 20}
+
+
+def advise_on(judged: JudgedVersion, folder: Path, train: dict[str, int] | None = None, **changes: Any) -> list[str]:
+    evidence = gather_evidence(judged.result, judged.manifest, open_store(str(folder / "w")))
+    counts = tuple(ClassCounts(name, (train or {}).get(name, 200), 9, 20) for name in judged.manifest.classes)
+    values = {**vars(evidence), "counts": counts, **changes}
+    return [each.text for each in advise(judged.result, judged.manifest, Evidence(**values))]
+
+
+def miss(label: int, times: int, taken_for: int = 0) -> Any:
+    def answer(labels: NDArray[np.int64]) -> list[int]:
+        answers = labels.copy()
+        answers[np.flatnonzero(labels == label)[:times]] = taken_for
+        return [int(each) for each in answers]
+
+    return answer
+
+
+def test_nothing_is_advised_where_nothing_stands_out(tmp_path: Path) -> None:
+    judged = make_judged_version(tmp_path, per_class=MANY, history=FLAT)
+    assert advise_on(judged, tmp_path) == []
+
+
+def test_a_small_class_that_is_behind_the_large_ones_is_named_with_both_figures(tmp_path: Path) -> None:
+    judged = make_judged_version(tmp_path, ("coats", "hats", "pants"), MANY, miss(2, 6), history=FLAT)
+    lines = advise_on(judged, tmp_path, {"pants": 31})
+    assert (
+        "'pants' has 31 images to learn from; classes with 100 or more are right in 1.00, it in 0.70. Add images of it."
+        in lines
+    )
+
+
+def test_a_weak_class_with_as_many_images_as_the_others_is_not_blamed_on_their_number(tmp_path: Path) -> None:
+    judged = make_judged_version(tmp_path, ("coats", "hats", "pants"), MANY, miss(2, 10, 1), history=FLAT)
+    lines = advise_on(judged, tmp_path)
+    assert not [line for line in lines if "to learn from" in line]
+    assert any(line.startswith("'pants' is recognized in 0.50, all classes together in 0.83; it") for line in lines)
+    assert any("10 of 10 mistakes mix up 'hats' and 'pants'" in line for line in lines)
+
+
+@pytest.mark.parametrize(("images", "told"), [({"red": 19}, "'red' (19)"), ({"red": 20}, None)])
+def test_classes_with_very_few_images_are_named(tmp_path: Path, images: dict[str, int], told: str | None) -> None:
+    judged = make_judged_version(tmp_path, per_class=MANY, history=FLAT)
+    lines = advise_on(judged, tmp_path, images)
+    assert lines == ([f"Fewer than 20 training images of {told}: add images of it."] if told else [])
+
+
+def test_a_class_without_test_images_is_named(tmp_path: Path) -> None:
+    judged = make_judged_version(tmp_path, per_class=MANY, history=FLAT)
+    figures = judged.result.evaluation.model_copy(update={"unjudged": ("owl",)})
+    result = judged.result.model_copy(update={"evaluation": figures})
+    evidence = gather_evidence(result, judged.manifest, open_store(str(tmp_path / "w")))
+    lines = [each.text for each in advise(result, judged.manifest, evidence)]
+    assert lines[0] == (
+        "There are no test images of 'owl': how well the model knows it was not measured. Add images, or raise "
+        "split.test."
+    )
+
+
+def test_few_test_images_are_told_with_how_many_would_do(tmp_path: Path) -> None:
+    judged = make_judged_version(tmp_path, answer=miss(1, 3), history=FLAT)
+    (line,) = [line for line in advise_on(judged, tmp_path) if "tell the accuracy" in line]
+    assert line.startswith("18 test images tell the accuracy only to between 0.67 and 1.00; about ")
+
+
+def test_suspects_and_files_that_were_left_out_are_counted(tmp_path: Path) -> None:
+    judged = make_judged_version(tmp_path, per_class=MANY, history=FLAT)
+    outcomes = {**judged.manifest.outcomes, "quarantined": 1, "conflict": 2}
+    judged = JudgedVersion(**{**vars(judged), "manifest": judged.manifest.model_copy(update={"outcomes": outcomes})})
+    shown = [line.partition(":")[0] for line in advise_on(judged, tmp_path, suspects_found=3)]
+    assert shown == [
+        "3 images may lie in the wrong folder",
+        "1 file could not be read as pictures",
+        "2 files were left out, because the same picture lies in two classes",
+    ]
