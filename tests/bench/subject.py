@@ -15,17 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.backend import import_keras, import_tensorflow
-from cnn.dataset.loader import ShardSet, as_step_dataset, iterate_steps, open_split
+from cnn.backend import import_keras
+from cnn.dataset.loader import ShardSet, iterate_steps, open_split
 from cnn.dataset.near_duplicates import find_near_duplicates, perceptual_hashes
 from cnn.dataset.split import SplitSpec
 from cnn.images.read import read_image
 from cnn.images.spec import AugmentSpec, ImageSpec
 from cnn.models.architecture import ModelSpec, build_model
+from cnn.training.batches import as_training_dataset
 from cnn.training.feature_space import squash_to_unit
 from cnn.training.heads import VARIANCES, FeatureSet, HeadPlan, fit_head, predict_head
 from cnn.training.plan import TrainingSize, plan_fit
-from cnn.training.spec import FitSpec, Recipe
+from cnn.training.spec import FitPlan, FitSpec, Recipe
 from infra.cluster.spec import ClusterSpec
 from infra.cluster.workers import Workers, open_workers
 from infra.storage.store import open_source, open_store, reuse_source
@@ -78,31 +79,29 @@ class TrainingTrial:
 
     shards: ShardSet
     model: Any
-    augment: AugmentSpec | None
-    batch_size: int
+    plan: FitPlan
 
     def time_loader(self, steps: int) -> float:
         """Images/s of the batches alone, from when the first is there."""
-        batches = iterate_steps(self.shards, self.batch_size, 0, range(steps + 1), self.augment)
+        batches = iterate_steps(self.shards, self.plan.batch_size, 0, range(steps + 1), self.plan.augment)
         next(batches)
         began = time.monotonic()
         for _ in batches:
             pass
-        return steps * self.batch_size / (time.monotonic() - began)
+        return steps * self.plan.batch_size / (time.monotonic() - began)
 
     def time_training(self, steps: int, fed: bool) -> float:
         """Images/s of so many steps; without being `fed` on one batch again and again."""
-        batches = as_step_dataset(self.shards, self.batch_size, 0, range(steps), self.augment)
+        batches = as_training_dataset(self.shards, self.plan, 2, range(steps))
         if not fed:
             batches = batches.take(1).cache().repeat(steps)
         began = time.monotonic()
         self.model.fit(batches, steps_per_epoch=steps, verbose=0, shuffle=False)
-        return steps * self.batch_size / (time.monotonic() - began)
+        return steps * self.plan.batch_size / (time.monotonic() - began)
 
 
 def open_training(source: Path, workspace: str, network: str, recipe: Recipe, side: int) -> TrainingTrial:
     """A preset or a backbone with random weights, compiled and warm, and a dataset of the source's images."""
-    import_tensorflow()
     image = ImageSpec(size=(side, side))
     build = BuildSpec(image=image, augment=AugmentSpec(), split=SplitSpec(validation=0.0, test=0.0))
     job = PrepareJob(open_source(str(source)), open_store(workspace), build, BudgetSpec(), ChunkSpec().files)
@@ -114,7 +113,7 @@ def open_training(source: Path, workspace: str, network: str, recipe: Recipe, si
     plan = plan_fit(FitSpec(), recipe, TrainingSize(shards.rows, True))
     model = build_model(spec, image, manifest.normalization, manifest.classes)
     model.compile(import_keras().optimizers.AdamW(1e-4), "binary_crossentropy")
-    trial = TrainingTrial(shards, model, plan.augment, plan.batch_size)
+    trial = TrainingTrial(shards, model, plan)
     trial.time_training(2, fed=True)
     return trial
 
