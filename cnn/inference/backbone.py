@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.backend import import_keras
+from cnn.dataset.feature_block import round_features
 from cnn.dataset.normalization import Normalization
 from cnn.digest import hash_file
 from cnn.errors import ConfigError, TrainingError
@@ -112,10 +113,4 @@ def run_backbone(session: object, images: NDArray[np.uint8], batch_size: int = 8
     the bits, so it is one for all.
     """
     views = [run_outputs(session, seen, (FEATURES,), batch_size)[FEATURES] for seen in (images, images[:, :, ::-1])]
-    return np.stack([_round_features(view) for view in views], axis=1)
-
-
-def _round_features(features: NDArray[np.float32]) -> NDArray[np.float16]:
-    """As float16, whose largest value stands for what is larger."""
-    limit = float(np.finfo(np.float16).max)
-    return features.clip(-limit, limit).astype(np.float16)
+    return np.stack([round_features(view) for view in views], axis=1)

@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 
 from cnn.backend import import_keras
 from cnn.dataset.loader import ShardSet, iterate_steps, open_split
+from cnn.dataset.manifest import Manifest
 from cnn.dataset.near_duplicates import find_near_duplicates, perceptual_hashes
 from cnn.dataset.split import SplitSpec
 from cnn.images.read import read_image
 from cnn.images.spec import AugmentSpec, ImageSpec
+from cnn.inference.backbone import describe_backbone
+from cnn.inference.onnx import open_session
 from cnn.models.architecture import ModelSpec, build_model
 from cnn.training.batches import as_training_dataset
 from cnn.training.feature_space import squash_to_unit
@@ -29,12 +32,17 @@ from cnn.training.plan import TrainingSize, plan_fit
 from cnn.training.spec import FitPlan, FitSpec, Recipe
 from infra.cluster.spec import ClusterSpec
 from infra.cluster.workers import Workers, open_workers
+from infra.storage.layout import backbone_path
 from infra.storage.store import open_source, open_store, reuse_source
+from tasks.features.compute import compute_blocks
+from tasks.features.plan import plan_features
+from tasks.features.spec import BackboneRecord, ExportJob
 from tasks.files.spec import ChunkSpec
 from tasks.prepare.job import PrepareJob
 from tasks.prepare.pipeline import build_chunks, finish_version
 from tasks.prepare.plan import list_files, plan_build
 from tasks.prepare.spec import BudgetSpec, BuildSpec
+from tasks.train.process import TrainingProcess
 
 SAFELIGHT = str(Path(sys.executable).with_name("safelight"))
 DASK = str(Path(sys.executable).with_name("dask"))
@@ -116,6 +124,57 @@ def open_training(source: Path, workspace: str, network: str, recipe: Recipe, si
     trial = TrainingTrial(shards, model, plan)
     trial.time_training(2, fed=True)
     return trial
+
+
+@dataclass(frozen=True)
+class FeatureSubject:
+    """A prepared workspace with a frozen EfficientNet-Lite0 as ONNX, and the photographs that it is to see."""
+
+    manifest: Manifest
+    workspace: str
+    record: BackboneRecord
+
+    @property
+    def images(self) -> int:
+        """How many there are."""
+        return self.manifest.outcomes["ok"]
+
+    def forget(self) -> None:
+        """Remove all features."""
+        store = open_store(self.workspace)
+        for entry in list(store.list("features/")):
+            store.delete(entry.path)
+
+    def compute(self) -> None:
+        """The stage `features` but for its bar: what is missing is found and computed."""
+        with open_workers(ClusterSpec()) as workers:
+            plan = plan_features(open_store(self.workspace), self.manifest, self.record)
+            compute_blocks(plan, workers.run, lambda done: None)
+
+    def read_network(self) -> bytes:
+        """The ONNX file."""
+        return open_store(self.workspace).read(backbone_path(self.record.sha256))
+
+
+def prepare_feature_subject(source: Path, workspace: Path, size: int) -> FeatureSubject:
+    """Prepare photographs of the benchmark, and have the training process export the backbone."""
+    build = BuildSpec(image=ImageSpec(size=(size, size)), augment=AugmentSpec(), split=SplitSpec(leak_distance=-1))
+    store = open_store(str(workspace))
+    job = PrepareJob(open_source(str(source)), store, build, BudgetSpec(), ChunkSpec().files)
+    with open_workers(ClusterSpec()) as workers:
+        built = build_chunks(job, plan_build(job, list_files(job), None), workers.run, lambda chunk: None)
+        manifest = finish_version(job, built, workers.run).manifest
+    model = ModelSpec(backbone="efficientnet_lite0", weights="imagenet")
+    export = ExportJob(
+        workspace=store.uri, backbone=describe_backbone(model, manifest.image), folder=str(workspace / "runs")
+    )
+    with TrainingProcess() as trainer:
+        return FeatureSubject(manifest, store.uri, trainer.export(export))
+
+
+def open_onnx_session(network: bytes, threads: int) -> Any:
+    """An ONNX Runtime session on so many threads."""
+    return open_session(network, threads)
 
 
 def find_copies_between(thumbnails: NDArray[np.uint8], held: NDArray[np.bool_], distance: int) -> dict[int, int]:
