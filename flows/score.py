@@ -65,6 +65,8 @@ def score(
     if csv:
         publish_csv(store, record)
     log_message(describe_batch(result))
+    if record.features is not None:
+        log_message(f"features: {store.uri_of(record.features.path)}")
     if finished is None:  # else the run that wrote the batch said so
         log_quarantined(store, record, image.max_pixels)
     link_batch(result)

@@ -10,6 +10,7 @@ import hashlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,12 @@ def decode_block(data: bytes | memoryview) -> FeatureBlock:
     keys = np.frombuffer(body, KEY, rows, _HEAD.size)
     features = np.frombuffer(body, "<f2", rows * VIEWS * width, _HEAD.size + keys.nbytes)
     return FeatureBlock(keys, features.reshape(rows, VIEWS, width))
+
+
+def round_features(features: NDArray[Any]) -> NDArray[np.float16]:
+    """As float16, whose largest value stands for what is larger."""
+    limit = float(np.finfo(np.float16).max)
+    return np.asarray(features.clip(-limit, limit), np.float16)
 
 
 def pack_keys(keys: Sequence[str]) -> NDArray[np.bytes_]:

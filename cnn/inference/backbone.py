@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.backend import import_keras
+from cnn.dataset.feature_block import round_features
 from cnn.dataset.normalization import Normalization
 from cnn.digest import hash_file
 from cnn.errors import ConfigError, TrainingError
@@ -20,6 +21,7 @@ from cnn.models.architecture import ModelSpec, build_model, load_weights
 from cnn.models.backbones import find_backbone
 from cnn.models.efficientnet_lite import LITE_VARIANTS, find_lite_weights
 from cnn.models.head import FEATURES
+from cnn.models.hub import digest_hub_backbone, is_hub_name
 from cnn.models.outputs import MAP, expose_outputs
 from cnn.spec import Spec
 
@@ -70,7 +72,9 @@ def digest_weights(backbone: str, weights: str) -> str:
     """
     if weights == "imagenet" and backbone in LITE_VARIANTS:
         return hash_file(find_lite_weights(LITE_VARIANTS[backbone]))
-    if weights == "imagenet" or weights.startswith("keras_hub:"):
+    if is_hub_name(backbone):
+        return digest_hub_backbone(backbone)
+    if weights == "imagenet":
         return f"{backbone} {weights}"
     try:
         return hash_file(Path(weights))
@@ -112,10 +116,4 @@ def run_backbone(session: object, images: NDArray[np.uint8], batch_size: int = 8
     the bits, so it is one for all.
     """
     views = [run_outputs(session, seen, (FEATURES,), batch_size)[FEATURES] for seen in (images, images[:, :, ::-1])]
-    return np.stack([_round_features(view) for view in views], axis=1)
-
-
-def _round_features(features: NDArray[np.float32]) -> NDArray[np.float16]:
-    """As float16, whose largest value stands for what is larger."""
-    limit = float(np.finfo(np.float16).max)
-    return features.clip(-limit, limit).astype(np.float16)
+    return np.stack([round_features(view) for view in views], axis=1)

@@ -9,6 +9,7 @@ SCRATCH = "tmp"  # what is being written
 DATASET_POINTERS = "datasets/latest/"
 REFUSED = "refused/"
 FEATURES_FOLDER = "features/"
+BACKBONES = "backbones/"
 
 
 def dataset_pointer_path(source: str) -> str:
@@ -56,14 +57,14 @@ def shard_sums_path(digest: str) -> str:
     return derived_path(f"{digest}-sums")
 
 
-def backbone_path(content: str) -> str:
+def backbone_path(sha256: str) -> str:
     """A frozen backbone as ONNX, named by its sha256."""
-    return f"backbones/{content}.onnx"
+    return f"{BACKBONES}{sha256}.onnx"
 
 
 def backbone_record_path(digest: str) -> str:
     """Which file is the backbone of this description."""
-    return f"backbones/{digest}.json"
+    return f"{BACKBONES}{digest}.json"
 
 
 def features_folder(backbone: str, pixels: str) -> str:
@@ -71,9 +72,9 @@ def features_folder(backbone: str, pixels: str) -> str:
     return f"{FEATURES_FOLDER}{backbone[:16]}-{pixels[:16]}/"
 
 
-def feature_block_path(folder: str, key: str) -> str:
-    """The features of some images of such a folder."""
-    return f"{folder}{key}.bin"
+def feature_block_path(backbone: str, pixels: str, key: str) -> str:
+    """The features of some images in such a folder."""
+    return f"{features_folder(backbone, pixels)}{key}.bin"
 
 
 def bundle_path(digest: str, name: str) -> str:
@@ -89,6 +90,11 @@ def batch_path(batch: str, name: str) -> str:
 def score_part_path(batch: str, key: str) -> str:
     """The predictions of one chunk of a batch that is not published yet."""
     return batch_path(batch, f"parts/{key}.parquet")
+
+
+def score_features_path(batch: str, key: str) -> str:
+    """The features of the images that were scored in one chunk of a batch that is not published yet."""
+    return batch_path(batch, f"parts/{key}.features.parquet")
 
 
 def batch_pointer_path(source: str, model: str) -> str:

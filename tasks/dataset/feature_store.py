@@ -1,14 +1,23 @@
 """Blocks of features in a workspace: where they lie, which there are, and how one is read and found whole."""
 
+import json
 import logging
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
-from cnn.dataset.feature_block import FeatureBlock, decode_block
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from cnn.dataset.feature_block import FeatureBlock, decode_block, pack_keys
+from cnn.dataset.manifest import Manifest
 from cnn.dataset.tfrecord import map_file
 from cnn.digest import hash_json
 from cnn.images.spec import ImageSpec
-from infra.storage.layout import features_folder
+from infra.storage.layout import BACKBONES, FEATURES_FOLDER, backbone_path, features_folder
 from infra.storage.store import Store
+from tasks.dataset.version import read_ledger
 
 NOT_PIXELS = {"normalize", "max_pixels"}  # settings that leave the pixels of a shard as they are
 logger = logging.getLogger(__name__)
@@ -39,3 +48,40 @@ def load_block(store: Store, path: str) -> FeatureBlock | None:
         logger.warning("%s is damaged (%s) and was removed; its features are computed anew", store.uri_of(path), error)
         store.delete(path)
         return None
+
+
+def find_needed_features(store: Store, manifests: Sequence[Manifest]) -> set[str]:
+    """The paths of the blocks that hold an image of one of these versions, and of the backbones that made them."""
+    needed: set[str] = set()
+    by_pixels: dict[str, list[Manifest]] = defaultdict(list)
+    for manifest in manifests:
+        by_pixels[digest_pixels(manifest.image)[:16]].append(manifest)
+    paths = [entry.path for entry in store.list(FEATURES_FOLDER)]
+    for pixels, versions in by_pixels.items():
+        folders = sorted({folder for path in paths if (folder := path.rpartition("/")[0]).endswith(f"-{pixels}")})
+        if folders:
+            keys = np.unique(np.concatenate([list_images(store, version)[0] for version in versions]))
+            for folder in folders:
+                blocks = iterate_blocks(store, f"{folder}/")
+                needed |= {path for path, block in blocks if np.isin(block.keys, keys, kind="sort").any()}
+    return needed | _find_backbones(store, {path.split("/")[1].partition("-")[0] for path in needed})
+
+
+def list_images(store: Store, manifest: Manifest) -> tuple[NDArray[np.bytes_], pa.Array]:
+    """(sha256 of each image of a version, the path of the shard that holds it), by its ledger."""
+    table = read_ledger(store, manifest, ["digest", "outcome", "shard"])
+    rows = table.filter(pc.equal(table.column("outcome"), "ok"))
+    return pack_keys(rows.column("digest").to_pylist()), rows.column("shard").combine_chunks()
+
+
+def _find_backbones(store: Store, begins: set[str]) -> set[str]:
+    """The records whose names begin so, and the files that they name."""
+    records = [entry.path for entry in store.list(BACKBONES) if entry.path.endswith(".json")]
+    kept = [path for path in records if path.removeprefix(BACKBONES)[:16] in begins]
+    found = set(kept)
+    for path in kept:
+        try:
+            found.add(backbone_path(str(json.loads(store.read(path))["sha256"])))
+        except (ValueError, KeyError, TypeError):
+            found.discard(path)  # it is damaged: of no use to anyone
+    return found

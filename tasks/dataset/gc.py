@@ -11,7 +11,15 @@ from dataclasses import dataclass
 
 from cnn.dataset.manifest import Manifest
 from cnn.errors import StorageError
-from infra.storage.layout import DATASET_POINTERS, chunk_report_path, derived_path, manifest_path, shard_sums_path
+from infra.storage.layout import (
+    BACKBONES,
+    DATASET_POINTERS,
+    FEATURES_FOLDER,
+    chunk_report_path,
+    derived_path,
+    manifest_path,
+    shard_sums_path,
+)
 from infra.storage.scratch import BESIDE
 from infra.storage.store import Store
 from infra.storage.workspace import (
@@ -21,10 +29,11 @@ from infra.storage.workspace import (
     read_store_clock,
     remove_empty_folder,
 )
+from tasks.dataset.feature_store import find_needed_features
 from tasks.dataset.version import read_manifest
 
 # In the order of removal: what refers to files goes before they do.
-REMOVAL_ORDER = ("refused/", "datasets/", "derived/", "chunks/", "shards/")
+REMOVAL_ORDER = ("refused/", "datasets/", "derived/", "chunks/", FEATURES_FOLDER, BACKBONES, "shards/")
 MANIFEST = re.compile(r"datasets/([^/]+)/manifest\.json")
 
 
@@ -54,7 +63,8 @@ def collect_garbage(store: Store, keep: int, grace: float, dry_run: bool = False
         written = {match[1]: file.written for file in files if (match := MANIFEST.fullmatch(file.path))}
         manifests = {name: read_manifest(store, name) for name in written}
         retained = choose_retained(store, manifests, written, keep, before)
-        needed = {path for name in retained for path in paths_of(manifests[name])}
+        kept = [manifests[name] for name in sorted(retained)]
+        needed = {path for manifest in kept for path in paths_of(manifest)} | find_needed_features(store, kept)
         gone = [file for file in files if file.path not in needed and file.written <= before]
         gone = [file for file in gone if not file.path.startswith(DATASET_POINTERS) and not _is_of(file, retained)]
         unfinished = 0
@@ -111,7 +121,7 @@ def remove_files(store: Store, files: Iterable[StoredFile]) -> None:
     )
     for file in ordered:
         store.delete(file.path)
-        if file.path.startswith(("datasets/", "refused/")):
+        if file.path.startswith(("datasets/", "refused/", FEATURES_FOLDER)):
             remove_empty_folder(store, file.path.rpartition("/")[0])
 
 

@@ -13,6 +13,7 @@ from cnn.inference.backbone import run_backbone
 from infra.cluster.spec import Run
 from infra.storage.layout import feature_block_path
 from infra.storage.store import reuse_store
+from tasks.dataset.feature_store import digest_pixels
 from tasks.features.backbone import load_backbone
 from tasks.features.plan import FeaturePlan, name_block
 from tasks.features.spec import BlockWork, ComputedBlock, FeatureTask
@@ -44,7 +45,7 @@ def compute_block(work: BlockWork, task: FeatureTask) -> ComputedBlock:
     """
     store = reuse_store(task.workspace)
     store.fetch(work.shard.path)
-    session = load_backbone(task.workspace, task.backbone)
+    session = load_backbone(task.workspace, task.network)
     with nullcontext() if work.alone else computing():
         shards = open_shard(work.shard, task.image, store.root)
         keys = pack_keys(shards.keys())
@@ -53,6 +54,6 @@ def compute_block(work: BlockWork, task: FeatureTask) -> ComputedBlock:
         starts = range(0, len(rows), READ_ROWS)
         parts = [run_backbone(session, shards.batch(rows[start : start + READ_ROWS])[0]) for start in starts]
         data = encode_block(FeatureBlock(keys[rows], np.concatenate(parts)))
-    path = feature_block_path(task.folder, name_block(work.keys))
+    path = feature_block_path(task.backbone, digest_pixels(task.image), name_block(work.keys))
     store.write(path, data)
     return ComputedBlock(path, len(rows), len(data))

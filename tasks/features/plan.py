@@ -5,17 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from cnn.dataset.feature_block import KEY, pack_keys
+from cnn.dataset.feature_block import KEY
 from cnn.dataset.manifest import Manifest
 from cnn.errors import IntegrityError
 from infra.cluster.spec import WorkEstimate
 from infra.cluster.threads import MOST_THREADS, count_cores
 from infra.storage.store import Store
-from tasks.dataset.feature_store import iterate_blocks, locate_features
-from tasks.dataset.version import read_ledger
+from tasks.dataset.feature_store import iterate_blocks, list_images, locate_features
 from tasks.features.spec import BackboneRecord, BlockWork, FeatureTask
 
 SECONDS_PER_IMAGE = 0.03  # of one core, for an image of 224 x 224 and its mirror
@@ -48,10 +46,9 @@ def plan_features(store: Store, manifest: Manifest, record: BackboneRecord) -> F
     Raises:
         IntegrityError: the ledger is damaged, or names a shard that the manifest does not list.
     """
-    folder = locate_features(record.backbone.compute_digest(), manifest.image)
-    task = FeatureTask(store.uri, folder, manifest.image, record.sha256)
-    known = [block.keys for _, block in iterate_blocks(store, folder)]
-    keys, shards = read_images(store, manifest)
+    task = FeatureTask(store.uri, manifest.image, record.backbone.compute_digest(), record.sha256)
+    known = [block.keys for _, block in iterate_blocks(store, locate_features(task.backbone, task.image))]
+    keys, shards = list_images(store, manifest)
     missing = ~np.isin(keys, np.concatenate([np.empty(0, KEY), *known]))
     refs = {ref.path: ref for split in manifest.splits.values() for ref in split}
     works = []
@@ -62,13 +59,6 @@ def plan_features(store: Store, manifest: Manifest, record: BackboneRecord) -> F
     works.sort(key=lambda work: (-len(work.keys), work.shard.path))  # the small ones last: workers end together
     images = int(missing.sum())
     return FeaturePlan(task, tuple(works), images, len(keys) - images)
-
-
-def read_images(store: Store, manifest: Manifest) -> tuple[NDArray[np.bytes_], pa.Array]:
-    """(sha256 of each image of a version, the path of the shard that holds it), by its ledger."""
-    table = read_ledger(store, manifest, ["digest", "outcome", "shard"])
-    rows = table.filter(pc.equal(table.column("outcome"), "ok"))
-    return pack_keys(rows.column("digest").to_pylist()), rows.column("shard").combine_chunks()
 
 
 def name_block(keys: bytes) -> str:

@@ -26,13 +26,13 @@ class BackboneRecord(Spec):
 
 @dataclass(frozen=True)
 class FeatureTask:
-    """What a worker needs beside the work: the workspace, the folder of the blocks there, how the shards hold images,
-    and the sha256 of the backbone's ONNX file."""
+    """What a worker needs beside the work: the workspace, how the shards there hold images, the digest of the backbone,
+    and the sha256 of its ONNX file."""
 
     workspace: str
-    folder: str
     image: ImageSpec
     backbone: str
+    network: str
 
 
 @dataclass(frozen=True)

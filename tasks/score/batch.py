@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class PredictionsRef(Spec):
-    """The Parquet file with one row per file listed."""
+    """A Parquet file: predictions, with one row per file listed, or features, with one per image."""
 
     path: str
     rows: int
@@ -45,15 +45,20 @@ class BatchRecord(Spec):
     scored_at: str
     predictions: PredictionsRef
     report: str
+    features: PredictionsRef | None = None
     rules: int = 1  # those by which its images were decoded and scored
 
 
 @dataclass(frozen=True)
 class PreviousBatch:
-    """The latest batch of the same source and model; `path` is None where its rows are of no use for this job."""
+    """The latest batch of the same source and model; `path` is None where its rows are of no use for this job.
+
+    `features` are those of its images, where they are asked for: without them its rows are of no use.
+    """
 
     record: BatchRecord
     path: Path | None
+    features: Path | None = None
 
 
 def find_previous_batch(store: Store, job: ScoreJob) -> PreviousBatch | None:
@@ -62,7 +67,15 @@ def find_previous_batch(store: Store, job: ScoreJob) -> PreviousBatch | None:
     if record is None:
         return None
     is_usable = (record.rules, record.model, record.spec.top_k) == (SCORING_RULES, job.model, job.spec.top_k)
-    return PreviousBatch(record, fetch_predictions(store, record.predictions) if is_usable else None)
+    if not job.spec.features:
+        return PreviousBatch(record, fetch_predictions(store, record.predictions) if is_usable else None)
+    features = fetch_predictions(store, record.features) if is_usable and record.features is not None else None
+    return PreviousBatch(record, features and fetch_predictions(store, record.predictions), features)
+
+
+def has_lost_features(store: Store, record: BatchRecord) -> bool:
+    """Whether a batch had features that are gone or damaged, which the log says."""
+    return record.features is not None and fetch_predictions(store, record.features) is None
 
 
 def find_last_batch(store: Store, source: str, model: str) -> BatchRecord | None:

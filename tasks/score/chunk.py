@@ -5,7 +5,7 @@ TensorFlow, no MLflow and no Prefect.
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from cnn.dataset.feature_block import round_features
 from cnn.dataset.seen_images import read_heads
 from cnn.errors import BadImage, IntegrityError, RegistryError
 from cnn.images.read import DecodedImage, read_image
@@ -23,13 +24,14 @@ from cnn.images.spec import ImageSpec
 from cnn.inference.scorer import load_scorer, rank_classes
 from infra.registry.bundles import locate_bundle
 from infra.storage.entry import Entry
-from infra.storage.layout import score_part_path
+from infra.storage.layout import score_features_path, score_part_path
 from infra.storage.store import Store, reuse_source, reuse_store
 from tasks.files.bit_depth import DeepCounts, count_deep, restore_counts
 from tasks.files.chunks import Chunk
 from tasks.files.decoding import Decode, choose_decoder, refuse_crashes
 from tasks.files.paths import encode_path, restore_paths, show_path
 from tasks.files.reading import Content, Files, computing
+from tasks.score.features import encode_features, make_features_table
 from tasks.score.predictions import (
     FileOutcome,
     Guess,
@@ -69,11 +71,13 @@ class ChunkScores:
 
 @dataclass(frozen=True)
 class Network:
-    """A loaded model: `predict` maps uint8 (n, height, width, channels) to probabilities (n, classes)."""
+    """A loaded model: `predict` maps uint8 (n, height, width, channels) to probabilities (n, classes), and
+    `predict_with_features` to them and float features (n, f)."""
 
     image: ImageSpec
     labels: tuple[str, ...]
     predict: Callable[[NDArray[np.uint8]], NDArray[Any]]
+    predict_with_features: Callable[[NDArray[np.uint8]], tuple[NDArray[Any], NDArray[Any]]] | None = None
 
 
 def score_chunk(chunk: Chunk, task: ScoreTask) -> ChunkScores:
@@ -89,7 +93,8 @@ def score_chunk(chunk: Chunk, task: ScoreTask) -> ChunkScores:
     """
     source, store = reuse_source(task.source), reuse_store(task.workspace)
     name = score_part_path(task.batch, chunk.key)
-    if (done := _find_part(store, name, chunk)) is not None:
+    has_features = not task.spec.features or store.exists(score_features_path(task.batch, chunk.key))
+    if has_features and (done := _find_part(store, name, chunk)) is not None:
         return done
     with _loading:
         network = _load_network(task.workspace, task.model.bundle)
@@ -114,6 +119,8 @@ def score_chunk(chunk: Chunk, task: ScoreTask) -> ChunkScores:
         unread=sum(row.digest is None for row in rows),
         deep=counted.counts,
     )
+    if task.spec.features:  # before the part, which says that the chunk is done
+        store.write(score_features_path(task.batch, chunk.key), encode_features(make_features_table(rows)))
     store.write(name, encode_part(make_predictions_table(rows, task.spec), asdict(scores)))
     return scores
 
@@ -190,17 +197,24 @@ class PredictionQueue:
         return self._predictions
 
     def _predict(self) -> None:
-        outputs = np.asarray(self._network.predict(self._images[: len(self._waiting)]), np.float64)
+        outputs, features = self._see(self._images[: len(self._waiting)])
         expected = (len(self._waiting), len(self._labels))
         if outputs.shape != expected or not np.isfinite(outputs).all():
             model, file = self._task.model, show_path(self._waiting[0][1].path)[0]
             named = f"{model.name} version {model.version}"
             raise RegistryError(f"{named} gave no probabilities of shape {expected} for {file!r}; retrain it")
-        for (number, _, width, height), probabilities in zip(self._waiting, outputs, strict=True):
+        for (number, _, width, height), probabilities, seen in zip(self._waiting, outputs, features, strict=True):
             ranked = rank_classes(probabilities, self._labels, self._task.spec.top_k)
             top_k = tuple(Guess(label, probability) for label, probability in ranked)
-            self._predictions[number] = Prediction(top_k, width, height, self._task.scored_at)
+            self._predictions[number] = Prediction(top_k, width, height, self._task.scored_at, seen)
         self._waiting = []
+
+    def _see(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], Sequence[NDArray[np.float16] | None]]:
+        """(probabilities, the features of each image where they are asked for)."""
+        if not self._task.spec.features or self._network.predict_with_features is None:
+            return np.asarray(self._network.predict(images), np.float64), [None] * len(images)
+        outputs, features = self._network.predict_with_features(images)
+        return np.asarray(outputs, np.float64), list(round_features(features))
 
 
 class KnownPredictions:
@@ -249,7 +263,10 @@ def _load_network(workspace: str, digest: str) -> Network:
     def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return scorer.predict(images, batch_size=max(1, len(images)))
 
-    return Network(scorer.info.image, scorer.info.classes, predict)
+    def predict_with_features(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return scorer.predict_with_features(images, batch_size=max(1, len(images)))
+
+    return Network(scorer.info.image, scorer.info.classes, predict, predict_with_features)
 
 
 @lru_cache(maxsize=2)

@@ -11,6 +11,7 @@ later run.
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +30,7 @@ from tasks.score.batch import (
     PreviousBatch,
     drop_parts,
     fetch_predictions,
+    has_lost_features,
     point_to_batch,
     read_batch,
 )
@@ -123,7 +125,7 @@ def find_finished_batch(store: Store, plan: ScorePlan) -> BatchRecord | None:
         drop_parts(store, latest.record.batch)
         return _without_work(latest.record)
     record = read_batch(store, plan.task.batch)
-    if record is None or fetch_predictions(store, record.predictions) is None:
+    if record is None or fetch_predictions(store, record.predictions) is None or has_lost_features(store, record):
         return None
     point_to_batch(store, plan.task)  # the run that wrote the batch may have died before it did
     drop_parts(store, record.batch)  # or before it had removed these
@@ -144,5 +146,6 @@ def _digest_request(files: pa.Table, job: ScoreJob) -> str:
     for part in files.select(["path", "size", "modified", "problem", "ignored"]).to_batches(max_chunksize=4096):
         for path, *facts in zip(*(column.to_pylist() for column in part.columns), strict=True):
             lines.update(canonical_json([path.hex(), *facts]).encode() + b"\n")
-    spec = [job.spec.top_k, job.spec.accept, job.spec.sheet]  # the size of a batch changes no row
+    spec: list[Any] = [job.spec.top_k, job.spec.accept, job.spec.sheet]  # the size of a batch changes no row
+    spec += ["features"] if job.spec.features else []
     return hash_json([SCORING_RULES, job.source, job.model.model_dump(mode="json"), spec, lines.hexdigest()])

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from cnn.digest import canonical_json
 from cnn.errors import IntegrityError
@@ -39,13 +40,15 @@ class Guess(NamedTuple):
 class Prediction:
     """What a model says of an image of `width` x `height` pixels, and since when (UTC).
 
-    `top_k` are the most probable labels, best first; the first of them is the image's label.
+    `top_k` are the most probable labels, best first; the first of them is the image's label. `features` float16 (f,)
+    are what the network saw, where they were asked for and the prediction was made now.
     """
 
     top_k: tuple[Guess, ...]
     width: int
     height: int
     scored_at: datetime
+    features: NDArray[np.float16] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from infra.storage.store import Store
 from tasks.files.listing import make_entries
 from tasks.files.paths import quote_path, restore_paths
 from tasks.score.batch import SCORING_RULES, BatchRecord, PredictionsRef, drop_parts, point_to_batch
+from tasks.score.features import write_features
 from tasks.score.plan import ScorePlan, find_finished_batch
 from tasks.score.predictions import (
     SLICE,
@@ -64,15 +66,29 @@ def _publish(store: Store, plan: ScorePlan, read: Callable[[str], bytes], image:
         summary = summarize_predictions(body.path, plan.task.spec.sheet)
         path = batch_path(batch, "predictions.parquet")
         record = _make_record(plan, summary, PredictionsRef(path=path, rows=rows, sha256=hash_file(body.path)), counts)
+        features = _publish_features(store, plan, body.path)
         # 2. The rows and the report. A reader opens neither before the record is there.
         store.take_file(path, body.path)
         report = make_report(record, summary, store.uri_of(path), image, read)
         store.write(record.report, report.encode())
     # 3. The record publishes the batch; the pointer makes it the latest; its parts are no longer needed.
+    record = record.model_copy(update={"features": features})
     store.write(batch_path(batch, "batch.json"), record.to_json().encode())
     point_to_batch(store, plan.task)
     drop_parts(store, batch)
     return record
+
+
+def _publish_features(store: Store, plan: ScorePlan, predictions: Path) -> PredictionsRef | None:
+    """The features of all images of these predictions, at their place; None where they are not asked for."""
+    if not plan.task.spec.features:
+        return None
+    path = batch_path(plan.task.batch, "features.parquet")
+    with open_scratch(store.root) as body:
+        rows = write_features(store, plan, predictions, body.path)
+        reference = PredictionsRef(path=path, rows=rows, sha256=hash_file(body.path))
+        store.take_file(path, body.path)
+    return reference
 
 
 def reconcile_with_listing(tables: Iterable[pa.Table], paths: pa.ChunkedArray) -> Iterator[pa.Table]:

@@ -24,6 +24,11 @@ class ScoreSpec(Settings):
     allow_empty: bool = Field(
         False, description="whether a folder that held images the last time may be empty now; false: that is an error"
     )
+    features: bool = Field(
+        False,
+        description="whether features.parquet is written beside the predictions: what the network saw in each image, to"
+        " find look-alikes with",
+    )
     sheet: int = Field(12, ge=1, le=200, description="images on each contact sheet of the report")
 
     def is_accepted(self, confidences: NDArray[np.float64]) -> NDArray[np.bool_]:

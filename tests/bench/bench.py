@@ -30,7 +30,9 @@ MODULES = {
     "s3": "bench_s3",
     "copies": "bench_copies",
     "heads": "bench_heads",
+    "features": "bench_features",
     "start": "start_figures",
+    "loader": "bench_loader",
 }
 
 

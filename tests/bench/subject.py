@@ -15,20 +15,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn.backend import import_keras
+from cnn.dataset.loader import ShardSet, iterate_steps, open_split
+from cnn.dataset.manifest import Manifest
 from cnn.dataset.near_duplicates import find_near_duplicates, perceptual_hashes
 from cnn.dataset.split import SplitSpec
 from cnn.images.read import read_image
 from cnn.images.spec import AugmentSpec, ImageSpec
+from cnn.inference.backbone import describe_backbone
+from cnn.inference.onnx import open_session
+from cnn.models.architecture import ModelSpec, build_model
+from cnn.training.batches import as_training_dataset
 from cnn.training.feature_space import squash_to_unit
 from cnn.training.heads import VARIANCES, FeatureSet, HeadPlan, fit_head, predict_head
+from cnn.training.plan import TrainingSize, plan_fit
+from cnn.training.spec import FitPlan, FitSpec, Recipe
 from infra.cluster.spec import ClusterSpec
 from infra.cluster.workers import Workers, open_workers
+from infra.storage.layout import backbone_path
 from infra.storage.store import open_source, open_store, reuse_source
+from tasks.features.compute import compute_blocks
+from tasks.features.plan import plan_features
+from tasks.features.spec import BackboneRecord, ExportJob
 from tasks.files.spec import ChunkSpec
 from tasks.prepare.job import PrepareJob
 from tasks.prepare.pipeline import build_chunks, finish_version
 from tasks.prepare.plan import list_files, plan_build
 from tasks.prepare.spec import BudgetSpec, BuildSpec
+from tasks.train.process import TrainingProcess
 
 SAFELIGHT = str(Path(sys.executable).with_name("safelight"))
 DASK = str(Path(sys.executable).with_name("dask"))
@@ -65,6 +79,102 @@ def time_prepare(source: Path, workspace: str, workers: Workers, size: int, copi
     built = build_chunks(job, plan, workers.run, lambda chunk: None)
     finish_version(job, built, workers.run)
     return time.monotonic() - began
+
+
+@dataclass(frozen=True)
+class TrainingTrial:
+    """A compiled network and what feeds it: the rows of a dataset, changed anew in every epoch."""
+
+    shards: ShardSet
+    model: Any
+    plan: FitPlan
+
+    def time_loader(self, steps: int) -> float:
+        """Images/s of the batches alone, from when the first is there."""
+        batches = iterate_steps(self.shards, self.plan.batch_size, 0, range(steps + 1), self.plan.augment)
+        next(batches)
+        began = time.monotonic()
+        for _ in batches:
+            pass
+        return steps * self.plan.batch_size / (time.monotonic() - began)
+
+    def time_training(self, steps: int, fed: bool) -> float:
+        """Images/s of so many steps; without being `fed` on one batch again and again."""
+        batches = as_training_dataset(self.shards, self.plan, 2, range(steps))
+        if not fed:
+            batches = batches.take(1).cache().repeat(steps)
+        began = time.monotonic()
+        self.model.fit(batches, steps_per_epoch=steps, verbose=0, shuffle=False)
+        return steps * self.plan.batch_size / (time.monotonic() - began)
+
+
+def open_training(source: Path, workspace: str, network: str, recipe: Recipe, side: int) -> TrainingTrial:
+    """A preset or a backbone with random weights, compiled and warm, and a dataset of the source's images."""
+    image = ImageSpec(size=(side, side))
+    build = BuildSpec(image=image, augment=AugmentSpec(), split=SplitSpec(validation=0.0, test=0.0))
+    job = PrepareJob(open_source(str(source)), open_store(workspace), build, BudgetSpec(), ChunkSpec().files)
+    with open_processes(0) as workers:
+        built = build_chunks(job, plan_build(job, list_files(job), None), workers.run, lambda chunk: None)
+        manifest = finish_version(job, built, workers.run).manifest
+    shards = open_split(manifest, "train", Path(workspace))
+    spec = ModelSpec.model_validate({"preset": network} if recipe == "scratch" else {"backbone": network})
+    plan = plan_fit(FitSpec(), recipe, TrainingSize(shards.rows, True))
+    model = build_model(spec, image, manifest.normalization, manifest.classes)
+    model.compile(import_keras().optimizers.AdamW(1e-4), "binary_crossentropy")
+    trial = TrainingTrial(shards, model, plan)
+    trial.time_training(2, fed=True)
+    return trial
+
+
+@dataclass(frozen=True)
+class FeatureSubject:
+    """A prepared workspace with a frozen EfficientNet-Lite0 as ONNX, and the photographs that it is to see."""
+
+    manifest: Manifest
+    workspace: str
+    record: BackboneRecord
+
+    @property
+    def images(self) -> int:
+        """How many there are."""
+        return self.manifest.outcomes["ok"]
+
+    def forget(self) -> None:
+        """Remove all features."""
+        store = open_store(self.workspace)
+        for entry in list(store.list("features/")):
+            store.delete(entry.path)
+
+    def compute(self) -> None:
+        """The stage `features` but for its bar: what is missing is found and computed."""
+        with open_workers(ClusterSpec()) as workers:
+            plan = plan_features(open_store(self.workspace), self.manifest, self.record)
+            compute_blocks(plan, workers.run, lambda done: None)
+
+    def read_network(self) -> bytes:
+        """The ONNX file."""
+        return open_store(self.workspace).read(backbone_path(self.record.sha256))
+
+
+def prepare_feature_subject(source: Path, workspace: Path, size: int) -> FeatureSubject:
+    """Prepare photographs of the benchmark, and have the training process export the backbone."""
+    build = BuildSpec(image=ImageSpec(size=(size, size)), augment=AugmentSpec(), split=SplitSpec(leak_distance=-1))
+    store = open_store(str(workspace))
+    job = PrepareJob(open_source(str(source)), store, build, BudgetSpec(), ChunkSpec().files)
+    with open_workers(ClusterSpec()) as workers:
+        built = build_chunks(job, plan_build(job, list_files(job), None), workers.run, lambda chunk: None)
+        manifest = finish_version(job, built, workers.run).manifest
+    model = ModelSpec(backbone="efficientnet_lite0", weights="imagenet")
+    export = ExportJob(
+        workspace=store.uri, backbone=describe_backbone(model, manifest.image), folder=str(workspace / "runs")
+    )
+    with TrainingProcess() as trainer:
+        return FeatureSubject(manifest, store.uri, trainer.export(export))
+
+
+def open_onnx_session(network: bytes, threads: int) -> Any:
+    """An ONNX Runtime session on so many threads."""
+    return open_session(network, threads)
 
 
 def find_copies_between(thumbnails: NDArray[np.uint8], held: NDArray[np.bool_], distance: int) -> dict[int, int]:

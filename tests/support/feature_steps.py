@@ -1,5 +1,6 @@
 """Features without Keras: a tiny backbone as ONNX in a workspace, and all steps of the stage in this process."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from cnn.inference.backbone import BackboneSpec
 from infra.cluster.spec import ClusterSpec
 from infra.cluster.workers import open_workers
 from infra.storage.layout import backbone_path, backbone_record_path
-from infra.storage.store import Store
+from infra.storage.store import Store, open_store
+from tasks.dataset.version import read_manifest
 from tasks.features.backbone import find_backbone_record
 from tasks.features.compute import compute_blocks
 from tasks.features.plan import FeaturePlan, plan_features
@@ -66,6 +68,14 @@ def plan_tiny(store: Store, manifest: Manifest) -> FeaturePlan:
     record = find_backbone_record(store, describe_tiny(manifest.image))
     assert record is not None
     return plan_features(store, manifest, record)
+
+
+def compute_latest(workspace: Path, on_block: Callable[[ComputedBlock], None]) -> None:
+    """All that is missing for the only version of a workspace."""
+    store = open_store(str(workspace))
+    name = next(path.parent.name for path in workspace.glob("datasets/*/manifest.json"))
+    with open_workers(ClusterSpec(workers=0)) as crew:
+        compute_blocks(plan_tiny(store, read_manifest(store, name)), crew.run, on_block)
 
 
 def compute_tiny(store: Store, manifest: Manifest, workers: int | None = 0) -> list[ComputedBlock]:

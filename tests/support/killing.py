@@ -16,6 +16,7 @@ from typing import Any
 
 from batch_scenes import score_folder
 from faults import SYSTEM_CALLS, Gate, gated_store, gated_system
+from feature_steps import compute_latest
 from scenes import Scene, Told, prepare_told
 
 
@@ -44,7 +45,7 @@ def run_forked(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def work_and_die(case: dict[str, Any], told: int) -> None:
-    """Prepare or score; at the N-th call, or after so many milliseconds, this process kills itself as kill -9 does."""
+    """Prepare, score or compute features; at the N-th call, or after some time, this process kills itself."""
     scene, workspace = Scene(Path(case["source"]), Path(case["workspace"])), Path(case["workspace"])
     tell: Callable[[str], Any] = lambda line: os.write(told, f"{line}\n".encode())  # noqa: E731
     with ExitStack() as stack:
@@ -58,6 +59,8 @@ def work_and_die(case: dict[str, Any], told: int) -> None:
             stack.enter_context(gated_store(gate) if case["at"] == "store" else gated_system(gate, workspace, calls))
         if case["work"] == "score":
             score_folder(scene.source, workspace)
+        elif case["work"] == "features":
+            compute_latest(workspace, lambda block: tell(f"block {block.path}"))
         else:
             prepare_told(scene, workspace, Told(), tell, case["copies"])
 

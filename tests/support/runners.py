@@ -30,12 +30,17 @@ class Runner:
 
     def receive(self) -> tuple[Told, bool]:
         """(what was told, whether it was killed) of the case that was sent, when it has ended."""
+        lines, was_killed = self.receive_lines()
+        words = [line.split() for line in lines]
+        chunks = [rest[0] for kind, *rest in words if kind == "chunk"]
+        return Told(chunks, [rest[0] for kind, *rest in words if kind == "version"]), was_killed
+
+    def receive_lines(self) -> tuple[list[str], bool]:
+        """The same with the lines as they were told."""
         assert self.process.stdout is not None
         answer = json.loads(self.process.stdout.readline())
         assert answer["status"] in (0, -signal.SIGKILL), answer
-        words = [line.split() for line in answer["lines"]]
-        chunks = [rest[0] for kind, *rest in words if kind == "chunk"]
-        return Told(chunks, [rest[0] for kind, *rest in words if kind == "version"]), answer["status"] != 0
+        return answer["lines"], answer["status"] != 0
 
     def has_ended(self) -> bool:
         """Whether `receive` would not wait."""

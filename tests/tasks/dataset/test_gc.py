@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from faults import Gate, gated_store
+from feature_steps import compute_tiny, plan_tiny, put_backbone
 from scenes import (
     Scene,
     Told,
@@ -70,6 +72,33 @@ def test_old_versions_go_and_the_latest_stays_whole(versions: tuple[Path, Path, 
     assert done.plan.unchanged
     assert manifest.dataset == names[-1]
     assert collect(workspace).files == 0
+
+
+def test_features_stay_as_long_as_a_version_has_one_of_their_images(tmp_path: Path) -> None:
+    source, workspace = write_photos(tmp_path / "photos", 30), tmp_path / "work"
+    _, first = prepare(source, workspace)
+    store = open_store(str(workspace))
+    put_backbone(store, first.image, tmp_path)
+    compute_tiny(store, first)
+    for path in sorted(source.glob("*/*"))[:15]:
+        path.unlink()
+    write_image(source / "owl/new.png", 100)
+    _, second = prepare(source, workspace)
+    compute_tiny(store, second)
+    before = {path.name for path in workspace.glob("features/*/*")}
+    collect(workspace, keep=1)
+    kept = {path.name for path in workspace.glob("features/*/*")}
+    assert kept < before
+    assert plan_tiny(store, second).images == 0
+    shutil.rmtree(source)
+    write_photos(source, 40)
+    _, other = prepare(source, workspace, image=ImageSpec(size=(4, 4)))
+    put_backbone(store, other.image, tmp_path)
+    compute_tiny(store, other)
+    collect(workspace, keep=1)
+    assert len(list(workspace.glob("features/*"))) == 1
+    assert plan_tiny(store, other).images == 0
+    assert len(list(workspace.glob("backbones/*"))) == 2  # a record and its file
 
 
 @pytest.mark.parametrize("keep", [0, 1, 2, 3])
