@@ -123,7 +123,7 @@ def test_transforms_of_ones_own_take_the_place_of_a_strength() -> None:
 
 
 def test_class_weights_is_an_older_name() -> None:
-    assert choose_imbalance(FitSpec()) == "none"
+    assert choose_imbalance(FitSpec()) == "weights"
     assert choose_imbalance(FitSpec(class_weights=True)) == "weights"
     assert choose_imbalance(FitSpec(class_weights=True, imbalance="sampling")) == "sampling"
     assert choose_imbalance(FitSpec(class_weights=False)) == "none"
