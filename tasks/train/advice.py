@@ -11,7 +11,6 @@ from cnn.text import name_some
 from tasks.train.evidence import Cell, Evidence
 from tasks.train.spec import TrainingResult
 
-FEW = 20  # training images of a class, below which it is named
 PLENTY = 100  # training images of a class, above which it counts as well known
 WIDE, WANTED = 0.15, 0.1  # from the lower to the upper end of the accuracy's interval: too much; good enough
 BEHIND = 0.1  # of recall, that a class is behind the others
@@ -67,7 +66,7 @@ def _advise_on_measuring(result: TrainingResult) -> Iterator[Advice]:
 
 
 def _advise_on_classes(result: TrainingResult, evidence: Evidence) -> Iterator[Advice]:
-    """Classes that are behind the others: for their few images, or for another reason; and those with very few."""
+    """Classes that are behind the others: for their few images, or for another reason."""
     images = {each.label: each.train for each in evidence.counts}
     judged = [each for each in result.evaluation.per_class if each.images]
     told = set[str]()
@@ -82,11 +81,6 @@ def _advise_on_classes(result: TrainingResult, evidence: Evidence) -> Iterator[A
                 "classes",
             )
     yield from _advise_on_weak_classes(result, evidence, told)
-    if few := sorted((count, label) for label, count in images.items() if count < FEW and label not in told):
-        shown = name_some([f"{label!r} ({count})" for count, label in few])
-        yield Advice(
-            f"Fewer than {FEW} training images of {shown}: add images of {_number(few, 'it', 'them')}.", "learnt"
-        )
 
 
 def _find_peers(judged: Sequence[ClassFigures], images: Mapping[str, int], count: int) -> tuple[float | None, str]:

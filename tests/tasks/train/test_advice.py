@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from judged_versions import HISTORY, make_judged_version
 from numpy.typing import NDArray
 
@@ -53,13 +52,6 @@ def test_a_weak_class_with_as_many_images_as_the_others_is_not_blamed_on_their_n
     assert not [line for line in lines if "to learn from" in line]
     assert any(line.startswith("'pants' is recognized in 0.50, all classes together in 0.83; it") for line in lines)
     assert any("10 of 10 mistakes mix up 'hats' and 'pants'" in line for line in lines)
-
-
-@pytest.mark.parametrize(("images", "told"), [({"red": 19}, "'red' (19)"), ({"red": 20}, None)])
-def test_classes_with_very_few_images_are_named(tmp_path: Path, images: dict[str, int], told: str | None) -> None:
-    judged = make_judged_version(tmp_path, per_class=MANY, history=FLAT)
-    lines = advise_on(judged, tmp_path, images)
-    assert lines == ([f"Fewer than 20 training images of {told}: add images of it."] if told else [])
 
 
 def test_a_class_without_test_images_is_named(tmp_path: Path) -> None:
