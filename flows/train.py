@@ -15,11 +15,13 @@ from cnn.dataset.manifest import Manifest
 from cnn.errors import SafelightError
 from cnn.evaluation.gate import Challenger, Champion, Verdict, decide_promotion, describe_unjudged
 from cnn.evaluation.metrics import Evaluation
+from cnn.inference.backbone import BackboneSpec
 from cnn.models.architecture import ModelSpec, count_parameters
 from cnn.models.hub import is_hub_name
 from cnn.training.plan import TrainingSize, estimate_minutes, plan_fit
 from cnn.training.recipes import DatasetFacts, TrainingChoice, choose_model, choose_recipe, describe_choice
 from flows.config import Config
+from flows.features import FeaturesJob, features_stage
 from flows.models import find_user, open_registry
 from flows.progress import log_message, show_stage
 from flows.results import GateResult, TrainResult
@@ -162,10 +164,12 @@ def run_training_stages(job: Training, trainer: TrainingProcess) -> VersionInfo:
         "model": job.choice.model.model_dump(mode="json"),
         "fit": job.choice.plan.model_dump(mode="json"),
     }
+    log_message(f"train: {job.choice.reason}")
     run_id = job.registry.start_run(job.name, job.key, parameters)
     status = "FAILED"
     try:
-        result = run_stage("fit and evaluate", lambda: fit_stage(job, trainer, run_id))
+        backbone = features_of(job, trainer)
+        result = run_stage("fit and evaluate", lambda: fit_stage(job, trainer, run_id, backbone))
         version = run_stage("register", lambda: register_stage(job, result, run_id))
         job.registry.set_tags(job.name, version.version, {IMAGES: str(job.manifest.outcomes.get("ok", 0))})
         version = run_stage("gate", lambda: gate_stage(job, result, version))
@@ -180,17 +184,26 @@ def run_training_stages(job: Training, trainer: TrainingProcess) -> VersionInfo:
     return version
 
 
-def fit_stage(job: Training, trainer: TrainingProcess, run_id: str) -> TrainingResult:
+def features_of(job: Training, trainer: TrainingProcess) -> BackboneSpec | None:
+    """The pretrained backbone with which the dataset's features were computed, now or before; None where the recipe
+    needs none."""
+    if job.choice.recipe == "scratch":
+        return None
+    order = FeaturesJob(job.store, job.manifest, job.choice.model, job.folder)
+    return run_stage("features", lambda: features_stage(order, trainer, job.config.cluster))
+
+
+def fit_stage(job: Training, trainer: TrainingProcess, run_id: str, backbone: BackboneSpec | None) -> TrainingResult:
     """Fit in the trainer's process; every step is shown, and every evaluation kept in MLflow as it comes."""
     order = TrainJob(
         workspace=job.workspace,
         dataset=job.manifest.dataset,
         model=job.choice.model,
         plan=job.choice.plan,
+        backbone=backbone,
         top_k=job.config.score.top_k,
         folder=str(job.folder),
     )
-    log_message(f"train: {job.choice.reason}")
     log_message(describe_network(job))
     with show_stage("train", order.plan.steps, "steps") as stage, trainer:  # its memory is free for what follows
         shown = ShownTraining(stage, lambda figures, step: job.registry.log_epoch(run_id, figures, step))

@@ -1,23 +1,22 @@
 """Batches of images and labels for training, shuffled over a whole split, with flat memory.
 
 Raw shards are memory-mapped and never parsed; JPEG shards are mapped too and decoded batch by batch.
-Importing this module imports no TensorFlow.
+It knows no TensorFlow: `cnn.training.batches` makes what Keras takes.
 """
 
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.backend import import_tensorflow
 from cnn.dataset.manifest import Manifest, ShardRef
 from cnn.dataset.sampling import RowDraws, draw_epoch, iterate_draws
 from cnn.dataset.tfrecord import KEY_BYTES, decode_record, iterate_frames, map_file, map_raw, raw_layout, read_varints
@@ -217,46 +216,39 @@ def iterate_steps(
     return _read_batches(shards, draws, seed, augment)
 
 
-def as_epoch_dataset(
-    shards: ShardSet,
-    batch_size: int,
-    seed: int | None,
-    epoch: int,
-    augment: AugmentSpec | None = None,
-    balanced: bool = False,
-) -> Any:
-    """`iterate_batches` as a `tf.data.Dataset`, the same each time it is iterated (Keras may look at it twice)."""
-    batches = partial(iterate_batches, shards, batch_size, seed, epoch, augment, balanced)
-    return _as_dataset(shards, batches, -(-shards.rows // batch_size))
+@contextmanager
+def unwrap_loader_errors() -> Iterator[None]:
+    """Around what reads batches through TensorFlow: an error of the loader is raised as it was.
 
-
-def as_step_dataset(
-    shards: ShardSet,
-    batch_size: int,
-    seed: int,
-    steps: range,
-    augment: AugmentSpec | None = None,
-    balanced: bool = False,
-) -> Any:
-    """`iterate_steps` as a `tf.data.Dataset`, the same each time it is iterated."""
-    batches = partial(iterate_steps, shards, batch_size, seed, steps, augment, balanced)
-    return _as_dataset(shards, batches, len(steps))
-
-
-def _as_dataset(shards: ShardSet, batches: Callable[[], Iterator[Batch]], count: int) -> Any:
-    tf = import_tensorflow()
-    signature = (tf.TensorSpec((None, *shards.shape), tf.uint8), tf.TensorSpec((None,), tf.int64))
-    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
-    return dataset.apply(tf.data.experimental.assert_cardinality(count)).prefetch(2)
+    TensorFlow alone would turn it into one of its own, with the traceback in its message.
+    """
+    _raised.clear()
+    try:
+        yield
+    except Exception:
+        if _raised:
+            raise _raised.pop() from None
+        raise
 
 
 def _read_batches(
     shards: ShardSet, draws: Iterable[RowDraws], seed: int, augment: AugmentSpec | None
 ) -> Iterator[Batch]:
-    if augment is None:
-        for drawn in draws:
-            yield shards.batch(drawn.rows)
-        return
+    try:
+        if augment is None:
+            for drawn in draws:
+                yield shards.batch(drawn.rows)
+        else:
+            yield from _change_batches(shards, draws, seed, augment)
+    except Exception as error:
+        _raised.append(error)
+        raise
+
+
+_raised: list[Exception] = []  # here, in a thread of TensorFlow's; for `unwrap_loader_errors`
+
+
+def _change_batches(shards: ShardSet, draws: Iterable[RowDraws], seed: int, augment: AugmentSpec) -> Iterator[Batch]:
     augmenter = BatchAugmenter(augment)
 
     def read(drawn: RowDraws) -> Batch:

@@ -26,7 +26,7 @@ LITE_WORK, OTHER_WORK = {"efficientnet_lite0": 1.0, "efficientnet_lite1": 1.5, "
 STRENGTHS: dict[Strength, AugmentSpec | None] = {
     "none": None,
     "light": AugmentSpec(crop=0.1, mirror=0.5, rotate=0.0, color=0.1),
-    "medium": AugmentSpec(crop=0.25, mirror=0.5, rotate=8.0, color=0.2),
+    "medium": AugmentSpec(crop=0.25, mirror=0.5, rotate=0.0, color=0.2),
     "strong": AugmentSpec(crop=0.4, mirror=0.5, rotate=15.0, color=0.4),
 }
 
@@ -134,6 +134,7 @@ def _plan_balanced(size: TrainingSize) -> FitPlan:
         weight_decay=0.05,
         layer_decay=0.9,
         label_smoothing=0.1,
+        frozen_groups=5,
         average=3,
         mirror=True,
         augment=STRENGTHS["medium"],

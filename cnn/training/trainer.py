@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cnn.backend import count_gpus, import_keras, import_tensorflow
-from cnn.dataset.loader import ShardSet
+from cnn.dataset.loader import ShardSet, unwrap_loader_errors
 from cnn.errors import IntegrityError, TrainingError
 from cnn.models.architecture import build_model, load_weights
 from cnn.models.backbones import freeze_backbone, refresh_constants
@@ -64,7 +64,9 @@ class Trainer:
         """
         self.enter_phase(steps.start)
         batches = as_training_dataset(self.train, self.plan, self.classes, steps)
-        run = self.network.fit(batches, verbose=0, shuffle=False, callbacks=[self._watch_steps(steps, total, watch)])
+        callbacks = [self._watch_steps(steps, total, watch)]
+        with unwrap_loader_errors():
+            run = self.network.fit(batches, verbose=0, shuffle=False, callbacks=callbacks)
         figures = {name: float(values[-1]) for name, values in run.history.items()}
         _check_finite(figures, "loss", steps.stop, self.plan)
         return figures | {"learning_rate": float(self.network.optimizer.learning_rate)}
@@ -78,7 +80,8 @@ class Trainer:
         if self.validation is None:
             return {}
         batches = as_evaluation_dataset(self.validation, self.classes)
-        found = self.network.evaluate(batches, verbose=0, return_dict=True)
+        with unwrap_loader_errors():
+            found = self.network.evaluate(batches, verbose=0, return_dict=True)
         figures = {f"val_{name}": float(value) for name, value in found.items()}
         _check_finite(figures, "val_loss", step, self.plan)
         return figures

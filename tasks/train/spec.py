@@ -5,6 +5,7 @@ from collections.abc import Callable
 from cnn.dataset.manifest import Manifest
 from cnn.digest import canonical_json, hash_json
 from cnn.evaluation.metrics import Evaluation
+from cnn.inference.backbone import BackboneSpec
 from cnn.inference.bundle import BundleInfo
 from cnn.models.architecture import ModelSpec
 from cnn.spec import Spec
@@ -15,12 +16,15 @@ OnProgress = Callable[[str, int, int], None]  # gets what is done at the moment,
 
 
 class TrainJob(Spec):
-    """One training. `folder` is a local folder that belongs to the run: checkpoints, figures/, bundle/, the answers."""
+    """One training. `folder` is a local folder that belongs to the run: checkpoints, figures/, bundle/, the answers.
+
+    With `backbone`, whose features of the dataset are in the workspace, a head is fitted on these first."""
 
     workspace: str
     dataset: str
     model: ModelSpec
     plan: FitPlan
+    backbone: BackboneSpec | None = None
     top_k: int = 5
     folder: str
 

@@ -28,8 +28,10 @@ from infra.storage.store import Store, open_store
 from tasks.dataset.version import read_manifest
 from tasks.pages.spreadsheets import write_rows
 from tasks.train.answers import SplitPredictions, save_predictions
+from tasks.train.cached_head import CachedHead, fit_cached_head
 from tasks.train.overlap import list_seen
 from tasks.train.spec import OnEvaluation, OnProgress, TrainingResult, TrainJob
+from tasks.train.suspects import write_suspects
 
 GOLDEN_IMAGES = 32
 BATCH = 256
@@ -51,17 +53,26 @@ def train_dataset(
     check_trainable(manifest)
     fetch_shards(store, manifest)
     check_classes(manifest, open_split(manifest, "train", store.root).labels)
-    fitting = FitJob(manifest, store.root, job.model, job.plan, Path(job.folder, "checkpoints"))
+    head = None
+    if job.backbone is not None:
+        on_progress("fitting the head", 0, job.plan.steps)
+        head = fit_cached_head(store, manifest, job.backbone, job.plan)
+        job = job.model_copy(update={"model": head.name_in(job.model)})
+    checkpoints = Path(job.folder, "checkpoints")
+    fitting = FitJob(manifest, store.root, job.model, job.plan, checkpoints, head.fit.head if head else None)
     result = fit_model(fitting, on_evaluation, on_progress)
     on_progress("exporting the network", result.steps, result.steps)
-    return _evaluate(job, manifest, store, result)
+    return _evaluate(job, manifest, store, result, head)
 
 
-def _evaluate(job: TrainJob, manifest: Manifest, store: Store, result: FitResult) -> TrainingResult:
+def _evaluate(
+    job: TrainJob, manifest: Manifest, store: Store, result: FitResult, head: CachedHead | None
+) -> TrainingResult:
     """Export the trained model, and judge the exported one on images that training never saw."""
     folder, split = Path(job.folder), choose_evaluation_split(manifest)
     shards = open_split(manifest, split, store.root)
-    info = _write_bundle(job, manifest, store, result, shards)
+    temperature = _choose_temperature(job, manifest, store.root, result, head)
+    info = _write_bundle(job, manifest, store, result, shards, temperature)
     answers = _answer(folder / "bundle", shards)
     evaluation = evaluate_probabilities(
         answers.probabilities, answers.labels, manifest.classes, temperature=info.temperature, top_k=job.top_k
@@ -69,6 +80,8 @@ def _evaluate(job: TrainJob, manifest: Manifest, store: Store, result: FitResult
     kept = folder / f"{split}.npz"
     save_predictions(kept, answers)
     _write_figures(folder / "figures", job, manifest, evaluation, result)
+    if head is not None:
+        write_suspects(store, manifest, head.splits, folder, head.fit.choice, head.plan)
     return TrainingResult(
         bundle=str(folder / "bundle"),
         figures=str(folder / "figures"),
@@ -164,13 +177,16 @@ def choose_golden(shards: ShardSet, most: int, seed: int) -> NDArray[np.int64]:
     return np.sort(rows[np.lexsort((labels, turn))[:most]])
 
 
-def _write_bundle(job: TrainJob, manifest: Manifest, store: Store, result: FitResult, judged: ShardSet) -> BundleInfo:
+def _write_bundle(
+    job: TrainJob, manifest: Manifest, store: Store, result: FitResult, judged: ShardSet, temperature: float
+) -> BundleInfo:
     facts = BundleFacts(
         model=job.model,
         image=manifest.image,
         normalization=manifest.normalization,
         classes=manifest.classes,
-        temperature=_calibrate(manifest, store.root, result.model),
+        temperature=temperature,
+        mirror=job.plan.mirror,
         dataset=manifest.dataset,
         dataset_digest=manifest.digest,
         split=manifest.split,
@@ -179,18 +195,31 @@ def _write_bundle(job: TrainJob, manifest: Manifest, store: Store, result: FitRe
     return write_bundle(Path(job.folder, "bundle"), result.model, facts, golden, list_seen(store, manifest))
 
 
-def _calibrate(manifest: Manifest, root: Path, model: Any) -> float:
-    """The temperature that fits the validation images; 1 without any."""
+def _choose_temperature(
+    job: TrainJob, manifest: Manifest, root: Path, result: FitResult, head: CachedHead | None
+) -> float:
+    """The temperature that fits images which the model has not learnt from: those that were held out while its head was
+    chosen, where nothing was trained after it; else the validation images; 1 without any."""
+    if head is not None and not job.plan.steps:
+        held = head.fit.held_out
+        return fit_temperature(held.probabilities, held.labels)
     if not manifest.rows("validation"):
         return 1.0
     shards = open_split(manifest, "validation", root)
+    return fit_temperature(_ask_model(result.model, shards, job.plan.mirror), shards.labels)
+
+
+def _ask_model(model: Any, shards: ShardSet, mirror: bool) -> NDArray[np.float64]:
+    """Class probabilities float64 (n, k) of a Keras model, uncalibrated; with `mirror` averaged over the mirror."""
     outputs = []
     for start in range(0, shards.rows, BATCH):
         images, _ = shards.batch(np.arange(start, min(start + BATCH, shards.rows)))
         padded = np.zeros((BATCH, *images.shape[1:]), np.uint8)  # one shape: Keras traces the network once
         padded[: len(images)] = images
-        outputs.append(np.asarray(model.predict_on_batch(padded))[: len(images)])
-    return fit_temperature(as_class_probabilities(np.concatenate(outputs)), shards.labels)
+        views = [padded, padded[:, :, ::-1]] if mirror else [padded]
+        answers = [as_class_probabilities(np.asarray(model.predict_on_batch(view))) for view in views]
+        outputs.append(np.mean(answers, axis=0)[: len(images)])
+    return np.concatenate(outputs)
 
 
 def _answer(bundle: Path, shards: ShardSet) -> SplitPredictions:

@@ -32,6 +32,7 @@ MODULES = {
     "heads": "bench_heads",
     "features": "bench_features",
     "start": "start_figures",
+    "loader": "bench_loader",
 }
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn.backend import import_keras
+from cnn.dataset.loader import ShardSet, iterate_steps, open_split
 from cnn.dataset.manifest import Manifest
 from cnn.dataset.near_duplicates import find_near_duplicates, perceptual_hashes
 from cnn.dataset.split import SplitSpec
@@ -22,9 +24,12 @@ from cnn.images.read import read_image
 from cnn.images.spec import AugmentSpec, ImageSpec
 from cnn.inference.backbone import describe_backbone
 from cnn.inference.onnx import open_session
-from cnn.models.architecture import ModelSpec
+from cnn.models.architecture import ModelSpec, build_model
+from cnn.training.batches import as_training_dataset
 from cnn.training.feature_space import squash_to_unit
 from cnn.training.heads import VARIANCES, FeatureSet, HeadPlan, fit_head, predict_head
+from cnn.training.plan import TrainingSize, plan_fit
+from cnn.training.spec import FitPlan, FitSpec, Recipe
 from infra.cluster.spec import ClusterSpec
 from infra.cluster.workers import Workers, open_workers
 from infra.storage.layout import backbone_path
@@ -74,6 +79,51 @@ def time_prepare(source: Path, workspace: str, workers: Workers, size: int, copi
     built = build_chunks(job, plan, workers.run, lambda chunk: None)
     finish_version(job, built, workers.run)
     return time.monotonic() - began
+
+
+@dataclass(frozen=True)
+class TrainingTrial:
+    """A compiled network and what feeds it: the rows of a dataset, changed anew in every epoch."""
+
+    shards: ShardSet
+    model: Any
+    plan: FitPlan
+
+    def time_loader(self, steps: int) -> float:
+        """Images/s of the batches alone, from when the first is there."""
+        batches = iterate_steps(self.shards, self.plan.batch_size, 0, range(steps + 1), self.plan.augment)
+        next(batches)
+        began = time.monotonic()
+        for _ in batches:
+            pass
+        return steps * self.plan.batch_size / (time.monotonic() - began)
+
+    def time_training(self, steps: int, fed: bool) -> float:
+        """Images/s of so many steps; without being `fed` on one batch again and again."""
+        batches = as_training_dataset(self.shards, self.plan, 2, range(steps))
+        if not fed:
+            batches = batches.take(1).cache().repeat(steps)
+        began = time.monotonic()
+        self.model.fit(batches, steps_per_epoch=steps, verbose=0, shuffle=False)
+        return steps * self.plan.batch_size / (time.monotonic() - began)
+
+
+def open_training(source: Path, workspace: str, network: str, recipe: Recipe, side: int) -> TrainingTrial:
+    """A preset or a backbone with random weights, compiled and warm, and a dataset of the source's images."""
+    image = ImageSpec(size=(side, side))
+    build = BuildSpec(image=image, augment=AugmentSpec(), split=SplitSpec(validation=0.0, test=0.0))
+    job = PrepareJob(open_source(str(source)), open_store(workspace), build, BudgetSpec(), ChunkSpec().files)
+    with open_processes(0) as workers:
+        built = build_chunks(job, plan_build(job, list_files(job), None), workers.run, lambda chunk: None)
+        manifest = finish_version(job, built, workers.run).manifest
+    shards = open_split(manifest, "train", Path(workspace))
+    spec = ModelSpec.model_validate({"preset": network} if recipe == "scratch" else {"backbone": network})
+    plan = plan_fit(FitSpec(), recipe, TrainingSize(shards.rows, True))
+    model = build_model(spec, image, manifest.normalization, manifest.classes)
+    model.compile(import_keras().optimizers.AdamW(1e-4), "binary_crossentropy")
+    trial = TrainingTrial(shards, model, plan)
+    trial.time_training(2, fed=True)
+    return trial
 
 
 @dataclass(frozen=True)

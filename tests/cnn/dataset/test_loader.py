@@ -19,11 +19,10 @@ from cnn.dataset import loader
 from cnn.dataset import verify as verification
 from cnn.dataset.loader import (
     ShardSet,
-    as_epoch_dataset,
-    as_step_dataset,
     iterate_batches,
     iterate_steps,
     open_split,
+    unwrap_loader_errors,
 )
 from cnn.dataset.manifest import LedgerRef, Manifest, ShardRef
 from cnn.dataset.normalization import Normalization
@@ -147,14 +146,6 @@ def test_shuffle_reaches_over_the_whole_split(numbered: ShardSet) -> None:
     assert {value // 25 for value in order_of(iterate_batches(numbered, 25, 5, 0))[:25]} == {0, 1, 2, 3}
 
 
-def test_epoch_dataset_stays_in_its_epoch(numbered: ShardSet) -> None:
-    dataset = as_epoch_dataset(numbered, 32, 5, 2)
-    assert [spec.shape.as_list() for spec in dataset.element_spec] == [[None, 1, 1, 1], [None]]
-    assert [spec.dtype.name for spec in dataset.element_spec] == ["uint8", "int64"]
-    assert int(dataset.cardinality()) == 4
-    assert order_of(dataset) == order_of(dataset) == order_of(iterate_batches(numbered, 32, 5, 2))
-
-
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     """40 rows of 12x12 noise."""
@@ -199,10 +190,6 @@ def test_steps_go_on_over_epochs_and_can_be_begun_anywhere(photos: ShardSet) -> 
     epochs = [pixels_by_label(iterate_batches(photos, 16, 3, epoch, STRONG)) for epoch in range(3)]
     assert pixels_by_label(whole) == [pair for epoch in epochs for pair in epoch][: 6 * 16]
     assert pixels_by_label(iterate_steps(photos, 16, 3, range(4, 6), STRONG)) == pixels_by_label(whole[4:])
-    dataset = as_step_dataset(photos, 16, 3, range(4, 6), STRONG)
-    assert int(dataset.cardinality()) == 2
-    for _ in range(2):
-        assert pixels_by_label(dataset.as_numpy_iterator()) == pixels_by_label(whole[4:])
 
 
 def test_rare_classes_come_as_often_and_never_twice_the_same(tmp_path: Path) -> None:
@@ -226,6 +213,21 @@ def test_transforms_that_fail_name_the_image(photos: ShardSet) -> None:
     cropped = AugmentSpec(transforms=A.to_dict(A.Compose([A.RandomCrop(3, 3, p=1.0)])))
     with pytest.raises(ConfigError, match=r"augment.transforms makes 3x3x3 of 12x12x3, on the image with the sha256"):
         list(iterate_batches(photos, 8, 0, 0, cropped))
+
+
+def fail_as_tensorflow_does(batches: Any) -> None:
+    try:
+        list(batches)
+    except ConfigError as error:
+        raise RuntimeError(f"Traceback: {error}") from error
+
+
+def test_an_error_of_the_loader_is_unwrapped_and_no_other(photos: ShardSet) -> None:
+    cropped = AugmentSpec(transforms=A.to_dict(A.Compose([A.RandomCrop(3, 3, p=1.0)])))
+    with pytest.raises(ConfigError, match=r"^augment.transforms makes 3x3x3"), unwrap_loader_errors():
+        fail_as_tensorflow_does(iterate_batches(photos, 8, 0, 0, cropped))
+    with pytest.raises(KeyError), unwrap_loader_errors():
+        raise KeyError
 
 
 def test_memory_is_flat(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import albumentations as A
 import numpy as np
 import pytest
 from tiny_jobs import (
@@ -19,7 +20,8 @@ from tiny_jobs import (
 )
 
 from cnn.backend import import_keras
-from cnn.errors import DatasetError, TrainingError
+from cnn.errors import ConfigError, DatasetError, TrainingError
+from cnn.images.spec import AugmentSpec
 from cnn.models.architecture import ModelSpec
 from cnn.models.backbones import BACKBONES, Backbone, build_backbone
 from cnn.training.checkpoint import read_snapshot
@@ -102,6 +104,17 @@ def test_lost_loss_stops_with_one_line(tmp_path: Path) -> None:
         fit_model(job, ignore)
     assert "\n" not in str(caught.value)
     assert not list(job.checkpoints.glob("*.npz"))
+
+
+def test_transforms_that_fail_are_told_in_one_line(tmp_path: Path) -> None:
+    """Though they fail inside TensorFlow, in a thread of its own."""
+    job = make_job(tmp_path)
+    smaller = AugmentSpec(transforms=A.to_dict(A.Compose([A.RandomCrop(3, 3, p=1.0)])))
+    job = replace(job, plan=job.plan.model_copy(update={"augment": smaller}))
+    with pytest.raises(
+        ConfigError, match=r"^augment\.transforms makes 3x3x1 of 8x8x1, on the image with the sha256 \w+$"
+    ):
+        fit_model(job, ignore)
 
 
 def test_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
