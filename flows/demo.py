@@ -14,7 +14,7 @@ from flows.progress import log_message
 
 NAME = "digits"
 HELD_OUT = 180  # a tenth, which training never sees
-DEMO_SETTINGS = ("split.test=0.2",)  # a tenth is 160 pictures, on which one in a hundred is hardly seen
+DEMO_SETTINGS = ("split.test=0.2",)  # all else follows from the images: small and grey, ten classes
 
 
 def run_demo(workspace: str, config: Config) -> dict[str, Any]:
