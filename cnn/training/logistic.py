@@ -33,8 +33,9 @@ def fit_logistic_path(rows: LabelledRows, classes: int, variances: Sequence[floa
 
     It minimises sum(weights * -log p(label)) + |W|² / (2 * variance), which is scikit-learn's `LogisticRegression` with
     C = variance (there on rows that are not weighted). The bias is not regularised. Each coordinate is divided by the
-    root of its curvature at the start, which a rotation by principal components makes a good guess of the whole Hessian
-    (the bound of Böhning 1992, "Multinomial logistic regression algorithm", is of this form): a third of the steps.
+    root of its curvature at the start, a good guess of the whole Hessian on principal components (the bound of Böhning
+    1992, "Multinomial logistic regression algorithm", is of this form): without it the solver takes a weakly
+    regularised problem, which is flat, for solved after a step or two.
     """
     problem = _Problem(rows, classes)
     point = problem.start()
