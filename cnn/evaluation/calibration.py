@@ -72,8 +72,8 @@ def fit_temperature(probabilities: ArrayLike, labels: ArrayLike) -> float:
 
     When all n are classified rightly, the likelihood only rises as T falls, and a perfect score on a few images would
     make the model certain of everything. Then the answers count as right in (n + 1) / (n + 2), Platt's targets
-    (Probabilistic outputs for support vector machines, 1999), and the model may become surer, but no less sure. It stays
-    1.0 without images.
+    (Probabilistic outputs for support vector machines, 1999), and the model may become surer, but no less sure. It
+    stays 1.0 without images.
     """
     values, truth = np.asarray(probabilities, np.float64), np.asarray(labels, np.int64)
     check_labelled(values, truth)
