@@ -65,8 +65,8 @@ def fit_model(
     ends no worse than it began; that evaluation has none of the training's figures. Called again with the same job,
     training goes on after the last evaluation; a job that is done answers at once.
 
-    The best weights are those with the highest accuracy on the validation images, of equal ones the later; without such
-    images those with the lowest training loss.
+    The best weights are those with the highest accuracy on the validation images, of those that chance may have ranked
+    the last; without such images those with the lowest training loss.
 
     Raises:
         ConfigError: the network does not fit the images, or its pretrained weights cannot be had.
@@ -143,7 +143,8 @@ class _Fitting:
         }
         now = self.clock()
         self.evaluating = now - before
-        progress = record_evaluation(progress, figures | {"seconds": now - start}, self.plan.average)
+        images = self.job.manifest.rows("validation")
+        progress = record_evaluation(progress, figures | {"seconds": now - start}, self.plan.average, images)
         progress = replace(progress, seconds=now - self.started)
         if self.plan.minutes is not None and progress.step == PROBE_STEPS:
             progress = self._shorten(progress, self.plan.minutes)

@@ -48,17 +48,33 @@ def plan_stretch(plan: FitPlan, progress: Progress) -> range:
     return range(done, min(end for end in ends if done < end <= progress.steps))
 
 
-def record_evaluation(progress: Progress, figures: dict[str, float], average: int) -> Progress:
-    """One more evaluation; the `average` best are kept, of equal ones the later."""
+def record_evaluation(progress: Progress, figures: dict[str, float], average: int, images: int = 0) -> Progress:
+    """One more evaluation, on so many validation images; the `average` best are kept.
+
+    Of those that chance may have ranked, the later comes first: the rate falls over a training, and a moment in the
+    middle that has one image more right is hardly better than the end.
+    """
     value = find_value(figures)
-    is_better = not progress.best or value < progress.best[0].value
-    best = sorted((*progress.best, Checkpoint(progress.step, value)), key=lambda kept: (kept.value, -kept.step))
+    values = [find_value(row) for row in progress.history]
+    lowest = min([*values, value])
+    noise = measure_noise(-lowest, images) if images else 0.0
+
+    def rank(kept: Checkpoint) -> tuple[float, int]:
+        behind = kept.value - lowest
+        return (0.0 if behind <= noise else behind, -kept.step)
+
     return replace(
         progress,
-        wait=0 if is_better else progress.wait + 1,
-        best=tuple(best[:average]),
+        wait=0 if not values or value < min(values) else progress.wait + 1,
+        best=tuple(sorted((*progress.best, Checkpoint(progress.step, value)), key=rank)[:average]),
         history=(*progress.history, figures),
     )
+
+
+def measure_noise(accuracy: float, images: int) -> float:
+    """By how much the accuracy on so many images may be chance: a standard error, or one image."""
+    share = (accuracy * images + 1) / (images + 2)
+    return max((share * (1.0 - share) / images) ** 0.5, 1.01 / images)
 
 
 def find_value(figures: dict[str, float]) -> float:

@@ -1,5 +1,7 @@
 """Where the next evaluation is due, and which evaluations are the best."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_jobs import make_plan
@@ -51,6 +53,27 @@ def test_the_best_are_kept_and_of_equal_ones_the_later() -> None:
     assert progress.best == (Checkpoint(40, -0.8), Checkpoint(20, -0.8), Checkpoint(30, -0.7))
     assert progress.wait == 3  # 0.8 again is no better
     assert len(progress.history) == 5
+
+
+def rank_evaluations(accuracies: list[float], images: int, average: int) -> list[int]:
+    progress = Progress(100, 10)
+    for step, accuracy in enumerate(accuracies, 1):
+        progress = replace(progress, step=10 * step)
+        progress = record_evaluation(progress, {"val_accuracy": accuracy}, average, images)
+    return [kept.step for kept in progress.best]
+
+
+def test_of_evaluations_that_chance_may_have_ranked_the_last_is_best() -> None:
+    one = 1 / 60
+    assert rank_evaluations([1.0, 1 - 4 * one, 1 - one, 1.0, 1 - one, 1 - one], 60, 3) == [60, 50, 40]
+    assert rank_evaluations([1.0, 1 - 4 * one, 1 - 5 * one], 60, 3) == [10, 20, 30]
+    assert rank_evaluations([0.90, 0.92, 0.905, 0.89], 1000, 1) == [20]  # 0.905 is two standard errors behind
+    assert rank_evaluations([0.90, 0.92, 0.915, 0.89], 1000, 1) == [30]
+
+
+def test_a_slow_decline_never_ends_further_behind_than_chance() -> None:
+    accuracies = [1 - step / 60 for step in range(6)]
+    assert rank_evaluations(accuracies, 60, 1) == [20]
 
 
 def test_without_validation_images_the_lowest_training_loss_is_best() -> None:
