@@ -183,7 +183,7 @@ def run_trial(search: Search, running: RunningTrial, parent: str) -> TrialResult
     run_id = registry.start_run(job.name, job.key, {**list_parameters(job), "what": running.settings.what}, parent)
     running.note_run(run_id)
     try:
-        result = run_stage(f"trial {running.number}", lambda: measure_stage(job, running, run_id))
+        result = run_stage(f"trial {running.number}", lambda: trial_stage(job, running, run_id))
         if result is None:
             raise PrunedError
         figures = {"validation_log_loss": result.log_loss, "validation_accuracy": result.accuracy}
@@ -196,7 +196,7 @@ def run_trial(search: Search, running: RunningTrial, parent: str) -> TrialResult
     return result
 
 
-def measure_stage(job: Training, running: RunningTrial, run_id: str) -> TrialResult | None:
+def trial_stage(job: Training, running: RunningTrial, run_id: str) -> TrialResult | None:
     """Fit a head on features where that is all, by the workers where there are any; else train in a process. None where
     the trial was ended early."""
     with TrainingProcess() as trainer:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 LEAST_SECONDS = 20.0  # in which a trial can come to anything
 MOST_FAILURES = 3  # in a row
 NOISE = 1.0  # standard errors by which a trial must beat `auto` on the same images
+LEAST_GAIN = 1e-3  # nats: less is next to nothing, as between trials that have every image right
 PARTS = 10  # of a training, at whose ends trials are compared
 
 
@@ -145,4 +146,4 @@ def is_better(result: TrialResult | None, other: TrialResult | None) -> bool:
     if result is None or other is None:
         return False
     gains = np.subtract(other.losses, result.losses)
-    return bool(gains.mean() > NOISE * gains.std() / np.sqrt(len(gains)))
+    return bool(gains.mean() > max(LEAST_GAIN, NOISE * gains.std() / np.sqrt(len(gains))))

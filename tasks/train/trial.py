@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import Manifest
-from cnn.evaluation.calibration import SMALLEST_PROBABILITY, apply_temperature, fit_temperature
+from cnn.evaluation.calibration import SMALLEST_PROBABILITY, TEMPERATURES, apply_temperature, fit_temperature
 from cnn.inference.backbone import BackboneSpec
 from cnn.training.spec import FitPlan
 from infra.storage.store import open_store
@@ -71,8 +71,11 @@ def judge_head(head: CachedHead, manifest: Manifest) -> TrialResult:
 
 def judge_answers(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> TrialResult:
     """Probabilities (n, k) and labels (n,) of the same images, whose one temperature is fitted first: trials differ in
-    how sure they are, and every version is calibrated before it scores."""
-    calibrated = apply_temperature(probabilities, fit_temperature(probabilities, labels))
+    how sure they are, and every version is calibrated before it scores. Where every image is right that is the lowest
+    temperature, at which all losses are next to nothing: such trials are equals, however sure they are."""
+    is_perfect = bool((probabilities.argmax(axis=1) == labels).all())
+    temperature = TEMPERATURES[0] if is_perfect else fit_temperature(probabilities, labels)
+    calibrated = apply_temperature(probabilities, temperature)
     own = calibrated[np.arange(len(labels)), labels]
     losses = -np.log(np.maximum(own, SMALLEST_PROBABILITY))
     return TrialResult(losses=tuple(losses.tolist()), accuracy=float((calibrated.argmax(axis=1) == labels).mean()))
