@@ -314,8 +314,17 @@ def describe_evaluation(result: TrainingResult) -> str:
     return (
         f"evaluate: accuracy {figures.accuracy:.4f} ({low:.4f} to {high:.4f}) on {figures.images:,} images of the "
         f"{result.judged_on} split of {result.info.dataset}{own}; macro F1 {describe_macro(figures)}, ECE "
-        f"{figures.ece:.4f}; best of {result.steps:,} steps: {result.best_step:,}{again}"
+        f"{figures.ece:.4f}; {describe_best(result)}{again}"
     )
+
+
+def describe_best(result: TrainingResult) -> str:
+    """Which weights of a training were kept."""
+    if not result.steps:
+        return "the head alone was fitted"
+    if not result.best_step:
+        return f"{result.steps:,} steps made the fitted head no better, and it stays"
+    return f"best of {result.steps:,} steps: {result.best_step:,}"
 
 
 def describe_macro(figures: Evaluation) -> str:

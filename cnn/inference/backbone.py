@@ -21,6 +21,7 @@ from cnn.models.architecture import ModelSpec, build_model, load_weights
 from cnn.models.backbones import find_backbone
 from cnn.models.efficientnet_lite import LITE_VARIANTS, find_lite_weights
 from cnn.models.head import FEATURES
+from cnn.models.hub import digest_hub_backbone, is_hub_name
 from cnn.models.outputs import MAP, expose_outputs
 from cnn.spec import Spec
 
@@ -71,7 +72,9 @@ def digest_weights(backbone: str, weights: str) -> str:
     """
     if weights == "imagenet" and backbone in LITE_VARIANTS:
         return hash_file(find_lite_weights(LITE_VARIANTS[backbone]))
-    if weights == "imagenet" or weights.startswith("keras_hub:"):
+    if is_hub_name(backbone):
+        return digest_hub_backbone(backbone)
+    if weights == "imagenet":
         return f"{backbone} {weights}"
     try:
         return hash_file(Path(weights))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn.backend import import_keras
+from cnn.digest import hash_file, hash_json
 from cnn.errors import ConfigError, InstallationError
 from cnn.text import shorten, suggest_name
 
@@ -43,23 +44,11 @@ def check_hub_backbone(backbone: str) -> Path | None:
         InstallationError: KerasHub is not installed.
         ConfigError: KerasHub publishes no such network for images, or the folder holds none.
     """
-    name = backbone.removeprefix(PREFIX)
-    sources = find_spec("keras_hub")
-    if sources is None or not sources.submodule_search_locations:
-        raise InstallationError(
-            f"model.backbone: {backbone} needs the package keras-hub: install 'safelight[cpu,hub]' in place of "
-            "'safelight[cpu]'"
-        )
-    if os.sep in name or Path(name).is_dir():
+    name, package = backbone.removeprefix(PREFIX), _find_package(backbone)
+    if _is_folder(name):
         _check_folder(Path(name))
         return None
-    published = read_hub_backbones(Path(sources.submodule_search_locations[0]))
-    if name not in published:
-        raise ConfigError(
-            f"model.backbone: KerasHub publishes no {name} for images{suggest_name(name, published)}; "
-            f"https://keras.io/keras_hub/presets lists what there is, and a folder does too: {PREFIX}./folder"
-        )
-    path = _cache_dir() / "models" / published[name].handle / WEIGHTS
+    path = _cache_dir() / "models" / _find_published(name, package).handle / WEIGHTS
     return None if path.is_file() else path
 
 
@@ -71,6 +60,19 @@ def read_hub_backbones(package: Path) -> dict[str, HubBackbone]:
             for name, handle in _read_handles(source):
                 found[name] = HubBackbone(family, handle)
     return found
+
+
+def digest_hub_backbone(backbone: str) -> str:
+    """What tells this network and its weights from others: name and version on Kaggle, or what the folder holds.
+
+    Raises:
+        InstallationError, ConfigError: as `check_hub_backbone`.
+    """
+    name, package = backbone.removeprefix(PREFIX), _find_package(backbone)
+    if not _is_folder(name):
+        return PREFIX + _find_published(name, package).handle
+    _check_folder(Path(name))
+    return hash_json([hash_file(Path(name, file)) for file in (CONFIG, CONVERTER, WEIGHTS)])
 
 
 def build_hub_backbone(backbone: str, size: tuple[int, int], with_weights: bool) -> Any:
@@ -140,3 +142,28 @@ def _check_folder(folder: Path) -> None:
 def _cache_dir() -> Path:
     """Where Kaggle's client keeps what it has downloaded."""
     return Path(os.environ.get("KAGGLEHUB_CACHE") or Path.home() / ".cache" / "kagglehub")
+
+
+def _find_package(backbone: str) -> Path:
+    """The folder of KerasHub's package."""
+    sources = find_spec("keras_hub")
+    if sources is None or not sources.submodule_search_locations:
+        raise InstallationError(
+            f"model.backbone: {backbone} needs the package keras-hub: install 'safelight[cpu,hub]' in place of "
+            "'safelight[cpu]'"
+        )
+    return Path(sources.submodule_search_locations[0])
+
+
+def _is_folder(name: str) -> bool:
+    return os.sep in name or Path(name).is_dir()
+
+
+def _find_published(name: str, package: Path) -> HubBackbone:
+    published = read_hub_backbones(package)
+    if name not in published:
+        raise ConfigError(
+            f"model.backbone: KerasHub publishes no {name} for images{suggest_name(name, published)}; "
+            f"https://keras.io/keras_hub/presets lists what there is, and a folder does too: {PREFIX}./folder"
+        )
+    return published[name]

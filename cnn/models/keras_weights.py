@@ -16,6 +16,7 @@ from cnn.text import shorten
 NEW, OLD, ARCHIVE = ".weights.h5", ".h5", ".keras"
 SUFFIXES = (OLD, ARCHIVE)
 NEW_LAYERS = {"layers", "_layer_checkpoint_dependencies"}  # one of these names the layers in a file of Keras 3
+NESTED = "layers/functional"  # a model within a model, as Safelight's own are; no backbone has one
 ZIP_MAGIC = b"PK\x03\x04"
 # What a file holds beside weights: the state of an optimizer, and that of random numbers.
 NO_WEIGHTS = {"optimizer", "optimizer_weights", "seed_generator"}
@@ -49,11 +50,14 @@ def check_keras_weights(path: Path, expected: ExpectedWeights) -> None:
             is_old = "layer_names" in file.attrs or "model_weights" in file
             if not (is_old or NEW_LAYERS & set(file)):
                 raise ValueError("it has no layers")
+            is_nested = NESTED in file
             shapes = read_weight_shapes(file)
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise ConfigError(f"model.weights: {path} is damaged, or no file of Keras weights ({shorten(error)})") from None
     if is_old == path.name.endswith(NEW):
         raise ConfigError(f"model.weights: {path} is of Keras {_name_format(is_old)}")
+    if is_nested:
+        raise ConfigError(f"model.weights: {path} is of a model around a backbone; save the backbone's own weights")
     _check_count(path, shapes, expected, may_have_top=not is_old)
 
 

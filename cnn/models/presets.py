@@ -19,8 +19,8 @@ def _residual(image: ImageSpec) -> tuple[Layer, ...]:
     """A narrow ResNet-9 (Page, How to train your ResNet, 2018; DAWNBench): a convolution, then stages that halve the
     feature map and double its channels until 4 to 7 pixels remain, each with a residual block, and their average.
 
-    Sized so that two processor cores see about a thousand images a second: the fewer pixels, the more channels; colour
-    has more to look at than grey; above 48 pixels the first convolution has strides of 2. Pools come before
+    Sized so that two processor cores learn from 500 to 5,000 images a second: the fewer pixels, the more channels;
+    colour has more to look at than grey; above 48 pixels the first convolution has strides of 2. Pools come before
     convolutions, which takes two thirds of the work that ResNet-9's order takes.
     """
     side = min(image.size)

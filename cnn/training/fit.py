@@ -13,13 +13,14 @@ from cnn.errors import DatasetError, IntegrityError
 from cnn.training.checkpoint import FINAL, Arrays, lock_checkpoints, name_best
 from cnn.training.diagnosis import diagnose_training
 from cnn.training.progress import PROBE_STEPS, Progress, find_value, is_done, plan_stretch, record_evaluation
-from cnn.training.schedule import Pace, fit_length
+from cnn.training.schedule import Pace, compute_rate, fit_length
 from cnn.training.soup import Soup, blend_checkpoints
 from cnn.training.spec import FitJob, FitPlan
 from cnn.training.trainer import StepWatch, Trainer, build_pretrained, rebuild_model
 
 COMPILED_STEPS = 2  # whose time says nothing about the others
 FORWARD = 1 / 3  # of a step's time that is the network's answer, as an evaluation takes for each image
+PLANNED_SHARE = 0.95  # of the time that is left; steps do not take equally long
 CLOSING = 5.0  # seconds to write checkpoints and to rebuild the network
 
 
@@ -93,7 +94,7 @@ class _Fitting:
         self.job, self.plan, self.clock = job, job.plan, clock
         self.on_evaluation, self.on_progress = on_evaluation, on_progress
         self.started = clock()
-        self.evaluating = 0.0  # seconds of the last evaluation
+        self.evaluating = 0.0  # seconds of the last evaluation, and of its checkpoints once they are written
         self.ticks: list[float] = []  # when each step of this stretch was done
 
     def run(self, trainer: Trainer) -> FitResult:
@@ -126,8 +127,9 @@ class _Fitting:
         figures = self.trainer.run_steps(steps, progress.steps, self._watch(progress))
         done = progress.step + len(self.ticks)
         rate = self.plan.batch_size * len(self.ticks) / max(self.clock() - start, 1e-9)
-        progress = replace(progress, step=done, is_out_of_time=done < steps.stop)
-        return self._evaluate(progress, figures | {"images_per_second": rate}, start)
+        progress = replace(progress, step=done, is_out_of_time=self._is_over() and done < progress.steps)
+        figures |= {"learning_rate": compute_rate(self.plan, done - 1, progress.steps), "images_per_second": rate}
+        return self._evaluate(progress, figures, start)
 
     def _evaluate(self, progress: Progress, figures: dict[str, float], start: float) -> Progress:
         """Measure, save, and tell."""
@@ -146,6 +148,7 @@ class _Fitting:
         if self.plan.minutes is not None and progress.step == PROBE_STEPS:
             progress = self._shorten(progress, self.plan.minutes)
         self.trainer.save(progress)
+        self.evaluating = self.clock() - before
         self.on_evaluation(dict(progress.history[-1]))
         return progress
 
@@ -153,8 +156,10 @@ class _Fitting:
         """Plan as many steps as there is time for, now that their pace is known."""
         compiled = self.ticks[COMPILED_STEPS - 1 :]
         step = (compiled[-1] - compiled[0]) / max(1, len(compiled) - 1)
-        evaluation = step * FORWARD * self.job.manifest.rows("validation") / self.plan.batch_size
-        left = minutes * 60.0 - CLOSING - progress.seconds
+        evaluation = self.evaluating
+        if len(progress.history) < 2:  # the first one was slow, for it was compiled
+            evaluation = step * FORWARD * self.job.manifest.rows("validation") / self.plan.batch_size
+        left = PLANNED_SHARE * (minutes * 60.0 - CLOSING - progress.seconds)
         length = fit_length(self.plan, Pace(step, evaluation), left, progress.step)
         return replace(progress, steps=length.steps, evaluate_every=length.evaluate_every)
 
@@ -163,13 +168,14 @@ class _Fitting:
             self.ticks.append(self.clock())
             self.on_progress("training", step, progress.steps)
 
-        def is_over() -> bool:
-            if self.plan.minutes is None:
-                return False
-            closing = CLOSING + self.plan.average * self.evaluating
-            return self.clock() - self.started > self.plan.minutes * 60.0 - closing
+        return StepWatch(note_step, self._is_over)
 
-        return StepWatch(note_step, is_over)
+    def _is_over(self) -> bool:
+        """Whether there is just time enough to evaluate and to choose the weights."""
+        if self.plan.minutes is None:
+            return False
+        closing = CLOSING + self.plan.average * self.evaluating
+        return self.clock() - self.started > self.plan.minutes * 60.0 - closing
 
     def _choose_weights(self, progress: Progress) -> Soup:
         """The weights of the best evaluation, or an average that is better; kept, so that a job that is done answers at
@@ -194,9 +200,7 @@ def describe_length(plan: FitPlan, progress: Progress) -> tuple[str, ...]:
     """Lines on what was left out for want of time."""
     lines = []
     if progress.steps < plan.steps:
-        lines.append(
-            f"{progress.steps:,} of {plan.steps:,} steps fit into {plan.minutes:g} minutes; the rest is left out"
-        )
+        lines.append(f"fit.minutes={plan.minutes:g} leaves time for {progress.steps:,} of {plan.steps:,} steps")
     if progress.is_out_of_time and progress.step < progress.steps:
         lines.append(f"time was up after {progress.step:,} of {progress.steps:,} steps")
     return tuple(lines)

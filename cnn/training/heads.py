@@ -32,11 +32,12 @@ from cnn.training.logistic import LabelledRows, LogisticModel, compute_softmax, 
 FOLDS = 5
 CROSS_VALIDATED = 3_000  # images; with more, those for validation alone tell the strengths apart
 VARIANCES = tuple(float(10.0**power) for power in np.linspace(-1.0, 4.0, 9))  # of the weights: strongest first
-WIDTHS = (1.0, 2.0)  # gamma of a kernel, in units of 1 / mean square distance of two images
+KERNEL_IMAGES = 1_000  # from which a kernel is tried: on fewer it never won, and it takes as long as all else
+WIDTH = 1.0  # gamma of the kernel, in units of 1 / mean square distance of two images
 NOISE = 2.0  # standard errors by which a kernel must win
 
 SAMPLE = 16_384  # rows from which a space is found
-BLOCK = 4_096  # images unpacked at once
+BLOCK = 8_192  # rows unpacked at once
 
 Imbalance = Literal["none", "weights", "sampling"]
 Features = NDArray[np.float16] | NDArray[np.float32]
@@ -66,7 +67,8 @@ class HeadPlan:
 
     `imbalance`: "weights" lets rare classes count as much as frequent ones; "sampling" is the same here, where all
     images are seen at once. `refit`: once the strength is chosen, the head is fitted again on the validation images,
-    too; leave it out where they are needed afterwards, as for fine-tuning. `kernel`: whether a kernel is tried.
+    too; leave it out where they are needed afterwards, as for fine-tuning. `kernel`: whether a kernel is tried where
+    there are 1,000 images or more.
     """
 
     imbalance: Imbalance = "none"
@@ -178,13 +180,13 @@ def predict_out_of_fold(images: FeatureSet, classes: int, choice: HeadChoice, pl
 
 def predict_head(head: Head, features: Features) -> Probabilities:
     """What a network with this head answers: features (n, 2, f), image and mirror → mean probabilities (n, k)."""
-    units = squash_to_unit(features)
+    units = squash_to_unit(features.reshape(-1, features.shape[-1]))
     if head.landmarks is not None:
         units = apply_kernel(units, head.landmarks, head.gamma)
     logits = (units @ head.weights + head.bias).astype(np.float64)
     if logits.shape[-1] == 1:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=-1)
-    return np.asarray(compute_softmax(logits).mean(axis=1), np.float64)
+    return _average_views(logits)
 
 
 @dataclass(frozen=True)
@@ -272,15 +274,13 @@ def _limit_blas() -> AbstractContextManager[object]:
 
 def _compare_kinds(problem: _Problem, splits: Sequence[_Split]) -> tuple[_Candidate, tuple[HeadTrial, ...]]:
     """The best candidate and all trials; a kernel replaces the simpler head only where it wins by more than noise."""
-    best, trials = problem.try_space("unit", 0.0, splits)
-    simple = best
-    for width in WIDTHS if problem.plan.kernel else ():
-        other, more = problem.try_space("kernel", width / measure_spread(problem.sample), splits)
-        trials += more
-        gains = simple.losses - other.losses
-        if other.losses.mean() < best.losses.mean() and gains.mean() > NOISE * gains.std() / np.sqrt(len(gains)):
-            best = other
-    return best, tuple(trials)
+    simple, trials = problem.try_space("unit", 0.0, splits)
+    if not problem.plan.kernel or len(problem.images) < KERNEL_IMAGES:
+        return simple, tuple(trials)
+    kernel, more = problem.try_space("kernel", WIDTH / measure_spread(problem.sample), splits)
+    gains = simple.losses - kernel.losses
+    wins = gains.mean() > NOISE * gains.std() / np.sqrt(len(gains))
+    return kernel if wins else simple, (*trials, *more)
 
 
 def _fold_into_head(space: FeatureSpace, model: LogisticModel) -> Head:
@@ -294,14 +294,21 @@ def _fold_into_head(space: FeatureSpace, model: LogisticModel) -> Head:
 
 def _answer(model: LogisticModel, views: Views) -> Probabilities:
     """Probabilities (n, k) of components (n, 2, r): the mean of both views."""
-    logits = (views @ model.weights.astype(np.float32)).astype(np.float64) + model.bias
-    return np.asarray(compute_softmax(logits).mean(axis=1), np.float64)
+    rows = views.reshape(-1, views.shape[-1])  # one product of matrices, where views @ weights would be one per image
+    logits = (rows @ model.weights.astype(np.float32)).astype(np.float64) + model.bias
+    return _average_views(logits)
+
+
+def _average_views(logits: NDArray[np.float64]) -> Probabilities:
+    """Logits (2n, k), an image's two views one after the other → probabilities (n, k)."""
+    return np.asarray(compute_softmax(logits).reshape(-1, 2, logits.shape[-1]).mean(axis=1), np.float64)
 
 
 def _project_views(space: FeatureSpace, features: Features) -> Views:
     """Components float32 (n, 2, r), a block at a time: float16 features of many images are not all unpacked at once."""
-    blocks = [features[start : start + BLOCK] for start in range(0, len(features), BLOCK)]
-    return np.concatenate([project_rows(space, squash_to_unit(block)) for block in blocks])
+    rows = features.reshape(-1, features.shape[-1])
+    blocks = (squash_to_unit(rows[start : start + BLOCK]) for start in range(0, len(rows), BLOCK))
+    return np.concatenate([project_rows(space, block) for block in blocks]).reshape(len(features), 2, -1)
 
 
 def _draw_rows(features: Features, seed: int) -> NDArray[np.float32]:

@@ -33,8 +33,9 @@ def fit_logistic_path(rows: LabelledRows, classes: int, variances: Sequence[floa
 
     It minimises sum(weights * -log p(label)) + |W|² / (2 * variance), which is scikit-learn's `LogisticRegression` with
     C = variance (there on rows that are not weighted). The bias is not regularised. Each coordinate is divided by the
-    root of its curvature at the start, which a rotation by principal components makes a good guess of the whole Hessian
-    (the bound of Böhning 1992, "Multinomial logistic regression algorithm", is of this form): a third of the steps.
+    root of its curvature at the start, a good guess of the whole Hessian on principal components (the bound of Böhning
+    1992, "Multinomial logistic regression algorithm", is of this form): without it the solver takes a weakly
+    regularised problem, which is flat, for solved after a step or two.
     """
     problem = _Problem(rows, classes)
     point = problem.start()
@@ -56,22 +57,21 @@ class _Problem:
         self.values = np.ascontiguousarray(rows.values, np.float32)
         self.total = float(rows.weights.sum())
         self.share = (rows.weights / self.total)[:, None]
-        self.truth = np.zeros((len(rows.labels), classes))
-        self.truth[np.arange(len(rows.labels)), rows.labels] = 1.0
+        self.own = np.arange(len(rows.labels)), rows.labels
+        self.shares = np.bincount(rows.labels, rows.weights, minlength=classes) / self.total
         self.squares = self.values**2
 
     def start(self) -> NDArray[np.float64]:
         """No weights, and the bias that gives the classes their shares (of a class without images, half an image)."""
-        shares = (self.share * self.truth).sum(axis=0)
-        point = np.zeros((self.values.shape[1] + 1, self.truth.shape[1]))
-        point[-1] = np.log(np.maximum(shares, 0.5 / self.total))
+        point = np.zeros((self.values.shape[1] + 1, len(self.shares)))
+        point[-1] = np.log(np.maximum(self.shares, 0.5 / self.total))
         return point
 
     def minimise(self, point: NDArray[np.float64], penalty: float) -> NDArray[np.float64]:
         from scipy.optimize import minimize
 
         scale = 1.0 / np.sqrt(self._measure_curvature(point, penalty))
-        options = {"maxiter": ITERATIONS, "gtol": GRADIENT, "ftol": 1e-8, "maxcor": 10}
+        options = {"maxiter": ITERATIONS, "gtol": GRADIENT, "ftol": 1e-7, "maxcor": 10}
         found = minimize(
             self._measure_loss,
             (point / scale).ravel(),
@@ -97,8 +97,9 @@ class _Problem:
         """Mean loss and its gradient; both products are float32, sums over images float64."""
         point = scaled.reshape(scale.shape) * scale
         probabilities = self._predict(point)
-        own = np.maximum((probabilities * self.truth).sum(axis=1), 1e-300)
+        own = np.maximum(probabilities[self.own], 1e-300)
         loss = float(-(self.share[:, 0] @ np.log(own)) + penalty / 2.0 * (point[:-1] ** 2).sum())
-        errors = self.share * (probabilities - self.truth)
+        probabilities[self.own] -= 1.0
+        errors = self.share * probabilities
         slope = np.vstack([self.values.T @ errors.astype(np.float32) + penalty * point[:-1], errors.sum(axis=0)])
         return loss, (slope * scale).ravel()

@@ -16,7 +16,7 @@ from cnn.training.spec import FitPlan, FitSpec, Recipe
 LEAST_SIDE, MOST_SIDE = 16, 256  # of small images; long ones are lines of text, spectra and the like
 SCRATCH_SIZE = (96, 96)  # of large images for a network of random weights
 BACKBONE_SIDE = 224  # of the networks of keras.applications
-FEW_IMAGES = 10  # of the smallest class: with fewer, the head alone is fitted
+FEW_IMAGES = 3  # of the smallest class: with fewer, the head alone is fitted
 USUAL_BACKBONE, LARGE_BACKBONE = "efficientnet_lite0", "efficientnet_lite2"
 
 

@@ -92,8 +92,8 @@ class FitSpec(Settings):
     imbalance: Imbalance | None = Field(
         None,
         examples=["weights"],
-        description="what is done for rare classes: none: nothing, so that probabilities are right; weights: their "
-        "images count more; sampling: their images come more often",
+        description="what is done for rare classes: none: nothing; weights: their "
+        "images count more; sampling: their images come more often; not set: weights",
     )
     class_weights: bool | None = Field(
         None, examples=[True], description="older name: true is fit.imbalance = weights, false is none"

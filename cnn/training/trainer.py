@@ -56,8 +56,8 @@ class Trainer:
         self.network = self.model
 
     def run_steps(self, steps: range, total: int, watch: StepWatch) -> dict[str, float]:
-        """Train these steps (from 0) of `total`: the mean loss and accuracy over them, and the last learning rate. With
-        `watch` some at the end may be left out; `watch.on_step` tells.
+        """Train these steps (from 0) of `total`: the mean loss and accuracy over them. Some at the end
+        may be left out (see `StepWatch`).
 
         Raises:
             TrainingError: the loss is not a finite number.
@@ -69,7 +69,7 @@ class Trainer:
             run = self.network.fit(batches, verbose=0, shuffle=False, callbacks=callbacks)
         figures = {name: float(values[-1]) for name, values in run.history.items()}
         _check_finite(figures, "loss", steps.stop, self.plan)
-        return figures | {"learning_rate": float(self.network.optimizer.learning_rate)}
+        return figures
 
     def evaluate(self, step: int) -> dict[str, float]:
         """val_loss and val_accuracy of the network as it is after `step` steps; nothing without validation images.
@@ -155,7 +155,7 @@ class Trainer:
             optimizer=make_optimizer(self.plan, self.network),
             loss=loss,
             metrics=[_make_accuracy(self.classes)],
-            jit_compile=self.gpus > 0,
+            jit_compile=self.gpus > 0 and not self.plan.deterministic,  # XLA promises no order of its sums
         )
         self.network.optimizer.build(self.network.trainable_variables)
 
@@ -254,7 +254,8 @@ def _read_progress(state: dict[str, Any]) -> Progress:
 
 
 def _values(variables: list[Any]) -> Arrays:
-    return tuple(np.asarray(variable.numpy()) for variable in variables)
+    """Their arrays; of a variable with a copy on each GPU, that of the first."""
+    return tuple(np.asarray(import_keras().ops.convert_to_numpy(variable)) for variable in variables)
 
 
 @contextmanager

@@ -32,11 +32,15 @@ def find_backbone_record(store: Store, backbone: BackboneSpec) -> BackboneRecord
         return None
     try:
         record = BackboneRecord.model_validate_json(store.read(path))
-        if record.backbone == backbone and hash_file(store.fetch(backbone_path(record.sha256))) == record.sha256:
+        file = backbone_path(record.sha256)
+        is_whole = store.exists(file) and hash_file(store.fetch(file)) == record.sha256
+        if is_whole and record.backbone == backbone:
             return record
-    except (ValidationError, OSError, IntegrityError):
+    except ValidationError:
         pass
-    logger.warning("%s or the file that it names is damaged; the backbone is exported anew", store.uri_of(path))
+    logger.warning(
+        "%s is damaged, or the file that it names is damaged or gone; the backbone is exported anew", store.uri_of(path)
+    )
     return None
 
 

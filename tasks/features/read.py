@@ -56,10 +56,11 @@ def gather_features(
         if features is None:
             features = np.zeros((len(keys), *block.features.shape[1:]), np.float16)
         starts, ends = np.searchsorted(ranked, block.keys), np.searchsorted(ranked, block.keys, side="right")
-        for row in np.flatnonzero(starts < ends).tolist():  # one image may lie in a dataset twice
-            places = order[starts[row] : ends[row]]
-            features[places] = block.features[row]
-            found[places] = True
+        counts = ends - starts
+        rows = np.repeat(np.arange(len(counts)), counts)  # one image may lie in a dataset twice
+        places = order[starts[rows] + np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)]
+        features[places] = block.features[rows]
+        found[places] = True
     if not found.all():
         raise IntegrityError(
             f"{int((~found).sum()):,} of {len(keys):,} images of {dataset} have no features; run the command again, "

@@ -161,6 +161,10 @@ def sort_classes(figures: Evaluation, train: Mapping[str, int]) -> list[ClassRow
 
 def describe_kept(result: TrainingResult) -> str:
     """Which weights the model has."""
+    if not result.steps:
+        return "The pretrained network stayed as it is, and a head was fitted on its features."
+    if not result.best_step:
+        return f"{result.steps:,} steps made the fitted head no better on validation, and the network stays as it was."
     if len(result.averaged) > 1:
         steps = ", ".join(f"{step:,}" for step in result.averaged)
         return f"The weights after steps {steps} of {result.steps:,} are averaged: those that did best on validation."

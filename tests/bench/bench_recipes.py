@@ -3,13 +3,15 @@
     python tests/bench/bench_recipes.py TRAIN TEST [--recipe auto quick] [--per-class 60 20 5] [--seeds 0 1 2]
 
 Training images are drawn anew for each seed. Each training has a workspace of its own, and the commands are those of a
-user; seconds are wall time of the whole `retrain`, with its start. A Prefect server of its own is started and stopped.
+user; seconds are wall time of the whole `retrain`, with its start; core seconds depend less on what else the machine
+does. A Prefect server of its own is started and stopped.
 """
 
 import argparse
 import json
 import os
 import random
+import resource
 import shutil
 import statistics
 import subprocess
@@ -28,11 +30,12 @@ SAFELIGHT = str(Path(sys.executable).with_name("safelight"))
 
 @dataclass(frozen=True)
 class Outcome:
-    """Accuracy on the other folder and on the test split, and seconds of `retrain`."""
+    """Accuracy on the other folder and on the test split, seconds of `retrain` and of processors in it."""
 
     accuracy: float
     test: float
     seconds: float
+    cores: float
     line: str
 
 
@@ -66,7 +69,7 @@ def print_rows(scratch: Path, asked: Any, recipe: str, count: int, environment: 
         outcome = train_and_score(source, asked.test, scratch / "work", settings, environment)
         found.append(outcome)
         print(f"{recipe:9} {count or 'all':>4} a class  seed {seed}: {outcome.accuracy:.4f} in {outcome.seconds:.0f} s")
-        print(f"          test split {outcome.test:.4f}; {outcome.line}", flush=True)
+        print(f"          {outcome.cores:.0f} core seconds; test split {outcome.test:.4f}; {outcome.line}", flush=True)
     median = statistics.median(outcome.accuracy for outcome in found)
     seconds = statistics.median(outcome.seconds for outcome in found)
     print(f"{recipe:9} {count or 'all':>4} a class  median: {median:.4f} in {seconds:.0f} s", flush=True)
@@ -91,15 +94,21 @@ def train_and_score(
     shutil.rmtree(workspace, ignore_errors=True)
     common = ["--name", "bench", "--workspace", str(workspace), "--json"]
     chosen = [word for setting in settings for word in ("--set", setting)]
-    began = time.perf_counter()
+    began, used = time.perf_counter(), measure_cores()
     trained, told = run([SAFELIGHT, "retrain", str(source), *common, *chosen], environment)
-    seconds = time.perf_counter() - began
+    seconds, cores = time.perf_counter() - began, measure_cores() - used
     if trained["alias"] != "champion":
         promote = ["promote", "bench", str(trained["version"]), "--why", "to be measured", *common[2:]]
         run([SAFELIGHT, *promote], environment)
     scored, _ = run([SAFELIGHT, "score", str(test), *common], environment)
     line = next((line for line in told.splitlines() if "recipe " in line), "")
-    return Outcome(measure_accuracy(scored["predictions"]), trained["metrics"]["accuracy"], seconds, line)
+    return Outcome(measure_accuracy(scored["predictions"]), trained["metrics"]["accuracy"], seconds, cores, line)
+
+
+def measure_cores() -> float:
+    """Seconds that cores have worked for the commands so far, and for the processes that these started."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def measure_accuracy(predictions: str) -> float:

@@ -211,7 +211,7 @@ def list_commands(page: Path, program: str) -> Iterator[str]:
 def parse_command(line: str) -> None:
     """Parse a command line, and load the settings in it. Raises: click.UsageError, ConfigError."""
     typed = list(takewhile(lambda word: word not in ("&", ">"), shlex.split(line, comments=True)))[1:]
-    words = [STAND_INS.get(word, word.strip("[]")) for word in typed]
+    words = [STAND_INS.get(word, word) for word in (word.strip("[]") for word in typed)]
     if words[0].startswith("-"):  # safelight --help
         find_group().make_context("safelight", words, resilient_parsing=True)
         return

@@ -176,3 +176,17 @@ def test_what_will_be_downloaded_is_logged(monkeypatch: pytest.MonkeyPatch, said
     monkeypatch.setattr(flows.train, "require_weights", lambda spec, size: there)
     flows.train.make_sure_of_weights(ModelSpec(), (96, 96))
     assert said == [f"weights: downloaded once, from storage.googleapis.com to {tmp_path / 'w.h5'}"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "best", "said_of_it"),
+    [
+        (0, 0, "the head alone was fitted"),
+        (40, 0, "40 steps made the fitted head no better, and it stays"),
+        (1_200, 600, "best of 1,200 steps: 600"),
+    ],
+)
+def test_the_line_says_which_weights_were_kept(steps: int, best: int, said_of_it: str) -> None:
+    result = report(evaluate([0, 1, 2]))
+    result.steps, result.best_step = steps, best
+    assert describe_evaluation(result).endswith(said_of_it)

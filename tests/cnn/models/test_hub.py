@@ -15,6 +15,7 @@ from cnn.backend import import_keras
 from cnn.dataset.normalization import Normalization
 from cnn.errors import ConfigError, InstallationError
 from cnn.images.spec import ImageSpec
+from cnn.inference.backbone import describe_backbone
 from cnn.models import hub
 from cnn.models.architecture import ModelSpec, build_model, check_weights, count_parameters, load_weights
 from cnn.models.hub import build_hub_backbone, check_hub_backbone, read_hub_backbones
@@ -107,6 +108,21 @@ def test_a_folder_needs_all_three_files(package: Path, tmp_path: Path) -> None:
     for name in ("image_converter.json", "model.weights.h5"):
         (folder / name).touch()
     assert check_hub_backbone(f"keras_hub:{folder}") is None
+
+
+def test_features_know_a_network_by_its_version_or_by_what_its_folder_holds(package: Path, tmp_path: Path) -> None:
+    model = ModelSpec(backbone=NAME)
+    assert describe_backbone(model, IMAGE).weights_digest == f"keras_hub:{HANDLE}"
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    digests = set()
+    for name in ("config.json", "image_converter.json", "model.weights.h5"):
+        (folder / name).write_text("first")
+    for changed in (None, "config.json", "image_converter.json", "model.weights.h5"):
+        if changed:
+            (folder / changed).write_text("second")
+        digests.add(describe_backbone(ModelSpec(backbone=f"keras_hub:{folder}"), IMAGE).weights_digest)
+    assert len(digests) == 4
 
 
 def test_without_the_package_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

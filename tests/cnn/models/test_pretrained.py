@@ -141,6 +141,13 @@ def test_what_keras_saves_passes(keras: Any, tmp_path: Path) -> None:
             check_weights(ModelSpec(backbone="resnet50", weights=str(path)))
 
 
+def test_a_whole_model_of_safelight_is_no_file_of_a_backbone(mobilenet: Any, tmp_path: Path) -> None:
+    path = tmp_path / "model.weights.h5"
+    mobilenet.save_weights(path)
+    with pytest.raises(ConfigError, match=r"model\.weights\.h5 is of a model around a backbone; save the backbone's"):
+        check_weights(ModelSpec(backbone="mobilenet_v3_small", weights=str(path)))
+
+
 def test_nothing_is_checked_where_nothing_is_named() -> None:
     assert check_weights(ModelSpec()) is None
     assert check_weights(ModelSpec(backbone="mobilenet_v2")) is None

@@ -30,7 +30,7 @@ def test_each_strength_gives_the_probabilities_of_scikit_learn(classes: int, wei
         strength = variance * 2 if classes == 2 else variance
         peer = LogisticRegression(C=strength, tol=1e-8, max_iter=5_000).fit(values, labels, weights)
         ours = compute_softmax(values @ model.weights + model.bias)
-        assert ours == pytest.approx(peer.predict_proba(values), abs=2e-3)
+        assert ours == pytest.approx(peer.predict_proba(values), abs=5e-3)
 
 
 def test_a_class_without_rows_gets_a_small_probability() -> None:

@@ -27,7 +27,7 @@ def facts_of(survey: ImageSurvey, side: int, per_class: int = 100, gpus: int = 0
     [
         ("auto", ModelSpec(), facts_of(PHOTOS, 224), "balanced"),
         ("auto", ModelSpec(), facts_of(PHOTOS, 260, gpus=1), "best"),
-        ("auto", ModelSpec(), facts_of(PHOTOS, 224, per_class=4), "quick"),
+        ("auto", ModelSpec(), facts_of(PHOTOS, 224, per_class=2), "quick"),
         ("auto", ModelSpec(), facts_of(DIGITS, 28), "scratch"),
         ("auto", NOTES, facts_of(PHOTOS, 224), "scratch"),
         ("auto", TUNED, facts_of(PHOTOS, 224), "balanced"),
@@ -123,7 +123,7 @@ def test_transforms_of_ones_own_take_the_place_of_a_strength() -> None:
 
 
 def test_class_weights_is_an_older_name() -> None:
-    assert choose_imbalance(FitSpec()) == "none"
+    assert choose_imbalance(FitSpec()) == "weights"
     assert choose_imbalance(FitSpec(class_weights=True)) == "weights"
     assert choose_imbalance(FitSpec(class_weights=True, imbalance="sampling")) == "sampling"
     assert choose_imbalance(FitSpec(class_weights=False)) == "none"

@@ -146,9 +146,10 @@ def test_a_backbone_that_is_damaged_is_not_used(tmp_path: Path, caplog: pytest.L
     flip_bit(store.root / backbone_path(record.sha256))
     with caplog.at_level(logging.WARNING):
         assert find_backbone_record(store, backbone) is None
-    assert "is damaged; the backbone is exported anew" in caplog.text
+    assert "is damaged or gone; the backbone is exported anew" in caplog.text
     with pytest.raises(IntegrityError, match="is damaged and was removed; run again"):
         load_backbone(store.uri, record.sha256)
+    assert find_backbone_record(store, backbone) is None  # the file is gone
     store.write(backbone_record_path(backbone.compute_digest()), b"{")
     assert find_backbone_record(store, backbone) is None
 
