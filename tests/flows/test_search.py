@@ -9,7 +9,7 @@ import pytest
 from small_dataset import write_dataset
 
 import flows.search
-from cnn.errors import ConfigError, TrainingError
+from cnn.errors import ConfigError
 from flows.cli.search import show_search
 from flows.config import Config
 from flows.search import (
@@ -187,8 +187,3 @@ def test_the_table_and_the_lines_for_the_settings_are_printed(capsys: pytest.Cap
     assert "it needs no settings" in text
     show_search({"trials": rows, "winner": 1, "settings": DRAWN.to_lines(), "version": version})
     assert tomllib.loads(capsys.readouterr().out.partition("retrain does the same:")[2]) == {"fit": DRAWN.fit}
-
-
-def test_a_search_of_which_nothing_ended_asks_for_more_minutes(search: Search) -> None:
-    with pytest.raises(TrainingError, match="more --minutes"):
-        flows.search.choose_winner([make_record(0, AUTO, None, FAILED)])

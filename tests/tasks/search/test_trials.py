@@ -6,9 +6,10 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -245,6 +246,7 @@ def test_a_line_that_was_half_written_is_cut_and_a_damaged_one_is_told(tmp_path:
 KILLED = """
 import sys
 from pathlib import Path
+from typing import Any
 sys.path[:0] = {path!r}
 from test_trials import Lab
 lab = Lab(Path(sys.argv[1]), 5.0, {{}})
@@ -281,7 +283,7 @@ def test_what_is_drawn_is_in_the_space_and_reads_as_settings(seed: int, recipes:
     values = tomllib.loads("\n".join(settings.to_lines()))
     fit, model = FitSpec.model_validate(values["fit"]), ModelSpec.model_validate(values.get("model", {}))
     assert fit.recipe in recipes
-    plan = plan_fit(fit, fit.recipe, SIZE)  # type: ignore[arg-type]
+    plan = plan_fit(fit, fit.recipe, SIZE)
     usual = space.plan_usual(plan.recipe)
     assert RATES[0] * 0.95 <= plan.learning_rate / usual.learning_rate <= RATES[1] * 1.05
     assert plan.batch_size in BATCHES.get(plan.recipe, USUAL_BATCHES)
@@ -296,8 +298,8 @@ class RandomDraw:
     def __init__(self, seed: int) -> None:
         self.random = np.random.default_rng(seed)
 
-    def suggest_categorical(self, name: str, choices: list[object]) -> object:
-        return choices[self.random.integers(len(choices))]
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return choices[int(self.random.integers(len(choices)))]
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
         return float(np.exp(self.random.uniform(np.log(low), np.log(high))))
