@@ -59,5 +59,7 @@ def compute_stage(plan: FeaturePlan, cluster: ClusterSpec) -> None:
 
 def describe_features(plan: FeaturePlan) -> str:
     """One line of what is to be computed."""
+    if not plan.images:
+        return f"features: all {plan.known:,} images have theirs already"
     known = f", {plan.known:,} have theirs already" if plan.known else ""
-    return f"features: {plan.images:,} images{known}"
+    return f"features: {plan.images:,} image{'' if plan.images == 1 else 's'}{known}"

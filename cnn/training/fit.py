@@ -155,7 +155,9 @@ class _Fitting:
     def _shorten(self, progress: Progress, minutes: float) -> Progress:
         """Plan as many steps as there is time for, now that their pace is known."""
         compiled = self.ticks[COMPILED_STEPS - 1 :]
-        step = (compiled[-1] - compiled[0]) / max(1, len(compiled) - 1)
+        if len(compiled) < 2:  # a freeze ended just before: the clock alone ends the training
+            return progress
+        step = (compiled[-1] - compiled[0]) / (len(compiled) - 1)
         evaluation = self.evaluating
         if len(progress.history) < 2:  # the first one was slow, for it was compiled
             evaluation = step * FORWARD * self.job.manifest.rows("validation") / self.plan.batch_size

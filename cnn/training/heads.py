@@ -69,12 +69,17 @@ class HeadPlan:
     images are seen at once. `refit`: once the strength is chosen, the head is fitted again on the validation images,
     too; leave it out where they are needed afterwards, as for fine-tuning. `kernel`: whether a kernel is tried where
     there are 1,000 images or more.
+
+    `label_smoothing` is the share of the certainty that is spread over all classes where heads are compared. A network
+    that is trained with it has to start from a head that is no surer than that: a surer one has weights so large that
+    the network's first steps destroy its answers.
     """
 
     imbalance: Imbalance = "none"
     seed: int = 0
     refit: bool = True
     kernel: bool = True
+    label_smoothing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -245,7 +250,7 @@ class _Problem:
         labels = self.images.labels[held]
         weights = weigh_labels(labels, self.classes, self.plan.imbalance)
         answers = self.predict_held_out(space, splits, VARIANCES)
-        losses = -np.log(np.maximum(answers[:, np.arange(len(labels)), labels], SMALLEST_PROBABILITY)) * weights
+        losses = measure_losses(answers, labels, self.plan.label_smoothing) * weights
         trials = [
             HeadTrial(
                 HeadChoice(kind, gamma, variance), float((one.argmax(axis=1) == labels).mean()), float(own.mean())
@@ -254,6 +259,13 @@ class _Problem:
         ]
         best = int(losses.mean(axis=1).argmin())
         return _Candidate(space, trials[best].choice, answers[best], losses[best]), trials
+
+
+def measure_losses(answers: Probabilities, labels: NDArray[np.int64], smoothing: float) -> NDArray[np.float64]:
+    """Cross-entropy of probabilities (…, n, k) with smoothed labels, in nats: float64 (…, n)."""
+    logs = -np.log(np.maximum(answers, SMALLEST_PROBABILITY))
+    right = logs[..., np.arange(len(labels)), labels]
+    return np.asarray((1.0 - smoothing) * right + smoothing * logs.mean(axis=-1))
 
 
 def weigh_labels(labels: NDArray[np.int64], classes: int, imbalance: Imbalance) -> NDArray[np.float64]:

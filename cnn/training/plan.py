@@ -95,7 +95,7 @@ def _count_steps(fit: FitSpec, usual: FitPlan, size: TrainingSize) -> dict[str, 
     if fit.epochs is not None:
         return counts | {"steps": fit.epochs * epoch, "evaluate_every": epoch}
     steps = fit.steps or usual.steps * usual.batch_size // batch
-    return counts | {"steps": steps, "evaluate_every": max(1, steps // EVALUATIONS)}
+    return counts | {"steps": steps, "evaluate_every": -(-steps // EVALUATIONS)}
 
 
 def _allow_mirror(augment: AugmentSpec | None, mirror: bool) -> AugmentSpec | None:
@@ -125,7 +125,7 @@ def _plan_balanced(size: TrainingSize) -> FitPlan:
         recipe="balanced",
         steps=_bound(150 * (size.images / 600) ** 0.5, 40, 500),
         evaluate_every=1,
-        patience=EVALUATIONS,  # the middle of a cosine is worse than its end: none stops early
+        patience=2 * EVALUATIONS,  # the middle of a cosine is worse than its end: none stops early
         batch_size=16,
         learning_rate=3e-4,
         schedule="cosine",
@@ -154,9 +154,9 @@ def _plan_scratch(size: TrainingSize) -> FitPlan:
     photos = size.may_mirror
     return FitPlan(
         recipe="scratch",
-        steps=max(400, round(200 * size.images**0.75 / batch)),
+        steps=max(400, round(60 * size.images**0.86 / batch)),
         evaluate_every=1,
-        patience=EVALUATIONS,  # the best is at the end of the cycle
+        patience=2 * EVALUATIONS,  # the best is at the end of the cycle
         batch_size=batch,
         learning_rate=3e-3,
         schedule="one_cycle",

@@ -42,9 +42,9 @@ def plan_stretch(plan: FitPlan, progress: Progress) -> range:
     """The steps (from 0) up to the next evaluation: at a multiple of `evaluate_every`, where a freeze ends, where the
     pace is known well enough to plan by, or at the end."""
     done = progress.step
-    ends = {progress.steps, (done // progress.evaluate_every + 1) * progress.evaluate_every, plan.freeze_steps}
-    if plan.minutes is not None:
-        ends.add(PROBE_STEPS)
+    is_probing = plan.minutes is not None and done < PROBE_STEPS
+    due = PROBE_STEPS if is_probing else (done // progress.evaluate_every + 1) * progress.evaluate_every
+    ends = (progress.steps, due, plan.freeze_steps)
     return range(done, min(end for end in ends if done < end <= progress.steps))
 
 

@@ -46,7 +46,12 @@ def fit_cached_head(store: Store, manifest: Manifest, backbone: BackboneSpec, pl
     }
     groups = number_groups(store, manifest, splits) if manifest.split.group else {}
     sets = {split: FeatureSet(rows.features, rows.labels, groups.get(split)) for split, rows in splits.items()}
-    head_plan = HeadPlan(imbalance=plan.imbalance, seed=plan.seed, refit=plan.steps == 0)
+    head_plan = HeadPlan(
+        imbalance=plan.imbalance,
+        seed=plan.seed,
+        refit=plan.steps == 0,
+        label_smoothing=plan.label_smoothing if plan.steps else 0.0,
+    )
     fit = fit_head(sets["train"], sets.get("validation"), len(manifest.classes), head_plan)
     return CachedHead(fit, head_plan, splits)
 

@@ -54,7 +54,7 @@ def test_a_backbone_is_exported_once_and_its_features_are_those_of_keras(
         expected = keras.ops.convert_to_numpy(network(seen, training=False))
         assert found.features[:, view] == pytest.approx(expected, rel=1e-2, abs=1e-2)
     assert features_stage(job, NoTrainer(), ClusterSpec()) == backbone  # type: ignore[arg-type]
-    assert "features: 0 images, 60 have theirs already" in capsys.readouterr().err
+    assert "features: all 60 images have theirs already" in capsys.readouterr().err
 
 
 def test_a_model_without_a_pretrained_backbone_has_no_features() -> None:

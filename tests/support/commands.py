@@ -23,10 +23,21 @@ def start(*words: object, **options: Any) -> "subprocess.Popen[str]":
 
 
 def safelight(*words: object, code: int = 0) -> Any:
+    out, err = run_to_end(*words, code=code)
+    return json.loads(out) if code == 0 else err
+
+
+def tell(*words: object) -> tuple[Any, str]:
+    """(the answer of a command with `--json`, what it told on the way)."""
+    out, err = run_to_end(*words)
+    return json.loads(out), err
+
+
+def run_to_end(*words: object, code: int = 0) -> tuple[str, str]:
     process = start(*words)
     out, err = process.communicate()
     assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
-    return json.loads(out) if code == 0 else err
+    return out, err
 
 
 def prefect(*words: object, folder: Path = ROOT) -> str:

@@ -150,6 +150,16 @@ def test_a_killed_training_keeps_the_length_that_it_had_planned(tmp_path: Path) 
     assert_same_learning(fit_on(Machine(pace=0.0), cut), undisturbed)
 
 
+@pytest.mark.parametrize("freeze", [0, 9])
+def test_a_training_that_is_evaluated_often_is_bounded_too(tmp_path: Path, freeze: int) -> None:
+    """Where a freeze ends just before the pace is measured, the clock alone ends the training."""
+    machine, job = Machine(), make_timed_job(tmp_path)
+    job = replace(job, plan=job.plan.model_copy(update={"evaluate_every": 3, "freeze_steps": freeze}))
+    result = fit_on(machine, job)
+    assert 10 < result.steps < 120
+    assert machine.now < 120
+
+
 def test_a_machine_that_stands_still_does_not_overrun(tmp_path: Path) -> None:
     result = fit_on(Machine(still_after=25), make_timed_job(tmp_path))
     assert result.steps == 25

@@ -221,3 +221,21 @@ def test_a_network_with_the_head_answers_as_the_head(
     rounding = 1e-4 if kind == "kernel" else 1e-5  # a kernel's weights are large and of both signs, its sums float32
     assert np.mean(answers, axis=0) == pytest.approx(predict_head(fit.head, features), abs=rounding)
     assert measure_accuracy(np.mean(answers, axis=0), labels) > 0.8
+
+
+def test_a_head_to_go_on_from_is_no_surer_than_its_smoothed_labels() -> None:
+    train, validation = draw_features(3, 40, 1, spread=0.3), draw_features(3, 10, 2, spread=0.3)
+    sure = fit_head(train, validation, 3, replace(LINEAR, refit=False))
+    soft = fit_head(train, validation, 3, replace(LINEAR, refit=False, label_smoothing=0.1))
+    assert soft.choice.variance < sure.choice.variance
+    assert np.linalg.norm(soft.head.weights) < np.linalg.norm(sure.head.weights)
+    assert soft.held_out.probabilities.max(axis=1).mean() < sure.held_out.probabilities.max(axis=1).mean()
+    assert soft.chosen.accuracy > 0.95
+
+
+def test_smoothed_losses_are_those_of_smoothed_labels() -> None:
+    answers = np.array([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]])
+    smoothed = 0.9 * np.eye(3)[[0, 2]] + 0.1 / 3
+    expected = -(smoothed * np.log(answers)).sum(axis=1)
+    np.testing.assert_allclose(heads.measure_losses(answers, np.array([0, 2]), 0.1), expected)
+    np.testing.assert_allclose(heads.measure_losses(answers[None], np.array([0, 2]), 0.0)[0], -np.log([0.7, 0.5]))
