@@ -19,9 +19,9 @@ from flows.cli.settings import show_settings
 from flows.config import Config
 from flows.settings import list_settings, write_page
 
-RUNS = ["demo", "prepare", "train", "retrain", "score", "serve"]
+RUNS = ["demo", "prepare", "train", "retrain", "search", "score", "serve"]
 CONFIGURED = [*RUNS, "up", "settings"]
-ASKS = ["models", "promote", "rollback", "gc"]
+ASKS = ["models", "open", "promote", "rollback", "gc"]
 COMMANDS = [*CONFIGURED, *ASKS, "down", "init"]
 run = CliRunner().invoke
 
