@@ -1,5 +1,7 @@
 """Calibrate class probabilities: temperature scaling, reliability bins, expected calibration error."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -68,17 +70,34 @@ def apply_temperature(probabilities: ArrayLike, temperature: float) -> NDArray[n
 def fit_temperature(probabilities: ArrayLike, labels: ArrayLike) -> float:
     """The temperature, from 0.05 to 20, with the smallest negative log-likelihood on validation images.
 
-    It stays 1.0 where the images cannot tell: without any, or when every one is classified rightly (the likelihood then
-    only rises as T falls, and a perfect score on a few images would make the model certain of everything).
+    When all n are classified rightly, the likelihood only rises as T falls, and a perfect score on a few images would
+    make the model certain of everything. Then the answers count as right in (n + 1) / (n + 2), Platt's targets
+    (Probabilistic outputs for support vector machines, 1999), and the model may become surer, but no less sure. It
+    stays 1.0 without images.
     """
     values, truth = np.asarray(probabilities, np.float64), np.asarray(labels, np.int64)
     check_labelled(values, truth)
-    if not len(truth) or bool((values.argmax(axis=1) == truth).all()):
+    if not len(truth):
         return 1.0
+    if (values.argmax(axis=1) == truth).all():
+        return min(1.0, _minimize(lambda temperature: _measure_platt(values, temperature)))
+    return _minimize(lambda temperature: negative_log_likelihood(values, truth, temperature))
+
+
+def _measure_platt(values: NDArray[np.float64], temperature: float) -> float:
+    """Mean negative log-likelihood of answers that are right in (n + 1) / (n + 2), n of them."""
+    first = _log_softmax(values, temperature).max(axis=1)
+    share = (len(values) + 1) / (len(values) + 2)
+    others = np.log(np.maximum(-np.expm1(first), SMALLEST_PROBABILITY))
+    return float(-(share * first + (1.0 - share) * others).mean())
+
+
+def _minimize(measure: Callable[[float], float]) -> float:
+    """The temperature with the smallest figure."""
     from scipy.optimize import minimize_scalar
 
     found = minimize_scalar(
-        lambda log_temperature: negative_log_likelihood(values, truth, float(np.exp(log_temperature))),
+        lambda log_temperature: measure(float(np.exp(log_temperature))),
         bounds=tuple(np.log(TEMPERATURES)),
         method="bounded",  # the likelihood is concave in 1 / T, so there is one minimum
         options={"xatol": 1e-5},

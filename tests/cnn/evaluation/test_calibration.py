@@ -76,7 +76,17 @@ def test_temperature_one_changes_nothing_and_certainty_survives() -> None:
 
 def test_temperature_stays_one_where_images_cannot_tell() -> None:
     assert fit_temperature(np.empty((0, 3)), []) == 1.0
-    assert fit_temperature([[0.6, 0.4], [0.3, 0.7]], [0, 1]) == 1.0  # all right: the likelihood has no best temperature
+
+
+def test_where_all_images_are_right_the_model_becomes_as_sure_as_their_number_allows() -> None:
+    for images in (2, 60, 1000):
+        spread = np.random.default_rng(0).uniform(0.4, 0.6, images)  # confidences about 0.7 of three classes
+        probabilities = apply_temperature(np.stack([0.5 + spread / 3, 0.3 - spread / 6, 0.2 - spread / 6], axis=1), 1.0)
+        labels = np.zeros(images, int)
+        sure = apply_temperature(probabilities, fit_temperature(probabilities, labels)).max(axis=1).mean()
+        assert sure == pytest.approx((images + 1) / (images + 2), abs=0.02)
+    certain = [[0.9999, 0.0001], [0.0001, 0.9999]]
+    assert fit_temperature(certain, [0, 1]) == 1.0  # no less sure: they are right
 
 
 def test_saturated_mistakes_give_a_finite_temperature() -> None:
