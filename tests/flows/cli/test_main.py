@@ -62,6 +62,7 @@ def test_a_setting_that_does_not_exist_exits_with_1_before_anything_starts(comma
         "train": ["photos", "--name", "birds"],
         "retrain": [str(tmp_path), "--name", "birds"],
         "score": [str(tmp_path), "--name", "birds"],
+        "search": [str(tmp_path), "--name", "birds"],
         "serve": ["--name", "birds", "--inbox", str(tmp_path)],
     }
     result = run(app, [command, *needed.get(command, []), "--set", "image.siz=3"])
