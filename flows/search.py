@@ -38,7 +38,7 @@ from infra.cluster.spec import WorkEstimate
 from infra.cluster.workers import open_workers
 from infra.machine.gpus import count_nvidia_gpus
 from infra.machine.user_dirs import state_dir
-from infra.registry.registry import Registry
+from infra.registry.registry import REPORT, Registry
 from infra.registry.tracking import check_model_name
 from tasks.files.source_checks import name_command
 from tasks.search.journal import COMPLETE, PRUNED, Journal, TrialRecord, open_journal
@@ -257,8 +257,10 @@ def keep_winner(search: Search, records: list[TrialRecord]) -> None:
 
 
 def remove_trial(search: Search, record: TrialRecord) -> None:
-    """Remove the folder of a trial that becomes no version."""
-    shutil.rmtree(search.open_trial(record.number, record.settings, record.minutes).folder, ignore_errors=True)
+    """Remove the folder of a trial that becomes no version; one that did, in a shorter search, keeps its report."""
+    folder = search.open_trial(record.number, record.settings, record.minutes).folder
+    if not (folder / REPORT).exists():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def publish_winner(search: Search, winner: TrialRecord) -> TrainResult:

@@ -88,6 +88,9 @@ def test_files_of_trials_that_can_win_no_more_go(search: Search) -> None:
     assert all(folder.exists() for folder in folders)
     keep_winner(search, records)
     assert [folder.exists() for folder in folders] == [False, True, False]
+    (folders[1] / "report.html").write_text("<p>")  # it became a version, before a longer search found a better one
+    keep_winner(search, [*records, make_record(3, "d", 0.3)])
+    assert folders[1].exists()
 
 
 def run_one(search: Search, monkeypatch: pytest.MonkeyPatch, stage: Any) -> list[Any]:
