@@ -50,6 +50,30 @@ class TrainResult(Spec):
     seconds: float
 
 
+class TrialRow(Spec):
+    """One trial of a search; `log_loss` (nats, calibrated) and `accuracy` are those on the validation images, None
+    where it did not come to its end."""
+
+    trial: int
+    what: str
+    state: str
+    log_loss: float | None
+    accuracy: float | None
+    seconds: float
+
+
+class SearchResult(Spec):
+    """The answer of `search`. `winner` is the trial that became `version`, `settings` the lines of a safelight.toml
+    that ask for the same; there are none where `auto` won."""
+
+    search: str
+    trials: tuple[TrialRow, ...]
+    winner: int
+    settings: tuple[str, ...]
+    version: TrainResult
+    seconds: float
+
+
 class ScoreResult(Spec):
     """The answer of `score`. `seconds`: from the start of listing to the published batch."""
 

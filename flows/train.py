@@ -157,15 +157,8 @@ def find_version(job: Training) -> VersionInfo | None:
 
 def run_training_stages(job: Training, trainer: TrainingProcess) -> VersionInfo:
     """Fit and evaluate in the trainer's process, then register and gate; a run that fails is marked so in MLflow."""
-    parameters = {
-        "dataset": job.manifest.dataset,
-        "dataset_digest": job.manifest.digest,
-        "image": job.manifest.image.model_dump(mode="json"),
-        "model": job.choice.model.model_dump(mode="json"),
-        "fit": job.choice.plan.model_dump(mode="json"),
-    }
     log_message(f"train: {job.choice.reason}")
-    run_id = job.registry.start_run(job.name, job.key, parameters)
+    run_id = job.registry.start_run(job.name, job.key, list_parameters(job))
     status = "FAILED"
     try:
         backbone = features_of(job, trainer)
@@ -184,6 +177,17 @@ def run_training_stages(job: Training, trainer: TrainingProcess) -> VersionInfo:
     return version
 
 
+def list_parameters(job: Training) -> dict[str, object]:
+    """What MLflow shows as the parameters of a training."""
+    return {
+        "dataset": job.manifest.dataset,
+        "dataset_digest": job.manifest.digest,
+        "image": job.manifest.image.model_dump(mode="json"),
+        "model": job.choice.model.model_dump(mode="json"),
+        "fit": job.choice.plan.model_dump(mode="json"),
+    }
+
+
 def features_of(job: Training, trainer: TrainingProcess) -> BackboneSpec | None:
     """The pretrained backbone with which the dataset's features were computed, now or before; None where the recipe
     needs none."""
@@ -195,15 +199,7 @@ def features_of(job: Training, trainer: TrainingProcess) -> BackboneSpec | None:
 
 def fit_stage(job: Training, trainer: TrainingProcess, run_id: str, backbone: BackboneSpec | None) -> TrainingResult:
     """Fit in the trainer's process; every step is shown, and every evaluation kept in MLflow as it comes."""
-    order = TrainJob(
-        workspace=job.workspace,
-        dataset=job.manifest.dataset,
-        model=job.choice.model,
-        plan=job.choice.plan,
-        backbone=backbone,
-        top_k=job.config.score.top_k,
-        folder=str(job.folder),
-    )
+    order = make_train_job(job, backbone)
     log_message(describe_network(job))
     with show_stage("train", order.plan.steps, "steps") as stage, trainer:  # its memory is free for what follows
         shown = ShownTraining(stage, lambda figures, step: job.registry.log_epoch(run_id, figures, step))
@@ -215,6 +211,19 @@ def fit_stage(job: Training, trainer: TrainingProcess, run_id: str, backbone: Ba
     if result.evaluation.unjudged:
         log_message(f"evaluate: {describe_unjudged(result.evaluation.unjudged, result.judged_on)}")
     return result
+
+
+def make_train_job(job: Training, backbone: BackboneSpec | None) -> TrainJob:
+    """What the trainer's process is given."""
+    return TrainJob(
+        workspace=job.workspace,
+        dataset=job.manifest.dataset,
+        model=job.choice.model,
+        plan=job.choice.plan,
+        backbone=backbone,
+        top_k=job.config.score.top_k,
+        folder=str(job.folder),
+    )
 
 
 def register_stage(job: Training, result: TrainingResult, run_id: str) -> VersionInfo:

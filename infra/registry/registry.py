@@ -68,11 +68,14 @@ class Registry(Versions, Experiments):
         found = self._ask("search_runs", [self._experiment(name)], f"tags.run_key = '{key}'", max_results=1)
         return str(found[0].info.run_id) if found else None
 
-    def start_run(self, name: str, key: str, parameters: Mapping[str, object]) -> str:
-        """The id of the run with this run key, continued when there is one: a killed training stays one run."""
+    def start_run(self, name: str, key: str, parameters: Mapping[str, object], parent: str = "") -> str:
+        """The id of the run with this run key, continued when there is one: a killed training stays one run. With the
+        id of a `parent` it is shown below that run."""
         run_id = self.find_run(name, key)
         if run_id is None:
-            tags = {"run_key": key, "mlflow.source.name": "safelight"}
+            tags = {"run_key": key, "mlflow.source.name": "safelight"} | (
+                {"mlflow.parentRunId": parent} if parent else {}
+            )
             run_id = str(self._ask("create_run", self._experiment(name), tags=tags, run_name=key[:12]).info.run_id)
         else:
             self._ask_run("update_run", run_id, status="RUNNING")

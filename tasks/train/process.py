@@ -1,9 +1,9 @@
 """The training process: a child of its own for each training, because TensorFlow takes seconds and 400 MB.
 
-The child gets jobs as lines on stdin: backbones to export, then one training. It answers each with JSON lines on a pipe
-of its own: what it does at the moment, the figures of each evaluation, then one line with the result or the error. What
-TensorFlow prints goes to `train.log` in the job's folder. The child ends when its stdin does, so it never outlives the
-parent; it ignores Ctrl-C, because the parent decides.
+The child gets jobs as lines on stdin: backbones to export, then one training or one trial of a search. It answers each
+with JSON lines on a pipe of its own: what it does at the moment, the figures of each evaluation, then one line with the
+result or the error. What TensorFlow prints goes to `train.log` in the job's folder. The child ends when its stdin does,
+so it never outlives the parent; it ignores Ctrl-C, because the parent decides.
 """
 
 import ctypes
@@ -35,11 +35,11 @@ from infra.machine.import_path import python_command, python_environment
 from infra.machine.memory_limits import GIB, check_memory_limits, is_short_of_memory, kill_when_starved, mentions_memory
 from tasks.features.backbone import export_to_workspace
 from tasks.features.spec import BackboneRecord, ExportJob
-from tasks.train.spec import OnEvaluation, OnProgress, TrainingResult, TrainJob
+from tasks.train.spec import OnEvaluation, OnProgress, TrainingResult, TrainJob, TrialResult
 
 TRAINING_PACKAGES = ("keras", "matplotlib", "onnx", "pandas")  # what both extras, `cpu` and `gpu`, bring
 LOG = "train.log"
-TRAIN, EXPORT = "train", "export"  # kinds of jobs
+TRAIN, TRIAL, EXPORT = "train", "trial", "export"  # kinds of jobs
 STOP_SECONDS = 10.0
 PROGRESS_SECONDS = 0.2  # between two messages on steps
 LEAST_MEMORY = 3 * GIB  # of address space, to load TensorFlow
@@ -120,11 +120,19 @@ class TrainingProcess:
             SafelightError: the fault that training met, as the same class.
             TrainingError: the process died; the line names the signal and the log.
         """
-        if not self._ready:
-            on_progress("loading TensorFlow", 0, job.plan.steps)
-        listener = _Listener(on_evaluation, on_progress)
-        answer = self._ask({TRAIN: job.model_dump(mode="json")}, Path(job.folder), job.plan.batch_size, listener)
+        answer = self._train(TRAIN, job, _Listener(on_evaluation, on_progress))
         return TrainingResult.model_validate_json(json.dumps(answer))
+
+    def measure(self, job: TrainJob, on_evaluation: OnEvaluation, on_progress: OnProgress) -> TrialResult:
+        """Train and ask the validation images alone, the last that this process does; what either callback raises ends
+        it, with the checkpoints kept. Raises: as `run`."""
+        answer = self._train(TRIAL, job, _Listener(on_evaluation, on_progress))
+        return TrialResult.model_validate_json(json.dumps(answer))
+
+    def _train(self, kind: str, job: TrainJob, listener: _Listener) -> Any:
+        if not self._ready:
+            listener.on_progress("loading TensorFlow", 0, job.plan.steps)
+        return self._ask({kind: job.model_dump(mode="json")}, Path(job.folder), job.plan.batch_size, listener)
 
     def export(self, job: ExportJob) -> BackboneRecord:
         """Write a backbone into the workspace as ONNX. Raises: as `run`."""
@@ -252,7 +260,7 @@ def run_child(events: int, watch_parent: bool, parent: int) -> int:
         if not failure:
             send({"ready": True})
         kind = EXPORT
-        while kind == EXPORT:  # the training is the last job
+        while kind == EXPORT:  # a training is the last job
             kind, given = json.loads(jobs.get()).popitem()
             _redirect_output(Path(given["folder"], LOG))
             if found := failure or _catch(partial(_answer, kind, given, send)):
@@ -263,8 +271,11 @@ def run_child(events: int, watch_parent: bool, parent: int) -> int:
 def _answer(kind: str, given: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
     """Do a job, and send what came of it."""
     text = json.dumps(given)
-    work = TrainJob.model_validate_json(text) if kind == TRAIN else ExportJob.model_validate_json(text)
-    result = _train(work, send) if isinstance(work, TrainJob) else export_to_workspace(work)
+    result: TrainingResult | TrialResult | BackboneRecord
+    if kind == EXPORT:
+        result = export_to_workspace(ExportJob.model_validate_json(text))
+    else:
+        result = _train(kind, TrainJob.model_validate_json(text), send)
     send({"result": result.model_dump(mode="json")})
 
 
@@ -274,8 +285,9 @@ def _load_keras() -> None:
     import_keras()
 
 
-def _train(job: TrainJob, send: Callable[[dict[str, Any]], None]) -> TrainingResult:
+def _train(kind: str, job: TrainJob, send: Callable[[dict[str, Any]], None]) -> TrainingResult | TrialResult:
     from tasks.train.train import train_dataset
+    from tasks.train.trial import fit_trial
 
     told_at, told = -math.inf, ""
 
@@ -286,7 +298,8 @@ def _train(job: TrainJob, send: Callable[[dict[str, Any]], None]) -> TrainingRes
             told_at, told = now, phase
             send({"progress": [phase, step, steps]})
 
-    return train_dataset(job, lambda figures: send({"evaluation": figures}), send_progress)
+    work = train_dataset if kind == TRAIN else fit_trial
+    return work(job, lambda figures: send({"evaluation": figures}), send_progress)
 
 
 def _catch(work: Callable[[], None], loading: str = "") -> dict[str, str] | None:

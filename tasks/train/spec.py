@@ -49,6 +49,23 @@ class TrainingResult(Spec):
     warnings: tuple[str, ...]
 
 
+class TrialResult(Spec):
+    """What settings are worth on the validation images: `losses` has -log p(label) of each in nats, after calibration.
+
+    `steps` of `planned` were trained; the plan had more where time was short.
+    """
+
+    losses: tuple[float, ...]
+    accuracy: float
+    steps: int = 0
+    planned: int = 0
+
+    @property
+    def log_loss(self) -> float:
+        """Their mean, by which trials are compared: lower is better."""
+        return sum(self.losses) / len(self.losses)
+
+
 def name_run(manifest: Manifest, name: str, model: ModelSpec, fit: FitSpec) -> str:
     """What makes two trainings of a model the same one, sha256 (hex): what is learnt and how.
 

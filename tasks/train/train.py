@@ -6,6 +6,7 @@ writes only into the run's folder; a run that was killed goes on from its last e
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,17 @@ GOLDEN_IMAGES = 32
 BATCH = 256
 
 
+@dataclass(frozen=True)
+class FittedDataset:
+    """A trained network that is not exported yet; `job` names the head that was fitted, if one was."""
+
+    job: TrainJob
+    manifest: Manifest
+    store: Store
+    result: FitResult
+    head: CachedHead | None
+
+
 def train_dataset(
     job: TrainJob, on_evaluation: OnEvaluation, on_progress: OnProgress = ignore_progress
 ) -> TrainingResult:
@@ -48,6 +60,14 @@ def train_dataset(
         ConfigError: the network does not fit the images.
         TrainingError: the loss is no number, or the exported model does not answer as the trained one.
     """
+    fitted = fit_dataset(job, on_evaluation, on_progress)
+    result = fitted.result
+    on_progress("exporting the network", result.steps, result.steps)
+    return _evaluate(fitted.job, fitted.manifest, fitted.store, result, fitted.head)
+
+
+def fit_dataset(job: TrainJob, on_evaluation: OnEvaluation, on_progress: OnProgress) -> FittedDataset:
+    """Fit the head where there is a backbone, then the network. Raises: as `train_dataset`."""
     store = open_store(job.workspace)
     manifest = read_manifest(store, job.dataset)
     check_trainable(manifest)
@@ -60,9 +80,7 @@ def train_dataset(
         job = job.model_copy(update={"model": head.name_in(job.model)})
     checkpoints = Path(job.folder, "checkpoints")
     fitting = FitJob(manifest, store.root, job.model, job.plan, checkpoints, head.fit.head if head else None)
-    result = fit_model(fitting, on_evaluation, on_progress)
-    on_progress("exporting the network", result.steps, result.steps)
-    return _evaluate(job, manifest, store, result, head)
+    return FittedDataset(job, manifest, store, fit_model(fitting, on_evaluation, on_progress), head)
 
 
 def _evaluate(
@@ -206,10 +224,10 @@ def _choose_temperature(
     if not manifest.rows("validation"):
         return 1.0
     shards = open_split(manifest, "validation", root)
-    return fit_temperature(_ask_model(result.model, shards, job.plan.mirror), shards.labels)
+    return fit_temperature(ask_network(result.model, shards, job.plan.mirror), shards.labels)
 
 
-def _ask_model(model: Any, shards: ShardSet, mirror: bool) -> NDArray[np.float64]:
+def ask_network(model: Any, shards: ShardSet, mirror: bool) -> NDArray[np.float64]:
     """Class probabilities float64 (n, k) of a Keras model, uncalibrated; with `mirror` averaged over the mirror."""
     outputs = []
     for start in range(0, shards.rows, BATCH):

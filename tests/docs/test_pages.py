@@ -27,7 +27,7 @@ from cnn.models.backbones import BACKBONES
 from cnn.models.presets import PRESETS
 from flows.cli.main import app
 from flows.config import Config, load_config
-from flows.results import PrepareResult, ScoreResult, TrainResult
+from flows.results import PrepareResult, ScoreResult, SearchResult, TrainResult
 from infra.storage import layout
 from tasks.dataset.gc import Collected
 from tasks.dataset.ledger import LEDGER, OUTCOMES
@@ -127,7 +127,7 @@ def test_the_readme_lists_every_command() -> None:
 
 @pytest.mark.parametrize(
     ("command", "answer"),
-    [("prepare", PrepareResult), ("train, retrain", TrainResult), ("score", ScoreResult)],
+    [("prepare", PrepareResult), ("train, retrain", TrainResult), ("search", SearchResult), ("score", ScoreResult)],
 )
 def test_the_keys_of_an_answer_are_those_of_the_page(command: str, answer: type[BaseModel]) -> None:
     assert find_keys(command) == list(answer.model_fields)

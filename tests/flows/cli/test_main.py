@@ -19,9 +19,9 @@ from flows.cli.settings import show_settings
 from flows.config import Config
 from flows.settings import list_settings, write_page
 
-RUNS = ["demo", "prepare", "train", "retrain", "score", "serve"]
+RUNS = ["demo", "prepare", "train", "retrain", "search", "score", "serve"]
 CONFIGURED = [*RUNS, "up", "settings"]
-ASKS = ["models", "promote", "rollback", "gc"]
+ASKS = ["models", "open", "promote", "rollback", "gc"]
 COMMANDS = [*CONFIGURED, *ASKS, "down", "init"]
 run = CliRunner().invoke
 
@@ -62,6 +62,7 @@ def test_a_setting_that_does_not_exist_exits_with_1_before_anything_starts(comma
         "train": ["photos", "--name", "birds"],
         "retrain": [str(tmp_path), "--name", "birds"],
         "score": [str(tmp_path), "--name", "birds"],
+        "search": [str(tmp_path), "--name", "birds"],
         "serve": ["--name", "birds", "--inbox", str(tmp_path)],
     }
     result = run(app, [command, *needed.get(command, []), "--set", "image.siz=3"])

@@ -34,6 +34,9 @@ def test_a_run_goes_on_under_its_key(registry: Registry) -> None:
     registry.log_epoch(first, {"loss": 0.4}, 2)
     registry.finish_run(first, "FINISHED")
     assert registry.start_run("runs", "b" * 64, {}) != first
+    below = registry.start_run("runs", "9" * 64, {}, parent=first)
+    assert registry._ask("get_run", below).data.tags["mlflow.parentRunId"] == first
+    assert "mlflow.parentRunId" not in registry._ask("get_run", first).data.tags
     run = registry._ask("get_run", first)
     assert run.data.params == {"fit.epochs": "3"}
     assert run.data.metrics["loss"] == 0.4
