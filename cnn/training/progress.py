@@ -1,5 +1,6 @@
 """How far a training has come, which evaluations were the best, and where the next one is due. Imports no Keras."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -74,7 +75,7 @@ def record_evaluation(progress: Progress, figures: dict[str, float], average: in
 def measure_noise(accuracy: float, images: int) -> float:
     """By how much the accuracy on so many images may be chance: a standard error, or one image."""
     share = (accuracy * images + 1) / (images + 2)
-    return max((share * (1.0 - share) / images) ** 0.5, 1.01 / images)
+    return max(math.sqrt(share * (1.0 - share) / images), 1.01 / images)
 
 
 def find_value(figures: dict[str, float]) -> float:
