@@ -204,7 +204,7 @@ def fit_stage(job: Training, trainer: TrainingProcess, run_id: str, backbone: Ba
     with show_stage("train", order.plan.steps, "steps") as stage, trainer:  # its memory is free for what follows
         shown = ShownTraining(stage, lambda figures, step: job.registry.log_epoch(run_id, figures, step))
         result = trainer.run(order, shown.show_evaluation, shown.show_progress)
-        stage.total = stage.completed  # early stopping: what was not needed is not missing
+        shown.finish()
     for line in (*result.notes, *result.warnings):
         log_message(f"train: {line}")
     log_message(describe_evaluation(result))

@@ -24,6 +24,11 @@ class ShownTraining:
         note = self.figures if phase == "training" else ", ".join(filter(None, (f"{phase} …", self.figures)))
         self.stage.advance(step - self.stage.completed, note)
 
+    def finish(self) -> None:
+        """Leave the figures of the last evaluation beside the bar; early stopping left nothing out."""
+        self.stage.change_total(self.stage.completed)
+        self.stage.advance(0, self.figures)
+
     def show_evaluation(self, figures: dict[str, float]) -> None:
         """Show and keep the figures of an evaluation."""
         step = int(figures["step"])

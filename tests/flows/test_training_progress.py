@@ -58,3 +58,12 @@ def test_on_a_terminal_the_bar_says_what_is_done(said: list[str]) -> None:
         assert stage.note == "evaluating …, validation accuracy 0.8750, loss 0.2500"
     assert said == []
     assert "100" in screen.getvalue()
+
+
+def test_at_the_end_the_figures_stand_alone(said: list[str]) -> None:
+    with show_stage("train", 100, "steps", Console(file=io.StringIO())) as stage:
+        shown = ShownTraining(stage, lambda figures, step: None)
+        shown.show_evaluation(FIGURES)
+        shown.show_progress("exporting the network", 50, 100)
+        shown.finish()
+        assert (stage.completed, stage.total, stage.note) == (50, 50, "validation accuracy 0.8750, loss 0.2500")
