@@ -228,7 +228,7 @@ def test_train_goes_on_after_kill_9(prefect_api: str, tmp_path: Path, make_image
     process = start("train", prepared["dataset"], "--name", "birds", *common)
     out, err = process.communicate()
     assert process.returncode == 0, err
-    assert "went on from epoch" in err
+    assert "went on from step" in err
     assert json.loads(out)["version"] == 1
 
 
