@@ -28,7 +28,6 @@ class Augmenter:
         self._spec = spec
         self._pipelines: dict[tuple[int, ...], Any] = {}  # by the shape of the images
         compose_transforms(spec, (1, 1))  # refuses at once what it would refuse at the first image
-        self._setting = "augment" if spec.transforms is None else "augment.transforms"
 
     def make_copy(self, image: NDArray[np.uint8], digest: str, copy: int) -> NDArray[np.uint8]:
         """Copy number `copy` (1, 2, …) of an image: uint8 (height, width, channels), the same shape.
@@ -39,20 +38,32 @@ class Augmenter:
         Raises:
             ConfigError: the transforms fail, or give another shape or type.
         """
-        try:
-            made = apply_pipeline(self._compose_for(image.shape), image, copy_seed(digest, copy))
-        except Exception as error:  # what transforms raise has many kinds
-            fault: str | None = f"fails: {shorten(error)}"
-        else:
-            fault = find_difference(image, made)
-        if fault:
-            raise ConfigError(f"{self._setting} {fault}, on the image with the sha256 {digest}") from None
-        return made
+        return change_image(self._compose_for(image.shape), image, copy_seed(digest, copy), self._spec, digest)
 
     def _compose_for(self, shape: tuple[int, ...]) -> Any:
         if shape not in self._pipelines:
             self._pipelines[shape] = compose_transforms(self._spec, (shape[0], shape[1]))
         return self._pipelines[shape]
+
+
+def change_image(
+    pipeline: Any, image: NDArray[np.uint8], seed: int, spec: AugmentSpec, digest: str
+) -> NDArray[np.uint8]:
+    """What the pipeline of these settings makes of an image, drawing from this seed alone; the same shape.
+
+    Raises:
+        ConfigError: it fails, or gives another shape or type; the line names the file by its `digest`.
+    """
+    try:
+        made = apply_pipeline(pipeline, image, seed)
+    except Exception as error:  # what transforms raise has many kinds
+        fault: str | None = f"fails: {shorten(error)}"
+    else:
+        fault = find_difference(image, made)
+    if fault:
+        setting = "augment" if spec.transforms is None else "augment.transforms"
+        raise ConfigError(f"{setting} {fault}, on the image with the sha256 {digest}") from None
+    return made
 
 
 def copy_seed(digest: str, copy: int) -> int:

@@ -6,16 +6,12 @@ with the same outcomes as those of `cnn.images.augment.compose_transforms` (a te
 """
 
 import threading
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.errors import ConfigError
-from cnn.images.augment import CUTOUT_LEVEL, compose_transforms, measure_shift
+from cnn.images.augment import CUTOUT_LEVEL, change_image, compose_transforms, measure_shift
 from cnn.images.spec import AugmentSpec
-from cnn.images.transforms import apply_pipeline, find_difference
-from cnn.text import shorten
 
 Images = NDArray[np.uint8]
 Seeds = NDArray[np.uint64]
@@ -29,7 +25,6 @@ class BatchAugmenter:
     def __init__(self, spec: AugmentSpec) -> None:
         self._spec = spec
         self._pixel_spec = spec if spec.transforms is not None else spec.model_copy(update=BYTE_MOVERS)
-        self._setting = "augment" if spec.transforms is None else "augment.transforms"
         self._uses_pipeline = spec.transforms is not None or bool(spec.crop or spec.rotate or spec.color)
         self._threads = threading.local()  # a pipeline of Albumentations keeps its random state in itself
 
@@ -51,16 +46,7 @@ class BatchAugmenter:
     def _change_pixels(self, image: Images, seed: int, digest: str) -> Images:
         if not hasattr(self._threads, "pipeline"):
             self._threads.pipeline = compose_transforms(self._pixel_spec)
-        pipeline: Any = self._threads.pipeline
-        try:
-            made = apply_pipeline(pipeline, image, seed)
-        except Exception as error:  # what transforms raise has many kinds
-            fault: str | None = f"fails: {shorten(error)}"
-        else:
-            fault = find_difference(image, made)
-        if fault:
-            raise ConfigError(f"{self._setting} {fault}, on the image with the sha256 {digest}") from None
-        return made
+        return change_image(self._threads.pipeline, image, seed, self._spec, digest)
 
 
 def mix_seeds(seeds: Seeds, number: int | NDArray[np.int64]) -> Seeds:
