@@ -76,6 +76,13 @@ def find_readable(files: pa.Table) -> NDArray[np.int64]:
     return np.flatnonzero(~left_out.to_numpy().astype(np.bool_))
 
 
+def find_labelled(files: pa.Table) -> NDArray[np.int64]:
+    """int64 (rows,): those of `find_readable` that have a label: what is read for a dataset."""
+    has_label = pc.is_valid(files.column("label")).to_numpy().astype(np.bool_)
+    rows = find_readable(files)
+    return np.asarray(rows[has_label[rows]])
+
+
 def make_entries(files: pa.Table, rows: NDArray[np.int64]) -> Iterator[Entry]:
     """The files of these rows as values."""
     part = files.select(["path", "size", "modified", "problem", "written"]).take(pa.array(rows))

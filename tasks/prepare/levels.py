@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -24,7 +23,7 @@ from infra.cluster.spec import Run
 from infra.storage.store import reuse_source
 from tasks.files.chunks import Chunk, ChunkPlan, cut_by_hash, estimate_decoding, make_chunk
 from tasks.files.decoding import choose_decoder
-from tasks.files.listing import find_readable
+from tasks.files.listing import find_labelled
 from tasks.files.reading import Files, computing
 from tasks.prepare.build import BuildTask
 from tasks.prepare.job import PrepareJob, PreviousVersion, SourceFiles
@@ -74,9 +73,7 @@ def with_levels(files: SourceFiles, levels: str | LevelSpan) -> SourceFiles:
 
 def cut_labelled(files: pa.Table, size: int) -> ChunkPlan:
     """Chunks of all files that are read for a dataset."""
-    rows = find_readable(files)
-    has_label = pc.is_valid(files.column("label")).to_numpy().astype(np.bool_)
-    return cut_by_hash(files, rows[has_label[rows]], size)
+    return cut_by_hash(files, find_labelled(files), size)
 
 
 def measure_chunk(chunk: Chunk, task: BuildTask) -> tuple[int, list[LevelSpan]]:

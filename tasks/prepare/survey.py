@@ -20,7 +20,7 @@ from infra.cluster.spec import Run
 from infra.storage.store import reuse_source
 from tasks.files.chunks import Chunk, estimate_decoding, hash_paths, make_chunk
 from tasks.files.decoding import choose_decoder
-from tasks.files.listing import find_readable
+from tasks.files.listing import find_labelled
 from tasks.files.reading import Files, computing
 from tasks.prepare.job import PrepareJob, PreviousVersion, SourceFiles
 
@@ -69,9 +69,7 @@ def survey_source(job: PrepareJob, files: SourceFiles, run: Run, on_files: Calla
 
 def draw_sample(files: SourceFiles) -> NDArray[np.int64]:
     """int64 (at most `SAMPLE`,): rows of labelled files, by a hash of their paths."""
-    readable = find_readable(files.table)
-    has_label = pc.is_valid(files.table.column("label")).to_numpy().astype(np.bool_)
-    labelled: NDArray[np.int64] = readable[has_label[readable]]
+    labelled = find_labelled(files.table)
     order = np.argsort(hash_paths(files.table.column("path"), labelled), kind="stable")
     return np.asarray(labelled[order[:SAMPLE]])
 
