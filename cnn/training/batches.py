@@ -30,7 +30,7 @@ def iterate_training(shards: ShardSet, plan: FitPlan, classes: int, steps: range
     )
     for step, (images, labels) in zip(steps, batches, strict=True):
         targets = smooth_targets(make_targets(labels, classes), plan.label_smoothing)
-        batch = (images, targets) if weights is None else (images, targets, weights[labels])
+        batch = (images, targets) if weights is None else (images, targets, weights[labels].astype(np.float32))
         yield mix_batch(batch, plan.mixup, np.random.default_rng([plan.seed, step, 1])) if plan.mixup else batch
 
 
@@ -64,12 +64,12 @@ def mix_batch(batch: TargetBatch, strength: float, random: np.random.Generator) 
     return mixed  # type: ignore[no-any-return]
 
 
-def weigh_classes(labels: NDArray[np.int64], classes: int) -> Targets:
-    """float32 (k,): a weight per class so that every class counts the same, and a row 1 on average: rows / (classes
+def weigh_classes(labels: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
+    """float64 (k,): a weight per class so that every class counts the same, and a row 1 on average: rows / (classes
     that occur x rows of the class); 0 for a class without rows."""
     counts = np.bincount(labels, minlength=classes)
     present = np.count_nonzero(counts)
-    return np.where(counts > 0, len(labels) / (present * np.maximum(counts, 1)), 0.0).astype(np.float32)
+    return np.where(counts > 0, len(labels) / (present * np.maximum(counts, 1)), 0.0)
 
 
 def choose_evaluation_batch(shape: tuple[int, int, int]) -> int:

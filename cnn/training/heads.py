@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cnn.errors import DatasetError
 from cnn.evaluation.calibration import SMALLEST_PROBABILITY
 from cnn.models.head import HeadKind
+from cnn.training.batches import weigh_classes
 from cnn.training.feature_space import (
     FeatureSpace,
     apply_kernel,
@@ -28,6 +29,7 @@ from cnn.training.feature_space import (
 )
 from cnn.training.folds import assign_folds
 from cnn.training.logistic import LabelledRows, LogisticModel, compute_softmax, fit_logistic_path
+from cnn.training.spec import Imbalance
 
 FOLDS = 5
 CROSS_VALIDATED = 3_000  # images; with more, those for validation alone tell the strengths apart
@@ -39,7 +41,6 @@ NOISE = 2.0  # standard errors by which a kernel must win
 SAMPLE = 16_384  # rows from which a space is found
 BLOCK = 8_192  # rows unpacked at once
 
-Imbalance = Literal["none", "weights", "sampling"]
 Features = NDArray[np.float16] | NDArray[np.float32]
 Views = NDArray[np.float32]
 Probabilities = NDArray[np.float64]
@@ -272,8 +273,7 @@ def weigh_labels(labels: NDArray[np.int64], classes: int, imbalance: Imbalance) 
     """A weight per image, float64 (n,), 1 on average; with "none" all are 1, else each class has the same sum."""
     if imbalance == "none":
         return np.ones(len(labels))
-    counts = np.bincount(labels, minlength=classes)
-    return np.asarray(len(labels) / (np.count_nonzero(counts) * counts[labels]), np.float64)
+    return np.asarray(weigh_classes(labels, classes)[labels])
 
 
 def _limit_blas() -> AbstractContextManager[object]:

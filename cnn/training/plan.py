@@ -72,7 +72,7 @@ def estimate_minutes(plan: FitPlan, model: ModelSpec, image: ImageSpec, size: Tr
     else:
         work = LITE_WORK.get(model.backbone or "", OTHER_WORK) * pixels / USUAL_PIXELS
         seconds = START_SECONDS + work * (size.images * FEATURE_SECONDS + plan.steps * plan.batch_size * TUNE_SECONDS)
-    return min(seconds, (plan.minutes or seconds) * 60) / 60
+    return seconds / 60 if plan.minutes is None else min(seconds / 60, plan.minutes)
 
 
 def choose_imbalance(fit: FitSpec) -> Imbalance:

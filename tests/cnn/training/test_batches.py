@@ -83,7 +83,7 @@ def test_a_step_has_the_same_batch_wherever_training_began(tmp_path: Path, shard
 
 def test_weights_go_with_their_rows(tmp_path: Path, shards: ShardSet) -> None:
     (images, targets, weights), *_ = list_batches(tmp_path, shards, range(1), imbalance="weights")
-    expected = weigh_classes(shards.labels, 3)
+    expected = weigh_classes(shards.labels, 3).astype(np.float32)
     np.testing.assert_array_equal(weights, expected[targets.argmax(axis=1)])
     assert len(images) == len(weights)
 
