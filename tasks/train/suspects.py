@@ -6,12 +6,10 @@ Nothing is removed or changed by it. Names are hostile, as in the scoring report
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import Manifest
@@ -20,6 +18,7 @@ from cnn.evaluation.suspects import SuspectLabels, find_suspects
 from cnn.training.heads import FeatureSet, HeadChoice, HeadPlan, predict_out_of_fold
 from infra.storage.store import Store
 from tasks.dataset.version import read_ledger
+from tasks.features.read import FeatureRows
 from tasks.files.paths import show_path
 from tasks.pages.templates import render_page
 from tasks.pages.thumbnails import Picture, make_thumbnail
@@ -39,19 +38,6 @@ SUSPECTS = pa.schema(
 )
 TABLE, PAGE = "suspects.parquet", "suspects.html"
 SHOWN = 200  # pictures on the page: some 2 MB
-
-
-class KeyedFeatures(Protocol):
-    """Features of one split: `keys` (n,) sha256 of the files in hex, `labels` int64 (n,), `features` (n, 2, f)."""
-
-    @property
-    def keys(self) -> list[str]: ...
-
-    @property
-    def labels(self) -> NDArray[np.int64]: ...
-
-    @property
-    def features(self) -> NDArray[np.float16]: ...
 
 
 @dataclass(frozen=True)
@@ -80,7 +66,7 @@ class SuspectCard:
 def write_suspects(
     store: Store,
     manifest: Manifest,
-    splits: Mapping[str, KeyedFeatures],
+    splits: Mapping[str, FeatureRows],
     folder: Path,
     choice: HeadChoice,
     plan: HeadPlan,
@@ -105,7 +91,7 @@ def write_suspects(
     return SuspectFiles(folder / TABLE, folder / PAGE, len(table), images)
 
 
-def judge_labels(splits: list[KeyedFeatures], classes: int, choice: HeadChoice, plan: HeadPlan) -> SuspectLabels:
+def judge_labels(splits: list[FeatureRows], classes: int, choice: HeadChoice, plan: HeadPlan) -> SuspectLabels:
     """The suspects among the images of all splits, one split after the other, by calibrated probabilities."""
     labels = np.concatenate([rows.labels for rows in splits])
     images = FeatureSet(np.concatenate([rows.features for rows in splits]), labels)
@@ -122,7 +108,7 @@ def read_paths(store: Store, manifest: Manifest) -> dict[str, tuple[str, bytes |
 
 def make_suspects_table(
     suspects: SuspectLabels,
-    splits: Mapping[str, KeyedFeatures],
+    splits: Mapping[str, FeatureRows],
     manifest: Manifest,
     paths: Mapping[str, tuple[str, bytes | None]],
 ) -> pa.Table:

@@ -2,32 +2,24 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from numpy.typing import NDArray
 from small_dataset import write_dataset
 
 from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import Manifest
 from cnn.training.heads import HeadChoice, HeadPlan
 from infra.storage.store import Store, open_store
+from tasks.features.read import FeatureRows
 from tasks.train import suspects
 from tasks.train.suspects import SUSPECTS, SuspectFiles, write_suspects
 
 CHOICE = HeadChoice("unit", 0.0, 10.0)
 CLASSES = ("blue", "<b>green</b>", "red")
-
-
-@dataclass(frozen=True)
-class Rows:
-    keys: list[str]
-    labels: NDArray[np.int64]
-    features: NDArray[np.float16]
 
 
 class Tags(HTMLParser):
@@ -45,13 +37,13 @@ class Tags(HTMLParser):
         return sum(name == tag for name, _ in self.found)
 
 
-def read_rows(manifest: Manifest, root: Path, split: str, wrong: int) -> Rows:
+def read_rows(manifest: Manifest, root: Path, split: str, wrong: int) -> FeatureRows:
     """Features as of the class in the label, but for the first `wrong` images, which look like the next class."""
     shards = open_split(manifest, split, root)
     looks = shards.labels.copy()
     looks[:wrong] = (looks[:wrong] + 1) % 3
     noise = np.random.default_rng(1).normal(scale=0.3, size=(len(looks), 2, 8))
-    return Rows(shards.keys(), shards.labels, (np.eye(3, 8)[looks][:, None] + noise).astype(np.float16))
+    return FeatureRows(shards.keys(), shards.labels, (np.eye(3, 8)[looks][:, None] + noise).astype(np.float16))
 
 
 def publish(tmp_path: Path, wrong: Mapping[str, int]) -> tuple[Store, Manifest, SuspectFiles]:
