@@ -13,8 +13,7 @@ from cnn.dataset.manifest import Manifest
 from cnn.digest import hash_json
 from cnn.errors import ConfigError, SafelightError, TrainingError
 from cnn.models.architecture import ModelSpec
-from cnn.training.plan import TrainingSize, plan_fit
-from cnn.training.recipes import DatasetFacts
+from cnn.training.plan import plan_fit
 from cnn.training.spec import FitPlan, FitSpec, Recipe
 from flows.config import Config
 from flows.prepare import prepare_dataset
@@ -25,18 +24,18 @@ from flows.run_page import name_run_by
 from flows.stages import run_stage
 from flows.train import (
     Training,
-    choose_training,
+    ending_run,
     features_of,
     list_parameters,
     make_sure_of_weights,
     make_train_job,
+    measure_size,
     open_training,
     train_opened,
 )
 from flows.training_progress import ShownTraining
 from infra.cluster.spec import WorkEstimate
 from infra.cluster.workers import open_workers
-from infra.machine.gpus import count_nvidia_gpus
 from infra.machine.user_dirs import state_dir
 from infra.registry.registry import REPORT, Registry
 from infra.registry.tracking import check_model_name
@@ -44,7 +43,6 @@ from tasks.files.source_checks import name_command
 from tasks.search.journal import COMPLETE, PRUNED, Journal, TrialRecord, open_journal
 from tasks.search.space import SearchSpace, TrialSettings, choose_backbones, choose_recipes
 from tasks.search.trials import PrunedError, RunningTrial, TrialLoop, choose_winner
-from tasks.train.facts import read_dataset_facts
 from tasks.train.process import TrainingProcess
 from tasks.train.spec import TrainJob, TrialResult
 from tasks.train.trial import HeadWork, try_head
@@ -56,10 +54,9 @@ STATUS = {COMPLETE: "FINISHED", PRUNED: "KILLED"}  # of a trial's run in MLflow;
 
 @dataclass(frozen=True)
 class Search:
-    """One search: `base` is the training that `retrain` would run, `facts` what its recipe was chosen by."""
+    """One search: `base` is the training that `retrain` would run."""
 
     base: Training
-    facts: DatasetFacts
 
     @cached_property
     def key(self) -> str:
@@ -74,8 +71,7 @@ class Search:
     def open_trial(self, number: int, settings: TrialSettings, minutes: float) -> Training:
         """The training of a trial, with a run and a folder of its own."""
         config = apply_settings(self.base.config, settings, minutes)
-        choice = choose_training(config, self.base.manifest, self.facts)
-        return replace(self.base, config=config, choice=choice, key=hash_json([self.key, number]))
+        return replace(self.base, config=config, key=hash_json([self.key, number]))
 
     def declare_space(self) -> SearchSpace:
         """What is tried after `auto`."""
@@ -83,8 +79,8 @@ class Search:
         fit, model, size = base.config.fit, base.config.model, base.manifest.image.size
 
         def plan_usual(recipe: Recipe) -> FitPlan:
-            images = TrainingSize(base.manifest.rows("train"), may_mirror=base.manifest.image.channels == 3)
-            return plan_fit(fit.model_copy(update={"recipe": recipe}), recipe, images, base.manifest.augment)
+            chosen = fit.model_copy(update={"recipe": recipe})
+            return plan_fit(chosen, recipe, measure_size(base.manifest), base.manifest.augment)
 
         return SearchSpace(
             recipes=choose_recipes(fit, base.choice.recipe),
@@ -112,8 +108,7 @@ def search(
     base = open_training(prepared.dataset, name, workspace, config)
     check_searchable(base.manifest)
     make_sure_of_weights(base.choice.model, base.manifest.image.size)
-    found = Search(base, read_dataset_facts(base.store, base.manifest, count_nvidia_gpus()))
-    result = search_settings(found, minutes)
+    result = search_settings(Search(base), minutes)
     return result.model_copy(update={"seconds": round(time.monotonic() - began, 3)}).model_dump(mode="json")
 
 
@@ -149,19 +144,11 @@ def search_settings(search: Search, minutes: float) -> SearchResult:
             keep_winner(search, journal.read_records())
 
         loop = TrialLoop(journal, search.declare_space(), minutes, on_end)
-        status = "FAILED"
-        try:
+        with ending_run(base.registry, parent):
             log_message(describe_begin(loop, journal))
             records = loop.run(lambda running: run_trial(search, running, parent))
             winner = choose_winner(records)
             version = publish_winner(search, winner)
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        finally:
-            with suppress(SafelightError):  # the fault itself counts more than its mark
-                base.registry.finish_run(parent, status)
     return make_search_result(search, records, winner, version)
 
 

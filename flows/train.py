@@ -3,9 +3,11 @@
 import json
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +59,12 @@ class Training:
     store: Store
     registry: Registry
     key: str
-    choice: TrainingChoice
+    read_facts: Callable[[], DatasetFacts]  # only where something is trained: a ledger may have a million rows
+
+    @cached_property
+    def choice(self) -> TrainingChoice:
+        """What is trained and how."""
+        return choose_training(self.config, self.manifest, self.read_facts())
 
     @property
     def folder(self) -> Path:
@@ -127,18 +134,23 @@ def open_training(dataset: str, name: str, workspace: str, config: Config) -> Tr
     store = open_store(workspace)
     manifest = read_manifest(store, dataset)
     key = name_run(manifest, name, config.model, config.fit)
-    choice = choose_training(config, manifest, read_dataset_facts(store, manifest, count_nvidia_gpus()))
-    return Training(manifest, name, workspace, config, store, open_registry(workspace), key, choice)
+    read_facts = cache(partial(read_dataset_facts, store, manifest, count_nvidia_gpus()))
+    return Training(manifest, name, workspace, config, store, open_registry(workspace), key, read_facts)
 
 
 def choose_training(config: Config, manifest: Manifest, facts: DatasetFacts) -> TrainingChoice:
     """The recipe, the network and the plan for a dataset, as set, or as its images suggest."""
     recipe = choose_recipe(config.fit, config.model, facts)
     model = choose_model(recipe, config.model, manifest.image)
-    size = TrainingSize(manifest.rows("train"), may_mirror=manifest.image.channels == 3)
+    size = measure_size(manifest)
     plan = plan_fit(config.fit, recipe, size, manifest.augment)
     minutes = estimate_minutes(plan, model, manifest.image, size)
     return TrainingChoice(recipe, model, plan, describe_choice(recipe, model, facts, minutes))
+
+
+def measure_size(manifest: Manifest) -> TrainingSize:
+    """How much there is to learn from; a mirrored photograph is of its class, a grey drawing or digit may not be."""
+    return TrainingSize(manifest.rows("train"), may_mirror=manifest.image.channels == 3)
 
 
 def result_path(key: str) -> str:
@@ -159,22 +171,29 @@ def run_training_stages(job: Training, trainer: TrainingProcess) -> VersionInfo:
     """Fit and evaluate in the trainer's process, then register and gate; a run that fails is marked so in MLflow."""
     log_message(f"train: {job.choice.reason}")
     run_id = job.registry.start_run(job.name, job.key, list_parameters(job))
-    status = "FAILED"
-    try:
+    with ending_run(job.registry, run_id):
         backbone = features_of(job, trainer)
         result = run_stage("fit and evaluate", lambda: fit_stage(job, trainer, run_id, backbone))
         version = run_stage("register", lambda: register_stage(job, result, run_id))
         job.registry.set_tags(job.name, version.version, {IMAGES: str(job.manifest.outcomes.get("ok", 0))})
         version = run_stage("gate", lambda: gate_stage(job, result, version))
+    shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
+    return version
+
+
+@contextmanager
+def ending_run(registry: Registry, run_id: str) -> Iterator[None]:
+    """End a run in MLflow as its block ends: finished, failed, or stopped by a person."""
+    status = "FAILED"
+    try:
+        yield
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     finally:
         with suppress(SafelightError):  # the fault itself counts more than its mark
-            job.registry.finish_run(run_id, status)
-    shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
-    return version
+            registry.finish_run(run_id, status)
 
 
 def list_parameters(job: Training) -> dict[str, object]:
@@ -295,7 +314,7 @@ def describe_network(job: Training) -> str:
     rows = count_parameters(job.choice.model, job.manifest.image, len(job.manifest.classes))
     height, width, channels = job.manifest.image.shape
     count = sum(row.parameters for row in rows)
-    what = str(job.config.model.backbone) if is_hub_name(job.config.model.backbone) else f"{count:,} parameters"
+    what = str(job.choice.model.backbone) if is_hub_name(job.choice.model.backbone) else f"{count:,} parameters"
     return f"network: {what}, {height}x{width}x{channels} pixels, {len(job.manifest.classes)} classes"
 
 

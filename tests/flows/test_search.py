@@ -22,7 +22,7 @@ from flows.search import (
     shorten_steps,
     trial_stage,
 )
-from flows.train import Training, choose_training
+from flows.train import Training
 from infra.storage.store import open_store
 from tasks.search.journal import COMPLETE, FAILED, PRUNED, TrialRecord
 from tasks.search.space import AUTO, TrialSettings
@@ -45,8 +45,7 @@ def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Search:
     )
     ended: list[Any] = []
     registry.ended = ended
-    choice = choose_training(config, manifest, facts)
-    return Search(Training(manifest, "sq", str(tmp_path / "w"), config, store, registry, "k" * 64, choice), facts)
+    return Search(Training(manifest, "sq", str(tmp_path / "w"), config, store, registry, "k" * 64, lambda: facts))
 
 
 def make_record(number: int, what: str, loss: float | None, state: str = COMPLETE) -> TrialRecord:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from flows.retrain import drop_foreign_report
 from flows.train import describe_evaluation, gate_stage, log_verdict, register_stage
 from infra.registry.versions import JUDGED_ON, UNJUDGED
 from infra.storage.store import open_store
+from tasks.train.facts import read_dataset_facts
 from tasks.train.overlap import list_seen
 from tasks.train.train import doubt_validation
 
@@ -190,3 +192,18 @@ def test_the_line_says_which_weights_were_kept(steps: int, best: int, said_of_it
     result = report(evaluate([0, 1, 2]))
     result.steps, result.best_step = steps, best
     assert describe_evaluation(result).endswith(said_of_it)
+
+
+def test_the_ledger_is_read_only_where_something_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = write_dataset(tmp_path / "w", tmp_path / "source")
+    reads: list[str] = []
+
+    def read(*arguments: Any) -> Any:
+        reads.append("ledger")
+        return read_dataset_facts(*arguments)
+
+    monkeypatch.setattr(flows.train, "read_dataset_facts", read)
+    job = flows.train.open_training(manifest.dataset, "birds", str(tmp_path / "w"), Config())
+    assert reads == []
+    assert (job.choice.recipe, replace(job, key="other").choice) == ("scratch", job.choice)
+    assert reads == ["ledger"]
