@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from networks import DIGITS, SYMMETRIC, image_of
 from pydantic import ValidationError
 
-from cnn.backend import import_keras
 from cnn.dataset.normalization import Normalization
 from cnn.errors import ConfigError
 from cnn.images.spec import ImageSpec
@@ -19,21 +19,9 @@ from cnn.models.architecture import ModelSpec, build_model, count_parameters, su
 # Keras 3.15 on TensorFlow 2.21 and NumPy 2: its variables know no copy keyword yet.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
-SYMMETRIC = Normalization(method="symmetric", scale=1 / 127.5, offset=-1.0)
-DIGITS = tuple("0123456789")
-
-
-def image_of(height: int, width: int, channels: int = 3) -> ImageSpec:
-    return ImageSpec(size=(height, width), channels=channels)
-
 
 def spec_of(*layers: dict[str, Any]) -> ModelSpec:
     return ModelSpec.model_validate({"layers": layers})
-
-
-@pytest.fixture(scope="module")
-def keras() -> Any:
-    return import_keras()
 
 
 # Parameter counts and shapes, by formula and by Keras -----------------------------------------------------------------

@@ -4,33 +4,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from networks import DIGITS, SYMMETRIC, image_of
 
-from cnn.backend import import_keras
 from cnn.dataset.normalization import Normalization
 from cnn.errors import ConfigError
-from cnn.images.spec import ImageSpec
 from cnn.models.architecture import ModelSpec, build_model, count_parameters
 from cnn.models.backbones import BACKBONES, build_backbone, map_levels
 
 # Keras 3.15 on TensorFlow 2.21 and NumPy 2: its variables know no copy keyword yet.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
-SYMMETRIC = Normalization(method="symmetric", scale=1 / 127.5, offset=-1.0)
-DIGITS = tuple("0123456789")
-
-
-def image_of(height: int, width: int, channels: int = 3) -> ImageSpec:
-    return ImageSpec(size=(height, width), channels=channels)
-
-
-@pytest.fixture(scope="module")
-def keras() -> Any:
-    return import_keras()
-
-
-@pytest.fixture(scope="module")
-def mobilenet(keras: Any) -> Any:
-    return build_model(ModelSpec(backbone="mobilenet_v3_small"), image_of(32, 32, 1), SYMMETRIC, DIGITS[:3])
 
 
 def test_backbone_counts_agree_with_keras(mobilenet: Any) -> None:

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from networks import SYMMETRIC
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from cnn.backend import import_keras
-from cnn.dataset.normalization import Normalization
 from cnn.images.spec import ImageSpec
 from cnn.models.architecture import ModelSpec, build_model, count_parameters
 from cnn.models.head import HeadKind, set_head
@@ -18,7 +18,6 @@ from cnn.models.layers import ConvLayer, FlattenLayer, GlobalPoolLayer
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 IMAGE = ImageSpec(size=(8, 6))
-SYMMETRIC = Normalization(method="symmetric", scale=1 / 127.5, offset=-1.0)
 POOLED = (ConvLayer(filters=5, padding="same"), GlobalPoolLayer())
 KINDS: tuple[HeadKind, ...] = ("linear", "unit", "kernel")
 

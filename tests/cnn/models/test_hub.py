@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from networks import SYMMETRIC
 from pydantic import ValidationError
 
 from cnn.backend import import_keras
-from cnn.dataset.normalization import Normalization
 from cnn.errors import ConfigError, InstallationError
 from cnn.images.spec import ImageSpec
 from cnn.inference.backbone import describe_backbone
@@ -31,7 +31,6 @@ backbone_presets = {{
 }}
 '''
 IMAGE = ImageSpec(size=(8, 8), channels=3)
-SYMMETRIC = Normalization(method="symmetric", scale=1 / 127.5, offset=-1.0)
 
 
 @pytest.fixture

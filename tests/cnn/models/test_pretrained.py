@@ -6,13 +6,11 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from networks import DIGITS, SYMMETRIC, image_of
 from numpy_network import BLOCKS, make_tensors
 from torch_files import make_torch_file
 
-from cnn.backend import import_keras
-from cnn.dataset.normalization import Normalization
 from cnn.errors import ConfigError, InstallationError
-from cnn.images.spec import ImageSpec
 from cnn.models.architecture import ModelSpec, build_model, check_weights, count_parameters, load_weights
 from cnn.models.backbones import BACKBONES, build_backbone
 from cnn.models.efficientnet_lite import LITE_VARIANTS
@@ -21,26 +19,10 @@ from cnn.models.pretrained import IMAGENET_FILES, PUBLISHER, Download
 # Keras 3.15 on TensorFlow 2.21 and NumPy 2: its variables know no copy keyword yet.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
-SYMMETRIC = Normalization(method="symmetric", scale=1 / 127.5, offset=-1.0)
-DIGITS = tuple("0123456789")
 KERAS_NAMES = [name for name in BACKBONES if name not in LITE_VARIANTS]
 QUICK = ("mobilenet_v2", "vgg16")
 VGG16 = ModelSpec(backbone="vgg16", weights="imagenet")
 VGG16_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
-
-
-def image_of(height: int, width: int, channels: int = 3) -> ImageSpec:
-    return ImageSpec(size=(height, width), channels=channels)
-
-
-@pytest.fixture(scope="module")
-def keras() -> Any:
-    return import_keras()
-
-
-@pytest.fixture(scope="module")
-def mobilenet(keras: Any) -> Any:
-    return build_model(ModelSpec(backbone="mobilenet_v3_small"), image_of(32, 32, 1), SYMMETRIC, DIGITS[:3])
 
 
 @pytest.fixture

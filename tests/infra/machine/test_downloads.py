@@ -1,12 +1,12 @@
 """Hosts of downloads: which answers count, and what is said of those that do not come."""
 
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+from web_servers import serving
 
 from infra.machine.downloads import find_host_fault
 
@@ -20,15 +20,8 @@ def answering(code: int) -> Iterator[str]:
             self.send_response(code)
             self.end_headers()
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Nothing is printed."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/weights.h5"
-        server.shutdown()
-        thread.join()
+    with serving(Handler) as address:
+        yield f"{address}/weights.h5"
 
 
 @pytest.mark.parametrize("code", [200, 403, 405])

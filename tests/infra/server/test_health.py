@@ -4,9 +4,10 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+from web_servers import serving
 
 import infra.server.health
 import infra.server.local_server
@@ -33,15 +34,8 @@ def answering(replies: dict[str, tuple[int, bytes]]) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Nothing is printed."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    with serving(Handler) as address:
+        yield address
 
 
 @pytest.mark.parametrize("reply", [(200, b"true"), (401, b"Unauthorized"), (503, b"later")])
