@@ -16,7 +16,7 @@ from flows.config import Config
 from flows.models import open_registry
 from flows.progress import log_message, show_stage
 from flows.results import ScoreResult
-from flows.run_page import link_batch, name_run_by
+from flows.run_page import complete_run, describe_batch_outcome, link_batch, name_run_by
 from flows.stages import run_stage
 from infra.cluster.spec import WorkEstimate
 from infra.cluster.workers import Workers, open_workers
@@ -70,7 +70,7 @@ def score(
     if finished is None:  # else the run that wrote the batch said so
         log_quarantined(store, record, image.max_pixels)
     link_batch(result)
-    return result.model_dump()
+    return complete_run(result.model_dump(), describe_batch_outcome(result))
 
 
 def fetch_champion(store: Store, workspace: str, name: str) -> tuple[ModelRef, ImageSpec]:
