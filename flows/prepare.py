@@ -18,7 +18,7 @@ from flows.config import Config
 from flows.outages import survive_outages
 from flows.progress import log_message, show_stage
 from flows.results import PrepareResult, ShardCounts
-from flows.run_page import link_dataset, name_run_by
+from flows.run_page import complete_run, describe_dataset_outcome, link_dataset, name_run_by
 from flows.stages import run_stage
 from infra.cluster.workers import Workers, open_workers
 from infra.machine.gpus import count_nvidia_gpus
@@ -61,7 +61,8 @@ def prepare(
 
     With `verify`, files that look unchanged are read and compared with the ledger too.
     """
-    return survive_outages(lambda: prepare_dataset(source, workspace, config, verify)).model_dump()
+    result = survive_outages(lambda: prepare_dataset(source, workspace, config, verify))
+    return complete_run(result.model_dump(), describe_dataset_outcome(result))
 
 
 def prepare_dataset(

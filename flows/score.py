@@ -17,7 +17,7 @@ from flows.models import open_registry
 from flows.outages import survive_outages
 from flows.progress import log_message, show_stage
 from flows.results import ScoreResult
-from flows.run_page import link_batch, name_run_by
+from flows.run_page import complete_run, describe_batch_outcome, link_batch, name_run_by
 from flows.stages import run_stage
 from infra.cluster.spec import WorkEstimate
 from infra.cluster.workers import Workers, open_workers
@@ -49,7 +49,8 @@ def score(
     csv: bool = False,
 ) -> dict[str, Any]:
     """Score a folder with a model's champion: list → score (Dask, ONNX Runtime) → publish."""
-    return survive_outages(lambda: score_folder(source, name, workspace, config, csv)).model_dump()
+    result = survive_outages(lambda: score_folder(source, name, workspace, config, csv))
+    return complete_run(result.model_dump(), describe_batch_outcome(result))
 
 
 def score_folder(source: str, name: str, workspace: str, config: Config, csv: bool) -> ScoreResult:

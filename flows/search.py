@@ -20,17 +20,18 @@ from flows.prepare import prepare_dataset
 from flows.progress import log_message, show_stage
 from flows.results import SearchResult, TrainResult, TrialRow
 from flows.retrain import check_network
-from flows.run_page import name_run_by
+from flows.run_page import complete_run, describe_version_outcome, name_run_by
 from flows.stages import run_stage
 from flows.train import (
     Training,
+    describe_dataset,
     ending_run,
     features_of,
-    list_parameters,
     make_sure_of_weights,
     make_train_job,
     measure_size,
     open_training,
+    start_training_run,
     train_opened,
 )
 from flows.training_progress import ShownTraining
@@ -110,7 +111,9 @@ def search(
     check_searchable(base.manifest)
     make_sure_of_weights(base.choice.model, base.manifest.image.size)
     result = search_settings(Search(base), minutes)
-    return result.model_copy(update={"seconds": round(time.monotonic() - began, 3)}).model_dump(mode="json")
+    answer = result.model_copy(update={"seconds": round(time.monotonic() - began, 3)}).model_dump(mode="json")
+    outcome = f"trial {result.winner} of {len(result.trials)} won: {describe_version_outcome(result.version)}"
+    return complete_run(answer, outcome)
 
 
 def check_searchable(manifest: Manifest) -> None:
@@ -136,7 +139,8 @@ def search_settings(search: Search, minutes: float) -> SearchResult:
     folder = (base.store.root if base.store.is_local else state_dir()) / SEARCH / search.name
     parameters = {"search": search.name, "dataset": base.manifest.dataset, "auto": base.choice.reason}
     with open_journal(folder, base.choice.plan.seed) as journal:
-        parent = base.registry.start_run(base.name, search.key, parameters)
+        parent = base.registry.start_run(base.name, search.key, parameters, what=SEARCH)
+        base.registry.log_dataset(parent, describe_dataset(base.manifest))
         for killed in journal.fail_running():
             close_trial(search, killed)
 
@@ -168,7 +172,7 @@ def run_trial(search: Search, running: RunningTrial, parent: str) -> TrialResult
     job = search.open_trial(running.number, running.settings, running.minutes)
     log_message(f"trial {running.number} ({running.settings.what}): {job.choice.reason}")
     registry = job.registry
-    run_id = registry.start_run(job.name, job.key, {**list_parameters(job), "what": running.settings.what}, parent)
+    run_id = start_training_run(job, parent, f"trial {running.number}", running.settings.what)
     running.note_run(run_id)
     try:
         result = run_stage(f"trial {running.number}", lambda: trial_stage(job, running, run_id))

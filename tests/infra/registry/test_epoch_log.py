@@ -112,4 +112,4 @@ def test_the_same_figures_sent_twice_are_one_in_mlflow(tmp_path: Path) -> None:
         registry.log_epoch(run, {"loss": 0.4}, 20, at=1001.0)
         assert registry.list_steps(run, "loss") == {10, 20}
         assert registry.list_steps(run, "val_loss") == set()
-        assert len(registry._ask("get_metric_history", run, "loss")) == 2
+        assert len(registry._ask("get_metric_history", run, "train_loss")) == 2
