@@ -16,6 +16,7 @@ from cnn.text import redact_text, shorten
 from cnn.training.recipes import BACKBONE_SIDE
 from flows.config import Config
 from flows.models import open_registry
+from flows.outages import survive_outages
 from flows.prepare import prepare_dataset
 from flows.progress import log_message
 from flows.results import TrainResult
@@ -44,10 +45,8 @@ def retrain(
     check_model_name(name)
     check_network(config)
     began = time.monotonic()
-    if config.train.deployment is not None:
-        result = retrain_elsewhere(source, name, workspace, config, verify)
-    else:
-        result = retrain_here(source, name, workspace, config, verify)
+    retrain_somewhere = retrain_here if config.train.deployment is None else retrain_elsewhere
+    result = survive_outages(lambda: retrain_somewhere(source, name, workspace, config, verify))
     result = result.model_copy(update={"seconds": round(time.monotonic() - began, 3)})
     return complete_run(result.model_dump(), describe_version_outcome(result))
 

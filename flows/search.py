@@ -38,6 +38,7 @@ from flows.training_progress import ShownTraining
 from infra.cluster.spec import WorkEstimate
 from infra.cluster.workers import open_workers
 from infra.machine.user_dirs import state_dir
+from infra.registry.epoch_log import EpochLog
 from infra.registry.registry import REPORT, Registry
 from infra.registry.tracking import check_model_name
 from tasks.files.source_checks import name_command
@@ -198,7 +199,7 @@ def trial_stage(job: Training, running: RunningTrial, run_id: str) -> TrialResul
             return None
     work = HeadWork(job.workspace, job.manifest.dataset, backbone, job.choice.plan)
     results: list[TrialResult] = []
-    with open_workers(job.config.cluster) as workers:
+    with open_workers(job.config.cluster, log_message) as workers:
         workers.run(try_head, [work], results.append, WorkEstimate(1, HEAD_SECONDS))
     return results[0]
 
@@ -207,14 +208,19 @@ def train_trial(
     order: TrainJob, registry: Registry, running: RunningTrial, trainer: TrainingProcess, run_id: str
 ) -> TrialResult:
     """Train in the trainer's process; every evaluation is shown, and kept with the trial, which may end early by it."""
-    with show_stage(f"trial {running.number}", order.plan.steps, "steps") as stage:
-        shown = ShownTraining(stage, lambda figures, step: registry.log_epoch(run_id, figures, step))
+    with (
+        show_stage(f"trial {running.number}", order.plan.steps, "steps") as stage,
+        EpochLog(registry, run_id) as epochs,
+    ):
+        shown = ShownTraining(stage, epochs.add)
 
         def heed(figures: dict[str, float]) -> None:
             shown.show_evaluation(figures)
             running.report(int(figures["step"]), stage.total, figures["val_accuracy"])
 
-        return trainer.measure(order, heed, shown.show_progress)
+        result = trainer.measure(order, heed, shown.show_progress)
+        epochs.finish()
+        return result
 
 
 def close_trial(search: Search, record: TrialRecord) -> None:

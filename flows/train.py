@@ -25,6 +25,7 @@ from cnn.training.recipes import DatasetFacts, TrainingChoice, choose_model, cho
 from flows.config import Config
 from flows.features import FeaturesJob, features_stage
 from flows.models import find_user, open_registry
+from flows.outages import survive_outages
 from flows.progress import log_message, show_stage
 from flows.results import GateResult, TrainResult
 from flows.run_page import complete_run, describe_version_outcome, link_version, name_run_by
@@ -32,6 +33,7 @@ from flows.stages import run_stage
 from flows.training_progress import ShownTraining
 from infra.machine.gpus import count_nvidia_gpus
 from infra.machine.user_dirs import cache_dir, state_dir
+from infra.registry.epoch_log import EpochLog
 from infra.registry.mlflow_client import AbsentError
 from infra.registry.registry import REPORT, Registry
 from infra.registry.run_records import LoggedDataset
@@ -83,8 +85,12 @@ def train(
 ) -> dict[str, Any]:
     """Train, evaluate, register and gate a model on a dataset version."""
     check_model_name(name)
-    with TrainingProcess() as trainer:
-        result = train_model(dataset, name, workspace, config, trainer)
+
+    def work() -> TrainResult:
+        with TrainingProcess() as trainer:
+            return train_model(dataset, name, workspace, config, trainer)
+
+    result = survive_outages(work)
     return complete_run(result.model_dump(), describe_version_outcome(result))
 
 
@@ -239,13 +245,15 @@ def features_of(job: Training, trainer: TrainingProcess) -> BackboneSpec | None:
 
 
 def fit_stage(job: Training, trainer: TrainingProcess, run_id: str, backbone: BackboneSpec | None) -> TrainingResult:
-    """Fit in the trainer's process; every step is shown, and every evaluation kept in MLflow as it comes."""
+    """Fit in the trainer's process; every step is shown, and every evaluation kept in MLflow as it comes, or later."""
     order = make_train_job(job, backbone)
     log_message(describe_network(job))
-    with show_stage("train", order.plan.steps, "steps") as stage, trainer:  # its memory is free for what follows
-        shown = ShownTraining(stage, lambda figures, step: job.registry.log_epoch(run_id, figures, step))
-        result = trainer.run(order, shown.show_evaluation, shown.show_progress)
-        shown.finish()
+    with EpochLog(job.registry, run_id) as epochs:
+        with show_stage("train", order.plan.steps, "steps") as stage, trainer:  # its memory is free for what follows
+            shown = ShownTraining(stage, epochs.add)
+            result = trainer.run(order, shown.show_evaluation, shown.show_progress)
+            shown.finish()
+        epochs.finish(result.history)
     for line in (*result.notes, *result.warnings):
         log_message(f"train: {line}")
     log_message(describe_evaluation(result))

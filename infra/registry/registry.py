@@ -93,14 +93,20 @@ class Registry(Versions, Experiments):
         for start in range(0, len(flat), 100):
             self._ask_run("log_batch", run_id, params=flat[start : start + 100])
 
-    def log_epoch(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
-        """Keep the metrics of one epoch, in one transaction; what was measured on training images says so."""
+    def log_epoch(self, run_id: str, metrics: Mapping[str, float], step: int, at: float | None = None) -> None:
+        """Keep the metrics of one epoch, in one transaction; what was measured on training images says so. `at` is when
+        they were measured, in seconds since 1970."""
         import_mlflow()
         from mlflow.entities import Metric
 
-        now = int(self._clock() * 1000)
+        now = int((self._clock() if at is None else at) * 1000)
         kept = [Metric(TRAINING_METRICS.get(key, key), float(value), now, step) for key, value in metrics.items()]
         self._ask_run("log_batch", run_id, metrics=kept)
+
+    def list_steps(self, run_id: str, metric: str) -> set[int]:
+        """The steps after which a metric of this name, as `log_epoch` takes it, is kept."""
+        found = self._ask("get_metric_history", run_id, TRAINING_METRICS.get(metric, metric))
+        return {int(entry.step) for entry in found}
 
     def log_dataset(self, run_id: str, dataset: LoggedDataset) -> None:
         """Keep the dataset as an input of the run; the same one again is no second input."""
@@ -191,8 +197,18 @@ class Registry(Versions, Experiments):
         if name in self._leases:
             self._leases[name].check()
         named = {"tags": facts, "model_id": model.model_id, "await_creation_for": 0}
-        made = self._ask("create_model_version", name, model.artifact_location, run_id, **named)
-        return self.version(name, int(made.version))
+        made = self._make_version(name, run_id, model.artifact_location, named)
+        return self.version(name, made)
+
+    def _make_version(self, name: str, run_id: str, location: str, named: Mapping[str, object]) -> int:
+        """Make a version of a run; where the answer to that was lost, the version is there and not made again."""
+
+        def make() -> int:
+            found = self._client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'", max_results=1)
+            entry = found[0] if found else self._client.create_model_version(name, location, run_id, **named)
+            return int(entry.version)
+
+        return int(self._persist(make))
 
     def fetch_bundle(self, version: VersionInfo, folder: Path) -> Path:
         """The version's bundle as a verified folder below `folder`, downloaded once per digest.

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,7 +17,6 @@ from classifiers import make_file
 from environments import make_environment
 from hypothesis import given
 from hypothesis import strategies as st
-from mlflow_servers import wait_for_page
 from PIL import Image
 from s3server import choose_ports
 
@@ -195,6 +195,19 @@ def server(registered: Path, programs: Path, tmp_path_factory: pytest.TempPathFa
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def wait_for_page(address: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Until the server that was started answers there."""
+    deadline = time.monotonic() + 200
+    while True:
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        try:
+            if httpx.get(address, timeout=5).is_success:
+                return
+        except httpx.HTTPError:
+            time.sleep(0.1)
 
 
 def post(server: str, request: Any) -> tuple[int, Any]:

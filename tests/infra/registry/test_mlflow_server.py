@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mlflow_servers import run_mlflow_server
+from mlflow_server import run_mlflow_server
 from registries import METRICS, make_bundle
 
 from infra.registry.mlflow_client import AbsentError
@@ -36,8 +36,8 @@ with registry.train_alone("birds"):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with run_mlflow_server(tmp_path_factory.mktemp("server")) as address:
-        yield address
+    with run_mlflow_server(tmp_path_factory.mktemp("server")) as server:
+        yield server.address
 
 
 def start_machine(server: str, folder: Path, letter: str, bundle: Path) -> "subprocess.Popen[str]":
