@@ -121,7 +121,7 @@ def test_prefect_deployments(prefect_api: str, tmp_path: Path, make_image_folder
     make_image_folder(photos, ("bat", "cat", "owl"), 20)
     make_image_folder(inbox, ("unsorted",), 6, seed=9)
     given = ["--name", "birds", "--workspace", work, *SETTINGS]
-    safelight("deploy", *given, "--source", photos, "--inbox", inbox, "--nightly", "02:00", "--every", "1d")
+    safelight("deploy", *given, "--source", photos, "--inbox", inbox, "--every", "1d", "--json")
     worker = subprocess.Popen([*PREFECT, "worker", "start", "--pool", "safelight"], cwd=tmp_path)
     try:
         prefect("deployment", "run", "retrain/birds", "--watch")
