@@ -14,7 +14,7 @@ class ScoreSpec(Settings):
     """How images are scored, and from which confidence a prediction is accepted without a look."""
 
     top_k: int = Field(3, ge=1, le=1000, description="classes listed for each image, the most probable first")
-    batch_size: int = Field(64, ge=1, le=4096, description="images that the network sees at a time")
+    batch_size: int = Field(8, ge=1, le=4096, description="images that the network sees at a time")
     accept: float = Field(
         0.8,
         ge=0.0,
