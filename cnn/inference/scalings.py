@@ -31,7 +31,7 @@ def fold_scalings(path: Path) -> None:
     import onnx
 
     model = onnx.load(path)
-    chain = list(_follow_scalings(model.graph))
+    chain = list(follow_scalings(model.graph))
     if len(chain) < 2:
         return
     scaling = _compose(model.graph, chain)
@@ -40,7 +40,7 @@ def fold_scalings(path: Path) -> None:
     path.write_bytes(model.SerializeToString())
 
 
-def _follow_scalings(graph: Any) -> Iterator[Any]:
+def follow_scalings(graph: Any) -> Iterator[Any]:
     """The nodes that multiply the image by constants, or add some, from the cast to float on, one after the other."""
     constants = {tensor.name for tensor in graph.initializer}
     name, outputs = graph.input[0].name, {output.name for output in graph.output}
@@ -97,9 +97,7 @@ def _replace(graph: Any, chain: list[Any], scaling: Scaling) -> None:
 
 
 def _turns_channels_first(node: Any) -> bool:
-    return node.op_type == "Transpose" and any(
-        list(attribute.ints) == TO_CHANNELS_FIRST for attribute in node.attribute
-    )
+    return node.op_type == "Transpose" and TO_CHANNELS_FIRST in [list(each.ints) for each in node.attribute]
 
 
 def _shorten(values: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ from cnn.dataset.seen_images import read_heads
 from cnn.errors import BadImage, IntegrityError, RegistryError
 from cnn.images.read import DecodedImage, read_image
 from cnn.images.spec import ImageSpec
-from cnn.inference.scorer import load_scorer, rank_classes
+from cnn.inference.scorer import Precision, load_scorer, rank_classes
 from infra.registry.bundles import locate_bundle
 from infra.storage.entry import Entry
 from infra.storage.layout import score_features_path, score_part_path
@@ -130,7 +130,7 @@ def load_model(task: ScoreTask) -> "tuple[Network, KnownPredictions | None]":
         StorageError, RegistryError, IntegrityError: as `score_chunk`.
     """
     with _loading:
-        network = _load_network(task.workspace, task.model.bundle)
+        network = _load_network(task.workspace, task.model.bundle, task.spec.precision)
         return network, _load_known(task.workspace, task.known) if task.known is not None else None
 
 
@@ -271,9 +271,9 @@ def _find_part(store: Store, name: str, chunk: Chunk) -> ChunkScores | None:
 
 
 @lru_cache(maxsize=2)
-def _load_network(workspace: str, digest: str) -> Network:
+def _load_network(workspace: str, digest: str, precision: Precision) -> Network:
     folder = locate_bundle(reuse_store(workspace), digest)
-    scorer = load_scorer(folder, threads=1)  # the cluster uses the other cores
+    scorer = load_scorer(folder, 1, precision)  # the cluster uses the other cores
 
     def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return scorer.predict(images, batch_size=max(1, len(images)))

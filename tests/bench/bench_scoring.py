@@ -27,7 +27,7 @@ SEEN = 256  # images of the network alone
 def measure(bench: Workbench) -> list[Figure]:
     """Images per second from the listing to the published batch; workers have started, and have loaded nothing."""
     folder = bench.photographs
-    paths = list_files(folder)[:IMAGES]
+    paths = list(list_files(folder)[:IMAGES])
     return [row for name, network in NETWORKS.items() for row in measure_network(bench, name, network, paths)]
 
 
