@@ -104,7 +104,7 @@ def run_chunks(
             on_result(function(item))
 
 
-def warm_up(cluster: Cluster, function: Callable[[], object]) -> None:
+def load_in_workers(cluster: Cluster, function: Callable[[], object]) -> None:
     """Call a function once in each worker process, and wait; what it raises there is left to the work to say."""
     if cluster.client is None:
         return

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
-from infra.cluster.dask import Cluster, open_cluster, run_chunks, warm_up
+from infra.cluster.dask import Cluster, load_in_workers, open_cluster, run_chunks
 from infra.cluster.spec import ClusterSpec, WorkEstimate
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ class Workers:
         cluster = self._find_cluster(estimate)
         if load is not None:
             begin = time.monotonic()
-            warm_up(cluster, load)
+            load_in_workers(cluster, load)
             self.start_up += time.monotonic() - begin
 
     def _find_cluster(self, estimate: WorkEstimate) -> Cluster:

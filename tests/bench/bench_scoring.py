@@ -40,6 +40,7 @@ def measure_network(bench: Workbench, name: str, network: tuple[dict[str, str], 
         pixels = np.random.default_rng(0).integers(0, 256, (SEEN, side, side, 3), dtype=np.uint8)
         turns: dict[str, Callable[[], float]] = {
             "score": lambda: len(paths) / subject.time_score(bench.processes),
+            "int8": lambda: len(paths) / subject.time_score(bench.processes, "int8"),
             "decode": lambda: len(paths) / time_pool(pool, decode_group, groups),
             "network": lambda: time_network(subject.read_network(), pixels, bench.processes),
             "Keras": lambda: len(paths) / subject.time_keras(),
@@ -52,6 +53,7 @@ def measure_network(bench: Workbench, name: str, network: tuple[dict[str, str], 
         Figure(title, rates["score"], "images/s", "decoding, then the network", both, ">= 0.97"),
         Figure(title, rates["score"], "images/s", "decoding alone", rates["decode"], ""),
         Figure(title, rates["score"], "images/s", "Keras' folder loader and predict", rates["Keras"], ">= 2.5"),
+        Figure(f"{title}, int8", rates["int8"], "images/s", "the same in float32", rates["score"], ""),
     ]
 
 

@@ -26,8 +26,10 @@ from cnn.dataset.split import SplitSpec
 from cnn.images.read import read_image
 from cnn.images.spec import AugmentSpec, ImageSpec
 from cnn.inference.backbone import describe_backbone
-from cnn.inference.bundle import ONNX, BundleFacts, write_bundle
+from cnn.inference.bundle import INT8, ONNX, BundleFacts, write_bundle
+from cnn.inference.int8 import add_int8, quantize_network
 from cnn.inference.onnx import open_session
+from cnn.inference.scorer import Precision
 from cnn.models.architecture import ModelSpec, build_model
 from cnn.training.batches import as_training_dataset
 from cnn.training.feature_space import squash_to_unit
@@ -192,10 +194,10 @@ class ScoreSubject:
     model: ModelRef
     image: ImageSpec
 
-    def time_score(self, processes: int) -> float:
+    def time_score(self, processes: int, precision: Precision = "float32") -> float:
         """Seconds from the first chunk submitted to the published batch; the workers have loaded the network."""
         store, source = open_store(str(self.workspace)), open_source(str(self.photos))
-        job = ScoreJob(source.uri, store.uri, self.model, ScoreSpec(), datetime.now(UTC))
+        job = ScoreJob(source.uri, store.uri, self.model, ScoreSpec(precision=precision), datetime.now(UTC))
         plan = plan_scoring(list_source(source), job, None)
         with open_workers(ClusterSpec(workers=processes)) as workers:
             workers.prepare(WorkEstimate(2, 1e9), partial(warm_up_scoring, plan.task))
@@ -246,6 +248,8 @@ def write_score_subject(place: Path, photos: Sequence[str], network: Mapping[str
     model = build_model(facts.model, image, facts.normalization, classes)
     golden = np.random.default_rng(0).integers(0, 256, (8, *image.shape), dtype=np.uint8)
     write_bundle(place / "bundle", model, facts, golden)
+    quantize_network(place / "bundle" / ONNX, place / INT8, golden)
+    add_int8(place / "bundle", place / INT8)
     digest = upload_bundle(open_store(str(workspace)), place / "bundle")
     model.save(workspace / "model.keras")
     return ScoreSubject(

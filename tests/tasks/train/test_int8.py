@@ -1,5 +1,6 @@
 """A version gets an int8 network where it is not worse on the test images, and is told why where it gets none."""
 
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -8,10 +9,13 @@ import pytest
 from small_dataset import write_dataset
 from tiny_jobs import make_plan
 
+from cnn.dataset.loader import ShardSet
 from cnn.evaluation.gate import GateSpec, judge_int8
 from cnn.evaluation.metrics import compare_paired
 from cnn.inference.bundle import GOLDEN_INT8, INT8
+from cnn.inference.scorer import Precision
 from cnn.models.architecture import ModelSpec
+from tasks.train.answers import SplitPredictions, answer_split
 from tasks.train.spec import TrainingResult, TrainJob
 from tasks.train.train import train_dataset
 
@@ -41,14 +45,10 @@ def test_int8_network_that_is_not_worse_is_registered(tmp_path: Path) -> None:
 
 
 def test_worse_int8_network_is_left_out_and_the_reason_told(tmp_path: Path) -> None:
-    def answer_wrongly(bundle: Path, shards: object, precision: str = "float32") -> object:
+    def answer_wrongly(bundle: Path, shards: ShardSet, precision: Precision = "float32") -> SplitPredictions:
         found = answer_split(bundle, shards, precision)
-        found.probabilities[:] = np.roll(found.probabilities, 1, axis=1)
-        return found
+        return replace(found, probabilities=np.roll(found.probabilities, 1, axis=1))
 
-    import tasks.train.int8
-
-    answer_split = tasks.train.int8.answer_split
     with patch("tasks.train.int8.answer_split", answer_wrongly):
         result = train(tmp_path)
     assert not {INT8, GOLDEN_INT8} & set(result.info.files)
