@@ -6,6 +6,7 @@ Without Dask the same function runs in this process: in threads, or with `worker
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -127,8 +128,10 @@ def load_in_workers(cluster: Cluster, function: Callable[[], object]) -> None:
     futures = [
         cluster.client.submit(function, pure=False, workers=[place], allow_other_workers=True) for place in places
     ]
-    for future in futures:
-        future.exception()
+    until = time.monotonic() + CONNECT_SECONDS
+    with suppress(TimeoutError):  # workers that are gone are for the work to say, too
+        for future in futures:
+            future.exception(timeout=max(0.1, until - time.monotonic()))
 
 
 class _Work:
