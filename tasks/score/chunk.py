@@ -135,7 +135,7 @@ def load_for_scoring(task: ScoreTask) -> "tuple[Network, KnownPredictions | None
 
 
 def warm_up_scoring(task: ScoreTask) -> None:
-    """`load_for_scoring`, and what else the first chunk would wait for: pyarrow imports pandas with the first row, say."""
+    """`load_for_scoring`, and what else the first chunk would wait for: pyarrow imports pandas, say."""
     load_for_scoring(task)
     encode_part(make_predictions_table([FileOutcome(Entry("", 0, ""), "", "ok")], task.spec), {})
 
