@@ -15,7 +15,7 @@ from s3server import S3Server, find_obstacle, serve_s3
 
 from infra.registry.registry import Registry
 
-pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(900)]
 
 TINY = ["image.size=[16,16]", "model.preset=notes", "split.validation=0.2", "split.test=0.2"]
 TINY += ["fit.epochs=12", "fit.batch_size=4", "fit.patience=12"]
