@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Any
 
 from prefect import flow
@@ -118,6 +119,7 @@ def warm_up(work: Callable[[], None]) -> threading.Thread:
         with suppress(SafelightError):
             work()
 
-    thread = threading.Thread(target=quietly, daemon=True)
+    # With this thread's context, so that its lines find the log of the flow run.
+    thread = threading.Thread(target=copy_context().run, args=(quietly,), daemon=True)
     thread.start()
     return thread

@@ -42,6 +42,7 @@ from infra.registry.versions import IMAGES, JUDGED_ON, UNJUDGED, VersionInfo
 from infra.storage.store import Store, open_store
 from tasks.dataset.version import read_manifest
 from tasks.train.champion import measure_champion
+from tasks.train.checkpoints import remove_checkpoints
 from tasks.train.facts import read_dataset_facts
 from tasks.train.process import TrainingProcess
 from tasks.train.promotion import apply_verdict, read_verdict
@@ -185,7 +186,7 @@ def run_training_stages(job: Training, trainer: TrainingProcess) -> VersionInfo:
         version = run_stage("register", lambda: register_stage(job, result, run_id))
         job.registry.set_tags(job.name, version.version, {IMAGES: str(job.manifest.outcomes.get("ok", 0))})
         version = run_stage("gate", lambda: gate_stage(job, result, version))
-    shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
+    forget_checkpoints(job)
     return version
 
 
@@ -207,6 +208,14 @@ def describe_dataset(manifest: Manifest) -> LoggedDataset:
         "files": manifest.files,
     }
     return LoggedDataset(manifest.dataset, manifest.digest, manifest.source, counts)
+
+
+def forget_checkpoints(job: Training) -> None:
+    """Remove the checkpoints of a training whose version is registered; what cannot be removed is only in the way."""
+    shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
+    if not job.store.is_local:
+        with suppress(SafelightError):
+            remove_checkpoints(job.store, job.folder.name)
 
 
 @contextmanager

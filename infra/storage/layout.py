@@ -77,6 +77,11 @@ def feature_block_path(backbone: str, pixels: str, key: str) -> str:
     return f"{features_folder(backbone, pixels)}{key}.bin"
 
 
+def checkpoint_path(run: str, name: str) -> str:
+    """A checkpoint of a training that has not ended; without a name, what the paths of all begin with."""
+    return f"runs/{run}/checkpoints/{name}"
+
+
 def bundle_path(digest: str, name: str) -> str:
     """A file of a model that batches were scored with."""
     return f"bundles/{digest}/{name}"
