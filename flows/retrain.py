@@ -84,7 +84,7 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config, ve
         "dataset": prepared.dataset,
         "name": name,
         "workspace": workspace,
-        "config": config.model_dump(mode="json"),
+        "config": config.dump_parameters(),
     }
     try:
         run: Any = run_deployment(deployment, parameters=parameters)

@@ -23,8 +23,10 @@ from cnn.models.hub import is_hub_name
 from cnn.training.plan import TrainingSize, estimate_minutes, plan_fit
 from cnn.training.recipes import DatasetFacts, TrainingChoice, choose_model, choose_recipe, describe_choice
 from flows.config import Config
+from flows.events import emit_notice
 from flows.features import FeaturesJob, features_stage
 from flows.models import find_user, open_registry
+from flows.notices import find_held_back
 from flows.outages import survive_outages
 from flows.progress import log_message, show_stage
 from flows.results import GateResult, TrainResult
@@ -114,6 +116,7 @@ def train_opened(job: Training, trainer: TrainingProcess, started: float) -> Tra
     job.store.write(result_path(job.key), result.to_json().encode())
     link_version(result, job.registry.figures_of)
     if is_new:
+        emit_notice(find_held_back(result.model_dump()))
         log_verdict(result.gate)
     else:
         log_message(f"train: nothing has changed since version {version.version} ({result.alias or 'no alias'})")
