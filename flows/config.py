@@ -34,6 +34,12 @@ class TrainSpec(Settings):
         examples=["train/gpu"],
         description="Prefect deployment that training is sent to, such as train/gpu; not set: this machine",
     )
+    minutes: float | None = Field(
+        1440.0,
+        gt=0,
+        description="minutes that a run of that deployment may take, waiting included, before it is ended;"
+        " --set train.minutes=null: as long as it wants",
+    )
 
 
 class ScheduleSpec(Settings):

@@ -14,6 +14,7 @@ from cnn.images.spec import ImageSpec
 from cnn.images.transforms import try_pipeline
 from cnn.text import name_some
 from cnn.training.recipes import SCRATCH_SIZE, choose_image
+from flows.attendance import attend_run
 from flows.config import Config
 from flows.progress import log_message, show_stage
 from flows.results import PrepareResult, ShardCounts
@@ -60,7 +61,8 @@ def prepare(
 
     With `verify`, files that look unchanged are read and compared with the ledger too.
     """
-    return prepare_dataset(source, workspace, config, verify).model_dump()
+    with attend_run():
+        return prepare_dataset(source, workspace, config, verify).model_dump()
 
 
 def prepare_dataset(

@@ -14,10 +14,12 @@ from cnn.errors import SafelightError, ServerError
 from cnn.models.architecture import count_parameters
 from cnn.text import redact_text, shorten
 from cnn.training.recipes import BACKBONE_SIDE
+from flows.attendance import attend_run
 from flows.config import Config
 from flows.models import open_registry
 from flows.prepare import prepare_dataset
 from flows.progress import log_message
+from flows.remote_run import FAULTS, Patience, run_elsewhere
 from flows.results import TrainResult
 from flows.run_page import link_version, name_run_by
 from flows.train import make_sure_of_weights, result_path, train_model
@@ -44,10 +46,9 @@ def retrain(
     check_model_name(name)
     check_network(config)
     began = time.monotonic()
-    if config.train.deployment is not None:
-        result = retrain_elsewhere(source, name, workspace, config, verify)
-    else:
-        result = retrain_here(source, name, workspace, config, verify)
+    retrain_there = retrain_here if config.train.deployment is None else retrain_elsewhere
+    with attend_run():
+        result = retrain_there(source, name, workspace, config, verify)
     return result.model_copy(update={"seconds": round(time.monotonic() - began, 3)}).model_dump()
 
 
@@ -73,10 +74,6 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config, ve
     Raises:
         ServerError: that run did not finish; nothing was registered, or its own log says why.
     """
-    import httpx
-    from prefect.deployments import run_deployment
-    from prefect.exceptions import PrefectException
-
     deployment = str(config.train.deployment)
     prepared = prepare_dataset(source, workspace, config, verify, name_command("retrain", name))
     log_message(f"train: waiting for the deployment {deployment}")
@@ -86,9 +83,10 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config, ve
         "workspace": workspace,
         "config": config.model_dump(mode="json"),
     }
+    most = config.train.minutes
     try:
-        run: Any = run_deployment(deployment, parameters=parameters)
-    except (PrefectException, httpx.HTTPError) as error:
+        run = run_elsewhere(deployment, parameters, Patience(most_seconds=None if most is None else most * 60))
+    except FAULTS as error:
         text = redact_text(f"{type(error).__name__}: {shorten(error)}")
         raise ServerError(
             f"the deployment {deployment} (train.deployment) cannot be run ({text}); is it deployed? "

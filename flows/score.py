@@ -12,6 +12,7 @@ from cnn.evaluation.gate import describe_unjudged
 from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import read_bundle
 from cnn.text import name_some
+from flows.attendance import attend_run
 from flows.config import Config
 from flows.models import open_registry
 from flows.progress import log_message, show_stage
@@ -48,6 +49,12 @@ def score(
     csv: bool = False,
 ) -> dict[str, Any]:
     """Score a folder with a model's champion: list → score (Dask, ONNX Runtime) → publish."""
+    with attend_run():
+        return score_folder(source, name, workspace, config, csv)
+
+
+def score_folder(source: str, name: str, workspace: str, config: Config, csv: bool) -> dict[str, Any]:
+    """The body of the flow."""
     store = open_store(workspace)
     model, image = run_stage("fetch champion", lambda: fetch_champion(store, workspace, name))
     began = submitted = time.monotonic()

@@ -10,13 +10,17 @@ from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from prefect.client.orchestration import get_client
 from prefect.schedules import Schedule
 from prefect.server.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.types.entrypoint import EntrypointType
 
 from cnn.errors import ConfigError
 from flows.config import Config
+from flows.lost_runs import TAG, ship_lost_run_automation
+from flows.progress import ask_prefect
 from flows.retrain import retrain
+from flows.run_locks import end_lost_runs
 from flows.score import score
 from flows.serving.lateness import ScheduleWatch
 from flows.serving.log import ServeLog
@@ -73,6 +77,7 @@ def make_deployment(served: Served, plan: Plan) -> ServedDeployment:
         name=served.name,
         # The slug says which schedule of an earlier deployment this one replaces.
         schedules=[make_schedule(plan.timing, served.zone, active=plan.folder is not None)],
+        tags=[TAG],
         parameters=parameters | ({"source": plan.folder} if plan.folder else {}),
         concurrency_limit=1,
         entrypoint_type=EntrypointType.MODULE_PATH,  # from anywhere, and never a file of the working folder
@@ -139,9 +144,18 @@ def serve_deployments(served: Served) -> dict[str, Any]:
     address, plans, log = os.environ.get("PREFECT_API_URL", ""), make_plans(served), ServeLog(ZoneInfo(served.zone))
     deployments = [make_deployment(served, plan) for plan in plans]
     with lock_served_name(served.name, address), supervise_server(address):
+        end_lost_work(address, log)
         runner = ServingRunner(log, watch_schedules(served, plans, log.now()), choose_pause(plans))
         asyncio.run(runner.serve(deployments))
     return {"served": [f"{plan.flow.name}/{served.name}" for plan in plans], "model": served.name}
+
+
+def end_lost_work(address: str, log: ServeLog) -> None:
+    """End the runs that a process which is gone has left in Prefect, and have its server do so from now on."""
+    for number in end_lost_runs(address):
+        log.write_line(f"run {number} had ended without a word; it is marked as crashed")
+    with get_client(sync_client=True) as client:
+        ask_prefect(lambda: ship_lost_run_automation(client))
 
 
 def name_runs(plan: Plan, served: Served) -> str:

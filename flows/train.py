@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.exceptions import TerminationSignal
 
 from cnn.dataset.manifest import Manifest
 from cnn.errors import SafelightError
@@ -22,6 +23,7 @@ from cnn.models.architecture import ModelSpec, count_parameters
 from cnn.models.hub import is_hub_name
 from cnn.training.plan import TrainingSize, estimate_minutes, plan_fit
 from cnn.training.recipes import DatasetFacts, TrainingChoice, choose_model, choose_recipe, describe_choice
+from flows.attendance import attend_run
 from flows.config import Config
 from flows.features import FeaturesJob, features_stage
 from flows.models import find_user, open_registry
@@ -82,7 +84,7 @@ def train(
 ) -> dict[str, Any]:
     """Train, evaluate, register and gate a model on a dataset version."""
     check_model_name(name)
-    with TrainingProcess() as trainer:
+    with attend_run(), TrainingProcess() as trainer:
         return train_model(dataset, name, workspace, config, trainer).model_dump()
 
 
@@ -188,7 +190,7 @@ def ending_run(registry: Registry, run_id: str) -> Iterator[None]:
     try:
         yield
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, TerminationSignal):  # by Ctrl-C, or with a worker or `safelight serve`
         status = "KILLED"
         raise
     finally:
