@@ -64,6 +64,22 @@ class InstallationError(SafelightError):
     """A helper process that cannot be started, or cannot do what it is for whatever it is given."""
 
 
+class OutageError(SafelightError):
+    """A server that does not answer, or is overloaded: the same run may succeed in a minute."""
+
+
+class StorageOutageError(StorageError, OutageError):
+    """A store that does not answer now."""
+
+
+class SourceOutageError(SourceError, OutageError):
+    """A source that does not answer now."""
+
+
+class ServerOutageError(ServerError, OutageError):
+    """A server that does not answer now, or work that lost its workers."""
+
+
 class BadImage(Exception):
     """One file that gives no pixels: `reason` is a code for the ledger, `detail` a short text for people."""
 

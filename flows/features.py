@@ -53,7 +53,7 @@ def export_stage(job: FeaturesJob, backbone: BackboneSpec, trainer: TrainingProc
 
 def compute_stage(plan: FeaturePlan, cluster: ClusterSpec) -> None:
     """Compute what is missing, with a bar; each block that ends is kept, whatever happens to the others."""
-    with open_workers(cluster) as workers, show_stage("features", plan.images) as stage:
+    with open_workers(cluster, log_message) as workers, show_stage("features", plan.images) as stage:
         compute_blocks(plan, workers.run, lambda done: stage.advance(done.images))
 
 

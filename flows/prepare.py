@@ -16,9 +16,10 @@ from cnn.text import name_some
 from cnn.training.recipes import SCRATCH_SIZE, choose_image
 from flows.attendance import attend_run
 from flows.config import Config
+from flows.outages import survive_outages
 from flows.progress import log_message, show_stage
 from flows.results import PrepareResult, ShardCounts
-from flows.run_page import link_dataset, name_run_by
+from flows.run_page import complete_run, describe_dataset_outcome, link_dataset, name_run_by
 from flows.stages import run_stage
 from infra.cluster.workers import Workers, open_workers
 from infra.machine.gpus import count_nvidia_gpus
@@ -62,7 +63,8 @@ def prepare(
     With `verify`, files that look unchanged are read and compared with the ledger too.
     """
     with attend_run():
-        return prepare_dataset(source, workspace, config, verify).model_dump()
+        result = survive_outages(lambda: prepare_dataset(source, workspace, config, verify))
+    return complete_run(result.model_dump(), describe_dataset_outcome(result))
 
 
 def prepare_dataset(
@@ -73,7 +75,7 @@ def prepare_dataset(
     job = open_job(source, workspace, config, verify, command)
     if config.image.size is not None:
         try_transforms(config, job.spec.image)
-    with lock_workspace(job.store), open_workers(config.cluster) as workers:
+    with lock_workspace(job.store), open_workers(config.cluster, log_message) as workers:
         previous = read_previous(job.store, job.source.uri)
         files = run_stage("list", lambda: list_files(job))
         if config.image.size is None:

@@ -17,11 +17,12 @@ from cnn.training.recipes import BACKBONE_SIDE
 from flows.attendance import attend_run
 from flows.config import Config
 from flows.models import open_registry
+from flows.outages import survive_outages
 from flows.prepare import prepare_dataset
 from flows.progress import log_message
 from flows.remote_run import FAULTS, Patience, run_elsewhere
 from flows.results import TrainResult
-from flows.run_page import link_version, name_run_by
+from flows.run_page import complete_run, describe_version_outcome, link_version, name_run_by
 from flows.train import make_sure_of_weights, result_path, train_model
 from infra.registry.tracking import check_model_name
 from infra.storage.store import open_store, parse_folder
@@ -46,10 +47,11 @@ def retrain(
     check_model_name(name)
     check_network(config)
     began = time.monotonic()
-    retrain_there = retrain_here if config.train.deployment is None else retrain_elsewhere
+    retrain_somewhere = retrain_here if config.train.deployment is None else retrain_elsewhere
     with attend_run():
-        result = retrain_there(source, name, workspace, config, verify)
-    return result.model_copy(update={"seconds": round(time.monotonic() - began, 3)}).model_dump()
+        result = survive_outages(lambda: retrain_somewhere(source, name, workspace, config, verify))
+    result = result.model_copy(update={"seconds": round(time.monotonic() - began, 3)})
+    return complete_run(result.model_dump(), describe_version_outcome(result))
 
 
 def check_network(config: Config) -> None:

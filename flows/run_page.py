@@ -1,12 +1,14 @@
-"""Prefect's page of a flow run: a name that says what the run does, and links to its results."""
+"""Prefect's page of a flow run: a name that says what the run does, what it came to, and links to its results."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any, cast
 from urllib.parse import quote
 
 from prefect.artifacts import create_markdown_artifact
 from prefect.context import FlowRunContext
+from prefect.states import Completed
 
 from cnn.errors import SafelightError
 from cnn.text import escape_unprintable
@@ -29,6 +31,36 @@ def name_run_by(verb: str, parameter: str) -> Callable[[], str]:
     return name
 
 
+def complete_run(answer: dict[str, Any], outcome: str) -> dict[str, Any]:
+    """What a flow returns: the answer, and within a run the message of its last state, which Prefect's pages show and
+    its notifications quote. Whoever calls the flow gets the answer alone."""
+    if FlowRunContext.get() is None:
+        return answer
+    return cast(dict[str, Any], Completed(data=answer, message=escape_unprintable(outcome)))
+
+
+def describe_dataset_outcome(result: PrepareResult) -> str:
+    """One line of what a preparation came to."""
+    counts = ", ".join(f"{count:,} {name}" for name, count in result.outcomes.items() if count)
+    return f"dataset {result.dataset}: {counts}"
+
+
+def describe_version_outcome(result: TrainResult) -> str:
+    """One line of what a training came to: the version, its accuracy, and the gate's verdict with its first reason."""
+    if not result.trained:
+        return f"nothing has changed since {result.model} version {result.version} ({result.alias or 'no alias'})"
+    accuracy = f", accuracy {result.metrics['accuracy']:.4f}" if "accuracy" in result.metrics else ""
+    where = f" on the {result.judged_on}" if accuracy and result.judged_on else ""
+    verdict = ": ".join(filter(None, (result.gate.verdict, *result.gate.reasons[:1])))
+    return f"{result.model} version {result.version} ({result.alias or 'no alias'}){accuracy}{where}; {verdict}"
+
+
+def describe_batch_outcome(result: ScoreResult) -> str:
+    """One line of what a scoring came to."""
+    counts = ", ".join(f"{count:,} {name}" for name, count in result.outcomes.items() if count)
+    return f"batch {result.batch} by {result.model} version {result.version}: {counts}"
+
+
 def link_dataset(result: PrepareResult) -> None:
     """A dataset version, on the page of the run that prepared it."""
     rows = {
@@ -44,13 +76,15 @@ def link_dataset(result: PrepareResult) -> None:
 def link_version(result: TrainResult, find_figures: Callable[[str], str]) -> None:
     """A model version on the page of the run that trained it; `find_figures` is asked by the run's id in MLflow."""
     alias = f" ({result.alias})" if result.alias else ""
+    figures = {_write(name): f"{value:.4g}" for name, value in result.metrics.items()}
     rows = {
         "model": _write(f"{result.model} version {result.version}{alias}"),
         "gate": _write(result.gate.verdict),
+        **figures,
+        "measured on": _write(result.judged_on),
         "dataset": _write(result.dataset),
         "MLflow run": _write(result.run_id),
     }
-    rows |= {_write(name): f"{value:.4g}" for name, value in result.metrics.items()}
     links = {"report": result.report} if result.report else {}
     with suppress(SafelightError):  # someone removed the run in MLflow
         links["figures"] = find_figures(result.run_id)

@@ -15,9 +15,10 @@ from cnn.text import name_some
 from flows.attendance import attend_run
 from flows.config import Config
 from flows.models import open_registry
+from flows.outages import survive_outages
 from flows.progress import log_message, show_stage
 from flows.results import ScoreResult
-from flows.run_page import link_batch, name_run_by
+from flows.run_page import complete_run, describe_batch_outcome, link_batch, name_run_by
 from flows.stages import run_stage
 from infra.cluster.spec import WorkEstimate
 from infra.cluster.workers import Workers, open_workers
@@ -50,17 +51,18 @@ def score(
 ) -> dict[str, Any]:
     """Score a folder with a model's champion: list → score (Dask, ONNX Runtime) → publish."""
     with attend_run():
-        return score_folder(source, name, workspace, config, csv)
+        result = survive_outages(lambda: score_folder(source, name, workspace, config, csv))
+    return complete_run(result.model_dump(), describe_batch_outcome(result))
 
 
-def score_folder(source: str, name: str, workspace: str, config: Config, csv: bool) -> dict[str, Any]:
+def score_folder(source: str, name: str, workspace: str, config: Config, csv: bool) -> ScoreResult:
     """The body of the flow."""
     store = open_store(workspace)
     model, image = run_stage("fetch champion", lambda: fetch_champion(store, workspace, name))
     began = submitted = time.monotonic()
     plan = run_stage("list", lambda: plan_batch(source, store, model, config))
     record = finished = find_finished_batch(store, plan)
-    with open_workers(config.cluster) as workers:
+    with open_workers(config.cluster, log_message) as workers:
         if record is None:
             workers.prepare(estimate_scoring(plan))
             submitted = time.monotonic()
@@ -77,7 +79,7 @@ def score_folder(source: str, name: str, workspace: str, config: Config, csv: bo
     if finished is None:  # else the run that wrote the batch said so
         log_quarantined(store, record, image.max_pixels)
     link_batch(result)
-    return result.model_dump()
+    return result
 
 
 def fetch_champion(store: Store, workspace: str, name: str) -> tuple[ModelRef, ImageSpec]:

@@ -21,23 +21,25 @@ from flows.prepare import prepare_dataset
 from flows.progress import log_message, show_stage
 from flows.results import SearchResult, TrainResult, TrialRow
 from flows.retrain import check_network
-from flows.run_page import name_run_by
+from flows.run_page import complete_run, describe_version_outcome, name_run_by
 from flows.stages import run_stage
 from flows.train import (
     Training,
+    describe_dataset,
     ending_run,
     features_of,
-    list_parameters,
     make_sure_of_weights,
     make_train_job,
     measure_size,
     open_training,
+    start_training_run,
     train_opened,
 )
 from flows.training_progress import ShownTraining
 from infra.cluster.spec import WorkEstimate
 from infra.cluster.workers import open_workers
 from infra.machine.user_dirs import state_dir
+from infra.registry.epoch_log import EpochLog
 from infra.registry.registry import REPORT, Registry
 from infra.registry.tracking import check_model_name
 from tasks.files.source_checks import name_command
@@ -107,7 +109,9 @@ def search(
         raise ConfigError("a search trains on this machine: run it where the GPU is, without train.deployment")
     with attend_run():
         result = search_source(source, name, minutes, workspace, config)
-    return result.model_copy(update={"seconds": round(time.monotonic() - began, 3)}).model_dump(mode="json")
+    answer = result.model_copy(update={"seconds": round(time.monotonic() - began, 3)}).model_dump(mode="json")
+    outcome = f"trial {result.winner} of {len(result.trials)} won: {describe_version_outcome(result.version)}"
+    return complete_run(answer, outcome)
 
 
 def search_source(source: str, name: str, minutes: float, workspace: str, config: Config) -> SearchResult:
@@ -142,7 +146,8 @@ def search_settings(search: Search, minutes: float) -> SearchResult:
     folder = (base.store.root if base.store.is_local else state_dir()) / SEARCH / search.name
     parameters = {"search": search.name, "dataset": base.manifest.dataset, "auto": base.choice.reason}
     with open_journal(folder, base.choice.plan.seed) as journal:
-        parent = base.registry.start_run(base.name, search.key, parameters)
+        parent = base.registry.start_run(base.name, search.key, parameters, what=SEARCH)
+        base.registry.log_dataset(parent, describe_dataset(base.manifest))
         for killed in journal.fail_running():
             close_trial(search, killed)
 
@@ -174,7 +179,7 @@ def run_trial(search: Search, running: RunningTrial, parent: str) -> TrialResult
     job = search.open_trial(running.number, running.settings, running.minutes)
     log_message(f"trial {running.number} ({running.settings.what}): {job.choice.reason}")
     registry = job.registry
-    run_id = registry.start_run(job.name, job.key, {**list_parameters(job), "what": running.settings.what}, parent)
+    run_id = start_training_run(job, parent, f"trial {running.number}", running.settings.what)
     running.note_run(run_id)
     try:
         result = run_stage(f"trial {running.number}", lambda: trial_stage(job, running, run_id))
@@ -201,7 +206,7 @@ def trial_stage(job: Training, running: RunningTrial, run_id: str) -> TrialResul
             return None
     work = HeadWork(job.workspace, job.manifest.dataset, backbone, job.choice.plan)
     results: list[TrialResult] = []
-    with open_workers(job.config.cluster) as workers:
+    with open_workers(job.config.cluster, log_message) as workers:
         workers.run(try_head, [work], results.append, WorkEstimate(1, HEAD_SECONDS))
     return results[0]
 
@@ -210,14 +215,19 @@ def train_trial(
     order: TrainJob, registry: Registry, running: RunningTrial, trainer: TrainingProcess, run_id: str
 ) -> TrialResult:
     """Train in the trainer's process; every evaluation is shown, and kept with the trial, which may end early by it."""
-    with show_stage(f"trial {running.number}", order.plan.steps, "steps") as stage:
-        shown = ShownTraining(stage, lambda figures, step: registry.log_epoch(run_id, figures, step))
+    with (
+        show_stage(f"trial {running.number}", order.plan.steps, "steps") as stage,
+        EpochLog(registry, run_id) as epochs,
+    ):
+        shown = ShownTraining(stage, epochs.add)
 
         def heed(figures: dict[str, float]) -> None:
             shown.show_evaluation(figures)
             running.report(int(figures["step"]), stage.total, figures["val_accuracy"])
 
-        return trainer.measure(order, heed, shown.show_progress)
+        result = trainer.measure(order, heed, shown.show_progress)
+        epochs.finish()
+        return result
 
 
 def close_trial(search: Search, record: TrialRecord) -> None:

@@ -27,15 +27,18 @@ from flows.attendance import attend_run
 from flows.config import Config
 from flows.features import FeaturesJob, features_stage
 from flows.models import find_user, open_registry
+from flows.outages import survive_outages
 from flows.progress import log_message, show_stage
 from flows.results import GateResult, TrainResult
-from flows.run_page import link_version, name_run_by
+from flows.run_page import complete_run, describe_version_outcome, link_version, name_run_by
 from flows.stages import run_stage
 from flows.training_progress import ShownTraining
 from infra.machine.gpus import count_nvidia_gpus
 from infra.machine.user_dirs import cache_dir, state_dir
+from infra.registry.epoch_log import EpochLog
 from infra.registry.mlflow_client import AbsentError
 from infra.registry.registry import REPORT, Registry
+from infra.registry.run_records import LoggedDataset
 from infra.registry.tracking import check_model_name
 from infra.registry.versions import IMAGES, JUDGED_ON, UNJUDGED, VersionInfo
 from infra.storage.store import Store, open_store
@@ -84,8 +87,14 @@ def train(
 ) -> dict[str, Any]:
     """Train, evaluate, register and gate a model on a dataset version."""
     check_model_name(name)
-    with attend_run(), TrainingProcess() as trainer:
-        return train_model(dataset, name, workspace, config, trainer).model_dump()
+
+    def work() -> TrainResult:
+        with TrainingProcess() as trainer:
+            return train_model(dataset, name, workspace, config, trainer)
+
+    with attend_run():
+        result = survive_outages(work)
+    return complete_run(result.model_dump(), describe_version_outcome(result))
 
 
 def train_model(dataset: str, name: str, workspace: str, config: Config, trainer: TrainingProcess) -> TrainResult:
@@ -172,7 +181,7 @@ def find_version(job: Training) -> VersionInfo | None:
 def run_training_stages(job: Training, trainer: TrainingProcess) -> VersionInfo:
     """Fit and evaluate in the trainer's process, then register and gate; a run that fails is marked so in MLflow."""
     log_message(f"train: {job.choice.reason}")
-    run_id = job.registry.start_run(job.name, job.key, list_parameters(job))
+    run_id = start_training_run(job)
     with ending_run(job.registry, run_id):
         backbone = features_of(job, trainer)
         result = run_stage("fit and evaluate", lambda: fit_stage(job, trainer, run_id, backbone))
@@ -181,6 +190,26 @@ def run_training_stages(job: Training, trainer: TrainingProcess) -> VersionInfo:
         version = run_stage("gate", lambda: gate_stage(job, result, version))
     shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
     return version
+
+
+def start_training_run(job: Training, parent: str = "", what: str = "", tried: str = "") -> str:
+    """The id of the run in MLflow, with its parameters and the dataset that it learns from; for a trial of a search
+    `parent` is the search's run, `what` its title, and `tried` what it tries."""
+    parameters = list_parameters(job) | ({"what": tried} if tried else {})
+    run_id = job.registry.start_run(job.name, job.key, parameters, parent, what)
+    job.registry.log_dataset(run_id, describe_dataset(job.manifest))
+    return run_id
+
+
+def describe_dataset(manifest: Manifest) -> LoggedDataset:
+    """A dataset version as MLflow shows an input."""
+    counts = {
+        "num_rows": sum(manifest.rows(split) for split in manifest.splits),
+        "images": manifest.images,
+        "classes": len(manifest.classes),
+        "files": manifest.files,
+    }
+    return LoggedDataset(manifest.dataset, manifest.digest, manifest.source, counts)
 
 
 @contextmanager
@@ -219,13 +248,15 @@ def features_of(job: Training, trainer: TrainingProcess) -> BackboneSpec | None:
 
 
 def fit_stage(job: Training, trainer: TrainingProcess, run_id: str, backbone: BackboneSpec | None) -> TrainingResult:
-    """Fit in the trainer's process; every step is shown, and every evaluation kept in MLflow as it comes."""
+    """Fit in the trainer's process; every step is shown, and every evaluation kept in MLflow as it comes, or later."""
     order = make_train_job(job, backbone)
     log_message(describe_network(job))
-    with show_stage("train", order.plan.steps, "steps") as stage, trainer:  # its memory is free for what follows
-        shown = ShownTraining(stage, lambda figures, step: job.registry.log_epoch(run_id, figures, step))
-        result = trainer.run(order, shown.show_evaluation, shown.show_progress)
-        shown.finish()
+    with EpochLog(job.registry, run_id) as epochs:
+        with show_stage("train", order.plan.steps, "steps") as stage, trainer:  # its memory is free for what follows
+            shown = ShownTraining(stage, epochs.add)
+            result = trainer.run(order, shown.show_evaluation, shown.show_progress)
+            shown.finish()
+        epochs.finish(result.history)
     for line in (*result.notes, *result.warnings):
         log_message(f"train: {line}")
     log_message(describe_evaluation(result))

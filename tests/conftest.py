@@ -127,6 +127,13 @@ def s3_bucket(s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str
     return f"s3://{bucket}"
 
 
+@pytest.fixture
+def impatient_s3(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No request to S3 is sent again."""
+    for limit in ("PATIENCE_SECONDS", "FIRST_SECONDS"):
+        monkeypatch.setattr(f"infra.storage.s3_patience.{limit}", 0.0)
+
+
 @pytest.fixture(scope="session")
 def make_image_folder() -> MakeImageFolder:
     """A function that writes class folders of small pictures which differ from each other, and by class."""

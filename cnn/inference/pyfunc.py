@@ -8,7 +8,7 @@ import base64
 import io
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from cnn.errors import BadImage
 from cnn.images.pixels import encode_png
 from cnn.images.read import read_image
 from cnn.inference.bundle import GOLDEN
+from cnn.inference.model_server import decode_base64, decode_requested, is_model_server
 from cnn.inference.scorer import Scorer, load_scorer, rank_classes
 
 COLUMN = "image"
@@ -29,33 +30,45 @@ COLUMNS = ["label", "confidence", "top_k", "outcome", "reason"]
 TOP_K = 5
 BATCH = 64
 CHANNELS = (1, 3, 4)  # grey, RGB, RGB with transparency
+DEFAULT_CONFIG = {"threads": 1, "read_paths": True}  # what `model_config` may change
 
 
 @dataclass(frozen=True)
 class ImageClassifier:
-    """What MLflow wraps: `predict` takes images and gives one row for each, in their order."""
+    """What MLflow wraps: `predict` takes images and gives one row for each, in their order.
+
+    Where `reads_paths` is off, and always in a model server, a text is an image file in base64 and no path.
+    """
 
     scorer: Scorer
+    reads_paths: bool = True
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """One row per image: label, confidence, top_k (a list of {label, probability}), outcome, reason.
 
-        `model_input` is a data frame with the column `image`, or a list, array or series, of image files: bytes, local
-        paths, `data:` addresses with the file in base64 (for JSON), or pixels, uint8 (height, width) or (height, width,
-        1, 3 or 4 channels), which count as a file that holds them. An array of uint8 is one image, or with four
-        dimensions a batch. `params` may hold `top_k`, the number of classes listed (default 5). A file that gives no
-        pixels is a row with the outcome "quarantined", its reason and no label; a data frame or series keeps its index.
+        `model_input` is a data frame or dictionary with the column `image`, or a list, array or series, of image files:
+        bytes, local paths, `data:` addresses with the file in base64 (for JSON), or pixels, uint8 (height, width) or
+        (height, width, 1, 3 or 4 channels), which count as a file that holds them. The items of a list may be
+        dictionaries with the key `image`. An array of uint8 is one image, or with four dimensions a batch. `params` may
+        hold `top_k`, the number of classes listed (default 5). A file that gives no pixels is a row with the outcome
+        "quarantined", its reason, no label and no confidence; a data frame or series keeps its index.
+
+        In a model server an image is bytes or base64. Confidences of an answer that becomes JSON are numbers or None.
 
         Raises:
             ValueError: the input or a parameter is none of these.
         """
         images, index = _list_images(model_input)
         top_k = _read_top_k(params or {})
+        read: Callable[[Any], bytes] = _read_bytes
+        if is_request := not self.reads_paths or is_model_server():
+            images, read = decode_requested(images), bytes
         starts = range(0, len(images), BATCH)
-        rows = [row for start in starts for row in self._predict_batch(images[start : start + BATCH], top_k)]
-        return pd.DataFrame(rows, index, COLUMNS, dtype=object).astype({"confidence": "float64"})
+        rows = [row for start in starts for row in self._predict_batch(images[start : start + BATCH], top_k, read)]
+        answer = pd.DataFrame(rows, index, COLUMNS, dtype=object)
+        return answer if is_request else answer.astype({"confidence": "float64"})  # JSON has no NaN
 
-    def _predict_batch(self, images: Sequence[Any], top_k: int) -> list[dict[str, Any]]:
+    def _predict_batch(self, images: Sequence[Any], top_k: int, read: Callable[[Any], bytes]) -> list[dict[str, Any]]:
         info = self.scorer.info
         pixels = np.empty((len(images), *info.image.shape), np.uint8)
         rows: list[dict[str, Any]] = []
@@ -63,14 +76,14 @@ class ImageClassifier:
         for image in images:
             row: dict[str, Any] = {
                 "label": None,
-                "confidence": float("nan"),
+                "confidence": None,
                 "top_k": [],
                 "outcome": "ok",
                 "reason": None,
             }
             rows.append(row)
             try:
-                pixels[len(good)] = read_image(_read_bytes(image), info.image).pixels
+                pixels[len(good)] = read_image(read(image), info.image).pixels
                 good.append(row)
             except BadImage as fault:
                 row.update(outcome="quarantined", reason=fault.reason)
@@ -82,29 +95,38 @@ class ImageClassifier:
 
 
 def _load_pyfunc(data_path: str, model_config: dict[str, Any] | None = None) -> ImageClassifier:
-    """The classifier of the bundle at `data_path`; `model_config` may hold `threads` (default 1). Called by MLflow.
+    """The classifier of the bundle at `data_path`. Called by MLflow.
+
+    `model_config` may hold `threads` (of ONNX Runtime, default 1) and `read_paths` (default true; false for whoever
+    hands requests of a server of their own to `predict`).
 
     Raises:
         IntegrityError, RegistryError: as `load_scorer`.
     """
-    return ImageClassifier(load_scorer(Path(data_path), threads=int((model_config or {}).get("threads", 1))))
+    config = {**DEFAULT_CONFIG, **(model_config or {})}
+    return ImageClassifier(load_scorer(Path(data_path), threads=int(config["threads"])), bool(config["read_paths"]))
 
 
 def _list_images(model_input: Any) -> tuple[list[Any], pd.Index]:
-    if isinstance(model_input, pd.DataFrame):
-        if COLUMN not in model_input.columns:
-            raise ValueError(f'expected a column "{COLUMN}" with bytes or paths, not {list(model_input.columns)}')
-        model_input = model_input[COLUMN]
+    if isinstance(model_input, pd.DataFrame | Mapping):
+        model_input = _take_image(model_input)
     if isinstance(model_input, pd.Series):
         return model_input.tolist(), model_input.index
     if isinstance(model_input, bytes | bytearray | memoryview | str | os.PathLike):
         model_input = [model_input]
     if isinstance(model_input, np.ndarray):
         model_input = _split_array(model_input)
-    if not isinstance(model_input, Iterable) or isinstance(model_input, dict):
+    if not isinstance(model_input, Iterable):
         raise ValueError(f'expected a data frame with a column "{COLUMN}" or a list, not {type(model_input).__name__}')
-    images = list(model_input)
+    images = [_take_image(item) if isinstance(item, Mapping) else item for item in model_input]
     return images, pd.RangeIndex(len(images))
+
+
+def _take_image(record: Any) -> Any:
+    """The column `image` of a data frame, or what a dictionary has under that name. Raises: ValueError."""
+    if COLUMN not in record:
+        raise ValueError(f'expected a column "{COLUMN}" with bytes or paths, not {list(record)}')
+    return record[COLUMN]
 
 
 def _split_array(array: NDArray[Any]) -> list[Any]:
@@ -147,7 +169,10 @@ def _read_bytes(image: Any) -> bytes:
     if isinstance(image, np.ndarray):
         return _encode_pixels(image)
     if isinstance(image, str) and image.startswith("data:"):
-        return _decode_data(image)
+        try:
+            return decode_base64(image)
+        except ValueError as error:
+            raise BadImage("not_an_image", str(error)) from None
     if not isinstance(image, str | os.PathLike):
         raise BadImage("not_an_image", f"bytes, a path or pixels, not {type(image).__name__}")
     try:
@@ -175,18 +200,9 @@ def _encode_pixels(pixels: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _decode_data(address: str) -> bytes:
-    head, _, text = address.partition(",")
-    if not head.endswith(";base64"):
-        raise BadImage("not_an_image", "a data: address without base64")
-    try:
-        return base64.b64decode(text, validate=True)
-    except ValueError:
-        raise BadImage("not_an_image", "no base64") from None
-
-
-def make_example(bundle: Path) -> list[str]:
-    """An input that `predict` takes, for MLflow to keep: one of the bundle's golden images as a `data:` address."""
+def make_example(bundle: Path) -> list[dict[str, str]]:
+    """An input that `predict` takes, for MLflow to keep: one of the bundle's golden images as a `data:` address, which
+    is the same in a request and from Python."""
     with np.load(bundle / GOLDEN, allow_pickle=False) as golden:
         png = encode_png(golden["images"][0])
-    return ["data:image/png;base64," + base64.b64encode(png).decode("ascii")]
+    return [{COLUMN: "data:image/png;base64," + base64.b64encode(png).decode("ascii")}]

@@ -9,15 +9,18 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
-from cnn.errors import InstallationError, SafelightError, ServerError
+from cnn.errors import InstallationError, SafelightError, ServerError, ServerOutageError
 from cnn.text import redact
 from infra.cluster.address import check_address
+from infra.cluster.code_version import CheckedFunction, ForeignCodeError, check_code_version, read_code_version
 from infra.cluster.spawn import block_interrupts, skip_main_module
 from infra.cluster.spec import ClusterSpec
 from infra.cluster.threads import run_in_threads
+from infra.cluster.worker_watch import Announce, WorkerWatch
 from infra.machine.memory_limits import is_short_of_memory
 from infra.machine.user_dirs import cache_dir
 
@@ -27,6 +30,7 @@ R = TypeVar("R")
 MOST_RETURNS = 8  # times that an item may come back from workers that died: it is not to blame for each of them
 CONNECT_SECONDS = 30
 IN_FLIGHT = 4  # chunks per worker process that are with the workers at a time
+POLL_SECONDS = 0.1  # between two looks at what is done; a result that comes ends the pause
 THREADS = 2  # per worker process: one chunk waits for disk or network while another computes
 SETTINGS = {
     "distributed.scheduler.allowed-failures": 1,  # the second death beside a chunk brings it back to `run_chunks`
@@ -54,20 +58,30 @@ QUIET = {"DASK_LOGGING__DISTRIBUTED": "critical", "DASK_LOGGING__TORNADO": "crit
 
 @dataclass(frozen=True)
 class Cluster:
-    """Workers that are ready; `client` is None when the chunks run in this process."""
+    """Workers that are ready; `client` is None when the chunks run in this process. `watch` looks after workers that
+    somebody else has started."""
 
     workers: int
     client: Any | None = None
+    watch: WorkerWatch | None = None
 
 
 @contextmanager
-def open_cluster(spec: ClusterSpec) -> Iterator[Cluster]:
-    """A cluster for the length of the block. Raises: ConfigError, ServerError."""
+def open_cluster(spec: ClusterSpec, announce: Announce = lambda line: None) -> Iterator[Cluster]:
+    """A cluster for the length of the block; `announce` gets lines on workers that are gone.
+
+    Raises:
+        ConfigError: the address is none, or is not trusted.
+        ServerError: nobody answers there, or a worker is of another version.
+    """
     configured = os.environ.get("DASK_SCHEDULER_ADDRESS") if spec.workers is None else None  # Dask's own variable
     if given := spec.address or configured:
         address = check_address(given)
         with _connect(address) as client:
-            yield Cluster(_count_workers(client, address), client)
+            workers = _count_workers(client, address)
+            check_workers(client, address)
+            place, count = redact(address), partial(_ask_for_workers, client)
+            yield Cluster(workers, client, WorkerWatch(count, place, spec.wait_minutes, announce))
     elif spec.workers == 0:
         yield Cluster(0)
     else:
@@ -95,7 +109,8 @@ def run_chunks(
     """
     if cluster.client is not None:
         with _explain_deaths():
-            work = _Work(cluster.client, function, isolate or (lambda item: item))
+            sent = function if cluster.watch is None else CheckedFunction(function)
+            work = _Work(cluster.client, sent, isolate or (lambda item: item), cluster.watch)
             work.run(iter(items), on_result, IN_FLIGHT * max(1, cluster.workers))
     elif isolate is not None:
         run_in_threads(function, map(isolate, items), on_result)
@@ -107,8 +122,10 @@ def run_chunks(
 class _Work:
     """Items on their way through a client's workers, and how often each has come back from workers that died."""
 
-    def __init__(self, client: Any, function: Callable[[T], R], isolate: Callable[[T], T]) -> None:
-        self._client, self._function, self._isolate = client, function, isolate
+    def __init__(
+        self, client: Any, function: Callable[[T], R], isolate: Callable[[T], T], watch: WorkerWatch | None
+    ) -> None:
+        self._client, self._function, self._isolate, self._watch = client, function, isolate, watch
         self._pending: dict[Any, tuple[Any, int]] = {}
 
     def run(self, items: Iterator[Any], on_result: Callable[[Any], None], window: int) -> None:
@@ -118,7 +135,7 @@ class _Work:
         first = [self._submit(item) for item in islice(items, window)]
         done = as_completed(first, loop=self._client.loop)  # type: ignore[no-untyped-call]
         try:
-            for future in done:
+            while (future := self._wait_for_one(done)) is not None:
                 item, returns = self._pending.pop(future)
                 try:
                     result = future.result()
@@ -127,6 +144,9 @@ class _Work:
                         raise
                     done.add(self._submit(self._isolate(item), returns + 1))  # type: ignore[no-untyped-call]
                     continue
+                except ForeignCodeError as error:  # a worker that came after the others were looked at
+                    check_code_version(error.args[0], "a Dask worker")
+                    raise
                 future.release()  # a worker that dies with a result it still holds would have it computed again
                 for following in islice(items, 1):  # the next one goes out before this result is looked at
                     done.add(self._submit(following))  # type: ignore[no-untyped-call]
@@ -135,6 +155,19 @@ class _Work:
             with suppress(Exception):  # the first fault is the one to raise
                 self._client.cancel(list(self._pending), force=True)
             raise
+
+    def _wait_for_one(self, done: Any) -> Any | None:
+        """The next future that is done; None when there is none left."""
+        while not done.has_ready():
+            if done.is_empty():
+                return None
+            with done.thread_condition:
+                done.thread_condition.wait(POLL_SECONDS)
+            if self._watch is not None:
+                self._watch.look()
+        if self._watch is not None:
+            self._watch.note_result()
+        return next(done)
 
     def _submit(self, item: Any, returns: int = 0) -> Any:
         future = self._client.submit(self._function, item, pure=False)
@@ -158,7 +191,7 @@ def _explain_deaths() -> Iterator[None]:
             " lower chunk.files or cluster.workers, and run again: finished chunks are kept"
         ) from None
     except (NoValidWorkerError, NoWorkerError, FutureCancelledError, CommClosedError):
-        raise ServerError(
+        raise ServerOutageError(
             "the Dask scheduler or its workers went away; look at their logs, and run again: finished chunks are kept"
         ) from None
 
@@ -173,7 +206,8 @@ def _connect(address: str) -> Iterator[Any]:
         try:
             client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
         except (OSError, ValueError, TypeError) as error:  # TypeError: tls:// without certificates
-            raise ServerError(
+            kind = ServerOutageError if isinstance(error, OSError) else ServerError
+            raise kind(
                 f"no Dask scheduler answers at {redact(address)} ({type(error).__name__}); start one there, or unset"
                 " cluster.address; tls:// needs Dask's distributed.comm.tls settings"
             ) from None
@@ -187,8 +221,27 @@ def _count_workers(client: Any, address: str) -> int:
     try:
         client.wait_for_workers(1, timeout=CONNECT_SECONDS)
     except (NoAnswer, TimeoutError):
-        raise ServerError(f"the Dask scheduler at {redact(address)} has no workers; start some for it") from None
-    return len(client.scheduler_info(n_workers=-1)["workers"])
+        raise ServerOutageError(f"the Dask scheduler at {redact(address)} has no workers; start some for it") from None
+    return _ask_for_workers(client)
+
+
+def _ask_for_workers(client: Any) -> int:
+    return int(client.scheduler_info(n_workers=0)["n_workers"])
+
+
+def check_workers(client: Any, address: str) -> None:
+    """See that all workers of a scheduler are of the version of this process.
+
+    Raises:
+        ServerError: one is not; both versions are named.
+    """
+    try:
+        versions = client.run(read_code_version, on_error="return")
+    except OSError:
+        raise ServerOutageError(f"the Dask scheduler at {redact(address)} went away; run again") from None
+    for worker, found in versions.items():
+        if not isinstance(found, OSError):  # else it ended meanwhile
+            check_code_version(found, f"the worker {worker} of the Dask scheduler at {redact(address)}")
 
 
 @contextmanager

@@ -24,6 +24,12 @@ class ClusterSpec(Settings):
         description="address of a scheduler, tls:// or on this machine (others where SAFELIGHT_TRUST_PLAIN_TCP=1 is"
         " set: whoever reaches it can run programs here); not set: DASK_SCHEDULER_ADDRESS, or none",
     )
+    wait_minutes: float = Field(
+        10.0,
+        gt=0.0,
+        le=1440.0,
+        description="minutes that work waits for a scheduler which has lost all its workers, before it ends",
+    )
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from infra.cluster.dask import Cluster, open_cluster, run_chunks
 from infra.cluster.spec import ClusterSpec, WorkEstimate
+from infra.cluster.worker_watch import Announce
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -18,9 +19,9 @@ MIN_SECONDS = 5.0  # of one core
 class Workers:
     """Runs functions over many items on one cluster; until one has started, small work is done in this process."""
 
-    def __init__(self, spec: ClusterSpec, stack: ExitStack) -> None:
+    def __init__(self, spec: ClusterSpec, stack: ExitStack, announce: Announce) -> None:
         self.start_up = 0.0  # seconds that it took to start the cluster
-        self._spec, self._stack = spec, stack
+        self._spec, self._stack, self._announce = spec, stack, announce
         self._cluster: Cluster | None = None
 
     def run(
@@ -47,7 +48,7 @@ class Workers:
             return Cluster(0)
         if self._cluster is None:
             begin = time.monotonic()
-            self._cluster = self._stack.enter_context(open_cluster(self._spec))
+            self._cluster = self._stack.enter_context(open_cluster(self._spec, self._announce))
             self.start_up = time.monotonic() - begin
         return self._cluster
 
@@ -59,7 +60,7 @@ class Workers:
 
 
 @contextmanager
-def open_workers(spec: ClusterSpec) -> Iterator[Workers]:
-    """Workers for the length of the block. Raises: ConfigError, ServerError."""
+def open_workers(spec: ClusterSpec, announce: Announce = lambda line: None) -> Iterator[Workers]:
+    """Workers for the length of the block; `announce` gets lines on those that are gone. Raises: as `open_cluster`."""
     with ExitStack() as stack:
-        yield Workers(spec, stack)
+        yield Workers(spec, stack, announce)

@@ -123,7 +123,7 @@ def _begin_anew(path: Path, tables: Tables, schema: Schema, announce: Announce) 
     with _draft(path) as draft:
         schema.upgrade(_address(draft))
         if tables.names:
-            kept = _save_copy(path, "broken")
+            kept = save_database_copy(path, "broken")
             announce(
                 f"{path} was left half-made by an earlier command and held no runs or models: made anew (the former"
                 f" file is {kept})"
@@ -143,7 +143,7 @@ def _continue_migration(path: Path, tables: Tables, schema: Schema, announce: An
             raise StorageError(_describe_stuck(path, str(error))) from None
         if not reached.fit(schema) or any(reached.rows.get(name) != count for name, count in tables.rows.items()):
             raise StorageError(_describe_stuck(path, "rows would be lost"))
-        kept = _save_copy(path, "before")
+        kept = save_database_copy(path, "before")
         _copy(draft, path)
     cause = "was left half-migrated and is repaired" if tables.left_over else "is migrated to the installed MLflow"
     announce(f"{path} {cause} (the former file is {kept})")
@@ -203,7 +203,8 @@ def _copy(source: Path, target: Path) -> None:
         read.backup(write, progress=look_at_clock)
 
 
-def _save_copy(path: Path, what: str) -> Path:
+def save_database_copy(path: Path, what: str) -> Path:
+    """The path of a copy of the database beside it, whole even while others write; `what` is part of its name."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     kept = path.with_name(f"{path.name}.{what}-{stamp}")
     _copy(path, kept)

@@ -13,6 +13,8 @@ from typing import Any
 
 from cnn.errors import RegistryError
 from infra.registry.mlflow_client import AbsentError, ExistsError, MlflowConnection
+from infra.registry.moved_artifacts import find_moved_artifacts
+from infra.registry.run_records import KIND
 from infra.registry.tracking import check_model_name
 
 ACTIVE, ALL_RUNS = "active", 3  # as MLflow's LifecycleStage and ViewType have them
@@ -34,14 +36,23 @@ class Experiments(MlflowConnection):
                 found = self._ask("get_experiment_by_name", title) or self._make_experiment(title)
                 if self.artifact_root in (None, found.artifact_location):
                     self._restore_experiment(found)
+                    self._mark_kind(found)
                     self._experiments[name] = str(found.experiment_id)
                     break
+                for moved in find_moved_artifacts(self.tracking_uri, self.artifact_root):
+                    self._announce(f"MLflow: {moved.describe()}")
         return self._experiments[name]
 
     def _make_experiment(self, title: str) -> Any:
         with suppress(ExistsError):  # another process was first
-            self._ask("create_experiment", title, self.artifact_root)
+            self._ask("create_experiment", title, self.artifact_root, KIND)
         return self._ask("get_experiment_by_name", title)
+
+    def _mark_kind(self, experiment: Any) -> None:
+        """Have MLflow's pages show an experiment as one of trained models; what a person has chosen there stays."""
+        for key, value in KIND.items():
+            if key not in experiment.tags:
+                self._ask("set_experiment_tag", experiment.experiment_id, key, value)
 
     def _restore_experiment(self, experiment: Any) -> None:
         """Bring back an experiment that was deleted in MLflow's pages: no other can have its name."""

@@ -9,13 +9,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
-from cnn.errors import RegistryError, SafelightError, ServerError, StorageError
+from cnn.errors import RegistryError, SafelightError, ServerError, ServerOutageError, StorageError
 from cnn.text import redact_text as redact
 from cnn.text import shorten
-from infra.machine.proxies import explain_proxy
+from infra.machine.outages import log_outage
 from infra.registry.database import Schema, prepare_database
+from infra.registry.mlflow_errors import explain_absence, is_away, is_busy, is_of_database
 from infra.registry.tracking import database_path, is_server, locate_lock, silence_mlflow
 from infra.storage.locks import lock_path
 
@@ -47,6 +48,7 @@ class MlflowConnection:
         self._clock = clock
         self._sleep = sleep
         self._elapsed = elapsed  # for waits: `clock`, which dates things, may be set back
+        self._has_answered = False
         self._announce = announce  # lines for people about what was found changed or broken, and mended
 
     def warm_up(self) -> None:
@@ -96,45 +98,64 @@ class MlflowConnection:
             raise RegistryError(f"{culprit}: not transferred ({type(error).__name__}: {_one_line(error)})") from None
 
     def _persist(self, ask: Callable[[], Any]) -> Any:
-        """The answer, asked for again while the database is busy, with growing pauses, for 90 s."""
-        import_mlflow()
-        from mlflow.exceptions import MlflowException
+        """The answer, asked for again while the database is busy or the server away, with growing pauses, for 90 s.
 
-        began, pause = self._elapsed(), 0.1
+        A server that has not answered yet is not waited for: MLflow's client has done so, for half a minute.
+        """
+        import_mlflow()
+        began, pause, is_told = self._elapsed(), 0.1, False
         while True:
             try:
-                return ask()
-            except MlflowException as error:
-                if not _is_busy(error) or self._elapsed() - began > RETRY_SECONDS:
-                    raise self._explain(error) from None
+                answer = ask()
             except Exception as error:
-                if not _is_of_database(error):
-                    raise
-                raise RegistryError(
-                    f"MLflow's database {redact(self.tracking_uri)} does not answer as it should ({_one_line(error)});"
-                    " look whether it is running and whole"
-                ) from None
+                if self._elapsed() - began > RETRY_SECONDS or not self._is_worth_waiting(error):
+                    self._raise_explained(error)
+                if not is_busy(error) and not is_told:
+                    log_outage(f"MLflow: {self._address} does not answer; it is asked again for {RETRY_SECONDS:.0f} s")
+                    is_told = True
+            else:
+                self._has_answered = True
+                if is_told:
+                    log_outage(f"MLflow: {self._address} answers again")
+                return answer
             self._sleep(pause * random.uniform(0.5, 1.5))
             pause = min(2 * pause, 10.0)
+
+    @property
+    def _address(self) -> str:
+        return redact(self.tracking_uri)
+
+    def _is_worth_waiting(self, error: Exception) -> bool:
+        return is_busy(error) or (self._has_answered and is_away(error))
+
+    def _raise_explained(self, error: Exception) -> NoReturn:
+        """Raise the fault in plain words; what is none of MLflow, its server or its database, as it was."""
+        from mlflow.exceptions import MlflowException
+
+        if isinstance(error, MlflowException):
+            raise self._explain(error) from None
+        if is_away(error):
+            raise ServerOutageError(explain_absence(self.tracking_uri, _one_line(error))) from None
+        if not is_of_database(error):
+            raise error
+        raise RegistryError(
+            f"MLflow's database {self._address} does not answer as it should ({_one_line(error)});"
+            " look whether it is running and whole"
+        ) from None
 
     def _explain(self, error: Any) -> SafelightError:
         code, text = str(error.error_code), _one_line(error)
         if code == "RESOURCE_DOES_NOT_EXIST":
             return AbsentError(text)
         if code == "RESOURCE_ALREADY_EXISTS":
-            return ExistsError(f"MLflow at {redact(self.tracking_uri)} has it already ({text})")
-        if _is_busy(error):
-            return ServerError(f"MLflow at {redact(self.tracking_uri)} stays busy ({text}); run the same command again")
+            return ExistsError(f"MLflow at {self._address} has it already ({text})")
+        if is_busy(error):
+            return ServerOutageError(f"MLflow at {self._address} stays busy ({text}); run the same command again")
         if "readonly database" in text:
-            return StorageError(
-                f"MLflow's database {redact(self.tracking_uri)} cannot be written; change its permissions"
-            )
-        if "API request" in text or "Max retries" in text:
-            return ServerError(
-                f"MLflow at {redact(self.tracking_uri)} does not answer ({text}){explain_proxy(self.tracking_uri)};"
-                " check MLFLOW_TRACKING_URI"
-            )
-        return RegistryError(f"MLflow at {redact(self.tracking_uri)} refused ({text})")
+            return StorageError(f"MLflow's database {self._address} cannot be written; change its permissions")
+        if is_away(error):
+            return ServerOutageError(explain_absence(self.tracking_uri, text))
+        return RegistryError(f"MLflow at {self._address} refused ({text})")
 
 
 def import_mlflow() -> None:
@@ -167,17 +188,6 @@ def read_schema() -> Schema:
 
     known = frozenset(script.revision for script in scripts.walk_revisions())
     return Schema(scripts.get_current_head() or "", known, upgrade)
-
-
-def _is_busy(error: Any) -> bool:
-    if "readonly database" in str(error):
-        return False
-    return error.error_code == "TEMPORARILY_UNAVAILABLE" or "database is locked" in str(error)
-
-
-def _is_of_database(error: Exception) -> bool:
-    """Whether the database's own libraries raised it, past MLflow."""
-    return type(error).__module__.partition(".")[0] in ("sqlalchemy", "alembic", "sqlite3")
 
 
 def _one_line(error: Exception) -> str:

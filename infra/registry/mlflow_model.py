@@ -4,7 +4,8 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ SCORING_PACKAGES = (
     "scipy",
     "simplejpeg",
 )
+OPTIONAL_PACKAGES = ("pi-heif",)  # used where they are installed: a model that has learnt from HEIC files asks for it
 
 
 @contextmanager
@@ -77,7 +79,7 @@ def _save_model(model: Any, run_id: str, bundle: Path, scratch: Path) -> None:
         import mlflow.pyfunc
         from mlflow.models import Model, ModelSignature
 
-        from cnn.inference.pyfunc import make_example
+        from cnn.inference.pyfunc import DEFAULT_CONFIG, make_example
 
         described = Model(
             artifact_path=model.artifact_location, model_uuid=model.model_id, run_id=run_id, model_id=model.model_id
@@ -87,7 +89,8 @@ def _save_model(model: Any, run_id: str, bundle: Path, scratch: Path) -> None:
             loader_module=LOADER,
             data_path=str(scratch / "bundle"),
             code_paths=[str(Path(cnn.__file__).parent)],
-            pip_requirements=[f"{package}=={installed_version(package)}" for package in SCORING_PACKAGES],
+            pip_requirements=list_requirements(),
+            model_config=dict(DEFAULT_CONFIG),  # what is not named here, MLflow does not hand over
             signature=ModelSignature(params=_make_signature().params),
             input_example=make_example(bundle),
             mlflow_model=described,
@@ -96,17 +99,25 @@ def _save_model(model: Any, run_id: str, bundle: Path, scratch: Path) -> None:
         described.save(str(scratch / "model/MLmodel"))
 
 
-def _make_signature() -> Any:
-    """What `cnn.inference.pyfunc` takes and gives, for people and programs to read.
+def list_requirements() -> list[str]:
+    """What a version asks for, at the versions that are installed here."""
+    found = {package: installed_version(package) for package in SCORING_PACKAGES}
+    for package in OPTIONAL_PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = installed_version(package)
+    return [f"{package}=={version}" for package, version in found.items()]
 
-    MLflow itself must not hold inputs against it: it would refuse lists and arrays of pixels, which are taken too. It
-    leaves them to a model whose signature is marked as coming from the model's own code.
+
+def _make_signature() -> Any:
+    """What `cnn.inference.pyfunc` takes and gives, for people and programs to read: a column of image files.
+
+    MLflow itself must not hold inputs against it: it would refuse lists, and arrays of pixels, which are taken too. It
+    leaves them to a model whose signature is marked as coming from the model's own code; a server then hands over what
+    the request has under `inputs`, in which files are base64, as MLflow has it for binary columns.
     """
     from mlflow.models import ModelSignature
-    from mlflow.types import schema
     from mlflow.types.schema import Array, ColSpec, Object, ParamSchema, ParamSpec, Property, Schema, TensorSpec
 
-    anything: Any = schema.AnyType
     ranked = Array(Object([Property("label", "string"), Property("probability", "double")]))
     outputs: list[ColSpec | TensorSpec] = [
         ColSpec("string", "label", required=False),
@@ -116,7 +127,7 @@ def _make_signature() -> Any:
         ColSpec("string", "reason", required=False),
     ]
     signature = ModelSignature(
-        inputs=Schema([ColSpec(anything(), "image")]),
+        inputs=Schema([ColSpec("binary", "image")]),
         outputs=Schema(outputs),
         params=ParamSchema([ParamSpec("top_k", "long", 5)]),
     )

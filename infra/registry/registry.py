@@ -18,6 +18,7 @@ from infra.registry.bundles import bundle_tags, cache_bundle
 from infra.registry.experiments import Experiments, ExperimentTags
 from infra.registry.mlflow_client import AbsentError, ExistsError, import_mlflow
 from infra.registry.mlflow_model import DATA, lay_out_model
+from infra.registry.run_records import TRAINING_METRICS, LoggedDataset, name_metric, title_run
 from infra.registry.tracking import (
     check_model_name,
     database_path,
@@ -25,7 +26,7 @@ from infra.registry.tracking import (
     locate_lock,
 )
 from infra.registry.training_lock import Lease, Waiting, lock_training
-from infra.registry.versions import METRIC, VersionInfo, Versions
+from infra.registry.versions import JUDGED_ON, METRIC, VersionInfo, Versions
 from infra.storage.store import parse_folder
 
 FIGURES, REPORT = "figures", "report.html"  # below the artifacts of a run
@@ -68,15 +69,16 @@ class Registry(Versions, Experiments):
         found = self._ask("search_runs", [self._experiment(name)], f"tags.run_key = '{key}'", max_results=1)
         return str(found[0].info.run_id) if found else None
 
-    def start_run(self, name: str, key: str, parameters: Mapping[str, object], parent: str = "") -> str:
+    def start_run(self, name: str, key: str, parameters: Mapping[str, object], parent: str = "", what: str = "") -> str:
         """The id of the run with this run key, continued when there is one: a killed training stays one run. With the
-        id of a `parent` it is shown below that run."""
+        id of a `parent` it is shown below that run. It is called after the model, `what` it is, and when it began."""
         run_id = self.find_run(name, key)
         if run_id is None:
             tags = {"run_key": key, "mlflow.source.name": "safelight"} | (
                 {"mlflow.parentRunId": parent} if parent else {}
             )
-            run_id = str(self._ask("create_run", self._experiment(name), tags=tags, run_name=key[:12]).info.run_id)
+            title = title_run(name, what, self._clock())
+            run_id = str(self._ask("create_run", self._experiment(name), tags=tags, run_name=title).info.run_id)
         else:
             self._ask_run("update_run", run_id, status="RUNNING")
         if not parent:
@@ -100,14 +102,25 @@ class Registry(Versions, Experiments):
         for start in range(0, len(flat), 100):
             self._ask_run("log_batch", run_id, params=flat[start : start + 100])
 
-    def log_epoch(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
-        """Keep the metrics of one epoch, in one transaction."""
+    def log_epoch(self, run_id: str, metrics: Mapping[str, float], step: int, at: float | None = None) -> None:
+        """Keep the metrics of one epoch, in one transaction; what was measured on training images says so. `at` is when
+        they were measured, in seconds since 1970."""
         import_mlflow()
         from mlflow.entities import Metric
 
-        now = int(self._clock() * 1000)
-        kept = [Metric(key, float(value), now, step) for key, value in metrics.items()]
+        now = int((self._clock() if at is None else at) * 1000)
+        kept = [Metric(TRAINING_METRICS.get(key, key), float(value), now, step) for key, value in metrics.items()]
         self._ask_run("log_batch", run_id, metrics=kept)
+
+    def list_steps(self, run_id: str, metric: str) -> set[int]:
+        """The steps after which a metric of this name, as `log_epoch` takes it, is kept."""
+        found = self._ask("get_metric_history", run_id, TRAINING_METRICS.get(metric, metric))
+        return {int(entry.step) for entry in found}
+
+    def log_dataset(self, run_id: str, dataset: LoggedDataset) -> None:
+        """Keep the dataset as an input of the run; the same one again is no second input."""
+        import_mlflow()
+        self._ask_run("log_inputs", run_id, [dataset.to_input()])
 
     def log_figures(self, run_id: str, folder: Path) -> None:
         """Copy the files of a folder to the run's artifacts, as its figures."""
@@ -188,11 +201,23 @@ class Registry(Versions, Experiments):
         model = self._ask("create_logged_model", run.info.experiment_id, name="bundle", source_run_id=run_id)
         self._send_model(model, run_id, bundle)
         self._ask_run("log_outputs", run_id, [LoggedModelOutput(model.model_id, step=0)])
+        judged_on = facts.get(JUDGED_ON, "")
+        self._log_evaluation(run_id, model.model_id, {name_metric(key, judged_on): metrics[key] for key in metrics})
         if name in self._leases:
             self._leases[name].check()
         named = {"tags": facts, "model_id": model.model_id, "await_creation_for": 0}
-        made = self._ask("create_model_version", name, model.artifact_location, run_id, **named)
-        return self.version(name, int(made.version))
+        made = self._make_version(name, run_id, model.artifact_location, named)
+        return self.version(name, made)
+
+    def _make_version(self, name: str, run_id: str, location: str, named: Mapping[str, object]) -> int:
+        """Make a version of a run; where the answer to that was lost, the version is there and not made again."""
+
+        def make() -> int:
+            found = self._client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'", max_results=1)
+            entry = found[0] if found else self._client.create_model_version(name, location, run_id, **named)
+            return int(entry.version)
+
+        return int(self._persist(make))
 
     def fetch_bundle(self, version: VersionInfo, folder: Path) -> Path:
         """The version's bundle as a verified folder below `folder`, downloaded once per digest.
@@ -234,6 +259,14 @@ class Registry(Versions, Experiments):
         if missing := sorted(name for name, size in sent.items() if arrived.get(name) != size):
             raise RegistryError(f"{culprit}: {', '.join(missing)} did not arrive whole; run the same command again")
         self._ask("finalize_logged_model", model.model_id, "READY")
+
+    def _log_evaluation(self, run_id: str, model_id: str, metrics: Mapping[str, float]) -> None:
+        """Keep the figures by which a version is known, as metrics of its run and of its model."""
+        from mlflow.entities import Metric
+
+        now = int(self._clock() * 1000)
+        kept = [Metric(key, float(value), now, 0, model_id=model_id) for key, value in metrics.items()]
+        self._ask_run("log_batch", run_id, metrics=kept)
 
     def _ensure_model(self, name: str) -> None:
         try:

@@ -5,7 +5,6 @@ from an address or a setting.
 """
 
 import hashlib
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -20,23 +19,30 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from cnn.errors import BadImage, ConfigError, SafelightError, SourceError, StorageError
+from cnn.errors import (
+    BadImage,
+    ConfigError,
+    SafelightError,
+    SourceError,
+    SourceOutageError,
+    StorageError,
+    StorageOutageError,
+)
 from cnn.text import redact
 from infra.machine.proxies import check_socks, is_loopback
 from infra.machine.user_dirs import cache_dir
 from infra.storage.aws import read_aws_variables, silence_aws_clients
 from infra.storage.entry import MOST_BYTES, Entry, check_path
 from infra.storage.local import LocalStore
-from infra.storage.s3_errors import CHANGED, MISSING, explain_s3_error, read_code, to_bad_image
+from infra.storage.s3_errors import CHANGED, MISSING, explain_s3_error, is_s3_outage, read_code, to_bad_image
+from infra.storage.s3_patience import S3Patience
 from infra.storage.scratch import remove_stale_scratch
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
-logger = logging.getLogger(__name__)
-
 CONFIG = Config(
-    retries={"mode": "standard", "max_attempts": 5},
+    retries={"mode": "standard", "total_max_attempts": 1},  # `S3Patience` has its own
     connect_timeout=10,
     read_timeout=60,
     max_pool_connections=16,
@@ -51,6 +57,7 @@ class S3Location:
 
     is_local = False
     fault: type[SafelightError] = StorageError
+    outage: type[SafelightError] = StorageOutageError
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -104,14 +111,15 @@ class S3Location:
         try:
             yield
         except FAULTS as error:
-            place = self.uri_of(path)
-            raise self.fault(f"cannot {action} {place}: {explain_s3_error(error, self.bucket)}") from None
+            fault = self.outage if is_s3_outage(error) else self.fault
+            raise fault(f"cannot {action} {self.uri_of(path)}: {explain_s3_error(error, self.bucket)}") from None
 
 
 class S3Source(S3Location):
     """A prefix that is only read; see `infra.storage.store.Source`."""
 
     fault = SourceError
+    outage = SourceOutageError
 
     def read(self, path: str) -> bytes:
         for _ in range(2):
@@ -239,6 +247,8 @@ def make_s3_client(environment: tuple[tuple[str, str], ...]) -> "S3Client":
     except ValueError:
         raise ConfigError("AWS_ENDPOINT_URL is no address; write http://host:port or https://host") from None
     check_socks(client.meta.endpoint_url, "boto3", None)
+    patience: Any = S3Patience()  # botocore's types know no event that is answered
+    client.meta.events.register_last("needs-retry.s3", patience.choose_pause)
     return client
 
 

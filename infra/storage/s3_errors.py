@@ -1,6 +1,8 @@
 """Explain errors of an S3 client: the cause and the way out, without secrets."""
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from cnn.errors import BadImage
 from cnn.text import redact
@@ -10,6 +12,9 @@ AWS = "https://amazonaws.com"
 MISSING = {"404", "NoSuchKey", "NotFound"}
 CHANGED = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
 DENIED = {"403", "AccessDenied", "Forbidden"}
+STATUSES = {429, 500, 502, 503, 504}  # of a server that is overloaded, or about to start
+OVERLOADED = {"SlowDown", "RequestTimeout", "Throttling", "RequestLimitExceeded", "BandwidthLimitExceeded"}
+UNANSWERED = {"ConnectionError", "HTTPClientError", "IncompleteReadError"}  # classes of botocore, and all below them
 EXPLANATIONS: list[tuple[set[str], str]] = [
     ({"NoSuchBucket"}, "there is no bucket {bucket!r}; create it, or check the address and AWS_ENDPOINT_URL"),
     (MISSING, "it is not there; prepare the workspace again or name the right one"),
@@ -54,8 +59,30 @@ def explain_s3_error(error: Exception, bucket: str) -> str:
         return f"the S3 server answered {read_code(error)}; look at its logs, or run again"
     address = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     proxy = explain_proxy(address or AWS, catch_all=False)
-    shown = redact(address or "AWS")
-    return f"no answer from {shown} ({read_code(error)}){proxy}; check the network and AWS_ENDPOINT_URL"
+    return f"no answer from {describe_s3_server()} ({read_code(error)}){proxy}; check the network and AWS_ENDPOINT_URL"
+
+
+def describe_s3_server() -> str:
+    """The address that S3 is asked at, without secrets."""
+    return redact(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS")
+
+
+def is_outage_answer(answer: Mapping[str, Any]) -> bool:
+    """Whether this answer says no more than that the server cannot answer now."""
+    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status in STATUSES or str(answer.get("Error", {}).get("Code", "")) in OVERLOADED | {"503", "500"}
+
+
+def is_s3_outage(error: BaseException | None) -> bool:
+    """Whether the same request may succeed in a minute: there was no answer, or one of a server that cannot now."""
+    if error is None:
+        return False
+    answer = getattr(error, "response", None)
+    if isinstance(answer, Mapping):
+        return is_outage_answer(answer)
+    if UNANSWERED & {kind.__name__ for kind in type(error).__mro__ if kind.__module__.startswith("botocore.")}:
+        return True
+    return is_s3_outage(error.__cause__ or error.__context__)  # an upload's fault hides the server's behind its own
 
 
 def to_bad_image(error: Exception) -> BadImage | None:

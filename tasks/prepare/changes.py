@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cnn.dataset.manifest import Manifest
-from cnn.errors import DECODER_DEATHS, TRANSIENT_REASONS, IntegrityError, SafelightError
+from cnn.errors import DECODER_DEATHS, TRANSIENT_REASONS, IntegrityError, OutageError, SafelightError
 from infra.storage.store import Source, Store
 from tasks.dataset.ledger import DECODED, LEDGER, OUTCOMES
 from tasks.dataset.version import fetch_ledger, find_latest_version, read_manifest
@@ -34,7 +34,11 @@ class Reused:
 
 
 def read_previous(store: Store, source: str) -> PreviousVersion | None:
-    """The latest version of a source as far as it is whole; None where there is none."""
+    """The latest version of a source as far as it is whole; None where there is none.
+
+    Raises:
+        OutageError: the workspace does not answer now.
+    """
     latest = find_latest_version(store, source)
     if latest is None:
         return None
@@ -47,6 +51,8 @@ def read_previous(store: Store, source: str) -> PreviousVersion | None:
         return PreviousVersion(latest, uri, manifest, fetch_ledger(store, manifest))
     except IntegrityError:
         return PreviousVersion(latest, manifest=manifest, damaged=True)
+    except OutageError:
+        raise  # what cannot be read for a moment is not forgotten: splits and labels hang on it
     except SafelightError:
         return PreviousVersion(latest, manifest=manifest)
 

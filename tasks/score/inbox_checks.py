@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from cnn.errors import SafelightError, SourceError
+from cnn.errors import OutageError, SafelightError, SourceError
 from infra.storage.store import Store
 from tasks.files.listing import count_asked_for
 from tasks.score.batch import BatchRecord, find_last_batch
@@ -33,6 +33,8 @@ def check_inbox(plan: ScorePlan) -> list[str]:
 
 def explain_vanished(fault: SourceError, store: Store, source: str, model: str) -> SourceError:
     """The fault of an inbox that cannot be listed, with what it held the last time, where that is known."""
+    if isinstance(fault, OutageError):
+        return fault  # a server that does not answer has emptied nothing
     try:
         last = find_last_batch(store, source, model)
     except SafelightError:

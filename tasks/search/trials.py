@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnn.errors import SafelightError, TrainingError
+from cnn.errors import OutageError, SafelightError, TrainingError
 from tasks.search.journal import COMPLETE, FAILED, PRUNED, Journal, TrialRecord, note_settings
 from tasks.search.space import AUTO, SearchSpace, TrialSettings
 from tasks.train.spec import TrialResult
@@ -115,7 +115,7 @@ class TrialLoop:
             state = PRUNED
         except SafelightError as error:
             trial.set_user_attr("error", str(error))
-            if settings.what == AUTO:
+            if settings.what == AUTO or isinstance(error, OutageError):  # no other trial would fare better
                 raise
         finally:  # also where a person stops it: the time is used, and nothing is left running
             self.journal.end(trial, state, self.clock() - began, result)

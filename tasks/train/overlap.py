@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cnn.dataset.manifest import Manifest
 from cnn.dataset.seen_images import CELLS, ImageFacts, SeenImages, UnseenImages, compares_grids, read_heads
-from cnn.errors import SafelightError
+from cnn.errors import OutageError, SafelightError
 from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import BundleInfo, read_seen_images
 from infra.storage.store import Store
@@ -45,6 +45,7 @@ def recall_seen(bundle: Path, info: BundleInfo, store: Store) -> SeenImages | No
 
     Raises:
         IntegrityError: the bundle's file is damaged.
+        OutageError: the workspace does not answer now.
     """
     kept = read_seen_images(bundle, info)
     if kept is not None:
@@ -52,6 +53,8 @@ def recall_seen(bundle: Path, info: BundleInfo, store: Store) -> SeenImages | No
     try:
         manifest = read_manifest(store, info.dataset)
         return list_seen(store, manifest) if manifest.digest == info.dataset_digest else None
+    except OutageError:
+        raise
     except SafelightError:
         return None
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from botocore.config import Config
 from faults import TALLY, is_fit
 from faulty_s3 import BUCKET, Fault, Memory, run_faulty_s3
 from scenes import Scene, Told, assert_nothing_lost, make_changed, make_fresh, prepare_told, restart, silent
@@ -44,14 +43,6 @@ def memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Memory]:
         infra.storage.s3.make_s3_client.cache_clear()
 
 
-@pytest.fixture
-def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every fault is met by Safelight itself, none by botocore."""
-    monkeypatch.setattr(
-        infra.storage.s3, "CONFIG", infra.storage.s3.CONFIG.merge(Config(retries={"total_max_attempts": 1}))
-    )
-
-
 def files_of(scene: Scene) -> dict[str, bytes]:
     """What the bucket holds before the run, by key."""
     found = (path for path in scene.before.rglob("*") if path.is_file())
@@ -87,12 +78,12 @@ def try_every(scene: Scene, memory: Memory, kind: str, step: int) -> int:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_request_goes_wrong_in_turn(scene: Scene, memory: Memory, no_retries: None, kind: str) -> None:
+def test_every_request_goes_wrong_in_turn(scene: Scene, memory: Memory, impatient_s3: None, kind: str) -> None:
     assert try_every(scene, memory, kind, 1) > 40
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_some_requests_go_wrong(scene: Scene, memory: Memory, no_retries: None, kind: str) -> None:
+def test_some_requests_go_wrong(scene: Scene, memory: Memory, impatient_s3: None, kind: str) -> None:
     assert try_every(scene, memory, kind, 151) > 0
 
 

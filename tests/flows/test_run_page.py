@@ -5,12 +5,23 @@ from typing import Any
 
 import pytest
 from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.context import FlowRunContext
 
 import flows.run_page
 from cnn.errors import RegistryError
 from flows.results import GateResult, PrepareResult, ScoreResult, ShardCounts, TrainResult
-from flows.run_page import link_batch, link_dataset, link_version, name_run_by
+from flows.run_page import (
+    complete_run,
+    describe_batch_outcome,
+    describe_dataset_outcome,
+    describe_version_outcome,
+    link_batch,
+    link_dataset,
+    link_version,
+    name_run_by,
+)
 
 PREPARED = PrepareResult(
     dataset="my-photos-0123456789ab",
@@ -120,6 +131,37 @@ def test_a_server_that_refuses_a_page_spoils_no_run(
 def test_nothing_is_written_outside_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flows.run_page, "create_markdown_artifact", pytest.fail)
     link_batch(SCORED)
+
+
+def test_a_run_says_what_it_came_to() -> None:
+    gate = GateResult(verdict="hold", reasons=["a", "b"])
+    held = TRAINED.model_copy(update={"alias": "", "judged_on": "test split of photos-1", "gate": gate})
+    said = "Birds_of.2026 version 4 (no alias), accuracy 0.9123 on the test split of photos-1; hold: a"
+    assert describe_version_outcome(held) == said
+    same = TRAINED.model_copy(update={"trained": False})
+    assert describe_version_outcome(same) == "nothing has changed since Birds_of.2026 version 4 (champion)"
+    assert describe_dataset_outcome(PREPARED) == "dataset my-photos-0123456789ab: 1,199 ok, 1 leak"
+    assert describe_batch_outcome(SCORED) == "batch b1 by birds version 4: 20 ok"
+
+
+@pytest.mark.integration
+def test_the_last_state_of_a_run_has_the_outcome_as_message_and_its_caller_the_answer(prefect_api: str) -> None:
+    seen: list[str] = []
+
+    def note(flow: Any, flow_run: Any, state: Any) -> None:
+        seen.append(state.message)
+
+    @flow(name="outcome", persist_result=False, on_completion=[note])
+    def work() -> dict[str, Any]:
+        return complete_run({"answer": 42}, "all is well\n")
+
+    assert work() == {"answer": 42}
+    assert seen == ["all is well\\n"]
+    with get_client(sync_client=True) as client:
+        (run,) = client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=["outcome"])))
+    assert run.state is not None
+    assert (run.state.name, run.state.message) == ("Completed", "all is well\\n")
+    assert work.fn() == {"answer": 42}
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,10 @@ def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Search:
     facts = read_dataset_facts(store, manifest, 0)
     config = Config.model_validate({"fit": {"seed": 3, "minutes": 5.0}})
     registry: Any = SimpleNamespace(
-        start_run=lambda *_: "run", finish_run=lambda *values: ended.append(values), log_epoch=lambda *_: None
+        start_run=lambda *_: "run",
+        finish_run=lambda *values: ended.append(values),
+        log_epoch=lambda *_: None,
+        log_dataset=lambda *_: None,
     )
     ended: list[Any] = []
     registry.ended = ended

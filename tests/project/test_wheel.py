@@ -5,19 +5,15 @@ import os
 import subprocess
 import sys
 import tarfile
-import venv
 import zipfile
 from collections.abc import Iterator
 from email import message_from_bytes
-from importlib import metadata
-from importlib.util import cache_from_source
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 from typing import Any
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from environments import make_environment
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("cnn", "infra", "tasks", "flows")
@@ -67,56 +63,14 @@ def run(command: list[str | Path], folder: Path, home: Path | None = None) -> "s
 
 def install(wheel: Path, extra: str, folder: Path) -> Path:
     """The programs of an environment with the wheel and what it needs: the locked packages, taken from this one."""
-    venv.create(folder, symlinks=True)
-    site = next(folder.glob("lib/python*/site-packages"))
-    for name in sorted(list_needed(wheel, extra)):
-        link_files(metadata.distribution(name), site)
-    pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", folder / "bin/python"]
-    done = run([*pip, "install", "-q", "--no-index", "--no-deps", wheel], folder)
-    assert done.returncode == 0, done.stderr
-    return folder / "bin"
-
-
-def list_needed(wheel: Path, extra: str) -> set[str]:
-    """The distributions that the wheel asks for, and those that these ask for."""
     with zipfile.ZipFile(wheel) as archive:
         described = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         lines = message_from_bytes(archive.read(described)).get_all("Requires-Dist", [])
-    ahead = [(Requirement(line), extra) for line in lines]
-    found: dict[str, set[str]] = {}
-    while ahead:
-        requirement, of = ahead.pop()
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": of}):
-            continue
-        name = canonicalize_name(requirement.name)
-        fresh = {"", *requirement.extras} - found.setdefault(name, set())
-        found[name] |= fresh
-        needs = metadata.distribution(name).requires or [] if fresh else []
-        ahead += [(Requirement(need), one) for need in needs for one in fresh]
-    return set(found)
-
-
-def link_files(distribution: metadata.Distribution, site: Path) -> None:
-    """The files of a distribution once more, in another environment; without the programs, which name their Python."""
-    for file in distribution.files or []:
-        if ".." in file.parts or "__pycache__" in file.parts:
-            continue
-        source, target = Path(str(distribution.locate_file(file))), site / file
-        target.parent.mkdir(parents=True, exist_ok=True)
-        link(source, target)
-        compiled = Path(cache_from_source(str(source))) if source.suffix == ".py" else source
-        if compiled != source and compiled.exists():
-            (target.parent / "__pycache__").mkdir(exist_ok=True)
-            link(compiled, target.parent / "__pycache__" / compiled.name)
-
-
-def link(source: Path, target: Path) -> None:
-    """A second name for a file; a symbolic link where the two would lie on two disks."""
-    if not target.exists() and source.exists():
-        try:
-            target.hardlink_to(source)
-        except OSError:
-            target.symlink_to(source)
+    programs = make_environment(folder, lines, extra)
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", programs / "python"]
+    done = run([*pip, "install", "-q", "--no-index", "--no-deps", wheel], folder)
+    assert done.returncode == 0, done.stderr
+    return programs
 
 
 @pytest.fixture(scope="module")

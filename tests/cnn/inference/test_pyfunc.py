@@ -14,33 +14,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from classifiers import CLASSES, IMAGE, make_file
 from numpy.typing import NDArray
 from PIL import Image
-from registries import make_bundle_facts, open_registry, register
 
-from cnn.dataset.normalization import Normalization
 from cnn.images.read import read_image
-from cnn.images.spec import ImageSpec
-from cnn.inference.bundle import write_bundle
 from cnn.inference.pyfunc import ImageClassifier, _load_pyfunc, make_example
-from cnn.models.architecture import ModelSpec, build_model
-from cnn.models.layers import ConvLayer, FlattenLayer
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-IMAGE = ImageSpec(size=(8, 8))
-CLASSES = ("cat", "dog", "bird")
 COLUMNS = ["label", "confidence", "top_k", "outcome", "reason"]
-
-
-def make_file(seed: int) -> bytes:
-    """A PNG larger than the network's input, so that it is resized on its way."""
-    buffer = io.BytesIO()
-    draw = np.random.default_rng(seed)
-    tint = 190 * np.array([seed & 1, seed >> 1 & 1, seed >> 2 & 1])  # what shrinking does not average out
-    noise = draw.integers(0, 65, (20, 30, 3))
-    Image.fromarray((tint + noise).astype(np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def as_rows(answers: pd.DataFrame) -> list[dict[str, Any]]:
@@ -52,22 +35,8 @@ def records(answers: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bundle")
-    spec = ModelSpec(layers=(ConvLayer(filters=4), FlattenLayer()))
-    normalization = Normalization(method="unit", scale=1 / 255, offset=0.0)
-    model = build_model(spec, IMAGE, normalization, CLASSES)
-    rng = np.random.default_rng(3)
-    model.set_weights([rng.normal(size=weight.shape) for weight in model.get_weights()])
-    facts = make_bundle_facts(spec, IMAGE, normalization, CLASSES, 1.5)
-    golden = np.random.default_rng(0).integers(0, 256, (4, *IMAGE.shape), dtype=np.uint8)
-    write_bundle(folder, model, facts, golden)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def classifier(folder: Path) -> ImageClassifier:
-    return _load_pyfunc(str(folder))
+def classifier(scored_bundle: Path) -> ImageClassifier:
+    return _load_pyfunc(str(scored_bundle))
 
 
 def test_answers_are_those_of_the_scorer_on_the_same_pixels(classifier: ImageClassifier) -> None:
@@ -116,7 +85,9 @@ def test_paths_are_read_and_what_is_no_file_has_a_reason(classifier: ImageClassi
     assert found["label"][0] == records(classifier.predict([make_file(1)]))[0]["label"]
 
 
-@pytest.mark.parametrize("kind", ["frame", "series", "array of objects", "array of bytes", "tuple", "bytearrays"])
+@pytest.mark.parametrize(
+    "kind", ["frame", "series", "array of objects", "array of bytes", "tuple", "bytearrays", "dictionary", "records"]
+)
 def test_the_input_may_be_any_row_of_images(classifier: ImageClassifier, kind: str) -> None:
     files = [make_file(seed) + b"\0" * seed for seed in range(3)]  # numpy would cut the zeros off
     index = ["x", "y", "z"]
@@ -127,6 +98,8 @@ def test_the_input_may_be_any_row_of_images(classifier: ImageClassifier, kind: s
         "array of bytes": np.array(files),
         "tuple": tuple(files),
         "bytearrays": [bytearray(data) for data in files],
+        "dictionary": {"image": files},
+        "records": [{"image": data} for data in files],
     }
     found = classifier.predict(given[kind])
     assert records(found) == as_rows(classifier.predict(files))
@@ -151,7 +124,8 @@ def test_top_k_is_a_parameter(classifier: ImageClassifier) -> None:
     [
         (pd.DataFrame({"picture": [b""]}), None, r'a column "image" with bytes or paths, not \[\'picture\'\]'),
         (7, None, "not int"),
-        ({"image": [b""]}, None, "not dict"),
+        ([{"picture": b""}], None, r"not \['picture'\]"),
+        ({}, None, r"not \[\]"),
         (np.zeros((4, 4, 3)), None, r"pixels are uint8 .* not float64 \(4, 4, 3\)"),
         (np.zeros((4, 4, 7), np.uint8), None, r"not uint8 \(4, 4, 7\)"),
         (np.zeros((2, 4, 4, 2), np.uint8), None, r"not uint8 \(2, 4, 4, 2\)"),
@@ -168,8 +142,8 @@ def test_other_input_is_refused_with_what_it_is(
         classifier.predict(given, params)
 
 
-def test_mlflow_may_hand_over_a_configuration(folder: Path) -> None:
-    answers = _load_pyfunc(str(folder), {"threads": 2}).predict([make_file(0)])
+def test_mlflow_may_hand_over_a_configuration(scored_bundle: Path) -> None:
+    answers = _load_pyfunc(str(scored_bundle), {"threads": 2}).predict([make_file(0)])
     assert list(answers["outcome"]) == ["ok"]
 
 
@@ -210,19 +184,10 @@ def test_a_file_may_come_in_base64_for_json(classifier: ImageClassifier) -> None
     assert found["confidence"][0] == pytest.approx(found["confidence"][1])
 
 
-def test_the_example_is_a_golden_image_that_can_be_scored(folder: Path, classifier: ImageClassifier) -> None:
-    example = make_example(folder)
-    golden = np.load(folder / "golden.npz")["images"][0]
+def test_the_example_is_a_golden_image_that_can_be_scored(scored_bundle: Path, classifier: ImageClassifier) -> None:
+    example = make_example(scored_bundle)
+    golden = np.load(scored_bundle / "golden.npz")["images"][0]
     assert records(classifier.predict(example)) == as_rows(classifier.predict(golden))
-
-
-@pytest.fixture(scope="module")
-def registered(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The artifacts of a version that carries the bundle."""
-    work = tmp_path_factory.mktemp("work")
-    with open_registry(work) as registry:
-        register(registry, "pets", folder)
-        return Path(registry._artifacts(registry.version("pets", 1)).download_artifacts("", str(work / "mlflow")))
 
 
 @pytest.mark.filterwarnings("ignore")  # what MLflow itself deprecates
@@ -253,6 +218,7 @@ def test_a_version_says_what_it_takes_and_gives(registered: Path, classifier: Im
 
     signature = Model.load(str(registered)).signature
     assert signature is not None
+    assert [str(column.type) for column in signature.inputs.inputs] == ["DataType.binary"]
     assert (signature.inputs.input_names(), signature.outputs.input_names()) == (["image"], COLUMNS)
     assert [param.name for param in signature.params.params] == ["top_k"]
     served = (registered / "serving_input_example.json").read_text()
@@ -284,7 +250,7 @@ class Model:
     def predict(self, model_input, params=None):
         return "the code of its time"
 
-def _load_pyfunc(data_path):
+def _load_pyfunc(data_path, model_config=None):
     return Model()
 """
 

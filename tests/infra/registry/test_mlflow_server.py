@@ -4,13 +4,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mlflow_server import run_mlflow_server
 from registries import METRICS, make_bundle
-from s3server import choose_ports
 
 from infra.registry.mlflow_client import AbsentError
 from infra.registry.registry import Registry
@@ -37,32 +36,8 @@ with registry.train_alone("birds"):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder, [port] = tmp_path_factory.mktemp("server"), choose_ports(1)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "kept")]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, start_new_session=True)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        wait_for_server(address, process, folder / "log")
-        yield address
-    finally:
-        os.killpg(process.pid, 9)
-        process.wait()
-
-
-def wait_for_server(address: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    import httpx
-
-    deadline = time.monotonic() + 200
-    while True:
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        try:
-            if httpx.get(f"{address}/health", timeout=5).is_success:
-                return
-        except httpx.HTTPError:
-            time.sleep(0.1)
+    with run_mlflow_server(tmp_path_factory.mktemp("server")) as server:
+        yield server.address
 
 
 def start_machine(server: str, folder: Path, letter: str, bundle: Path) -> "subprocess.Popen[str]":

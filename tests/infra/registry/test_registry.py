@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import json
 import resource
 import sqlite3
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import datetime
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,9 @@ from cnn.errors import IntegrityError, RegistryError, ServerError, StorageError
 from cnn.inference.bundle import INFO, ONNX
 from infra.registry.mlflow_model import SCORING_PACKAGES, explained_disk
 from infra.registry.registry import REPORT, Registry
+from infra.registry.run_records import LoggedDataset
 from infra.registry.tracking import resolve_tracking
+from infra.registry.versions import JUDGED_ON
 
 # Runs
 
@@ -39,8 +43,61 @@ def test_a_run_goes_on_under_its_key(registry: Registry) -> None:
     assert "mlflow.parentRunId" not in registry._ask("get_run", first).data.tags
     run = registry._ask("get_run", first)
     assert run.data.params == {"fit.epochs": "3"}
-    assert run.data.metrics["loss"] == 0.4
+    assert run.data.metrics["train_loss"] == 0.4
     assert run.info.status == "FINISHED"
+
+
+def test_a_run_is_called_after_its_model_and_when_it_began(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = datetime(2026, 11, 26, 3, 0, 59).timestamp()
+    monkeypatch.setattr(registry, "_clock", lambda: began)
+    run, trial = (
+        registry._ask("get_run", registry.start_run("named", key * 64, {}, what=what)).info
+        for key, what in (("a", ""), ("b", "trial 3"))
+    )
+    assert (run.run_name, trial.run_name) == ("named 2026-11-26 03:00", "named trial 3 2026-11-26 03:00")
+    monkeypatch.setattr(registry, "_clock", lambda: began + 86400.0)
+    again = registry._ask("get_run", registry.start_run("named", "a" * 64, {})).info
+    assert (again.run_id, again.run_name) == (run.run_id, run.run_name)  # it goes on as what it was
+
+
+def test_an_experiment_is_shown_as_one_of_trained_models(registry: Registry) -> None:
+    """Also one that an earlier release has made; what a person has chosen in MLflow's pages stays."""
+    kind, older = "mlflow.experimentKind", registry._ask("create_experiment", "older", registry.artifact_root)
+    chosen = registry._ask("create_experiment", "chosen", registry.artifact_root, {kind: "genai_development"})
+    for name in ("newer", "older", "chosen"):
+        registry.start_run(name, "a" * 64, {})
+    kinds = [registry._ask("get_experiment", registry._experiment(name)).tags[kind] for name in ("newer", "older")]
+    assert kinds == ["custom_model_development"] * 2
+    assert registry._experiment("older") == older
+    assert registry._ask("get_experiment", chosen).tags[kind] == "genai_development"
+
+
+def test_the_dataset_is_an_input_of_the_run_and_is_one_however_often_it_is_logged(registry: Registry) -> None:
+    dataset = LoggedDataset("pets-1", "d" * 64, "s3://bucket/photos/pets", {"num_rows": 20, "images": {"train": 16}})
+    run = registry.start_run("inputs", "a" * 64, {})
+    for _ in range(2):
+        registry.log_dataset(run, dataset)
+    (found,) = registry._ask("get_run", run).inputs.dataset_inputs
+    assert (found.dataset.name, found.dataset.digest, found.dataset.source_type) == ("pets-1", "d" * 36, "s3")
+    assert json.loads(found.dataset.source) == {"uri": "s3://bucket/photos/pets"}
+    assert json.loads(found.dataset.profile)["images"] == {"train": 16}
+    assert [(tag.key, tag.value) for tag in found.tags] == [("mlflow.data.context", "training")]
+
+
+def test_the_figures_of_a_version_are_metrics_of_its_run_and_of_its_model(registry: Registry, bundle: Path) -> None:
+    """And stay beside those of training, which are another thing."""
+    run = registry.start_run("figures", "a" * 64, {})
+    registry.log_epoch(run, {"accuracy": 1.0, "val_accuracy": 0.5}, 1)
+    figures = METRICS | {"test_images": 60.0, "temperature": 1.5}
+    tags = {JUDGED_ON: "test split of pets-1"}
+    made = registry.register_version("figures", run, bundle, figures, tags)
+    expected = {"test_accuracy": 0.98, "test_macro_f1": 0.97, "test_images": 60.0, "temperature": 1.5}
+    metrics = registry._ask("get_run", run).data.metrics
+    assert metrics == expected | {"train_accuracy": 1.0, "val_accuracy": 0.5}
+    (model,) = registry._ask("get_run", run).outputs.model_outputs
+    logged = registry._ask("get_logged_model", model.model_id)
+    assert {metric.key: metric.value for metric in logged.metrics} == expected
+    assert made.metrics == figures
 
 
 def test_a_folder_becomes_artifacts(registry: Registry, tmp_path: Path) -> None:

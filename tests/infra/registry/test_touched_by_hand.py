@@ -65,7 +65,7 @@ def test_what_is_deleted_while_a_run_is_under_way_is_restored(registry: Registry
     registry.finish_run(run, "FINISHED")
     [line] = told
     assert "had been deleted and is restored" in line
-    assert registry._client.get_run(run).data.metrics == {"loss": 0.5}
+    assert registry._client.get_run(run).data.metrics == {"train_loss": 0.5}
 
 
 def test_figures_and_versions_outlive_their_run(registry: Registry, bundle: Path, told: list[str]) -> None:

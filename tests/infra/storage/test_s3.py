@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from botocore.config import Config
 from botocore.exceptions import IncompleteReadError
 from botocore.response import StreamingBody
 from botocore.stub import Stubber
@@ -163,10 +162,8 @@ def read_anything(source: Source | Store) -> str:
     return str(caught.value)
 
 
+@pytest.mark.usefixtures("impatient_s3")
 def test_a_server_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch, unused_port: int) -> None:
-    monkeypatch.setattr(
-        infra.storage.s3, "CONFIG", infra.storage.s3.CONFIG.merge(Config(retries={"total_max_attempts": 1}))
-    )
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:{SECRET}@127.0.0.1:{unused_port}")

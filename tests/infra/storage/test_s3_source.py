@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from botocore.config import Config
 from faulty_s3 import BUCKET, Fault, Memory, run_faulty_s3
 
 import infra.storage.s3
@@ -32,8 +31,6 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Memory]:
     with run_faulty_s3() as (memory, environment):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        few = infra.storage.s3.CONFIG.merge(Config(retries={"total_max_attempts": 2}))
-        monkeypatch.setattr(infra.storage.s3, "CONFIG", few)
         infra.storage.s3.make_s3_client.cache_clear()
         memory.reset({f"in/{name}": name.encode() * 9 for name in NAMES}, Fault())
         yield memory
