@@ -46,4 +46,4 @@ def ship_lost_run_automation(client: SyncPrefectClient, lost_seconds: float = LO
 def is_other(present: AutomationCore, wanted: AutomationCore) -> bool:
     """Whether an automation of the server is not the one that is wanted."""
     names = AutomationCore.model_fields.keys()
-    return present.model_dump(mode="json", include=set(names)) != wanted.model_dump(mode="json", include=set(names))
+    return present.model_dump(include=set(names)) != wanted.model_dump(include=set(names))

@@ -62,7 +62,8 @@ def test_ten_runs_that_wait_become_one_and_say_why(prefect_api: str) -> None:
         ended = [state for state in states if state is not None and state.is_cancelled()]
         assert [(state.name, state.message) for state in ended] == [("Skipped", SUPERFLUOUS)] * 9
         state = client.read_flow_run(other.id).state
-        assert state is not None and state.is_scheduled()
+        assert state is not None
+        assert state.is_scheduled()
 
 
 def test_outside_of_a_deployment_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
