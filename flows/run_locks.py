@@ -35,7 +35,7 @@ def lock_run() -> Iterator[None]:
     if context is None or context.flow_run is None:
         yield
         return
-    path = make_folder() / f"{context.flow_run.id}.json"
+    path = make_lock_folder() / f"{context.flow_run.id}.json"
     with lock_path(path):
         server = name_server(PREFECT_API_URL.value() or "")
         path.write_text(json.dumps({"run": str(context.flow_run.id), "server": server}), "utf-8")
@@ -50,7 +50,7 @@ def name_server(address: str) -> str:
     return "local" if is_own_server(address) else address
 
 
-def make_folder() -> Path:
+def make_lock_folder() -> Path:
     """The folder of the locks."""
     folder = state_dir() / "runs-here"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def end_lost_runs(server: str) -> list[str]:
 def find_lost_runs(server: str) -> list[tuple[Path, UUID]]:
     """The files and ids of the runs on a server whose process was on this machine and is gone."""
     found, server = [], name_server(server)
-    for path in sorted(make_folder().glob("*.json")):
+    for path in sorted(make_lock_folder().glob("*.json")):
         with suppress(OSError, ValueError, KeyError, TypeError):
             facts = json.loads(path.read_text("utf-8"))  # empty for a moment, while it is made
             if facts["server"] == server and is_free(path):

@@ -13,7 +13,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 
-from flows.run_locks import end_lost_runs, find_lost_runs, make_folder
+from flows.run_locks import end_lost_runs, find_lost_runs, make_lock_folder
 from infra.storage.locks import lock_path
 
 WORK = """
@@ -63,21 +63,21 @@ def test_a_killed_run_is_ended_by_the_next_command_and_a_live_one_is_not(prefect
     assert state.is_crashed()
     assert "its process ended without a word" in str(state.message)
     assert end_lost_runs(prefect_api) == []
-    assert list(make_folder().iterdir()) == []
+    assert list(make_lock_folder().iterdir()) == []
 
 
 def test_a_run_that_ends_leaves_no_file(prefect_api: str) -> None:
     done = subprocess.run([sys.executable, "-c", WORK], input="", capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr
-    assert list(make_folder().iterdir()) == []
+    assert list(make_lock_folder().iterdir()) == []
 
 
 def test_files_that_are_none_of_ours_are_passed_over() -> None:
     server, began = "http://127.0.0.1:1/api", time.monotonic()
     facts = {"run": str(uuid4()), "server": server}
     for name, text in (("a", ""), ("b", "[]"), ("c", "{}"), ("d", json.dumps(facts | {"run": "none"}))):
-        (make_folder() / f"{name}.json").write_text(text)
-    lost, held = make_folder() / "lost.json", make_folder() / "held.json"
+        (make_lock_folder() / f"{name}.json").write_text(text)
+    lost, held = make_lock_folder() / "lost.json", make_lock_folder() / "held.json"
     for path in (lost, held):
         path.write_text(json.dumps(facts))
     with lock_path(held):
