@@ -31,8 +31,9 @@ class TrainSpec(Settings):
     deployment: str | None = Field(
         None,
         pattern=r"^[^/]+/[^/]+$",
-        examples=["train/gpu"],
-        description="Prefect deployment that training is sent to, such as train/gpu; not set: this machine",
+        examples=["train/birds"],
+        description="Prefect deployment that training is sent to, such as train/birds (`safelight deploy --gpu-pool`"
+        " makes it); not set: this machine",
     )
     minutes: float | None = Field(
         1440.0,
@@ -43,7 +44,7 @@ class TrainSpec(Settings):
 
 
 class ScheduleSpec(Settings):
-    """When `safelight serve` works: each time is a time of day (02:00), an interval (10m) or a cron line."""
+    """When `serve` and `deploy` have it work: each time is a time of day (02:00), an interval (10m) or a cron line."""
 
     retrain: str = Field("02:00", description="when the model is trained again; --nightly is short for it")
     score: str = Field("1h", description="when the inbox is scored; --every is short for it")
@@ -92,18 +93,34 @@ def load_config(file: Path | None, settings: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: the file cannot be read, a key does not exist, or a value breaks its rule.
     """
-    chosen = file or (Path(DEFAULT_FILE) if Path(DEFAULT_FILE).is_file() else None)
-    values = read_toml(chosen) if chosen else {}
-    typed = [parse_setting(setting) for setting in settings]
-    for section, key, value in typed:
-        values[section] = {**_section(values, section), key: value}
+    chosen = choose_file(file)
+    values = read_values(file, settings)
     try:
         return Config.model_validate(values)
     except ValidationError as error:
         place = error.errors(include_url=False)[0]["loc"][:2]
-        is_typed = any(place == (section, key)[: len(place)] for section, key, _ in typed)
+        typed = [parse_setting(setting)[:2] for setting in settings]
+        is_typed = any(place == key[: len(place)] for key in typed)
         origin = "" if is_typed or chosen is None else f"{chosen}: "
         raise ConfigError(f"{origin}{describe_invalid(error, Config, values)}") from None
+
+
+def read_values(file: Path | None, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """Section -> key -> value of what the file and the settings say, and no more: nothing here is a default.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting is none.
+    """
+    chosen = choose_file(file)
+    values = read_toml(chosen) if chosen else {}
+    for section, key, value in map(parse_setting, settings):
+        values[section] = {**_section(values, section), key: value}
+    return values
+
+
+def choose_file(file: Path | None) -> Path | None:
+    """The file of settings that was named, else `safelight.toml` here, if there is one."""
+    return file or (Path(DEFAULT_FILE) if Path(DEFAULT_FILE).is_file() else None)
 
 
 def read_toml(file: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.resources import files
 from typing import Any
 
 from prefect import flow
@@ -92,7 +91,7 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config, ve
         text = redact_text(f"{type(error).__name__}: {shorten(error)}")
         raise ServerError(
             f"the deployment {deployment} (train.deployment) cannot be run ({text}); is it deployed? "
-            f"`prefect deploy --all --prefect-file {files('infra.deploy') / 'prefect.yaml'}`"
+            f"`safelight deploy --name {name} --gpu-pool POOL` makes train/{name}"
         ) from None
     if run.state is None or not run.state.is_completed():
         state = run.state.name if run.state else "unknown"

@@ -32,7 +32,7 @@ from tasks.files.chunks import Chunk, estimate_decoding
 from tasks.files.listing import describe_excluded, list_lost_folders, list_source
 from tasks.files.source_checks import name_command, open_given, refuse_outside_links, refuse_workspace_inside
 from tasks.score.batch import BatchRecord, find_previous_batch
-from tasks.score.chunk import ChunkScores, score_chunk
+from tasks.score.chunk import ChunkScores, score_chunk, warm_up_scoring
 from tasks.score.inbox_checks import check_inbox, explain_vanished
 from tasks.score.plan import ScorePlan, find_finished_batch, plan_scoring
 from tasks.score.predictions import write_csv
@@ -64,7 +64,7 @@ def score_folder(source: str, name: str, workspace: str, config: Config, csv: bo
     record = finished = find_finished_batch(store, plan)
     with open_workers(config.cluster, log_message) as workers:
         if record is None:
-            workers.prepare(estimate_scoring(plan))
+            workers.prepare(estimate_scoring(plan), partial(warm_up_scoring, plan.task))
             submitted = time.monotonic()
             run_stage("score", lambda: score_chunks(plan, image, workers))
             read = open_source(plan.task.source).read

@@ -274,6 +274,8 @@ def make_train_job(job: Training, backbone: BackboneSpec | None) -> TrainJob:
         plan=job.choice.plan,
         backbone=backbone,
         top_k=job.config.score.top_k,
+        precision=job.config.score.precision,
+        gate=job.config.gate,
         folder=str(job.folder),
     )
 

@@ -97,6 +97,18 @@ def decide_promotion(
     return Verdict(verdict.verdict, reasons)
 
 
+def judge_int8(paired: Paired, spec: GateSpec) -> Verdict:
+    """Whether a version gets an int8 network: by the rule for a new version, with its float32 network as champion."""
+    near, plausible = paired.difference >= -spec.margin, paired.p_worse >= spec.significance
+    found = (
+        f"int8 answers {paired.challenger:.4f} of {paired.images:,} test images right, float32 {paired.champion:.4f}"
+    )
+    if near and plausible:
+        return Verdict("promote", (f"{found}: registered with it",))
+    rule = _describe_test(paired, spec, plausible) if near else _describe_margin(paired, spec, near)
+    return Verdict("hold", (f"{found}: registered without int8; {rule}",))
+
+
 def find_obstacle(challenger: Challenger, champion: Champion) -> tuple[str, ...]:
     """Why the version is held whatever a comparison would say, from what is known of the champion so far; () where
     nothing stands in the way."""

@@ -2,8 +2,9 @@
 
 It holds `bundle.json` (what the model is, and the sha256 of the others), `model.weights.h5` (to train on, to explain),
 `model.onnx` (to score with: see `cnn.models.outputs`), `golden.npz` (a few images and what Keras answers to them) and
-`seen.npz` (which images it learnt from; older versions lack it). bundle.json is written last, so a folder without it is
-no bundle; files that it does not list are never opened.
+`seen.npz` (which images it learnt from; older versions lack it); where they were asked for and judged not worse,
+`model.int8.onnx` and `golden.int8.npz`, its own answers. bundle.json is written last, so a folder without it is no
+bundle; files that it does not list are never opened.
 """
 
 import hashlib
@@ -37,9 +38,12 @@ from cnn.text import shorten
 
 INFO, WEIGHTS, ONNX, GOLDEN = "bundle.json", "model.weights.h5", "model.onnx", "golden.npz"
 SEEN = "seen.npz"
+INT8, GOLDEN_INT8 = "model.int8.onnx", "golden.int8.npz"
+OPTIONAL = {SEEN, INT8, GOLDEN_INT8}
 PARTS = (GOLDEN, ONNX, WEIGHTS)  # of every bundle
 WRITE_LIMIT = 1e-4  # largest difference of a probability between Keras and ONNX on the machine that writes the bundle
 LOAD_LIMIT = 1e-3  # the same on another machine, whose arithmetic may round otherwise
+INT8_LIMIT = 0.05  # the same of an int8 network: a step of rounding is larger there
 FACTOR = 10  # features and maps may differ by so many times more, as a share of their largest value
 GOLDEN_MAPS = 4  # golden images whose feature map is kept, too: it is large, and features are made of it
 BATCH = 64  # images at a time
@@ -94,7 +98,7 @@ class BundleInfo(BundleFacts):
     @field_validator("files")
     @classmethod
     def _files_are_the_parts(cls, value: dict[str, str]) -> dict[str, str]:
-        if sorted(set(value) - {SEEN}) != sorted(PARTS):
+        if sorted(set(value) - OPTIONAL) != sorted(PARTS):
             raise ValueError(f"the files of a bundle are {', '.join(PARTS)}, not {', '.join(sorted(value))}")
         return value
 
@@ -177,9 +181,10 @@ def read_part(folder: Path, info: BundleInfo, name: str) -> bytes:
     return data
 
 
-def read_golden(folder: Path, info: BundleInfo) -> Golden:
-    """The golden images and what Keras answered to them when the model was registered."""
-    with np.load(io.BytesIO(read_part(folder, info, GOLDEN)), allow_pickle=False) as arrays:
+def read_golden(folder: Path, info: BundleInfo, name: str = GOLDEN) -> Golden:
+    """The golden images and what was answered to them when the model was registered: by Keras, or by the int8 network
+    in the part GOLDEN_INT8."""
+    with np.load(io.BytesIO(read_part(folder, info, name)), allow_pickle=False) as arrays:
         return Golden(arrays["images"], {name: arrays[name] for name in OUTPUTS if name in arrays})
 
 
@@ -222,15 +227,15 @@ def ask_session(session: Any, golden: Golden) -> Answers:
     return _trim_answers(run_outputs(session, golden.images, tuple(golden.answers)))
 
 
-def check_golden_answers(folder: Path, answers: Answers, golden: Golden, engine: str) -> None:
+def check_golden_answers(folder: Path, answers: Answers, golden: Golden, engine: str, most: float = LOAD_LIMIT) -> None:
     """Refuse a model whose golden images do not come out as they did when it was registered.
 
     Raises:
-        RegistryError: a probability differs by more than 0.001, or another output by more than a hundredth of its
-            largest value.
+        RegistryError: a probability differs by more than `most`, or another output by more than ten times that as a
+            share of its largest value.
     """
     for name, expected in golden.answers.items():
-        difference, limit = measure_output(name, answers[name], expected), limit_output(name, LOAD_LIMIT)
+        difference, limit = measure_output(name, answers[name], expected), limit_output(name, most)
         if not difference <= limit:
             raise RegistryError(
                 f"{folder}: {engine} does not answer the golden images as it did when the model was registered "

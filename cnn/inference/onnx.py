@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cnn.backend import import_keras
 from cnn.errors import TrainingError
+from cnn.inference.scalings import fold_scalings
 from cnn.models.outputs import PROBABILITIES
 from cnn.stderr import capture_stderr
 from cnn.text import shorten
@@ -40,6 +41,7 @@ def export_onnx(model: Any, path: Path, shape: tuple[int, int, int]) -> None:
     try:
         with _converter_hushed(), mute_onnx():
             model.export(str(path), format="onnx", verbose=False, input_signature=[signature])
+            fold_scalings(path)
     except Exception as error:  # converters raise what they like; the reason is recorded
         raise TrainingError(
             f"{path}: the network could not be written as ONNX ({type(error).__name__}: {shorten(error)}); "

@@ -1,9 +1,9 @@
 """Score uint8 pixels with a bundle: calibrated class probabilities, without TensorFlow."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,6 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 from cnn.errors import RegistryError
 from cnn.evaluation.calibration import apply_temperature, as_class_probabilities
 from cnn.inference.bundle import (
+    GOLDEN,
+    GOLDEN_INT8,
+    INT8,
+    INT8_LIMIT,
+    LOAD_LIMIT,
     ONNX,
     BundleInfo,
     ask_session,
@@ -23,6 +28,12 @@ from cnn.inference.onnx import list_outputs, open_session, run_outputs, run_sess
 from cnn.models.head import FEATURES
 from cnn.models.outputs import PROBABILITIES
 from cnn.text import shorten
+
+Precision = Literal["float32", "int8"]
+NETWORKS: Mapping[Precision, tuple[str, str, float]] = {  # file, golden answers, how much a probability may differ
+    "float32": (ONNX, GOLDEN, LOAD_LIMIT),
+    "int8": (INT8, GOLDEN_INT8, INT8_LIMIT),
+}
 
 
 @dataclass(frozen=True)
@@ -81,17 +92,24 @@ class Scorer:
         return apply_temperature(probabilities, self.info.temperature).astype(np.float32)
 
 
-def load_scorer(folder: Path, threads: int = 1) -> Scorer:
+def load_scorer(folder: Path, threads: int = 1, precision: Precision = "float32") -> Scorer:
     """A scorer on `threads` threads, after the golden images came out as they did when the model was registered.
 
     Raises:
         IntegrityError: a file of the bundle is missing or damaged.
-        RegistryError: ONNX Runtime cannot run the model here, or answers the golden images otherwise.
+        RegistryError: ONNX Runtime cannot run the model here, or answers the golden images otherwise; or the model has
+            no network of this precision.
         ValueError: `threads` is below 1.
     """
     info = read_bundle(folder)
-    golden = read_golden(folder, info)
-    model = read_part(folder, info, ONNX)
+    name, answers_name, limit = NETWORKS[precision]
+    if name not in info.files:
+        raise RegistryError(
+            f"the model of dataset {info.dataset} has no int8 network; train again with score.precision = int8, or"
+            " score with float32"
+        )
+    golden = read_golden(folder, info, answers_name)
+    model = read_part(folder, info, name)
     try:
         session = open_session(model, threads)
         answers = ask_session(session, golden)
@@ -99,9 +117,9 @@ def load_scorer(folder: Path, threads: int = 1) -> Scorer:
         raise
     except Exception as error:  # ONNX Runtime raises types of its own; the reason is recorded
         raise RegistryError(
-            f"{folder / ONNX}: ONNX Runtime cannot run the model ({shorten(error)}); install the locked dependencies"
+            f"{folder / name}: ONNX Runtime cannot run the model ({shorten(error)}); install the locked dependencies"
         ) from None
-    check_golden_answers(folder, answers, golden, "ONNX Runtime")
+    check_golden_answers(folder, answers, golden, "ONNX Runtime", limit)
     return Scorer(info, session)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from flows.cli import models, prepare, score, search, server, settings, train
+from flows.cli import deploy, models, prepare, score, search, server, settings, train
 
 if TYPE_CHECKING:
     from typer._click import Context, HelpFormatter
@@ -20,7 +20,7 @@ COMMANDS = {
         models.models_command,
         models.open_command,
     ),
-    "Every night": (server.serve_command,),
+    "Every night": (server.serve_command, deploy.deploy_command),
     "Better settings": (search.search_command,),
     "Settings": (settings.init_command, settings.settings_command),
     "The version that scores": (models.promote_command, models.rollback_command),

@@ -119,6 +119,18 @@ def run_chunks(
             on_result(function(item))
 
 
+def load_in_workers(cluster: Cluster, function: Callable[[], object]) -> None:
+    """Call a function once in each worker process, and wait; what it raises there is left to the work to say."""
+    if cluster.client is None:
+        return
+    places = list(cluster.client.scheduler_info(n_workers=-1)["workers"])
+    futures = [
+        cluster.client.submit(function, pure=False, workers=[place], allow_other_workers=True) for place in places
+    ]
+    for future in futures:
+        future.exception()
+
+
 class _Work:
     """Items on their way through a client's workers, and how often each has come back from workers that died."""
 

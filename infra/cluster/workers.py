@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
-from infra.cluster.dask import Cluster, open_cluster, run_chunks
+from infra.cluster.dask import Cluster, load_in_workers, open_cluster, run_chunks
 from infra.cluster.spec import ClusterSpec, WorkEstimate
 from infra.cluster.worker_watch import Announce
 
@@ -39,9 +39,13 @@ class Workers:
         isolate = None if self._spec.workers == 0 else isolate
         run_chunks(self._find_cluster(estimate), function, items, on_result, isolate)
 
-    def prepare(self, estimate: WorkEstimate) -> None:
-        """Start the cluster now, if there is one to start for this."""
-        self._find_cluster(estimate)
+    def prepare(self, estimate: WorkEstimate, load: Callable[[], object] | None = None) -> None:
+        """Start the cluster now, if there is one to start for this, and have each worker `load` what it needs."""
+        cluster = self._find_cluster(estimate)
+        if load is not None:
+            begin = time.monotonic()
+            load_in_workers(cluster, load)
+            self.start_up += time.monotonic() - begin
 
     def _find_cluster(self, estimate: WorkEstimate) -> Cluster:
         if self._cluster is None and not self._needs_cluster(estimate):

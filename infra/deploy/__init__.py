@@ -1,1 +1,1 @@
-"""Servers of your own: an image, all of them on one machine, and deployments that retrain and score on schedule."""
+"""Servers of your own: an image, all of them on one machine with Compose, or on a Kubernetes cluster."""

@@ -22,6 +22,7 @@ from tasks.files.paths import encode_path
 
 SPREAD = 16  # chunks that a small folder is cut into at least, about; each costs the scheduler some 8 ms
 FEWEST = 64  # files in a chunk of a small folder, about: smaller ones would cost more than they even out
+LAST = 32  # files in the last chunks of a batch, which are the smallest
 FILE_SECONDS, BYTE_SECONDS = 4e-4, 15e-9  # of one core, measured with JPEG files of 1 KB to 3 MB
 MOST_BYTES = 16 << 20  # of files in a chunk, about: camera files are spread over all workers, and fit into memory
 
@@ -76,9 +77,17 @@ def cut_by_hash(files: pa.Table, rows: NDArray[np.int64], size: int) -> ChunkPla
 
 
 def cut_in_order(files: pa.Table, rows: NDArray[np.int64], size: int) -> ChunkPlan:
-    """The chunks of these rows of the listing, in their order, of at most `size` files each; none of them is empty."""
-    starts = np.arange(0, len(rows), bound_size(files, rows, size) if len(rows) else 1, dtype=np.int64)
-    return ChunkPlan(rows, np.append(starts, np.int64(len(rows))))
+    """The chunks of these rows of the listing, in their order, of at most `size` files each; none of them is empty.
+
+    They become smaller towards the end, so that all workers end at about the same time (guided self-scheduling,
+    Polychronopoulos and Kuck 1987).
+    """
+    most, starts, start = bound_size(files, rows, size) if len(rows) else 1, [0], 0
+    while start < len(rows):
+        left = len(rows) - start
+        start += min(left, most, max(LAST, left // 8))
+        starts.append(start)
+    return ChunkPlan(rows, np.array(starts, np.int64))
 
 
 def bound_size(files: pa.Table, rows: NDArray[np.int64], size: int) -> int:

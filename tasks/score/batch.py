@@ -66,7 +66,9 @@ def find_previous_batch(store: Store, job: ScoreJob) -> PreviousBatch | None:
     record = find_last_batch(store, job.source, job.model.name)
     if record is None:
         return None
-    is_usable = (record.rules, record.model, record.spec.top_k) == (SCORING_RULES, job.model, job.spec.top_k)
+    earlier, asked = record.spec, job.spec
+    is_alike = (earlier.top_k, earlier.precision) == (asked.top_k, asked.precision)
+    is_usable = is_alike and (record.rules, record.model) == (SCORING_RULES, job.model)
     if not job.spec.features:
         return PreviousBatch(record, fetch_predictions(store, record.predictions) if is_usable else None)
     features = fetch_predictions(store, record.features) if is_usable and record.features is not None else None

@@ -21,7 +21,7 @@ from cnn.dataset.seen_images import read_heads
 from cnn.errors import BadImage, IntegrityError, RegistryError
 from cnn.images.read import DecodedImage, read_image
 from cnn.images.spec import ImageSpec
-from cnn.inference.scorer import load_scorer, rank_classes
+from cnn.inference.scorer import Precision, load_scorer, rank_classes
 from infra.registry.bundles import locate_bundle
 from infra.storage.entry import Entry
 from infra.storage.layout import score_features_path, score_part_path
@@ -96,9 +96,7 @@ def score_chunk(chunk: Chunk, task: ScoreTask) -> ChunkScores:
     has_features = not task.spec.features or store.exists(score_features_path(task.batch, chunk.key))
     if has_features and (done := _find_part(store, name, chunk)) is not None:
         return done
-    with _loading:
-        network = _load_network(task.workspace, task.model.bundle)
-        known = _load_known(task.workspace, task.known) if task.known is not None else None
+    network, known = load_model(task)
     files = Files(source, chunk.entries)
     try:
         with computing():
@@ -123,6 +121,23 @@ def score_chunk(chunk: Chunk, task: ScoreTask) -> ChunkScores:
         store.write(score_features_path(task.batch, chunk.key), encode_features(make_features_table(rows)))
     store.write(name, encode_part(make_predictions_table(rows, task.spec), asdict(scores)))
     return scores
+
+
+def load_model(task: ScoreTask) -> "tuple[Network, KnownPredictions | None]":
+    """What a worker needs for each chunk of a batch; loaded once in a process.
+
+    Raises:
+        StorageError, RegistryError, IntegrityError: as `score_chunk`.
+    """
+    with _loading:
+        network = _load_network(task.workspace, task.model.bundle, task.spec.precision)
+        return network, _load_known(task.workspace, task.known) if task.known is not None else None
+
+
+def warm_up_scoring(task: ScoreTask) -> None:
+    """`load_model`, and what else the first chunk would wait for: pyarrow imports pandas with the first row, say."""
+    load_model(task)
+    encode_part(make_predictions_table([FileOutcome(Entry("", 0, ""), "", "ok")], task.spec), {})
 
 
 def score_files(
@@ -256,9 +271,9 @@ def _find_part(store: Store, name: str, chunk: Chunk) -> ChunkScores | None:
 
 
 @lru_cache(maxsize=2)
-def _load_network(workspace: str, digest: str) -> Network:
+def _load_network(workspace: str, digest: str, precision: Precision) -> Network:
     folder = locate_bundle(reuse_store(workspace), digest)
-    scorer = load_scorer(folder, threads=1)  # the cluster uses the other cores
+    scorer = load_scorer(folder, 1, precision)  # the cluster uses the other cores
 
     def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return scorer.predict(images, batch_size=max(1, len(images)))

@@ -148,4 +148,5 @@ def _digest_request(files: pa.Table, job: ScoreJob) -> str:
             lines.update(canonical_json([path.hex(), *facts]).encode() + b"\n")
     spec: list[Any] = [job.spec.top_k, job.spec.accept, job.spec.sheet]  # the size of a batch changes no row
     spec += ["features"] if job.spec.features else []
+    spec += ["int8"] if job.spec.precision == "int8" else []
     return hash_json([SCORING_RULES, job.source, job.model.model_dump(mode="json"), spec, lines.hexdigest()])

@@ -1,13 +1,17 @@
 """A model's answers to the images it is judged on: kept by the training process, read for the gate and the report."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn.dataset.loader import ShardSet
 from cnn.evaluation.calibration import ReliabilityBin, apply_temperature, bin_confidences
+from cnn.inference.scorer import Precision, load_scorer
 
+BATCH = 256  # images read at a time
 PART = 4096  # rows whose probabilities are worked on at a time
 
 
@@ -36,6 +40,15 @@ class Answers:
         """int64 (mistakes,): the rows of the mistakes, the surest first."""
         rows = np.flatnonzero(self.labels != self.answers)
         return np.asarray(rows[np.argsort(-self.confidences[rows], kind="stable")], np.int64)
+
+
+def answer_split(bundle: Path, shards: ShardSet, precision: Precision = "float32") -> SplitPredictions:
+    """What the exported model, the one that will score, says to each image of a split; augmented copies left out."""
+    scorer = load_scorer(bundle, os.cpu_count() or 1, precision)
+    rows = np.flatnonzero(shards.copies == 0)
+    parts = [scorer.predict(shards.batch(rows[start : start + BATCH])[0]) for start in range(0, len(rows), BATCH)]
+    keys = shards.keys()
+    return SplitPredictions([keys[row] for row in rows.tolist()], shards.labels[rows], np.concatenate(parts))
 
 
 def save_predictions(path: Path, predictions: SplitPredictions) -> None:

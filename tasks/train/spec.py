@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 from cnn.dataset.manifest import Manifest
 from cnn.digest import canonical_json, hash_json
+from cnn.evaluation.gate import GateSpec
 from cnn.evaluation.metrics import Evaluation
 from cnn.inference.backbone import BackboneSpec
 from cnn.inference.bundle import BundleInfo
+from cnn.inference.scorer import Precision
 from cnn.models.architecture import ModelSpec
 from cnn.spec import Spec
 from cnn.training.spec import FitPlan, FitSpec
@@ -26,6 +28,8 @@ class TrainJob(Spec):
     plan: FitPlan
     backbone: BackboneSpec | None = None
     top_k: int = 5
+    precision: Precision = "float32"
+    gate: GateSpec = GateSpec()
     folder: str
 
 

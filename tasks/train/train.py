@@ -4,7 +4,6 @@ Runs in a process of its own (tasks/train/process.py): the one task that loads K
 writes only into the run's folder; a run that was killed goes on from its last epoch.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,7 @@ from cnn.dataset.manifest import Manifest
 from cnn.errors import DatasetError
 from cnn.evaluation.calibration import as_class_probabilities, fit_temperature
 from cnn.evaluation.metrics import Evaluation, evaluate_probabilities
-from cnn.inference.bundle import BundleFacts, BundleInfo, write_bundle
-from cnn.inference.scorer import load_scorer
+from cnn.inference.bundle import BundleFacts, BundleInfo, read_bundle, write_bundle
 from cnn.models.architecture import summarize_model
 from cnn.text import name_some
 from cnn.training.diagnosis import find_small_classes
@@ -28,8 +26,9 @@ from cnn.training.spec import FitJob
 from infra.storage.store import Store, open_store
 from tasks.dataset.version import read_manifest
 from tasks.pages.spreadsheets import write_rows
-from tasks.train.answers import SplitPredictions, save_predictions
+from tasks.train.answers import answer_split, save_predictions
 from tasks.train.cached_head import CachedHead, fit_cached_head
+from tasks.train.int8 import offer_int8
 from tasks.train.overlap import list_seen
 from tasks.train.spec import OnEvaluation, OnProgress, TrainingResult, TrainJob
 from tasks.train.suspects import write_suspects
@@ -91,10 +90,14 @@ def _evaluate(
     shards = open_split(manifest, split, store.root)
     temperature = _choose_temperature(job, manifest, store.root, result, head)
     info = _write_bundle(job, manifest, store, result, shards, temperature)
-    answers = _answer(folder / "bundle", shards)
+    answers = answer_split(folder / "bundle", shards)
     evaluation = evaluate_probabilities(
         answers.probabilities, answers.labels, manifest.classes, temperature=info.temperature, top_k=job.top_k
     )
+    said: tuple[str, ...] = ()
+    if job.precision == "int8":
+        said = (offer_int8(job, manifest, store.root, answers),)
+        info = read_bundle(folder / "bundle")
     kept = folder / f"{split}.npz"
     save_predictions(kept, answers)
     _write_figures(folder / "figures", job, manifest, evaluation, result)
@@ -112,7 +115,7 @@ def _evaluate(
         steps=result.steps,
         history=result.history,
         resumed_at=result.resumed_at,
-        notes=result.notes,
+        notes=(*result.notes, *said),
         warnings=(
             *result.warnings,
             *doubt_validation(manifest, store.root),
@@ -238,15 +241,6 @@ def ask_network(model: Any, shards: ShardSet, mirror: bool) -> NDArray[np.float6
         answers = [as_class_probabilities(np.asarray(model.predict_on_batch(view))) for view in views]
         outputs.append(np.mean(answers, axis=0)[: len(images)])
     return np.concatenate(outputs)
-
-
-def _answer(bundle: Path, shards: ShardSet) -> SplitPredictions:
-    """What the exported model, the one that will score, says to each image of a split; augmented copies left out."""
-    scorer = load_scorer(bundle, threads=os.cpu_count() or 1)
-    rows = np.flatnonzero(shards.copies == 0)
-    parts = [scorer.predict(shards.batch(rows[start : start + BATCH])[0]) for start in range(0, len(rows), BATCH)]
-    keys = shards.keys()
-    return SplitPredictions([keys[row] for row in rows.tolist()], shards.labels[rows], np.concatenate(parts))
 
 
 def _write_figures(folder: Path, job: TrainJob, manifest: Manifest, evaluation: Evaluation, result: FitResult) -> None:

@@ -31,6 +31,7 @@ MODULES = {
     "copies": "bench_copies",
     "heads": "bench_heads",
     "features": "bench_features",
+    "scoring": "bench_scoring",
     "start": "start_figures",
     "loader": "bench_loader",
 }

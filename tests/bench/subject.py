@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +21,40 @@ from cnn.backend import import_keras
 from cnn.dataset.loader import ShardSet, iterate_steps, open_split
 from cnn.dataset.manifest import Manifest
 from cnn.dataset.near_duplicates import find_near_duplicates, perceptual_hashes
+from cnn.dataset.normalization import set_normalization
 from cnn.dataset.split import SplitSpec
 from cnn.images.read import read_image
 from cnn.images.spec import AugmentSpec, ImageSpec
 from cnn.inference.backbone import describe_backbone
+from cnn.inference.bundle import INT8, ONNX, BundleFacts, write_bundle
+from cnn.inference.int8 import add_int8, quantize_network
 from cnn.inference.onnx import open_session
+from cnn.inference.scorer import Precision
 from cnn.models.architecture import ModelSpec, build_model
 from cnn.training.batches import as_training_dataset
 from cnn.training.feature_space import squash_to_unit
 from cnn.training.heads import VARIANCES, FeatureSet, HeadPlan, fit_head, predict_head
 from cnn.training.plan import TrainingSize, plan_fit
 from cnn.training.spec import FitPlan, FitSpec, Recipe
-from infra.cluster.spec import ClusterSpec
+from infra.cluster.spec import ClusterSpec, WorkEstimate
 from infra.cluster.workers import Workers, open_workers
-from infra.storage.layout import backbone_path
+from infra.registry.bundles import upload_bundle
+from infra.storage.layout import backbone_path, bundle_path
 from infra.storage.store import open_source, open_store, reuse_source
 from tasks.features.compute import compute_blocks
 from tasks.features.plan import plan_features
 from tasks.features.spec import BackboneRecord, ExportJob
+from tasks.files.chunks import Chunk
+from tasks.files.listing import list_source
 from tasks.files.spec import ChunkSpec
 from tasks.prepare.job import PrepareJob
 from tasks.prepare.pipeline import build_chunks, finish_version
 from tasks.prepare.plan import list_files, plan_build
 from tasks.prepare.spec import BudgetSpec, BuildSpec
+from tasks.score.chunk import score_chunk, warm_up_scoring
+from tasks.score.plan import plan_scoring
+from tasks.score.publish import publish_batch
+from tasks.score.spec import ModelRef, ScoreJob, ScoreSpec
 from tasks.train.process import TrainingProcess
 
 SAFELIGHT = str(Path(sys.executable).with_name("safelight"))
@@ -170,6 +183,78 @@ def prepare_feature_subject(source: Path, workspace: Path, size: int) -> Feature
     )
     with TrainingProcess() as trainer:
         return FeatureSubject(manifest, store.uri, trainer.export(export))
+
+
+@dataclass(frozen=True)
+class ScoreSubject:
+    """A folder of photographs, a workspace with the bundle of a network with random weights, and Keras' own file."""
+
+    photos: Path
+    workspace: Path
+    model: ModelRef
+    image: ImageSpec
+
+    def time_score(self, processes: int, precision: Precision = "float32") -> float:
+        """Seconds from the first chunk submitted to the published batch; the workers have loaded the network."""
+        store, source = open_store(str(self.workspace)), open_source(str(self.photos))
+        job = ScoreJob(source.uri, store.uri, self.model, ScoreSpec(precision=precision), datetime.now(UTC))
+        plan = plan_scoring(list_source(source), job, None)
+        with open_workers(ClusterSpec(workers=processes)) as workers:
+            workers.prepare(WorkEstimate(2, 1e9), partial(warm_up_scoring, plan.task))
+            began = time.monotonic()
+            work = partial(score_chunk, task=plan.task)
+            workers.run(work, plan.make_chunks(), lambda done: None, WorkEstimate(2, 1e9), Chunk.isolate)
+            record = publish_batch(store, plan, source.read, self.image)
+            seconds = time.monotonic() - began
+        empty(self.workspace / "batches")
+        if record.scored != sum(1 for path in self.photos.rglob("*") if path.is_file()):
+            raise RuntimeError(f"{record.scored} were scored")
+        return seconds
+
+    def read_network(self) -> bytes:
+        """The ONNX file."""
+        return (self.workspace / bundle_path(self.model.bundle, ONNX)).read_bytes()
+
+    def time_keras(self) -> float:
+        """Seconds in which Keras reads the folder and predicts; the model is loaded, and has compiled its graph."""
+        keras = import_keras()
+        model = keras.models.load_model(self.workspace / "model.keras")
+        model.predict(np.zeros((64, *self.image.shape), np.uint8), batch_size=64, verbose=0)
+        began = time.monotonic()
+        folder = keras.utils.image_dataset_from_directory(
+            self.photos, labels=None, image_size=self.image.size, batch_size=64, shuffle=False, verbose=False
+        )
+        model.predict(folder, verbose=0)
+        return time.monotonic() - began
+
+
+def write_score_subject(place: Path, photos: Sequence[str], network: Mapping[str, str], side: int) -> ScoreSubject:
+    """Copy photographs into a folder, and write the bundle of a network in ten classes."""
+    folder, workspace, image = place / "photos" / "all", place / "work", ImageSpec(size=(side, side))
+    folder.mkdir(parents=True)
+    for number, photo in enumerate(photos):
+        shutil.copyfile(photo, folder / f"{number:05}.jpg")
+    classes = tuple(f"class {number}" for number in range(10))
+    facts = BundleFacts(
+        classes=classes,
+        image=image,
+        model=ModelSpec.model_validate(dict(network)),
+        normalization=set_normalization(image, (), 0),
+        dataset="bench",
+        dataset_digest="0" * 64,
+        temperature=1.0,
+        split=SplitSpec(),
+    )
+    model = build_model(facts.model, image, facts.normalization, classes)
+    golden = np.random.default_rng(0).integers(0, 256, (8, *image.shape), dtype=np.uint8)
+    write_bundle(place / "bundle", model, facts, golden)
+    quantize_network(place / "bundle" / ONNX, place / INT8, golden)
+    add_int8(place / "bundle", place / INT8)
+    digest = upload_bundle(open_store(str(workspace)), place / "bundle")
+    model.save(workspace / "model.keras")
+    return ScoreSubject(
+        folder.parent, workspace, ModelRef(name="bench", version="1", bundle=digest, classes=classes), image
+    )
 
 
 def open_onnx_session(network: bytes, threads: int) -> Any:

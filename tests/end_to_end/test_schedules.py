@@ -26,19 +26,17 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from image_folders import write_image_folder
 from PIL import Image
 from postgres import find_obstacle, run_postgres
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName, FlowFilter, FlowFilterName
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from s3server import choose_ports
 
 pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(600)]
 
-ROOT = Path(__file__).parents[2]
 NAME = "birds"
 PATIENCE = 240.0  # seconds that something may take on a busy machine; all of it together takes less
 SECONDS = 5  # of the schedules
@@ -194,36 +192,37 @@ def serve(place: Place, log: Path, *words: str) -> Iterator["subprocess.Popen[by
 
 @contextmanager
 def work_pool(place: Place, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """The deployments of prefect.yaml with this place's parameters and schedules of seconds, and a worker."""
-    content = yaml.safe_load((ROOT / "infra/deploy/prefect.yaml").read_text("utf-8"))
-    content["deployments"] = [item for item in content["deployments"] if item["name"] in ("nightly", "hourly")]
-    for item, source in zip(content["deployments"], (place.photos, place.inbox), strict=True):
-        item["parameters"] = {"source": str(source), "name": NAME, "workspace": str(place.work), "config": TINY}
-        item["schedules"] = [{"interval": 2 * SECONDS, "active": True, "slug": item["name"]}]
-        item["work_pool"]["name"] = "ticking"
-    (folder / "prefect.yaml").write_text(yaml.safe_dump(content))
-    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
-    deploy = [*prefect, "deploy", "--all", "--prefect-file", str(folder / "prefect.yaml")]
-    with get_client(sync_client=True) as client:
-        client.create_work_pool(WorkPoolCreate(name="ticking", type="process"))
-        done = subprocess.run(deploy, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        with (folder / "log").open("wb") as log:
-            worker = subprocess.Popen(
-                [*prefect, "worker", "start", "--pool", "ticking"],
-                cwd=ROOT,
-                env=os.environ | {"PREFECT_WORKER_QUERY_SECONDS": "1"},
-                stdout=log,
-                stderr=log,
-            )
-        try:
-            yield worker
-        finally:
-            worker.send_signal(signal.SIGINT)
-            worker.wait(90)
-            for name in ("retrain/nightly", "score/hourly"):
-                client.delete_deployment(client.read_deployment_by_name(name).id)
+    """The deployments that `safelight deploy` makes, with schedules of seconds, and a worker."""
+    remove_deployments()  # `safelight deploy` takes none over that was served within the last minute
+    safelight = str(Path(sys.executable).with_name("safelight"))
+    words = ["--name", NAME, "--source", place.photos, "--inbox", place.inbox, "--workspace", place.work, *SETTINGS]
+    times = ["--nightly", f"{2 * SECONDS}s", "--every", f"{2 * SECONDS}s", "--pool", "ticking"]
+    done = subprocess.run([safelight, "deploy", *map(str, words), *times], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with (folder / "log").open("wb") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "worker", "start", "--pool", "ticking"],
+            env=os.environ | {"PREFECT_WORKER_QUERY_SECONDS": "1"},
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        yield worker
+    finally:
+        worker.send_signal(signal.SIGINT)
+        worker.wait(90)
+        remove_deployments()
+        with get_client(sync_client=True) as client:
             client.delete_work_pool("ticking")
+
+
+def remove_deployments() -> None:
+    """Have none of this model on the server."""
+    with get_client(sync_client=True) as client:
+        for flow in ("retrain", "score"):
+            with suppress(ObjectNotFound):
+                client.delete_deployment(client.read_deployment_by_name(f"{flow}/{NAME}").id)
 
 
 def count_done(deployment: str) -> int:
@@ -379,8 +378,7 @@ def read_terminal(terminal: int) -> bytes:
 
 def test_a_worker_retrains_and_scores_when_it_is_time(api: str, place: Place, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    before = count_done("retrain/nightly")  # another test may have had some
     with work_pool(place, tmp_path) as worker:
-        check_scoring(place, [worker], log.read_text)  # two runs of score/hourly at the least
-        wait_for(lambda: count_done("retrain/nightly") - before >= 2, [worker], log.read_text)
+        check_scoring(place, [worker], log.read_text)  # two runs of score/birds at the least
+        wait_for(lambda: count_done(f"retrain/{NAME}") >= 2, [worker], log.read_text)
     assert place.datasets() == [24]  # the second one has found nothing new

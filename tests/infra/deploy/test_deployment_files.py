@@ -1,9 +1,8 @@
-"""The deployment files against the code and the installed versions: what they name exists, without a Docker engine."""
+"""The files for Docker against the code and the installed versions: what they name exists, without a Docker engine."""
 
-import ast
 import inspect
+import json
 import re
-import shlex
 import subprocess
 from fnmatch import fnmatch
 from importlib import metadata
@@ -26,72 +25,13 @@ def load_yaml(name: str) -> dict[str, Any]:
 COMPOSE = load_yaml("infra/deploy/compose.yaml")
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OWN = {name: service for name, service in SERVICES.items() if str(service["image"]).startswith("safelight")}
-DEPLOYMENTS: dict[str, dict[str, Any]] = {
-    f"{item['entrypoint'].rpartition('.')[2]}/{item['name']}": item
-    for item in load_yaml("infra/deploy/prefect.yaml")["deployments"]
-}
 
 
 def split_command(command: list[str]) -> tuple[tuple[str, ...], list[str]]:
     """(program and subcommands, long options) of a command line."""
     words = [word for word in command if re.fullmatch(r"[a-z][a-z-]*", word)]
-    subcommands = {"mlflow": 2, "dask": 2, "prefect": 3}
+    subcommands = {"mlflow": 3 if words[1] == "db" else 2, "dask": 2, "prefect": 4 if "database" in words else 3}
     return tuple(words[: subcommands[words[0]]]), [word for word in command if word.startswith("--")]
-
-
-# ---------------------------------------------------------------------------------------------------- prefect.yaml
-
-
-def parameters_of(entrypoint: str) -> dict[str, bool]:
-    """Parameter → whether it must be given, of the flow function that an entrypoint names."""
-    module, _, name = entrypoint.rpartition(".")
-    tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text("utf-8"))
-    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
-    names = [argument.arg for argument in function.args.args]
-    required = len(names) - len(function.args.defaults)
-    return {argument: position < required for position, argument in enumerate(names)}
-
-
-def test_the_deployments_are_the_ones_that_are_promised() -> None:
-    assert {"retrain/nightly", "score/hourly", "train/gpu", "prepare/on-demand"} == DEPLOYMENTS.keys()
-
-
-@pytest.mark.parametrize("name", DEPLOYMENTS)
-def test_a_deployment_names_a_flow_and_its_parameters(name: str) -> None:
-    expected = parameters_of(DEPLOYMENTS[name]["entrypoint"])
-    given = DEPLOYMENTS[name]["parameters"]
-    assert given.keys() <= expected.keys()
-    missing = {parameter for parameter, required in expected.items() if required} - given.keys()
-    assert missing <= {"dataset"}, "a dataset's name is only known once it is prepared"
-
-
-@pytest.mark.parametrize("name", DEPLOYMENTS)
-def test_one_run_at_a_time_and_schedules_wait_for_the_user(name: str) -> None:
-    deployment = DEPLOYMENTS[name]
-    assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
-    for schedule in deployment["schedules"]:
-        assert schedule["active"] is False
-        assert schedule["timezone"]
-
-
-def test_prefect_reads_the_file_as_it_is_meant() -> None:
-    from prefect.cli.deploy._models import PrefectYamlModel
-    from prefect.client.schemas.schedules import CronSchedule
-
-    model = PrefectYamlModel.model_validate(load_yaml("infra/deploy/prefect.yaml"))
-    for read, item in zip(model.deployments, DEPLOYMENTS.values(), strict=True):
-        assert read.model_dump(exclude_unset=True).keys() == item.keys(), "a key that Prefect does not know"
-        for schedule in item["schedules"]:
-            CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
-
-
-def test_the_pull_step_exists() -> None:
-    from prefect.deployments import steps
-
-    for step in load_yaml("infra/deploy/prefect.yaml")["pull"]:
-        for name, arguments in step.items():
-            function = getattr(steps, name.removeprefix("prefect.deployments.steps."))
-            inspect.signature(function).bind(**arguments)
 
 
 # ---------------------------------------------------------------------------------------------------- compose.yaml
@@ -106,8 +46,8 @@ def test_only_loopback_ports_are_published() -> None:
 def test_no_secret_is_written_down() -> None:
     lines = (ROOT / "infra/deploy/compose.yaml").read_text("utf-8").splitlines()
     for line in lines:
-        if re.search(r"^\s*\w*(PASSWORD|SECRET|ACCESS_KEY)\w*:", line):
-            assert re.search(r": \$\{\w+:\?", line), line
+        if re.search(r"^\s*\w*(PASSWORD|SECRET|AUTH_STRING)\w*:", line):
+            assert re.search(r": (safelight:)?\$\{\w+:\?", line), line
     assert not re.search(r"^\w*(PASSWORD|KEY)=\S", (ROOT / "infra/deploy/env.example").read_text("utf-8"), re.MULTILINE)
 
 
@@ -144,17 +84,96 @@ def test_volumes_are_declared_and_files_are_there() -> None:
             )
 
 
-def test_images_are_pinned_and_freely_licensed() -> None:
+def test_images_are_pinned_by_digest_and_freely_licensed() -> None:
     foreign = {service["image"] for service in SERVICES.values()} - {"safelight", "safelight:gpu"}
     assert {image.partition(":")[0] for image in foreign} == {
         "postgres",
         "chrislusf/seaweedfs",
     }  # PostgreSQL, Apache-2.0
-    assert all(re.search(r":\d+\.\d+", image) for image in foreign)
+    assert all(re.search(r":\d+\.\d+[\w.-]*@sha256:[0-9a-f]{64}$", image) for image in foreign)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_service_can_change_its_programs_gain_rights_or_fill_the_machine(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert "cap_add" not in service
+    assert "privileged" not in service
+    assert service["mem_limit"]
+    assert service["pids_limit"]
+    assert set(service["logging"]["options"]) == {"max-size", "max-file"}
+    places = [*service.get("tmpfs", []), *(volume.split(":")[1] for volume in service.get("volumes", []))]
+    assert "/tmp" in places, "nothing temporary could be written"
+    if name in OWN:
+        assert "/state" in places, "SAFELIGHT_HOME and PREFECT_HOME lie there"
+
+
+def test_servers_and_workers_say_how_their_health_is_asked_for_and_have_time_to_end() -> None:
+    lasting = {name for name, service in SERVICES.items() if service["restart"] == "unless-stopped"}
+    assert lasting == {name for name, service in SERVICES.items() if "healthcheck" in service}
+    for name in ("worker", "gpu-worker"):
+        assert "--with-healthcheck" in SERVICES[name]["command"]
+        assert ":8080/health" in SERVICES[name]["healthcheck"]["test"][-1]
+    for name in ("worker", "gpu-worker", "dask-worker", "postgres", "s3"):
+        assert SERVICES[name]["stop_grace_period"] == "60s", "Docker kills after ten seconds otherwise"
+
+
+def test_only_those_that_keep_records_reach_the_databases() -> None:
+    reach = {name for name, service in SERVICES.items() if "databases" in service.get("networks", [])}
+    assert reach == {"postgres", "prefect", "mlflow", "upgrade-prefect", "upgrade-mlflow"}
+    assert COMPOSE["networks"]["databases"]["internal"] is True
+
+
+def test_who_holds_a_place_survives_a_restart_of_the_server() -> None:
+    from importlib import import_module
+
+    environment = SERVICES["prefect"]["environment"]
+    module = import_module(environment["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"])
+    assert module.ConcurrencyLeaseStorage
+    assert "prefect:/state" in SERVICES["prefect"]["volumes"]
+
+
+def s3_users(tmp_path: Path) -> dict[str, dict[str, Any]]:
+    """name -> what the S3 store is told of a user, when its secrets are these."""
+    script = SERVICES["s3"]["command"][0].replace("$$", "$").replace("/tmp/", f"{tmp_path}/")
+    secrets = {"S3_ADMIN_SECRET_KEY": "aaa", "S3_SECRET_KEY": "fff", "MLFLOW_S3_SECRET_KEY": "mmm", "PATH": "/bin"}
+    subprocess.run(["sh", "-ec", script.partition("exec weed")[0]], check=True, env=secrets)
+    assert (tmp_path / "s3.json").stat().st_mode & 0o077 == 0
+    return {user["name"]: user for user in json.loads((tmp_path / "s3.json").read_text())["identities"]}
+
+
+def test_keys_of_the_s3_store_open_what_their_owners_need(tmp_path: Path) -> None:
+    users = s3_users(tmp_path)
+    actions = {name: set(user["actions"]) for name, user in users.items()}
+    assert {"Read:photos", "List:photos"} == {one for one in actions["flows"] if one.endswith(":photos")}
+    assert {one.partition(":")[2] for one in actions["flows"]} == {"photos", "safelight"}
+    assert {one.partition(":")[2] for one in actions["mlflow"]} == {"mlflow"}
+    secrets = {name: user["credentials"][0]["secretKey"] for name, user in users.items()}
+    assert secrets == {"admin": "aaa", "flows": "fff", "mlflow": "mmm"}
+    for name, service in OWN.items():
+        key = service.get("environment", {}).get("AWS_ACCESS_KEY_ID")
+        assert key == {"buckets": "admin", "mlflow": "mlflow"}.get(name, key and "flows"), name
+    made = re.search(r"for name in (\(.+\)):", SERVICES["buckets"]["command"][2])
+    assert made is not None
+    assert {one.partition(":")[2] for name in ("flows", "mlflow") for one in actions[name]} == set(eval(made[1]))  # noqa: S307
+
+
+def test_safelights_own_service_deploys_into_the_s3_store() -> None:
+    words = SERVICES["deploy"]["entrypoint"]
+    assert words[:2] == ["safelight", "deploy"]
+    text = help_of("safelight", "deploy")
+    assert [word for word in words if word.startswith("--") and word not in text] == []
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, service in OWN.items() if service["command"][0] not in ("sh", "python")]
+    "name",
+    [
+        name
+        for name, service in OWN.items()
+        if service["command"][0] not in ("sh", "python") and "entrypoint" not in service
+    ],
 )
 def test_a_servers_command_exists_in_the_locked_version(name: str) -> None:
     subcommand, options = split_command(OWN[name]["command"])
@@ -167,17 +186,10 @@ def test_an_inline_script_is_python(name: str) -> None:
     compile(OWN[name]["command"][2], name, "exec")
 
 
-def test_inline_shell_parses_and_names_commands_that_exist() -> None:
-    for name in ("s3", "certificate", "deploy"):
+def test_inline_shell_parses() -> None:
+    for name in ("s3", "certificate"):
         script = SERVICES[name]["command"][-1].replace("$$", "$")
         subprocess.run(["sh", "-n"], input=script, text=True, check=True, capture_output=True)
-    lines = [line.strip() for line in SERVICES["deploy"]["command"][-1].splitlines()]
-    for line in lines:
-        for command in re.findall(r"prefect [^|>;&]+", line):
-            words = [word for word in shlex.split(command) if word != "--no-prompt"]
-            depth = 2 if words[1] == "deploy" else 3
-            text = help_of(*words[:depth])
-            assert [word for word in words if word.startswith("--") and word not in text] == []
 
 
 def test_the_certificate_that_the_dask_services_show_is_made(tmp_path: Path) -> None:
@@ -223,7 +235,7 @@ def is_read_by_a_library(name: str) -> bool:
 
         text = "".join(map(inspect.getsource, (configprovider, credentials)))
         return f"'{name}'" in text or f'"{name}"' in text
-    return name in {"PATH", "PYTHONUNBUFFERED", "DO_NOT_TRACK", "NO_ALBUMENTATIONS_UPDATE"}
+    return name in {"PATH", "PYTHONUNBUFFERED", "DO_NOT_TRACK", "HOME", "NO_ALBUMENTATIONS_UPDATE"}
 
 
 def environment_names() -> set[str]:
@@ -265,9 +277,10 @@ def test_what_the_image_copies_is_there_and_not_ignored() -> None:
 
 def test_the_image_runs_as_a_plain_user_on_a_pinned_base() -> None:
     final = [rest for instruction, rest in instructions() if instruction == "USER"]
-    assert final == ["safelight"]
+    assert final == ["10001"], "a number, so that Kubernetes sees that it is not root"
+    assert "--uid 10001" in (ROOT / "infra/deploy/Dockerfile").read_text("utf-8")
     bases = [rest for instruction, rest in instructions() if instruction == "ARG"]
-    assert bases[0] == "PYTHON=3.12-slim-bookworm"
+    assert re.fullmatch(r"PYTHON=3\.12\.\d+-slim-bookworm@sha256:[0-9a-f]{64}", bases[0])
 
 
 def test_every_package_of_the_image_comes_by_hash() -> None:
