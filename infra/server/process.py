@@ -37,6 +37,7 @@ def run_server() -> None:
     watch = threading.Thread(target=watch_server, args=(folder, port, end_process), daemon=True)
     watch.start()
     calm_queue()
+    guard_server(port)
     sys.argv = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     runpy.run_module("prefect", run_name="__main__", alter_sys=True)
 
@@ -51,6 +52,39 @@ def calm_queue() -> None:
     make: Any = Worker.__init__
     names = [name for name, one in signature(make).parameters.items() if one.default is not Parameter.empty]
     make.__defaults__ = tuple(QUEUE.get(name, one) for name, one in zip(names, make.__defaults__, strict=True))
+
+
+def guard_server(port: int) -> None:
+    """Have the server that Prefect is about to start answer nobody but programs and its own pages.
+
+    It has no password. What Prefect itself checks of other sites holds neither for its channels (WebSockets), through
+    which a page could read all logs and send events that automations obey, nor for a page whose own name leads to this
+    machine (DNS rebinding).
+    """
+    import uvicorn
+
+    run: Any = uvicorn.run
+    vars(uvicorn)["run"] = lambda app, **options: run(admit_own_pages(app, port), **options)
+
+
+def admit_own_pages(app: Any, port: int) -> Any:
+    """The ASGI application behind a door: a request comes to 127.0.0.1 or localhost, and from no page but ours."""
+    hosts = ("127.0.0.1", "localhost")
+    own = [f"http://{host}:{port}" for host in hosts]
+
+    async def guarded(scope: Any, receive: Any, send: Any) -> None:
+        headers = {name: value.decode("latin-1") for name, value in scope.get("headers", [])}
+        is_ours = headers.get(b"host", "").partition(":")[0] in hosts and headers.get(b"origin", own[0]) in own
+        if scope["type"] not in ("http", "websocket") or is_ours:
+            await app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": b"this server answers programs and its own pages alone"})
+
+    return guarded
 
 
 def watch_server(
