@@ -172,7 +172,8 @@ def begin_run(client: SyncPrefectClient, deployment: str) -> FlowRun:
     from prefect.states import Pending
 
     run: Any = client.create_flow_run_from_deployment(client.read_deployment_by_name(deployment).id)
-    for state in (Pending(), Running()):
+    states: list[State[Any]] = [Pending(), Running()]
+    for state in states:
         client.set_flow_run_state(run.id, state)
     return client.read_flow_run(run.id)
 
@@ -182,7 +183,7 @@ def test_a_lost_run_is_ended_and_its_place_is_free_for_the_next(deployment: str)
     with get_client(sync_client=True) as client:
         run = begin_run(client, deployment)
         assert find_sign(client, run) is None
-        client.send_worker_heartbeat(str(run.work_pool_name), "one", heartbeat_interval_seconds=30)  # type: ignore[no-untyped-call]
+        client.send_worker_heartbeat(str(run.work_pool_name), "one", heartbeat_interval_seconds=30)
         assert find_sign(client, run) is not None
         with pytest.raises(ServerError, match="no sign of life"):
             watch_run(client, run.id, deployment, Patience(0.5, None, 0.1))
