@@ -32,7 +32,7 @@ class TrainSpec(Settings):
         None,
         pattern=r"^[^/]+/[^/]+$",
         examples=["train/birds"],
-        description="Prefect deployment that training is sent to, such as train/birds (`safelight deploy --gpu-pool`"
+        description="Prefect deployment that training is sent to, such as train/birds (`safelight deploy --gpu-pool POOL`"
         " makes it); not set: this machine",
     )
     minutes: float | None = Field(
