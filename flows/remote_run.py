@@ -24,8 +24,9 @@ from prefect.states import Cancelled, Cancelling, Crashed
 
 from cnn.errors import ServerError
 from cnn.text import shorten
-from flows.lost_runs import HEARTBEAT, HEARTBEAT_SECONDS, LOST_SECONDS
+from flows.lost_runs import HEARTBEAT, LOST_SECONDS
 from flows.progress import describe_time, log_message
+from flows.work_pools import set_heartbeat
 
 LOOK_SECONDS = 5.0
 WAITING_SECONDS = 60.0  # after which a line says why the run has not begun; the next one comes after twice the time
@@ -124,9 +125,7 @@ def run_elsewhere(deployment: str, parameters: Mapping[str, Any], patience: Pati
         ServerError: it gave no sign of life, or took too long.
         httpx.HTTPError, PrefectException: it cannot be started.
     """
-    # The heartbeats come often enough to be missed, whatever the worker's own setting is.
-    variables = {"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}}
-    run: Any = run_deployment(deployment, parameters=dict(parameters), timeout=0, job_variables=variables)
+    run: Any = run_deployment(deployment, parameters=dict(parameters), timeout=0, job_variables=set_heartbeat({}))
     with get_client(sync_client=True) as client:
         try:
             return watch_run(client, run.id, deployment, patience)
