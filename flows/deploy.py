@@ -14,7 +14,7 @@ from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from pydantic import ValidationError
 
 from cnn.errors import ConfigError
-from flows.config import Config
+from flows.config import LOCAL_SETTINGS, Config
 from flows.config_errors import describe_invalid
 from flows.lost_runs import ship_lost_run_automation
 from flows.progress import log_message
@@ -133,7 +133,7 @@ def plan_deployment(request: DeployRequest, flow: str, found: Found, workspace: 
     config = read_config(values, f"{flow}/{request.name}")
     own = dict(standing.parameters) if standing else {}
     own |= {"name": request.name, "workspace": workspace}
-    own["config"] = config.model_dump(mode="json", exclude_unset=True)
+    own["config"] = config.model_dump(mode="json", exclude_unset=True, exclude=LOCAL_SETTINGS)
     pool = request.pools[flow] or (standing and standing.work_pool_name) or USUAL_POOL
     return PoolDeployment(
         FLOWS[flow],

@@ -16,7 +16,6 @@ from prefect.events import AutomationCore
 HEARTBEAT = "prefect.flow-run.heartbeat"
 HEARTBEAT_SECONDS = 30  # of our own deployments; Prefect sends no more often
 LOST_SECONDS = 400.0
-TAG = "safelight"  # of deployments and of runs started by hand: the automations watch what has it
 FILE = "automations.yaml"  # of infra/deploy
 
 

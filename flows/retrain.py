@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Any
 
 from prefect import flow
@@ -82,7 +83,7 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config, ve
         "dataset": prepared.dataset,
         "name": name,
         "workspace": workspace,
-        "config": config.model_dump(mode="json"),
+        "config": config.dump_parameters(),
     }
     most = config.train.minutes
     try:
@@ -118,6 +119,7 @@ def warm_up(work: Callable[[], None]) -> threading.Thread:
         with suppress(SafelightError):
             work()
 
-    thread = threading.Thread(target=quietly, daemon=True)
+    # With this thread's context, so that its lines find the log of the flow run.
+    thread = threading.Thread(target=copy_context().run, args=(quietly,), daemon=True)
     thread.start()
     return thread

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import ParamSpec, TypeVar
 
-from prefect import tags, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-from flows.lost_runs import TAG
 from flows.run_locks import end_lost_runs
 from infra.server.local_server import is_own_server
 from infra.server.watchdog import supervise_server
@@ -33,7 +32,6 @@ def run_flow(flow: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
     silent = is_own_server(address)
     end_lost_runs(address)
     with (
-        tags(TAG),
         supervise_server(address),
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}) if silent else nullcontext(),
     ):

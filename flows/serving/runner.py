@@ -25,9 +25,11 @@ from cnn.text import shorten
 from flows.serving.due_runs import choose_runs, due_time
 from flows.serving.lateness import ScheduleWatch, describe_server_log
 from flows.serving.log import ServeLog
+from flows.serving.notifier import Notifier
 from flows.serving.ownership import check_ownership, make_owner_tag
 from flows.serving.starter import FAULTS, RunStarter, StartedRun
 from flows.serving.timetable import describe_moment
+from infra.notify.spec import NotifySpec
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STARTING = timedelta(minutes=1)  # what Prefect has handed out for less long than this is about to begin
@@ -50,9 +52,9 @@ class ServedDeployment:
 class ServingRunner(Runner):
     """Prefect's runner for the deployments of one model, one run at a time; see the module."""
 
-    def __init__(self, log: ServeLog, watch: ScheduleWatch, seconds: float) -> None:
+    def __init__(self, log: ServeLog, watch: ScheduleWatch, seconds: float, notifier: Notifier | None = None) -> None:
         super().__init__(limit=1, query_seconds=seconds)
-        self.log, self.watch = log, watch
+        self.log, self.watch, self.notifier = log, watch, notifier or Notifier(NotifySpec(), log, None)
         self.titles: dict[UUID, tuple[str, str]] = {}  # deployment -> (flow, name of its runs)
         self.running: dict[UUID, StartedRun] = {}
         self._begun: dict[UUID | None, datetime] = {}
@@ -139,6 +141,7 @@ class ServingRunner(Runner):
             except FAULTS as error:
                 self._note_answer(error)
             await self._log_late()
+            self.notifier.note_alive()
             await asyncio.sleep(self.query_seconds)
 
     async def _start_due_runs(self) -> None:
@@ -192,7 +195,9 @@ class ServingRunner(Runner):
                 self.watch.logged.pop(name)  # it is being started now
                 continue
             cause = await self._find_cause(name)
-            self.log.write_line(f"{name} was due {describe_moment(due, now)} and has not begun: {cause}")
+            line = f"{name} was due {describe_moment(due, now)} and has not begun: {cause}"
+            self.log.write_line(line)
+            await self.notifier.tell_late(name, name.partition(" ")[2], due, line)
 
     async def _find_cause(self, name: str) -> str:
         """Why a due run has not begun, as far as can be told from here."""

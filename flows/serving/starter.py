@@ -67,8 +67,10 @@ class RunStarter:
                 sink.close()
             if runner.is_ending and read_answer(self.path) is None:
                 return  # it was ended with serve: `_give_up_runs` logs it
-            log.write_line(f"{self.name}: {await self._describe_end(running)}")
+            said = await self._describe_end(running)
+            log.write_line(f"{self.name}: {said}")
             runner.log_next()
+            await runner.notifier.tell_end(self.flow, self.name.partition(" ")[2], read_answer(self.path), said)
         except asyncio.CancelledError:
             raise  # serve ends: `_give_up_runs` comes after this when the process is just being started
         except BaseException:

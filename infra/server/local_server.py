@@ -38,6 +38,8 @@ POLL_SECONDS = 0.05
 # Schedules keep their pace: runs are laid out an hour ahead, each minute, and within ten seconds for a new deployment.
 CALM = {
     "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT60S",  # of automations that wait for what does not happen
+    # A wait that ended is forgotten after so long, told or not: by itself after a minute, as long as a restart takes.
+    "PREFECT_SERVER_EVENTS_EXPIRED_BUCKET_BUFFER": "P7D",
     "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "60",
     "PREFECT_SERVER_SERVICES_CLEANUP_RECONCILER_LOOP_SECONDS": "60",
     "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "60",
