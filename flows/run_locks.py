@@ -37,7 +37,7 @@ def lock_run() -> Iterator[None]:
         return
     path = make_lock_folder() / f"{context.flow_run.id}.json"
     with lock_path(path):
-        server = name_server(PREFECT_API_URL.value() or "")
+        server = identify_server(PREFECT_API_URL.value() or "")
         path.write_text(json.dumps({"run": str(context.flow_run.id), "server": server}), "utf-8")
         try:
             yield
@@ -45,7 +45,7 @@ def lock_run() -> Iterator[None]:
             path.unlink(missing_ok=True)  # it ends with a word
 
 
-def name_server(address: str) -> str:
+def identify_server(address: str) -> str:
     """What stands for a server in the files: the local one has another port some day."""
     return "local" if is_own_server(address) else address
 
@@ -68,7 +68,7 @@ def end_lost_runs(server: str) -> list[str]:
 
 def find_lost_runs(server: str) -> list[tuple[Path, UUID]]:
     """The files and ids of the runs on a server whose process was on this machine and is gone."""
-    found, server = [], name_server(server)
+    found, server = [], identify_server(server)
     for path in sorted(make_lock_folder().glob("*.json")):
         with suppress(OSError, ValueError, KeyError, TypeError):
             facts = json.loads(path.read_text("utf-8"))  # empty for a moment, while it is made
