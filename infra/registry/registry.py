@@ -88,8 +88,17 @@ class Registry(Versions, Experiments):
             run_id = str(self._ask("create_run", self._experiment(name), tags=tags, run_name=title).info.run_id)
         else:
             self._ask_run("update_run", run_id, status="RUNNING")
+        if not parent:
+            self._end_lost_runs(name, run_id)
         self.log_parameters(run_id, parameters)
         return run_id
+
+    def _end_lost_runs(self, name: str, present: str) -> None:
+        """End the runs of a model that killed processes left as RUNNING: whoever begins one trains the model alone."""
+        wanted = "attributes.status = 'RUNNING' and tags.`mlflow.source.name` = 'safelight'"
+        for run in self._ask("search_runs", [self._experiment(name)], wanted, max_results=100):
+            if run.info.run_id != present:
+                self.finish_run(run.info.run_id, "KILLED")
 
     def log_parameters(self, run_id: str, parameters: Mapping[str, object]) -> None:
         """Keep nested settings as `section.key`, without credentials; the same value again is no fault."""
