@@ -17,7 +17,7 @@ from pathlib import Path
 from cnn.digest import canonical_json
 from cnn.errors import IntegrityError, SafelightError, StorageError
 from cnn.files import replace_file
-from cnn.training.checkpoint import LAST, CheckpointFolder, Snapshot, read_snapshot, write_snapshot
+from cnn.training.checkpoint import LAST, Arrays, CheckpointFolder, Snapshot, read_snapshot, write_snapshot
 from cnn.training.heads import Head
 from cnn.training.spec import FitJob
 from infra.storage.layout import checkpoint_path
@@ -70,7 +70,7 @@ def share_head(store: Store, run: str, job: FitJob) -> FitJob:
             found = read_snapshot(store.fetch(path), origin)
             if found is not None:
                 return replace(job, head=_read_head(found))
-    arrays = {"weights": (job.head.weights,), "bias": (job.head.bias,)}
+    arrays: dict[str, Arrays] = {"weights": (job.head.weights,), "bias": (job.head.bias,)}
     if job.head.landmarks is not None:
         arrays["landmarks"] = (job.head.landmarks,)
     job.checkpoints.mkdir(parents=True, exist_ok=True)
