@@ -24,7 +24,7 @@ demo: install ## Run the whole loop on 1,797 handwritten digits
 	$(BIN)/safelight demo $(ARGS)
 
 test: install ## Run the tests, in under ten minutes on two cores (ARGS="-k name" for some)
-	$(BIN)/python -m pytest -m "not slow and not long and not soak" $(ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile -m "not slow and not long and not soak" $(ARGS)
 
 long: install ## Run the tests that take longer: schedules that tick, servers that many use at once
 	$(BIN)/python -m pytest -m "long and not slow" $(ARGS)

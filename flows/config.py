@@ -17,12 +17,17 @@ from cnn.training.spec import FitSpec
 from flows.config_errors import describe_invalid
 from flows.serving.timetable import check_timing, check_zone
 from infra.cluster.spec import ClusterSpec
+from infra.notify.spec import NotifySpec
 from infra.server.spec import ServerSpec
 from tasks.files.spec import ChunkSpec, SourceSpec
 from tasks.prepare.spec import BudgetSpec
 from tasks.score.spec import ScoreSpec
 
 DEFAULT_FILE = "safelight.toml"
+
+
+# Settings that start programs or hold a secret: they are for this machine alone, and no deployment learns them.
+LOCAL_SETTINGS: dict[str, set[str]] = {"notify": {"command", "webhook"}}
 
 
 class TrainSpec(Settings):
@@ -32,8 +37,14 @@ class TrainSpec(Settings):
         None,
         pattern=r"^[^/]+/[^/]+$",
         examples=["train/birds"],
-        description="Prefect deployment that training is sent to, such as train/birds (the option --gpu-pool of"
-        " `safelight deploy` makes it); not set: this machine",
+        description="Prefect deployment that training is sent to, such as train/birds, which deploy makes with"
+        " --gpu-pool POOL; not set: this machine",
+    )
+    minutes: float | None = Field(
+        1440.0,
+        gt=0,
+        description="minutes that a run of that deployment may take, waiting included, before it is ended;"
+        " --set train.minutes=null: as long as it wants",
     )
 
 
@@ -78,7 +89,12 @@ class Config(Settings):
     gate: GateSpec = Field(default_factory=GateSpec)
     score: ScoreSpec = Field(default_factory=ScoreSpec)
     schedule: ScheduleSpec = Field(default_factory=ScheduleSpec)
+    notify: NotifySpec = Field(default_factory=NotifySpec)
     server: ServerSpec = Field(default_factory=ServerSpec)
+
+    def dump_parameters(self) -> dict[str, Any]:
+        """The settings as parameters of a deployment, which Prefect's server keeps: without `LOCAL_SETTINGS`."""
+        return self.model_dump(mode="json", exclude=LOCAL_SETTINGS)
 
 
 def load_config(file: Path | None, settings: Sequence[str] = ()) -> Config:

@@ -2,6 +2,7 @@
 
 import getpass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from cnn.errors import RegistryError
@@ -9,13 +10,22 @@ from flows.progress import log_message
 from infra.machine.user_dirs import cache_dir
 from infra.registry.history import describe_move
 from infra.registry.registry import REPORT, Registry
-from infra.registry.tracking import holds_registry, resolve_tracking
+from infra.registry.tracking import describe_lonely_registry, holds_registry, resolve_tracking
 from infra.registry.versions import VersionInfo
 
 
 def open_registry(workspace: str) -> Registry:
-    """The registry that belongs to a workspace; what it finds changed or broken, and mends, is logged."""
+    """The registry that belongs to a workspace; what it finds changed or broken, and mends, is logged, and so is, once,
+    that other machines do not reach it."""
+    log_lonely_registry(workspace)
     return Registry(*resolve_tracking(workspace), announce=log_message)
+
+
+@cache
+def log_lonely_registry(workspace: str) -> None:
+    """Log that the models of a workspace on S3 are known to this machine alone, if they are."""
+    if line := describe_lonely_registry(workspace):
+        log_message(f"registry: {line}")
 
 
 def open_present(workspace: str) -> Registry:
@@ -25,6 +35,7 @@ def open_present(workspace: str) -> Registry:
         RegistryError: there is none.
     """
     if not holds_registry(resolve_tracking(workspace)[0]):
+        log_lonely_registry(workspace)  # it may be on another machine
         raise RegistryError(f"{workspace}: no model is registered there yet; give another --workspace or retrain")
     return open_registry(workspace)
 
@@ -32,6 +43,7 @@ def open_present(workspace: str) -> Registry:
 def list_models(workspace: str, name: str | None) -> dict[str, Any]:
     """The versions and the history of one model, or the champions of all."""
     if name is None and not holds_registry(resolve_tracking(workspace)[0]):
+        log_lonely_registry(workspace)
         return {"models": [], "champions": []}
     registry = open_present(workspace)
     if name is None:

@@ -1,5 +1,7 @@
 """Results of the flows, as `--json` prints them: the objects that other programs rely on."""
 
+from pydantic import Field
+
 from cnn.spec import Spec
 
 
@@ -75,11 +77,16 @@ class SearchResult(Spec):
 
 
 class ScoreResult(Spec):
-    """The answer of `score`. `seconds`: from the start of listing to the published batch."""
+    """The answer of `score`. `seconds`: from the start of listing to the published batch; `all` and `latest`: where the
+    tables of all results so far and of the new ones are always found; `new`: decisions on images that are new.
+    """
 
     batch: str
     predictions: str
     report: str
+    all: str = ""
+    latest: str = ""
+    new: dict[str, int] = Field(default_factory=dict)
     model: str
     version: int
     files: int

@@ -89,7 +89,8 @@ def link_version(result: TrainResult, find_figures: Callable[[str], str]) -> Non
     with suppress(SafelightError):  # someone removed the run in MLflow
         links["figures"] = find_figures(result.run_id)
         if links["figures"].startswith(("http://", "https://")):
-            links["report"] = f"{links['figures']}/{REPORT}"
+            page, mark, query = links["figures"].partition("?")
+            links["report"] = f"{page}/{REPORT}{mark}{query}"
     _publish(
         f"model-{result.model}", f"{result.model} version {result.version}{alias}", rows, links, result.gate.reasons
     )

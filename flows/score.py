@@ -12,8 +12,11 @@ from cnn.evaluation.gate import describe_unjudged
 from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import read_bundle
 from cnn.text import name_some
+from flows.attendance import attend_run
 from flows.config import Config
+from flows.events import emit_notice
 from flows.models import open_registry
+from flows.notices import find_review_excess
 from flows.outages import survive_outages
 from flows.progress import log_message, show_stage
 from flows.results import ScoreResult
@@ -36,6 +39,7 @@ from tasks.score.inbox_checks import check_inbox, explain_vanished
 from tasks.score.plan import ScorePlan, find_finished_batch, plan_scoring
 from tasks.score.predictions import write_csv
 from tasks.score.publish import publish_batch
+from tasks.score.results import ResultsRecord, refresh_results
 from tasks.score.spec import ModelRef, ScoreJob
 from tasks.score.summary import describe_quarantined
 
@@ -49,7 +53,8 @@ def score(
     csv: bool = False,
 ) -> dict[str, Any]:
     """Score a folder with a model's champion: list → score (Dask, ONNX Runtime) → publish."""
-    result = survive_outages(lambda: score_folder(source, name, workspace, config, csv))
+    with attend_run():
+        result = survive_outages(lambda: score_folder(source, name, workspace, config, csv))
     return complete_run(result.model_dump(), describe_batch_outcome(result))
 
 
@@ -68,7 +73,9 @@ def score_folder(source: str, name: str, workspace: str, config: Config, csv: bo
             read = open_source(plan.task.source).read
             record = run_stage("publish", lambda: publish_batch(store, plan, read, image))
     now = time.monotonic()
+    results = refresh_results(store, record, plan.previous.record if plan.previous is not None else None)
     result = make_result(store, record, now - began - workers.start_up, now - submitted)
+    result = result.model_copy(update=describe_results(store, results))
     if csv:
         publish_csv(store, record)
     log_message(describe_batch(result))
@@ -76,6 +83,7 @@ def score_folder(source: str, name: str, workspace: str, config: Config, csv: bo
         log_message(f"features: {store.uri_of(record.features.path)}")
     if finished is None:  # else the run that wrote the batch said so
         log_quarantined(store, record, image.max_pixels)
+        emit_notice(find_review_excess(name, results.new, config.notify.review_share, result.report))
     link_batch(result)
     return result
 
@@ -187,6 +195,11 @@ def make_result(store: Store, record: BatchRecord, seconds: float, working: floa
         seconds=round(seconds, 3),
         images_per_second=round(record.scored / working, 1) if record.scored and working > 0 else 0.0,
     )
+
+
+def describe_results(store: Store, results: ResultsRecord) -> dict[str, Any]:
+    """What the answer says of the tables that stay at their places."""
+    return {"all": store.uri_of(results.all), "latest": store.uri_of(results.latest), "new": results.new}
 
 
 def describe_batch(result: ScoreResult) -> str:

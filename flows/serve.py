@@ -10,24 +10,30 @@ from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from prefect.client.orchestration import get_client
 from prefect.schedules import Schedule
-from prefect.server.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.types.entrypoint import EntrypointType
 
 from cnn.errors import ConfigError
 from flows.config import Config
+from flows.lost_runs import ship_lost_run_automation
+from flows.progress import ask_prefect
 from flows.retrain import retrain
+from flows.run_locks import end_lost_runs
 from flows.score import score
 from flows.serving.lateness import ScheduleWatch
 from flows.serving.log import ServeLog
+from flows.serving.notifier import Notifier
+from flows.serving.record import ServedRecord, name_served_folder
 from flows.serving.runner import ServedDeployment, ServingRunner
-from flows.serving.timetable import MONDAY, find_local_zone, parse_cron, parse_interval
+from flows.serving.timetable import find_local_zone, parse_interval
+from flows.timing import find_date, read_timing
 from infra.cluster.spawn import leave_working_folder
-from infra.machine.user_dirs import state_dir
 from infra.registry.tracking import check_model_name
 from infra.server.watchdog import supervise_server
 from infra.storage.locks import lock_path
 
+TAG = "safelight"  # of deployments, by which Prefect's automations know ours
 POLL_SECONDS = 10.0  # Prefect hands runs out so many seconds before they are due: they have been started by then
 
 
@@ -68,13 +74,14 @@ def make_plans(served: Served) -> list[Plan]:
 
 def make_deployment(served: Served, plan: Plan) -> ServedDeployment:
     """A deployment such as `retrain/birds`, one run at a time, and what is logged of it."""
-    parameters = {"name": served.name, "workspace": served.workspace, "config": served.config.model_dump(mode="json")}
+    parameters = {"name": served.name, "workspace": served.workspace, "config": served.config.dump_parameters()}
     deployment = plan.flow.to_deployment(
         name=served.name,
         # The slug says which schedule of an earlier deployment this one replaces.
         schedules=[make_schedule(plan.timing, served.zone, active=plan.folder is not None)],
         parameters=parameters | ({"source": plan.folder} if plan.folder else {}),
         concurrency_limit=1,
+        tags=[TAG],
         entrypoint_type=EntrypointType.MODULE_PATH,  # from anywhere, and never a file of the working folder
     )
     return ServedDeployment(deployment, plan.flow.name, name_runs(plan, served), describe_plan(plan, served.zone))
@@ -84,31 +91,7 @@ def make_schedule(timing: str, zone: str, active: bool) -> Schedule:
     """The schedule for Prefect. Raises: ConfigError, it never comes or is no cron line."""
     if find_date(timing, zone, datetime.now(ZoneInfo(zone))) is None:
         raise ConfigError(f"[schedule]: {timing!r} never comes")
-    return Schedule(**_read_timing(timing, zone), active=active, slug="safelight")
-
-
-def find_date(timing: str, zone: str, after: datetime) -> datetime | None:
-    """The first moment after another one that a cron line, time of day or interval names, as Prefect reckons it.
-
-    Raises:
-        ConfigError: it is no cron line.
-    """
-    facts = _read_timing(timing, zone)
-    try:
-        schedule: Any = IntervalSchedule(**facts) if "interval" in facts else CronSchedule(**facts)
-    except ValueError:
-        raise ConfigError(f"[schedule]: {timing!r} is no cron line; it has five fields, such as 0 2 * * *") from None
-    try:
-        dates = list(schedule._get_dates_generator(n=2, start=after))
-    except ValueError:  # 30 February
-        return None
-    return next((date for date in dates if date > after), None)
-
-
-def _read_timing(timing: str, zone: str) -> dict[str, Any]:
-    if (interval := parse_interval(timing)) is not None:
-        return {"interval": interval, "anchor_date": MONDAY.replace(tzinfo=ZoneInfo(zone)), "timezone": zone}
-    return {"cron": parse_cron(timing) or timing, "timezone": zone}
+    return Schedule(**read_timing(timing, zone), active=active, slug="safelight")
 
 
 def choose_pause(plans: list[Plan]) -> float:
@@ -121,7 +104,7 @@ def choose_pause(plans: list[Plan]) -> float:
 @contextmanager
 def lock_served_name(name: str, address: str) -> Iterator[None]:
     """In the block nobody else on this machine serves the name on this server. Raises: ConfigError, somebody does."""
-    folder = state_dir() / "serve" / f"{name} {address}".encode().hex()[-200:]
+    folder = name_served_folder(name, address)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         with lock_path(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
@@ -139,14 +122,32 @@ def serve_deployments(served: Served) -> dict[str, Any]:
     address, plans, log = os.environ.get("PREFECT_API_URL", ""), make_plans(served), ServeLog(ZoneInfo(served.zone))
     deployments = [make_deployment(served, plan) for plan in plans]
     with lock_served_name(served.name, address), supervise_server(address):
-        runner = ServingRunner(log, watch_schedules(served, plans, log.now()), choose_pause(plans))
-        asyncio.run(runner.serve(deployments))
+        end_lost_work(address, log)
+        watch = watch_schedules(served, plans, log.now())
+        notifier = Notifier(served.config.notify, log, name_served_folder(served.name, address))
+        for notice in notifier.begin(make_record(served, plans), watch.patience):
+            notifier.send(notice)
+        asyncio.run(ServingRunner(log, watch, choose_pause(plans), notifier).serve(deployments))
     return {"served": [f"{plan.flow.name}/{served.name}" for plan in plans], "model": served.name}
+
+
+def end_lost_work(address: str, log: ServeLog) -> None:
+    """End the runs that a process which is gone has left in Prefect, and have its server do so from now on."""
+    for number in end_lost_runs(address):
+        log.write_line(f"run {number} had ended without a word; it is marked as crashed")
+    with get_client(sync_client=True) as client:
+        ask_prefect(lambda: ship_lost_run_automation(client))
 
 
 def name_runs(plan: Plan, served: Served) -> str:
     """What the runs of a deployment are called, such as `retrain birds`."""
     return f"{plan.flow.name} {served.name}"
+
+
+def make_record(served: Served, plans: list[Plan]) -> ServedRecord:
+    """What is kept of it on this machine, for whoever asks later whether it ran."""
+    timings = {name_runs(plan, served): plan.timing for plan in plans if plan.folder is not None}
+    return ServedRecord(served.name, served.workspace, timings, served.zone)
 
 
 def watch_schedules(served: Served, plans: list[Plan], now: datetime) -> ScheduleWatch:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.exceptions import TerminationSignal
 
 from cnn.dataset.manifest import Manifest
 from cnn.errors import SafelightError
@@ -22,9 +23,12 @@ from cnn.models.architecture import ModelSpec, count_parameters
 from cnn.models.hub import is_hub_name
 from cnn.training.plan import TrainingSize, estimate_minutes, plan_fit
 from cnn.training.recipes import DatasetFacts, TrainingChoice, choose_model, choose_recipe, describe_choice
+from flows.attendance import attend_run
 from flows.config import Config
+from flows.events import emit_notice
 from flows.features import FeaturesJob, features_stage
 from flows.models import find_user, open_registry
+from flows.notices import find_held_back
 from flows.outages import survive_outages
 from flows.progress import log_message, show_stage
 from flows.results import GateResult, TrainResult
@@ -42,6 +46,7 @@ from infra.registry.versions import IMAGES, JUDGED_ON, UNJUDGED, VersionInfo
 from infra.storage.store import Store, open_store
 from tasks.dataset.version import read_manifest
 from tasks.train.champion import measure_champion
+from tasks.train.checkpoints import remove_checkpoints
 from tasks.train.facts import read_dataset_facts
 from tasks.train.process import TrainingProcess
 from tasks.train.promotion import apply_verdict, read_verdict
@@ -90,7 +95,8 @@ def train(
         with TrainingProcess() as trainer:
             return train_model(dataset, name, workspace, config, trainer)
 
-    result = survive_outages(work)
+    with attend_run():
+        result = survive_outages(work)
     return complete_run(result.model_dump(), describe_version_outcome(result))
 
 
@@ -113,6 +119,7 @@ def train_opened(job: Training, trainer: TrainingProcess, started: float) -> Tra
     job.store.write(result_path(job.key), result.to_json().encode())
     link_version(result, job.registry.figures_of)
     if is_new:
+        emit_notice(find_held_back(result.model_dump()))
         log_verdict(result.gate)
     else:
         log_message(f"train: nothing has changed since version {version.version} ({result.alias or 'no alias'})")
@@ -185,7 +192,7 @@ def run_training_stages(job: Training, trainer: TrainingProcess) -> VersionInfo:
         version = run_stage("register", lambda: register_stage(job, result, run_id))
         job.registry.set_tags(job.name, version.version, {IMAGES: str(job.manifest.outcomes.get("ok", 0))})
         version = run_stage("gate", lambda: gate_stage(job, result, version))
-    shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
+    forget_checkpoints(job)
     return version
 
 
@@ -209,6 +216,14 @@ def describe_dataset(manifest: Manifest) -> LoggedDataset:
     return LoggedDataset(manifest.dataset, manifest.digest, manifest.source, counts)
 
 
+def forget_checkpoints(job: Training) -> None:
+    """Remove the checkpoints of a training whose version is registered; what cannot be removed is only in the way."""
+    shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
+    if not job.store.is_local:
+        with suppress(SafelightError):
+            remove_checkpoints(job.store, job.folder.name)
+
+
 @contextmanager
 def ending_run(registry: Registry, run_id: str) -> Iterator[None]:
     """End a run in MLflow as its block ends: finished, failed, or stopped by a person."""
@@ -216,7 +231,7 @@ def ending_run(registry: Registry, run_id: str) -> Iterator[None]:
     try:
         yield
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, TerminationSignal):  # by Ctrl-C, or with a worker or `safelight serve`
         status = "KILLED"
         raise
     finally:

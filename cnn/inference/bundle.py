@@ -240,7 +240,7 @@ def check_golden_answers(folder: Path, answers: Answers, golden: Golden, engine:
             raise RegistryError(
                 f"{folder}: {engine} does not answer the golden images as it did when the model was registered "
                 f"({NOUNS[name]} differs by {difference:.2g}, limit {limit}); install the locked dependencies, "
-                f"or train again"
+                f"or {'score with float32' if most == INT8_LIMIT else 'train again'}"
             )
 
 

@@ -32,8 +32,8 @@ class TerminatedError(KeyboardInterrupt):
 
 def run_command(
     action: Callable[[], Mapping[str, Any]], as_json: bool, show: Callable[[Mapping[str, Any]], None]
-) -> None:
-    """Run a command's body and print its answer; end the process with the right code when it fails.
+) -> Mapping[str, Any]:
+    """Run a command's body, print its answer and return it; end the process with the right code when it fails.
 
     Stdout is for the answer alone: what a library prints meanwhile goes to stderr.
     """
@@ -62,6 +62,7 @@ def run_command(
         print(json.dumps(answer, sort_keys=True, allow_nan=False))
     else:
         show(answer)
+    return answer
 
 
 @contextmanager

@@ -34,9 +34,7 @@ def show_deployments(answer: Answer) -> None:
     show_values({"workers": answer["workers"]}, listed=("workers",))
 
 
-@command(
-    "safelight deploy --name birds --source s3://photos/birds --inbox s3://photos/inbox", *CONFIG, show=show_deployments
-)
+@command("safelight deploy --name birds --source s3://photos/birds", *CONFIG, show=show_deployments)
 def deploy_command(  # noqa: PLR0913 - each is an option of the command line
     options: Options,
     name: Name,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from flows.cli import deploy, models, prepare, score, search, server, settings, train
+from flows.cli import deploy, models, prepare, score, search, server, settings, train, upkeep
 
 if TYPE_CHECKING:
     from typer._click import Context, HelpFormatter
@@ -20,12 +20,12 @@ COMMANDS = {
         models.models_command,
         models.open_command,
     ),
-    "Every night": (server.serve_command, deploy.deploy_command),
+    "Every night": (server.serve_command, deploy.deploy_command, upkeep.status_command, upkeep.notify_command),
     "Better settings": (search.search_command,),
     "Settings": (settings.init_command, settings.settings_command),
     "The version that scores": (models.promote_command, models.rollback_command),
     "Single steps": (prepare.prepare_command, train.train_command),
-    "Upkeep": (prepare.gc_command, server.up_command, server.down_command),
+    "Upkeep": (upkeep.doctor_command, prepare.gc_command, server.up_command, server.down_command),
 }
 NAMES_WIDTH = 10  # columns, with the space behind a name
 COLLECT_AFTER = 50_000  # objects made and not freed between two looks for garbage; Python's own number is 700

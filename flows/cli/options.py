@@ -121,10 +121,14 @@ class Options:
 
 
 def command(
-    example: str, *shared: str, show: Callable[[Answer], None] = show_values
+    example: str,
+    *shared: str,
+    show: Callable[[Answer], None] = show_values,
+    failed: Callable[[Answer], bool] = lambda answer: False,
 ) -> Callable[[Callable[Concatenate[Options, ...], Answer]], Callable[..., None]]:
     """Make a command of a function, which gets the `shared` options and answers what is printed: by `show`, or
-    with --json as one object. Its name is the second word of the example, with which its help begins.
+    with --json as one object; the exit code is 1 where the answer says that something `failed`. Its name is the second
+    word of the example, with which its help begins.
     """
 
     def decorate(function: Callable[Concatenate[Options, ...], Answer]) -> Callable[..., None]:
@@ -132,7 +136,8 @@ def command(
 
         def run(**values: Any) -> None:
             options = Options(name, **{each: values.pop(each) for each in named})
-            run_command(lambda: function(options, **values), options.as_json, show)
+            if failed(run_command(lambda: function(options, **values), options.as_json, show)):
+                raise typer.Exit(1)
 
         own, fields = list(signature(function).parameters.values())[1:], signature(Options).parameters
         parameters = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in [*own, *(fields[each] for each in named)]]

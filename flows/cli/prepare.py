@@ -4,10 +4,7 @@ from typing import Annotated
 
 import typer
 
-from cnn.errors import ConfigError
 from flows.cli.options import CONFIG, WORKSPACE, Answer, Options, Source, Verify, command, locate
-
-HOUR = 3600.0
 
 
 @command("safelight prepare ~/photos", *WORKSPACE, *CONFIG)
@@ -29,28 +26,26 @@ def gc_command(
             "--keep", metavar="NUMBER", min=0, help="Newest versions of each source to keep; the latest always is."
         ),
     ] = 3,
+    keep_batches: Annotated[
+        int,
+        typer.Option(
+            "--keep-batches",
+            metavar="NUMBER",
+            min=0,
+            help="Newest batches of each inbox to keep, the latest in any case.",
+        ),
+    ] = 24,
     grace_hours: Annotated[
         float,
         typer.Option("--grace-hours", metavar="HOURS", min=0.0, help="What is younger than this is never removed."),
     ] = 24.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
 ) -> Answer:
-    """Remove old dataset versions, to free disk space.
+    """Remove old dataset versions, batches and trainings, to free disk space.
 
-    Files that no version needs are removed too, such as those that a run left unfinished.
+    Files that no version needs are removed too, such as those that a run left unfinished. Models and the tables of
+    results stay.
     """
-    from infra.storage.store import open_store
-    from tasks.dataset.gc import collect_garbage
+    from flows.gc import clean_workspace
 
-    store = open_store(options.workspace)
-    if store.is_local and not store.root.is_dir():
-        raise ConfigError(f"there is no workspace {options.workspace}; name one that `safelight prepare` has made")
-    found = collect_garbage(store, keep, grace_hours * HOUR, dry_run)
-    return {
-        "kept": list(found.kept),
-        "removed": list(found.removed),
-        "files": found.files,
-        "bytes": found.bytes,
-        "unfinished": found.unfinished,
-        "dry_run": dry_run,
-    }
+    return clean_workspace(options.workspace, keep, keep_batches, grace_hours, dry_run)

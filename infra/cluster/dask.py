@@ -6,6 +6,7 @@ Without Dask the same function runs in this process: in threads, or with `worker
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from infra.cluster.code_version import CheckedFunction, ForeignCodeError, check_
 from infra.cluster.spawn import block_interrupts, skip_main_module
 from infra.cluster.spec import ClusterSpec
 from infra.cluster.threads import run_in_threads
-from infra.cluster.worker_watch import Announce, WorkerWatch
+from infra.cluster.worker_watch import LOOK_SECONDS, Announce, WorkerWatch
 from infra.machine.memory_limits import is_short_of_memory
 from infra.machine.user_dirs import cache_dir
 
@@ -127,8 +128,10 @@ def load_in_workers(cluster: Cluster, function: Callable[[], object]) -> None:
     futures = [
         cluster.client.submit(function, pure=False, workers=[place], allow_other_workers=True) for place in places
     ]
-    for future in futures:
-        future.exception()
+    until = time.monotonic() + CONNECT_SECONDS
+    with suppress(TimeoutError):  # workers that are gone are for the work to say, too
+        for future in futures:
+            future.exception(timeout=max(0.1, until - time.monotonic()))
 
 
 class _Work:
@@ -150,7 +153,7 @@ class _Work:
             while (future := self._wait_for_one(done)) is not None:
                 item, returns = self._pending.pop(future)
                 try:
-                    result = future.result()
+                    result = self._fetch(future)
                 except KilledWorker:
                     if returns == MOST_RETURNS:
                         raise
@@ -159,6 +162,8 @@ class _Work:
                 except ForeignCodeError as error:  # a worker that came after the others were looked at
                     check_code_version(error.args[0], "a Dask worker")
                     raise
+                if self._watch is not None:
+                    self._watch.note_result()
                 future.release()  # a worker that dies with a result it still holds would have it computed again
                 for following in islice(items, 1):  # the next one goes out before this result is looked at
                     done.add(self._submit(following))  # type: ignore[no-untyped-call]
@@ -177,9 +182,19 @@ class _Work:
                 done.thread_condition.wait(POLL_SECONDS)
             if self._watch is not None:
                 self._watch.look()
-        if self._watch is not None:
-            self._watch.note_result()
         return next(done)
+
+    def _fetch(self, future: Any) -> Any:
+        """The result of a future that is done; where the only worker that had it is gone, it is computed again."""
+        if self._watch is None:
+            return future.result()
+        while True:
+            try:
+                return future.result(timeout=LOOK_SECONDS)
+            except TimeoutError:
+                if future.status == "error":  # it is the function's own
+                    raise
+                self._watch.look()
 
     def _submit(self, item: Any, returns: int = 0) -> Any:
         future = self._client.submit(self._function, item, pure=False)

@@ -48,7 +48,7 @@ class MlflowConnection:
         self._clock = clock
         self._sleep = sleep
         self._elapsed = elapsed  # for waits: `clock`, which dates things, may be set back
-        self._has_answered = False
+        self._has_answered = self._is_absent = False
         self._announce = announce  # lines for people about what was found changed or broken, and mended
 
     def warm_up(self) -> None:
@@ -103,23 +103,28 @@ class MlflowConnection:
         A server that has not answered yet is not waited for: MLflow's client has done so, for half a minute.
         """
         import_mlflow()
-        began, pause, is_told = self._elapsed(), 0.1, False
+        began, pause = self._elapsed(), 0.1
         while True:
             try:
                 answer = ask()
             except Exception as error:
                 if self._elapsed() - began > RETRY_SECONDS or not self._is_worth_waiting(error):
                     self._raise_explained(error)
-                if not is_busy(error) and not is_told:
-                    log_outage(f"MLflow: {self._address} does not answer; it is asked again for {RETRY_SECONDS:.0f} s")
-                    is_told = True
+                self._note_absence(not is_busy(error))
             else:
                 self._has_answered = True
-                if is_told:
-                    log_outage(f"MLflow: {self._address} answers again")
+                self._note_absence(False)
                 return answer
             self._sleep(pause * random.uniform(0.5, 1.5))
             pause = min(2 * pause, 10.0)
+
+    def _note_absence(self, is_absent: bool) -> None:
+        """Say that the server does not answer, or answers again, if that is news."""
+        if is_absent and not self._is_absent:
+            log_outage(f"MLflow: {self._address} does not answer; it is asked again for {RETRY_SECONDS:.0f} s")
+        elif self._is_absent and not is_absent:
+            log_outage(f"MLflow: {self._address} answers again")
+        self._is_absent = is_absent
 
     @property
     def _address(self) -> str:

@@ -18,7 +18,14 @@ from infra.registry.bundles import bundle_tags, cache_bundle
 from infra.registry.experiments import Experiments, ExperimentTags
 from infra.registry.mlflow_client import AbsentError, ExistsError, import_mlflow
 from infra.registry.mlflow_model import DATA, lay_out_model
-from infra.registry.run_records import TRAINING_METRICS, LoggedDataset, name_metric, title_run
+from infra.registry.run_records import (
+    MODEL_TRAINING,
+    TRAINING_METRICS,
+    LoggedDataset,
+    name_dataset,
+    name_metric,
+    title_run,
+)
 from infra.registry.tracking import (
     check_model_name,
     database_path,
@@ -26,7 +33,7 @@ from infra.registry.tracking import (
     locate_lock,
 )
 from infra.registry.training_lock import Lease, Waiting, lock_training
-from infra.registry.versions import JUDGED_ON, METRIC, VersionInfo, Versions
+from infra.registry.versions import JUDGED_ON, METRIC, VersionInfo, Versions, describe_measured_accuracy
 from infra.storage.store import parse_folder
 
 FIGURES, REPORT = "figures", "report.html"  # below the artifacts of a run
@@ -81,8 +88,17 @@ class Registry(Versions, Experiments):
             run_id = str(self._ask("create_run", self._experiment(name), tags=tags, run_name=title).info.run_id)
         else:
             self._ask_run("update_run", run_id, status="RUNNING")
+        if not parent:
+            self._end_lost_runs(name, run_id)
         self.log_parameters(run_id, parameters)
         return run_id
+
+    def _end_lost_runs(self, name: str, present: str) -> None:
+        """End the runs of a model that killed processes left as RUNNING: whoever begins one trains the model alone."""
+        wanted = "attributes.status = 'RUNNING' and tags.`mlflow.source.name` = 'safelight'"
+        for run in self._ask("search_runs", [self._experiment(name)], wanted, max_results=100):
+            if run.info.run_id != present:
+                self.finish_run(run.info.run_id, "KILLED")
 
     def log_parameters(self, run_id: str, parameters: Mapping[str, object]) -> None:
         """Keep nested settings as `section.key`, without credentials; the same value again is no fault."""
@@ -122,7 +138,8 @@ class Registry(Versions, Experiments):
         """Where the figures of a run lie: the address of a page where a server shows them, else of a folder."""
         info = self._ask("get_run", run_id).info
         if self.artifact_root is None:
-            return f"{redact(self.tracking_uri).rstrip('/')}/#/experiments/{info.experiment_id}/runs/{run_id}/artifacts"
+            page = f"#/experiments/{info.experiment_id}/runs/{run_id}/artifacts"
+            return f"{redact(self.tracking_uri).rstrip('/')}/{page}?{MODEL_TRAINING}"
         return f"{info.artifact_uri}/{FIGURES}"
 
     def log_pages(self, run_id: str, pages: Iterable[Path]) -> None:
@@ -193,10 +210,14 @@ class Registry(Versions, Experiments):
         self._send_model(model, run_id, bundle)
         self._ask_run("log_outputs", run_id, [LoggedModelOutput(model.model_id, step=0)])
         judged_on = facts.get(JUDGED_ON, "")
-        self._log_evaluation(run_id, model.model_id, {name_metric(key, judged_on): metrics[key] for key in metrics})
+        figures = {name_metric(key, judged_on): value for key, value in metrics.items()}
+        self._log_evaluation(
+            run_id, figures, {"model_id": model.model_id, **name_dataset(info.dataset, info.dataset_digest)}
+        )
         if name in self._leases:
             self._leases[name].check()
-        named = {"tags": facts, "model_id": model.model_id, "await_creation_for": 0}
+        named: dict[str, Any] = {"tags": facts, "model_id": model.model_id, "await_creation_for": 0}
+        named["description"] = describe_measured_accuracy(metrics, judged_on)  # all that its page shows of figures
         made = self._make_version(name, run_id, model.artifact_location, named)
         return self.version(name, made)
 
@@ -251,12 +272,12 @@ class Registry(Versions, Experiments):
             raise RegistryError(f"{culprit}: {', '.join(missing)} did not arrive whole; run the same command again")
         self._ask("finalize_logged_model", model.model_id, "READY")
 
-    def _log_evaluation(self, run_id: str, model_id: str, metrics: Mapping[str, float]) -> None:
-        """Keep the figures by which a version is known, as metrics of its run and of its model."""
+    def _log_evaluation(self, run_id: str, metrics: Mapping[str, float], of: Mapping[str, str]) -> None:
+        """Keep the figures by which a version is known, as metrics of its run and `of` its model and dataset."""
         from mlflow.entities import Metric
 
         now = int(self._clock() * 1000)
-        kept = [Metric(key, float(value), now, 0, model_id=model_id) for key, value in metrics.items()]
+        kept = [Metric(key, float(value), now, 0, **of) for key, value in metrics.items()]
         self._ask_run("log_batch", run_id, metrics=kept)
 
     def _ensure_model(self, name: str) -> None:

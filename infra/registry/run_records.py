@@ -11,9 +11,10 @@ from typing import Any
 
 from cnn.text import redact_text
 
-KIND = {
-    "mlflow.experimentKind": "custom_model_development"
-}  # tag of an experiment; without it pages are those of chats
+# MLflow's pages begin as those of chats with language models. By this tag of an experiment they are those of training;
+# where newer releases no longer read it, by this end of an address, or by "Model training" on the page, once a browser.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+MODEL_TRAINING = "workflowType=machine_learning"
 DIGEST_CHARACTERS = 36  # that MLflow keeps of a dataset's digest
 NAME_CHARACTERS = 500  # and of its name
 # What training measures at each evaluation on the images that it learns from. A run's figure without a prefix would be
@@ -35,14 +36,20 @@ class LoggedDataset:
         """The entity that MLflow's client takes."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
+        named = name_dataset(self.name, self.digest)
         made = Dataset(
-            name=self.name[:NAME_CHARACTERS],
-            digest=self.digest[:DIGEST_CHARACTERS],
+            name=named["dataset_name"],
+            digest=named["dataset_digest"],
             source_type="s3" if self.source.startswith("s3://") else "local",
             source=json.dumps({"uri": redact_text(self.source)}),
             profile=json.dumps(self.profile, sort_keys=True),
         )
         return DatasetInput(made, [InputTag("mlflow.data.context", "training")])
+
+
+def name_dataset(name: str, digest: str) -> dict[str, str]:
+    """How a metric names the dataset that it belongs to: as its input does."""
+    return {"dataset_name": name[:NAME_CHARACTERS], "dataset_digest": digest[:DIGEST_CHARACTERS]}
 
 
 def title_run(name: str, what: str, seconds: float) -> str:

@@ -76,6 +76,17 @@ def holds_registry(tracking_uri: str) -> bool:
     return path is None or path.exists()
 
 
+def describe_lonely_registry(workspace_uri: str) -> str | None:
+    """A line on a workspace that other machines reach while its registry is a file of this one; None for any other."""
+    if not workspace_uri.startswith("s3://") or os.environ.get("MLFLOW_TRACKING_URI", "").strip():
+        return None
+    return (
+        f"models of {redact(workspace_uri)} are registered on this machine alone ({_state_folder(workspace_uri)}),"
+        " since MLFLOW_TRACKING_URI is not set: other machines do not find them; to share them, start an MLflow server"
+        " and set MLFLOW_TRACKING_URI=http://HOST:PORT on each"
+    )
+
+
 def is_server(tracking_uri: str) -> bool:
     """Whether an MLflow server answers there."""
     return tracking_uri.startswith(("http://", "https://"))

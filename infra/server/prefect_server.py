@@ -88,6 +88,11 @@ def find_prefect_api() -> str | None:
     return str(address) if address else None
 
 
+def has_local_history() -> bool:
+    """Whether a local server was ever started by this user, so that there may be runs to tell of."""
+    return (state_dir() / "prefect" / "prefect.db").exists() or find_local_server() is not None
+
+
 def find_prefect_home() -> Path:
     """Where Prefect's client keeps its files: where it always does, or among ours when that cannot be written to."""
     usual = Path(os.environ.get("PREFECT_HOME") or os.path.expanduser("~/.prefect"))

@@ -7,9 +7,14 @@ from cnn.digest import hash_json
 
 SCRATCH = "tmp"  # what is being written
 DATASET_POINTERS = "datasets/latest/"
+BATCHES = "batches/"
+BATCH_POINTERS = f"{BATCHES}latest/"
+BUNDLES = "bundles/"
+RUNS = "runs/"
 REFUSED = "refused/"
 FEATURES_FOLDER = "features/"
 BACKBONES = "backbones/"
+RESULTS = "results/"
 
 
 def dataset_pointer_path(source: str) -> str:
@@ -77,14 +82,19 @@ def feature_block_path(backbone: str, pixels: str, key: str) -> str:
     return f"{features_folder(backbone, pixels)}{key}.bin"
 
 
+def checkpoint_path(run: str, name: str) -> str:
+    """A checkpoint of a training that has not ended; without a name, what the paths of all begin with."""
+    return f"runs/{run}/checkpoints/{name}"
+
+
 def bundle_path(digest: str, name: str) -> str:
     """A file of a model that batches were scored with."""
-    return f"bundles/{digest}/{name}"
+    return f"{BUNDLES}{digest}/{name}"
 
 
 def batch_path(batch: str, name: str) -> str:
     """A file of a scored batch."""
-    return f"batches/{batch}/{name}"
+    return f"{BATCHES}{batch}/{name}"
 
 
 def score_part_path(batch: str, key: str) -> str:
@@ -97,10 +107,15 @@ def score_features_path(batch: str, key: str) -> str:
     return batch_path(batch, f"parts/{key}.features.parquet")
 
 
+def results_path(source: str, model: str, name: str) -> str:
+    """A file of all that was predicted so far for a source by a model: it stays at its place, and is replaced."""
+    return f"{RESULTS}{model}/{slug_of(source)}-{hash_json([source, model])[:8]}/{name}"
+
+
 def batch_pointer_path(source: str, model: str) -> str:
     """What names the latest batch of a source and a model."""
     digest = hash_json([source, model])
-    return f"batches/latest/{digest[:16]}.json"
+    return f"{BATCH_POINTERS}{digest[:16]}.json"
 
 
 def slug_of(source: str) -> str:

@@ -5,6 +5,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from cnn.errors import BadImage, SourceError, StorageError
@@ -183,6 +184,15 @@ class LocalStore:
         """What is locked, or may be written by another machine, stays."""
         beside = [self.root / entry.path for entry in self.list() if Path(entry.path).name.startswith(BESIDE)]
         return remove_stale_scratch(self.root) + sum(map(remove_stale, beside))
+
+    def count_unfinished(self, before: float) -> int:
+        """Those in the scratch folder that were written before a time; a living writer may still hold some."""
+        scratch = self.root / SCRATCH
+        if not scratch.is_dir():
+            return 0
+        with suppress(FileNotFoundError):  # it was moved to its place meanwhile
+            return sum(path.stat().st_mtime <= before for path in scratch.iterdir())
+        return 0
 
     def uri_of(self, path: str) -> str:
         return str(self._place(path))

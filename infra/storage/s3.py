@@ -198,16 +198,25 @@ class S3Store(S3Location):
     def remove_unfinished(self, before: float) -> int:
         """Uploads in parts that began before a time and never ended, and what lies in the cache."""
         with self._explain_errors("list the uploads to"):
-            pages = self._client.get_paginator("list_multipart_uploads")
-            found = [
-                upload
-                for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix)
-                for upload in page.get("Uploads", ())
-                if upload["Initiated"].timestamp() <= before
-            ]
-            for upload in found:
-                self._client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+            found = self._list_unfinished(before)
+            for key, upload in found:
+                self._client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=upload)
         return len(found) + remove_stale_scratch(self.root)
+
+    def count_unfinished(self, before: float) -> int:
+        """Uploads in parts alone: nobody but this machine sees the cache."""
+        with self._explain_errors("list the uploads to"):
+            return len(self._list_unfinished(before))
+
+    def _list_unfinished(self, before: float) -> list[tuple[str, str]]:
+        """(key, id) of the uploads in parts that began before a time and never ended."""
+        pages = self._client.get_paginator("list_multipart_uploads")
+        return [
+            (upload["Key"], upload["UploadId"])
+            for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix)
+            for upload in page.get("Uploads", ())
+            if upload["Initiated"].timestamp() <= before
+        ]
 
     def _cache(self) -> tuple[LocalStore, LocalStore]:
         """(copies of objects, what tells which version of its object a copy is)."""

@@ -97,6 +97,9 @@ class Store(Protocol):
     def remove_unfinished(self, before: float) -> int:
         """Remove what writers that died have left, begun before a time in seconds since 1970; returns how many."""
 
+    def count_unfinished(self, before: float) -> int:
+        """How many files `remove_unfinished` would remove."""
+
     def uri_of(self, path: str) -> str:
         """The address of a file, for people."""
 

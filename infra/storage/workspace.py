@@ -80,7 +80,8 @@ def read_store_clock(store: Store) -> float:
 
 
 def remove_empty_folder(store: Store, path: str) -> None:
-    """Remove a folder that is empty; a store without folders has none."""
+    """Remove a folder that is empty, or holds empty folders alone; a store without folders has none."""
     if store.is_local:
-        with suppress(OSError):
-            (store.root / path).rmdir()
+        for folder, _, _ in os.walk(store.root / path, topdown=False):
+            with suppress(OSError):
+                os.rmdir(folder)

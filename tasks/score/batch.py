@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from cnn.digest import canonical_json, hash_file
 from cnn.errors import StorageError
 from cnn.spec import Spec
-from infra.storage.layout import batch_path, batch_pointer_path
+from infra.storage.layout import BATCH_POINTERS, batch_path, batch_pointer_path
 from infra.storage.store import Store
 from tasks.score.spec import ModelRef, ScoreJob, ScoreSpec, ScoreTask
 
@@ -93,6 +93,23 @@ def find_last_batch(store: Store, source: str, model: str) -> BatchRecord | None
         return read_batch(store, json.loads(store.read(pointer))["batch"])
     except (ValueError, KeyError, TypeError):
         raise StorageError(f"{store.uri_of(pointer)} is damaged; delete it and score again") from None
+
+
+def read_latest_ids(store: Store) -> set[str]:
+    """The latest batch of each source and model.
+
+    Raises:
+        StorageError: a pointer is damaged.
+    """
+    found = set()
+    for entry in store.list(BATCH_POINTERS):
+        try:
+            found.add(str(json.loads(store.read(entry.path))["batch"]))
+        except (ValueError, KeyError, TypeError):
+            raise StorageError(
+                f"{store.uri_of(entry.path)} is damaged; score its inbox again, or delete it; nothing was removed"
+            ) from None
+    return found
 
 
 def read_batch(store: Store, batch: str) -> BatchRecord | None:

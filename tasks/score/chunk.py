@@ -96,7 +96,7 @@ def score_chunk(chunk: Chunk, task: ScoreTask) -> ChunkScores:
     has_features = not task.spec.features or store.exists(score_features_path(task.batch, chunk.key))
     if has_features and (done := _find_part(store, name, chunk)) is not None:
         return done
-    network, known = load_model(task)
+    network, known = load_for_scoring(task)
     files = Files(source, chunk.entries)
     try:
         with computing():
@@ -123,7 +123,7 @@ def score_chunk(chunk: Chunk, task: ScoreTask) -> ChunkScores:
     return scores
 
 
-def load_model(task: ScoreTask) -> "tuple[Network, KnownPredictions | None]":
+def load_for_scoring(task: ScoreTask) -> "tuple[Network, KnownPredictions | None]":
     """What a worker needs for each chunk of a batch; loaded once in a process.
 
     Raises:
@@ -135,8 +135,8 @@ def load_model(task: ScoreTask) -> "tuple[Network, KnownPredictions | None]":
 
 
 def warm_up_scoring(task: ScoreTask) -> None:
-    """`load_model`, and what else the first chunk would wait for: pyarrow imports pandas with the first row, say."""
-    load_model(task)
+    """`load_for_scoring`, and what else the first chunk would wait for: pyarrow imports pandas, say."""
+    load_for_scoring(task)
     encode_part(make_predictions_table([FileOutcome(Entry("", 0, ""), "", "ok")], task.spec), {})
 
 

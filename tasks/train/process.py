@@ -1,9 +1,9 @@
 """The training process: a child of its own for each training, because TensorFlow takes seconds and 400 MB.
 
 The child gets jobs as lines on stdin: backbones to export, then one training or one trial of a search. It answers each
-with JSON lines on a pipe of its own: what it does at the moment, the figures of each evaluation, then one line with the
-result or the error. What TensorFlow prints goes to `train.log` in the job's folder. The child ends when its stdin does,
-so it never outlives the parent; it ignores Ctrl-C, because the parent decides.
+with JSON lines on a pipe of its own: what it does at the moment, the figures of each evaluation, servers that do not
+answer, then one line with the result or the error. What TensorFlow prints goes to `train.log` in the job's folder. The
+child ends when its stdin does, so it never outlives the parent; it ignores Ctrl-C, because the parent decides.
 """
 
 import ctypes
@@ -33,6 +33,7 @@ from cnn.errors import InstallationError, SafelightError, TrainingError
 from cnn.text import shorten
 from infra.machine.import_path import python_command, python_environment
 from infra.machine.memory_limits import GIB, check_memory_limits, is_short_of_memory, kill_when_starved, mentions_memory
+from infra.machine.outages import announce_outages, log_outage
 from tasks.features.backbone import export_to_workspace
 from tasks.features.spec import BackboneRecord, ExportJob
 from tasks.train.spec import OnEvaluation, OnProgress, TrainingResult, TrainJob, TrialResult
@@ -162,6 +163,8 @@ class TrainingProcess:
                 listener.on_progress(*message["progress"])
             elif "evaluation" in message:
                 listener.on_evaluation(message["evaluation"])
+            elif "outage" in message:
+                log_outage(message["outage"])
             elif "result" in message:
                 return message["result"]
             elif "error" in message:
@@ -251,10 +254,12 @@ def run_child(events: int, watch_parent: bool, parent: int) -> int:
     jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_watch_stdin, args=(jobs,), daemon=True).start()
     with os.fdopen(events, "w", encoding="utf-8", buffering=1) as pipe:
+        lock = threading.Lock()
 
         def send(message: dict[str, Any]) -> None:
-            pipe.write(json.dumps(message) + "\n")
-            pipe.flush()
+            with lock:  # outages are told by whatever thread meets them
+                pipe.write(json.dumps(message) + "\n")
+                pipe.flush()
 
         failure = _catch(_load_keras, "TensorFlow cannot be loaded")
         if not failure:
@@ -272,10 +277,11 @@ def _answer(kind: str, given: dict[str, Any], send: Callable[[dict[str, Any]], N
     """Do a job, and send what came of it."""
     text = json.dumps(given)
     result: TrainingResult | TrialResult | BackboneRecord
-    if kind == EXPORT:
-        result = export_to_workspace(ExportJob.model_validate_json(text))
-    else:
-        result = _train(kind, TrainJob.model_validate_json(text), send)
+    with announce_outages(lambda line: send({"outage": line})):
+        if kind == EXPORT:
+            result = export_to_workspace(ExportJob.model_validate_json(text))
+        else:
+            result = _train(kind, TrainJob.model_validate_json(text), send)
     send({"result": result.model_dump(mode="json")})
 
 

@@ -1,11 +1,12 @@
 """Train on a dataset and evaluate the exported model: bundle, figures and test predictions in one folder.
 
 Runs in a process of its own (tasks/train/process.py): the one task that loads Keras. Reads the workspace and
-writes only into the run's folder; a run that was killed goes on from its last epoch.
+writes only into the run's folder, and checkpoints into a workspace on S3; a run that was killed goes on from its last
+evaluation.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from cnn.evaluation.metrics import Evaluation, evaluate_probabilities
 from cnn.inference.bundle import BundleFacts, BundleInfo, read_bundle, write_bundle
 from cnn.models.architecture import summarize_model
 from cnn.text import name_some
+from cnn.training.checkpoint import CheckpointFolder
 from cnn.training.diagnosis import find_small_classes
 from cnn.training.fit import FitResult, fit_model, ignore_progress
 from cnn.training.spec import FitJob
@@ -28,11 +30,13 @@ from tasks.dataset.version import read_manifest
 from tasks.pages.spreadsheets import write_rows
 from tasks.train.answers import answer_split, save_predictions
 from tasks.train.cached_head import CachedHead, fit_cached_head
+from tasks.train.checkpoints import describe_unsent, fetch_checkpoints, send_checkpoints, share_head
 from tasks.train.int8 import offer_int8
 from tasks.train.overlap import list_seen
 from tasks.train.spec import OnEvaluation, OnProgress, TrainingResult, TrainJob
 from tasks.train.suspects import write_suspects
 
+Fit = Callable[[FitJob, OnEvaluation, OnProgress], FitResult]
 GOLDEN_IMAGES = 32
 BATCH = 256
 
@@ -59,14 +63,19 @@ def train_dataset(
         ConfigError: the network does not fit the images.
         TrainingError: the loss is no number, or the exported model does not answer as the trained one.
     """
-    fitted = fit_dataset(job, on_evaluation, on_progress)
+    store = open_store(job.workspace)
+    is_shared = not store.is_local and job.plan.steps > 0
+    fit = share_fit(store, Path(job.folder).name) if is_shared else fit_model
+    fitted = fit_dataset(job, on_evaluation, on_progress, fit)
     result = fitted.result
     on_progress("exporting the network", result.steps, result.steps)
     return _evaluate(fitted.job, fitted.manifest, fitted.store, result, fitted.head)
 
 
-def fit_dataset(job: TrainJob, on_evaluation: OnEvaluation, on_progress: OnProgress) -> FittedDataset:
-    """Fit the head where there is a backbone, then the network. Raises: as `train_dataset`."""
+def fit_dataset(
+    job: TrainJob, on_evaluation: OnEvaluation, on_progress: OnProgress, fit: Fit = fit_model
+) -> FittedDataset:
+    """Fit the head where there is a backbone, then the network, by `fit`. Raises: as `train_dataset`."""
     store = open_store(job.workspace)
     manifest = read_manifest(store, job.dataset)
     check_trainable(manifest)
@@ -79,7 +88,29 @@ def fit_dataset(job: TrainJob, on_evaluation: OnEvaluation, on_progress: OnProgr
         job = job.model_copy(update={"model": head.name_in(job.model)})
     checkpoints = Path(job.folder, "checkpoints")
     fitting = FitJob(manifest, store.root, job.model, job.plan, checkpoints, head.fit.head if head else None)
-    return FittedDataset(job, manifest, store, fit_model(fitting, on_evaluation, on_progress), head)
+    return FittedDataset(job, manifest, store, fit(fitting, on_evaluation, on_progress), head)
+
+
+def share_fit(store: Store, run: str) -> Fit:
+    """`fit_model` for a run whose checkpoints go to the workspace, and come from there where another machine was
+    further."""
+
+    def fit(job: FitJob, on_evaluation: OnEvaluation, on_progress: OnProgress) -> FitResult:
+        job = share_head(store, run, job)
+        checkpoints = CheckpointFolder(job.checkpoints, job.digest())
+        brought = fetch_checkpoints(store, run, checkpoints)
+        with send_checkpoints(store, run, checkpoints) as sender:
+
+            def send_and_tell(figures: dict[str, float]) -> None:
+                sender.send(int(figures["step"]))
+                on_evaluation(figures)
+
+            result = fit_model(job, send_and_tell, on_progress)
+        notes = () if brought is None else (f"it went on after step {brought:,} from another machine's checkpoints",)
+        warnings = () if sender.fault is None else (describe_unsent(sender.fault),)
+        return replace(result, notes=(*notes, *result.notes), warnings=(*result.warnings, *warnings))
+
+    return fit
 
 
 def _evaluate(

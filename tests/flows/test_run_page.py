@@ -84,15 +84,16 @@ def test_a_dataset_is_a_table_and_the_path_of_its_manifest(page: Page) -> None:
 
 
 def test_a_version_is_its_figures_and_where_they_are_drawn(page: Page) -> None:
-    link_version(TRAINED, lambda run: f"http://mlflow:5000/#/experiments/1/runs/{run}/artifacts")
+    link_version(TRAINED, lambda run: f"http://mlflow:5000/#/experiments/1/runs/{run}/artifacts?workflowType=x")
     assert page["key"] == "model-birds-of-2026"
     assert page["description"] == r"Birds\_of.2026 version 4 (champion)"
     assert "| gate | promote |" in page["markdown"]
     assert "\n\n" + r"- better than '1' \| \<b\>2\</b\>" + "\n\n" in page["markdown"]
     assert r"| accuracy | 0.9123 |" in page["markdown"]
     assert r"| macro\_f1 | 0.9 |" in page["markdown"]
-    assert "[figures](http://mlflow:5000/#/experiments/1/runs/abc/artifacts)" in page["markdown"]
-    assert "[report](http://mlflow:5000/#/experiments/1/runs/abc/artifacts/report.html)" in page["markdown"]
+    page_of_run = "http://mlflow:5000/#/experiments/1/runs/abc/artifacts"
+    assert f"[figures]({page_of_run}?workflowType=x)" in page["markdown"]
+    assert f"[report]({page_of_run}/report.html?workflowType=x)" in page["markdown"]
     assert all(len(re.findall(r"(?<!\\)\|", line)) == 3 for line in page["markdown"].splitlines() if line[:1] == "|")
 
 

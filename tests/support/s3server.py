@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 PACKAGES = ("swift-proxy", "swift-account", "swift-container", "swift-object", "memcached")
@@ -51,22 +52,60 @@ def find_obstacle(folder: Path) -> str | None:
     return None
 
 
+@dataclass
+class S3Server:
+    """A server, by the environment that boto3 needs to reach it. Its proxy, which is what answers, can be taken away
+    for a while."""
+
+    folder: Path
+    ports: dict[str, int]
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return client_variables(self.ports["proxy"], "test:tester", SECRET)
+
+    def start(self) -> None:
+        cache = ["memcached", "-u", getpass.getuser(), "-l", "127.0.0.1", "-p", str(self.ports["memcached"])]
+        self.processes["memcached"] = launch(self.folder, "memcached", cache)
+        for name in ("account", "container", "object", "proxy"):
+            self._launch(name)
+        wait_for(list(self.ports.values()), list(self.processes.values()), self.folder)
+
+    def kill_proxy(self) -> None:
+        """From here on connections are refused."""
+        process = self.processes.pop("proxy")
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def start_proxy(self) -> None:
+        """Everything is there as it was."""
+        self._launch("proxy")
+        wait_for([self.ports["proxy"]], [self.processes["proxy"]], self.folder)
+
+    def _launch(self, name: str) -> None:
+        command = [f"swift-{name}-server", str(self.folder / f"{name}-server.conf")]
+        self.processes[name] = launch(self.folder, name, command)
+
+
+@contextmanager
+def serve_s3(folder: Path) -> Iterator[S3Server]:
+    """A fresh, empty server, which ends with the block."""
+    ports = dict(zip(("proxy", "account", "container", "object", "memcached"), choose_ports(5), strict=True))
+    configure(folder, ports)
+    server = S3Server(folder, ports)
+    try:
+        server.start()
+        yield server
+    finally:
+        stop(list(server.processes.values()))
+
+
 @contextmanager
 def run_s3_server(folder: Path) -> Iterator[dict[str, str]]:
     """The environment that boto3 needs to reach a fresh, empty server, which ends with the block."""
-    ports = dict(zip(("proxy", "account", "container", "object", "memcached"), choose_ports(5), strict=True))
-    configure(folder, ports)
-    processes: list[subprocess.Popen[bytes]] = []
-    try:
-        cache = ["memcached", "-u", getpass.getuser(), "-l", "127.0.0.1", "-p", str(ports["memcached"])]
-        processes.append(launch(folder, "memcached", cache))
-        for name in ("account", "container", "object", "proxy"):
-            command = [f"swift-{name}-server", str(folder / f"{name}-server.conf")]
-            processes.append(launch(folder, name, command))
-        wait_for(list(ports.values()), processes, folder)
-        yield client_variables(ports["proxy"], "test:tester", SECRET)
-    finally:
-        stop(processes)
+    with serve_s3(folder) as server:
+        yield server.environment
 
 
 def client_variables(port: int, key: str, secret: str) -> dict[str, str]:

@@ -19,8 +19,9 @@ from flows.cli.settings import show_settings
 from flows.config import Config
 from flows.settings import list_settings, write_page
 
-RUNS = ["demo", "prepare", "train", "retrain", "search", "score", "serve"]
-CONFIGURED = [*RUNS, "up", "settings"]
+RUNS = ["demo", "prepare", "train", "retrain", "search", "score", "serve", "deploy"]
+LOOKS = ["status", "doctor"]
+CONFIGURED = [*RUNS, *LOOKS, "notify", "up", "settings"]
 ASKS = ["models", "open", "promote", "rollback", "gc"]
 COMMANDS = [*CONFIGURED, *ASKS, "down", "init"]
 run = CliRunner().invoke
@@ -31,7 +32,7 @@ def test_a_command_takes_the_options_that_it_obeys(command: str) -> None:
     result = run(app, [command, "--help"], terminal_width=120)
     assert result.exit_code == 0
     assert "--json" in result.output
-    assert ("--workspace" in result.output) == (command in [*RUNS, *ASKS])
+    assert ("--workspace" in result.output) == (command in [*RUNS, *LOOKS, *ASKS])
     for option in ("--config", "--set"):
         assert (option in result.output) == (command in CONFIGURED)
 
@@ -64,6 +65,7 @@ def test_a_setting_that_does_not_exist_exits_with_1_before_anything_starts(comma
         "score": [str(tmp_path), "--name", "birds"],
         "search": [str(tmp_path), "--name", "birds"],
         "serve": ["--name", "birds", "--inbox", str(tmp_path)],
+        "deploy": ["--name", "birds", "--inbox", str(tmp_path)],
     }
     result = run(app, [command, *needed.get(command, []), "--set", "image.siz=3"])
     assert result.exit_code == 1

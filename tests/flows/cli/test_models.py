@@ -181,3 +181,17 @@ def test_the_answer_of_a_training_gives_each_reason_a_line(capsys: pytest.Captur
         "         promote it all the same",
         "seconds  1",
     ]
+
+
+def test_it_is_told_once_that_other_machines_do_not_reach_the_registry(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flows.models import log_lonely_registry, open_registry
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    log_lonely_registry.cache_clear()
+    for _ in range(2):
+        open_registry("s3://bucket/told-once")
+    assert (
+        capsys.readouterr().err.count("registry: models of s3://bucket/told-once are registered on this machine") == 1
+    )

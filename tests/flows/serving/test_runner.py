@@ -121,7 +121,8 @@ def test_help_names_the_times_and_their_zone() -> None:
 
 
 def test_dates_are_those_of_prefect() -> None:
-    from flows.serve import find_date, make_schedule
+    from flows.serve import make_schedule
+    from flows.timing import find_date
 
     berlin = ZoneInfo("Europe/Berlin")
     expected = datetime(2026, 11, 27, 2, 0, tzinfo=berlin)

@@ -10,7 +10,13 @@ import sqlalchemy
 
 from cnn.errors import ConfigError
 from cnn.text import redact_text as redact
-from infra.registry.tracking import check_model_name, flatten_parameters, holds_registry, resolve_tracking
+from infra.registry.tracking import (
+    check_model_name,
+    describe_lonely_registry,
+    flatten_parameters,
+    holds_registry,
+    resolve_tracking,
+)
 from infra.server.local_server import _name_database
 
 
@@ -151,3 +157,17 @@ def test_an_address_without_secrets_is_shown_as_it_is(address: str) -> None:
 
 def test_an_address_that_cannot_be_read_is_not_shown() -> None:
     assert redact("see http://[bad:sesame@x for more") == "see http://... for more"
+
+
+def test_a_registry_that_other_machines_do_not_reach_is_told_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("SAFELIGHT_HOME", str(tmp_path))
+    line = describe_lonely_registry("s3://bucket/prefix")
+    assert line is not None
+    assert str(tmp_path) in line
+    assert "set MLFLOW_TRACKING_URI=http://HOST:PORT" in line
+    assert describe_lonely_registry(str(tmp_path)) is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    assert describe_lonely_registry("s3://bucket/prefix") is None

@@ -1,0 +1,1 @@
+"""Messages to whoever is to know of a night that went wrong."""
