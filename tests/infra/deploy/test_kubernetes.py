@@ -231,7 +231,8 @@ def test_the_work_pool_gets_the_image_of_the_settings(name: str, tmp_path: Path)
 
 
 @pytest.mark.skipif(
-    shutil.which("kubectl") is None, reason="no kubectl, which renders what the files above are checked for"
+    shutil.which("kubectl") is None,
+    reason="no kubectl, which renders the manifests: https://kubernetes.io/docs/tasks/tools/",
 )
 @pytest.mark.parametrize("place", PLACES)
 def test_kustomize_renders_it(place: str) -> None:

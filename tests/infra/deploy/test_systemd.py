@@ -46,7 +46,7 @@ def test_a_unit_may_write_to_its_own_folder_alone(unit: Path) -> None:
     assert all(place.startswith("/var/lib/safelight") for place in places)
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze")
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze: install the package systemd")
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_systemd_takes_a_unit_as_it_is(unit: Path, tmp_path: Path) -> None:
     """With the programs of this environment in place of those in /opt, which it looks for."""
@@ -65,7 +65,7 @@ def test_systemd_takes_a_unit_as_it_is(unit: Path, tmp_path: Path) -> None:
     assert (done.returncode, told) == (0, []), done.stderr
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze")
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze: install the package systemd")
 def test_systemd_tells_of_a_line_that_it_does_not_know(tmp_path: Path) -> None:
     unit = tmp_path / "wrong.service"
     unit.write_text("[Service]\nExecStart=/bin/true\nProtectSysten=strict\n")
