@@ -20,11 +20,12 @@ from flows.score import score
 from flows.serving.lateness import ScheduleWatch
 from flows.serving.log import ServeLog
 from flows.serving.notifier import Notifier
-from flows.serving.record import ServedRecord, name_served_folder
+from flows.serving.record import ServedRecord, open_served_folder, show_alive
 from flows.serving.runner import ServedDeployment, ServingRunner
 from flows.serving.timetable import find_local_zone, parse_interval
 from flows.timing import find_date, read_timing
 from infra.cluster.spawn import leave_working_folder
+from infra.machine.user_dirs import state_dir
 from infra.registry.tracking import check_model_name
 from infra.server.watchdog import supervise_server
 from infra.storage.locks import lock_path
@@ -100,7 +101,7 @@ def choose_pause(plans: list[Plan]) -> float:
 @contextmanager
 def lock_served_name(name: str, address: str) -> Iterator[None]:
     """In the block nobody else on this machine serves the name on this server. Raises: ConfigError, somebody does."""
-    folder = name_served_folder(name, address)
+    folder = state_dir() / "serve" / f"{name} {address}".encode().hex()[-200:]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         with lock_path(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
@@ -119,10 +120,12 @@ def serve_deployments(served: Served) -> dict[str, Any]:
     deployments = [make_deployment(served, plan) for plan in plans]
     with lock_served_name(served.name, address), supervise_server(address):
         watch = watch_schedules(served, plans, log.now())
-        notifier = Notifier(served.config.notify, log, name_served_folder(served.name, address))
+        folder = open_served_folder(served.name, served.workspace)
+        notifier = Notifier(served.config.notify, log, folder)
         for notice in notifier.begin(make_record(served, plans), watch.patience):
             notifier.send(notice)
-        asyncio.run(ServingRunner(log, watch, choose_pause(plans), notifier).serve(deployments))
+        with show_alive(folder):
+            asyncio.run(ServingRunner(log, watch, choose_pause(plans), notifier).serve(deployments))
     return {"served": [f"{plan.flow.name}/{served.name}" for plan in plans], "model": served.name}
 
 
