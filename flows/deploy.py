@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from cnn.errors import ConfigError
 from flows.config import LOCAL_SETTINGS, Config
 from flows.config_errors import describe_invalid
+from flows.lost_runs import ship_lost_run_automation
 from flows.progress import log_message
 from flows.retrain import retrain
 from flows.score import score
@@ -92,6 +93,7 @@ def deploy_model(request: DeployRequest, usual_workspace: str) -> dict[str, Any]
         for pool in sorted({plan.pool for plan in plans}):
             if ensure_work_pool(client, pool):
                 log_message(f"the work pool {pool} has been made; its runs are processes on its workers' machines")
+        ship_lost_run_automation(client)
         changes = {plan.full_name: write_deployment(client, plan, found[plan.flow.name]) for plan in plans}
         rows = {plan.full_name: describe_deployment(client, plan, changes[plan.full_name]) for plan in plans}
     workers = [f"prefect worker start --pool {pool}" for pool in sorted({plan.pool for plan in plans})]

@@ -14,6 +14,7 @@ from cnn.images.spec import ImageSpec
 from cnn.images.transforms import try_pipeline
 from cnn.text import name_some
 from cnn.training.recipes import SCRATCH_SIZE, choose_image
+from flows.attendance import attend_run
 from flows.config import Config
 from flows.outages import survive_outages
 from flows.progress import log_message, show_stage
@@ -61,7 +62,8 @@ def prepare(
 
     With `verify`, files that look unchanged are read and compared with the ledger too.
     """
-    result = survive_outages(lambda: prepare_dataset(source, workspace, config, verify))
+    with attend_run():
+        result = survive_outages(lambda: prepare_dataset(source, workspace, config, verify))
     return complete_run(result.model_dump(), describe_dataset_outcome(result))
 
 

@@ -14,11 +14,13 @@ from cnn.errors import SafelightError, ServerError
 from cnn.models.architecture import count_parameters
 from cnn.text import redact_text, shorten
 from cnn.training.recipes import BACKBONE_SIDE
+from flows.attendance import attend_run
 from flows.config import Config
 from flows.models import open_registry
 from flows.outages import survive_outages
 from flows.prepare import prepare_dataset
 from flows.progress import log_message
+from flows.remote_run import FAULTS, Patience, run_elsewhere
 from flows.results import TrainResult
 from flows.run_page import complete_run, describe_version_outcome, link_version, name_run_by
 from flows.train import make_sure_of_weights, result_path, train_model
@@ -46,7 +48,8 @@ def retrain(
     check_network(config)
     began = time.monotonic()
     retrain_somewhere = retrain_here if config.train.deployment is None else retrain_elsewhere
-    result = survive_outages(lambda: retrain_somewhere(source, name, workspace, config, verify))
+    with attend_run():
+        result = survive_outages(lambda: retrain_somewhere(source, name, workspace, config, verify))
     result = result.model_copy(update={"seconds": round(time.monotonic() - began, 3)})
     return complete_run(result.model_dump(), describe_version_outcome(result))
 
@@ -73,10 +76,6 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config, ve
     Raises:
         ServerError: that run did not finish; nothing was registered, or its own log says why.
     """
-    import httpx
-    from prefect.deployments import run_deployment
-    from prefect.exceptions import PrefectException
-
     deployment = str(config.train.deployment)
     prepared = prepare_dataset(source, workspace, config, verify, name_command("retrain", name))
     log_message(f"train: waiting for the deployment {deployment}")
@@ -86,9 +85,10 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config, ve
         "workspace": workspace,
         "config": config.dump_parameters(),
     }
+    most = config.train.minutes
     try:
-        run: Any = run_deployment(deployment, parameters=parameters)
-    except (PrefectException, httpx.HTTPError) as error:
+        run = run_elsewhere(deployment, parameters, Patience(most_seconds=None if most is None else most * 60))
+    except FAULTS as error:
         text = redact_text(f"{type(error).__name__}: {shorten(error)}")
         raise ServerError(
             f"the deployment {deployment} (train.deployment) cannot be run ({text}); is it deployed? "

@@ -12,6 +12,7 @@ from cnn.evaluation.gate import describe_unjudged
 from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import read_bundle
 from cnn.text import name_some
+from flows.attendance import attend_run
 from flows.config import Config
 from flows.events import emit_notice
 from flows.models import open_registry
@@ -52,7 +53,8 @@ def score(
     csv: bool = False,
 ) -> dict[str, Any]:
     """Score a folder with a model's champion: list → score (Dask, ONNX Runtime) → publish."""
-    result = survive_outages(lambda: score_folder(source, name, workspace, config, csv))
+    with attend_run():
+        result = survive_outages(lambda: score_folder(source, name, workspace, config, csv))
     return complete_run(result.model_dump(), describe_batch_outcome(result))
 
 

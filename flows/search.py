@@ -15,6 +15,7 @@ from cnn.errors import ConfigError, SafelightError, TrainingError
 from cnn.models.architecture import ModelSpec
 from cnn.training.plan import plan_fit
 from cnn.training.spec import FitPlan, FitSpec, Recipe
+from flows.attendance import attend_run
 from flows.config import Config
 from flows.prepare import prepare_dataset
 from flows.progress import log_message, show_stage
@@ -106,14 +107,20 @@ def search(
     check_network(config)
     if config.train.deployment is not None:
         raise ConfigError("a search trains on this machine: run it where the GPU is, without train.deployment")
+    with attend_run():
+        result = search_source(source, name, minutes, workspace, config)
+    answer = result.model_copy(update={"seconds": round(time.monotonic() - began, 3)}).model_dump(mode="json")
+    outcome = f"trial {result.winner} of {len(result.trials)} won: {describe_version_outcome(result.version)}"
+    return complete_run(answer, outcome)
+
+
+def search_source(source: str, name: str, minutes: float, workspace: str, config: Config) -> SearchResult:
+    """The body of the flow."""
     prepared = prepare_dataset(source, workspace, config, False, name_command("search", name))
     base = open_training(prepared.dataset, name, workspace, config)
     check_searchable(base.manifest)
     make_sure_of_weights(base.choice.model, base.manifest.image.size)
-    result = search_settings(Search(base), minutes)
-    answer = result.model_copy(update={"seconds": round(time.monotonic() - began, 3)}).model_dump(mode="json")
-    outcome = f"trial {result.winner} of {len(result.trials)} won: {describe_version_outcome(result.version)}"
-    return complete_run(answer, outcome)
+    return search_settings(Search(base), minutes)
 
 
 def check_searchable(manifest: Manifest) -> None:

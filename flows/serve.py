@@ -10,12 +10,16 @@ from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from prefect.client.orchestration import get_client
 from prefect.schedules import Schedule
 from prefect.types.entrypoint import EntrypointType
 
 from cnn.errors import ConfigError
 from flows.config import Config
+from flows.lost_runs import ship_lost_run_automation
+from flows.progress import ask_prefect
 from flows.retrain import retrain
+from flows.run_locks import end_lost_runs
 from flows.score import score
 from flows.serving.lateness import ScheduleWatch
 from flows.serving.log import ServeLog
@@ -119,6 +123,7 @@ def serve_deployments(served: Served) -> dict[str, Any]:
     address, plans, log = os.environ.get("PREFECT_API_URL", ""), make_plans(served), ServeLog(ZoneInfo(served.zone))
     deployments = [make_deployment(served, plan) for plan in plans]
     with lock_served_name(served.name, address), supervise_server(address):
+        end_lost_work(address, log)
         watch = watch_schedules(served, plans, log.now())
         folder = open_served_folder(served.name, served.workspace)
         notifier = Notifier(served.config.notify, log, folder)
@@ -127,6 +132,14 @@ def serve_deployments(served: Served) -> dict[str, Any]:
         with show_alive(folder):
             asyncio.run(ServingRunner(log, watch, choose_pause(plans), notifier).serve(deployments))
     return {"served": [f"{plan.flow.name}/{served.name}" for plan in plans], "model": served.name}
+
+
+def end_lost_work(address: str, log: ServeLog) -> None:
+    """End the runs that a process which is gone has left in Prefect, and have its server do so from now on."""
+    for number in end_lost_runs(address):
+        log.write_line(f"run {number} had ended without a word; it is marked as crashed")
+    with get_client(sync_client=True) as client:
+        ask_prefect(lambda: ship_lost_run_automation(client))
 
 
 def name_runs(plan: Plan, served: Served) -> str:

@@ -13,6 +13,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
+from flows.run_locks import end_lost_runs
 from infra.server.local_server import is_own_server
 from infra.server.watchdog import supervise_server
 
@@ -29,6 +30,7 @@ def run_flow(flow: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
     """
     address = os.environ.get("PREFECT_API_URL", "")
     silent = is_own_server(address)
+    end_lost_runs(address)
     with (
         supervise_server(address),
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}) if silent else nullcontext(),
@@ -38,4 +40,4 @@ def run_flow(flow: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
 
 def run_stage(name: str, work: Callable[[], T]) -> T:
     """What `work` returns; Prefect's UI shows the stage under this name."""
-    return task(name=name, cache_policy=NO_CACHE, persist_result=False)(work)()
+    return task(name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)(work)()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.exceptions import TerminationSignal
 
 from cnn.dataset.manifest import Manifest
 from cnn.errors import SafelightError
@@ -22,6 +23,7 @@ from cnn.models.architecture import ModelSpec, count_parameters
 from cnn.models.hub import is_hub_name
 from cnn.training.plan import TrainingSize, estimate_minutes, plan_fit
 from cnn.training.recipes import DatasetFacts, TrainingChoice, choose_model, choose_recipe, describe_choice
+from flows.attendance import attend_run
 from flows.config import Config
 from flows.events import emit_notice
 from flows.features import FeaturesJob, features_stage
@@ -93,7 +95,8 @@ def train(
         with TrainingProcess() as trainer:
             return train_model(dataset, name, workspace, config, trainer)
 
-    result = survive_outages(work)
+    with attend_run():
+        result = survive_outages(work)
     return complete_run(result.model_dump(), describe_version_outcome(result))
 
 
@@ -228,7 +231,7 @@ def ending_run(registry: Registry, run_id: str) -> Iterator[None]:
     try:
         yield
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, TerminationSignal):  # by Ctrl-C, or with a worker or `safelight serve`
         status = "KILLED"
         raise
     finally:

@@ -16,6 +16,8 @@ from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.types.entrypoint import EntrypointType
 
+from flows.lost_runs import HEARTBEAT_SECONDS
+
 SLUG = "safelight"  # of the schedule that is ours; a person may add others
 TAGS = ["safelight"]
 ONE_AT_A_TIME = ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)  # what comes early waits
@@ -75,6 +77,7 @@ def write_deployment(client: SyncPrefectClient, plan: PoolDeployment, found: Dep
         "work_pool_name": plan.pool,
         "path": None,
         "pull_steps": [],  # the code is what is installed beside the worker
+        "job_variables": set_heartbeat(found.job_variables or {} if found else {}),
     }
     if found is None:
         _create(client, plan, facts)
@@ -86,6 +89,12 @@ def write_deployment(client: SyncPrefectClient, plan: PoolDeployment, found: Dep
         client.update_deployment(found.id, DeploymentUpdate(**changed))
     is_moved = plan.schedule is not None and _write_schedule(client, plan.schedule, found)
     return "changed" if changed or is_moved else "unchanged"
+
+
+def set_heartbeat(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Job variables with heartbeats that come often enough to be missed; what a person has set stays."""
+    heartbeat = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}
+    return {**variables, "env": heartbeat | (variables.get("env") or {})}
 
 
 def _create(client: SyncPrefectClient, plan: PoolDeployment, facts: Mapping[str, Any]) -> None:

@@ -19,13 +19,14 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.runner import Runner
-from prefect.states import Cancelled, Crashed
+from prefect.states import Cancelled
 
 from cnn.text import shorten
 from flows.serving.due_runs import choose_runs, due_time
 from flows.serving.lateness import ScheduleWatch, describe_server_log
 from flows.serving.log import ServeLog
 from flows.serving.notifier import Notifier
+from flows.serving.ownership import check_ownership, make_owner_tag
 from flows.serving.starter import FAULTS, RunStarter, StartedRun
 from flows.serving.timetable import describe_moment
 from infra.notify.spec import NotifySpec
@@ -34,6 +35,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STARTING = timedelta(minutes=1)  # what Prefect has handed out for less long than this is about to begin
 SCHEDULE_SECONDS = 20.0  # that a server may take to schedule the first runs before a line says so
 END_SECONDS = 5.0  # that a server is waited for at the end, twice at most; Prefect's client would ask for a minute
+GRACE_SECONDS = 15.0  # that the process of a run has to end by itself; it needs one
 STOPPED = "stopped; what was finished is kept, the next run goes on from there"
 
 
@@ -98,14 +100,13 @@ class ServingRunner(Runner):
             observer._consumer_task.remove_done_callback(observer._start_polling_task)
 
     async def _register(self, served: ServedDeployment) -> None:
-        """Register a deployment. One of its name that waits in a work pool goes: Prefect would mix their settings."""
-        name = f"{served.flow}/{served.deployment.name}"
+        """Register a deployment. Raises: ConfigError, another one of its name is somebody else's."""
+        name, owner = f"{served.flow}/{served.deployment.name}", make_owner_tag()
         async with get_client() as client:
-            with suppress(ObjectNotFound):
-                found = await client.read_deployment_by_name(name)
-                if found.work_pool_name is not None:
-                    await client.delete_deployment(found.id)
-                    self.log.write_line(f"serving {name} in place of the one in the work pool {found.work_pool_name}")
+            before = await check_ownership(client, name, owner)
+        if before:
+            self.log.write_line(f"{name} was served on {before}, where it is served no more: this machine takes over")
+        served.deployment.tags = [*served.deployment.tags, owner]
         number = await self.aadd_deployment(served.deployment)
         self.titles[number] = (served.flow, served.runs)
         self.log.write_line(f"serving {name} ({served.description})")
@@ -230,14 +231,26 @@ class ServingRunner(Runner):
         return None
 
     async def _give_up_runs(self) -> None:
-        """Tell Prefect of the runs that end now: else each holds its place until Prefect misses it, minutes later."""
+        """End the runs, and tell Prefect: else each holds its place until Prefect misses it, minutes later."""
         for run in self.running.values():
             self.log.write_line(f"{run.name}: {STOPPED}")
-        state: Any = Crashed(message="`safelight serve` was stopped")
+        await self._end_processes()
+        state: Any = Cancelled(message="`safelight serve` was stopped; the next run goes on from where this one was")
         with suppress(*FAULTS):
             async with asyncio.timeout(END_SECONDS):
                 for number in list(self.running):
                     await self._client.set_flow_run_state(number, state, force=True)
+
+    async def _end_processes(self) -> None:
+        """End the processes of the runs as SIGTERM does, so that they can tell MLflow; Prefect's runner kills them."""
+        running = [run.process for run in self.running.values() if run.process is not None]
+        for process in running:
+            with suppress(ProcessLookupError):  # it has ended
+                process.graceful_kill()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GRACE_SECONDS):
+                while any(process.returncode is None for process in running):
+                    await asyncio.sleep(0.1)
 
     async def _pause_schedules(self) -> None:
         """Pause what is served, as Prefect's runner does at its end; a server that is away is not waited for long."""

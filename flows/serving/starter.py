@@ -14,6 +14,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import PrefectException
 from prefect.runner._starter_engine import EngineCommandStarter
 
+from flows.lost_runs import HEARTBEAT_SECONDS
 from flows.serving.due_runs import due_time
 from flows.serving.log import RunOutput
 from flows.serving.process import read_answer, start_command
@@ -56,6 +57,7 @@ class RunStarter:
             stream_output=sinks,  # type: ignore[arg-type]
             deployment_name=self.name,
             control_channel=runner._control_channel,
+            heartbeat_seconds=HEARTBEAT_SECONDS,
             isolate_process_group=True,  # Ctrl-C is for this process, which ends the run: at any moment without a word
         )
         try:

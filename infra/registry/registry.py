@@ -33,7 +33,7 @@ from infra.registry.tracking import (
     locate_lock,
 )
 from infra.registry.training_lock import Lease, Waiting, lock_training
-from infra.registry.versions import JUDGED_ON, METRIC, VersionInfo, Versions
+from infra.registry.versions import JUDGED_ON, METRIC, VersionInfo, Versions, describe_measured_accuracy
 from infra.storage.store import parse_folder
 
 FIGURES, REPORT = "figures", "report.html"  # below the artifacts of a run
@@ -88,8 +88,17 @@ class Registry(Versions, Experiments):
             run_id = str(self._ask("create_run", self._experiment(name), tags=tags, run_name=title).info.run_id)
         else:
             self._ask_run("update_run", run_id, status="RUNNING")
+        if not parent:
+            self._end_lost_runs(name, run_id)
         self.log_parameters(run_id, parameters)
         return run_id
+
+    def _end_lost_runs(self, name: str, present: str) -> None:
+        """End the runs of a model that killed processes left as RUNNING: whoever begins one trains the model alone."""
+        wanted = "attributes.status = 'RUNNING' and tags.`mlflow.source.name` = 'safelight'"
+        for run in self._ask("search_runs", [self._experiment(name)], wanted, max_results=100):
+            if run.info.run_id != present:
+                self.finish_run(run.info.run_id, "KILLED")
 
     def log_parameters(self, run_id: str, parameters: Mapping[str, object]) -> None:
         """Keep nested settings as `section.key`, without credentials; the same value again is no fault."""
@@ -207,7 +216,8 @@ class Registry(Versions, Experiments):
         )
         if name in self._leases:
             self._leases[name].check()
-        named = {"tags": facts, "model_id": model.model_id, "await_creation_for": 0}
+        named: dict[str, Any] = {"tags": facts, "model_id": model.model_id, "await_creation_for": 0}
+        named["description"] = describe_measured_accuracy(metrics, judged_on)  # all that its page shows of figures
         made = self._make_version(name, run_id, model.artifact_location, named)
         return self.version(name, made)
 

@@ -49,6 +49,9 @@ CALM = {
     "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "10",
 }
 
+# Where the server keeps who holds a place in a deployment that has one only: files in its own folder.
+LEASES = "prefect.server.concurrency.lease_storage.filesystem"
+
 _children: dict[int, subprocess.Popen[bytes]] = {}  # servers started by this process: when one ends, it is to be reaped
 _used: dict[Path, int] = {}  # handles of locks: while this process lives, the servers of these folders do not end idle
 
@@ -198,6 +201,8 @@ def _environment(folder: Path, port: int) -> dict[str, str]:
         | {
             "PREFECT_HOME": str(folder),
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": _name_database(folder / "prefect.db"),
+            # In memory, Prefect's own choice, they are lost with the server, and each run that holds one is ended.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
             "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",  # else its pages ask whatever is on port 4200

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from flows.deploy import merge_values
+from flows.work_pools import set_heartbeat
 
 pytestmark = pytest.mark.integration
 
@@ -118,7 +119,7 @@ def test_what_a_person_changed_in_prefect_stays(deploy: Deploy, client: SyncPref
     assert now.schedules[0].schedule == moved
     assert not now.schedules[0].active
     assert (now.parameters["source"], now.parameters["verify"]) == (str(tmp_path / "other"), True)
-    assert now.job_variables == {"stream_output": False}
+    assert now.job_variables == {"stream_output": False} | set_heartbeat({})
     assert now.parameters["config"] == {"fit": {"epochs": 3, "seed": 7}}
 
 
