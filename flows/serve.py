@@ -16,6 +16,7 @@ from prefect.types.entrypoint import EntrypointType
 
 from cnn.errors import ConfigError
 from flows.config import Config
+from flows.gc import gc
 from flows.lost_runs import ship_lost_run_automation
 from flows.progress import ask_prefect
 from flows.retrain import retrain
@@ -67,20 +68,24 @@ class Plan:
 def make_plans(served: Served) -> list[Plan]:
     """What is served, in the order in which it is shown."""
     times = served.config.schedule
+    cleaning = [] if times.gc is None else [Plan(gc, times.gc, served.workspace, "schedule.gc")]
     return [
         Plan(retrain, times.retrain, served.source, "--source"),
         Plan(score, times.score, served.inbox, "--inbox"),
+        *cleaning,
     ]
 
 
 def make_deployment(served: Served, plan: Plan) -> ServedDeployment:
     """A deployment such as `retrain/birds`, one run at a time, and what is logged of it."""
-    parameters = {"name": served.name, "workspace": served.workspace, "config": served.config.dump_parameters()}
+    parameters: dict[str, Any] = {"name": served.name, "workspace": served.workspace}
+    if plan.flow is not gc:
+        parameters |= {"config": served.config.dump_parameters()} | ({"source": plan.folder} if plan.folder else {})
     deployment = plan.flow.to_deployment(
         name=served.name,
         # The slug says which schedule of an earlier deployment this one replaces.
         schedules=[make_schedule(plan.timing, served.zone, active=plan.folder is not None)],
-        parameters=parameters | ({"source": plan.folder} if plan.folder else {}),
+        parameters=parameters,
         concurrency_limit=1,
         tags=[TAG],
         entrypoint_type=EntrypointType.MODULE_PATH,  # from anywhere, and never a file of the working folder
