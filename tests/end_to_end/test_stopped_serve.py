@@ -68,7 +68,8 @@ def read_run(name: str) -> FlowRun:
     chosen = DeploymentFilter(name=DeploymentFilterName(any_=[name]))
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(deployment_filter=chosen, limit=200)
-    return min((run for run in runs if run.start_time is not None), key=lambda run: str(run.start_time))
+    begun = [run for run in runs if run.start_time is not None and run.state_name != "Skipped"]
+    return min(begun, key=lambda run: str(run.start_time))
 
 
 def read_mlflow(photos: Path, name: str) -> list[str]:
