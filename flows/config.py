@@ -37,8 +37,8 @@ class TrainSpec(Settings):
         None,
         pattern=r"^[^/]+/[^/]+$",
         examples=["train/birds"],
-        description="Prefect deployment that training is sent to, such as train/birds (`safelight deploy --gpu-pool"
-        " POOL` makes it); not set: this machine",
+        description="Prefect deployment that training is sent to, such as train/birds, which deploy makes with"
+        " --gpu-pool POOL; not set: this machine",
     )
     minutes: float | None = Field(
         1440.0,

@@ -38,6 +38,7 @@ from flows.train import (
 from flows.training_progress import ShownTraining
 from infra.cluster.spec import WorkEstimate
 from infra.cluster.workers import open_workers
+from infra.machine.outages import announce_outages
 from infra.machine.user_dirs import state_dir
 from infra.registry.epoch_log import EpochLog
 from infra.registry.registry import REPORT, Registry
@@ -107,7 +108,7 @@ def search(
     check_network(config)
     if config.train.deployment is not None:
         raise ConfigError("a search trains on this machine: run it where the GPU is, without train.deployment")
-    with attend_run():
+    with attend_run(), announce_outages(log_message):
         result = search_source(source, name, minutes, workspace, config)
     answer = result.model_copy(update={"seconds": round(time.monotonic() - began, 3)}).model_dump(mode="json")
     outcome = f"trial {result.winner} of {len(result.trials)} won: {describe_version_outcome(result.version)}"

@@ -40,4 +40,4 @@ def run_flow(flow: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
 
 def run_stage(name: str, work: Callable[[], T]) -> T:
     """What `work` returns; Prefect's UI shows the stage under this name."""
-    return task(name=name, cache_policy=NO_CACHE, persist_result=False)(work)()
+    return task(name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)(work)()

@@ -156,7 +156,7 @@ def fit_head(train: FeatureSet, validation: FeatureSet | None, classes: int, pla
         ValueError: the shapes do not fit.
     """
     has_validation = validation is not None and len(validation) > 0
-    images = _join_sets(train, validation) if validation is not None and has_validation else train
+    images = join_sets(train, validation) if validation is not None and has_validation else train
     _check_images(images)
     crossed = not has_validation or len(images) <= CROSS_VALIDATED
     splits = _fold_images(images, plan.seed) if crossed else [_split_after(len(train), len(images))]
@@ -345,7 +345,7 @@ def _find_held(splits: Sequence[_Split]) -> NDArray[np.bool_]:
     return np.asarray(np.any([split.held for split in splits], axis=0), np.bool_)
 
 
-def _join_sets(one: FeatureSet, two: FeatureSet) -> FeatureSet:
+def join_sets(one: FeatureSet, two: FeatureSet) -> FeatureSet:
     """Both, in this order; groups are of one numbering, or of neither."""
     groups = None if one.groups is None or two.groups is None else np.concatenate([one.groups, two.groups])
     features = np.concatenate([one.features, two.features])

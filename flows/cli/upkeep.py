@@ -160,7 +160,11 @@ def show_doctor(answer: Answer) -> None:
 def doctor_command(
     options: Options,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Mend what can be mended without a risk: dead runs, unfinished uploads.")
+        bool,
+        typer.Option(
+            "--repair",
+            help="Mend what can be mended without a risk: dead runs, unfinished uploads, a moved workspace.",
+        ),
     ] = False,
 ) -> Answer:
     """Look for what goes wrong on machines and servers, and say what mends it.

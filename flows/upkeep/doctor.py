@@ -13,6 +13,7 @@ from flows.serving.record import list_served
 from flows.upkeep.disk import check_rights, describe_bytes, read_disks
 from flows.upkeep.exposure import find_exposed, find_plain, list_open_ports
 from flows.upkeep.findings import Finding, list_findings
+from flows.upkeep.moved import check_artifact_addresses, mend_artifact_addresses
 from flows.upkeep.nights import find_bad_runs, find_unserved
 from flows.upkeep.reach import Reached, describe_versions, reach_servers
 from flows.upkeep.scheduled_work import ScheduledWork
@@ -29,7 +30,7 @@ def examine(asked: Asked, repair: bool) -> dict[str, Any]:
     """The answer of `safelight doctor`; `ok` is false where anything was found that is not mended now."""
     repaired = list(mend_what_can_be(asked)) if repair else []
     found = [describe_versions(), *reach_servers(asked.workspace), *check_schedules(asked)]
-    found += [check_disks(asked.workspace)]
+    found += [check_disks(asked.workspace), check_artifact_addresses(asked.workspace)]
     found += [
         collect("permissions", "folders can be written, and others cannot change them", check_rights(asked.workspace))
     ]
@@ -73,7 +74,9 @@ def check_disks(workspace: str) -> Reached:
 
 
 def mend_what_can_be(asked: Asked) -> Iterator[str]:
-    """Mend what nobody can miss: dead runs, and files that writers have left unfinished a day ago. What was mended."""
+    """Mend what nobody can miss: dead runs, files that writers have left unfinished a day ago, addresses in MLflow of a
+    workspace that was moved. What was mended."""
+    yield from mend_artifact_addresses(asked.workspace)
     if asked.server.is_open:
         try:
             with get_client(sync_client=True) as client:

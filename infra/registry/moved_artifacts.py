@@ -45,13 +45,23 @@ class MovedArtifacts:
     present: str
     records: int
 
+    def count_records(self) -> str:
+        """How many there are, as words."""
+        return "1 run or model" if self.records == 1 else f"{self.records:,} runs and models"
+
+    def describe_change(self) -> str:
+        """What that means."""
+        former, present = parse_folder(self.former), parse_folder(self.present)
+        return (
+            f"the workspace was moved: MLflow looks for the files of {self.count_records()} in {former}, and they lie"
+            f" in {present} now"
+        )
+
     def describe(self) -> str:
         """What that means, and the way out."""
-        former, present = parse_folder(self.former), parse_folder(self.present)
-        count = f"{self.records:,} run" if self.records == 1 else f"{self.records:,} runs and models"
         return (
-            f"the workspace was moved: MLflow's records of {count} still name {former}, and lie in {present} now."
-            " Safelight finds them; for other programs that ask MLflow run `safelight doctor --repair`"
+            f"{self.describe_change()}; Safelight finds them, and for other programs that ask MLflow `safelight doctor"
+            " --repair` mends it"
         )
 
 

@@ -33,7 +33,7 @@ from infra.registry.tracking import (
     locate_lock,
 )
 from infra.registry.training_lock import Lease, Waiting, lock_training
-from infra.registry.versions import JUDGED_ON, METRIC, VersionInfo, Versions
+from infra.registry.versions import JUDGED_ON, METRIC, VersionInfo, Versions, describe_measured_accuracy
 from infra.storage.store import parse_folder
 
 FIGURES, REPORT = "figures", "report.html"  # below the artifacts of a run
@@ -216,7 +216,8 @@ class Registry(Versions, Experiments):
         )
         if name in self._leases:
             self._leases[name].check()
-        named = {"tags": facts, "model_id": model.model_id, "await_creation_for": 0}
+        named: dict[str, Any] = {"tags": facts, "model_id": model.model_id, "await_creation_for": 0}
+        named["description"] = describe_measured_accuracy(metrics, judged_on)  # all that its page shows of figures
         made = self._make_version(name, run_id, model.artifact_location, named)
         return self.version(name, made)
 

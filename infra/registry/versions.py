@@ -56,14 +56,7 @@ class VersionInfo:
 
     def describe_accuracy(self) -> str:
         """Its accuracy and what it was measured on, in one line; "" where it has none."""
-        figures = self.metrics
-        if "accuracy" not in figures:
-            return ""
-        accuracy = f"accuracy {figures['accuracy']:.4f}"
-        if {"accuracy_low", "accuracy_high"} <= set(figures):
-            accuracy += f" ({figures['accuracy_low']:.4f} to {figures['accuracy_high']:.4f})"
-        images = f"{figures['test_images']:,.0f} images" if "test_images" in figures else "images of an unknown number"
-        return f"{accuracy} on {images}, {self.judged_on or 'nobody knows which'}"
+        return describe_measured_accuracy(self.metrics, self.judged_on)
 
 
 @dataclass(frozen=True)
@@ -268,6 +261,17 @@ class Versions(MlflowConnection):
                 f"no model is named {name}: {there}{suggest_name(name, known)};"
                 f" `safelight retrain SOURCE --name {name}` makes one"
             ) from None
+
+
+def describe_measured_accuracy(figures: Mapping[str, float], judged_on: str) -> str:
+    """See `VersionInfo.describe_accuracy`."""
+    if "accuracy" not in figures:
+        return ""
+    accuracy = f"accuracy {figures['accuracy']:.4f}"
+    if {"accuracy_low", "accuracy_high"} <= set(figures):
+        accuracy += f" ({figures['accuracy_low']:.4f} to {figures['accuracy_high']:.4f})"
+    images = f"{figures['test_images']:,.0f} images" if "test_images" in figures else "images of an unknown number"
+    return f"{accuracy} on {images}, {judged_on or 'nobody knows which'}"
 
 
 def champion_number(model: Any) -> int | None:

@@ -11,17 +11,20 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cnn.digest import canonical_json
 from cnn.errors import IntegrityError, SafelightError, StorageError
 from cnn.files import replace_file
-from cnn.training.checkpoint import LAST, CheckpointFolder
+from cnn.training.checkpoint import LAST, Arrays, CheckpointFolder, Snapshot, read_snapshot, write_snapshot
+from cnn.training.heads import Head
+from cnn.training.spec import FitJob
 from infra.storage.layout import checkpoint_path
 from infra.storage.store import Store
 
 PROGRESS = "progress.json"
+HEAD = "head.bin"  # the fitted head that a training starts from, if any
 OUTBOX = "outbox"  # beside the checkpoints: links to those that are to be sent next
 END_SECONDS = 90.0  # for what is on its way when the training has ended
 
@@ -51,6 +54,30 @@ def fetch_checkpoints(store: Store, run: str, checkpoints: CheckpointFolder) -> 
         except OSError as error:
             raise StorageError(f"cannot write {checkpoints.folder}: {error.strerror}; free space there") from None
     return shared.step
+
+
+def share_head(store: Store, run: str, job: FitJob) -> FitJob:
+    """The job with the head that the first machine fitted for this run, which is kept in the workspace.
+
+    Fitted again on another kind of processor it may differ in the last bits: another job, with checkpoints of its own.
+    Raises: StorageError.
+    """
+    if job.head is None:
+        return job
+    origin, path = replace(job, head=None).digest(), checkpoint_path(run, HEAD)
+    if store.exists(path):
+        with suppress(IntegrityError):  # of another job, or of an earlier release: the one here takes its place
+            found = read_snapshot(store.fetch(path), origin)
+            if found is not None:
+                return replace(job, head=_read_head(found))
+    arrays: dict[str, Arrays] = {"weights": (job.head.weights,), "bias": (job.head.bias,)}
+    if job.head.landmarks is not None:
+        arrays["landmarks"] = (job.head.landmarks,)
+    job.checkpoints.mkdir(parents=True, exist_ok=True)
+    state = {"kind": job.head.kind, "gamma": float(job.head.gamma)}
+    write_snapshot(job.checkpoints / HEAD, Snapshot(origin, state, arrays))
+    store.put_file(path, job.checkpoints / HEAD)
+    return job
 
 
 def read_progress(store: Store, run: str) -> SharedProgress | None:
@@ -145,7 +172,7 @@ class CheckpointSender:
         progress = canonical_json({"job": self._checkpoints.job, "step": step})
         self._store.write(checkpoint_path(self._run, PROGRESS), progress.encode())
         for entry in list(self._store.list(checkpoint_path(self._run, ""))):
-            if Path(entry.path).name not in (names | {PROGRESS}):
+            if Path(entry.path).name not in (names | {PROGRESS, HEAD}):
                 self._store.delete(entry.path)
         self._sent &= names
 
@@ -163,6 +190,12 @@ def send_checkpoints(store: Store, run: str, checkpoints: CheckpointFolder) -> I
 def describe_unsent(fault: SafelightError) -> str:
     """A line on checkpoints that lie on this machine alone."""
     return f"the last checkpoints are on this machine alone ({fault}): another one would go on from older ones"
+
+
+def _read_head(found: Snapshot) -> Head:
+    (weights,), (bias,) = found.groups["weights"], found.groups["bias"]
+    landmarks = found.groups.get("landmarks", (None,))[0]
+    return Head(found.state["kind"], weights, bias, landmarks, found.state["gamma"])
 
 
 def _link(path: Path, place: Path) -> None:

@@ -5,6 +5,7 @@ Nothing is removed or changed by it. Names are hostile, as in the scoring report
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,14 @@ from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import Manifest
 from cnn.evaluation.calibration import apply_temperature, fit_temperature
 from cnn.evaluation.suspects import SuspectLabels, find_suspects
-from cnn.training.heads import FeatureSet, HeadChoice, HeadPlan, predict_out_of_fold
+from cnn.training.heads import FeatureSet, HeadChoice, HeadPlan, join_sets, predict_out_of_fold
 from infra.storage.store import Store
 from tasks.dataset.version import read_ledger
 from tasks.features.read import FeatureRows
 from tasks.files.paths import show_path
 from tasks.pages.templates import render_page
 from tasks.pages.thumbnails import Picture, make_thumbnail
+from tasks.train.cached_head import number_groups
 
 SUSPECTS = pa.schema(
     [
@@ -81,7 +83,9 @@ def write_suspects(
         IntegrityError: the ledger or a shard is damaged.
     """
     splits = {split: rows for split, rows in splits.items() if len(rows.keys)}
-    suspects = judge_labels(list(splits.values()), len(manifest.classes), choice, plan)
+    groups = number_groups(store, manifest, splits) if manifest.split.group else {}
+    sets = [FeatureSet(rows.features, rows.labels, groups.get(split)) for split, rows in splits.items()]
+    suspects = judge_labels(sets, len(manifest.classes), choice, plan)
     table = make_suspects_table(suspects, splits, manifest, read_paths(store, manifest))
     pq.write_table(table, folder / TABLE, compression="zstd", write_page_checksum=True)
     cards = draw_cards(table.slice(0, SHOWN), manifest, store.root)
@@ -91,12 +95,12 @@ def write_suspects(
     return SuspectFiles(folder / TABLE, folder / PAGE, len(table), images)
 
 
-def judge_labels(splits: list[FeatureRows], classes: int, choice: HeadChoice, plan: HeadPlan) -> SuspectLabels:
-    """The suspects among the images of all splits, one split after the other, by calibrated probabilities."""
-    labels = np.concatenate([rows.labels for rows in splits])
-    images = FeatureSet(np.concatenate([rows.features for rows in splits]), labels)
+def judge_labels(splits: list[FeatureSet], classes: int, choice: HeadChoice, plan: HeadPlan) -> SuspectLabels:
+    """The suspects among the images of all splits, one split after the other, by calibrated probabilities; none has
+    been learnt from, nor another of its group."""
+    images = reduce(join_sets, splits)
     probabilities = predict_out_of_fold(images, classes, choice, plan)
-    return find_suspects(apply_temperature(probabilities, fit_temperature(probabilities, labels)), labels)
+    return find_suspects(apply_temperature(probabilities, fit_temperature(probabilities, images.labels)), images.labels)
 
 
 def read_paths(store: Store, manifest: Manifest) -> dict[str, tuple[str, bytes | None]]:

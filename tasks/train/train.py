@@ -30,7 +30,7 @@ from tasks.dataset.version import read_manifest
 from tasks.pages.spreadsheets import write_rows
 from tasks.train.answers import answer_split, save_predictions
 from tasks.train.cached_head import CachedHead, fit_cached_head
-from tasks.train.checkpoints import describe_unsent, fetch_checkpoints, send_checkpoints
+from tasks.train.checkpoints import describe_unsent, fetch_checkpoints, send_checkpoints, share_head
 from tasks.train.int8 import offer_int8
 from tasks.train.overlap import list_seen
 from tasks.train.spec import OnEvaluation, OnProgress, TrainingResult, TrainJob
@@ -96,6 +96,7 @@ def share_fit(store: Store, run: str) -> Fit:
     further."""
 
     def fit(job: FitJob, on_evaluation: OnEvaluation, on_progress: OnProgress) -> FitResult:
+        job = share_head(store, run, job)
         checkpoints = CheckpointFolder(job.checkpoints, job.digest())
         brought = fetch_checkpoints(store, run, checkpoints)
         with send_checkpoints(store, run, checkpoints) as sender:

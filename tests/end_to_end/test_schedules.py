@@ -21,7 +21,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import psutil
 import pyarrow.parquet as pq
@@ -33,6 +32,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName, FlowFilter, FlowFilterName
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect_servers import run_prefect_with
 from s3server import choose_ports
 
 pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(600)]
@@ -62,8 +62,10 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         if os.environ.get("SAFELIGHT_REQUIRE_SERVERS") == "1":
             pytest.fail(f"no PostgreSQL, though SAFELIGHT_REQUIRE_SERVERS=1: {obstacle}")
         pytest.skip(f"no PostgreSQL: {obstacle}")
-    with run_postgres() as database, run_prefect(database, tmp_path_factory.mktemp("prefect")) as address:
-        yield address
+    with run_postgres() as database:
+        tables = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{database}"}
+        with run_prefect_with(tables, tmp_path_factory.mktemp("prefect"), choose_ports(1)[0]) as address:
+            yield address
 
 
 @pytest.fixture
@@ -72,35 +74,6 @@ def api(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("PREFECT_API_URL", server)
     with temporary_settings({PREFECT_API_URL: server}):
         yield server
-
-
-@contextmanager
-def run_prefect(database: str, folder: Path) -> Iterator[str]:
-    """The API address of a Prefect server whose tables lie in a PostgreSQL database."""
-    (port,) = choose_ports(1)
-    names = {
-        "PREFECT_HOME": str(folder),
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{database}",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    }
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=os.environ | names, stdout=log, stderr=log, cwd=folder)
-    try:
-        wait_for(
-            lambda: answers(f"http://127.0.0.1:{port}/api/health"), [process], lambda: (folder / "log").read_text()
-        )
-        yield f"http://127.0.0.1:{port}/api"
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-
-
-def answers(address: str) -> bool:
-    try:
-        return httpx.get(address, timeout=5).is_success
-    except httpx.HTTPError:
-        return False
 
 
 class Place:

@@ -15,7 +15,7 @@ from s3server import S3Server, find_obstacle, serve_s3
 
 from infra.registry.registry import Registry
 
-pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(900)]
 
 TINY = ["image.size=[16,16]", "model.preset=notes", "split.validation=0.2", "split.test=0.2"]
 TINY += ["fit.epochs=12", "fit.batch_size=4", "fit.patience=12"]
@@ -70,3 +70,21 @@ def test_a_retraining_outlives_both_servers(
     assert len(registry.list_steps(answer["run_id"], "val_accuracy")) == len(evaluations) > 3
     assert registry._ask("get_run", answer["run_id"]).info.status == "FINISHED"
     assert [version.version for version in registry.versions("birds")] == [1]
+
+
+def test_a_night_in_which_the_store_is_away_for_longer_goes_on_by_itself(
+    prefect_api: str, s3: S3Server, tmp_path: Path, make_image_folder: MakeImageFolder
+) -> None:
+    make_image_folder(tmp_path / "photos", ("bat", "cat", "owl"), 20)
+    where = ["--source", tmp_path / "photos", "--workspace", "s3://bucket/work"]
+    command = ListenedCommand("serve", "--name", "birds", *where, "--nightly", "10s", *SETTINGS)
+    try:
+        command.wait_for("serving retrain/birds")
+        s3.kill_proxy()
+        line = command.wait_for("the run goes on in 30 s (1 of 3)")
+        assert "no answer from" in line
+        s3.start_proxy()
+        assert "retrain birds: version 1" in command.wait_for("retrain birds: version")
+        command.stop()
+    finally:
+        command.kill()

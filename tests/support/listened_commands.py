@@ -1,6 +1,7 @@
 """A command whose lines are read while it runs, so that a test can act at the right moment."""
 
 import queue
+import signal
 import subprocess
 import threading
 import time
@@ -37,6 +38,11 @@ class ListenedCommand:
         self._reader.join()
         assert self.process.wait() == 0, "\n".join(self.told)
         return out
+
+    def stop(self) -> None:
+        """Have it end as on Ctrl-C."""
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(LINE_SECONDS)
 
     def kill(self) -> None:
         """End it, whatever it does."""

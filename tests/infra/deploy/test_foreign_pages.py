@@ -6,10 +6,8 @@ What compose.yaml sets, and what the server gets that commands start by themselv
 import base64
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from prefect_servers import run_prefect_with
 from s3server import choose_ports
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
@@ -68,23 +67,11 @@ def run_as_composed(folder: Path) -> Iterator[Api]:
     (port,) = choose_ports(1)
     services = yaml.safe_load(COMPOSE.read_text("utf-8"))["services"]
     names = {name: adapt(value, port) for name, value in services["prefect"]["environment"].items()}
-    names |= {"PREFECT_HOME": str(folder), "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(folder / "pages")}
+    names["PREFECT_SERVER_UI_STATIC_DIRECTORY"] = str(folder / "pages")
     del names["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=os.environ | names, stdout=log, stderr=log, cwd=folder)
-    address = f"http://127.0.0.1:{port}/api"
-    try:
-        until = time.monotonic() + 240
-        while not is_well(address):
-            assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < until, (folder / "log").read_text()
-            time.sleep(0.1)
-        login = adapt(services["worker"]["environment"]["PREFECT_API_AUTH_STRING"], port)
+    login = adapt(services["worker"]["environment"]["PREFECT_API_AUTH_STRING"], port)
+    with run_prefect_with(names, folder, port) as address:
         yield Api(address, {"PREFECT_API_AUTH_STRING": login})
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
 
 
 def adapt(value: str, port: int) -> str:
@@ -92,13 +79,6 @@ def adapt(value: str, port: int) -> str:
     return value.replace("4200", str(port)).replace(
         "${PREFECT_PASSWORD:?fill in infra/deploy/.env, see infra/deploy/env.example}", PASSWORD
     )
-
-
-def is_well(address: str) -> bool:
-    try:
-        return httpx.get(f"{address}/health", timeout=5).is_success
-    except httpx.HTTPError:
-        return False
 
 
 def list_pools(api: Api) -> list[str]:
@@ -176,7 +156,7 @@ def test_without_the_password_nothing_but_health_is_told(api: Api) -> None:
 
 def test_a_worker_and_a_command_that_know_the_password_are_served(api: Api, tmp_path: Path) -> None:
     (tmp_path / "inbox").mkdir()
-    words = ["deploy", "--name", "birds", "--inbox", str(tmp_path / "inbox"), "--pool", "composed", "--json"]
+    words = ["deploy", "--name", "owls", "--inbox", str(tmp_path / "inbox"), "--pool", "composed", "--json"]
     names = os.environ | {"PREFECT_API_URL": api.address} | api.client
     command = [str(Path(sys.executable).with_name("safelight")), *words]
     done = subprocess.run(command, env=names, capture_output=True, text=True, cwd=tmp_path)

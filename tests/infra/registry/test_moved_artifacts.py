@@ -71,7 +71,7 @@ def test_other_programs_find_what_was_moved_after_the_repair(tmp_path: Path, bun
     assert not list((tmp_path / "before").rglob("bundle.json"))
     (found,) = find_moved_artifacts(tracking, artifacts)
     assert found.records == 2  # the run and the model
-    assert f"still name {former}/mlflow/artifacts, and lie in {present}/mlflow/artifacts now" in found.describe()
+    assert f"of 2 runs and models in {former}/mlflow/artifacts, and they lie in {present}/" in found.describe()
     assert repair_artifact_addresses(tracking, artifacts) == (found,)
     answer = ask_plainly(tracking, "moved", tmp_path / "after")
     assert answer.splitlines()[-1] == "['figures']", answer
@@ -90,7 +90,7 @@ def test_the_next_training_says_it_and_after_the_repair_goes_on_in_the_same_expe
     Registry(*addresses, announce=said.append).start_run("birds", "1" * 64, {})
     assert len(said) == 1
     assert said[0].startswith("MLflow: the workspace was moved")
-    assert said[0].endswith("`safelight doctor --repair`")
+    assert said[0].endswith("`safelight doctor --repair` mends it")
     repair_artifact_addresses(*addresses)
     registry = Registry(*addresses, announce=said.append)
     run = registry._ask("get_run", registry.start_run("birds", "2" * 64, {})).info

@@ -99,6 +99,8 @@ def test_the_figures_of_a_version_are_metrics_of_its_run_and_of_its_model(regist
     assert {metric.key: metric.value for metric in logged.metrics} == expected
     assert {(metric.dataset_name, metric.dataset_digest) for metric in logged.metrics} == {("pets-1", "d" * 36)}
     assert made.metrics == figures
+    shown = registry._ask("get_model_version", "figures", "1").description
+    assert shown == "accuracy 0.9800 on 60 images, test split of pets-1"
 
 
 def test_a_folder_becomes_artifacts(registry: Registry, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from tiny_jobs import KilledError, assert_same_learning, ignore, kill_after, mak
 
 from cnn.training.checkpoint import CheckpointFolder, name_best
 from cnn.training.fit import fit_model
+from cnn.training.heads import Head
 from infra.storage.s3 import make_s3_client
 from infra.storage.store import Store, open_store
 from tasks.train.checkpoints import (
@@ -21,6 +22,7 @@ from tasks.train.checkpoints import (
     read_progress,
     remove_checkpoints,
     send_checkpoints,
+    share_head,
 )
 from tasks.train.train import share_fit
 
@@ -157,6 +159,21 @@ def test_a_slow_store_gets_the_newest_and_training_does_not_wait(store: Store, m
     progress = read_progress(store, RUN)
     assert progress is not None
     assert progress.step == 5
+
+
+def test_a_head_that_came_out_otherwise_gives_way_to_the_one_that_was_started_from(
+    store: Store, tmp_path: Path
+) -> None:
+    job = make_job(tmp_path)
+    assert share_head(store, RUN, job) is job
+    weights = np.linspace(0, 1, 12, dtype=np.float32).reshape(4, 3)
+    first = replace(job, head=Head("kernel", weights, np.zeros(3, np.float32), weights.T, 0.5))
+    other = replace(job, head=Head("kernel", weights * (1 + 1e-6), np.zeros(3, np.float32), weights.T, 0.5))
+    assert first.digest() != other.digest()
+    assert share_head(store, RUN, first) is first
+    assert share_head(store, RUN, other).digest() == first.digest()
+    seeded = replace(other, plan=job.plan.model_copy(update={"seed": 5}))
+    assert share_head(store, RUN, seeded) is seeded  # another job: its head takes the place
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")

@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 from small_dataset import write_dataset
 
 from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import Manifest
-from cnn.training.heads import HeadChoice, HeadPlan
+from cnn.training.heads import FeatureSet, HeadChoice, HeadPlan
 from infra.storage.store import Store, open_store
 from tasks.features.read import FeatureRows
 from tasks.train import suspects
-from tasks.train.suspects import SUSPECTS, SuspectFiles, write_suspects
+from tasks.train.suspects import SUSPECTS, SuspectFiles, judge_labels, write_suspects
 
 CHOICE = HeadChoice("unit", 0.0, 10.0)
 CLASSES = ("blue", "<b>green</b>", "red")
@@ -103,3 +104,21 @@ def test_the_same_features_give_the_same_bytes(tmp_path: Path) -> None:
     splits = {"train": read_rows(manifest, store.root, "train", 2)}
     again = write_suspects(store, manifest, splits, tmp_path, CHOICE, HeadPlan())
     assert (again.table.read_bytes(), again.page.read_bytes()) == first
+
+
+def test_labels_of_a_group_are_not_vouched_for_by_the_group(tmp_path: Path) -> None:
+    """At one site, which shows in the features, every label is wrong: another image of the site would confirm it."""
+    draw = np.random.default_rng(3)
+    looks = np.repeat([0, 1, 1], 20)
+    labels = np.repeat([0, 1, 0], 20)
+    features = np.eye(3, 8)[looks] + draw.normal(scale=0.1, size=(60, 8))
+    features[40:, 5] += 1.0  # the site
+    both = np.stack([features, features], axis=1).astype(np.float16)
+    sites = np.concatenate([np.arange(40), np.full(20, 40)])
+
+    def found(groups: NDArray[np.int64] | None) -> set[int]:
+        judged = judge_labels([FeatureSet(both, labels, groups)], 2, CHOICE, HeadPlan())
+        return set(judged.rows.tolist())
+
+    assert len(set(range(40, 60)) & found(sites)) >= 15
+    assert len(set(range(40, 60)) & found(None)) <= 2
