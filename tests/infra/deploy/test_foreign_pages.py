@@ -156,7 +156,7 @@ def test_without_the_password_nothing_but_health_is_told(api: Api) -> None:
 
 def test_a_worker_and_a_command_that_know_the_password_are_served(api: Api, tmp_path: Path) -> None:
     (tmp_path / "inbox").mkdir()
-    words = ["deploy", "--name", "birds", "--inbox", str(tmp_path / "inbox"), "--pool", "composed", "--json"]
+    words = ["deploy", "--name", "owls", "--inbox", str(tmp_path / "inbox"), "--pool", "composed", "--json"]
     names = os.environ | {"PREFECT_API_URL": api.address} | api.client
     command = [str(Path(sys.executable).with_name("safelight")), *words]
     done = subprocess.run(command, env=names, capture_output=True, text=True, cwd=tmp_path)
