@@ -58,14 +58,19 @@ class ScheduleSpec(Settings):
         examples=["Europe/Berlin"],
         description="time zone of these times, such as Europe/Berlin; not set: that of this machine",
     )
+    gc: str | None = Field(
+        None,
+        examples=["0 4 * * 0"],
+        description="when `safelight gc` is run, which removes old versions and batches; not set: only by hand",
+    )
     late_minutes: float = Field(
         2.0, gt=0.0, le=1440.0, description="minutes after which a run that has not begun is reported, with the cause"
     )
 
-    @field_validator("retrain", "score")
+    @field_validator("retrain", "score", "gc")
     @classmethod
-    def _check_timing(cls, text: str) -> str:
-        return check_timing(text)
+    def _check_timing(cls, text: str | None) -> str | None:
+        return None if text is None else check_timing(text)
 
     @field_validator("timezone")
     @classmethod

@@ -21,14 +21,15 @@ HOUR = 3600.0
 KEPT_VERSIONS, KEPT_BATCHES = 3, 24  # batches: those of a day, where an inbox is scored each hour
 
 
-@flow(name="gc", flow_run_name=name_run_by("gc", "workspace"), persist_result=False)
+@flow(name="gc", flow_run_name=name_run_by("gc", "name"), persist_result=False)
 def gc(
     workspace: str = "./workspace",
+    name: str = "",
     keep: int = KEPT_VERSIONS,
     keep_batches: int = KEPT_BATCHES,
     grace_hours: float = 24.0,
 ) -> dict[str, Any]:
-    """Remove old dataset versions, batches and trainings, and what killed runs left unfinished."""
+    """Remove old dataset versions, batches and trainings, and what killed runs left; `name` is for the run's name."""
     return clean_workspace(workspace, keep, keep_batches, grace_hours)
 
 

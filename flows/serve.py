@@ -16,6 +16,7 @@ from prefect.types.entrypoint import EntrypointType
 
 from cnn.errors import ConfigError
 from flows.config import Config
+from flows.gc import gc
 from flows.lost_runs import ship_lost_run_automation
 from flows.progress import ask_prefect
 from flows.retrain import retrain
@@ -24,11 +25,12 @@ from flows.score import score
 from flows.serving.lateness import ScheduleWatch
 from flows.serving.log import ServeLog
 from flows.serving.notifier import Notifier
-from flows.serving.record import ServedRecord, name_served_folder
+from flows.serving.record import ServedRecord, open_served_folder, show_alive
 from flows.serving.runner import ServedDeployment, ServingRunner
 from flows.serving.timetable import find_local_zone, parse_interval
 from flows.timing import find_date, read_timing
 from infra.cluster.spawn import leave_working_folder
+from infra.machine.user_dirs import state_dir
 from infra.registry.tracking import check_model_name
 from infra.server.watchdog import supervise_server
 from infra.storage.locks import lock_path
@@ -66,20 +68,24 @@ class Plan:
 def make_plans(served: Served) -> list[Plan]:
     """What is served, in the order in which it is shown."""
     times = served.config.schedule
+    cleaning = [] if times.gc is None else [Plan(gc, times.gc, served.workspace, "schedule.gc")]
     return [
         Plan(retrain, times.retrain, served.source, "--source"),
         Plan(score, times.score, served.inbox, "--inbox"),
+        *cleaning,
     ]
 
 
 def make_deployment(served: Served, plan: Plan) -> ServedDeployment:
     """A deployment such as `retrain/birds`, one run at a time, and what is logged of it."""
-    parameters = {"name": served.name, "workspace": served.workspace, "config": served.config.dump_parameters()}
+    parameters: dict[str, Any] = {"name": served.name, "workspace": served.workspace}
+    if plan.flow is not gc:
+        parameters |= {"config": served.config.dump_parameters()} | ({"source": plan.folder} if plan.folder else {})
     deployment = plan.flow.to_deployment(
         name=served.name,
         # The slug says which schedule of an earlier deployment this one replaces.
         schedules=[make_schedule(plan.timing, served.zone, active=plan.folder is not None)],
-        parameters=parameters | ({"source": plan.folder} if plan.folder else {}),
+        parameters=parameters,
         concurrency_limit=1,
         tags=[TAG],
         entrypoint_type=EntrypointType.MODULE_PATH,  # from anywhere, and never a file of the working folder
@@ -104,7 +110,7 @@ def choose_pause(plans: list[Plan]) -> float:
 @contextmanager
 def lock_served_name(name: str, address: str) -> Iterator[None]:
     """In the block nobody else on this machine serves the name on this server. Raises: ConfigError, somebody does."""
-    folder = name_served_folder(name, address)
+    folder = state_dir() / "serve" / f"{name} {address}".encode().hex()[-200:]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         with lock_path(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
@@ -124,10 +130,12 @@ def serve_deployments(served: Served) -> dict[str, Any]:
     with lock_served_name(served.name, address), supervise_server(address):
         end_lost_work(address, log)
         watch = watch_schedules(served, plans, log.now())
-        notifier = Notifier(served.config.notify, log, name_served_folder(served.name, address))
+        folder = open_served_folder(served.name, served.workspace)
+        notifier = Notifier(served.config.notify, log, folder)
         for notice in notifier.begin(make_record(served, plans), watch.patience):
             notifier.send(notice)
-        asyncio.run(ServingRunner(log, watch, choose_pause(plans), notifier).serve(deployments))
+        with show_alive(folder):
+            asyncio.run(ServingRunner(log, watch, choose_pause(plans), notifier).serve(deployments))
     return {"served": [f"{plan.flow.name}/{served.name}" for plan in plans], "model": served.name}
 
 

@@ -1,6 +1,7 @@
 """The dates of Prefect's schedules: which moments a schedule names, and which was the last one."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -21,7 +22,8 @@ def list_dates(schedule: Any, after: datetime) -> Iterator[datetime]:
     kind = next((one for name, one in KINDS.items() if hasattr(schedule, name)), None)
     if kind is not None:
         own = kind.model_validate(schedule.model_dump())
-        yield from (date for date in own._get_dates_generator(n=MOST_DATES, start=after) if date > after)
+        with suppress(ValueError):  # 30 February never comes
+            yield from (date for date in own._get_dates_generator(n=MOST_DATES, start=after) if date > after)
 
 
 def find_last_date(schedule: Any, before: datetime) -> datetime | None:

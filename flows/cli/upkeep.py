@@ -30,14 +30,16 @@ def show_status(answer: Answer) -> None:
         _show_table(console, "models", MODEL_TITLES, map(_list_model, answer["models"]))
     if answer["runs"]:
         title = f"runs of the last {answer['hours']:g} hours"
-        _show_table(console, title, RUN_TITLES, map(_list_work, answer["runs"]))
+        shown = len(RUN_TITLES) - (console.width < WIDE)
+        _show_table(console, title, RUN_TITLES[:shown], (_list_work(row)[:shown] for row in answer["runs"]))
     if not answer["models"] and not answer["runs"]:
         print("\nno model and no schedule yet: safelight retrain trains a model, safelight serve keeps it up to date")
     _show_disks(answer["disks"])
 
 
 MODEL_TITLES = ("model", "champion", "age", "accuracy", "newest", "to review", "quarantined")
-RUN_TITLES = ("run", "came to", "last", "took", "next")
+RUN_TITLES = ("run", "came to", "last", "took", "next", "said")
+WIDE = 110  # columns, below which the last cell of a run is left to `--json`
 
 
 def _show_findings(findings: Sequence[Mapping[str, Any]], none: str) -> None:
@@ -55,7 +57,7 @@ def _show_table(console: "Console", title: str, titles: Sequence[str], rows: Ite
     from flows.cli.console import make_table
 
     print()
-    console.print(make_table(title, titles, rows, ("came to", "to review", "newest")))
+    console.print(make_table(title, titles, rows, ("came to", "to review", "newest", "said")))
 
 
 def _list_model(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -77,6 +79,7 @@ def _list_model(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _list_work(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """The cells of a deployment, by `RUN_TITLES`."""
+    from cnn.text import shorten
     from flows.progress import describe_time
 
     kinds = ("ended", "failed", "crashed", "cancelled", "skipped", "running")
@@ -84,8 +87,9 @@ def _list_work(row: Mapping[str, Any]) -> tuple[Any, ...]:
     last = row["last"]
     took = "-" if last is None or last["began"] is None else describe_time(last["seconds"])
     began = "-" if last is None else f"{_show_moment(last['began'])} {last['outcome']}"
+    said = "-" if last is None or not last["message"] else shorten(last["message"], 120)
     waits = row["next"] is None or not row["is_active"]
-    return (row["name"], counts, began, took, "not on schedule" if waits else _show_moment(row["next"]))
+    return (row["name"], counts, began, took, "not on schedule" if waits else _show_moment(row["next"]), said)
 
 
 def _show_moment(text: str | None) -> str:

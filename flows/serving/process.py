@@ -27,6 +27,10 @@ def load_flow(name: str) -> Any:
         from flows.retrain import retrain
 
         return retrain
+    if name == "gc":
+        from flows.gc import gc
+
+        return gc
     from flows.score import score
 
     return score

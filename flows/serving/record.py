@@ -4,11 +4,12 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cnn.digest import hash_json
 from cnn.files import replace_file
 from infra.machine.user_dirs import state_dir
 from infra.storage.locks import lock_path
@@ -38,9 +39,18 @@ class SeenRecord:
     is_alive: bool
 
 
-def name_served_folder(name: str, address: str) -> Path:
-    """The folder of whoever serves a name on a Prefect server, at its address; its lock keeps others away."""
-    return state_dir() / "serve" / f"{name} {address}".encode().hex()[-200:]
+def open_served_folder(name: str, workspace: str) -> Path:
+    """The folder of the record of a model and its workspace, whatever server its runs are on."""
+    folder = state_dir() / "served" / f"{name}-{hash_json([name, workspace])[:8]}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def show_alive(folder: Path) -> Iterator[None]:
+    """In the block the record of a folder counts as that of a living process."""
+    with lock_path(folder, fcntl.LOCK_SH):
+        yield
 
 
 def write_served(folder: Path, record: ServedRecord) -> None:
@@ -68,14 +78,14 @@ def read_served(folder: Path) -> SeenRecord | None:
 
 def list_served() -> Iterator[SeenRecord]:
     """All that is or was served on this machine by this user."""
-    for folder in sorted((state_dir() / "serve").glob("*/")):
+    for folder in sorted((state_dir() / "served").glob("*/")):
         if (found := read_served(folder)) is not None:
             yield found
 
 
 def _is_locked(folder: Path) -> bool:
     try:
-        with lock_path(folder, fcntl.LOCK_SH | fcntl.LOCK_NB):
+        with lock_path(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
             return False
     except BlockingIOError:
         return True

@@ -243,14 +243,22 @@ class ServingRunner(Runner):
 
     async def _end_processes(self) -> None:
         """End the processes of the runs as SIGTERM does, so that they can tell MLflow; Prefect's runner kills them."""
-        running = [run.process for run in self.running.values() if run.process is not None]
-        for process in running:
+        running = {number: run.process for number, run in self.running.items() if run.process is not None}
+        for number, process in running.items():
             with suppress(ProcessLookupError):  # it has ended
+                await self._announce_cancelling(number)
                 process.graceful_kill()
         with suppress(TimeoutError):
             async with asyncio.timeout(GRACE_SECONDS):
-                while any(process.returncode is None for process in running):
+                while any(process.returncode is None for process in running.values()):
                     await asyncio.sleep(0.1)
+
+    async def _announce_cancelling(self, number: UUID) -> None:
+        """Tell the process of a run that its end is no crash: else it sends that to Prefect, and people are alarmed."""
+        if self._control_channel is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(END_SECONDS):
+                    await self._control_channel.signal(number, "cancel")
 
     async def _pause_schedules(self) -> None:
         """Pause what is served, as Prefect's runner does at its end; a server that is away is not waited for long."""

@@ -6,9 +6,11 @@ from typing import Any
 
 
 def describe_answer(flow: str, answer: Mapping[str, Any]) -> str:
-    """What a run of `retrain` or `score` came to; of one that failed, its fault."""
+    """What a run of `retrain`, `score` or `gc` came to; of one that failed, its fault."""
     if "error" in answer:
         return f"failed: {answer['error']}"
+    if flow == "gc":
+        return f"{answer['files']:,} files removed, {answer['bytes'] / 1e6:,.1f} MB"
     return describe_training(answer) if flow == "retrain" else describe_scoring(answer)
 
 

@@ -18,7 +18,8 @@ def check_artifact_addresses(workspace: str) -> Reached:
         fault = Finding("server", str(error), "look at MLflow's database, and ask again")
         return Reached(check, "MLflow's records cannot be read", (fault,))
     findings = tuple(Finding("moved", moved.describe_change(), "safelight doctor --repair") for moved in found)
-    return Reached(check, "1 found, see below" if found else "MLflow's records name where they lie", findings)
+    good = "MLflow's records name where they lie"
+    return Reached(check, f"{len(found)} found, see below" if found else good, findings)
 
 
 def mend_artifact_addresses(workspace: str) -> Iterator[str]:

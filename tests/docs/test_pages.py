@@ -27,6 +27,7 @@ from cnn.models.backbones import BACKBONES
 from cnn.models.presets import PRESETS
 from flows.cli.main import app
 from flows.config import Config, load_config
+from flows.gc import clean_workspace
 from flows.results import PrepareResult, ScoreResult, SearchResult, TrainResult
 from infra.storage import layout
 from tasks.dataset.gc import Collected
@@ -133,8 +134,10 @@ def test_the_keys_of_an_answer_are_those_of_the_page(command: str, answer: type[
     assert find_keys(command) == list(answer.model_fields)
 
 
-def test_the_keys_of_gc_are_those_of_the_page() -> None:
-    assert find_keys("gc") == [*Collected.__dataclass_fields__, "dry_run"]
+def test_the_keys_of_gc_are_those_of_the_page(tmp_path: Path) -> None:
+    own = {*Collected.__dataclass_fields__, "dry_run", "batches", "trainings"}
+    assert set(find_keys("gc")) == own
+    assert set(clean_workspace(str(tmp_path), 3, 24, 24.0)) == own
 
 
 def test_reasons_mean_what_the_page_says() -> None:
@@ -171,7 +174,9 @@ LAYOUT = [(name, make) for name, make in inspect.getmembers(layout, inspect.isfu
 def test_the_page_of_the_workspace_names_every_place(name: str, make: Callable[..., str]) -> None:
     called = {"dataset": "NAME", "batch": "ID", "name": ""}
     path = make(*(called.get(parameter, parameter.upper()) for parameter in inspect.signature(make).parameters))
-    shown = re.sub(r"[0-9a-f]{16}", "KEY", re.sub(r"source-[0-9a-f]{12}", "SOURCE", path)).replace("DIGEST-sums", "KEY")
+    shown = re.sub(
+        r"[0-9a-f]{16}", "KEY", re.sub(r"source-[0-9a-f]{12}", "SOURCE", re.sub(r"source-[0-9a-f]{8}/", "INBOX/", path))
+    ).replace("DIGEST-sums", "KEY")
     assert f"`{shown}" in (ROOT / "docs/workspace.md").read_text()
 
 

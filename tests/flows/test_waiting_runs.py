@@ -1,5 +1,6 @@
 """Of the runs that wait for the same work one stays."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -10,8 +11,16 @@ from hypothesis import strategies as st
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
+from prefect.context import FlowRunContext
+from prefect.flow_engine import run_flow
 
-from flows.waiting_runs import SUPERFLUOUS, cancel_waiting_runs, choose_superfluous, limit_waiting_runs
+from flows.waiting_runs import (
+    SUPERFLUOUS,
+    cancel_waiting_runs,
+    choose_superfluous,
+    limit_waiting_runs,
+    read_waiting_runs,
+)
 
 NOON = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 
@@ -64,6 +73,30 @@ def test_ten_runs_that_wait_become_one_and_say_why(prefect_api: str) -> None:
         state = client.read_flow_run(other.id).state
         assert state is not None
         assert state.is_scheduled()
+
+
+@flow
+def work_for_long(source: str) -> int:
+    """Work until no more than one run waits; how many are left."""
+    context = FlowRunContext.get()
+    assert context is not None
+    assert context.flow_run is not None
+    deployment, until = context.flow_run.deployment_id, time.monotonic() + 30
+    assert deployment is not None
+    with get_client(sync_client=True) as client, limit_waiting_runs(0.1):
+        for _ in range(5):
+            client.create_flow_run_from_deployment(deployment, parameters={"source": source})
+        while (left := len(read_waiting_runs(client, deployment))) > 1 and time.monotonic() < until:
+            time.sleep(0.05)
+    return left
+
+
+@pytest.mark.integration
+def test_a_run_of_a_deployment_keeps_the_queue_behind_it_short(prefect_api: str) -> None:
+    with get_client(sync_client=True) as client:
+        deployment = client.create_deployment(client.create_flow(work_for_long), name=f"queue-{uuid4()}")
+        run: Any = client.create_flow_run_from_deployment(deployment, parameters={"source": "a"})
+    assert run_flow(work_for_long, flow_run=run, parameters={"source": "a"}) == 1
 
 
 def test_outside_of_a_deployment_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

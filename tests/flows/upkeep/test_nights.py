@@ -6,12 +6,19 @@ from typing import Any
 
 import pytest
 
-from flows.serving.record import SeenRecord, ServedRecord, list_served, name_served_folder, read_served, write_served
+from flows.serving.record import (
+    SeenRecord,
+    ServedRecord,
+    list_served,
+    open_served_folder,
+    read_served,
+    show_alive,
+    write_served,
+)
 from flows.upkeep.findings import Finding, list_findings, make_notices
 from flows.upkeep.nights import find_bad_runs, find_unserved
 from flows.upkeep.scheduled_work import RunFacts, ScheduledWork
 from infra.machine.user_dirs import state_dir
-from infra.storage.locks import lock_path
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 
@@ -94,11 +101,10 @@ def test_what_nobody_serves_is_told_once() -> None:
 
 def test_a_serve_is_alive_as_long_as_it_holds_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAFELIGHT_HOME", str(tmp_path))
-    folder = name_served_folder("birds", "http://127.0.0.1:4200/api")
-    folder.mkdir(parents=True)
+    folder = open_served_folder("birds", "/work")
     assert read_served(folder) is None
     record = ServedRecord("birds", "/work", {"score birds": "10m"}, "UTC")
-    with lock_path(folder):
+    with show_alive(folder):
         write_served(folder, record)
         (seen,) = list_served()
         assert (seen.record, seen.is_alive) == (record, True)

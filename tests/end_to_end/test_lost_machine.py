@@ -1,0 +1,108 @@
+"""A machine that is lost with its worker and its run: Prefect's server ends the run by itself."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import FlowRun
+
+from flows.lost_runs import ship_lost_run_automation
+from flows.remote_run import find_sign
+from flows.work_pools import ONE_AT_A_TIME, TAGS, set_heartbeat
+
+pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(900)]
+
+PATIENCE = 300.0
+LOST_SECONDS = 75.0  # more than twice the pause between two heartbeats, which is 30 s
+NIGHT = """
+import time
+from prefect import flow
+
+@flow
+def night():
+    time.sleep(3600)
+"""
+
+
+def wait_for(condition: Callable[[], Any], log: Path) -> Any:
+    until = time.monotonic() + PATIENCE
+    while not (found := condition()):
+        assert time.monotonic() < until, log.read_text()
+        time.sleep(0.5)
+    return found
+
+
+@contextmanager
+def run_worker(folder: Path, pool: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A worker of a pool whose runs find the module `nights`."""
+    names = {"PREFECT_WORKER_QUERY_SECONDS": "1", "PYTHONPATH": str(folder)}
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool]
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(command, env=os.environ | names, cwd=folder, stdout=log, stderr=log)
+    try:
+        yield process
+    finally:
+        lose_machine(process)
+
+
+def lose_machine(worker: "subprocess.Popen[bytes]") -> None:
+    """Kill the worker and all that it has started, at once."""
+    if worker.poll() is None:
+        family = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
+        for process in family:
+            process.send_signal(signal.SIGKILL)
+        psutil.wait_procs(family, timeout=30)
+        worker.wait(30)
+
+
+def test_a_run_whose_machine_is_lost_is_ended_by_the_server(prefect_api: str, tmp_path: Path) -> None:
+    (tmp_path / "nights.py").write_text(NIGHT)
+    log = tmp_path / "log"
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="lost", type="process"))
+        ship_lost_run_automation(client, LOST_SECONDS)
+        number = client.create_deployment(
+            client.create_flow_from_name("night"),
+            "lost",
+            entrypoint="nights.night",
+            work_pool_name="lost",
+            tags=TAGS,
+            concurrency_limit=1,
+            concurrency_options=ONE_AT_A_TIME,
+            job_variables=set_heartbeat({}),
+            pull_steps=[],
+        )
+        try:
+            with run_worker(tmp_path, "lost") as worker:
+                run = client.create_flow_run_from_deployment(number)
+                wait_for(lambda: client.read_flow_run(run.id).state_name == "Running", log)
+                wait_for(lambda: isinstance(find_sign(client, client.read_flow_run(run.id)), type(run.id)), log)
+                lose_machine(worker)
+            killed = time.monotonic()
+            state = wait_for(lambda: is_over(client, run), log)
+            assert state.is_crashed()
+            assert "it was on, is gone" in state.message
+            assert time.monotonic() - killed > LOST_SECONDS - 40  # not before the heartbeats were missed
+            with run_worker(tmp_path, "lost"):  # the place is free at once
+                later = client.create_flow_run_from_deployment(number)
+                wait_for(lambda: client.read_flow_run(later.id).state_name == "Running", log)
+        finally:
+            client.delete_deployment(number)
+            client.delete_work_pool("lost")
+            ship_lost_run_automation(client)
+
+
+def is_over(client: SyncPrefectClient, run: FlowRun) -> Any:
+    """The state of a run that has ended."""
+    state = client.read_flow_run(run.id).state
+    return state if state is not None and state.is_final() else None

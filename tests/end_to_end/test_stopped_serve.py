@@ -1,0 +1,109 @@
+"""`safelight serve` stopped during a training: the run ends, in Prefect and in MLflow, or is taken up."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from image_folders import write_image_folder
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
+from prefect.client.schemas.objects import FlowRun
+
+from infra.registry.registry import Registry
+from infra.registry.tracking import resolve_tracking
+
+pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(600)]
+
+PATIENCE = 240.0  # seconds that something may take on a busy machine
+LONG = ["--set", "image.size=[16,16]", "--set", "model.preset=notes", "--set", "fit.epochs=100000"]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    write_image_folder(tmp_path / "photos", ("bat", "cat"), 12)
+    return tmp_path / "photos"
+
+
+@contextmanager
+def serve(photos: Path, name: str) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
+    """`safelight serve` that trains every few seconds, for very long; and its log."""
+    log = photos.parent / f"log-{time.monotonic_ns()}"
+    command = [str(Path(sys.executable).with_name("safelight")), "serve", "--name", name, "--source", str(photos)]
+    words = ["--workspace", str(photos.parent / "work"), "--nightly", "5s", *LONG]
+    with log.open("wb") as output:
+        process = subprocess.Popen([*command, *words], stdout=output, stderr=output, start_new_session=True)
+    try:
+        yield process, log
+    finally:
+        kill_all(process)
+
+
+def kill_all(process: "subprocess.Popen[bytes]") -> None:
+    """End serve and its run as a machine that stops does, without a word; the server is no part of it."""
+    if process.poll() is None:
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for one in family:
+            if one.is_running():
+                one.kill()
+        psutil.wait_procs(family, timeout=30)
+        process.wait(30)
+
+
+def wait_for(condition: Callable[[], Any], log: Path) -> None:
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < until, log.read_text()
+        time.sleep(0.1)
+
+
+def read_run(name: str) -> FlowRun:
+    """The first run that was not skipped, of the deployment `retrain/NAME`."""
+    chosen = DeploymentFilter(name=DeploymentFilterName(any_=[name]))
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(deployment_filter=chosen, limit=200)
+    begun = [run for run in runs if run.start_time is not None and run.state_name != "Skipped"]
+    return min(begun, key=lambda run: str(run.start_time))
+
+
+def read_mlflow(photos: Path, name: str) -> list[str]:
+    """The states of the model's runs in MLflow."""
+    registry = Registry(*resolve_tracking(str(photos.parent / "work")))
+    found = registry._ask("search_runs", [registry._experiment(name)], "", max_results=10)
+    return [str(run.info.status) for run in found]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_ends_as_cancelled_with_serve(prefect_api: str, photos: Path, number: signal.Signals) -> None:
+    name = f"stopped-{number}"
+    with serve(photos, name) as (process, log):
+        wait_for(lambda: "network:" in log.read_text() and read_mlflow(photos, name), log)
+        process.send_signal(number)
+        assert process.wait(60) == 0, log.read_text()
+    run = read_run(name)
+    assert (run.state_name, run.state and run.state.message) == (
+        "Cancelled",
+        "`safelight serve` was stopped; the next run goes on from where this one was",
+    )
+    assert read_mlflow(photos, name) == ["KILLED"]
+    assert "Traceback" not in log.read_text()
+
+
+def test_a_run_that_was_killed_with_serve_is_ended_at_the_next_start(prefect_api: str, photos: Path) -> None:
+    with serve(photos, "killed") as (process, log):
+        wait_for(lambda: "network:" in log.read_text() and read_mlflow(photos, "killed"), log)
+        kill_all(process)
+    assert read_run("killed").state_name == "Running"
+    assert read_mlflow(photos, "killed") == ["RUNNING"]
+    write_image_folder(photos, ("dog",), 12, seed=5)  # another training: it has another run in MLflow
+    with serve(photos, "killed") as (process, log):
+        wait_for(lambda: log.read_text().count("network:") and len(read_mlflow(photos, "killed")) == 2, log)
+        assert f"run {read_run('killed').id} had ended without a word; it is marked as crashed" in log.read_text()
+        assert read_run("killed").state_name == "Crashed"
+        wait_for(lambda: sorted(read_mlflow(photos, "killed")) == ["KILLED", "RUNNING"], log)
