@@ -5,23 +5,23 @@ end, its process is gone, and the worker that would have told of it too. The tim
 twice Prefect's own pause between them (180 s): with less, runs were ended that lived.
 """
 
+import json
 from datetime import timedelta
 from importlib.resources import files
 from typing import Any
 
-import yaml
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.events import AutomationCore
 
 HEARTBEAT = "prefect.flow-run.heartbeat"
 HEARTBEAT_SECONDS = 30  # of our own deployments; Prefect sends no more often
 LOST_SECONDS = 400.0
-FILE = "automations.yaml"  # of infra/deploy
+FILE = "automations.json"  # of infra/deploy
 
 
 def read_automations(lost_seconds: float = LOST_SECONDS) -> list[AutomationCore]:
     """The automations that go with the deployments, as `prefect automation create --from-file` takes them too."""
-    content: Any = yaml.safe_load(files("infra.deploy").joinpath(FILE).read_text("utf-8"))
+    content: Any = json.loads(files("infra.deploy").joinpath(FILE).read_text("utf-8"))
     found = [AutomationCore.model_validate(each) for each in content["automations"]]
     for automation in found:
         automation.trigger.within = timedelta(seconds=lost_seconds)  # type: ignore[union-attr]
@@ -29,7 +29,7 @@ def read_automations(lost_seconds: float = LOST_SECONDS) -> list[AutomationCore]
 
 
 def ship_lost_run_automation(client: SyncPrefectClient, lost_seconds: float = LOST_SECONDS) -> list[str]:
-    """The names of the automations of `automations.yaml`, which the server now has, once each and up to date."""
+    """The names of the automations of `automations.json`, which the server now has, once each and up to date."""
     wanted = read_automations(lost_seconds)
     for automation in wanted:
         present = client.read_automations_by_name(automation.name)

@@ -126,5 +126,5 @@ def test_the_wheel_holds_the_rooms_and_nothing_beside_them(wheel: Path) -> None:
     assert {name.partition("/")[0] for name in names} == {*ROOMS, names[-1].partition("/")[0]}
     code = {str(path.relative_to(ROOT)) for room in ROOMS for path in (ROOT / room).rglob("*.py")}
     pages = {str(path.relative_to(ROOT)) for path in (ROOT / "tasks").rglob("*.html")}
-    data = {"flows/digits.npz", "infra/deploy/automations.yaml", *pages}
+    data = {"flows/digits.npz", "infra/deploy/automations.json", *pages}
     assert {name for name in names if ".dist-info/" not in name} == code | data
