@@ -6,6 +6,7 @@ what it has seen, and get a network of their own size. Imports no Keras.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mean
 
 from cnn.images.spec import ImageSettings, ImageSpec
 from cnn.images.survey import SMALL_SIDE, ImageSurvey
@@ -17,6 +18,7 @@ LEAST_SIDE, MOST_SIDE = 16, 256  # of small images; long ones are lines of text,
 SCRATCH_SIZE = (96, 96)  # of large images for a network of random weights
 BACKBONE_SIDE = 224  # of the networks of keras.applications
 FEW_IMAGES = 3  # of the smallest class: with fewer, the head alone is fitted
+FEW_ON_AVERAGE = 8  # of a class: with fewer, a network that learns as a whole forgets more than it gains (measured)
 USUAL_BACKBONE, LARGE_BACKBONE = "efficientnet_lite0", "efficientnet_lite2"
 
 
@@ -49,7 +51,7 @@ def choose_recipe(fit: FitSpec, model: ModelSpec, facts: DatasetFacts) -> Recipe
         return "balanced" if model.uses_backbone and model.weights else "scratch"
     if min(facts.image.size) < SMALL_SIDE:
         return "scratch"
-    if min(facts.per_class, default=0) < FEW_IMAGES:
+    if min(facts.per_class, default=0) < FEW_IMAGES or mean(facts.per_class) < FEW_ON_AVERAGE:
         return "quick"
     return "best" if facts.gpus else "balanced"
 

@@ -23,7 +23,7 @@ def test_a_run_may_miss_more_than_two_heartbeats_at_prefects_own_pace() -> None:
 
 def test_the_time_in_the_file_is_the_one_of_the_code() -> None:
     text = files("infra.deploy").joinpath(FILE).read_text("utf-8")
-    assert text.count(f"within: {LOST_SECONDS:.0f}\n") == len(read_automations()) == 2
+    assert text.count(f'"within": {LOST_SECONDS:.0f}\n') == len(read_automations()) == 2
 
 
 @pytest.mark.integration

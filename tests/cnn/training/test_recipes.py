@@ -28,6 +28,8 @@ def facts_of(survey: ImageSurvey, side: int, per_class: int = 100, gpus: int = 0
         ("auto", ModelSpec(), facts_of(PHOTOS, 224), "balanced"),
         ("auto", ModelSpec(), facts_of(PHOTOS, 260, gpus=1), "best"),
         ("auto", ModelSpec(), facts_of(PHOTOS, 224, per_class=2), "quick"),
+        ("auto", ModelSpec(), facts_of(PHOTOS, 224, per_class=7), "quick"),
+        ("auto", ModelSpec(), facts_of(PHOTOS, 224, per_class=8), "balanced"),
         ("auto", ModelSpec(), facts_of(DIGITS, 28), "scratch"),
         ("auto", NOTES, facts_of(PHOTOS, 224), "scratch"),
         ("auto", TUNED, facts_of(PHOTOS, 224), "balanced"),
