@@ -74,7 +74,7 @@ def test_a_file_here_is_found_and_none_is_needed(tmp_path: Path, monkeypatch: py
         ("fit.schedule=linear", ['"one_cycle" or "cosine" or "constant"']),
         ("cluster.workers=few", ["a whole number of at least 0, or null"]),
         ("split.test=1.0", ["split.test", "a number of at least 0 and below 1"]),
-        ("train.deployment=gpu", ["train.deployment", 'such as "train/gpu"']),
+        ("train.deployment=gpu", ["train.deployment", 'such as "train/birds"']),
         ('model.layers=[{kind="convolution"}]', ["model.layers[0]", "kind is one of", "conv"]),
         ('model.layers=[{kind="conv",filters=0}]', ["model.layers[0].filters = 0", "from 1 to 8192"]),
         ('model.layers=[{kind="conv"}]', ["model.layers[0].filters is missing"]),

@@ -157,8 +157,10 @@ def test_a_dataset_that_was_trained_on_already_needs_no_weights(monkeypatch: pyt
     asked: list[Any] = []
     monkeypatch.setattr(flows.train, "make_sure_of_weights", lambda *values: asked.append(values))
     monkeypatch.setattr(flows.train, "run_training_stages", lambda *_: None)
-    for name in ("make_train_result", "link_version", "log_verdict", "log_message", "result_path"):
-        monkeypatch.setattr(flows.train, name, lambda *_, **__: SimpleNamespace(to_json=str, alias=None, gate=None))
+    for name in ("make_train_result", "link_version", "log_verdict", "log_message", "result_path", "find_held_back"):
+        made = SimpleNamespace(to_json=str, alias=None, gate=None, model_dump=dict)
+        monkeypatch.setattr(flows.train, name, lambda *_, made=made, **__: made)
+    monkeypatch.setattr(flows.train, "emit_notice", lambda *_: None)
     image = SimpleNamespace(size=(224, 224))
     job: Any = SimpleNamespace(
         choice=SimpleNamespace(model="spec"),

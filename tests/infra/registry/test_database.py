@@ -166,7 +166,7 @@ def test_a_repair_that_is_killed_leaves_the_database_as_it_was(
     run_sql(workspace, "CREATE TABLE _alembic_tmp_runs (x)")
     tables = read_tables(workspace / "mlflow/mlflow.db")
     with monkeypatch.context() as patch:
-        patch.setattr("infra.registry.database._save_copy", lambda *a: pytest.fail("killed here"))
+        patch.setattr("infra.registry.database.save_database_copy", lambda *a: pytest.fail("killed here"))
         with pytest.raises(pytest.fail.Exception):
             open_told(workspace)[0].warm_up()
     assert read_tables(workspace / "mlflow/mlflow.db") == tables

@@ -201,8 +201,11 @@ def ask(address: str, headers: dict[str, str], body: bytes | None = None) -> Any
 
 def assert_closed_to_other_sites(state: LocalServer) -> None:
     """A page that a browser has open elsewhere can neither read answers nor change anything."""
-    with ask(f"{state.url}/health", {"Origin": "http://evil.example"}) as reply:
-        assert "access-control-allow-origin" not in reply.headers
+    with pytest.raises(urllib.error.HTTPError) as foreign:
+        ask(f"{state.url}/health", {"Origin": "http://evil.example"})
+    with foreign.value:
+        assert foreign.value.code == 403
+        assert "access-control-allow-origin" not in foreign.value.headers
     with pytest.raises(urllib.error.HTTPError) as refused:
         ask(f"{state.url}/flows/", {"Content-Type": "application/json"}, b'{"name": "x"}')
     with refused.value:
