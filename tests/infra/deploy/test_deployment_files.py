@@ -13,6 +13,8 @@ import pytest
 import yaml
 from commands import help_of
 
+from infra.server.local_server import CALM
+
 ROOT = Path(__file__).parents[3]
 ROOMS = ("cnn", "infra", "tasks", "flows")
 
@@ -132,6 +134,8 @@ def test_who_holds_a_place_survives_a_restart_of_the_server() -> None:
     environment = SERVICES["prefect"]["environment"]
     module = import_module(environment["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"])
     assert module.ConcurrencyLeaseStorage
+    kept = "PREFECT_SERVER_EVENTS_EXPIRED_BUCKET_BUFFER"
+    assert environment[kept] == CALM[kept]
     assert "prefect:/state" in SERVICES["prefect"]["volumes"]
 
 
