@@ -3,6 +3,8 @@ PYTHON ?= python3
 # What is installed; on a machine with an NVIDIA GPU: make demo LOCK=infra/install/requirements-gpu.lock
 LOCK ?= requirements.lock
 ARGS ?=
+# Tests run in a process for each core, four at most; those of a file stay together.
+SPREAD = -n logical --maxprocesses 4 --dist loadfile
 BIN := .venv/bin
 STAMP = .venv/.installed-$(notdir $(LOCK))
 ROOMS := cnn infra tasks flows
@@ -24,10 +26,10 @@ demo: install ## Run the whole loop on 1,797 handwritten digits
 	$(BIN)/safelight demo $(ARGS)
 
 test: install ## Run the tests, in under ten minutes on two cores (ARGS="-k name" for some)
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile -m "not slow and not long and not soak" $(ARGS)
+	$(BIN)/python -m pytest $(SPREAD) -m "not slow and not long and not soak" $(ARGS)
 
 long: install ## Run the tests that take longer: schedules that tick, servers that many use at once
-	$(BIN)/python -m pytest -m "long and not slow" $(ARGS)
+	$(BIN)/python -m pytest $(SPREAD) -m "long and not slow" $(ARGS)
 
 soak: install ## Inject thousands of faults, in about half an hour (SAFELIGHT_TEST_SEED=N for other seeds)
 	$(BIN)/python -m pytest -m soak -o timeout=1800 $(ARGS)
