@@ -132,9 +132,14 @@ def write_bundle(
     parts = PARTS if seen is None else (*PARTS, SEEN)
     files = {name: hash_file(folder / name) for name in parts}
     info = BundleInfo(**dict(facts), onnx_difference=difference, files=files)
+    write_info(folder, info)
+    return info
+
+
+def write_info(folder: Path, info: BundleInfo) -> None:
+    """Write bundle.json, which makes the files that it lists the bundle."""
     with replace_file(folder / INFO) as file:
         file.write(info.to_json().encode())
-    return info
 
 
 def read_bundle(folder: Path) -> BundleInfo:
@@ -227,8 +232,15 @@ def ask_session(session: Any, golden: Golden) -> Answers:
     return _trim_answers(run_outputs(session, golden.images, tuple(golden.answers)))
 
 
-def check_golden_answers(folder: Path, answers: Answers, golden: Golden, engine: str, most: float = LOAD_LIMIT) -> None:
-    """Refuse a model whose golden images do not come out as they did when it was registered.
+def check_golden_answers(
+    folder: Path,
+    answers: Answers,
+    golden: Golden,
+    engine: str,
+    most: float = LOAD_LIMIT,
+    remedy: str = "train again",
+) -> None:
+    """Refuse a model whose golden images do not come out as they did when it was registered, and say what helps.
 
     Raises:
         RegistryError: a probability differs by more than `most`, or another output by more than ten times that as a
@@ -240,7 +252,7 @@ def check_golden_answers(folder: Path, answers: Answers, golden: Golden, engine:
             raise RegistryError(
                 f"{folder}: {engine} does not answer the golden images as it did when the model was registered "
                 f"({NOUNS[name]} differs by {difference:.2g}, limit {limit}); install the locked dependencies, "
-                f"or {'score with float32' if most == INT8_LIMIT else 'train again'}"
+                f"or {remedy}"
             )
 
 

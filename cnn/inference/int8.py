@@ -18,15 +18,14 @@ from numpy.typing import NDArray
 
 from cnn.digest import hash_file
 from cnn.errors import TrainingError
-from cnn.files import replace_file
 from cnn.inference.bundle import (
     GOLDEN_INT8,
-    INFO,
     INT8,
     BundleInfo,
     ask_session,
     read_bundle,
     read_golden,
+    write_info,
 )
 from cnn.inference.onnx import INPUT, mute_onnx, open_session
 from cnn.inference.scalings import follow_scalings
@@ -78,12 +77,13 @@ def add_int8(folder: Path, network: Path) -> BundleInfo:
     """
     info = read_bundle(folder)
     golden = read_golden(folder, info)
-    answers = ask_session(open_session(network.read_bytes()), golden)
-    (folder / INT8).write_bytes(network.read_bytes())
+    content = network.read_bytes()
+    answers = ask_session(open_session(content), golden)
+    (folder / INT8).write_bytes(content)
     np.savez_compressed(folder / GOLDEN_INT8, allow_pickle=False, images=golden.images, **answers)
     added = {name: hash_file(folder / name) for name in PARTS}
     info = info.model_copy(update={"files": info.files | added})
-    _write_info(folder, info)
+    write_info(folder, info)
     return info
 
 
@@ -91,15 +91,10 @@ def drop_int8(folder: Path) -> BundleInfo:
     """Take the int8 network out of a bundle again. Raises: IntegrityError."""
     info = read_bundle(folder)
     info = info.model_copy(update={"files": {name: each for name, each in info.files.items() if name not in PARTS}})
-    _write_info(folder, info)
+    write_info(folder, info)
     for name in PARTS:
         (folder / name).unlink(missing_ok=True)
     return info
-
-
-def _write_info(folder: Path, info: BundleInfo) -> None:
-    with replace_file(folder / INFO) as file:
-        file.write(info.to_json().encode())
 
 
 def _quantize(source: Path, target: Path, images: NDArray[np.uint8], merged: Path) -> None:

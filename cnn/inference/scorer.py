@@ -30,9 +30,22 @@ from cnn.models.outputs import PROBABILITIES
 from cnn.text import shorten
 
 Precision = Literal["float32", "int8"]
-NETWORKS: Mapping[Precision, tuple[str, str, float]] = {  # file, golden answers, how much a probability may differ
-    "float32": (ONNX, GOLDEN, LOAD_LIMIT),
-    "int8": (INT8, GOLDEN_INT8, INT8_LIMIT),
+
+
+@dataclass(frozen=True)
+class NetworkParts:
+    """A network's file in the bundle and that of its golden answers, how much a probability may differ from these, and
+    what helps where it does."""
+
+    network: str
+    golden: str
+    limit: float
+    remedy: str
+
+
+NETWORKS: Mapping[Precision, NetworkParts] = {
+    "float32": NetworkParts(ONNX, GOLDEN, LOAD_LIMIT, "train again"),
+    "int8": NetworkParts(INT8, GOLDEN_INT8, INT8_LIMIT, "score with float32"),
 }
 
 
@@ -102,14 +115,14 @@ def load_scorer(folder: Path, threads: int = 1, precision: Precision = "float32"
         ValueError: `threads` is below 1.
     """
     info = read_bundle(folder)
-    name, answers_name, limit = NETWORKS[precision]
-    if name not in info.files:
+    parts = NETWORKS[precision]
+    if parts.network not in info.files:
         raise RegistryError(
             f"the model of dataset {info.dataset} has no int8 network; train again with score.precision = int8, or"
             " score with float32"
         )
-    golden = read_golden(folder, info, answers_name)
-    model = read_part(folder, info, name)
+    golden = read_golden(folder, info, parts.golden)
+    model = read_part(folder, info, parts.network)
     try:
         session = open_session(model, threads)
         answers = ask_session(session, golden)
@@ -117,9 +130,10 @@ def load_scorer(folder: Path, threads: int = 1, precision: Precision = "float32"
         raise
     except Exception as error:  # ONNX Runtime raises types of its own; the reason is recorded
         raise RegistryError(
-            f"{folder / name}: ONNX Runtime cannot run the model ({shorten(error)}); install the locked dependencies"
+            f"{folder / parts.network}: ONNX Runtime cannot run the model ({shorten(error)}); "
+            "install the locked dependencies"
         ) from None
-    check_golden_answers(folder, answers, golden, "ONNX Runtime", limit)
+    check_golden_answers(folder, answers, golden, "ONNX Runtime", parts.limit, parts.remedy)
     return Scorer(info, session)
 
 

@@ -1,6 +1,7 @@
 """A workspace in use: locks against cleaning, the clock of its files, and the removal of empty folders."""
 
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -55,6 +56,23 @@ def _lock_root(store: Store, how: int) -> Iterator[None]:
                     told = f"{store.uri} is in use by a preparation; run gc again when it has ended"
                     raise StorageError(told) from None
         yield
+
+
+def read_pointers(store: Store, prefix: str, key: str, remedy: str) -> set[str]:
+    """What the pointers below a prefix name: each is a file of JSON whose `key` is a name.
+
+    Raises:
+        StorageError: a pointer is damaged; it is named, with the `remedy`.
+    """
+    found = set()
+    for entry in store.list(prefix):
+        try:
+            found.add(str(json.loads(store.read(entry.path))[key]))
+        except (ValueError, KeyError, TypeError):
+            raise StorageError(
+                f"{store.uri_of(entry.path)} is damaged; {remedy}, or delete it; nothing was removed"
+            ) from None
+    return found
 
 
 def list_stored_files(store: Store, prefix: str) -> Iterator[StoredFile]:

@@ -3,14 +3,12 @@
 A version goes manifest first: without one it does not exist, so no reader ever sees half of one.
 """
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cnn.dataset.manifest import Manifest
-from cnn.errors import StorageError
 from infra.storage.layout import (
     BACKBONES,
     DATASET_POINTERS,
@@ -26,6 +24,7 @@ from infra.storage.workspace import (
     StoredFile,
     list_stored_files,
     lock_workspace_alone,
+    read_pointers,
     read_store_clock,
     remove_empty_folder,
 )
@@ -94,15 +93,7 @@ def latest_versions(store: Store) -> set[str]:
     Raises:
         StorageError: a pointer is damaged.
     """
-    found = set()
-    for entry in store.list(DATASET_POINTERS):
-        try:
-            found.add(str(json.loads(store.read(entry.path))["dataset"]))
-        except (ValueError, KeyError, TypeError):
-            raise StorageError(
-                f"{store.uri_of(entry.path)} is damaged; prepare its source again, or delete it; nothing was removed"
-            ) from None
-    return found
+    return read_pointers(store, DATASET_POINTERS, "dataset", "prepare its source again")
 
 
 def paths_of(manifest: Manifest) -> set[str]:

@@ -13,6 +13,7 @@ from cnn.errors import StorageError
 from cnn.spec import Spec
 from infra.storage.layout import BATCH_POINTERS, batch_path, batch_pointer_path
 from infra.storage.store import Store
+from infra.storage.workspace import read_pointers
 from tasks.score.spec import ModelRef, ScoreJob, ScoreSpec, ScoreTask
 
 SCORING_RULES = 3  # raise it when the same bytes and model would give another row, or a row other columns
@@ -101,15 +102,7 @@ def read_latest_ids(store: Store) -> set[str]:
     Raises:
         StorageError: a pointer is damaged.
     """
-    found = set()
-    for entry in store.list(BATCH_POINTERS):
-        try:
-            found.add(str(json.loads(store.read(entry.path))["batch"]))
-        except (ValueError, KeyError, TypeError):
-            raise StorageError(
-                f"{store.uri_of(entry.path)} is damaged; score its inbox again, or delete it; nothing was removed"
-            ) from None
-    return found
+    return read_pointers(store, BATCH_POINTERS, "batch", "score its inbox again")
 
 
 def read_batch(store: Store, batch: str) -> BatchRecord | None:

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 from faults import TALLY, is_fit
-from faulty_s3 import BUCKET, Fault, Memory, run_faulty_s3
+from faulty_s3 import BUCKET, Fault, Memory, reach_faulty_s3
 from scenes import Scene, Told, assert_nothing_lost, make_changed, make_fresh, prepare_told, restart, silent
 
-import infra.storage.s3
 from cnn.errors import SafelightError, StorageError
 from infra.storage.store import Store, open_store
 from tasks.dataset.gc import collect_garbage
@@ -34,13 +33,9 @@ def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Memory]:
-    with run_faulty_s3() as (memory, environment):
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("SAFELIGHT_HOME", str(tmp_path / "home"))  # a cache of its own
-        infra.storage.s3.make_s3_client.cache_clear()
+    monkeypatch.setenv("SAFELIGHT_HOME", str(tmp_path / "home"))  # a cache of its own
+    with reach_faulty_s3(monkeypatch) as memory:
         yield memory
-        infra.storage.s3.make_s3_client.cache_clear()
 
 
 def files_of(scene: Scene) -> dict[str, bytes]:

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 from faults import TALLY, is_fit
-from faulty_s3 import BUCKET, Fault, Memory, run_faulty_s3
+from faulty_s3 import BUCKET, Fault, Memory, reach_faulty_s3
 from steps import make_job, prepare, rows_of, run_job, write_photos
 
-import infra.storage.s3
 from cnn.dataset.manifest import Manifest
 from cnn.errors import SafelightError
 
@@ -30,12 +29,8 @@ FILES = 12
 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Memory]:
-    with run_faulty_s3() as (memory, environment):
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        infra.storage.s3.make_s3_client.cache_clear()
+    with reach_faulty_s3(monkeypatch) as memory:
         yield memory
-        infra.storage.s3.make_s3_client.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,10 @@ from typing import ClassVar
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
 
+import pytest
 from s3server import client_variables
+
+from infra.storage.s3 import make_s3_client
 
 BUCKET = "bucket"
 
@@ -171,3 +174,14 @@ def run_faulty_s3() -> Iterator[tuple[Memory, dict[str, str]]]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def reach_faulty_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Memory]:
+    """The memory of such a server, which this process's client reaches for the length of the block."""
+    with run_faulty_s3() as (memory, environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        make_s3_client.cache_clear()
+        yield memory
+        make_s3_client.cache_clear()

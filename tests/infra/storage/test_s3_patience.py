@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, IncompleteReadError, NoCredentialsError
-from faulty_s3 import BUCKET, Fault, Memory, run_faulty_s3
+from faulty_s3 import BUCKET, Fault, Memory, reach_faulty_s3
 
 import infra.storage.s3
 from cnn.errors import OutageError, SourceOutageError, StorageError, StorageOutageError
 from infra.machine.outages import announce_outages, log_outage
-from infra.storage.s3 import make_s3_client
 from infra.storage.s3_errors import is_s3_outage
 from infra.storage.s3_patience import FIRST_SECONDS, PATIENCE_SECONDS, PAUSES, S3Patience
 from infra.storage.store import open_source, open_store
@@ -112,13 +111,9 @@ def test_the_fault_behind_that_of_an_upload_counts() -> None:
 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Memory]:
-    with run_faulty_s3() as (memory, environment):
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("SAFELIGHT_HOME", str(tmp_path / "home"))
-        make_s3_client.cache_clear()
+    monkeypatch.setenv("SAFELIGHT_HOME", str(tmp_path / "home"))
+    with reach_faulty_s3(monkeypatch) as memory:
         yield memory
-        make_s3_client.cache_clear()
 
 
 def test_a_store_is_asked_more_often_than_botocore_would(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faulty_s3 import BUCKET, Fault, Memory, run_faulty_s3
+from faulty_s3 import BUCKET, Fault, Memory, reach_faulty_s3, run_faulty_s3
 
-import infra.storage.s3
 from cnn.errors import BadImage, SourceError
 from infra.storage.s3 import S3Source
 from infra.storage.store import reuse_source
@@ -28,13 +27,9 @@ NAMES = [
 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Memory]:
-    with run_faulty_s3() as (memory, environment):
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        infra.storage.s3.make_s3_client.cache_clear()
+    with reach_faulty_s3(monkeypatch) as memory:
         memory.reset({f"in/{name}": name.encode() * 9 for name in NAMES}, Fault())
         yield memory
-        infra.storage.s3.make_s3_client.cache_clear()
 
 
 @pytest.fixture

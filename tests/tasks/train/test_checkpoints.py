@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faulty_s3 import BUCKET, Fault, Memory, run_faulty_s3
+from faulty_s3 import BUCKET, Fault, Memory, reach_faulty_s3
 from tiny_jobs import KilledError, assert_same_learning, ignore, kill_after, make_job
 
 from cnn.training.checkpoint import CheckpointFolder, name_best
 from cnn.training.fit import fit_model
 from cnn.training.heads import Head
-from infra.storage.s3 import make_s3_client
 from infra.storage.store import Store, open_store
 from tasks.train.checkpoints import (
     CheckpointSender,
@@ -33,14 +32,10 @@ PREFIX = f"work/runs/{RUN}/checkpoints/"
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Memory]:
     """An S3 server that holds nothing."""
-    with run_faulty_s3() as (memory, environment):
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("SAFELIGHT_HOME", str(tmp_path / "home"))
-        make_s3_client.cache_clear()
+    monkeypatch.setenv("SAFELIGHT_HOME", str(tmp_path / "home"))
+    with reach_faulty_s3(monkeypatch) as memory:
         memory.reset({}, Fault())
         yield memory
-        make_s3_client.cache_clear()
 
 
 @pytest.fixture
