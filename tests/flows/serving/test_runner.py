@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cnn.errors import ConfigError, SourceError
-from cnn.evaluation.gate import Challenger, Champion, GateSpec, decide_promotion
+from cnn.evaluation.gate import Challenger, Champion, decide_promotion
+from cnn.evaluation.gate_spec import GateSpec
 from cnn.evaluation.metrics import Paired, evaluate_probabilities
 from flows.cli.main import app
 from flows.cli.server import make_time_settings
