@@ -110,7 +110,7 @@ def _apply_thresholds(found: Verdict, weighed: Sequence[Weighed]) -> Verdict:
     """The verdict with what else was weighed: one broken threshold holds the version back."""
     broken = tuple(each.line for each in weighed if not each.kept)
     verdict = "hold" if broken else found.verdict
-    return Verdict(verdict, (*found.reasons, *broken), (*found.weighed, *weighed))
+    return Verdict(verdict, (*broken, *found.reasons), (*found.weighed, *weighed))
 
 
 def judge_int8(paired: Paired, spec: GateSpec) -> Verdict:
@@ -186,11 +186,11 @@ def _compare(challenger: Challenger, champion: Champion, spec: GateSpec, also: A
     reasons = (
         *_describe_difference(paired, challenger.evaluation.images),
         *(line for rival in rivals for line in _describe_rival(rival, spec)),
-        *(_describe_part(each) for each in parts if each.is_worse),
     )
     weighed = (*(_weigh_rival(rival, spec) for rival in rivals), *map(_weigh_part, parts))
-    if any(each.is_worse for each in (*rivals, *parts)):
-        return Verdict("hold", reasons, weighed)
+    if any(each.is_worse for each in rivals) or any(each.is_worse for each in parts):
+        broken = (_describe_part(each) for each in parts if each.is_worse)
+        return Verdict("hold", (*broken, *reasons), weighed)
     behind = paired.p_worse < spec.significance or not all(rival.is_near for rival in rivals)
     verdict, policy = _choose_equal(challenger, champion, paired, spec, behind)
     return Verdict(verdict, (*reasons, *policy), weighed)
