@@ -80,7 +80,7 @@ class HeatMapper:
         else:
             places = feature_map.shape[1] * feature_map.shape[2]
             weighed = np.einsum("nhwc,nc->nhw", feature_map, slopes / places)
-        return np.maximum(weighed, 0.0).astype(np.float32)
+        return np.asarray(np.maximum(weighed, 0.0), np.float32)
 
     def _check(self, scores: NDArray[np.float64], answered: NDArray[np.float32]) -> None:
         """Raise HeatMapError where these scores do not make the probabilities that the network gave."""

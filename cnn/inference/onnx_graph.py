@@ -63,18 +63,18 @@ def read_message(data: memoryview) -> Message:
     place = 0
     while place < len(data):
         key, place = _read_varint(data, place)
-        layout = key & 7
+        layout, values = key & 7, found.setdefault(key >> 3, [])
         if layout == VARINT:
-            value, place = _read_varint(data, place)
-        else:
-            if layout == BYTES:
-                length, place = _read_varint(data, place)
-            else:
-                length = {FIXED64: 8, FIXED32: 4}.get(layout, len(data) + 1)
-            if place + length > len(data):
-                raise ValueError("a message ends in the middle of a value")
-            value, place = data[place : place + length], place + length
-        found.setdefault(key >> 3, []).append(value)
+            number, place = _read_varint(data, place)
+            values.append(number)
+            continue
+        length = {FIXED64: 8, FIXED32: 4}.get(layout, len(data) + 1)
+        if layout == BYTES:
+            length, place = _read_varint(data, place)
+        if place + length > len(data):
+            raise ValueError("a message ends in the middle of a value")
+        values.append(data[place : place + length])
+        place += length
     return found
 
 

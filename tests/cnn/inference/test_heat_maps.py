@@ -28,16 +28,13 @@ NORMALIZATION = Normalization(method="unit", scale=1 / 255, offset=0.0)
 CLASSES = ("bird", "cat", "dog")
 CONV = {"kind": "conv", "filters": 5, "padding": "same", "batch_norm": True}
 AVERAGE, LARGEST = {"kind": "global_pool"}, {"kind": "global_pool", "method": "max"}
+DENSE = [{"kind": "dense", "units": 6, "activation": name} for name in ("leaky_relu", "elu", "silu", "tanh")]
 ENDS: dict[str, dict[str, Any]] = {
     "dense layer": {"layers": (CONV, AVERAGE)},
     "max pooling": {"layers": (CONV, LARGEST)},
     "unit head": {"layers": (CONV, AVERAGE), "head": "unit"},
     "kernel head": {"layers": (CONV, AVERAGE), "head": "kernel", "landmarks": 4},
-    "dense layers": {
-        "layers": (CONV, AVERAGE)
-        + tuple({"kind": "dense", "units": 6, "activation": name} for name in ("leaky_relu", "elu", "silu", "tanh"))
-        + ({"kind": "batch_norm"}, {"kind": "dropout"})
-    },
+    "dense layers": {"layers": (CONV, AVERAGE, *DENSE, {"kind": "batch_norm"}, {"kind": "dropout"})},
     "laid out flat": {"layers": (CONV, {"kind": "max_pool"}, {"kind": "flatten"}, {"kind": "dense", "units": 6})},
 }
 
@@ -79,7 +76,7 @@ def explain_by_gradient(model: Any, images: NDArray[np.uint8], label: int) -> ND
     slopes, values = tape.gradient(score, values).numpy().astype(float), values.numpy().astype(float)
     if not any(layer.name.startswith("flatten") for layer in model.layers):
         slopes = slopes.mean(axis=(1, 2), keepdims=True)
-    return np.maximum((slopes * values).sum(axis=3), 0.0)
+    return np.asarray(np.maximum((slopes * values).sum(axis=3), 0.0))
 
 
 @pytest.mark.long
