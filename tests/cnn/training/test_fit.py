@@ -8,6 +8,7 @@ from typing import Any
 import albumentations as A
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from tiny_jobs import (
     SIDE,
     KilledError,
@@ -186,12 +187,15 @@ def test_early_steps_see_smaller_images_and_a_killed_training_ends_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
 ) -> None:
     job = make_early_job(tmp_path, monkeypatch)
-    shapes: list[tuple[int, ...]] = []
-    shrink = early_size.shrink_images
-    monkeypatch.setattr(batches, "shrink_images", lambda images, size: shapes.append(size) or shrink(images, size))
+    sizes: list[tuple[int, int]] = []
+
+    def shrink(images: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+        sizes.append(size)
+        return early_size.shrink_images(images, size)
+
+    monkeypatch.setattr(batches, "shrink_images", shrink)
     whole = fit_model(job, ignore)
-    assert shapes[:1] == [(6, 6)]
-    assert set(shapes) == {(6, 6)}
+    assert set(sizes) == {(6, 6)}
     assert whole.steps == 18
     assert whole.model.input.shape == (None, SIDE, SIDE, 1)
     again = replace(job, checkpoints=tmp_path / "killed")
