@@ -51,7 +51,7 @@ from tasks.train.checkpoints import remove_checkpoints
 from tasks.train.facts import read_dataset_facts
 from tasks.train.process import TrainingProcess
 from tasks.train.promotion import apply_verdict, read_verdict
-from tasks.train.record import RecordedRun, make_record, write_record
+from tasks.train.record import RecordedRun, make_training_record, write_record
 from tasks.train.report import JudgedVersion, write_training_report
 from tasks.train.spec import TrainingResult, TrainJob, name_run
 from tasks.train.suspects import PAGE
@@ -297,7 +297,7 @@ def make_train_job(job: Training, backbone: BackboneSpec | None) -> TrainJob:
 def keep_record(job: Training, result: TrainingResult, run_id: str) -> dict[str, str]:
     """Keep in MLflow what is needed to train this version again; the tag by which it is known."""
     run = RecordedRun(job.name, job.key, job.config.dump_parameters(), job.choice)
-    record = make_record(run, job.manifest, job.store, result, datetime.now(UTC))
+    record = make_training_record(run, job.manifest, job.store, result, datetime.now(UTC))
     path = write_record(record, job.folder)
     job.registry.log_pages(run_id, [path])
     return {RECORD: hash_file(path)}

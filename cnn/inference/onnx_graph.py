@@ -43,9 +43,9 @@ class OnnxGraph:
 def read_onnx_graph(model: bytes) -> OnnxGraph:
     """The graph of an ONNX file. Raises: ValueError where the bytes are none."""
     try:
-        graph = read_message(read_message(memoryview(model))[GRAPH][0])
-        nodes = [_read_node(read_message(node)) for node in graph.get(NODES, ())]
-        constants = dict(_read_tensor(read_message(tensor)) for tensor in graph.get(CONSTANTS, ()))
+        graph = parse_message(parse_message(memoryview(model))[GRAPH][0])
+        nodes = [_read_node(parse_message(node)) for node in graph.get(NODES, ())]
+        constants = dict(_read_tensor(parse_message(tensor)) for tensor in graph.get(CONSTANTS, ()))
         constants |= {
             node.outputs[0]: node.attributes["value"]
             for node in nodes
@@ -57,7 +57,7 @@ def read_onnx_graph(model: bytes) -> OnnxGraph:
     return OnnxGraph({name: node for node in nodes for name in node.outputs}, known)
 
 
-def read_message(data: memoryview) -> Message:
+def parse_message(data: memoryview) -> Message:
     """The values of a message by the numbers of their fields: integers, or bytes. Raises: IndexError, ValueError."""
     found: Message = {}
     place = 0
@@ -111,7 +111,7 @@ def _read_text(values: list[Any]) -> str:
 
 def _read_node(node: Message) -> GraphNode:
     inputs, outputs = (tuple(_read_text([name]) for name in node.get(field, ())) for field in (INPUTS, OUTPUTS_OF))
-    attributes = dict(_read_attribute(read_message(entry)) for entry in node.get(ATTRIBUTES, ()))
+    attributes = dict(_read_attribute(parse_message(entry)) for entry in node.get(ATTRIBUTES, ()))
     return GraphNode(_read_text(node.get(OPERATION, [])), inputs, outputs, attributes)
 
 
@@ -120,7 +120,7 @@ def _read_attribute(entry: Message) -> tuple[str, Any]:
     if ATTRIBUTE_FLOAT in entry:
         return name, float(np.frombuffer(entry[ATTRIBUTE_FLOAT][0], "<f4")[0])
     if ATTRIBUTE_TENSOR in entry:
-        return name, _read_tensor(read_message(entry[ATTRIBUTE_TENSOR][0]))[1]
+        return name, _read_tensor(parse_message(entry[ATTRIBUTE_TENSOR][0]))[1]
     if ATTRIBUTE_INTEGERS in entry:
         return name, _read_integers(entry[ATTRIBUTE_INTEGERS])
     return name, _sign(entry[ATTRIBUTE_INTEGER][0]) if ATTRIBUTE_INTEGER in entry else None

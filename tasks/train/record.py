@@ -78,7 +78,7 @@ class RecordedRun:
     choice: TrainingChoice
 
 
-def make_record(
+def make_training_record(
     run: RecordedRun, manifest: Manifest, store: Store, result: TrainingResult, moment: datetime
 ) -> TrainingRecord:
     """The record of a training that ended now, on this machine."""

@@ -14,7 +14,14 @@ from cnn.training.plan import TrainingSize, plan_fit
 from cnn.training.recipes import TrainingChoice
 from cnn.training.spec import FitSpec
 from infra.storage.store import open_store
-from tasks.train.record import RecordedRun, TrainingRecord, digest_shards, make_record, read_record, write_record
+from tasks.train.record import (
+    RecordedRun,
+    TrainingRecord,
+    digest_shards,
+    make_training_record,
+    read_record,
+    write_record,
+)
 
 MOMENT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -25,7 +32,7 @@ def record(tmp_path: Path) -> TrainingRecord:
     plan = plan_fit(FitSpec(seed=7), "scratch", TrainingSize(20, True), judged.manifest.augment)
     choice = TrainingChoice("scratch", ModelSpec(preset="lenet"), plan, "recipe scratch: few images")
     run = RecordedRun("birds", "k" * 64, {"fit": {"seed": 7}}, choice)
-    return make_record(run, judged.manifest, open_store(str(tmp_path / "w")), judged.result, MOMENT)
+    return make_training_record(run, judged.manifest, open_store(str(tmp_path / "w")), judged.result, MOMENT)
 
 
 def test_a_record_names_what_it_takes_to_train_again(record: TrainingRecord, tmp_path: Path) -> None:
