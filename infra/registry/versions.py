@@ -18,6 +18,7 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 # classes there were no images there (as JSON); what the gate weighed (as JSON) and when its verdict was applied.
 METRIC, IMAGES, JUDGED_ON, UNJUDGED = "metric.", "safelight.images", "safelight.judged_on", "safelight.unjudged"
 GATE_APPLIED, WEIGHED = "gate.applied", "gate.weighed"
+RECORD = "safelight.record"  # sha256 of the record of its training
 
 
 @dataclass(frozen=True)
