@@ -26,7 +26,7 @@ class MlflowServer:
     @property
     def pid(self) -> int | None:
         """The number of its process."""
-        return self._process and self._process.pid
+        return None if self._process is None else self._process.pid
 
     def start(self) -> None:
         """Start it, and wait until it answers."""

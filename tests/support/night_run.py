@@ -114,7 +114,7 @@ class NightWatch:
         """Look at a night that was due two ticks ago, and print its line."""
         run = next((each for each in self.read_runs("retrain") if is_of(each, night.due)), None)
         state = run.state if run else None
-        night.outcome = "no run" if state is None else state.name
+        night.outcome = "no run" if state is None else str(state.name)
         night.said = (state.message or "") if state else ""
         is_over = state is not None and state.is_final()
         if not is_over or not state.is_completed():  # type: ignore[union-attr]
@@ -302,7 +302,7 @@ def wait_until(moment: datetime) -> None:
 
 def is_of(run: FlowRun, due: datetime) -> bool:
     """Whether a run is the one of a schedule's date."""
-    return run.expected_start_time is not None and abs(run.expected_start_time - due) < timedelta(seconds=1)
+    return run.expected_start_time is not None and abs(due - run.expected_start_time) < timedelta(seconds=1)
 
 
 def print_night(night: Night, took: str, records: int) -> None:

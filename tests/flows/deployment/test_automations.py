@@ -133,15 +133,21 @@ def test_refreshing_follows_the_deployments_through_the_same_block(client: SyncP
     try:
         assert missing in refresh_automations(client)
         [made] = client.read_automations_by_name(missing)
-        assert made.trigger.within == timedelta(days=1, hours=3)
+        assert find_within(made) == timedelta(days=1, hours=3)
         hourly = IntervalSchedule(interval=timedelta(hours=1))
         client.update_deployment_schedule(later.id, later.schedules[0].id, schedule=hourly)
         refresh_automations(client)
-        assert client.read_automations_by_name(missing)[0].trigger.within == timedelta(hours=2)
+        assert find_within(client.read_automations_by_name(missing)[0]) == timedelta(hours=2)
     finally:
         client.delete_deployment(later.id)
     assert missing not in refresh_automations(client)
     assert not client.read_automations_by_name(missing)
+
+
+def find_within(automation: Any) -> timedelta:
+    """How long it waits."""
+    window: timedelta = automation.trigger.within
+    return window
 
 
 def test_the_window_is_the_longest_pause_and_some_grace(client: SyncPrefectClient) -> None:
