@@ -55,14 +55,14 @@ def find_worse_parts(
 
     Each part with at least `support` images has an exact McNemar test. They are corrected together by Holm's method
     (Holm 1979) for discrete tests (Tarone 1990; Hommel and Krummenauer 1998): a part on which the two models differ in
-    so few images that no result could be significant takes no share of the level. So one class that collapses is found
-    among thirty, although thirty tests at 5 % each would refuse most good versions. Nothing is assumed about how hard
-    a class is, and parts may overlap.
+    so few images that it could not be found worse whatever these said takes no share of the level. So one class that
+    collapses is found among thirty, although thirty tests at 5 % each would refuse most good versions. Nothing is
+    assumed about how hard a class is, and parts may overlap.
     """
     left = [part for part in parts if part.paired.images >= support]
     tested: list[PartVerdict] = []
     while left:
-        limit = level / _count_testable(left, level)
+        limit = level / _count_testable(left, level, margin)
         worse = [part for part in left if part.paired.p_worse <= limit]
         tested += [PartVerdict(part, limit, part.drop > margin) for part in worse]
         if not worse:
@@ -73,10 +73,13 @@ def find_worse_parts(
     return _sort_parts([*tested, *(PartVerdict(part, limit, False) for part in left)])
 
 
-def _count_testable(parts: Sequence[ComparedPart], level: float) -> int:
-    """Tarone's K: the least k such that at most k parts could be significant at `level` / k at all."""
-    least = np.array([0.5 ** (part.paired.wins + part.paired.losses) for part in parts])
-    return next(k for k in range(1, len(parts) + 1) if (least <= level / k).sum() <= k)
+def _count_testable(parts: Sequence[ComparedPart], level: float, margin: float) -> int:
+    """Tarone's K: the least k such that at most k parts could be found worse at `level` / k at all: were all images on
+    which the models differ losses."""
+    differing = np.array([part.paired.wins + part.paired.losses for part in parts])
+    beyond = differing > margin * np.array([part.paired.images for part in parts])
+    least = 0.5**differing
+    return next(k for k in range(1, len(parts) + 1) if (beyond & (least <= level / k)).sum() <= k)
 
 
 def _sort_parts(tested: Sequence[PartVerdict]) -> tuple[PartVerdict, ...]:

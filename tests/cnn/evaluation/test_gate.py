@@ -121,7 +121,7 @@ def test_a_class_that_collapses_holds_a_version_that_is_better_over_all() -> Non
     found = decide_beside(pair(40, 14, 946), parts=parts)
     assert found.verdict == "hold"
     assert found.reasons[0] == (
-        "class 'cat': 0.7000 of its 30 test images right, the champion 1.0000 (9 lost, 0 won; p 0.00195, at most 0.02 "
+        "class 'cat': 0.7000 of its 30 test images right, the champion 1.0000 (9 lost, 0 won; p 0.00195, at most 0.04 "
         "after Holm's correction over classes and slices)"
     )
     assert [(each.name, each.kept) for each in found.weighed[1:]] == [("class cat", False), ("class dog", True)]
