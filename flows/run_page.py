@@ -17,6 +17,7 @@ from flows.results import PrepareResult, ScoreResult, TrainResult
 from infra.registry.registry import REPORT
 
 NAME_LENGTH = 100
+MOST_WEIGHED = 40  # lines of what the gate weighed
 _MEANT_BY_MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&$])")  # in a cell of a table; marks that begin a line are left out
 
 
@@ -91,9 +92,13 @@ def link_version(result: TrainResult, find_figures: Callable[[str], str]) -> Non
         if links["figures"].startswith(("http://", "https://")):
             page, mark, query = links["figures"].partition("?")
             links["report"] = f"{page}/{REPORT}{mark}{query}"
-    _publish(
-        f"model-{result.model}", f"{result.model} version {result.version}{alias}", rows, links, result.gate.reasons
-    )
+    points = (*result.gate.reasons, *(f"{each['name']}: {each['line']}" for each in choose_weighed(result)))
+    _publish(f"model-{result.model}", f"{result.model} version {result.version}{alias}", rows, links, points)
+
+
+def choose_weighed(result: TrainResult) -> list[dict[str, Any]]:
+    """What the gate weighed, as far as a page holds it: all that is broken, and of the rest as much as fits."""
+    return sorted(result.gate.weighed, key=lambda each: bool(each["kept"]))[:MOST_WEIGHED]
 
 
 def link_batch(result: ScoreResult) -> None:

@@ -15,7 +15,7 @@ from cnn.evaluation.weighed import Weighed
 from cnn.text import name_some
 
 ENOUGH = 30  # unseen test images on which two models may be compared, whatever share of all they are
-OVERALL = 0.2  # share of gate.significance that the comparisons over all images have; classes and slices have the rest
+OVERALL = 0.15  # share of gate.significance that the comparisons over all images have; classes and slices have the rest
 
 
 @dataclass(frozen=True)

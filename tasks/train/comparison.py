@@ -30,14 +30,14 @@ class AnsweredImages:
 
 
 @dataclass(frozen=True)
-class TestSlices:
+class SlicedImages:
     """By key of a test image: the folder below the source that is none of a class, and the text of split.group."""
 
     folders: dict[str, str]
     groups: dict[str, str]
 
 
-def read_slices(store: Store, manifest: Manifest) -> TestSlices:
+def read_slices(store: Store, manifest: Manifest) -> SlicedImages:
     """The slices of the test images, as the ledger knows them.
 
     Raises:
@@ -50,11 +50,11 @@ def read_slices(store: Store, manifest: Manifest) -> TestSlices:
             folders[row["digest"]] = _name_folder(row["path"], row["label"])
             if row["group"] is not None:
                 groups[row["digest"]] = row["group"]
-    return TestSlices(_drop_single(folders), _drop_single(groups))
+    return SlicedImages(_drop_single(folders), _drop_single(groups))
 
 
 def compare_answers(
-    champion: Champion, classes: Sequence[str], mine: SplitPredictions, theirs: AnsweredImages, slices: TestSlices
+    champion: Champion, classes: Sequence[str], mine: SplitPredictions, theirs: AnsweredImages, slices: SlicedImages
 ) -> Champion:
     """The champion with what its answers say beside those of the new version, on the images that both answered."""
     rows = np.array([row for row, key in enumerate(mine.keys) if key in theirs.correct], np.int64)

@@ -15,7 +15,7 @@ HARD = 0.03  # share of the images that every version has wrong, as versions of 
 
 
 @dataclass(frozen=True)
-class TestSet:
+class JudgingImages:
     """The images that judge: the class and the folder of each, (n,), and which of them nobody recognizes."""
 
     labels: NDArray[np.int64]
@@ -35,7 +35,7 @@ class TestSet:
         return np.asarray(~self.hard & (rng.random(len(self.labels)) < accuracy / (1 - HARD)), np.bool_)
 
 
-def make_test_set(images: int, classes: int, rng: np.random.Generator, small: int | None = None) -> TestSet:
+def make_test_set(images: int, classes: int, rng: np.random.Generator, small: int | None = None) -> JudgingImages:
     """Images of `classes` classes in four folders; the first class has `small` images, where that is given."""
     labels = np.arange(images) % classes
     if small is not None:
@@ -45,17 +45,17 @@ def make_test_set(images: int, classes: int, rng: np.random.Generator, small: in
     hard = np.zeros(images, bool)
     hard[rng.choice(images, round(HARD * images), replace=False)] = True
     evaluation = evaluate_probabilities(np.eye(classes)[labels], labels, [f"c{n}" for n in range(classes)])
-    return TestSet(labels, folders, hard, evaluation)
+    return JudgingImages(labels, folders, hard, evaluation)
 
 
-def compare(version: int, mine: Right, theirs: Right, images: TestSet) -> Champion:
+def compare(version: int, mine: Right, theirs: Right, images: JudgingImages) -> Champion:
     """What the gate is told of an earlier version."""
     classes = images.evaluation.classes
     parts = compare_parts("class", images.names, mine, theirs) + compare_parts("folder", images.folders, mine, theirs)
     return Champion(version, classes, classes, paired=compare_paired(mine, theirs), parts=parts)
 
 
-def judge(mine: Right, theirs: Right, images: TestSet, spec: GateSpec) -> Verdict:
+def judge(mine: Right, theirs: Right, images: JudgingImages, spec: GateSpec) -> Verdict:
     """One night: a version beside a champion that is the best there was."""
     return decide_promotion(Challenger("m", 2, images.evaluation), compare(1, mine, theirs, images), spec)
 
