@@ -97,7 +97,7 @@ def link_version(result: TrainResult, find_figures: Callable[[str], str]) -> Non
 
 
 def describe_weighed(weighed: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line of each thing that the gate weighed, with its numbers: all that is broken, then as many as a page holds."""
+    """A line of each thing that the gate weighed, with its numbers: what is broken, then as many as a page holds."""
     lines = []
     for each in sorted(weighed, key=lambda each: bool(each["kept"]))[:MOST_WEIGHED]:
         facts = [_write_fact(each["value"])] if each["value"] is not None else []
