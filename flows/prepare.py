@@ -14,12 +14,12 @@ from cnn.images.spec import ImageSpec
 from cnn.images.transforms import try_pipeline
 from cnn.text import name_some
 from cnn.training.recipes import SCRATCH_SIZE, choose_image
-from flows.attendance import attend_run
 from flows.config import Config
-from flows.outages import survive_outages
 from flows.progress import log_message, show_stage
 from flows.results import PrepareResult, ShardCounts
 from flows.run_page import complete_run, describe_dataset_outcome, link_dataset, name_run_by
+from flows.runs.attendance import attend_run
+from flows.runs.outages import survive_outages
 from flows.stages import run_stage
 from infra.cluster.workers import Workers, open_workers
 from infra.machine.gpus import count_nvidia_gpus

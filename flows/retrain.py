@@ -14,15 +14,15 @@ from cnn.errors import SafelightError, ServerError
 from cnn.models.architecture import count_parameters
 from cnn.text import redact_text, shorten
 from cnn.training.recipes import BACKBONE_SIDE
-from flows.attendance import attend_run
 from flows.config import Config
 from flows.models import open_registry
-from flows.outages import survive_outages
 from flows.prepare import prepare_dataset
 from flows.progress import log_message
-from flows.remote_run import FAULTS, Patience, run_elsewhere
 from flows.results import TrainResult
 from flows.run_page import complete_run, describe_version_outcome, link_version, name_run_by
+from flows.runs.attendance import attend_run
+from flows.runs.outages import survive_outages
+from flows.runs.remote_run import FAULTS, Patience, run_elsewhere
 from flows.train import make_sure_of_weights, result_path, train_model
 from infra.registry.tracking import check_model_name
 from infra.storage.store import open_store, parse_folder

@@ -12,15 +12,15 @@ from cnn.evaluation.gate import describe_unjudged
 from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import read_bundle
 from cnn.text import name_some
-from flows.attendance import attend_run
 from flows.config import Config
 from flows.events import emit_notice
 from flows.models import open_registry
 from flows.notices import find_review_excess
-from flows.outages import survive_outages
 from flows.progress import log_message, show_stage
 from flows.results import ScoreResult
 from flows.run_page import complete_run, describe_batch_outcome, link_batch, name_run_by
+from flows.runs.attendance import attend_run
+from flows.runs.outages import survive_outages
 from flows.stages import run_stage
 from infra.cluster.spec import WorkEstimate
 from infra.cluster.workers import Workers, open_workers

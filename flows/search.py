@@ -15,13 +15,13 @@ from cnn.errors import ConfigError, SafelightError, TrainingError
 from cnn.models.architecture import ModelSpec
 from cnn.training.plan import plan_fit
 from cnn.training.spec import FitPlan, FitSpec, Recipe
-from flows.attendance import attend_run
 from flows.config import Config
 from flows.prepare import prepare_dataset
 from flows.progress import log_message, show_stage
 from flows.results import SearchResult, TrainResult, TrialRow
 from flows.retrain import check_network
 from flows.run_page import complete_run, describe_version_outcome, name_run_by
+from flows.runs.attendance import attend_run
 from flows.stages import run_stage
 from flows.train import (
     Training,

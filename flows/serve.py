@@ -16,11 +16,10 @@ from prefect.types.entrypoint import EntrypointType
 
 from cnn.errors import ConfigError
 from flows.config import Config
-from flows.gc import gc
-from flows.lost_runs import ship_lost_run_automation
 from flows.progress import ask_prefect
 from flows.retrain import retrain
-from flows.run_locks import end_lost_runs
+from flows.runs.lost_runs import ship_lost_run_automation
+from flows.runs.run_locks import end_lost_runs
 from flows.score import score
 from flows.serving.lateness import ScheduleWatch
 from flows.serving.log import ServeLog
@@ -29,6 +28,7 @@ from flows.serving.record import ServedRecord, open_served_folder, show_alive
 from flows.serving.runner import ServedDeployment, ServingRunner
 from flows.serving.timetable import find_local_zone, parse_interval
 from flows.timing import find_date, read_timing
+from flows.upkeep.gc import gc
 from infra.cluster.spawn import leave_working_folder
 from infra.machine.user_dirs import state_dir
 from infra.registry.tracking import check_model_name

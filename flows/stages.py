@@ -13,7 +13,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-from flows.run_locks import end_lost_runs
+from flows.runs.run_locks import end_lost_runs
 from infra.server.local_server import is_own_server
 from infra.server.watchdog import supervise_server
 

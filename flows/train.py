@@ -23,16 +23,16 @@ from cnn.models.architecture import ModelSpec, count_parameters
 from cnn.models.hub import is_hub_name
 from cnn.training.plan import TrainingSize, estimate_minutes, plan_fit
 from cnn.training.recipes import DatasetFacts, TrainingChoice, choose_model, choose_recipe, describe_choice
-from flows.attendance import attend_run
 from flows.config import Config
 from flows.events import emit_notice
 from flows.features import FeaturesJob, features_stage
 from flows.models import find_user, open_registry
 from flows.notices import find_held_back
-from flows.outages import survive_outages
 from flows.progress import log_message, show_stage
 from flows.results import GateResult, TrainResult
 from flows.run_page import complete_run, describe_version_outcome, link_version, name_run_by
+from flows.runs.attendance import attend_run
+from flows.runs.outages import survive_outages
 from flows.stages import run_stage
 from flows.training_progress import ShownTraining
 from infra.machine.gpus import count_nvidia_gpus

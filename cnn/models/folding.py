@@ -5,14 +5,16 @@ same gradients, and spares two passes over feature maps that are many times larg
 arXiv 1712.05877, section 3.2 folds it for the same reason). Importing this module imports no Keras.
 """
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from cnn.backend import import_keras
 
 
-def fold_frozen_norms(model: Any) -> Any:
-    """A model of the same variables and answers as `model`, whose frozen normalizations are parts of convolutions.
+def fold_frozen_norms(model: Any, size: tuple[int, int] | None = None) -> Any:
+    """A model of the same variables and answers as `model`, whose frozen normalizations are parts of convolutions; for
+    images of another `size` (height, width), if one is given.
 
     A normalization is folded if it is frozen now and follows a convolution without an activation; others stay. Whoever
     changes what is frozen folds again.
@@ -21,7 +23,7 @@ def fold_frozen_norms(model: Any) -> Any:
 
     def call(layer: Any, *arguments: Any, **options: Any) -> Any:
         if hasattr(layer, "layers") and len(arguments) == 1:
-            return fold_frozen_norms(layer)(*arguments)
+            return fold_frozen_norms(layer, _read_size(arguments[0]) if size else None)(*arguments)
         if _is_frozen_norm(layer) and id(arguments[0]) in made:
             _, convolution, before = made[id(arguments[0])]
             return _folded_convolution()(convolution, layer)(before)
@@ -30,7 +32,32 @@ def fold_frozen_norms(model: Any) -> Any:
             made[id(values)] = (values, layer, arguments[0])
         return values
 
-    return import_keras().models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
+    return _rewire(model, call, size)
+
+
+def change_input_size(model: Any, size: tuple[int, int]) -> Any:
+    """A model of the same variables as `model` for images of another size (height, width)."""
+
+    def call(layer: Any, *arguments: Any, **options: Any) -> Any:
+        if hasattr(layer, "layers") and len(arguments) == 1:
+            return change_input_size(layer, _read_size(arguments[0]))(*arguments)
+        return layer(*arguments, **options)
+
+    return _rewire(model, call, size)
+
+
+def _rewire(model: Any, call: Callable[..., Any], size: tuple[int, int] | None) -> Any:
+    """A model of the same layers, called by `call`; its input has another size, if one is given."""
+    keras, inputs = import_keras(), None
+    if size is not None:
+        inputs = keras.tree.map_structure(
+            lambda tensor: keras.Input((*size, tensor.shape[-1]), dtype=tensor.dtype, name=tensor.name), model.input
+        )
+    return keras.models.clone_model(model, input_tensors=inputs, clone_function=lambda layer: layer, call_function=call)
+
+
+def _read_size(images: Any) -> tuple[int, int]:
+    return int(images.shape[1]), int(images.shape[2])
 
 
 def _is_frozen_norm(layer: Any) -> bool:

@@ -13,22 +13,28 @@ from numpy.typing import NDArray
 
 from cnn.backend import import_tensorflow
 from cnn.dataset.loader import ShardSet, iterate_batches, iterate_steps
+from cnn.training.early_size import shrink_images
 from cnn.training.spec import FitPlan
 
 EVALUATION_PIXELS = 256 * 96 * 96  # in one batch, which bounds the memory
 Images = NDArray[np.uint8]
+Size = tuple[int, int]  # height, width
 Targets = NDArray[np.float32]
 TargetBatch = tuple[Images, Targets] | tuple[Images, Targets, Targets]
 
 
-def iterate_training(shards: ShardSet, plan: FitPlan, classes: int, steps: range) -> Iterator[TargetBatch]:
-    """The batches of these steps (from 0): uint8 (n, height, width, channels), float32 targets (n, units), and with
-    weighted classes float32 weights (n,). A step's batch depends on the plan, the images and the step alone."""
+def iterate_training(
+    shards: ShardSet, plan: FitPlan, classes: int, steps: range, size: Size | None = None
+) -> Iterator[TargetBatch]:
+    """The batches of these steps (from 0): uint8 (n, height, width, channels), shrunk to `size` if one is given,
+    float32 targets (n, units), and with weighted classes float32 weights (n,). A step's batch depends on the plan, the
+    images, the size and the step alone."""
     weights = weigh_classes(shards.labels, classes) if plan.imbalance == "weights" else None
     batches = iterate_steps(
         shards, plan.batch_size, plan.seed, steps, augment=plan.augment, balanced=plan.imbalance == "sampling"
     )
     for step, (images, labels) in zip(steps, batches, strict=True):
+        images = images if size is None else shrink_images(images, size)
         targets = smooth_targets(make_targets(labels, classes), plan.label_smoothing)
         batch = (images, targets) if weights is None else (images, targets, weights[labels].astype(np.float32))
         yield mix_batch(batch, plan.mixup, np.random.default_rng([plan.seed, step, 1])) if plan.mixup else batch
@@ -77,26 +83,27 @@ def choose_evaluation_batch(shape: tuple[int, int, int]) -> int:
     return int(np.clip(EVALUATION_PIXELS // (shape[0] * shape[1]), 8, 256))
 
 
-def as_training_dataset(shards: ShardSet, plan: FitPlan, classes: int, steps: range) -> Any:
+def as_training_dataset(shards: ShardSet, plan: FitPlan, classes: int, steps: range, size: Size | None = None) -> Any:
     """`iterate_training` as a `tf.data.Dataset`, the same each time it is iterated (Keras may look at it twice)."""
-    batches = partial(iterate_training, shards, plan, classes, steps)
+    batches = partial(iterate_training, shards, plan, classes, steps, size)
     weighted = plan.imbalance == "weights"
-    return _as_dataset(shards, batches, (classes, len(steps), weighted), plan.batch_size)
+    shape = (*(size or shards.shape[:2]), shards.shape[2])
+    return _as_dataset(shape, batches, (classes, len(steps), weighted), plan.batch_size)
 
 
 def as_evaluation_dataset(shards: ShardSet, classes: int) -> Any:
     """`iterate_evaluation` as a `tf.data.Dataset`."""
     count = -(-shards.rows // choose_evaluation_batch(shards.shape))
-    return _as_dataset(shards, partial(iterate_evaluation, shards, classes), (classes, count, False), None)
+    return _as_dataset(shards.shape, partial(iterate_evaluation, shards, classes), (classes, count, False), None)
 
 
 def _as_dataset(
-    shards: ShardSet, batches: Callable[[], Iterator[TargetBatch]], facts: tuple[int, int, bool], rows: int | None
+    shape: tuple[int, ...], batches: Callable[[], Iterator[TargetBatch]], facts: tuple[int, int, bool], rows: int | None
 ) -> Any:
     """`facts`: classes, batches, whether rows have weights; `rows` of every batch, None where the last is smaller."""
     tf, (classes, count, weighted) = import_tensorflow(), facts
     units = 1 if classes == 2 else classes
-    signature = [tf.TensorSpec((rows, *shards.shape), tf.uint8), tf.TensorSpec((rows, units), tf.float32)]
+    signature = [tf.TensorSpec((rows, *shape), tf.uint8), tf.TensorSpec((rows, units), tf.float32)]
     signature += [tf.TensorSpec((rows,), tf.float32)] * weighted
     dataset = tf.data.Dataset.from_generator(batches, output_signature=tuple(signature))
     return dataset.apply(tf.data.experimental.assert_cardinality(count)).prefetch(2)

@@ -12,6 +12,7 @@ from cnn.dataset.loader import ShardSet, open_split
 from cnn.errors import DatasetError, IntegrityError
 from cnn.training.checkpoint import FINAL, Arrays, lock_checkpoints, name_best
 from cnn.training.diagnosis import diagnose_training
+from cnn.training.early_size import measure_mean_pixels
 from cnn.training.progress import PROBE_STEPS, Progress, find_value, is_done, plan_stretch, record_evaluation
 from cnn.training.schedule import Pace, compute_rate, fit_length
 from cnn.training.soup import Soup, blend_checkpoints
@@ -104,7 +105,7 @@ class _Fitting:
         progress = found or Progress(self.plan.steps, self.plan.evaluate_every)
         self.started -= progress.seconds
         if found is None and self.job.head is not None and self.trainer.validation is not None:
-            self.trainer.enter_phase(0)
+            self.trainer.enter_phase(0, progress.steps)
             progress = self._evaluate(progress, {}, self.clock())
         while not is_done(progress, self.plan.patience):
             progress = self._train_stretch(progress)
@@ -163,8 +164,14 @@ class _Fitting:
         if len(progress.history) < 2:  # the first one was slow, for it was compiled
             evaluation = step * FORWARD * self.job.manifest.rows("validation") / self.plan.batch_size
         left = PLANNED_SHARE * (minutes * 60.0 - CLOSING - progress.seconds)
-        length = fit_length(self.plan, Pace(step, evaluation), left, progress.step)
+        length = fit_length(self.plan, Pace(step * self._compare_steps(), evaluation), left, progress.step)
         return replace(progress, steps=length.steps, evaluate_every=length.evaluate_every)
+
+    def _compare_steps(self) -> float:
+        """How many times a first step's time a step takes on average."""
+        image, early = self.job.manifest.image, self.trainer.early_size
+        height, width = early or image.size
+        return measure_mean_pixels(early, image) / (height * width)
 
     def _watch(self, progress: Progress) -> StepWatch:
         def note_step(step: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from cnn.images.spec import AugmentSpec, ImageSpec
 from cnn.models.architecture import ModelSpec
+from cnn.training.early_size import find_early_size, measure_mean_pixels
 from cnn.training.spec import FitPlan, FitSpec, Imbalance, Recipe, Strength
 
 EVALUATIONS = 10  # over a whole training
@@ -70,8 +71,9 @@ def estimate_minutes(plan: FitPlan, model: ModelSpec, image: ImageSpec, size: Tr
     if plan.recipe == "scratch":
         seconds = START_SECONDS + plan.steps * plan.batch_size * pixels / SCRATCH_PIXELS
     else:
-        work = LITE_WORK.get(model.backbone or "", OTHER_WORK) * pixels / USUAL_PIXELS
-        seconds = START_SECONDS + work * (size.images * FEATURE_SECONDS + plan.steps * plan.batch_size * TUNE_SECONDS)
+        work = LITE_WORK.get(model.backbone or "", OTHER_WORK) / USUAL_PIXELS
+        learnt = measure_mean_pixels(find_early_size(plan, model, image), image) * plan.steps * plan.batch_size
+        seconds = START_SECONDS + work * (size.images * pixels * FEATURE_SECONDS + learnt * TUNE_SECONDS)
     return seconds / 60 if plan.minutes is None else min(seconds / 60, plan.minutes)
 
 
@@ -142,10 +144,11 @@ def _plan_balanced(size: TrainingSize) -> FitPlan:
 
 
 def _plan_best(size: TrainingSize) -> FitPlan:
-    """Three times balanced's steps, and a larger network; mixup as BiT-HyperRule has it."""
+    """Three times balanced's steps, and a larger network, which sees images of its own size in the last third; mixup as
+    BiT-HyperRule has it."""
     usual = _plan_balanced(size)
     mixup = 0.1 if size.images >= MIXUP_FROM else 0.0
-    return usual.model_copy(update={"recipe": "best", "steps": 3 * usual.steps, "mixup": mixup})
+    return usual.model_copy(update={"recipe": "best", "steps": 3 * usual.steps, "mixup": mixup, "early_scale": 0.75})
 
 
 def _plan_scratch(size: TrainingSize) -> FitPlan:

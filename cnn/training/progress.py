@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from cnn.training.early_size import count_early_steps
 from cnn.training.spec import FitPlan
 
 PROBE_STEPS = 10  # after which a training that has to end in time is planned
@@ -41,11 +42,11 @@ def is_done(progress: Progress, patience: int) -> bool:
 
 def plan_stretch(plan: FitPlan, progress: Progress) -> range:
     """The steps (from 0) up to the next evaluation: at a multiple of `evaluate_every`, where a freeze ends, where the
-    pace is known well enough to plan by, or at the end."""
+    pace is known well enough to plan by, where smaller images end, or at the end."""
     done = progress.step
     is_probing = plan.minutes is not None and done < PROBE_STEPS
     due = PROBE_STEPS if is_probing else (done // progress.evaluate_every + 1) * progress.evaluate_every
-    ends = (progress.steps, due, plan.freeze_steps)
+    ends = (progress.steps, due, plan.freeze_steps, count_early_steps(plan, progress.steps))
     return range(done, min(end for end in ends if done < end <= progress.steps))
 
 

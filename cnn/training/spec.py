@@ -142,6 +142,7 @@ class FitPlan(Spec):
     frozen_groups: int = Field(0, ge=0)  # groups of a pretrained backbone's layers, from the input on, that never learn
     freeze_steps: int = Field(0, ge=0)  # in which a pretrained backbone stays as it is
     fine_tune: float = Field(1.0, gt=0.0, le=1.0)  # factor on the rate after them
+    early_scale: float = Field(1.0, gt=0.0, le=1.0)  # of the images' sides in the first two thirds of the steps
     average: int = Field(1, ge=1)  # so many of the best checkpoints are averaged where that is better; 1: none
     augment: AugmentSpec | None = None  # drawn anew in every epoch; None: none
     imbalance: Imbalance = "none"

@@ -16,10 +16,11 @@ from cnn.dataset.loader import ShardSet, unwrap_loader_errors
 from cnn.errors import IntegrityError, TrainingError
 from cnn.models.architecture import build_model, load_weights
 from cnn.models.backbones import freeze_backbone, refresh_constants
-from cnn.models.folding import fold_frozen_norms
+from cnn.models.folding import change_input_size, fold_frozen_norms
 from cnn.models.head import set_head
 from cnn.training.batches import as_evaluation_dataset, as_training_dataset
 from cnn.training.checkpoint import Arrays, CheckpointFolder, Snapshot, name_best
+from cnn.training.early_size import count_early_steps, find_early_size
 from cnn.training.optimizers import freeze_groups, make_optimizer
 from cnn.training.progress import Checkpoint, Progress, find_value
 from cnn.training.schedule import compute_rate
@@ -37,9 +38,18 @@ class StepWatch:
     is_over: Callable[[], bool]
 
 
+@dataclass(frozen=True)
+class Phase:
+    """What steps of a training have in common: whether the backbone stays as it is, and the (height, width) that images
+    are shrunk to, None where they have full size."""
+
+    frozen: bool
+    size: tuple[int, int] | None
+
+
 class Trainer:
-    """The network of a job with its optimizer: `model` is what is learnt, `network` the same variables as they are
-    trained."""
+    """The network of a job with its optimizer: `model` is what is learnt; of the same variables are `network`, which is
+    trained, and `judged`, which is evaluated: another one while images are smaller (`cnn.training.early_size`)."""
 
     def __init__(self, job: FitJob, train: ShardSet, validation: ShardSet | None) -> None:
         self.job, self.plan = job, job.plan
@@ -48,12 +58,13 @@ class Trainer:
         self.gpus = count_gpus()
         self.strategy = choose_strategy(self.gpus)
         self.checkpoints = CheckpointFolder(job.checkpoints, job.digest())
-        self.frozen: bool | None = None  # not compiled yet
+        self.early_size = find_early_size(self.plan, job.model, job.manifest.image)
+        self.phase: Phase | None = None  # not compiled yet
         prepare_backend(self.plan)
         policy = "mixed_float16" if self.gpus and self.plan.mixed_precision else "float32"
         with self._scope(), _dtype_policy(policy):
             self.model = build_pretrained(job)
-        self.network = self.model
+        self.network = self.judged = self.model
 
     def run_steps(self, steps: range, total: int, watch: StepWatch) -> dict[str, float]:
         """Train these steps (from 0) of `total`: the mean loss and accuracy over them. Some at the end
@@ -62,8 +73,8 @@ class Trainer:
         Raises:
             TrainingError: the loss is not a finite number.
         """
-        self.enter_phase(steps.start)
-        batches = as_training_dataset(self.train, self.plan, self.classes, steps)
+        size = self.enter_phase(steps.start, total).size
+        batches = as_training_dataset(self.train, self.plan, self.classes, steps, size)
         callbacks = [self._watch_steps(steps, total, watch)]
         with unwrap_loader_errors():
             run = self.network.fit(batches, verbose=0, shuffle=False, callbacks=callbacks)
@@ -81,25 +92,33 @@ class Trainer:
             return {}
         batches = as_evaluation_dataset(self.validation, self.classes)
         with unwrap_loader_errors():
-            found = self.network.evaluate(batches, verbose=0, return_dict=True)
+            found = self.judged.evaluate(batches, verbose=0, return_dict=True)
         figures = {f"val_{name}": float(value) for name, value in found.items()}
         _check_finite(figures, "val_loss", step, self.plan)
         return figures
 
-    def enter_phase(self, step: int) -> None:
-        """Compile for this step, where it has not been done, or where the backbone's freeze ends with it."""
+    def enter_phase(self, step: int, total: int) -> Phase:
+        """Compile for this step of `total`, where it has not been done, or where the backbone's freeze or the smaller
+        images end with it; what the optimizer knows is kept where the same variables learn."""
         pretrained = self.job.model.weights is not None
-        frozen = pretrained and step < self.plan.freeze_steps
-        if frozen == self.frozen:
-            return
-        self.frozen = frozen
+        phase = Phase(
+            frozen=pretrained and step < self.plan.freeze_steps,
+            size=self.early_size if step < count_early_steps(self.plan, total) else None,
+        )
+        if phase == self.phase:
+            return phase
+        goes_on = self.phase is not None and self.phase.frozen == phase.frozen
+        known = _values(self.network.optimizer.variables) if goes_on else ()
+        self.phase = phase
         if pretrained:
-            freeze_backbone(self.model, whole=frozen)
-            if not frozen:
+            freeze_backbone(self.model, whole=phase.frozen)
+            if not phase.frozen:
                 freeze_groups(self.model, self.plan.frozen_groups)
         with self._scope():
-            self.network = self.model if self.gpus else fold_frozen_norms(self.model)
-            self._compile()
+            self.judged = self.model if self.gpus else fold_frozen_norms(self.model)
+            self.network = self.judged if phase.size is None else self._resize(phase.size)
+            self._compile(known)
+        return phase
 
     def save(self, progress: Progress) -> None:
         """Make an evaluation safe. Weights go first, under names of their own, then the state that refers to them, then
@@ -148,16 +167,26 @@ class Trainer:
             self.save(progress)
         return progress, tuple(warnings)
 
-    def _compile(self) -> None:
+    def _resize(self, size: tuple[int, int]) -> Any:
+        """The model for smaller images."""
+        return change_input_size(self.model, size) if self.gpus else fold_frozen_norms(self.model, size)
+
+    def _compile(self, known: Arrays) -> None:
+        """Compile both networks; `known` are the optimizer's variables so far, if it goes on."""
         keras = import_keras()
         loss = keras.losses.BinaryCrossentropy() if self.classes == 2 else keras.losses.CategoricalCrossentropy()
-        self.network.compile(
-            optimizer=make_optimizer(self.plan, self.network),
-            loss=loss,
-            metrics=[_make_accuracy(self.classes)],
-            jit_compile=self.gpus > 0 and not self.plan.deterministic,  # XLA promises no order of its sums
-        )
-        self.network.optimizer.build(self.network.trainable_variables)
+        is_fast = self.gpus > 0 and not self.plan.deterministic  # XLA promises no order of its sums
+        for network in {id(each): each for each in (self.judged, self.network)}.values():
+            network.compile(
+                optimizer=make_optimizer(self.plan, network),
+                loss=loss,
+                metrics=[_make_accuracy(self.classes)],
+                jit_compile=is_fast,
+            )
+        optimizer = self.network.optimizer
+        optimizer.build(self.network.trainable_variables)
+        for variable, array in zip(optimizer.variables, known, strict=False):
+            variable.assign(array)
 
     def _scope(self) -> AbstractContextManager[Any]:
         return self.strategy.scope() if self.strategy else nullcontext()
@@ -182,7 +211,7 @@ class Trainer:
         return {"weights": self.model.weights, "optimizer": self.network.optimizer.variables, "seeds": seeds}
 
     def _restore(self, last: Snapshot, progress: Progress) -> None:
-        self.enter_phase(max(0, progress.step - 1))  # the phase of the step that was saved
+        self.enter_phase(max(0, progress.step - 1), progress.steps)  # the phase of the step that was saved
         for name, variables in self._groups().items():
             arrays = last.groups.get(name, ())
             if [array.shape for array in arrays] != [tuple(variable.shape) for variable in variables]:

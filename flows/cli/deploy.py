@@ -55,7 +55,7 @@ def deploy_command(  # noqa: PLR0913 - each is an option of the command line
 
     settings = [*(options.settings or []), *make_time_settings(nightly, every)]
     replace(options, settings=settings).open_run(name)
-    from flows.deploy import DeployRequest, deploy_model
+    from flows.deployment.deploy import DeployRequest, deploy_model
 
     request = DeployRequest(
         name,

@@ -46,6 +46,6 @@ def gc_command(
     Files that no version needs are removed too, such as those that a run left unfinished. Models and the tables of
     results stay.
     """
-    from flows.gc import clean_workspace
+    from flows.upkeep.gc import clean_workspace
 
     return clean_workspace(options.workspace, keep, keep_batches, grace_hours, dry_run)

@@ -206,6 +206,6 @@ def notify_command(
             raise ConfigError("nobody is told: set notify.command or notify.webhook, or name a block of Prefect")
         return {"sent": send_test(config.notify)}
     config = options.open_run()
-    from flows.automations import ship_to_server
+    from flows.deployment.automations import ship_to_server
 
     return {"automations": ship_to_server(block)}

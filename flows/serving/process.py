@@ -28,7 +28,7 @@ def load_flow(name: str) -> Any:
 
         return retrain
     if name == "gc":
-        from flows.gc import gc
+        from flows.upkeep.gc import gc
 
         return gc
     from flows.score import score

@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import PrefectException
 from prefect.runner._starter_engine import EngineCommandStarter
 
-from flows.lost_runs import HEARTBEAT_SECONDS
+from flows.runs.lost_runs import HEARTBEAT_SECONDS
 from flows.serving.due_runs import due_time
 from flows.serving.log import RunOutput
 from flows.serving.process import read_answer, start_command

@@ -26,6 +26,8 @@ LEDGER = pa.schema(
         pa.field("image_key", pa.binary(16)),  # digest of the file without its metadata, by which its split is drawn
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
+        pa.field("captured", pa.int64()),  # seconds since 1970 on the camera's clock, where EXIF has them
+        pa.field("camera", pa.string()),  # maker, model and serial number, where EXIF has them
         pa.field("label", pa.string()),
         pa.field("label_id", pa.int32()),
         pa.field("group", pa.string()),
@@ -44,7 +46,8 @@ LEDGER = pa.schema(
         pa.field("fingerprint", pa.binary(16)),  # grey means of the image on a 4 x 4 grid
     ]
 )
-ADDED = ("image_key", "record_split", "split_origin")  # columns that older ledgers lack: read as nulls
+# Columns that older ledgers lack: read as nulls.
+ADDED = ("captured", "camera", "image_key", "record_split", "split_origin")
 ROW_GROUP = 65_536
 IMAGE_FACTS = (  # null where a file gave no pixels
     ["width", "height", "label_id", "report_row", "record", "record_label", "pixels_crc32c", "copies_crc32c"]

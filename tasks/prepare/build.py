@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cnn.dataset.split import SPLITS
 from cnn.errors import BadImage
+from cnn.formats.capture import read_capture
 from cnn.formats.content_digest import digest_image_data
 from cnn.images.pixels import encode_jpeg, make_grey32
 from cnn.images.read import read_image
@@ -95,6 +96,7 @@ def build_row(
     image = decoded.pixels if spec.image.encoding == "raw" else encode_jpeg(decoded.pixels)
     record = writers[split].rows
     low, high = decoded.seen or (None, None)
+    capture = read_capture(data)
     return FileResult(
         raw_path,
         "ok",
@@ -111,4 +113,6 @@ def build_row(
         low=low,
         high=high,
         preview=decoded.preview,
+        captured=capture.time,
+        camera=capture.camera,
     )

@@ -44,9 +44,12 @@ class FileResult:
     low: int | None = _column(pa.int64())  # the levels of a picture of more than 8 bits, before the rule for them
     high: int | None = _column(pa.int64())
     preview: bool | None = _column(pa.bool_())  # of a camera raw file
+    captured: int | None = _column(pa.int64())  # seconds since 1970 on the camera's clock
+    camera: str | None = _column(pa.string())
 
 
 REPORT = pa.schema([pa.field(each.name, each.metadata["type"], each.default is None) for each in fields(FileResult)])
+ADDED = ("captured", "camera")  # columns that reports of older releases lack: read as nulls
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,19 @@ def read_chunk_report(store: Store, key: str) -> ChunkReport:
     try:
         table = pa.ipc.open_stream(pa.py_buffer(unseal(store.read(name)))).read_all()
         facts = json.loads(table.schema.metadata[b"shards"])
-        if not table.schema.equals(REPORT):
-            raise ValueError("its columns are others")
-        return ChunkReport(key, table, {split: ShardRef(**shard) for split, shard in facts.items()})
+        return ChunkReport(key, _complete(table), {split: ShardRef(**shard) for split, shard in facts.items()})
     except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise IntegrityError(f"{store.uri_of(name)} is damaged ({error}); prepare again") from None
+
+
+def _complete(table: pa.Table) -> pa.Table:
+    """The table with every column of a report. Raises: ValueError when it has others, or lacks more than `ADDED`."""
+    for name in ADDED:
+        if name not in table.column_names:
+            table = table.append_column(REPORT.field(name), pa.nulls(len(table), REPORT.field(name).type))
+    if not table.schema.equals(REPORT):
+        raise ValueError("its columns are others")
+    return table
 
 
 def count_deep_rows(report: ChunkReport, levels: str | LevelSpan) -> DeepCounts:

@@ -52,6 +52,8 @@ class Rows:
     width: NDArray[np.int32]  # pixels
     height: NDArray[np.int32]
     label_id: NDArray[np.int32]
+    captured: NDArray[np.int64]  # seconds since 1970 on the camera's clock
+    camera: NDArray[np.int32]  # number in `cameras`
     group: NDArray[np.int32]  # number in `groups`
     split: NDArray[np.int8]  # index into SPLITS
     known: NDArray[np.bool_]  # whether its split is that of the previous version
@@ -66,6 +68,7 @@ class Rows:
     copies: NDArray[np.uint32]  # the same over its augmented copies
     reasons: TextIndex = field(default_factory=TextIndex)
     groups: TextIndex = field(default_factory=TextIndex)
+    cameras: TextIndex = field(default_factory=TextIndex)
     chunks: TextIndex = field(default_factory=TextIndex)
     shards: dict[str, Mapping[str, ShardRef]] = field(
         default_factory=dict
@@ -115,6 +118,8 @@ class Rows:
         columns |= {"report_row": self.report_row[part], "label_id": self.label_id[part]}
         columns |= {"pixels_crc32c": self.pixels[part], "copies_crc32c": self.copies[part]}
         texts = {"group": self.groups.decode(self.group[part]), "chunk": self.chunks.decode(self.chunk[part])}
+        texts |= {"camera": self.cameras.decode(self.camera[part])}
+        columns |= {"captured": pa.array(self.captured[part], mask=self.captured[part] < 0)}
         texts |= {"shard": names.decode(shards[part]), "reason": self._reason_texts(part)}
         for name, numbers in (("split", self.split[part]), ("record_split", self.record_split[part])):
             texts[name] = pa.array(SPLITS).take(pa.array(numbers, mask=numbers < 0))
@@ -206,6 +211,8 @@ class RowsDraft(Rows):
         self.outcome[rows] = _codes(table.column("outcome"), OUTCOMES)
         self.split[rows] = _codes(table.column("split"), SPLITS)
         self.group[rows] = self.groups.encode_column(table.column("group"))
+        self.camera[rows] = self.cameras.encode_column(table.column("camera"))
+        self.captured[rows] = table.column("captured").fill_null(NONE).to_numpy()
         self.is_read[rows] = pc.is_valid(table.column("digest")).to_numpy(zero_copy_only=False)
         self.digest[rows] = _digests(table.column("digest"))
         self.image_key[rows] = bytes_of(table.column("image_key"), KEY)

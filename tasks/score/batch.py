@@ -16,7 +16,7 @@ from infra.storage.store import Store
 from infra.storage.workspace import read_pointers
 from tasks.score.spec import ModelRef, ScoreJob, ScoreSpec, ScoreTask
 
-SCORING_RULES = 3  # raise it when the same bytes and model would give another row, or a row other columns
+SCORING_RULES = 4  # raise it when the same bytes and model would give another row, or a row other columns
 logger = logging.getLogger(__name__)
 
 

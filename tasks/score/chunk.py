@@ -43,7 +43,7 @@ from tasks.score.predictions import (
 )
 from tasks.score.spec import ScoreTask
 
-KNOWN = ("digest", "top_k", "width", "height", "scored_at")  # columns that make a `Prediction`
+KNOWN = ("digest", "top_k", "labels_within", "width", "height", "scored_at")  # columns that make a `Prediction`
 
 _loading = threading.Lock()  # of threads that begin at once, one loads and the others find it loaded
 
@@ -119,7 +119,7 @@ def score_chunk(chunk: Chunk, task: ScoreTask) -> ChunkScores:
     )
     if task.spec.features:  # before the part, which says that the chunk is done
         store.write(score_features_path(task.batch, chunk.key), encode_features(make_features_table(rows)))
-    store.write(name, encode_part(make_predictions_table(rows, task.spec), asdict(scores)))
+    store.write(name, encode_part(make_predictions_table(rows, task.spec, task.rule), asdict(scores)))
     return scores
 
 
@@ -221,7 +221,8 @@ class PredictionQueue:
         for (number, _, width, height), probabilities, seen in zip(self._waiting, outputs, features, strict=True):
             ranked = rank_classes(probabilities, self._labels, self._task.spec.top_k)
             top_k = tuple(Guess(label, probability) for label, probability in ranked)
-            self._predictions[number] = Prediction(top_k, width, height, self._task.scored_at, seen)
+            within = self._task.rule.choose_labels(probabilities, self._labels)
+            self._predictions[number] = Prediction(top_k, width, height, self._task.scored_at, within, seen)
         self._waiting = []
 
     def _see(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], Sequence[NDArray[np.float16] | None]]:
@@ -254,7 +255,8 @@ class KnownPredictions:
         if row["digest"] != digest:
             return None
         top_k = tuple(Guess(**guess) for guess in row["top_k"])
-        return Prediction(top_k, row["width"], row["height"], row["scored_at"])
+        within = None if row["labels_within"] is None else tuple(row["labels_within"])
+        return Prediction(top_k, row["width"], row["height"], row["scored_at"], within)
 
 
 def _find_part(store: Store, name: str, chunk: Chunk) -> ChunkScores | None:

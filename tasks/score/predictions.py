@@ -21,12 +21,14 @@ from cnn.text import shorten
 from infra.storage.entry import Entry
 from tasks.files.paths import restore_paths, show_path
 from tasks.pages.spreadsheets import write_rows
+from tasks.score.decision import DecisionRule
 from tasks.score.spec import ScoreSpec
 
 SCORE_OUTCOMES = ("ok", "quarantined", "ignored")
 DECISIONS = ("accept", "review")
 SLICE = 16_384  # rows that are in memory at once while a batch is written or read
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+NO_RULE = DecisionRule()
 
 
 class Guess(NamedTuple):
@@ -40,14 +42,16 @@ class Guess(NamedTuple):
 class Prediction:
     """What a model says of an image of `width` x `height` pixels, and since when (UTC).
 
-    `top_k` are the most probable labels, best first; the first of them is the image's label. `features` float16 (f,)
-    are what the network saw, where they were asked for and the prediction was made now.
+    `top_k` are the most probable labels, best first; the first of them is the image's label. `labels_within` are those
+    among which the true one is as often as `score.coverage` says, None where the model cannot tell. `features` float16
+    (f,) are what the network saw, where they were asked for and the prediction was made now.
     """
 
     top_k: tuple[Guess, ...]
     width: int
     height: int
     scored_at: datetime
+    labels_within: tuple[str, ...] | None = None
     features: NDArray[np.float16] | None = field(default=None, compare=False, repr=False)
 
 
@@ -93,7 +97,10 @@ COLUMN_VALUES: Mapping[pa.Field, Callable[[FileOutcome], Any]] = {
     pa.field("top_k", pa.list_(pa.struct({"label": pa.string(), "probability": pa.float64()}))): _from_prediction(
         lambda found: found.top_k
     ),
-    pa.field("decision", pa.string()): lambda row: None,  # follows from the confidence: see `set_decisions`
+    pa.field("labels_within", pa.list_(pa.string())): _from_prediction(lambda found: found.labels_within),
+    pa.field("decision", pa.string()): lambda row: (
+        None
+    ),  # follows from the label and its confidence: see `set_decisions`
     pa.field("outcome", pa.string(), nullable=False): lambda row: row.outcome,
     pa.field("reason", pa.string()): lambda row: row.reason,
     pa.field("model_version", pa.string(), nullable=False): lambda row: row.model_version,
@@ -115,21 +122,22 @@ PREDICTIONS = pa.schema(list(COLUMN_VALUES))
 # In a spreadsheet a person reads from the left; the guesses after the first follow the confidence.
 FIRST_CELLS = ("path", "label", "confidence")
 LAST_CELLS = (
-    *("decision", "outcome", "reason", "modified", "scored_at", "width", "height", "size"),
+    *("labels_within", "decision", "outcome", "reason", "modified", "scored_at", "width", "height", "size"),
     *("model_version", "digest", "revision", "path_raw"),
 )
 
 
-def make_predictions_table(rows: Sequence[FileOutcome], spec: ScoreSpec) -> pa.Table:
+def make_predictions_table(rows: Sequence[FileOutcome], spec: ScoreSpec, rule: DecisionRule = NO_RULE) -> pa.Table:
     """The rows as a table of the columns `PREDICTIONS`."""
     columns = {column.name: [read(row) for row in rows] for column, read in COLUMN_VALUES.items()}
-    return set_decisions(pa.table(columns, schema=PREDICTIONS), spec)
+    return set_decisions(pa.table(columns, schema=PREDICTIONS), spec, rule)
 
 
-def set_decisions(table: pa.Table, spec: ScoreSpec) -> pa.Table:
+def set_decisions(table: pa.Table, spec: ScoreSpec, rule: DecisionRule = NO_RULE) -> pa.Table:
     """The table with the decision on each prediction; null where there is no prediction."""
     confidences = table.column("confidence").to_numpy()
-    texts = np.where(spec.is_accepted(confidences), *DECISIONS)
+    thresholds = rule.find_thresholds(table.column("label").to_numpy(), spec.accept)
+    texts = np.where(confidences >= thresholds, *DECISIONS)
     decisions = pa.array(texts, pa.string(), mask=np.isnan(confidences))
     place = PREDICTIONS.get_field_index("decision")
     return table.set_column(place, PREDICTIONS.field(place), decisions)
@@ -193,6 +201,23 @@ def iterate_predictions(path: Path, columns: Sequence[str] | None = None) -> Ite
         raise _damaged(str(path), error) from None
 
 
+def can_complete(found: pa.Schema, schema: pa.Schema) -> bool:
+    """Whether rows of these columns are rows of `schema` once columns are added whose values nobody knows: those of a
+    release that did not have them yet."""
+    added = set(schema.names) - set(found.names)
+    kept = pa.schema([column for column in schema if column.name not in added])
+    return found.remove_metadata().equals(kept) and all(schema.field(name).nullable for name in added)
+
+
+def complete_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with the columns of `schema`, null where an earlier release did not write one."""
+    columns = [
+        table.column(column.name) if column.name in table.schema.names else pa.nulls(table.num_rows, column.type)
+        for column in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
 def merge_tables(streams: Iterable[Iterable[pa.Table]]) -> Iterator[pa.Table]:
     """One stream of tables sorted by path out of several, each sorted by path; holds one table of each at a time."""
     queue = [head for stream in streams if (head := _next_head(iter(stream))) is not None]
@@ -222,11 +247,20 @@ def write_csv(source: Path, target: Path, top_k: int = 2) -> int:
     guesses = [f"{name}_{rank}" for rank in ranks for name in ("label", "probability")]
     header = [*FIRST_CELLS, *guesses, *LAST_CELLS]
     rows = (
-        [*(row[name] for name in FIRST_CELLS), *_list_guesses(row["top_k"], ranks), *(row[name] for name in LAST_CELLS)]
+        [
+            *(row[name] for name in FIRST_CELLS),
+            *_list_guesses(row["top_k"], ranks),
+            *(_join_labels(row[name]) if name == "labels_within" else row[name] for name in LAST_CELLS),
+        ]
         for table in iterate_predictions(source)
         for row in table.to_pylist()
     )
     return write_rows(target, header, rows)
+
+
+def _join_labels(labels: Sequence[str] | None) -> str | None:
+    """Several labels in one cell."""
+    return None if labels is None else " | ".join(labels)
 
 
 def _list_guesses(top_k: Sequence[Mapping[str, Any]] | None, ranks: range) -> list[Any]:

@@ -124,7 +124,7 @@ def _read_reused(plan: ScorePlan) -> Iterator[pa.Table]:
     for table in iterate_predictions(plan.previous.path):
         mask = plan.comparison.reused[position : position + table.num_rows]
         position += table.num_rows
-        yield set_decisions(table.filter(pa.array(mask)), plan.task.spec)
+        yield set_decisions(table.filter(pa.array(mask)), plan.task.spec, plan.task.rule)
 
 
 def _describe_unreadable(plan: ScorePlan) -> Iterator[pa.Table]:

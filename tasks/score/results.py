@@ -21,7 +21,15 @@ from infra.storage.scratch import open_scratch
 from infra.storage.store import Store
 from tasks.files.paths import restore_paths
 from tasks.score.batch import BatchRecord, fetch_predictions
-from tasks.score.predictions import DECISIONS, PREDICTIONS, SLICE, iterate_predictions, merge_tables
+from tasks.score.predictions import (
+    DECISIONS,
+    PREDICTIONS,
+    SLICE,
+    can_complete,
+    complete_columns,
+    iterate_predictions,
+    merge_tables,
+)
 
 ALL, NEW, RECORD = "all/predictions.parquet", "new/predictions.parquet", "results.json"
 BATCH = b"safelight.batch"
@@ -118,13 +126,14 @@ def _set(table: pa.Table, field: pa.Field, values: pa.Array) -> pa.Table:
 
 
 def _read_earlier(store: Store, whole: Path | None, before: BatchRecord | None) -> Iterator[pa.Table]:
-    """The rows of the table of all as it is; where there is none yet, those of the batch that was the latest."""
+    """The rows of the table of all as it is; where there is none yet, those of the batch that was the latest. Columns
+    that an earlier release did not write are null."""
     if whole is not None:
-        yield from iterate_predictions(whole)
+        yield from (complete_columns(table, RESULTS_SCHEMA) for table in iterate_predictions(whole))
         return
     path = None if before is None else fetch_predictions(store, before.predictions)
     for table in iterate_predictions(path) if path is not None else ():
-        yield next(_mark([table], False)).drop_columns(["earlier"])
+        yield next(_mark([complete_columns(table, PREDICTIONS)], False)).drop_columns(["earlier"])
 
 
 def _write_results(tables: Iterable[pa.Table], path: Path, batch: str) -> None:
@@ -184,7 +193,7 @@ def _fetch_results(store: Store, place: str) -> Path | None:
         schema = pq.read_schema(path)
     except (pa.ArrowException, OSError):
         return None
-    return path if schema.remove_metadata().equals(RESULTS_SCHEMA) else None
+    return path if can_complete(schema, RESULTS_SCHEMA) else None
 
 
 def _read_batch_of(path: Path) -> str:

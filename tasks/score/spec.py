@@ -1,14 +1,13 @@
 """Settings of scoring (`[score]`), and the values that travel to its workers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Self
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from cnn.spec import Settings, Spec
+from tasks.score.decision import DecisionRule
 
 
 class ScoreSpec(Settings):
@@ -43,10 +42,6 @@ class ScoreSpec(Settings):
             raise ValueError("features are those of the float32 network; choose score.features or int8, not both")
         return self
 
-    def is_accepted(self, confidences: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """bool (predictions,): whether each prediction stands without a look."""
-        return np.asarray(confidences >= self.accept, np.bool_)
-
 
 class ModelRef(Spec):
     """Which model scores: its name and version in the registry, the digest of its bundle, its class names.
@@ -64,13 +59,15 @@ class ModelRef(Spec):
 
 @dataclass(frozen=True)
 class ScoreJob:
-    """What is asked for: the addresses of source and workspace, the model, the settings, the time (UTC) to record."""
+    """What is asked for: the addresses of source and workspace, the model, the settings, the time (UTC) to record, and
+    the rule that the model's calibration and the settings come to."""
 
     source: str
     workspace: str
     model: ModelRef
     spec: ScoreSpec
     scored_at: datetime
+    rule: DecisionRule = field(default=DecisionRule(), kw_only=True)
 
 
 @dataclass(frozen=True)

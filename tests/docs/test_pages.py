@@ -27,8 +27,8 @@ from cnn.models.backbones import BACKBONES
 from cnn.models.presets import PRESETS
 from flows.cli.main import app
 from flows.config import Config, load_config
-from flows.gc import clean_workspace
 from flows.results import PrepareResult, ScoreResult, SearchResult, TrainResult
+from flows.upkeep.gc import clean_workspace
 from infra.storage import layout
 from tasks.dataset.gc import Collected
 from tasks.dataset.ledger import LEDGER, OUTCOMES

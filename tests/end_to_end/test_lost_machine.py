@@ -16,9 +16,9 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
 
-from flows.lost_runs import ship_lost_run_automation
-from flows.remote_run import find_sign
-from flows.work_pools import ONE_AT_A_TIME, TAGS, set_heartbeat
+from flows.deployment.work_pools import ONE_AT_A_TIME, TAGS, set_heartbeat
+from flows.runs.lost_runs import ship_lost_run_automation
+from flows.runs.remote_run import find_sign
 
 pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(900)]
 

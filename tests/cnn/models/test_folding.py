@@ -1,21 +1,22 @@
 """Folded networks answer and learn as the ones that they are made of."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from cnn.backend import import_keras, import_tensorflow
-from cnn.models.folding import fold_frozen_norms
+from cnn.models.folding import change_input_size, fold_frozen_norms
 
 # Keras 3.15 on TensorFlow 2.21 and NumPy 2: its variables know no copy keyword yet.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 
-def build_network(nested: bool) -> Any:
+def build_network(nested: bool, size: tuple[int | None, int | None] = (9, 9)) -> Any:
     """Every kind of convolution that is folded, and what must not be: an activation between, a norm of its own."""
     layers = import_keras().layers
-    inputs = import_keras().Input((9, 9, 3))
+    inputs = import_keras().Input((*size, 3))
     values = layers.Conv2D(8, 3, 2, "same", use_bias=False, name="plain")(inputs)
     values = layers.BatchNormalization(name="plain_norm")(values)
     values = layers.DepthwiseConv2D(3, padding="same", use_bias=False, name="depthwise")(values)
@@ -28,7 +29,7 @@ def build_network(nested: bool) -> Any:
     body = import_keras().Model(inputs, values, name="backbone")
     if not nested:
         return body
-    outer = import_keras().Input((9, 9, 3))
+    outer = import_keras().Input((*size, 3))
     pooled = layers.GlobalAveragePooling2D()(body(layers.Rescaling(0.5)(outer)))
     return import_keras().Model(outer, layers.Dense(2)(pooled))
 
@@ -97,3 +98,17 @@ def test_what_is_learnt_is_learnt_by_both() -> None:
     folded.trainable_variables[0].assign_add(np.full(folded.trainable_variables[0].shape, 0.5))
     images = np.random.default_rng(1).normal(size=(4, 9, 9, 3)).astype(np.float32)
     np.testing.assert_allclose(np.asarray(folded(images)), np.asarray(model(images)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("change", [change_input_size, fold_frozen_norms])
+@pytest.mark.parametrize("nested", [False, True])
+def test_another_size_has_the_same_variables_and_answers(nested: bool, change: Callable[..., Any]) -> None:
+    model = prepare(nested)
+    smaller = change(model, (7, 5))
+    assert smaller.input.shape == (None, 7, 5, 3)
+    variables = {id(variable) for variable in model.trainable_variables}
+    assert {id(variable) for variable in smaller.trainable_variables} == variables
+    images = np.random.default_rng(1).normal(size=(4, 7, 5, 3)).astype(np.float32)
+    free = build_network(nested, (None, None))
+    free.set_weights(model.get_weights())
+    np.testing.assert_allclose(np.asarray(smaller(images)), np.asarray(free(images)), rtol=1e-4, atol=1e-4)

@@ -8,6 +8,7 @@ from typing import Any
 import albumentations as A
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from tiny_jobs import (
     SIDE,
     KilledError,
@@ -20,14 +21,18 @@ from tiny_jobs import (
 )
 
 from cnn.backend import import_keras
+from cnn.dataset.loader import ShardSet, open_split
 from cnn.errors import ConfigError, DatasetError, TrainingError
 from cnn.images.spec import AugmentSpec
 from cnn.models.architecture import ModelSpec
 from cnn.models.backbones import BACKBONES, Backbone, build_backbone
+from cnn.training import batches, early_size
 from cnn.training.checkpoint import read_snapshot
 from cnn.training.fit import FitResult, fit_model
 from cnn.training.progress import measure_noise
 from cnn.training.schedule import compute_rate
+from cnn.training.spec import FitJob
+from cnn.training.trainer import StepWatch, Trainer
 
 # Keras 3.15 on TensorFlow 2.21 and NumPy 2: its variables know no copy keyword yet.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -161,3 +166,58 @@ def test_backbone_is_frozen_then_fine_tuned(tmp_path: Path, monkeypatch: pytest.
     rates = [figures["learning_rate"] for figures in result.history]
     assert rates == pytest.approx([compute_rate(job.plan, step, 18) for step in (5, 11, 17)], rel=1e-6)
     assert rates[1] < 0.1 * rates[0]
+
+
+def make_early_job(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FitJob:
+    """A training of 18 steps, 12 of them with images of 6x6 instead of 8x8."""
+    monkeypatch.setattr(import_keras().applications, "Tiny", build_tiny, raising=False)
+    monkeypatch.setitem(BACKBONES, "tiny", Backbone("Tiny", "torch", 4 * 28 + 16, 4, smallest=1))
+    monkeypatch.setattr(early_size, "LEAST_SIDE", SIDE)
+    monkeypatch.setattr(early_size, "STRIDE", 2)
+    path = folder / "pretrained.weights.h5"
+    import_keras().utils.set_random_seed(1)
+    build_backbone(BACKBONES["tiny"], (SIDE, SIDE)).save_weights(path)
+    job = make_job(folder, epochs=3, optimizer="adamw", deterministic=True)
+    plan = job.plan.model_copy(update={"early_scale": 0.75})
+    return replace(job, model=ModelSpec(backbone="tiny", weights=str(path)), plan=plan)
+
+
+@pytest.mark.parametrize("killed_at", [6, 12])
+def test_early_steps_see_smaller_images_and_a_killed_training_ends_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
+) -> None:
+    job = make_early_job(tmp_path, monkeypatch)
+    sizes: list[tuple[int, int]] = []
+
+    def shrink(images: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+        sizes.append(size)
+        return early_size.shrink_images(images, size)
+
+    monkeypatch.setattr(batches, "shrink_images", shrink)
+    whole = fit_model(job, ignore)
+    assert set(sizes) == {(6, 6)}
+    assert whole.steps == 18
+    assert whole.model.input.shape == (None, SIDE, SIDE, 1)
+    again = replace(job, checkpoints=tmp_path / "killed")
+    with pytest.raises(KilledError):
+        fit_model(again, kill_after(killed_at))
+    resumed = fit_model(again, ignore)
+    assert resumed.resumed_at == killed_at
+    for mine, theirs in zip(resumed.model.get_weights(), whole.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_what_the_optimizer_knows_is_kept_when_images_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_early_job(tmp_path, monkeypatch)
+    trainer = Trainer(job, *_open(job))
+    trainer.run_steps(range(12), 18, StepWatch(lambda step: None, lambda: False))
+    before = [np.asarray(variable) for variable in trainer.network.optimizer.variables]
+    assert trainer.enter_phase(12, 18).size is None
+    after = [np.asarray(variable) for variable in trainer.network.optimizer.variables]
+    assert int(after[0]) == 12
+    for mine, theirs in zip(after, before, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def _open(job: FitJob) -> tuple[ShardSet, ShardSet]:
+    return open_split(job.manifest, "train", job.root), open_split(job.manifest, "validation", job.root)

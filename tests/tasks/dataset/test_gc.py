@@ -24,7 +24,7 @@ from scenes import (
 from steps import plan_job, prepare, run_here, write_image, write_photos
 from typer.testing import CliRunner
 
-import flows.gc  # noqa: F401 - Prefect writes to the stderr that is there when it is first imported, not to a test's
+import flows.upkeep.gc  # noqa: F401 - Prefect writes to the stderr that is there when it is first imported, not to a test's
 from cnn.errors import IntegrityError, StorageError
 from cnn.images.spec import ImageSpec
 from flows.cli.main import app

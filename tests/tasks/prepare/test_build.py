@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from PIL import Image
 
 from cnn.dataset.split import SplitSpec, choose_split, find_group
 from cnn.dataset.tfrecord import Record, decode_record, digest_shard, iterate_frames
+from cnn.digest import seal, unseal
 from cnn.errors import IntegrityError
 from cnn.formats.content_digest import digest_image_data
 from cnn.images.read import read_image
@@ -157,3 +159,28 @@ def test_normalization_and_augmentation_change_no_chunk() -> None:
     assert make_spec(augment=AugmentSpec(copies=1)).build_key() == base
     assert make_spec(image=ImageSpec(size=(8, 9))).build_key() != base
     assert make_spec(split=SplitSpec(seed=1)).build_key() != base
+
+
+def test_a_photograph_row_says_when_and_with_what_it_was_taken(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[271], exif[272], exif[306] = "Reconyx", "HP2X", "2024:05:31 06:32:09"
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    Image.new("RGB", (16, 16)).save(tmp_path / "photos" / "cat" / "0.jpg", exif=exif)
+    (report,) = build(tmp_path / "photos", tmp_path / "work", make_spec())
+    (row,) = report.table.select(["captured", "camera"]).to_pylist()
+    assert row == {"captured": 1_717_137_129, "camera": "Reconyx HP2X"}
+
+
+def test_reports_of_older_releases_are_read_without_capture(source: Path, tmp_path: Path) -> None:
+    (report,) = build(source, tmp_path / "work", make_spec())
+    path = tmp_path / "work" / "chunks" / f"{report.key}.arrow"
+    older = report.table.drop_columns(["captured", "camera"]).replace_schema_metadata(
+        pa.ipc.open_stream(unseal(path.read_bytes())).schema.metadata
+    )
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, older.schema) as writer:
+        writer.write_table(older)
+    path.write_bytes(seal(sink.getvalue().to_pybytes()))
+    found = read_chunk_report(open_store(str(tmp_path / "work")), report.key).table
+    assert found.drop_columns(["captured", "camera"]).equals(older)
+    assert found.column("camera").null_count == found.column("captured").null_count == len(found)

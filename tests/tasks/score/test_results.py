@@ -82,6 +82,37 @@ def test_pandas_and_duckdb_open_each_as_one_table(tmp_path: Path) -> None:
         assert pq.read_table(folder).schema.remove_metadata().equals(RESULTS_SCHEMA)
 
 
+def test_tables_of_a_release_that_knew_fewer_columns_keep_their_history(tmp_path: Path) -> None:
+    """A file that was gone before the release is still known as gone after it; the new column is null in its row."""
+    inbox, work = write_inbox(tmp_path / "in"), tmp_path / "work"
+    (inbox / "5.png").rename(tmp_path / "5.png")
+    score(inbox, work)
+    (inbox / "0.png").unlink()
+    _, results = score(inbox, work)
+    whole = work / results.all
+    older = pq.read_table(whole)
+    pq.write_table(older.drop_columns(["labels_within"]), whole)
+    (tmp_path / "5.png").rename(inbox / "5.png")
+    _, results = score(inbox, work)
+    rows = read(work, results.all)
+    assert list(rows.index[rows.removed_at.notna()]) == ["0.png"]
+    assert list(rows.index[rows.is_new]) == ["5.png"]
+    assert rows.labels_within.isna().all()
+    assert pq.read_table(whole).schema.remove_metadata().equals(RESULTS_SCHEMA)
+
+
+def test_a_table_with_a_column_of_another_type_is_made_anew(tmp_path: Path) -> None:
+    inbox, work = write_inbox(tmp_path / "in"), tmp_path / "work"
+    _, results = score(inbox, work)
+    whole = work / results.all
+    table = pq.read_table(whole)
+    place = table.schema.get_field_index("size")
+    pq.write_table(table.set_column(place, "size", table.column("size").cast("float64")), whole)
+    (inbox / "0.png").unlink()
+    _, results = score(inbox, work)
+    assert (results.rows, results.removed) == (7, 1)  # from the batch before
+
+
 def test_a_run_that_scores_nothing_changes_nothing(tmp_path: Path) -> None:
     inbox, work = write_inbox(tmp_path / "in"), tmp_path / "work"
     _, results = score(inbox, work)

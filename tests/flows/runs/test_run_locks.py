@@ -13,14 +13,14 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 
-from flows.run_locks import end_lost_runs, find_lost_runs, make_lock_folder
+from flows.runs.run_locks import end_lost_runs, find_lost_runs, make_lock_folder
 from infra.storage.locks import lock_path
 
 WORK = """
 import sys
 from prefect import flow
 from prefect.context import FlowRunContext
-from flows.run_locks import lock_run
+from flows.runs.run_locks import lock_run
 
 @flow
 def work():

@@ -16,14 +16,7 @@ from pydantic import ValidationError
 from cnn.errors import ConfigError
 from flows.config import LOCAL_SETTINGS, Config
 from flows.config_errors import describe_invalid
-from flows.lost_runs import ship_lost_run_automation
-from flows.progress import log_message
-from flows.retrain import retrain
-from flows.score import score
-from flows.serve import make_schedule
-from flows.serving.timetable import find_local_zone
-from flows.train import train
-from flows.work_pools import (
+from flows.deployment.work_pools import (
     PoolDeployment,
     describe_timing,
     ensure_work_pool,
@@ -32,6 +25,13 @@ from flows.work_pools import (
     is_served,
     write_deployment,
 )
+from flows.progress import log_message
+from flows.retrain import retrain
+from flows.runs.lost_runs import ship_lost_run_automation
+from flows.score import score
+from flows.serve import make_schedule
+from flows.serving.timetable import find_local_zone
+from flows.train import train
 from infra.registry.tracking import check_model_name
 
 FLOWS: dict[str, Any] = {"retrain": retrain, "score": score, "train": train}

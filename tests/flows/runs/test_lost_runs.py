@@ -11,7 +11,7 @@ from prefect.client.orchestration import get_client
 from prefect.events import EventTrigger
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
-from flows.lost_runs import FILE, LOST_SECONDS, is_other, read_automations, ship_lost_run_automation
+from flows.runs.lost_runs import FILE, LOST_SECONDS, is_other, read_automations, ship_lost_run_automation
 
 
 def test_a_run_may_miss_more_than_two_heartbeats_at_prefects_own_pace() -> None:

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from flows.run_locks import lock_run
-from flows.waiting_runs import limit_waiting_runs
+from flows.runs.run_locks import lock_run
+from flows.runs.waiting_runs import limit_waiting_runs
 
 
 @contextmanager
 def attend_run() -> Iterator[None]:
-    """The block is the work of a flow run; see `flows.run_locks` and `flows.waiting_runs`."""
+    """The block is the work of a flow run; see `flows.runs.run_locks` and `flows.runs.waiting_runs`."""
     with lock_run(), limit_waiting_runs():
         yield

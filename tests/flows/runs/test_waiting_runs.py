@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.flow_engine import run_flow
 
-from flows.waiting_runs import (
+from flows.runs.waiting_runs import (
     SUPERFLUOUS,
     cancel_waiting_runs,
     choose_superfluous,
@@ -100,6 +100,6 @@ def test_a_run_of_a_deployment_keeps_the_queue_behind_it_short(prefect_api: str)
 
 
 def test_outside_of_a_deployment_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.waiting_runs.get_client", lambda **_: pytest.fail("a server was asked"))
+    monkeypatch.setattr("flows.runs.waiting_runs.get_client", lambda **_: pytest.fail("a server was asked"))
     with limit_waiting_runs():
         pass

@@ -16,7 +16,7 @@ from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.types.entrypoint import EntrypointType
 
-from flows.lost_runs import HEARTBEAT_SECONDS
+from flows.runs.lost_runs import HEARTBEAT_SECONDS
 
 SLUG = "safelight"  # of the schedule that is ours; a person may add others
 TAGS = ["safelight"]

@@ -2,9 +2,9 @@
 
 import pytest
 
-import flows.outages
+import flows.runs.outages
 from cnn.errors import ConfigError, ServerOutageError
-from flows.outages import PAUSES, survive_outages
+from flows.runs.outages import PAUSES, survive_outages
 
 FAULT = ServerOutageError("MLflow at http://mlflow:5000 does not answer")
 
@@ -26,8 +26,8 @@ class Work:
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
-    monkeypatch.setattr(flows.outages, "log_message", lines.append)
-    monkeypatch.setattr(flows.outages, "is_unattended", lambda: True)
+    monkeypatch.setattr(flows.runs.outages, "log_message", lines.append)
+    monkeypatch.setattr(flows.runs.outages, "is_unattended", lambda: True)
     return lines
 
 

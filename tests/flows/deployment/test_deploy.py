@@ -16,8 +16,8 @@ from prefect.exceptions import ObjectNotFound
 from typer.testing import CliRunner
 
 from flows.cli.main import app
-from flows.deploy import merge_values
-from flows.work_pools import set_heartbeat
+from flows.deployment.deploy import merge_values
+from flows.deployment.work_pools import set_heartbeat
 
 pytestmark = pytest.mark.integration
 

@@ -16,9 +16,9 @@ from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.states import Failed, Running
 from web_servers import serving
 
-import flows.automations
+import flows.deployment.automations
 from cnn.errors import ConfigError
-from flows.automations import PREFIX, describe_window, find_window, ship_automations, ship_to_server
+from flows.deployment.automations import PREFIX, describe_window, find_window, ship_automations, ship_to_server
 from flows.events import emit_notice
 from infra.notify.spec import Notice
 
@@ -145,7 +145,7 @@ def test_people_are_told_of_failed_held_back_late_and_missing_runs(
     client: SyncPrefectClient, chat: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody works on the schedule: its runs are late, and none ends well."""
-    monkeypatch.setattr(flows.automations, "LATE", timedelta(seconds=10))
+    monkeypatch.setattr(flows.deployment.automations, "LATE", timedelta(seconds=10))
     deployment = deploy(client, "silent", IntervalSchedule(interval=timedelta(seconds=5)))
     try:
         ship_to_server("custom-webhook/ops")

@@ -24,9 +24,9 @@ from prefect.states import Cancelled, Cancelling, Crashed
 
 from cnn.errors import ServerError
 from cnn.text import shorten
-from flows.lost_runs import HEARTBEAT, LOST_SECONDS
+from flows.deployment.work_pools import set_heartbeat
 from flows.progress import describe_time, log_message
-from flows.work_pools import set_heartbeat
+from flows.runs.lost_runs import HEARTBEAT, LOST_SECONDS
 
 LOOK_SECONDS = 5.0
 WAITING_SECONDS = 60.0  # after which a line says why the run has not begun; the next one comes after twice the time

@@ -15,9 +15,9 @@ from prefect.client.schemas.objects import FlowRun, State, WorkerStatus
 from prefect.states import AwaitingConcurrencySlot, Cancelling, Completed, Crashed, Late, Running, Scheduled
 
 from cnn.errors import ServerError
-from flows import remote_run
-from flows.lost_runs import LOST_SECONDS
-from flows.remote_run import Patience, find_sign, run_elsewhere, watch_run
+from flows.runs import remote_run
+from flows.runs.lost_runs import LOST_SECONDS
+from flows.runs.remote_run import Patience, find_sign, run_elsewhere, watch_run
 
 NOON = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 

@@ -1,0 +1,39 @@
+"""The rule by which predictions are accepted, sent for review, or given several labels: plain numbers."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.spec import Spec
+
+NEVER = 2.0  # a threshold that no confidence reaches
+
+
+class DecisionRule(Spec):
+    """What a bundle's calibration images and the settings come to, for one batch.
+
+    `thresholds`: by label, the confidence from which its predictions are accepted; None: `score.accept` for all.
+    `within`: by class, in the bundle's order, the probability from which its label is in `labels_within`; None: that
+    column stays empty.
+    """
+
+    thresholds: dict[str, float] | None = None
+    within: tuple[float, ...] | None = None
+
+    def find_thresholds(self, labels: NDArray[np.object_], accept: float) -> NDArray[np.float64]:
+        """float64 (predictions,): the confidence that each must reach, `accept` where nothing is promised."""
+        if self.thresholds is None:
+            return np.full(len(labels), accept)
+        return np.array([self.thresholds.get(label, NEVER) for label in labels], np.float64)
+
+    def choose_labels(self, probabilities: NDArray[np.float64], labels: list[str]) -> tuple[str, ...] | None:
+        """The labels among which the true one is, as often as `score.coverage` says, the most probable first; at least
+        that one. None where the model has too few calibration images to say.
+        """
+        if self.within is None:
+            return None
+        order = np.argsort(-probabilities, kind="stable")
+        return tuple(
+            labels[place]
+            for rank, place in enumerate(order.tolist())
+            if not rank or probabilities[place] >= self.within[place]
+        )
