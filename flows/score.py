@@ -35,7 +35,9 @@ from tasks.files.listing import describe_excluded, list_lost_folders, list_sourc
 from tasks.files.source_checks import name_command, open_given, refuse_outside_links, refuse_workspace_inside
 from tasks.score.batch import BatchRecord, find_previous_batch
 from tasks.score.chunk import ChunkScores, score_chunk, warm_up_scoring
+from tasks.score.decision import DecisionRule
 from tasks.score.inbox_checks import check_inbox, explain_vanished
+from tasks.score.novelty import add_unknown
 from tasks.score.plan import ScorePlan, find_finished_batch, plan_scoring
 from tasks.score.predictions import write_csv
 from tasks.score.publish import publish_batch
@@ -124,10 +126,13 @@ def plan_batch(address: str, store: Store, model: ModelRef, config: Config) -> S
         uri = address if "://" in address else str(parse_folder(address))
         raise explain_vanished(fault, store, uri, model.name) from None
     refuse_outside_links(source, files, command)
-    job = ScoreJob(source.uri, store.uri, model, config.score, datetime.now(UTC))
+    rule, unknown = add_unknown(DecisionRule(), store, model, config.score)
+    job = ScoreJob(source.uri, store.uri, model, config.score, datetime.now(UTC), rule=rule)
     remove_stale_scratch(store.root)
     plan = plan_scoring(files, job, find_previous_batch(store, job), config.chunk.files)
     lines = [f"{files.num_rows:,} files, {len(plan.chunks.rows):,} to score", *check_inbox(plan)]
+    if unknown:
+        lines.append(unknown)
     if exclude:
         lines.append(describe_excluded(files, exclude))
     if lost := list_lost_folders(files):

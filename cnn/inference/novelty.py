@@ -23,7 +23,7 @@ from cnn.inference.bundle import NOVELTY, BundleInfo, read_bundle, read_part, wr
 from cnn.models.head import squash_to_unit
 
 FEWEST_AXES, MOST_AXES = 32, 128  # one for each class in between; with more, noise drowns what tells classes apart
-ROWS = 20_000  # training images kept at most, the same number of each class: 1.3 MB with 32 axes
+ROWS = 10_000  # training images kept at most, the same number of each class: 0.7 MB with 32 axes
 OUTSIDE = 1.7  # weight of the distance from all components, in standard deviations of it
 SHRINKAGE = 0.1  # of the spread within classes towards one that is the same in all directions
 HELD_OUT = 5_000  # held-out images whose distances are kept

@@ -14,9 +14,10 @@ from cnn.spec import Spec
 from infra.storage.layout import BATCH_POINTERS, batch_path, batch_pointer_path
 from infra.storage.store import Store
 from infra.storage.workspace import read_pointers
+from tasks.score.decision import DecisionRule
 from tasks.score.spec import ModelRef, ScoreJob, ScoreSpec, ScoreTask
 
-SCORING_RULES = 4  # raise it when the same bytes and model would give another row, or a row other columns
+SCORING_RULES = 5  # raise it when the same bytes and model would give another row, or a row other columns
 logger = logging.getLogger(__name__)
 
 
@@ -47,6 +48,7 @@ class BatchRecord(Spec):
     predictions: PredictionsRef
     report: str
     features: PredictionsRef | None = None
+    rule: DecisionRule = DecisionRule()
     rules: int = 1  # those by which its images were decoded and scored
 
 

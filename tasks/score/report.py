@@ -49,7 +49,7 @@ def make_report(
     `predictions` is the address of the rows, `image` says how the model sees images; `read` gives the bytes of a file
     of the source and may fail for any of them.
     """
-    examples = {example for sheet in summary.sheets for example in (*sheet.most, *sheet.least)}
+    examples = {example for sheet in summary.sheets for example in (*sheet.most, *sheet.least)} | {*summary.strangest}
     with ThreadPoolExecutor(READERS) as pool:
         pictures = pool.map(lambda example: render_example(example, read, image), examples)
         rendered = dict(zip(examples, pictures, strict=True))

@@ -34,6 +34,13 @@ class ScoreSpec(Settings):
         description="whether features.parquet is written beside the predictions: what the network saw in each image, to"
         " find look-alikes with",
     )
+    novelty: float = Field(
+        0.01,
+        ge=0.0,
+        le=0.5,
+        description="share of images like those learnt from that may be marked unknown by mistake, so that images that"
+        " resemble nothing learnt from are found; 0: none is marked",
+    )
     sheet: int = Field(12, ge=1, le=200, description="images on each contact sheet of the report")
 
     @model_validator(mode="after")
