@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from cnn.spec import Spec
+from tasks.score.truth import Truth
 
 
 class ShardCounts(Spec):
@@ -79,7 +80,8 @@ class SearchResult(Spec):
 
 class ScoreResult(Spec):
     """The answer of `score`. `seconds`: from the start of listing to the published batch; `all` and `latest`: where the
-    tables of all results so far and of the new ones are always found; `new`: decisions on images that are new.
+    tables of all results so far and of the new ones are always found; `new`: decisions on images that are new; `truth`:
+    how right it is, where that was asked for.
     """
 
     batch: str
@@ -96,3 +98,4 @@ class ScoreResult(Spec):
     reused: int
     seconds: float
     images_per_second: float
+    truth: Truth | None = None

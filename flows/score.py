@@ -39,11 +39,12 @@ from tasks.score.decision import DecisionRule
 from tasks.score.inbox_checks import check_inbox, explain_vanished
 from tasks.score.novelty import add_unknown
 from tasks.score.plan import ScorePlan, find_finished_batch, plan_scoring
-from tasks.score.predictions import write_csv
+from tasks.score.predictions import NO_RULE, write_csv
 from tasks.score.publish import publish_batch
 from tasks.score.results import ResultsRecord, refresh_results
 from tasks.score.spec import ModelRef, ScoreJob
 from tasks.score.summary import describe_quarantined
+from tasks.score.truth import check_truth, describe_truth
 
 
 @flow(name="score", flow_run_name=name_run_by("score", "name"), persist_result=False)
@@ -53,19 +54,21 @@ def score(
     workspace: str = "./workspace",
     config: Config = Config(),  # noqa: B008 - frozen
     csv: bool = False,
+    judged: bool = False,
 ) -> dict[str, Any]:
     """Score a folder with a model's champion: list → score (Dask, ONNX Runtime) → publish."""
     with attend_run():
-        result = survive_outages(lambda: score_folder(source, name, workspace, config, csv))
+        result = survive_outages(lambda: score_folder(source, name, workspace, config, csv, judged))
     return complete_run(result.model_dump(), describe_batch_outcome(result))
 
 
-def score_folder(source: str, name: str, workspace: str, config: Config, csv: bool) -> ScoreResult:
-    """The body of the flow."""
+def score_folder(source: str, name: str, workspace: str, config: Config, csv: bool, judged: bool) -> ScoreResult:
+    """The body of the flow; `judged`: say how right the batch is by the folders of its images."""
     store = open_store(workspace)
     model, image = run_stage("fetch champion", lambda: fetch_champion(store, workspace, name))
+    rule = choose_rule(store, model, config)
     began = submitted = time.monotonic()
-    plan = run_stage("list", lambda: plan_batch(source, store, model, config))
+    plan = run_stage("list", lambda: plan_batch(source, store, model, config, rule, judged))
     record = finished = find_finished_batch(store, plan)
     with open_workers(config.cluster, log_message) as workers:
         if record is None:
@@ -81,8 +84,7 @@ def score_folder(source: str, name: str, workspace: str, config: Config, csv: bo
     if csv:
         publish_csv(store, record)
     log_message(describe_batch(result))
-    if record.features is not None:
-        log_message(f"features: {store.uri_of(record.features.path)}")
+    log_additions(store, record)
     if finished is None:  # else the run that wrote the batch said so
         log_quarantined(store, record, image.max_pixels)
         emit_notice(find_review_excess(name, results.new, config.notify.review_share, result.report))
@@ -111,7 +113,22 @@ def fetch_champion(store: Store, workspace: str, name: str) -> tuple[ModelRef, I
     return model, info.image
 
 
-def plan_batch(address: str, store: Store, model: ModelRef, config: Config) -> ScorePlan:
+def choose_rule(store: Store, model: ModelRef, config: Config) -> DecisionRule:
+    """What the version keeps and the settings come to, said in one line."""
+    rule, line = add_unknown(NO_RULE, store, model, config.score)
+    if line:
+        log_message(f"champion: {line}")
+    return rule
+
+
+def plan_batch(
+    address: str,
+    store: Store,
+    model: ModelRef,
+    config: Config,
+    rule: DecisionRule = NO_RULE,
+    judged: bool = False,
+) -> ScorePlan:
     """List the source and find out what the previous batch answers already.
 
     Raises:
@@ -126,13 +143,13 @@ def plan_batch(address: str, store: Store, model: ModelRef, config: Config) -> S
         uri = address if "://" in address else str(parse_folder(address))
         raise explain_vanished(fault, store, uri, model.name) from None
     refuse_outside_links(source, files, command)
-    rule, unknown = add_unknown(DecisionRule(), store, model, config.score)
-    job = ScoreJob(source.uri, store.uri, model, config.score, datetime.now(UTC), rule=rule)
+    doubted = check_truth(files, model.classes, model.name, source.uri) if judged else ""
+    job = ScoreJob(source.uri, store.uri, model, config.score, datetime.now(UTC), rule=rule, judged=judged)
     remove_stale_scratch(store.root)
     plan = plan_scoring(files, job, find_previous_batch(store, job), config.chunk.files)
     lines = [f"{files.num_rows:,} files, {len(plan.chunks.rows):,} to score", *check_inbox(plan)]
-    if unknown:
-        lines.append(unknown)
+    if doubted:
+        lines.append(doubted)
     if exclude:
         lines.append(describe_excluded(files, exclude))
     if lost := list_lost_folders(files):
@@ -178,6 +195,14 @@ def publish_csv(store: Store, record: BatchRecord) -> None:
     log_message(f"csv: {store.uri_of(path)}")
 
 
+def log_additions(store: Store, record: BatchRecord) -> None:
+    """Log what was asked for beside the predictions: where their features are, how right they are."""
+    if record.features is not None:
+        log_message(f"features: {store.uri_of(record.features.path)}")
+    if record.truth is not None:
+        log_message(describe_truth(record.truth))
+
+
 def log_quarantined(store: Store, record: BatchRecord, max_pixels: int) -> None:
     """Log why files of a batch have no prediction; a model brings its own limit of pixels."""
     if record.outcomes["quarantined"]:
@@ -197,6 +222,7 @@ def make_result(store: Store, record: BatchRecord, seconds: float, working: floa
         outcomes=record.outcomes,
         scored=record.scored,
         reused=record.reused,
+        truth=record.truth,
         seconds=round(seconds, 3),
         images_per_second=round(record.scored / working, 1) if record.scored and working > 0 else 0.0,
     )

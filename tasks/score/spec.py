@@ -75,6 +75,7 @@ class ScoreJob:
     spec: ScoreSpec
     scored_at: datetime
     rule: DecisionRule = field(default=DecisionRule(), kw_only=True)
+    judged: bool = field(default=False, kw_only=True)  # by the folders of the images: see `tasks.score.truth`
 
 
 @dataclass(frozen=True)
