@@ -22,6 +22,7 @@ from tasks.train.cached_head import CachedHead
 from tasks.train.spec import TrainJob
 
 BATCH = 64  # images read at a time
+VALUES = 16_000_000  # features that are in memory at once: a network that lays its last map out flat has very many
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,11 @@ def _read_cached(head: CachedHead) -> Callable[[str, int], SplitFeatures]:
 def _run_network(job: TrainJob, manifest: Manifest, store: Store) -> Callable[[str, int], SplitFeatures]:
     """Gives features of a split as the exported network sees them."""
     scorer = load_scorer(Path(job.folder, "bundle"), os.cpu_count() or 1)
+    width = scorer.predict_with_features(np.zeros((1, *manifest.image.shape), np.uint8))[1].shape[1]
 
     def read(split: str, most: int) -> SplitFeatures:
         shards = open_split(manifest, split, store.root)
-        rows = _choose_images(shards, most)
+        rows = _choose_images(shards, min(most, max(BATCH, VALUES // width)))
         starts = range(0, len(rows), BATCH)
         parts = [scorer.predict_with_features(shards.batch(rows[start : start + BATCH])[0])[1] for start in starts]
         return SplitFeatures(np.concatenate(parts), shards.labels[rows])
