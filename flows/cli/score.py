@@ -4,10 +4,16 @@ from typing import Annotated, Literal
 
 import typer
 
+from flows.cli.console import show_values
 from flows.cli.options import CONFIG, WORKSPACE, Answer, Name, Options, Source, command, locate
 
 
-@command("safelight score ~/inbox --name birds", *WORKSPACE, *CONFIG)
+def show_batch(answer: Answer) -> None:
+    """Print the answer without the figures of `truth`: a line of the log says them, and the report has them all."""
+    show_values({name: value for name, value in answer.items() if name != "truth"})
+
+
+@command("safelight score ~/inbox --name birds", *WORKSPACE, *CONFIG, show=show_batch)
 def score_command(
     options: Options,
     source: Source,
