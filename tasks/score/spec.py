@@ -41,6 +41,13 @@ class ScoreSpec(Settings):
         description="share of images like those learnt from that may be marked unknown by mistake, so that images that"
         " resemble nothing learnt from are found; 0: none is marked",
     )
+    keep_removed_days: float = Field(
+        90.0,
+        ge=0.0,
+        le=36500.0,
+        description="days for which results/…/all keeps the rows of files that are gone; older ones leave with the next"
+        " batch",
+    )
     sheet: int = Field(12, ge=1, le=200, description="images on each contact sheet of the report")
 
     @model_validator(mode="after")
