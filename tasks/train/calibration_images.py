@@ -55,9 +55,9 @@ def ask_calibration_images(
         classes = len(manifest.classes)
         return UncalibratedAnswers(np.zeros((0, classes)), np.zeros(0, np.int64), "epoch")
     chose, calibrate = split_validation(open_split(manifest, "validation", root))
-    shards, source = (chose, "epoch") if calibrate is None else (calibrate, "half")
+    shards = chose if calibrate is None else calibrate
     answers = ask_network(result.model, shards, job.plan.mirror)
-    return UncalibratedAnswers(answers, shards.labels, source)
+    return UncalibratedAnswers(answers, shards.labels, "epoch" if calibrate is None else "half")
 
 
 def ask_network(model: Any, shards: ShardSet, mirror: bool) -> NDArray[np.float64]:
