@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cnn.dataset.manifest import Manifest
+from cnn.evaluation.confidence import weigh_promise
 from cnn.evaluation.gate import AlsoWeighed, Challenger, Champion, Verdict, decide_promotion
 from cnn.evaluation.gate_spec import GateSpec
 from flows.models import find_user
@@ -43,7 +44,8 @@ def gate_stage(job: PromotionJob, result: TrainingResult, version: VersionInfo) 
     if present is not None and present.version != version.version:
         bundle = job.registry.fetch_bundle(present, cache_dir() / "champions") if present.bundle else None
         champion = measure_champion(present.version, bundle, challenger, Path(result.answers), job.manifest, job.store)
-    also = AlsoWeighed()
+    promise = None if result.confidence is None else weigh_promise(result.confidence)
+    also = AlsoWeighed(weighed=() if promise is None else (promise,))
     verdict = decide_promotion(challenger, champion, job.spec, lost.describe() if lost else None, also)
     if version.verdict is None:  # else a run that was killed since has written the report, and begun with the verdict
         publish_report(job, result, version, champion, verdict)

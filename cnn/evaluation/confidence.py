@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from cnn.evaluation.conformal import find_class_bounds, measure_coverage
 from cnn.evaluation.held_out import CalibratedOn, CalibrationAnswers, HeldOutAnswers
 from cnn.evaluation.promise import PromisedThreshold, describe_shortfall, find_class_thresholds, find_threshold
+from cnn.evaluation.weighed import Weighed
 from cnn.spec import Spec
 
 SHOWN = (0.9, 0.95, 0.98, 0.99)  # promises that the training report holds against the test images
+BROKEN = 0.01  # p value below which the test images say that a promise is broken
 NEVER = 2.0  # a threshold that no confidence reaches
 
 
@@ -42,7 +44,8 @@ class ConfidenceFigures(Spec):
     """A version's confidence, measured on its test images: `accept` at `score.accept`, `promises` at some promises.
 
     `calibrated` images of the `source` made the thresholds. `covered` of `images` have their true class in their set,
-    at the stated `coverage`; None where there are too few calibration images for sets.
+    at the stated `coverage`; None where there are too few calibration images for sets. `promise`: what the settings
+    promise of all answers together.
     """
 
     source: CalibratedOn
@@ -52,6 +55,7 @@ class ConfidenceFigures(Spec):
     promises: tuple[AcceptedShare, ...]
     coverage: float
     covered: int | None
+    promise: float | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,30 @@ def measure_confidence(
         promises=tuple(_try_promise(found, test, promise) for promise in asked) if found.is_independent else (),
         coverage=spec.coverage,
         covered=None if bounds is None else measure_coverage(test, bounds),
+        promise=spec.promise if spec.promise_by == "all" else None,
     )
+
+
+def weigh_promise(figures: ConfidenceFigures) -> Weighed | None:
+    """The promise held against the test images, which had no say in it: broken where so few right answers would come of
+    a promise that is kept in 1 of 100 cases (exact binomial test). None without a promise, or one for each class."""
+    promise = figures.promise
+    share = next((each for each in figures.promises if each.promise == promise), None)
+    if share is None or promise is None:
+        return None
+    if share.threshold is None or not share.accepted:
+        more = "" if share.missing is None else f": at least {share.missing:,} more calibration images are needed"
+        line = f"score.promise = {promise:g} accepts no image{more}"
+        return Weighed("promise", None, None, promise, True, line, share.images)
+    from scipy.stats import binom
+
+    right, p = share.right / share.accepted, float(binom.cdf(share.right, share.accepted, promise))
+    kept = p >= BROKEN
+    line = (
+        f"{right:.3f} of the {share.accepted:,} test images that are accepted are right; score.promise = "
+        f"{promise:g} is {'kept' if kept else 'broken'}"
+    )
+    return Weighed("promise", right, None, promise, kept, line, share.accepted, p)
 
 
 def _try_promise(found: CalibrationAnswers, test: HeldOutAnswers, promise: float) -> AcceptedShare:

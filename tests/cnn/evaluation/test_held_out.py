@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from cnn.errors import IntegrityError
-from cnn.evaluation.confidence import ConfidenceSpec, find_acceptance, find_label_bounds, measure_confidence
+from cnn.evaluation.confidence import (
+    ConfidenceSpec,
+    find_acceptance,
+    find_label_bounds,
+    measure_confidence,
+    weigh_promise,
+)
 from cnn.evaluation.held_out import (
     CalibrationAnswers,
     HeldOutAnswers,
@@ -77,3 +83,26 @@ def test_the_figures_count_what_is_right_on_test() -> None:
     last = figures.promises[-1]
     assert last.threshold is not None or last.missing
     assert measure_confidence(CalibrationAnswers(make_answers(4), "half", None), ConfidenceSpec(), CLASSES) is None
+
+
+@pytest.mark.parametrize(("wrong", "kept"), [(0, True), (5, True), (40, False)])
+def test_the_gate_holds_a_promise_against_the_test_images(wrong: int, kept: bool) -> None:
+    spec = ConfidenceSpec(promise=0.97)
+    figures = measure_confidence(CalibrationAnswers(make_answers(400), "half", make_answers(200, wrong)), spec, CLASSES)
+    assert figures is not None
+    weighed = weigh_promise(figures)
+    assert weighed is not None
+    assert weighed.kept is kept
+    assert weighed.value == 1 - wrong / 200
+    assert ("kept" if kept else "broken") in weighed.line
+
+
+def test_the_gate_says_that_a_promise_accepts_nothing_and_weighs_none_that_was_not_made() -> None:
+    spec = ConfidenceSpec(promise=0.98)
+    figures = measure_confidence(CalibrationAnswers(make_answers(60), "half", make_answers(200)), spec, CLASSES)
+    assert figures is not None
+    weighed = weigh_promise(figures)
+    assert weighed is not None
+    assert weighed.kept
+    assert "66 more" in weighed.line
+    assert weigh_promise(figures.model_copy(update={"promise": None})) is None
