@@ -1,6 +1,7 @@
 """The flow `score`: predictions and a report for a folder of images, by the champion of a model."""
 
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -9,8 +10,9 @@ from prefect import flow
 
 from cnn.errors import SourceError
 from cnn.evaluation.gate import describe_unjudged
+from cnn.evaluation.held_out import CalibrationAnswers
 from cnn.images.spec import ImageSpec
-from cnn.inference.bundle import read_bundle
+from cnn.inference.bundle import read_bundle, read_calibration
 from cnn.text import name_some
 from flows.config import Config
 from flows.events import emit_notice
@@ -36,10 +38,12 @@ from tasks.files.source_checks import name_command, open_given, refuse_outside_l
 from tasks.score.batch import BatchRecord, find_previous_batch
 from tasks.score.chunk import ChunkScores, score_chunk, warm_up_scoring
 from tasks.score.decision import DecisionRule
+from tasks.score.effort import describe_effort
 from tasks.score.inbox_checks import check_inbox, explain_vanished
 from tasks.score.novelty import add_unknown
 from tasks.score.plan import ScorePlan, find_finished_batch, plan_scoring
 from tasks.score.predictions import NO_RULE, write_csv
+from tasks.score.promise import add_promise
 from tasks.score.publish import publish_batch
 from tasks.score.results import ResultsRecord, refresh_results
 from tasks.score.spec import ModelRef, ScoreJob
@@ -65,8 +69,9 @@ def score(
 def score_folder(source: str, name: str, workspace: str, config: Config, csv: bool, judged: bool) -> ScoreResult:
     """The body of the flow; `judged`: say how right the batch is by the folders of its images."""
     store = open_store(workspace)
-    model, image = run_stage("fetch champion", lambda: fetch_champion(store, workspace, name))
-    rule = choose_rule(store, model, config)
+    champion = run_stage("fetch champion", lambda: fetch_champion(store, workspace, name))
+    model, image = champion.model, champion.image
+    rule = choose_rule(store, champion, config)
     began = submitted = time.monotonic()
     plan = run_stage("list", lambda: plan_batch(source, store, model, config, rule, judged))
     record = finished = find_finished_batch(store, plan)
@@ -92,8 +97,18 @@ def score_folder(source: str, name: str, workspace: str, config: Config, csv: bo
     return result
 
 
-def fetch_champion(store: Store, workspace: str, name: str) -> tuple[ModelRef, ImageSpec]:
-    """The champion, whose bundle lies, verified, where the workers find it; and how it sees images."""
+@dataclass(frozen=True)
+class FetchedChampion:
+    """The champion, whose bundle lies, verified, where the workers find it; how it sees images, and what it answered to
+    those that calibrated it (None: an earlier release did not keep that)."""
+
+    model: ModelRef
+    image: ImageSpec
+    calibration: CalibrationAnswers | None
+
+
+def fetch_champion(store: Store, workspace: str, name: str) -> FetchedChampion:
+    """Bring the champion's bundle into the workspace."""
     registry = open_registry(workspace)
     champion = registry.require_champion(name)
     folder = registry.fetch_bundle(champion, cache_dir() / "champions")
@@ -110,12 +125,15 @@ def fetch_champion(store: Store, workspace: str, name: str) -> tuple[ModelRef, I
         judged=judged,
         unjudged=champion.unjudged,
     )
-    return model, info.image
+    return FetchedChampion(model, info.image, read_calibration(folder, info))
 
 
-def choose_rule(store: Store, model: ModelRef, config: Config) -> DecisionRule:
-    """What the version keeps and the settings come to, said in one line."""
-    rule, line = add_unknown(NO_RULE, store, model, config.score)
+def choose_rule(store: Store, champion: FetchedChampion, config: Config) -> DecisionRule:
+    """What the version keeps and the settings come to; what of it a person should know is said."""
+    rule = add_promise(DecisionRule(), champion.calibration, config.score, champion.model.classes)
+    if rule.shortfall:
+        log_message(f"champion: {rule.shortfall}")
+    rule, line = add_unknown(rule, store, champion.model, config.score)
     if line:
         log_message(f"champion: {line}")
     return rule
@@ -196,7 +214,9 @@ def publish_csv(store: Store, record: BatchRecord) -> None:
 
 
 def log_additions(store: Store, record: BatchRecord) -> None:
-    """Log what was asked for beside the predictions: where their features are, how right they are."""
+    """Log what is known beside the predictions: the effort they take, where their features are, how right they are."""
+    if record.effort is not None:
+        log_message(f"effort: {describe_effort(record.effort)}")
     if record.features is not None:
         log_message(f"features: {store.uri_of(record.features.path)}")
     if record.truth is not None:
@@ -224,6 +244,7 @@ def make_result(store: Store, record: BatchRecord, seconds: float, working: floa
         reused=record.reused,
         truth=record.truth,
         seconds=round(seconds, 3),
+        effort=None if record.effort is None else record.effort.model_dump(),
         images_per_second=round(record.scored / working, 1) if record.scored and working > 0 else 0.0,
     )
 
