@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from flows.cli import deploy, models, prepare, score, search, server, settings, train, upkeep
+from flows.cli import deploy, models, prepare, score, search, server, settings, train, upkeep, why
 
 if TYPE_CHECKING:
     from typer._click import Context, HelpFormatter
@@ -19,6 +19,7 @@ COMMANDS = {
         score.score_command,
         models.models_command,
         models.open_command,
+        why.why_command,
     ),
     "Every night": (server.serve_command, deploy.deploy_command, upkeep.status_command, upkeep.notify_command),
     "Better settings": (search.search_command,),
