@@ -12,17 +12,20 @@ import numpy as np
 import pytest
 from small_dataset import write_dataset
 
+import flows.promotion
 import flows.retrain
 import flows.train
 from cnn.dataset.manifest import Manifest
 from cnn.errors import ConfigError
+from cnn.evaluation.gate_spec import GateSpec
 from cnn.evaluation.metrics import Evaluation, evaluate_probabilities
 from cnn.models.architecture import ModelSpec
 from cnn.models.pretrained import Download
 from flows.config import Config
+from flows.promotion import gate_stage, log_verdict
 from flows.results import GateResult, TrainResult
 from flows.retrain import drop_foreign_report
-from flows.train import describe_evaluation, gate_stage, log_verdict, register_stage
+from flows.train import describe_evaluation, register_stage
 from infra.registry.versions import JUDGED_ON, UNJUDGED
 from infra.storage.store import open_store
 from tasks.train.facts import read_dataset_facts
@@ -44,7 +47,8 @@ def report(evaluation: Evaluation, judged_on: str = "test") -> Any:
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
-    monkeypatch.setattr(flows.train, "log_message", lines.append)
+    for module in (flows.train, flows.promotion):
+        monkeypatch.setattr(module, "log_message", lines.append)
     return lines
 
 
@@ -103,10 +107,12 @@ def test_a_version_has_its_report_before_its_verdict_and_only_once(
 ) -> None:
     """A run that is killed between the two writes it again; one that is killed later would compare with itself."""
     done: list[str] = []
-    monkeypatch.setattr(flows.train, "publish_report", lambda *given: done.append(f"report with {given[4].verdict}"))
-    monkeypatch.setattr(flows.train, "apply_verdict", lambda *given: done.append(f"verdict {given[2].verdict}"))
+    monkeypatch.setattr(
+        flows.promotion, "publish_report", lambda *given: done.append(f"report with {given[4].verdict}")
+    )
+    monkeypatch.setattr(flows.promotion, "apply_verdict", lambda *given: done.append(f"verdict {given[2].verdict}"))
     registry = SimpleNamespace(lost_champion=lambda name: None, champion=lambda name: None)
-    job: Any = SimpleNamespace(registry=registry, name="birds", config=Config())
+    job: Any = SimpleNamespace(registry=registry, name="birds", spec=GateSpec())
     version: Any = SimpleNamespace(version=1, verdict=begun)
     gate_stage(job, report(evaluate([0, 1, 2] * 20)), version)
     assert done == order
