@@ -68,11 +68,12 @@ class Training:
     registry: Registry
     key: str
     read_facts: Callable[[], DatasetFacts]  # only where something is trained: a ledger may have a million rows
+    recorded: TrainingChoice | None = None  # what was chosen once before, to be done again
 
     @cached_property
     def choice(self) -> TrainingChoice:
         """What is trained and how."""
-        return choose_training(self.config, self.manifest, self.read_facts())
+        return self.recorded or choose_training(self.config, self.manifest, self.read_facts())
 
     @property
     def folder(self) -> Path:

@@ -17,9 +17,9 @@ def draw_heat(pixels: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[n
     which covers all of it. The hottest place has the brightest color; where all is 0 there is none."""
     height, width = pixels.shape[:2]
     warm = cv2.resize(np.ascontiguousarray(heat, np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-    share = warm / max(float(warm.max()), 1e-30) if warm.max() > 0 else np.zeros_like(warm)
+    share = np.asarray(warm, np.float64) / (float(warm.max()) or 1.0)
     steps = np.linspace(0.0, 1.0, len(COLORS))
-    colors = np.stack([np.interp(share, steps, channel) for channel in np.array(COLORS, np.float64).T], axis=2)
+    colors = np.stack([np.interp(share, steps, channel) for channel in zip(*COLORS, strict=True)], axis=2)
     grey = pixels.astype(np.float32) @ (np.array([0.299, 0.587, 0.114]) if pixels.shape[2] == 3 else np.ones(1))
     alpha = (LEAST + (MOST - LEAST) * share)[..., None]
     mixed = (1 - alpha) * (GREY_SHARE * grey + (1 - GREY_SHARE) * 60)[..., None] + alpha * colors

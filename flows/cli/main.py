@@ -24,7 +24,7 @@ COMMANDS = {
     "Every night": (server.serve_command, deploy.deploy_command, upkeep.status_command, upkeep.notify_command),
     "Better settings": (search.search_command,),
     "Settings": (settings.init_command, settings.settings_command),
-    "The version that scores": (models.promote_command, models.rollback_command),
+    "The version that scores": (models.promote_command, models.rollback_command, why.reproduce_command),
     "Single steps": (prepare.prepare_command, train.train_command),
     "Upkeep": (upkeep.doctor_command, prepare.gc_command, server.up_command, server.down_command),
 }

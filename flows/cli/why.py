@@ -116,3 +116,42 @@ def why_command(
     from flows.why import explain_image
 
     return explain_image(options.workspace, image, model, out)
+
+
+def show_reproduction(answer: Mapping[str, Any]) -> None:
+    """Print whether a version came out again, a line for each thing that was otherwise."""
+    from flows.cli.console import show_values
+
+    show_values(answer, listed=("circumstances",) if answer["circumstances"] else ())
+
+
+@command(
+    "safelight reproduce birds@3",
+    *WORKSPACE,
+    show=show_reproduction,
+    failed=lambda answer: not answer["reproduced"],
+)
+def reproduce_command(
+    options: Options,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME@VERSION", autocompletion=complete_model, help="A version; of a name the champion."
+        ),
+    ],
+    into: Annotated[
+        Path | None,
+        typer.Option("--into", metavar="FOLDER", help="Where it is built, and stays; else it is removed at the end."),
+    ] = None,
+) -> Answer:
+    """Make a version again from its record, and tell whether it comes out as it was.
+
+    Its dataset is rebuilt from the source and its digest proven, or the files that are gone or have changed are named;
+    then it is trained again with the settings and seed of then. Nothing is registered. With fit.deterministic it is to
+    be equal to the last bit on the same kind of processor; else its accuracy lies inside the interval of then.
+    """
+    options.open_run()
+    from flows.reproduce import reproduce
+    from flows.stages import run_flow
+
+    return run_flow(reproduce, model, options.workspace, str(into) if into else None)
