@@ -21,6 +21,7 @@ from cnn.inference.bundle import BundleInfo, read_bundle, read_seen_images
 from cnn.inference.heat_maps import HeatMapError, load_heat_mapper
 from cnn.inference.scorer import load_scorer, rank_classes
 from flows.models import open_present, split_model_version
+from infra.cluster.decoder_pool import decode_in_child
 from infra.machine.user_dirs import cache_dir
 from infra.registry.registry import Registry
 from infra.registry.tracking import holds_registry, resolve_tracking
@@ -29,7 +30,7 @@ from infra.storage.disk_errors import explain_disk_errors
 from infra.storage.store import Store, open_source, open_store
 from tasks.dataset.image_history import DatasetSighting, find_digests, find_in_datasets, is_digest_like
 from tasks.dataset.version import read_manifest
-from tasks.files.decoding import read_beside, read_limit
+from tasks.files.decoding import read_limit
 from tasks.files.paths import restore_path
 from tasks.score.image_history import PastPrediction, find_predictions
 
@@ -166,7 +167,8 @@ def _find_role(
     """What an image was to a version: train, validation or test; learnt or held out where only its bundle knows."""
     sighting = by_dataset.get(version.dataset)
     if sighting is not None:
-        return str(sighting.row["split"]) if sighting.row["outcome"] == "ok" else None
+        pictures = (sighting.row, *sighting.copies)  # of equal ones, the first alone is in the dataset
+        return next((str(row["split"]) for row in pictures if row["outcome"] == "ok"), None)
     if not version.bundle:
         return None
     folder = registry.fetch_bundle(version, cache_dir() / "champions")
@@ -246,7 +248,7 @@ def read_pixels(
         BadImage: it cannot be decoded.
     """
     if found.data is not None:
-        return read_beside(found.data, info.image, read_limit()).pixels
+        return decode_in_child(found.data, info.image, read_limit()).pixels
     for each in sightings:
         manifest = read_manifest(store, each.dataset)
         if each.row["outcome"] != "ok" or not manifest.image.gives_same_pixels(info.image):

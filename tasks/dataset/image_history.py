@@ -28,11 +28,6 @@ class DatasetSighting:
     row: dict[str, Any]
     copies: tuple[dict[str, Any], ...]
 
-    @property
-    def has_taught(self) -> bool:
-        """Whether a model of this version has learnt from it, or was chosen by it."""
-        return self.row["outcome"] == "ok" and self.row["split"] in ("train", "validation")
-
 
 def list_manifests(store: Store) -> Iterator[Manifest]:
     """Every dataset version of a workspace, by name. Raises: IntegrityError, DatasetError, StorageError."""

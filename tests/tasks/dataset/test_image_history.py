@@ -27,7 +27,6 @@ def test_an_image_is_found_in_every_version_with_its_copies(tmp_path: Path) -> N
     assert alone.copies == ()
     assert [each["path"] for each in doubled.copies] == ["cat/again.png"]
     assert {doubled.row["outcome"], doubled.copies[0]["outcome"]} <= {"ok", "duplicate"}
-    assert alone.has_taught == (alone.row["split"] in ("train", "validation"))
     assert find_in_datasets(store, "0" * 64) == []
 
 
