@@ -188,7 +188,7 @@ def rebuild_dataset(job: Reproduction) -> Manifest:
     result = prepare_opened(replace(opened, source=source), job.config)
     rebuilt = read_manifest(job.scratch, result.dataset)
     if rebuilt.digest != record.digest:
-        refuse_difference(record.name, find_difference(job, rebuilt))
+        refuse_difference(record.name, find_changed_files(job, rebuilt))
         raise DatasetError(
             f"dataset {record.name} does not come out again (its digest is {rebuilt.digest[:12]}, then "
             f"{record.digest[:12]}), and its ledger is no longer in {job.store.uri}, so nobody knows which files"
@@ -197,7 +197,7 @@ def rebuild_dataset(job: Reproduction) -> Manifest:
     return rebuilt
 
 
-def find_difference(job: Reproduction, rebuilt: Manifest) -> SourceDifference:
+def find_changed_files(job: Reproduction, rebuilt: Manifest) -> SourceDifference:
     """Which files came out otherwise; none where the ledger of then is gone."""
     if job.manifest is None:
         return SourceDifference()
