@@ -8,7 +8,7 @@ import pytest
 from commands import run_to_end, safelight
 from PIL import Image
 
-pytestmark = [pytest.mark.integration, pytest.mark.long]
+pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(900)]
 
 SETTINGS = (
     *("--set", "image.size=16", "--set", "image.channels=3", "--set", "fit.recipe=scratch", "--set", "fit.epochs=2"),
