@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ from prefect import flow
 from prefect.exceptions import TerminationSignal
 
 from cnn.dataset.manifest import Manifest
+from cnn.digest import hash_file
 from cnn.errors import SafelightError
 from cnn.evaluation.gate import Challenger, Champion, Verdict, decide_promotion, describe_unjudged
 from cnn.evaluation.metrics import Evaluation
@@ -42,7 +43,7 @@ from infra.registry.mlflow_client import AbsentError
 from infra.registry.registry import REPORT, Registry
 from infra.registry.run_records import LoggedDataset
 from infra.registry.tracking import check_model_name
-from infra.registry.versions import IMAGES, JUDGED_ON, UNJUDGED, VersionInfo
+from infra.registry.versions import IMAGES, JUDGED_ON, RECORD, UNJUDGED, VersionInfo
 from infra.storage.store import Store, open_store
 from tasks.dataset.version import read_manifest
 from tasks.train.champion import measure_champion
@@ -50,6 +51,7 @@ from tasks.train.checkpoints import remove_checkpoints
 from tasks.train.facts import read_dataset_facts
 from tasks.train.process import TrainingProcess
 from tasks.train.promotion import apply_verdict, read_verdict
+from tasks.train.record import RecordedRun, make_training_record, write_record
 from tasks.train.report import JudgedVersion, write_training_report
 from tasks.train.spec import TrainingResult, TrainJob, name_run
 from tasks.train.suspects import PAGE
@@ -189,7 +191,7 @@ def run_training_stages(job: Training, trainer: TrainingProcess) -> VersionInfo:
     with ending_run(job.registry, run_id):
         backbone = features_of(job, trainer)
         result = run_stage("fit and evaluate", lambda: fit_stage(job, trainer, run_id, backbone))
-        version = run_stage("register", lambda: register_stage(job, result, run_id))
+        version = run_stage("register", lambda: register_stage(job, result, run_id, keep_record(job, result, run_id)))
         job.registry.set_tags(job.name, version.version, {IMAGES: str(job.manifest.outcomes.get("ok", 0))})
         version = run_stage("gate", lambda: gate_stage(job, result, version))
     forget_checkpoints(job)
@@ -292,12 +294,24 @@ def make_train_job(job: Training, backbone: BackboneSpec | None) -> TrainJob:
     )
 
 
-def register_stage(job: Training, result: TrainingResult, run_id: str) -> VersionInfo:
-    """Log the figures and make the version."""
+def keep_record(job: Training, result: TrainingResult, run_id: str) -> dict[str, str]:
+    """Keep in MLflow what is needed to train this version again; the tag by which it is known."""
+    run = RecordedRun(job.name, job.key, job.config.dump_parameters(), job.choice)
+    record = make_training_record(run, job.manifest, job.store, result, datetime.now(UTC))
+    path = write_record(record, job.folder)
+    job.registry.log_pages(run_id, [path])
+    return {RECORD: hash_file(path)}
+
+
+def register_stage(
+    job: Training, result: TrainingResult, run_id: str, kept: Mapping[str, str] | None = None
+) -> VersionInfo:
+    """Log the figures and make the version, with the tags of what was `kept` of it before."""
     job.registry.log_figures(run_id, Path(result.figures))
     tags = {
         JUDGED_ON: describe_split(result.judged_on, job.manifest.dataset),
         UNJUDGED: json.dumps(result.evaluation.unjudged, ensure_ascii=False),
+        **(kept or {}),
     }
     version = job.registry.register_version(job.name, run_id, Path(result.bundle), result.evaluation.summary(), tags)
     log_message(f"register: {job.name} version {version.version}")

@@ -168,6 +168,23 @@ class Registry(Versions, Experiments):
                 self._transfer(culprit, partial(artifacts.download_artifacts, file.path, str(folder)))
         return folder
 
+    def read_run_file(self, version: VersionInfo, name: str) -> bytes | None:
+        """A file beside the pages of a version's run; None where there is none.
+
+        Raises:
+            RegistryError: it cannot be fetched, or the run is gone.
+        """
+        import_mlflow()
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        culprit = f"{name} of model {version.name} version {version.version}"
+        artifacts: Any = get_artifact_repository(self._locate_run(version.run_id), tracking_uri=self.tracking_uri)
+        if name not in {file.path for file in self._transfer(culprit, artifacts.list_artifacts)}:
+            return None
+        with tempfile.TemporaryDirectory() as scratch:
+            self._transfer(culprit, lambda: artifacts.download_artifacts(name, scratch))
+            return Path(scratch, name).read_bytes()
+
     def _locate_run(self, run_id: str) -> str:
         """Where a run's artifacts lie now: a local workspace may have been moved since."""
         address, root = str(self._ask("get_run", run_id).info.artifact_uri), self.artifact_root or ""

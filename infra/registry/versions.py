@@ -18,6 +18,7 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 # classes there were no images there (as JSON), and when the gate's verdict was applied.
 METRIC, IMAGES, JUDGED_ON, UNJUDGED = "metric.", "safelight.images", "safelight.judged_on", "safelight.unjudged"
 GATE_APPLIED = "gate.applied"
+RECORD = "safelight.record"  # sha256 of the record of its training
 
 
 @dataclass(frozen=True)

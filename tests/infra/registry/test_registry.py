@@ -240,6 +240,17 @@ def test_the_pages_of_a_run_are_found_where_they_are_now(tmp_path: Path, monkeyp
     assert not (tmp_path / "cache").exists()
 
 
+def test_a_file_beside_the_pages_comes_back_and_one_that_is_not_there_is_none(
+    registry: Registry, tmp_path: Path
+) -> None:
+    (tmp_path / "record.json").write_bytes(b"{}")
+    add_versions(registry, "kept")
+    version = registry.version("kept", 1)
+    registry.log_pages(version.run_id, [tmp_path / "record.json"])
+    assert registry.read_run_file(version, "record.json") == b"{}"
+    assert registry.read_run_file(version, "other.json") is None
+
+
 def test_the_pages_of_a_run_elsewhere_are_copied(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
