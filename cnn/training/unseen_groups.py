@@ -23,7 +23,7 @@ SHOWN = 12
 
 @dataclass(frozen=True)
 class _Trial:
-    """The fold of each image, int64 (n,), and its splits: a fold held out whole, and in halves that are half known."""
+    """Splits that hold a fold out whole, and those that hold out half of it and may learn from the other half."""
 
     unseen: list[HeldSplit]
     known: list[HeldSplit]
@@ -88,7 +88,7 @@ def _plan_trial(folds: NDArray[np.int64], labels: NDArray[np.int64], seed: int) 
         held = ~learnt & np.isin(labels, labels[learnt])
         if held.any() and len(np.unique(labels[learnt])) > 1:
             trial.unseen.append(HeldSplit(learnt, held))
-            trial.known += _halve(held, int(learnt.sum()), rng)
+            trial.known.extend(_halve(held, int(learnt.sum()), rng))
     return trial
 
 

@@ -18,6 +18,8 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 # classes there were no images there (as JSON), and when the gate's verdict was applied.
 METRIC, IMAGES, JUDGED_ON, UNJUDGED = "metric.", "safelight.images", "safelight.judged_on", "safelight.unjudged"
 GATE_APPLIED = "gate.applied"
+# With the kind of group after it (`group`, `camera`): accuracy at groups that the model knows and at new ones, as JSON.
+UNSEEN = "safelight.unseen_"
 RECORD = "safelight.record"  # sha256 of the record of its training
 
 

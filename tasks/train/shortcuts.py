@@ -1,4 +1,4 @@
-"""Look for shortcuts in a dataset: brightness, borders and corners of its pictures; sizes, types, dates of its files."""
+"""Look for shortcuts in a dataset: looks of its pictures, sizes, types and dates of its files."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
