@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from cnn.dataset.split import SplitSpec
 from cnn.errors import ConfigError
-from cnn.evaluation.gate import GateSpec
+from cnn.evaluation.gate_spec import GateSpec
 from cnn.images.spec import AugmentSpec, ImageSettings
 from cnn.models.architecture import ModelSpec
 from cnn.spec import Settings

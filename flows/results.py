@@ -28,7 +28,8 @@ class PrepareResult(Spec):
 
 
 class GateResult(Spec):
-    """The gate's verdict on a version, and its reasons."""
+    """The gate's verdict on a version: promote, keep (the champion stays: nothing was found wrong) or hold; and its
+    reasons."""
 
     verdict: str
     reasons: list[str]

@@ -17,7 +17,7 @@ from prefect.exceptions import TerminationSignal
 from cnn.dataset.manifest import Manifest
 from cnn.digest import hash_file
 from cnn.errors import SafelightError
-from cnn.evaluation.gate import Challenger, Champion, Verdict, decide_promotion, describe_unjudged
+from cnn.evaluation.gate import describe_unjudged
 from cnn.evaluation.metrics import Evaluation
 from cnn.inference.backbone import BackboneSpec
 from cnn.models.architecture import ModelSpec, count_parameters
@@ -27,9 +27,10 @@ from cnn.training.recipes import DatasetFacts, TrainingChoice, choose_model, cho
 from flows.config import Config
 from flows.events import emit_notice
 from flows.features import FeaturesJob, features_stage
-from flows.models import find_user, open_registry
+from flows.models import open_registry
 from flows.notices import find_held_back
 from flows.progress import log_message, show_stage
+from flows.promotion import PromotionJob, gate_stage, log_verdict
 from flows.results import GateResult, TrainResult
 from flows.run_page import complete_run, describe_version_outcome, link_version, name_run_by
 from flows.runs.attendance import attend_run
@@ -37,7 +38,7 @@ from flows.runs.outages import survive_outages
 from flows.stages import run_stage
 from flows.training_progress import ShownTraining
 from infra.machine.gpus import count_nvidia_gpus
-from infra.machine.user_dirs import cache_dir, state_dir
+from infra.machine.user_dirs import state_dir
 from infra.registry.epoch_log import EpochLog
 from infra.registry.mlflow_client import AbsentError
 from infra.registry.registry import REPORT, Registry
@@ -46,15 +47,12 @@ from infra.registry.tracking import check_model_name
 from infra.registry.versions import IMAGES, JUDGED_ON, RECORD, UNJUDGED, UNSEEN, VersionInfo
 from infra.storage.store import Store, open_store
 from tasks.dataset.version import read_manifest
-from tasks.train.champion import measure_champion
 from tasks.train.checkpoints import remove_checkpoints
 from tasks.train.facts import read_dataset_facts
 from tasks.train.process import TrainingProcess
-from tasks.train.promotion import apply_verdict, read_verdict
+from tasks.train.promotion import read_verdict
 from tasks.train.record import RecordedRun, make_training_record, write_record
-from tasks.train.report import JudgedVersion, write_training_report
 from tasks.train.spec import TrainingResult, TrainJob, name_run
-from tasks.train.suspects import PAGE
 from tasks.train.weights import describe_download, require_weights
 
 
@@ -138,14 +136,6 @@ def make_sure_of_weights(spec: ModelSpec, size: tuple[int, int]) -> None:
         log_message(describe_download(download))
 
 
-def log_verdict(gate: GateResult) -> None:
-    """Log what the gate decided; where it held a version, every reason and what can be done."""
-    first, *others = gate.reasons or [""]
-    log_message(f"gate: {gate.verdict}: {first}")
-    for reason in others if gate.verdict == "hold" else ():
-        log_message(f"gate: {reason}")
-
-
 def open_training(dataset: str, name: str, workspace: str, config: Config) -> Training:
     """Open the dataset and the registry, and name the run."""
     store = open_store(workspace)
@@ -193,7 +183,7 @@ def run_training_stages(job: Training, trainer: TrainingProcess) -> VersionInfo:
         result = run_stage("fit and evaluate", lambda: fit_stage(job, trainer, run_id, backbone))
         version = run_stage("register", lambda: register_stage(job, result, run_id, keep_record(job, result, run_id)))
         job.registry.set_tags(job.name, version.version, {IMAGES: str(job.manifest.outcomes.get("ok", 0))})
-        version = run_stage("gate", lambda: gate_stage(job, result, version))
+        version = run_stage("gate", lambda: gate_stage(make_promotion_job(job), result, version))
     forget_checkpoints(job)
     return version
 
@@ -321,31 +311,9 @@ def register_stage(
     return version
 
 
-def gate_stage(job: Training, result: TrainingResult, version: VersionInfo) -> VersionInfo:
-    """Hold the version against the champion on test images that neither has learnt from, and move the aliases."""
-    lost = job.registry.lost_champion(job.name)
-    present = lost.before if lost else job.registry.champion(job.name)
-    challenger = Challenger(job.name, version.version, result.evaluation, result.judged_on)
-    champion = None
-    if present is not None and present.version != version.version:
-        bundle = job.registry.fetch_bundle(present, cache_dir() / "champions") if present.bundle else None
-        champion = measure_champion(present.version, bundle, challenger, Path(result.answers), job.manifest, job.store)
-    verdict = decide_promotion(challenger, champion, job.config.gate, lost.describe() if lost else None)
-    if version.verdict is None:  # else a run that was killed since has written the report, and begun with the verdict
-        publish_report(job, result, version, champion, verdict)
-    return apply_verdict(job.registry, version, verdict, find_user(), datetime.now(UTC))
-
-
-def publish_report(
-    job: Training, result: TrainingResult, version: VersionInfo, champion: Champion | None, verdict: Verdict
-) -> None:
-    """Write the report into the run's folder and copy it to MLflow, before the verdict is applied: a version that has
-    one has its report."""
-    judged = JudgedVersion(job.name, version.version, job.choice.reason, result, job.manifest, champion, verdict)
-    report = write_training_report(judged, job.store, job.folder)
-    pages = (report, job.folder / PAGE)
-    job.registry.log_pages(version.run_id, [page for page in pages if page.exists()])
-    log_message(f"report: {report.as_uri()}")
+def make_promotion_job(job: Training) -> PromotionJob:
+    """What the gate is given."""
+    return PromotionJob(job.name, job.config.gate, job.choice.reason, job.manifest, job.store, job.registry, job.folder)
 
 
 def make_train_result(job: Training, version: VersionInfo, trained: bool, seconds: float) -> TrainResult:

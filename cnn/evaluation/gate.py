@@ -4,35 +4,18 @@ A pure rule: what is known of the two versions comes in as values, the verdict g
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from pydantic import Field
-
 from cnn.dataset.seen_images import UnseenImages
-from cnn.evaluation.metrics import Evaluation, Paired, compare_chance
-from cnn.spec import Settings
+from cnn.evaluation.gate_spec import GateSpec
+from cnn.evaluation.metrics import Evaluation, Paired, bound_accuracy, compare_chance, find_p_better
+from cnn.evaluation.part_tests import ComparedPart, PartVerdict, find_worse_parts
+from cnn.evaluation.weighed import Weighed
 from cnn.text import name_some
 
 ENOUGH = 30  # unseen test images on which two models may be compared, whatever share of all they are
-
-
-class GateSpec(Settings):
-    """When a new version becomes champion (the one that scores) by itself."""
-
-    margin: float = Field(
-        0.01,
-        ge=0.0,
-        le=1.0,
-        description="how much less accurate than the champion a new version may be, as a share of the images",
-    )
-    significance: float = Field(
-        0.05,
-        gt=0.0,
-        lt=1.0,
-        description="how sure a comparison must be, as a p value: a new version that is worse than the champion at a "
-        "smaller p is held back, and so is a first version that is not better than a constant answer at a smaller p",
-    )
+OVERALL = 0.2  # share of gate.significance that the comparisons over all images have; classes and slices have the rest
 
 
 @dataclass(frozen=True)
@@ -56,8 +39,8 @@ class Champion:
     """What is known of the champion; None stands for what has not been found out.
 
     `classes` are those that it names (None: it was not made by Safelight), `tested` those that it was tested on,
-    `unseen` the challenger's test images that it has not learnt from, and `paired` compares the two on these.
-    `unscored` says why there is no comparison.
+    `unseen` the challenger's test images that it has not learnt from, and `paired` compares the two on these, `parts`
+    on each class and slice of them. `unscored` says why there is no comparison, `ece` is its calibration error there.
     """
 
     version: int
@@ -66,35 +49,68 @@ class Champion:
     unseen: UnseenImages | None = None
     paired: Paired | None = None
     unscored: str | None = None
+    parts: tuple[ComparedPart, ...] = ()
+    ece: float | None = None
+
+
+@dataclass(frozen=True)
+class AlsoWeighed:
+    """What decides beside the comparison with the champion.
+
+    `best` is the most accurate version ever judged on these images, where that is not the champion; `looks` counts the
+    versions that these images have judged, this one among them; `weighed` is what else was measured, each with its own
+    threshold: one that is not kept holds the version back.
+    """
+
+    best: Champion | None = None
+    looks: int = 1
+    weighed: tuple[Weighed, ...] = ()
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate says, with its reasons in plain sentences."""
+    """What the gate says, with its reasons in plain sentences, and everything that it weighed with all numbers.
 
-    verdict: Literal["promote", "hold"]
+    `keep`: the champion stays because the new version is as good within noise, or not surely worse; `hold`: something
+    was found wrong with it, which a person should know.
+    """
+
+    verdict: Literal["promote", "keep", "hold"]
     reasons: tuple[str, ...]
+    weighed: tuple[Weighed, ...] = ()
 
 
 def decide_promotion(
-    challenger: Challenger, champion: Champion | None, spec: GateSpec, lost: str | None = None
+    challenger: Challenger,
+    champion: Champion | None,
+    spec: GateSpec,
+    lost: str | None = None,
+    also: AlsoWeighed = AlsoWeighed(),
 ) -> Verdict:
-    """Promote a version that is not worse than the champion on the same images, or, without a champion, better than a
-    constant answer.
+    """Promote a version that is not worse than the champion and the best version on the same images, in no class or
+    slice, and breaks no threshold; without a champion, one that is better than a constant answer.
 
     `lost` says what became of a champion that somebody deleted: `champion` is then the one before it, and where there
-    is none the version is held, for it is not the first. A version that is held ends with what a person can do who
-    knows better.
+    is none the version is held, for it is not the first. A version that is not promoted ends with what a person can do
+    who knows better.
     """
     if champion is not None:
-        verdict = _compare(challenger, champion, spec)
+        found = _compare(challenger, champion, spec, also)
     else:
-        verdict = Verdict("hold", ()) if lost else _decide_first(challenger, spec)
-    reasons = (*verdict.reasons, lost) if lost else verdict.reasons
-    if verdict.verdict == "hold":
+        found = Verdict("hold", ()) if lost else _decide_first(challenger, spec)
+    found = _apply_thresholds(found, also.weighed)
+    reasons = (*found.reasons, lost) if lost else found.reasons
+    if found.verdict != "promote":
         command = f"safelight promote {challenger.name} {challenger.version} --why TEXT"
         reasons = (*reasons, f"if it is to be the champion all the same: `{command}`")
-    return Verdict(verdict.verdict, reasons)
+    return replace(found, reasons=reasons)
+
+
+def _apply_thresholds(found: Verdict, weighed: Sequence[Weighed]) -> Verdict:
+    """The verdict with what else was weighed: one broken threshold holds the version back."""
+    broken = tuple(each.line for each in weighed if not each.kept)
+    verdict = "hold" if broken else found.verdict
+    return Verdict(verdict, (*broken, *found.reasons), (*found.weighed, *weighed))
 
 
 def judge_int8(paired: Paired, spec: GateSpec) -> Verdict:
@@ -105,7 +121,7 @@ def judge_int8(paired: Paired, spec: GateSpec) -> Verdict:
     )
     if near and plausible:
         return Verdict("promote", (f"{found}: registered with it",))
-    rule = _describe_test(paired, spec, plausible) if near else _describe_margin(paired, spec, near)
+    rule = _describe_test(paired, spec.significance, plausible) if near else _describe_margin(paired, spec, near)
     return Verdict("hold", (f"{found}: registered without int8; {rule}",))
 
 
@@ -151,59 +167,157 @@ def describe_unjudged(classes: Sequence[str], judged_on: str = "test") -> str:
     return f"there are no {judged_on} images of {_quote(classes)}: how well it knows them was not measured"
 
 
-def _compare(challenger: Challenger, champion: Champion, spec: GateSpec) -> Verdict:
-    """Promote when the new version is not worse on the same images, which means both: its accuracy is at most
-    `spec.margin` behind, and the exact one-sided paired test has p >= `spec.significance`."""
+def _compare(challenger: Challenger, champion: Champion, spec: GateSpec, also: AlsoWeighed) -> Verdict:
+    """Hold a version that is found worse, keep the champion where nothing is found, promote one that is found better.
+
+    Found worse: by the exact paired test over all images at `OVERALL` of `spec.significance`, halved where the best is
+    another version than the champion, and for this one, which was picked out of `also.looks`, divided by their number
+    (Bonferroni); or in a class or slice (`find_worse_parts`), which share the rest. So a version that is as good is
+    held at most as often as `spec.significance` says. It takes the champion's place only if its accuracy on these
+    images is at most `spec.margin` behind the best there has been: nights add up to no more than that.
+    """
     if obstacle := find_obstacle(challenger, champion):
         return Verdict("hold", obstacle)
     paired = champion.paired
     if paired is None or not paired.images:
         return Verdict("hold", ("there are no test images to compare with the champion on; raise split.test",))
-    near, plausible = paired.difference >= -spec.margin, paired.p_worse >= spec.significance
+    parts = find_worse_parts(champion.parts, (1 - OVERALL) * spec.significance, spec.support, spec.class_margin)
+    rivals = _list_rivals(champion, paired, spec, also)
     reasons = (
-        _describe_difference(paired),
-        *_describe_left_out(paired, challenger.evaluation.images),
-        _describe_margin(paired, spec, near),
-        _describe_test(paired, spec, plausible),
+        *_describe_difference(paired, challenger.evaluation.images),
+        *(line for rival in rivals for line in _describe_rival(rival, spec)),
     )
-    return Verdict("promote" if near and plausible else "hold", reasons)
+    weighed = (*(_weigh_rival(rival, spec) for rival in rivals), *map(_weigh_part, parts))
+    if any(each.is_worse for each in rivals) or any(each.is_worse for each in parts):
+        broken = (_describe_part(each) for each in parts if each.is_worse)
+        return Verdict("hold", (*broken, *reasons), weighed)
+    behind = paired.p_worse < spec.significance or not all(rival.is_near for rival in rivals)
+    verdict, policy = _choose_equal(challenger, champion, paired, spec, behind)
+    return Verdict(verdict, (*reasons, *policy), weighed)
+
+
+@dataclass(frozen=True)
+class _ComparedRival:
+    """The champion, or the best version ever judged on these images, and what its comparison says at `level`."""
+
+    role: str
+    paired: Paired
+    level: float
+    is_near: bool
+
+    @property
+    def is_worse(self) -> bool:
+        return self.paired.p_worse < self.level
+
+
+def _list_rivals(champion: Champion, paired: Paired, spec: GateSpec, also: AlsoWeighed) -> tuple[_ComparedRival, ...]:
+    """Who the version is held against over all images."""
+    level = OVERALL * spec.significance
+    best = also.best.paired if also.best is not None else None
+    if also.best is None or best is None or not best.images:
+        return (_ComparedRival("the champion", paired, level, paired.difference >= -spec.margin),)
+    role = f"the best version judged on these images, {also.best.version}"
+    return (
+        _ComparedRival("the champion", paired, level / 2, paired.difference >= -spec.margin),
+        _ComparedRival(role, best, level / (2 * max(also.looks, 1)), best.difference >= -spec.margin),
+    )
+
+
+def _choose_equal(
+    challenger: Challenger, champion: Champion, paired: Paired, spec: GateSpec, behind: bool
+) -> tuple[Literal["promote", "keep"], tuple[str, ...]]:
+    """What becomes of a version that was not found worse, and the policy that was applied."""
+    if behind:
+        return "keep", ("not surely worse, but too far behind to take the champion's place: the champion stays",)
+    p = find_p_better(paired)
+    if p < spec.improvement:
+        return "promote", (f"the exact paired test finds it better (p {p:.3g}, below gate.improvement)",)
+    if new := sorted(challenger.tested - set(champion.classes or ())):
+        return "promote", (f"as good within noise, and it knows {_quote(new)}, which the champion does not",)
+    if spec.equal == "replace":
+        return "promote", ('as good within noise: gate.equal = "replace" gives it the champion\'s place',)
+    return "keep", (f'as good within noise (p {p:.3g} of being better): gate.equal = "keep" lets the champion stay',)
+
+
+def _describe_rival(rival: _ComparedRival, spec: GateSpec) -> tuple[str, ...]:
+    """The margin and the test for the champion; for another version that is the best, its difference as well."""
+    paired = rival.paired
+    lines = (_describe_margin(paired, spec, rival.is_near), _describe_test(paired, rival.level, not rival.is_worse))
+    if rival.role == "the champion":
+        return lines
+    return tuple(f"beside {rival.role} ({paired.champion:.4f} on {paired.images:,} images): {line}" for line in lines)
+
+
+def _describe_part(found: PartVerdict) -> str:
+    part, paired = found.part, found.part.paired
+    return (
+        f"{part.kind} {part.name!r}: {paired.challenger:.4f} of its {paired.images:,} test images right, the champion "
+        f"{paired.champion:.4f}"
+        f" ({paired.losses} lost, {paired.wins} won; p {paired.p_worse:.3g}, at most {found.level:.3g} after Holm's "
+        "correction over classes and slices)"
+    )
+
+
+def _weigh_rival(rival: _ComparedRival, spec: GateSpec) -> Weighed:
+    paired, name = rival.paired, f"accuracy beside {rival.role}"
+    line = f"{_describe_margin(paired, spec, rival.is_near)}; {_describe_test(paired, rival.level, not rival.is_worse)}"
+    kept = rival.is_near and not rival.is_worse
+    facts = (name, paired.challenger, paired.champion, -spec.margin, kept, line)
+    return Weighed(*facts, paired.images, paired.p_worse)
+
+
+def _weigh_part(found: PartVerdict) -> Weighed:
+    part, paired = found.part, found.part.paired
+    line = _describe_part(found) if found.is_worse else "not found worse"
+    facts = (f"{part.kind} {part.name}", paired.challenger, paired.champion, found.level, not found.is_worse, line)
+    return Weighed(*facts, paired.images, paired.p_worse)
 
 
 def _decide_first(challenger: Challenger, spec: GateSpec) -> Verdict:
-    """Promote a version that no champion stands beside when it is better than a constant answer: of all that there is
-    to compare it with, the least.
+    """Promote a version that no champion stands beside when it is better than the best constant answer: of all that
+    there is to compare it with, the least.
 
     Better means that one of two tests (`cnn.evaluation.metrics.compare_chance`) finds it so, at half of
-    `spec.significance` each: of its accuracy, or of its mean recall. So six images, three of each of two classes, are
-    enough when all answers are right; four are not, which guessing has right once in sixteen times.
+    `spec.significance` each: of its accuracy (its exact lower bound, Clopper and Pearson 1934, is above the share of
+    the commonest class), or of its mean recall. So six images, three of each of two classes, are enough when all
+    answers are right; four are not, which guessing has right once in sixteen times.
     """
     evaluation, judged_on = challenger.evaluation, challenger.judged_on
     chance = compare_chance(evaluation)
     low, high = evaluation.accuracy_interval
     figures = f"accuracy {evaluation.accuracy:.4f} ({low:.4f} to {high:.4f}) on {evaluation.images} {judged_on} images"
+    better = min(chance.p_accuracy, chance.p_recall) < spec.significance / 2
+    bound = bound_accuracy(evaluation, spec.significance / 2)
+    rule = f"surely right on more than {bound:.4f} of them, always answering {chance.commonest!r} on {chance.share:.4f}"
+    facts = ("accuracy beside the best constant answer", evaluation.accuracy, chance.share, chance.share, better, rule)
+    weighed = (Weighed(*facts, evaluation.images, chance.p_accuracy),)
     if judged_on == "train":
         figures += "; these are the images that it was trained on: there are no others"
     unjudged = (describe_unjudged(evaluation.unjudged, judged_on),) if evaluation.unjudged else ()
     first = "first version" if challenger.version == 1 else "no champion to compare with"
-    if min(chance.p_accuracy, chance.p_recall) < spec.significance / 2:
-        return Verdict("promote", (first, figures, *unjudged))
-    doubt = f"not shown to be better than always answering {chance.commonest!r} ({chance.share:.4f})"
+    if better:
+        return Verdict("promote", (first, figures, *unjudged), weighed)
+    doubt = (
+        f"not shown to be better than always answering {chance.commonest!r} ({chance.share:.4f}): with "
+        f"{1 - spec.significance / 2:.1%} confidence it is right on {bound:.4f} or more"
+    )
     remedy = (
         "retrain with more images or with other settings (fit.batch_size = 8 where images are few, fit.epochs, model), "
         "or raise split.test, so that more images judge it"
     )
-    return Verdict("hold", (f"{first}, {doubt}", figures, *unjudged, remedy))
+    return Verdict("hold", (f"{first}, {doubt}", figures, *unjudged, remedy), weighed)
 
 
-def _describe_difference(paired: Paired) -> str:
+def _describe_difference(paired: Paired, images: int) -> tuple[str, ...]:
     what = (
         "as accurate as" if not paired.difference else ("more" if paired.difference > 0 else "less") + " accurate than"
     )
     points = f" by {abs(paired.difference) * 100:.2f} points" if paired.difference else ""
-    return (
+    found = (
         f"on the same {paired.images} test images it is {what} the champion{points} "
         f"({paired.wins} only it has right, {paired.losses} only the champion)"
     )
+    return (found, *_describe_left_out(paired, images))
 
 
 def _describe_left_out(paired: Paired, images: int) -> tuple[str, ...]:
@@ -221,10 +335,10 @@ def _describe_margin(paired: Paired, spec: GateSpec, near: bool) -> str:
     return f"{rule}: kept" if near else f"{rule}: broken, it is {-paired.difference * 100:.2f} behind"
 
 
-def _describe_test(paired: Paired, spec: GateSpec, plausible: bool) -> str:
+def _describe_test(paired: Paired, level: float, plausible: bool) -> str:
     finding = "does not find it worse" if plausible else "finds it worse"
     sign = "at least" if plausible else "below"
-    return f"the exact paired test {finding} (p {paired.p_worse:.3g}, {sign} gate.significance {spec.significance:g})"
+    return f"the exact paired test {finding} (p {paired.p_worse:.3g}, {sign} {level:.3g})"
 
 
 def _quote(names: Sequence[str]) -> str:

@@ -206,6 +206,22 @@ def compare_paired(challenger_correct: ArrayLike, champion_correct: ArrayLike) -
     )
 
 
+def find_p_better(paired: Paired) -> float:
+    """The other side of the exact test: the probability of at least so many wins were both models equally good."""
+    from scipy.stats import binom
+
+    tosses = paired.wins + paired.losses
+    return float(binom.sf(paired.wins - 1, tosses, 0.5)) if tosses else 1.0
+
+
+def bound_accuracy(evaluation: Evaluation, level: float) -> float:
+    """The exact lower bound of an accuracy (Clopper and Pearson 1934): below it with probability `level` at most."""
+    from scipy.stats import beta
+
+    right = int(np.trace(np.array(evaluation.confusion, np.int64)))
+    return float(beta.ppf(level, right, evaluation.images - right + 1)) if right else 0.0
+
+
 def compare_chance(evaluation: Evaluation) -> Chance:
     """The evaluation held against a constant answer, by two one-sided tests that hold for few images too.
 

@@ -24,8 +24,8 @@ def describe_training(answer: Mapping[str, Any]) -> str:
         change = read_difference(reasons)
         parts.append(f"{accuracy:.3f}" + ("" if change is None else f" ({change:+.3f})"))
     parts.append(answer["alias"] or "no alias")
-    held = answer["gate"]["verdict"] != "promote" and reasons
-    return ", ".join(parts) + (f"; held: {reasons[0]}" if held else "")
+    word = {"promote": "", "keep": "champion kept"}.get(answer["gate"]["verdict"], "held")
+    return ", ".join(parts) + (f"; {word}: {reasons[0]}" if word and reasons else "")
 
 
 def describe_scoring(answer: Mapping[str, Any]) -> str:

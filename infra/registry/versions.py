@@ -15,9 +15,9 @@ from infra.registry.mlflow_client import AbsentError, MlflowConnection
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 # Tags of a version: its metrics, how many images its dataset holds, what the metrics were measured on and of which
-# classes there were no images there (as JSON), and when the gate's verdict was applied.
+# classes there were no images there (as JSON); what the gate weighed (as JSON) and when its verdict was applied.
 METRIC, IMAGES, JUDGED_ON, UNJUDGED = "metric.", "safelight.images", "safelight.judged_on", "safelight.unjudged"
-GATE_APPLIED = "gate.applied"
+GATE_APPLIED, WEIGHED = "gate.applied", "gate.weighed"
 # With the kind of group after it (`group`, `camera`): accuracy at groups that the model knows and at new ones, as JSON.
 UNSEEN = "safelight.unseen_"
 RECORD = "safelight.record"  # sha256 of the record of its training

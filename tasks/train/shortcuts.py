@@ -47,7 +47,7 @@ def check_shortcuts(store: Store, manifest: Manifest, seed: int) -> tuple[Shortc
 
 def list_clues(facts: pa.Table, appearance: Appearance) -> list[Clue]:
     """The clues of images of which the ledger says `facts`, a row for each."""
-    width, height = (facts.column(name).to_numpy().astype(np.float64) for name in ("width", "height"))
+    width, height = (facts.column(name).fill_null(1).to_numpy().astype(np.float64) for name in ("width", "height"))
     types = [_name_type(path) for path in facts.column("path").to_pylist()]
     seconds = facts.column("captured").fill_null(-1).to_numpy()
     hours = np.where(seconds < 0, -1, seconds // HOUR % HOURS).astype(np.float64)

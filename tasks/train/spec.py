@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from cnn.dataset.manifest import Manifest
 from cnn.digest import canonical_json, hash_json
-from cnn.evaluation.gate import GateSpec
+from cnn.evaluation.gate_spec import GateSpec
 from cnn.evaluation.metrics import Evaluation
 from cnn.evaluation.validity import Shortcut, UnseenGroups
 from cnn.inference.backbone import BackboneSpec

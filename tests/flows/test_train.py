@@ -12,17 +12,21 @@ import numpy as np
 import pytest
 from small_dataset import write_dataset
 
+import flows.promotion
 import flows.retrain
 import flows.train
 from cnn.dataset.manifest import Manifest
 from cnn.errors import ConfigError
+from cnn.evaluation.gate_spec import GateSpec
 from cnn.evaluation.metrics import Evaluation, evaluate_probabilities
+from cnn.evaluation.validity import UnseenGroups
 from cnn.models.architecture import ModelSpec
 from cnn.models.pretrained import Download
 from flows.config import Config
+from flows.promotion import gate_stage, log_verdict
 from flows.results import GateResult, TrainResult
 from flows.retrain import drop_foreign_report
-from flows.train import describe_evaluation, gate_stage, log_verdict, register_stage
+from flows.train import describe_evaluation, register_stage
 from infra.registry.versions import JUDGED_ON, UNJUDGED
 from infra.storage.store import open_store
 from tasks.train.facts import read_dataset_facts
@@ -36,15 +40,17 @@ def evaluate(labels: list[int]) -> Evaluation:
     return evaluate_probabilities(np.eye(3)[labels], labels, CLASSES)
 
 
-def report(evaluation: Evaluation, judged_on: str = "test") -> Any:
+def report(evaluation: Evaluation, judged_on: str = "test", groups: tuple[UnseenGroups, ...] = ()) -> Any:
     facts: dict[str, Any] = {"best_step": 3, "steps": 5, "resumed_at": 0, "figures": "figures", "bundle": "bundle"}
+    facts["unseen_groups"] = groups
     return SimpleNamespace(evaluation=evaluation, judged_on=judged_on, info=SimpleNamespace(dataset="birds-1"), **facts)
 
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
-    monkeypatch.setattr(flows.train, "log_message", lines.append)
+    for module in (flows.train, flows.promotion):
+        monkeypatch.setattr(module, "log_message", lines.append)
     return lines
 
 
@@ -77,6 +83,20 @@ def test_a_version_is_registered_with_what_it_was_judged_on(said: list[str]) -> 
     assert json.dumps(metrics, allow_nan=False)
 
 
+def test_a_version_says_in_its_tags_what_it_is_worth_at_a_new_camera() -> None:
+    asked: list[tuple[Any, ...]] = []
+    registry = SimpleNamespace(
+        log_figures=lambda *_: None, register_version=lambda *facts: asked.append(facts) or SimpleNamespace(version=1)
+    )
+    figures = {"groups": 4, "images": 90, "left_out": 0, "known": 0.94, "unseen": 0.71, "interval": (0.5, 0.9)}
+    groups = UnseenGroups(kind="camera", p=0.001, worst=(), **figures)
+    job: Any = SimpleNamespace(registry=registry, name="birds", manifest=SimpleNamespace(dataset="birds-1"))
+    register_stage(job, report(evaluate([0, 1, 2]), groups=(groups,)), "run")
+    kept = json.loads(asked[0][-1]["safelight.unseen_camera"])
+    assert (kept["known"], kept["unseen"]) == (0.94, 0.71)
+    assert groups.describe().startswith("accuracy 0.94 at cameras it knows, 0.71 (0.50 to 0.90) at a new one")
+
+
 def test_a_version_that_is_held_is_told_with_every_reason(said: list[str]) -> None:
     log_verdict(GateResult(verdict="hold", reasons=["it is worse", "by much", "what to do"]))
     log_verdict(GateResult(verdict="promote", reasons=["it is better", "by much"]))
@@ -103,10 +123,12 @@ def test_a_version_has_its_report_before_its_verdict_and_only_once(
 ) -> None:
     """A run that is killed between the two writes it again; one that is killed later would compare with itself."""
     done: list[str] = []
-    monkeypatch.setattr(flows.train, "publish_report", lambda *given: done.append(f"report with {given[4].verdict}"))
-    monkeypatch.setattr(flows.train, "apply_verdict", lambda *given: done.append(f"verdict {given[2].verdict}"))
+    monkeypatch.setattr(
+        flows.promotion, "publish_report", lambda *given: done.append(f"report with {given[4].verdict}")
+    )
+    monkeypatch.setattr(flows.promotion, "apply_verdict", lambda *given: done.append(f"verdict {given[2].verdict}"))
     registry = SimpleNamespace(lost_champion=lambda name: None, champion=lambda name: None)
-    job: Any = SimpleNamespace(registry=registry, name="birds", config=Config())
+    job: Any = SimpleNamespace(registry=registry, name="birds", spec=GateSpec())
     version: Any = SimpleNamespace(version=1, verdict=begun)
     gate_stage(job, report(evaluate([0, 1, 2] * 20)), version)
     assert done == order

@@ -12,7 +12,8 @@ from small_dataset import IMAGE, PER_CLASS, write_dataset
 from cnn.dataset.loader import open_split
 from cnn.dataset.normalization import Normalization
 from cnn.evaluation.calibration import apply_temperature
-from cnn.evaluation.gate import Challenger, Champion, GateSpec, decide_promotion
+from cnn.evaluation.gate import Challenger, Champion, decide_promotion
+from cnn.evaluation.gate_spec import GateSpec
 from cnn.evaluation.metrics import evaluate_probabilities
 from cnn.inference.bundle import GOLDEN, ONNX, WEIGHTS, BundleInfo
 from cnn.models.architecture import ModelSpec

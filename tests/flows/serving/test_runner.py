@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cnn.errors import ConfigError, SourceError
-from cnn.evaluation.gate import Challenger, Champion, GateSpec, decide_promotion
+from cnn.evaluation.gate import Challenger, Champion, decide_promotion
+from cnn.evaluation.gate_spec import GateSpec
 from cnn.evaluation.metrics import Paired, evaluate_probabilities
 from flows.cli.main import app
 from flows.cli.server import make_time_settings
@@ -183,6 +184,8 @@ def test_a_training_is_one_line() -> None:
     assert describe_answer("retrain", TRAINED) == "version 4, 0.912, champion"
     better = TRAINED | {"gate": {"verdict": "promote", "reasons": judge(3, 2)}}
     assert describe_answer("retrain", better) == "version 4, 0.912 (+0.004), champion"
+    kept = TRAINED | {"alias": "challenger", "gate": {"verdict": "keep", "reasons": judge(2, 3)}}
+    assert describe_answer("retrain", kept).startswith("version 4, 0.912 (-0.004), challenger; champion kept: on the")
     held = TRAINED | {"alias": "challenger", "gate": {"verdict": "hold", "reasons": judge(2, 3)}}
     assert describe_answer("retrain", held).startswith("version 4, 0.912 (-0.004), challenger; held: on the same 250")
     same = TRAINED | {"trained": False}

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from registries import METRICS, add_versions, register
 
-import flows.train
+import flows.promotion
 from cnn.errors import RegistryError
 from cnn.evaluation.gate import Champion, Verdict
+from cnn.evaluation.gate_spec import GateSpec
 from cnn.evaluation.metrics import compare_paired, evaluate_probabilities
-from flows.config import Config
-from flows.train import gate_stage
+from flows.promotion import gate_stage
 from infra.registry import history as moves
 from infra.registry.registry import Registry
 from infra.registry.versions import read_version
@@ -165,12 +165,12 @@ def pass_gate(registry: Registry, name: str, number: int, monkeypatch: pytest.Mo
         compared.append(version)
         return Champion(version, ("bat", "owl"), paired=compare_paired([True] * 20, [False] * 20))
 
-    monkeypatch.setattr(flows.train, "measure_champion", measure)
+    monkeypatch.setattr(flows.promotion, "measure_champion", measure)
     monkeypatch.setattr(registry, "fetch_bundle", lambda *_: Path("bundle"))
-    monkeypatch.setattr(flows.train, "publish_report", lambda *_: None)
+    monkeypatch.setattr(flows.promotion, "publish_report", lambda *_: None)
     answers = [0, 1] * 10
     evaluation = evaluate_probabilities(np.eye(2)[answers], answers, ("bat", "owl"))
-    job: Any = SimpleNamespace(name=name, registry=registry, config=Config(), manifest=None, store=None)
+    job: Any = SimpleNamespace(name=name, registry=registry, spec=GateSpec(), manifest=None, store=None)
     report: Any = SimpleNamespace(evaluation=evaluation, judged_on="test", answers="test.npz")
     verdict = read_verdict(gate_stage(job, report, registry.version(name, number)))
     assert verdict is not None

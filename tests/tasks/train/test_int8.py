@@ -10,7 +10,8 @@ from small_dataset import write_dataset
 from tiny_jobs import make_plan
 
 from cnn.dataset.loader import ShardSet
-from cnn.evaluation.gate import GateSpec, judge_int8
+from cnn.evaluation.gate import judge_int8
+from cnn.evaluation.gate_spec import GateSpec
 from cnn.evaluation.metrics import compare_paired
 from cnn.inference.bundle import GOLDEN_INT8, INT8
 from cnn.inference.scorer import Precision

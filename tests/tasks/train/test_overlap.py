@@ -19,7 +19,8 @@ from cnn.dataset.manifest import Manifest
 from cnn.dataset.seen_images import SeenImages, UnseenImages, write_seen
 from cnn.dataset.split import SplitSpec
 from cnn.errors import IntegrityError
-from cnn.evaluation.gate import Challenger, GateSpec, Verdict, decide_promotion
+from cnn.evaluation.gate import Challenger, Verdict, decide_promotion
+from cnn.evaluation.gate_spec import GateSpec
 from cnn.evaluation.metrics import evaluate_probabilities
 from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import INFO, SEEN, BundleInfo, read_bundle

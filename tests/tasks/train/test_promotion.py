@@ -8,12 +8,17 @@ import pytest
 
 from cnn.errors import RegistryError
 from cnn.evaluation.gate import Verdict
+from cnn.evaluation.weighed import Weighed
 from infra.registry.mlflow_client import AbsentError
 from infra.registry.versions import CHALLENGER, CHAMPION, GATE_APPLIED, JUDGED_ON, UNJUDGED, Versions
-from tasks.train.promotion import apply_verdict, read_verdict
+from tasks.train.promotion import MOST, apply_verdict, read_verdict, read_weighed, write_weighed
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-PROMOTE, HOLD = Verdict("promote", ("better",)), Verdict("hold", ("worse",))
+WEIGHED = (
+    Weighed("accuracy", 0.9, 0.95, -0.01, False, "broken", 1000, 0.001),
+    Weighed("size", 3.0, None, None, True, ""),
+)
+PROMOTE, HOLD, KEEP = Verdict("promote", ("better",)), Verdict("hold", ("worse",), WEIGHED), Verdict("keep", ("equal",))
 
 
 class FakeRegistry(Versions):
@@ -84,10 +89,21 @@ def test_a_version_that_is_held_is_challenger() -> None:
     found = apply_verdict(registry, registry.version("m", 2), HOLD, "gate", NOON)
     assert found.aliases == (CHALLENGER,)
     assert registry.aliases == {CHAMPION: 1, CHALLENGER: 2}
+    assert read_verdict(found) == HOLD
 
 
-@pytest.mark.parametrize("verdict", [PROMOTE, HOLD])
-@pytest.mark.parametrize("changes", range(8))
+def test_the_numbers_of_thousands_of_classes_fit_into_a_tag() -> None:
+    parts = [Weighed(f"class {n}", 0.9, 0.9, 0.01, n != 7, "x" * 80, 30, n / 5000) for n in range(5000)]
+    text = write_weighed(parts)
+    assert len(text) <= MOST
+    kept = read_weighed(text)
+    assert kept[7].name == "class 7"
+    assert kept == tuple(parts[: len(kept)])
+    assert read_weighed("edited") == read_weighed('{"a": 1}') == read_weighed("[3]") == ()
+
+
+@pytest.mark.parametrize("verdict", [PROMOTE, HOLD, KEEP])
+@pytest.mark.parametrize("changes", range(9))
 def test_killed_at_any_step_and_repeated_it_ends_the_same(verdict: Verdict, changes: int) -> None:
     registry, undisturbed = FakeRegistry(2), FakeRegistry(2)
     for one in (registry, undisturbed):
