@@ -113,7 +113,7 @@ def _compare(
     known, unseen = right
     numbers, own = np.unique(groups, return_inverse=True)
     counts = np.bincount(own)
-    hits = [np.bincount(own, each) for each in right]
+    hits = [np.bincount(own[each], minlength=len(counts)).astype(np.int64) for each in right]
     shares = zip(numbers, counts, hits[0] / counts, hits[1] / counts, strict=True)
     figures = [
         GroupFigures(name=names[number], images=int(count), known=float(one), unseen=float(other))
@@ -132,7 +132,7 @@ def _compare(
     )
 
 
-def bound_by_groups(hits: NDArray[np.float64], counts: NDArray[np.int64]) -> tuple[float, float] | None:
+def bound_by_groups(hits: NDArray[np.int64], counts: NDArray[np.int64]) -> tuple[float, float] | None:
     """95 % interval of the share of images that are right in a new group, from those of each group: that of a ratio
     under cluster sampling (Cochran 1977, "Sampling techniques", section 9.4), and never narrower than that of as many
     single images; None with fewer than three groups, of which nothing can be said."""

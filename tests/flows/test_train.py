@@ -85,9 +85,12 @@ def test_a_version_is_registered_with_what_it_was_judged_on(said: list[str]) -> 
 
 def test_a_version_says_in_its_tags_what_it_is_worth_at_a_new_camera() -> None:
     asked: list[tuple[Any, ...]] = []
-    registry = SimpleNamespace(
-        log_figures=lambda *_: None, register_version=lambda *facts: asked.append(facts) or SimpleNamespace(version=1)
-    )
+
+    def register(*facts: Any) -> Any:
+        asked.append(facts)
+        return SimpleNamespace(version=1)
+
+    registry = SimpleNamespace(log_figures=lambda *_: None, register_version=register)
     figures = {"groups": 4, "images": 90, "left_out": 0, "known": 0.94, "unseen": 0.71, "interval": (0.5, 0.9)}
     groups = UnseenGroups(kind="camera", p=0.001, worst=(), **figures)
     job: Any = SimpleNamespace(registry=registry, name="birds", manifest=SimpleNamespace(dataset="birds-1"))

@@ -101,4 +101,4 @@ def test_the_interval_is_that_of_the_groups_and_needs_three() -> None:
     assert wide[0] < 0.05
     assert wide[1] > 0.99
     assert narrow[0] == pytest.approx(0.539, abs=0.005)  # no narrower than 235 of 400 images
-    assert bound_by_groups(np.array([1.0, 2.0]), np.array([4, 4])) is None
+    assert bound_by_groups(np.array([1, 2]), np.array([4, 4])) is None
