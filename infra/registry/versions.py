@@ -20,6 +20,8 @@ METRIC, IMAGES, JUDGED_ON, UNJUDGED = "metric.", "safelight.images", "safelight.
 GATE_APPLIED, WEIGHED = "gate.applied", "gate.weighed"
 # With the kind of group after it (`group`, `camera`): accuracy at groups that the model knows and at new ones, as JSON.
 UNSEEN = "safelight.unseen_"
+# The best version that the test images have judged up to this one, how many they have, and the settings that drew them.
+BEST, LOOKS, SPLIT_DRAWN = "gate.best", "gate.looks", "gate.split"
 RECORD = "safelight.record"  # sha256 of the record of its training
 
 
