@@ -1,6 +1,7 @@
 """The flow `score`: predictions and a report for a folder of images, by the champion of a model."""
 
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -9,8 +10,9 @@ from prefect import flow
 
 from cnn.errors import SourceError
 from cnn.evaluation.gate import describe_unjudged
+from cnn.evaluation.held_out import CalibrationAnswers
 from cnn.images.spec import ImageSpec
-from cnn.inference.bundle import read_bundle
+from cnn.inference.bundle import read_bundle, read_calibration
 from cnn.text import name_some
 from flows.config import Config
 from flows.events import emit_notice
@@ -35,9 +37,12 @@ from tasks.files.listing import describe_excluded, list_lost_folders, list_sourc
 from tasks.files.source_checks import name_command, open_given, refuse_outside_links, refuse_workspace_inside
 from tasks.score.batch import BatchRecord, find_previous_batch
 from tasks.score.chunk import ChunkScores, score_chunk, warm_up_scoring
+from tasks.score.decision import DecisionRule
+from tasks.score.effort import describe_effort
 from tasks.score.inbox_checks import check_inbox, explain_vanished
 from tasks.score.plan import ScorePlan, find_finished_batch, plan_scoring
 from tasks.score.predictions import write_csv
+from tasks.score.promise import add_promise
 from tasks.score.publish import publish_batch
 from tasks.score.results import ResultsRecord, refresh_results
 from tasks.score.spec import ModelRef, ScoreJob
@@ -61,9 +66,10 @@ def score(
 def score_folder(source: str, name: str, workspace: str, config: Config, csv: bool) -> ScoreResult:
     """The body of the flow."""
     store = open_store(workspace)
-    model, image = run_stage("fetch champion", lambda: fetch_champion(store, workspace, name))
+    champion = run_stage("fetch champion", lambda: fetch_champion(store, workspace, name))
+    model, image = champion.model, champion.image
     began = submitted = time.monotonic()
-    plan = run_stage("list", lambda: plan_batch(source, store, model, config))
+    plan = run_stage("list", lambda: plan_batch(source, store, model, config, champion.calibration))
     record = finished = find_finished_batch(store, plan)
     with open_workers(config.cluster, log_message) as workers:
         if record is None:
@@ -79,6 +85,8 @@ def score_folder(source: str, name: str, workspace: str, config: Config, csv: bo
     if csv:
         publish_csv(store, record)
     log_message(describe_batch(result))
+    if record.effort is not None:
+        log_message(f"effort: {describe_effort(record.effort)}")
     if record.features is not None:
         log_message(f"features: {store.uri_of(record.features.path)}")
     if finished is None:  # else the run that wrote the batch said so
@@ -88,8 +96,18 @@ def score_folder(source: str, name: str, workspace: str, config: Config, csv: bo
     return result
 
 
-def fetch_champion(store: Store, workspace: str, name: str) -> tuple[ModelRef, ImageSpec]:
-    """The champion, whose bundle lies, verified, where the workers find it; and how it sees images."""
+@dataclass(frozen=True)
+class FetchedChampion:
+    """The champion, whose bundle lies, verified, where the workers find it; how it sees images, and what it answered to
+    those that calibrated it (None: an earlier release did not keep that)."""
+
+    model: ModelRef
+    image: ImageSpec
+    calibration: CalibrationAnswers | None
+
+
+def fetch_champion(store: Store, workspace: str, name: str) -> FetchedChampion:
+    """Bring the champion's bundle into the workspace."""
     registry = open_registry(workspace)
     champion = registry.require_champion(name)
     folder = registry.fetch_bundle(champion, cache_dir() / "champions")
@@ -106,10 +124,12 @@ def fetch_champion(store: Store, workspace: str, name: str) -> tuple[ModelRef, I
         judged=judged,
         unjudged=champion.unjudged,
     )
-    return model, info.image
+    return FetchedChampion(model, info.image, read_calibration(folder, info))
 
 
-def plan_batch(address: str, store: Store, model: ModelRef, config: Config) -> ScorePlan:
+def plan_batch(
+    address: str, store: Store, model: ModelRef, config: Config, calibration: CalibrationAnswers | None = None
+) -> ScorePlan:
     """List the source and find out what the previous batch answers already.
 
     Raises:
@@ -124,10 +144,13 @@ def plan_batch(address: str, store: Store, model: ModelRef, config: Config) -> S
         uri = address if "://" in address else str(parse_folder(address))
         raise explain_vanished(fault, store, uri, model.name) from None
     refuse_outside_links(source, files, command)
-    job = ScoreJob(source.uri, store.uri, model, config.score, datetime.now(UTC))
+    rule = add_promise(DecisionRule(), calibration, config.score, model.classes)
+    job = ScoreJob(source.uri, store.uri, model, config.score, datetime.now(UTC), rule=rule)
     remove_stale_scratch(store.root)
     plan = plan_scoring(files, job, find_previous_batch(store, job), config.chunk.files)
     lines = [f"{files.num_rows:,} files, {len(plan.chunks.rows):,} to score", *check_inbox(plan)]
+    if rule.shortfall:
+        lines.append(rule.shortfall)
     if exclude:
         lines.append(describe_excluded(files, exclude))
     if lost := list_lost_folders(files):
@@ -193,6 +216,7 @@ def make_result(store: Store, record: BatchRecord, seconds: float, working: floa
         scored=record.scored,
         reused=record.reused,
         seconds=round(seconds, 3),
+        effort=None if record.effort is None else record.effort.model_dump(),
         images_per_second=round(record.scored / working, 1) if record.scored and working > 0 else 0.0,
     )
 

@@ -13,11 +13,19 @@ class DecisionRule(Spec):
 
     `thresholds`: by label, the confidence from which its predictions are accepted; None: `score.accept` for all.
     `within`: by class, in the bundle's order, the probability from which its label is in `labels_within`; None: that
-    column stays empty.
+    column stays empty. `tested`: how many test images would be accepted, and how many of these are wrong; None: that is
+    not known. `shortfall`: why nothing, or not all that was asked for, can be promised.
     """
 
     thresholds: dict[str, float] | None = None
     within: tuple[float, ...] | None = None
+    tested: tuple[int, int] | None = None
+    shortfall: str = ""
+
+    @property
+    def loosest(self) -> float | None:
+        """The lowest confidence from which anything is accepted; None where the setting decides."""
+        return None if self.thresholds is None else min([1.0, *self.thresholds.values()])
 
     def find_thresholds(self, labels: NDArray[np.object_], accept: float) -> NDArray[np.float64]:
         """float64 (predictions,): the confidence that each must reach, `accept` where nothing is promised."""

@@ -18,6 +18,7 @@ from infra.storage.store import Store
 from tasks.files.listing import make_entries
 from tasks.files.paths import quote_path, restore_paths
 from tasks.score.batch import SCORING_RULES, BatchRecord, PredictionsRef, drop_parts, point_to_batch
+from tasks.score.effort import measure_effort
 from tasks.score.features import write_features
 from tasks.score.plan import ScorePlan, find_finished_batch
 from tasks.score.predictions import (
@@ -150,6 +151,8 @@ def _make_record(plan: ScorePlan, summary: Summary, predictions: PredictionsRef,
         source=task.source,
         model=task.model,
         spec=task.spec,
+        rule=task.rule,
+        effort=measure_effort(summary.outcomes["ok"], summary.decisions["accept"], task.rule),
         files=predictions.rows,
         outcomes=dict(summary.outcomes),
         decisions=dict(summary.decisions),

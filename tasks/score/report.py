@@ -18,6 +18,7 @@ from tasks.pages.histogram import draw_histogram
 from tasks.pages.templates import render_page
 from tasks.pages.thumbnails import Picture, make_picture
 from tasks.score.batch import BatchRecord
+from tasks.score.effort import describe_effort
 from tasks.score.summary import MAX_QUARANTINED, Example, Summary
 
 READERS = 4  # thumbnails made at a time
@@ -60,7 +61,9 @@ def make_report(
         summary=summary,
         rendered=rendered,
         moment=datetime.fromisoformat(record.scored_at).astimezone(UTC),
-        histogram=draw_histogram(summary.accept_bins, summary.review_bins, record.spec.accept),
+        histogram=draw_histogram(summary.accept_bins, summary.review_bins, find_drawn_threshold(record)),
+        acceptance=describe_acceptance(record),
+        effort=None if record.effort is None else describe_effort(record.effort),
         mix=summary.mix[:MAX_CLASSES],
         more_mix=summary.mix[MAX_CLASSES:],
         unseen=[label for label in show_labels(record.model.classes) if label not in shown],
@@ -71,6 +74,23 @@ def make_report(
         predictions=predictions,
         snippet=write_snippet(predictions),
     )
+
+
+def find_drawn_threshold(record: BatchRecord) -> float:
+    """The lowest confidence from which anything is accepted."""
+    return record.spec.accept if record.rule.loosest is None else record.rule.loosest
+
+
+def describe_acceptance(record: BatchRecord) -> str:
+    """What makes a prediction accepted."""
+    promise, thresholds = record.spec.promise, set((record.rule.thresholds or {}).values())
+    if record.rule.thresholds is None or promise is None:
+        return f"at a confidence of {record.spec.accept:g} or more"
+    if all(each > 1.0 for each in thresholds):
+        return f"for want of a proof that {promise:g} of them would be right"
+    if len(thresholds) == 1:
+        return f"at a confidence of {thresholds.pop():.4g} or more, of which {promise:g} are right as was promised"
+    return f"at the confidence from which {promise:g} of the answers of each class are right as was promised"
 
 
 def render_example(example: Example, read: Callable[[str], bytes], image: ImageSpec) -> RenderedExample:
