@@ -282,12 +282,12 @@ def test_shortcuts_and_unseen_cameras_stand_in_the_page(tmp_path: Path) -> None:
         "A corner of the images gives it away finds 98.0 % of green, takes 2.0 % of the others for it; cut marks off"
         in text
     )
-    assert "cut marks off 97.0 % 33.0 %" in text
-    assert "The brightness of the images 41.0 % 33.0 % –" in text
-    assert "at cameras it knows 94.0 % at a new one 71.0 %" in text
+    assert "cut marks off 97.0 %33.0 %" in text
+    assert "The brightness of the images 41.0 %33.0 %" in text
+    assert "at cameras it knows94.0 % at a new one71.0 %" in text
     assert "between 50.0 % and 90.0 % (95 % interval over 3 cameras)" in text
     assert "6 images of classes that no other camera has are not counted" in text
-    assert "<script>alert(1) 20 90.0 % 40.0 %" in text
+    assert "<script>alert(1)2090.0 %40.0 %" in text
 
 
 def test_without_groups_the_page_speaks_of_none(tmp_path: Path) -> None:
