@@ -32,6 +32,7 @@ from tasks.train.cached_head import CachedHead, fit_cached_head
 from tasks.train.calibration_images import ask_calibration_images
 from tasks.train.checkpoints import describe_unsent, fetch_checkpoints, send_checkpoints, share_head
 from tasks.train.int8 import offer_int8
+from tasks.train.novelty import keep_novelty
 from tasks.train.overlap import list_seen
 from tasks.train.spec import OnEvaluation, OnProgress, TrainingResult, TrainJob
 from tasks.train.suspects import write_suspects
@@ -126,10 +127,10 @@ def _evaluate(
     evaluation = evaluate_probabilities(
         answers.probabilities, answers.labels, manifest.classes, temperature=info.temperature, top_k=job.top_k
     )
+    keep_novelty(job, manifest, store, head)
     said: tuple[str, ...] = ()
     if job.precision == "int8":
         said = (offer_int8(job, manifest, store.root, answers),)
-        info = read_bundle(folder / "bundle")
     kept = folder / f"{split}.npz"
     save_predictions(kept, answers)
     _write_figures(folder / "figures", job, manifest, evaluation, result)
@@ -139,7 +140,7 @@ def _evaluate(
         bundle=str(folder / "bundle"),
         figures=str(folder / "figures"),
         answers=str(kept),
-        info=info,
+        info=read_bundle(folder / "bundle"),
         evaluation=evaluation,
         confidence=measure_confidence(calibration, job.confidence, manifest.classes),
         judged_on=split,
