@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.flow_engine import run_flow
 from prefect.states import AwaitingConcurrencySlot, Scheduled
@@ -83,12 +83,12 @@ def test_runs_that_prefect_puts_off_again_and_again_are_in_the_queue(prefect_api
         deployment = client.create_deployment(client.create_flow(work), name=f"put-off-{uuid4()}")
         runs: list[Any] = []
         for minutes in range(5):
-            due = Scheduled(scheduled_time=datetime.now(UTC) - timedelta(minutes=minutes))
+            due: State = Scheduled(scheduled_time=datetime.now(UTC) - timedelta(minutes=minutes))
             run: Any = client.create_flow_run_from_deployment(deployment, parameters={"source": "a"}, state=due)
             later = datetime.now(UTC) + timedelta(seconds=60 + minutes)
             client.set_flow_run_state(run.id, AwaitingConcurrencySlot(scheduled_time=later), force=True)
             runs.append(run)
-        tomorrow = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(hours=1))
+        tomorrow: State = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(hours=1))
         client.create_flow_run_from_deployment(deployment, parameters={"source": "a"}, state=tomorrow)
         assert len(read_waiting_runs(client, deployment)) == 5
         assert cancel_waiting_runs(client, deployment) == 4
