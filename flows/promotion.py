@@ -1,24 +1,29 @@
 """The gate's stage of a training: compare the new version, keep the verdict with all its numbers, move the aliases."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from cnn.dataset.manifest import Manifest
-from cnn.evaluation.gate import AlsoWeighed, Challenger, Champion, Verdict, decide_promotion
+from cnn.errors import IntegrityError, RegistryError
+from cnn.evaluation.gate import AlsoWeighed, Challenger, Champion, Verdict, decide_promotion, find_obstacle
 from cnn.evaluation.gate_spec import GateSpec
+from cnn.evaluation.weighed import Weighed
 from flows.models import find_user
 from flows.progress import log_message
 from flows.results import GateResult
 from infra.machine.user_dirs import cache_dir
 from infra.registry.registry import Registry
-from infra.registry.versions import VersionInfo
+from infra.registry.versions import BEST, LOOKS, SPLIT_DRAWN, VersionInfo
 from infra.storage.store import Store
+from tasks.train.best_version import choose_best, count_looks, digest_split, find_best
 from tasks.train.champion import measure_champion
 from tasks.train.promotion import apply_verdict
 from tasks.train.report import JudgedVersion, write_training_report
 from tasks.train.spec import TrainingResult
 from tasks.train.suspects import PAGE
+from tasks.train.weighing import weigh_looks, weigh_version
 
 
 @dataclass(frozen=True)
@@ -34,20 +39,81 @@ class PromotionJob:
     folder: Path
 
 
+@dataclass(frozen=True)
+class MeasuredRival:
+    """An earlier version that the new one was held against, and the folder of its bundle, None for one of others."""
+
+    champion: Champion
+    bundle: Path | None
+
+
 def gate_stage(job: PromotionJob, result: TrainingResult, version: VersionInfo) -> VersionInfo:
-    """Hold the version against the champion on test images that neither has learnt from, and move the aliases."""
+    """Hold the version against the champion and the best version on test images that none has learnt from, weigh the
+    rest, and move the aliases."""
     lost = job.registry.lost_champion(job.name)
     present = lost.before if lost else job.registry.champion(job.name)
+    earlier = [each for each in job.registry.versions(job.name) if each.version < version.version]
     challenger = Challenger(job.name, version.version, result.evaluation, result.judged_on)
     champion = None
     if present is not None and present.version != version.version:
-        bundle = job.registry.fetch_bundle(present, cache_dir() / "champions") if present.bundle else None
-        champion = measure_champion(present.version, bundle, challenger, Path(result.answers), job.manifest, job.store)
-    also = AlsoWeighed()
-    verdict = decide_promotion(challenger, champion, job.spec, lost.describe() if lost else None, also)
+        champion = measure_rival(job, present, challenger, result)
+    best, note = measure_best(job, earlier, champion, challenger, result)
+    looks = count_looks(earlier, digest_split(job.manifest))
+    rival = champion.champion if champion else None
+    weighed = (*weigh_beside(job, result, champion), weigh_looks(looks), *note)
+    also = AlsoWeighed(best, looks, weighed)
+    verdict = decide_promotion(challenger, rival, job.spec, lost.describe() if lost else None, also)
     if version.verdict is None:  # else a run that was killed since has written the report, and begun with the verdict
-        publish_report(job, result, version, champion, verdict)
+        publish_report(job, result, version, rival, verdict)
+        keep_best(job, version, looks, choose_best(version.version, verdict, rival, best))
     return apply_verdict(job.registry, version, verdict, find_user(), datetime.now(UTC))
+
+
+def measure_rival(
+    job: PromotionJob, rival: VersionInfo, challenger: Challenger, result: TrainingResult
+) -> MeasuredRival:
+    """What an earlier version answers, by its own bundle, to the images that judge the new one."""
+    bundle = job.registry.fetch_bundle(rival, cache_dir() / "champions") if rival.bundle else None
+    answers = Path(result.answers)
+    measured = measure_champion(rival.version, bundle, challenger, answers, job.manifest, job.store)
+    return MeasuredRival(measured, bundle)
+
+
+def measure_best(
+    job: PromotionJob,
+    earlier: Sequence[VersionInfo],
+    champion: MeasuredRival | None,
+    challenger: Challenger,
+    result: TrainingResult,
+) -> tuple[Champion | None, tuple[Weighed, ...]]:
+    """The best version that the test images have judged, where it is another one than the champion and can be compared;
+    and a line where it cannot, or its bundle is gone: then the champion alone counts."""
+    found = find_best(earlier)
+    if champion is None or found is None or found.version == champion.champion.version:
+        return None, ()
+    try:
+        best = measure_rival(job, found, challenger, result).champion
+        obstacle = find_obstacle(challenger, best)
+    except (IntegrityError, RegistryError) as fault:
+        best, obstacle = Champion(found.version), (str(fault),)
+    if not obstacle:
+        return best, ()
+    line = f"version {found.version}, the best that these test images have judged, counts no more: {obstacle[0]}"
+    log_message(f"gate: {line}")
+    return None, (Weighed("best version", float(found.version), None, None, True, line),)
+
+
+def weigh_beside(job: PromotionJob, result: TrainingResult, champion: MeasuredRival | None) -> tuple[Weighed, ...]:
+    """Calibration, speed, size and dataset, beside those of the champion where there is one."""
+    if champion is None:
+        return weigh_version(result, job.manifest, None, None, job.spec)
+    return weigh_version(result, job.manifest, champion.champion, champion.bundle, job.spec)
+
+
+def keep_best(job: PromotionJob, version: VersionInfo, looks: int, best: int | None) -> None:
+    """Write down for the next version which one is the best now, and how often its images have been looked at."""
+    tags = {LOOKS: str(looks), SPLIT_DRAWN: digest_split(job.manifest)}
+    job.registry.set_tags(job.name, version.version, tags | ({} if best is None else {BEST: str(best)}))
 
 
 def publish_report(
@@ -68,3 +134,11 @@ def log_verdict(gate: GateResult) -> None:
     log_message(f"gate: {gate.verdict}: {first}")
     for reason in others if gate.verdict != "promote" else ():
         log_message(f"gate: {reason}")
+
+
+def make_gate_result(verdict: Verdict | None) -> GateResult:
+    """The verdict as the answer of the command has it; empty before there is one."""
+    if verdict is None:
+        return GateResult(verdict="", reasons=[])
+    weighed = [asdict(each) for each in verdict.weighed]
+    return GateResult(verdict=verdict.verdict, reasons=list(verdict.reasons), weighed=weighed)

@@ -1,5 +1,7 @@
 """Results of the flows, as `--json` prints them: the objects that other programs rely on."""
 
+from typing import Any
+
 from pydantic import Field
 
 from cnn.spec import Spec
@@ -28,11 +30,12 @@ class PrepareResult(Spec):
 
 
 class GateResult(Spec):
-    """The gate's verdict on a version: promote, keep (the champion stays: nothing was found wrong) or hold; and its
-    reasons."""
+    """The gate's verdict on a version: promote, keep (the champion stays: nothing was found wrong) or hold; its
+    reasons, and what it weighed (`cnn.evaluation.weighed.Weighed`) with all numbers."""
 
     verdict: str
     reasons: list[str]
+    weighed: list[dict[str, Any]] = Field(default_factory=list)
 
 
 class TrainResult(Spec):

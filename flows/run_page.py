@@ -17,6 +17,7 @@ from flows.results import PrepareResult, ScoreResult, TrainResult
 from infra.registry.registry import REPORT
 
 NAME_LENGTH = 100
+MOST_WEIGHED = 40  # lines of what the gate weighed
 _MEANT_BY_MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&$])")  # in a cell of a table; marks that begin a line are left out
 
 
@@ -91,9 +92,25 @@ def link_version(result: TrainResult, find_figures: Callable[[str], str]) -> Non
         if links["figures"].startswith(("http://", "https://")):
             page, mark, query = links["figures"].partition("?")
             links["report"] = f"{page}/{REPORT}{mark}{query}"
-    _publish(
-        f"model-{result.model}", f"{result.model} version {result.version}{alias}", rows, links, result.gate.reasons
-    )
+    points = (*result.gate.reasons, *describe_weighed(result.gate.weighed))
+    _publish(f"model-{result.model}", f"{result.model} version {result.version}{alias}", rows, links, points)
+
+
+def describe_weighed(weighed: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line of each thing that the gate weighed, with its numbers: what is broken, then as many as a page holds."""
+    lines = []
+    for each in sorted(weighed, key=lambda each: bool(each["kept"]))[:MOST_WEIGHED]:
+        facts = [_write_fact(each["value"])] if each["value"] is not None else []
+        facts += [f"champion {_write_fact(each['champion'])}"] if each["champion"] is not None else []
+        facts += [f"threshold {_write_fact(each['threshold'])}"] if each["threshold"] is not None else []
+        facts += [f"{each['images']:,} images"] if each["images"] is not None else []
+        facts += [f"p {each['p']:.3g}"] if each["p"] is not None else []
+        lines.append(f"{each['name']}: {', '.join(facts)}: {each['line']}")
+    return lines
+
+
+def _write_fact(value: float | str) -> str:
+    return value[:12] if isinstance(value, str) else f"{value:.4g}"
 
 
 def link_batch(result: ScoreResult) -> None:

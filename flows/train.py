@@ -30,8 +30,8 @@ from flows.features import FeaturesJob, features_stage
 from flows.models import open_registry
 from flows.notices import find_held_back
 from flows.progress import log_message, show_stage
-from flows.promotion import PromotionJob, gate_stage, log_verdict
-from flows.results import GateResult, TrainResult
+from flows.promotion import PromotionJob, gate_stage, log_verdict, make_gate_result
+from flows.results import TrainResult
 from flows.run_page import complete_run, describe_version_outcome, link_version, name_run_by
 from flows.runs.attendance import attend_run
 from flows.runs.outages import survive_outages
@@ -315,7 +315,6 @@ def make_promotion_job(job: Training) -> PromotionJob:
 
 def make_train_result(job: Training, version: VersionInfo, trained: bool, seconds: float) -> TrainResult:
     """The answer of the command."""
-    verdict = read_verdict(version)
     return TrainResult(
         model=job.name,
         version=version.version,
@@ -326,7 +325,7 @@ def make_train_result(job: Training, version: VersionInfo, trained: bool, second
         metrics=version.metrics,
         judged_on=version.judged_on,
         unjudged=version.unjudged,
-        gate=GateResult(verdict=verdict.verdict if verdict else "", reasons=list(verdict.reasons) if verdict else []),
+        gate=make_gate_result(read_verdict(version)),
         report=find_local_report(job),
         seconds=round(seconds, 3),
     )

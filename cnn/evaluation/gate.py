@@ -15,7 +15,7 @@ from cnn.evaluation.weighed import Weighed
 from cnn.text import name_some
 
 ENOUGH = 30  # unseen test images on which two models may be compared, whatever share of all they are
-OVERALL = 0.2  # share of gate.significance that the comparisons over all images have; classes and slices have the rest
+OVERALL = 0.15  # share of gate.significance that the comparisons over all images have; classes and slices have the rest
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Champion:
 
     `classes` are those that it names (None: it was not made by Safelight), `tested` those that it was tested on,
     `unseen` the challenger's test images that it has not learnt from, and `paired` compares the two on these, `parts`
-    on each class and slice of them. `unscored` says why there is no comparison, `ece` is its calibration error there.
+    on each class and slice of them. `unscored` says why there is no comparison; `eces` are calibration errors there:
+    that of the challenger and that of the champion.
     """
 
     version: int
@@ -50,7 +51,7 @@ class Champion:
     paired: Paired | None = None
     unscored: str | None = None
     parts: tuple[ComparedPart, ...] = ()
-    ece: float | None = None
+    eces: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -171,9 +172,9 @@ def _compare(challenger: Challenger, champion: Champion, spec: GateSpec, also: A
     """Hold a version that is found worse, keep the champion where nothing is found, promote one that is found better.
 
     Found worse: by the exact paired test over all images at `OVERALL` of `spec.significance`, halved where the best is
-    another version than the champion, and for this one, which was picked out of `also.looks`, divided by their number
-    (Bonferroni); or in a class or slice (`find_worse_parts`), which share the rest. So a version that is as good is
-    held at most as often as `spec.significance` says. It takes the champion's place only if its accuracy on these
+    another version than the champion, and divided by the number of earlier versions, out of which these two were
+    picked (Bonferroni); or in a class or slice (`find_worse_parts`), which share the rest. So a version that is as good
+    is held at most as often as `spec.significance` says. It takes the champion's place only if its accuracy on these
     images is at most `spec.margin` behind the best there has been: nights add up to no more than that.
     """
     if obstacle := find_obstacle(challenger, champion):
@@ -181,7 +182,8 @@ def _compare(challenger: Challenger, champion: Champion, spec: GateSpec, also: A
     paired = champion.paired
     if paired is None or not paired.images:
         return Verdict("hold", ("there are no test images to compare with the champion on; raise split.test",))
-    parts = find_worse_parts(champion.parts, (1 - OVERALL) * spec.significance, spec.support, spec.class_margin)
+    compared = [part for part in champion.parts if part.kind in ("class", *spec.slices)]
+    parts = find_worse_parts(compared, (1 - OVERALL) * spec.significance, spec.support, spec.class_margin)
     rivals = _list_rivals(champion, paired, spec, also)
     reasons = (
         *_describe_difference(paired, challenger.evaluation.images),
@@ -212,14 +214,14 @@ class _ComparedRival:
 
 def _list_rivals(champion: Champion, paired: Paired, spec: GateSpec, also: AlsoWeighed) -> tuple[_ComparedRival, ...]:
     """Who the version is held against over all images."""
-    level = OVERALL * spec.significance
+    level = OVERALL * spec.significance / max(also.looks - 1, 1)
     best = also.best.paired if also.best is not None else None
     if also.best is None or best is None or not best.images:
         return (_ComparedRival("the champion", paired, level, paired.difference >= -spec.margin),)
     role = f"the best version judged on these images, {also.best.version}"
     return (
         _ComparedRival("the champion", paired, level / 2, paired.difference >= -spec.margin),
-        _ComparedRival(role, best, level / (2 * max(also.looks, 1)), best.difference >= -spec.margin),
+        _ComparedRival(role, best, level / 2, best.difference >= -spec.margin),
     )
 
 

@@ -192,8 +192,6 @@ def compare_paired(challenger_correct: ArrayLike, champion_correct: ArrayLike) -
     challenger, champion = np.asarray(challenger_correct, bool), np.asarray(champion_correct, bool)
     if challenger.ndim != 1 or challenger.shape != champion.shape:
         raise ValueError(f"expected two answers (n,) per image, not {challenger.shape} and {champion.shape}")
-    from scipy.stats import binom
-
     wins, losses = int((challenger & ~champion).sum()), int((champion & ~challenger).sum())
     return Paired(
         images=len(challenger),
@@ -202,16 +200,20 @@ def compare_paired(challenger_correct: ArrayLike, champion_correct: ArrayLike) -
         difference=(wins - losses) / max(len(challenger), 1),
         wins=wins,
         losses=losses,
-        p_worse=float(binom.sf(losses - 1, wins + losses, 0.5)) if wins + losses else 1.0,
+        p_worse=_toss_at_least(losses, wins + losses),
     )
 
 
 def find_p_better(paired: Paired) -> float:
     """The other side of the exact test: the probability of at least so many wins were both models equally good."""
-    from scipy.stats import binom
+    return _toss_at_least(paired.wins, paired.wins + paired.losses)
 
-    tosses = paired.wins + paired.losses
-    return float(binom.sf(paired.wins - 1, tosses, 0.5)) if tosses else 1.0
+
+def _toss_at_least(heads: int, tosses: int) -> float:
+    """The probability of at least so many heads in so many tosses of a fair coin."""
+    from scipy.special import bdtrc
+
+    return float(bdtrc(heads - 1, tosses, 0.5)) if heads else 1.0
 
 
 def bound_accuracy(evaluation: Evaluation, level: float) -> float:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cnn.evaluation.metrics import Paired, compare_paired
 
-KINDS = ("class", "folder", "group")
+COLLAPSE, COLLAPSE_SHARE = 0.15, 0.75  # a drop of recall that is one; share of the level for finding these
 
 
 @dataclass(frozen=True)
@@ -55,30 +55,37 @@ def find_worse_parts(
 
     Each part with at least `support` images has an exact McNemar test. They are corrected together by Holm's method
     (Holm 1979) for discrete tests (Tarone 1990; Hommel and Krummenauer 1998): a part on which the two models differ in
-    so few images that no result could be significant takes no share of the level. So one class that collapses is found
-    among thirty, although thirty tests at 5 % each would refuse most good versions. Nothing is assumed about how hard
-    a class is, and parts may overlap.
+    so few images that it could not be found worse whatever these said takes no share of the level. Most of the level
+    (`COLLAPSE_SHARE`) goes to finding drops of more than `COLLAPSE`, which few parts could have: so one class that
+    collapses is found among thirty, although thirty tests at 5 % each would refuse most good versions. Nothing is
+    assumed about how hard a class is, and parts may overlap.
     """
-    left = [part for part in parts if part.paired.images >= support]
-    tested: list[PartVerdict] = []
+    enough = [part for part in parts if part.paired.images >= support]
+    collapsed = _test_parts(enough, COLLAPSE_SHARE * level, max(margin, COLLAPSE))
+    dropped = _test_parts(enough, (1 - COLLAPSE_SHARE) * level, margin)
+    chosen = (first if first.is_worse else second for first, second in zip(collapsed, dropped, strict=True))
+    return tuple(sorted(chosen, key=lambda each: (not each.is_worse, each.part.paired.p_worse, each.part.name)))
+
+
+def _test_parts(parts: Sequence[ComparedPart], level: float, margin: float) -> list[PartVerdict]:
+    """Each part, in the order given: whether it dropped by more than `margin`, at Holm's and Tarone's level."""
+    found: dict[int, PartVerdict] = {}
+    left = list(range(len(parts)))
     while left:
-        limit = level / _count_testable(left, level)
-        worse = [part for part in left if part.paired.p_worse <= limit]
-        tested += [PartVerdict(part, limit, part.drop > margin) for part in worse]
-        if not worse:
+        limit = level / _count_testable([parts[place] for place in left], level, margin)
+        sure = [place for place in left if parts[place].paired.p_worse <= limit]
+        found |= {place: PartVerdict(parts[place], limit, parts[place].drop > margin) for place in sure}
+        left = [place for place in left if place not in found]
+        if not sure:
+            found |= {place: PartVerdict(parts[place], limit, False) for place in left}
             break
-        left = [part for part in left if part.paired.p_worse > limit]
-    else:
-        return _sort_parts(tested)
-    return _sort_parts([*tested, *(PartVerdict(part, limit, False) for part in left)])
+    return [found[place] for place in range(len(parts))]
 
 
-def _count_testable(parts: Sequence[ComparedPart], level: float) -> int:
-    """Tarone's K: the least k such that at most k parts could be significant at `level` / k at all."""
-    least = np.array([0.5 ** (part.paired.wins + part.paired.losses) for part in parts])
-    return next(k for k in range(1, len(parts) + 1) if (least <= level / k).sum() <= k)
-
-
-def _sort_parts(tested: Sequence[PartVerdict]) -> tuple[PartVerdict, ...]:
-    """The worst first."""
-    return tuple(sorted(tested, key=lambda each: (not each.is_worse, each.part.paired.p_worse, each.part.name)))
+def _count_testable(parts: Sequence[ComparedPart], level: float, margin: float) -> int:
+    """Tarone's K: the least k such that at most k parts could be found worse at `level` / k at all: were all images on
+    which the models differ losses."""
+    differing = np.array([part.paired.wins + part.paired.losses for part in parts])
+    beyond = differing > margin * np.array([part.paired.images for part in parts])
+    least = 0.5**differing
+    return next(k for k in range(1, len(parts) + 1) if (beyond & (least <= level / k)).sum() <= k)

@@ -195,8 +195,9 @@ def notify_command(
     """Have people told when a run fails, is late, or does not come at all.
 
     With BLOCK, Prefect's server tells through it: automations for all deployments of Safelight are made, or changed.
-    Run it again when deployments or their schedules have changed. Without BLOCK, a test message is sent by
-    notify.command and notify.webhook, which `safelight serve` and `safelight status --notify` use.
+    `safelight deploy` brings them up to date; run it again when a schedule was changed in Prefect. Without BLOCK, a
+    test message is sent by notify.command and notify.webhook, which `safelight serve` and `safelight status --notify`
+    use.
     """
     config = options.load_config()
     if block is None:

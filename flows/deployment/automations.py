@@ -9,7 +9,7 @@ long as nothing does.
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice, pairwise
-from typing import Any
+from typing import Any, TypeGuard
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
@@ -26,6 +26,7 @@ from prefect.exceptions import ObjectNotFound
 from cnn.errors import ConfigError
 from cnn.text import suggest_name
 from flows.events import HELD_EVENT, REVIEW_EVENT
+from flows.progress import log_message
 from flows.serve import TAG
 from flows.timing import list_dates
 from flows.upkeep.scheduled_work import find_active
@@ -48,7 +49,11 @@ def ship_automations(client: SyncPrefectClient, deployments: Sequence[Deployment
     Raises:
         ConfigError: there is no such block.
     """
-    number = find_block(client, block)
+    return put_automations(client, deployments, find_block(client, block))
+
+
+def put_automations(client: SyncPrefectClient, deployments: Sequence[DeploymentResponse], number: Any) -> list[str]:
+    """`ship_automations` with the id of a notification block."""
     wanted = [*make_event_automations(number), *(make_missing_automation(each, number, client) for each in deployments)]
     present = {each.name: each for each in client.read_automations() if each.name.startswith(PREFIX)}
     for automation in wanted:
@@ -61,8 +66,35 @@ def ship_automations(client: SyncPrefectClient, deployments: Sequence[Deployment
 def ship_to_server(block: str) -> list[str]:
     """`ship_automations` for all deployments that have our tag, on the configured server."""
     with get_client(sync_client=True) as client:
-        chosen = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
-        return ship_automations(client, client.read_deployments(deployment_filter=chosen, limit=200), block)
+        return ship_automations(client, read_watched(client), block)
+
+
+def read_watched(client: SyncPrefectClient) -> list[DeploymentResponse]:
+    """All deployments that have our tag."""
+    chosen = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
+    return client.read_deployments(deployment_filter=chosen, limit=200)
+
+
+def refresh_automations(client: SyncPrefectClient) -> list[str]:
+    """The names of the automations, which tell through the block that they had: of the deployments that there are now,
+    at the times that they have now. None where nobody has asked to be told (`safelight notify TYPE/NAME`)."""
+    ours = [each for each in client.read_automations() if each.name.startswith(PREFIX)]
+    blocks = {action.block_document_id for each in ours for action in each.actions if is_notification(action)}
+    for number in sorted(blocks, key=str)[:1]:
+        try:
+            client.read_block_document(number, include_secrets=False)
+        except ObjectNotFound:
+            log_message(
+                "nobody is told of nights that go wrong: the notification block is gone; safelight notify TYPE/NAME"
+            )
+            return []
+        return put_automations(client, read_watched(client), number)
+    return []
+
+
+def is_notification(action: Any) -> TypeGuard[SendNotification]:
+    """Whether it is one of those that we make; a person may have added others."""
+    return isinstance(action, SendNotification)
 
 
 def find_block(client: SyncPrefectClient, block: str) -> Any:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from cnn.errors import ConfigError
 from flows.config import LOCAL_SETTINGS, Config
 from flows.config_errors import describe_invalid
+from flows.deployment.automations import refresh_automations
 from flows.deployment.work_pools import (
     PoolDeployment,
     describe_timing,
@@ -32,9 +33,10 @@ from flows.score import score
 from flows.serve import make_schedule
 from flows.serving.timetable import find_local_zone
 from flows.train import train
+from flows.upkeep.gc import gc
 from infra.registry.tracking import check_model_name
 
-FLOWS: dict[str, Any] = {"retrain": retrain, "score": score, "train": train}
+FLOWS: dict[str, Any] = {"retrain": retrain, "score": score, "train": train, "gc": gc}
 OPTIONS = {"retrain": ("--source", "--nightly"), "score": ("--inbox", "--every")}
 USUAL_POOL = "safelight"
 
@@ -62,17 +64,22 @@ class DeployRequest:
     @property
     def folders(self) -> dict[str, str | None]:
         """The folder that was given for a flow."""
-        return {"retrain": self.source, "score": self.inbox, "train": None}
+        return {"retrain": self.source, "score": self.inbox, "train": None, "gc": None}
 
     @property
     def times(self) -> dict[str, str | None]:
         """The time that was given for a flow by an option of its own."""
-        return {"retrain": self.nightly, "score": self.every, "train": None}
+        return {"retrain": self.nightly, "score": self.every, "train": None, "gc": None}
 
     @property
     def pools(self) -> dict[str, str | None]:
         """The work pool that was given for a flow."""
-        return {"retrain": self.pool, "score": self.pool, "train": self.gpu_pool}
+        return {"retrain": self.pool, "score": self.pool, "train": self.gpu_pool, "gc": self.pool}
+
+    @property
+    def asked(self) -> dict[str, object]:
+        """What has a deployment made that is not there yet, by flow."""
+        return {**self.folders, "train": self.gpu_pool, "gc": self.settings.get("schedule", {}).get("gc")}
 
     @property
     def given(self) -> Values:
@@ -95,6 +102,7 @@ def deploy_model(request: DeployRequest, usual_workspace: str) -> dict[str, Any]
                 log_message(f"the work pool {pool} has been made; its runs are processes on its workers' machines")
         ship_lost_run_automation(client)
         changes = {plan.full_name: write_deployment(client, plan, found[plan.flow.name]) for plan in plans}
+        refresh_automations(client)
         rows = {plan.full_name: describe_deployment(client, plan, changes[plan.full_name]) for plan in plans}
     workers = [f"prefect worker start --pool {pool}" for pool in sorted({plan.pool for plan in plans})]
     return {"model": request.name, "deployments": rows, "workers": workers}
@@ -121,8 +129,7 @@ def plan_deployments(request: DeployRequest, found: Found, usual_workspace: str)
     check_request(request, found)
     workspace = choose_workspace(request, found) or usual_workspace
     for flow, standing in found.items():
-        is_asked = request.gpu_pool if flow == "train" else request.folders[flow]
-        if standing is not None or is_asked is not None:
+        if standing is not None or request.asked[flow] is not None:
             yield plan_deployment(request, flow, found, workspace)
 
 
@@ -133,7 +140,8 @@ def plan_deployment(request: DeployRequest, flow: str, found: Found, workspace: 
     config = read_config(values, f"{flow}/{request.name}")
     own = dict(standing.parameters) if standing else {}
     own |= {"name": request.name, "workspace": workspace}
-    own["config"] = config.model_dump(mode="json", exclude_unset=True, exclude=LOCAL_SETTINGS)
+    if flow != "gc":  # it has its own parameters (keep, keep_batches, grace_hours), which a person may set in Prefect
+        own["config"] = config.model_dump(mode="json", exclude_unset=True, exclude=LOCAL_SETTINGS)
     pool = request.pools[flow] or (standing and standing.work_pool_name) or USUAL_POOL
     return PoolDeployment(
         FLOWS[flow],
@@ -157,7 +165,11 @@ def choose_schedule(
         zone = config.schedule.timezone if "timezone" in given_keys else None
         return now.schedule.model_copy(update={"timezone": zone}) if now and zone else None
     zone = config.schedule.timezone or (now and now.schedule.timezone) or find_local_zone()
-    made = make_schedule(getattr(config.schedule, flow), zone, active=True)
+    if (timing := getattr(config.schedule, flow)) is None:
+        raise ConfigError(
+            "schedule.gc=null stops no deployment: pause the schedule of gc in Prefect, or delete it there"
+        )
+    made = make_schedule(timing, zone, active=True)
     if made.interval is not None:
         return IntervalSchedule(interval=made.interval, anchor_date=made.anchor_date, timezone=zone)
     return CronSchedule(cron=str(made.cron), timezone=zone)
@@ -205,7 +217,8 @@ def check_owner(name: str, flow: Any, standing: DeploymentResponse) -> None:
 
 def read_stored_values(found: Found, flow: str) -> Values:
     """The settings of a deployment, else of another one of the model; of one that was served, what is no default."""
-    standing = found[flow] or next(filter(None, found.values()), None)
+    standing = found[flow] if flow != "gc" else None
+    standing = standing or next((one for one in found.values() if one and "config" in one.parameters), None)
     stored = standing.parameters.get("config") if standing else None
     if not isinstance(stored, dict) or standing is None or standing.work_pool_name is not None:
         return stored if isinstance(stored, dict) else {}

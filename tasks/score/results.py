@@ -1,10 +1,12 @@
 """Tables at addresses that stay: all predictions so far for an inbox, and those that are new in its latest batch.
 
 Both are folders with one Parquet file, which is replaced as a whole: whoever reads meanwhile has the old one or the new
-one. The table of all has the rows of the latest batch and, marked, those of files that were there once and are gone.
+one. The table of all has the rows of the latest batch and, marked, those of files that are gone, for as many days as
+`score.keep_removed_days` says.
 """
 
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -70,7 +72,8 @@ def refresh_results(store: Store, record: BatchRecord, before: BatchRecord | Non
             if predictions is None:
                 raise StorageError(f"{store.uri_of(record.predictions.path)} is gone or damaged; score again")
             earlier = _read_earlier(store, whole, before)
-            stream = merge_results(iterate_predictions(predictions), earlier, record.scored_at)
+            kept = timedelta(days=record.spec.keep_removed_days)
+            stream = merge_results(iterate_predictions(predictions), earlier, record.scored_at, kept)
             _write_results(stream, body.path, record.batch)
             store.take_file(place, body.path)
     return _publish_new(store, record)
@@ -87,11 +90,15 @@ def read_results(store: Store, source: str, model: str) -> ResultsRecord | None:
         return None
 
 
-def merge_results(present: Iterable[pa.Table], earlier: Iterable[pa.Table], now: str) -> Iterator[pa.Table]:
+def merge_results(
+    present: Iterable[pa.Table], earlier: Iterable[pa.Table], now: str, kept: timedelta = timedelta(days=36_500)
+) -> Iterator[pa.Table]:
     """The rows of `present` (the columns `PREDICTIONS`), marked as new where `earlier` (the columns `RESULTS_SCHEMA`)
-    has no row of that path, revision and presence, and the rows of `earlier` whose files are gone; both sorted by path.
+    has no row of that path, revision and presence, and the rows of `earlier` whose files have been gone for no longer
+    than `kept`; both sorted by path.
     """
     moment = pa.scalar(now).cast(REMOVED_AT.type)
+    kept_us = kept // timedelta(microseconds=1)
     for table in merge_tables((_mark(present, False), _mark(earlier, True))):
         is_earlier = table.column("earlier")
         old, new = table.filter(is_earlier), table.filter(pc.invert(is_earlier))
@@ -107,6 +114,8 @@ def merge_results(present: Iterable[pa.Table], earlier: Iterable[pa.Table], now:
         gone = old.filter(pc.is_null(pc.index_in(old_keys, value_set=new_keys)))
         gone = _set(gone, IS_NEW, pa.repeat(False, gone.num_rows))
         gone = _set(gone, REMOVED_AT, pc.fill_null(gone.column("removed_at"), moment))
+        ages = pc.subtract(moment, gone.column("removed_at")).cast(pa.int64())  # microseconds
+        gone = gone.filter(pc.less_equal(ages, kept_us))
         both = pa.concat_tables([marked, gone]).drop_columns(["earlier"])
         yield both.take(pc.sort_indices(restore_paths(both)))
 

@@ -34,6 +34,13 @@ class ScoreSpec(Settings):
         description="whether features.parquet is written beside the predictions: what the network saw in each image, to"
         " find look-alikes with",
     )
+    keep_removed_days: float = Field(
+        90.0,
+        ge=0.0,
+        le=36500.0,
+        description="days for which results/…/all keeps the rows of files that are gone; older ones leave with the next"
+        " batch",
+    )
     sheet: int = Field(12, ge=1, le=200, description="images on each contact sheet of the report")
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ read again and decoded the champion's way, each held against the sha256 that the
 import hashlib
 import os
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,6 @@ from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import Manifest
 from cnn.errors import BadImage, IntegrityError, RegistryError, SafelightError
 from cnn.evaluation.gate import Challenger, Champion, find_obstacle
-from cnn.evaluation.metrics import Paired, compare_paired
 from cnn.images.read import read_image
 from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import read_bundle
@@ -25,6 +24,8 @@ from cnn.inference.scorer import Scorer, load_scorer
 from infra.storage.store import Source, Store, open_source
 from tasks.dataset.version import read_ledger
 from tasks.files.paths import restore_path
+from tasks.train.answers import read_predictions
+from tasks.train.comparison import AnsweredImages, compare_answers, read_slices
 from tasks.train.overlap import choose_unseen, recall_seen
 
 BATCH = 128
@@ -34,10 +35,11 @@ Image = tuple[str, str, NDArray[np.uint8]]  # key, class name, pixels
 
 @dataclass(frozen=True)
 class ChampionScores:
-    """By key of a test image, whether the champion has it right; or why it cannot be said."""
+    """By key of a test image, whether the champion has it right, and how sure it was; or why it cannot be said."""
 
     correct: dict[str, bool]
     refused: str | None = None
+    confidences: dict[str, float] = field(default_factory=dict, compare=False)
 
 
 def measure_champion(
@@ -70,7 +72,8 @@ def measure_champion(
     scores = score_champion(bundle, manifest, store, unseen.keys)
     if scores.refused is not None:
         return replace(champion, unscored=scores.refused)
-    return replace(champion, paired=pair_answers(test, scores))
+    theirs = AnsweredImages(scores.correct, scores.confidences)
+    return compare_answers(champion, manifest.classes, read_predictions(test), theirs, read_slices(store, manifest))
 
 
 def score_champion(bundle: Path, manifest: Manifest, store: Store, keys: Collection[str]) -> ChampionScores:
@@ -84,27 +87,18 @@ def score_champion(bundle: Path, manifest: Manifest, store: Store, keys: Collect
     except (RegistryError, IntegrityError) as error:
         return ChampionScores({}, str(error))
     if sees_same_pixels(scorer.info.image, manifest.image):
-        return ChampionScores(_score(scorer, (image for image in _read_shards(manifest, store) if image[0] in keys)))
+        return _score(scorer, (image for image in _read_shards(manifest, store) if image[0] in keys))
     try:
         source = open_source(manifest.source)
     except SafelightError as error:
         return ChampionScores({}, f"it sees other pixels than the dataset's, and the source does not open: {error}")
     rows = [row for row in _list_test_files(manifest, store) if row[1] in keys]
-    correct = _score(scorer, _read_files(rows, source, scorer.info.image))
-    missing = len(rows) - len(correct)
+    scores = _score(scorer, _read_files(rows, source, scorer.info.image))
+    missing = len(rows) - len(scores.correct)
     if missing > MISSING * len(rows):
-        return ChampionScores(
-            correct, f"{missing} of {len(rows)} test images are gone from {source.uri} or have changed"
-        )
-    return ChampionScores(correct)
-
-
-def pair_answers(test: Path, judgement: ChampionScores) -> Paired:
-    """The new version's answers, kept by training, against the champion's on the same images."""
-    with np.load(test, allow_pickle=False) as kept:
-        answers = dict(zip((key.decode("ascii") for key in kept["keys"]), kept["correct"].tolist(), strict=True))
-    keys = [key for key in answers if key in judgement.correct]
-    return compare_paired([answers[key] for key in keys], [judgement.correct[key] for key in keys])
+        gone = f"{missing} of {len(rows)} test images are gone from {source.uri} or have changed"
+        return replace(scores, refused=gone)
+    return scores
 
 
 def sees_same_pixels(champion: ImageSpec, dataset: ImageSpec) -> bool:
@@ -143,19 +137,23 @@ def _read_files(rows: list[tuple[str, str, str]], source: Source, image: ImageSp
             continue
 
 
-def _score(scorer: Scorer, images: Iterator[Image]) -> dict[str, bool]:
-    """By key, whether the champion names the class; one it never learnt it cannot have right."""
-    correct: dict[str, bool] = {}
+def _score(scorer: Scorer, images: Iterator[Image]) -> ChampionScores:
+    """By key, whether the champion names the class, and how sure it is; one it never learnt it cannot have right."""
+    scores = ChampionScores({})
     batch: list[Image] = []
     for image in images:
         batch.append(image)
         if len(batch) == BATCH:
-            correct |= _score_batch(scorer, batch)
+            _add_scores(scores, scorer, batch)
             batch = []
-    return correct | (_score_batch(scorer, batch) if batch else {})
+    if batch:
+        _add_scores(scores, scorer, batch)
+    return scores
 
 
-def _score_batch(scorer: Scorer, batch: list[Image]) -> dict[str, bool]:
-    best = scorer.predict(np.stack([pixels for _, _, pixels in batch])).argmax(axis=1).tolist()
+def _add_scores(scores: ChampionScores, scorer: Scorer, batch: list[Image]) -> None:
+    probabilities = scorer.predict(np.stack([pixels for _, _, pixels in batch]))
     classes = scorer.info.classes
-    return {key: classes[place] == label for (key, label, _), place in zip(batch, best, strict=True)}
+    answers = zip(batch, probabilities.argmax(axis=1).tolist(), probabilities.max(axis=1).tolist(), strict=True)
+    for (key, label, _), place, sure in answers:
+        scores.correct[key], scores.confidences[key] = classes[place] == label, sure

@@ -25,6 +25,7 @@ from tasks.pages.reliability_chart import draw_reliability_bars
 from tasks.pages.templates import render_page
 from tasks.train.advice import advise
 from tasks.train.evidence import Cell, Evidence, gather_evidence
+from tasks.train.gate_table import make_gate_rows
 from tasks.train.spec import TrainingResult
 from tasks.train.suspects import PAGE
 
@@ -99,6 +100,7 @@ def make_training_report(
     rows = sort_classes(figures, {each.label: each.train for each in evidence.counts})
     counts = sorted(evidence.counts, key=lambda each: (-each.train, each.label))
     places = {each.label: place for place, each in enumerate(evidence.counts)}
+    gate_rows, more_gate_rows = make_gate_rows(judged.verdict.weighed)
     return render_page(
         "train/report.html",
         judged=judged,
@@ -124,6 +126,8 @@ def make_training_report(
         ],
         advice=advise(result, judged.manifest, evidence),
         has_suspects_page=has_suspects_page,
+        gate_rows=gate_rows,
+        more_gate_rows=more_gate_rows,
     )
 
 

@@ -1,5 +1,6 @@
 """`safelight serve` stopped during a training: the run ends, in Prefect and in MLflow, or is taken up."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 from prefect.client.schemas.objects import FlowRun
 
+from flows.serving.record import RECORD, open_served_folder
 from infra.registry.registry import Registry
 from infra.registry.tracking import resolve_tracking
 
@@ -32,11 +34,11 @@ def photos(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def serve(photos: Path, name: str) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
-    """`safelight serve` that trains every few seconds, for very long; and its log."""
+def serve(photos: Path, name: str, *others: str) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
+    """`safelight serve` that trains every few seconds, for very long, unless it is told otherwise; and its log."""
     log = photos.parent / f"log-{time.monotonic_ns()}"
     command = [str(Path(sys.executable).with_name("safelight")), "serve", "--name", name, "--source", str(photos)]
-    words = ["--workspace", str(photos.parent / "work"), "--nightly", "5s", *LONG]
+    words = others or ["--workspace", str(photos.parent / "work"), "--nightly", "5s", *LONG]
     with log.open("wb") as output:
         process = subprocess.Popen([*command, *words], stdout=output, stderr=output, start_new_session=True)
     try:
@@ -107,3 +109,25 @@ def test_a_run_that_was_killed_with_serve_is_ended_at_the_next_start(prefect_api
         assert f"run {read_run('killed').id} had ended without a word; it is marked as crashed" in log.read_text()
         assert read_run("killed").state_name == "Crashed"
         wait_for(lambda: sorted(read_mlflow(photos, "killed")) == ["KILLED", "RUNNING"], log)
+
+
+def test_a_serve_that_comes_back_tells_what_was_missed(prefect_api: str, photos: Path) -> None:
+    """It was away for three hours and some, as its record says; its schedule is of every hour."""
+    work, messages = photos.parent / "work", photos.parent / "messages"
+    told = ["--set", f"notify.command=tee -a {messages}"]
+    words = ["--workspace", str(work), "--nightly", "1h", *told]
+    with serve(photos, "missed", *words) as (process, log):
+        wait_for(lambda: "next retrain missed" in log.read_text(), log)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, log.read_text()
+    assert not messages.exists(), "the first one has missed nothing"
+    seen = time.time() - 3 * 3600 - 300
+    os.utime(open_served_folder("missed", str(work)) / RECORD, (seen, seen))
+    with serve(photos, "missed", *words) as (process, log):
+        wait_for(lambda: "next retrain missed" in log.read_text(), log)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, log.read_text()
+    line = messages.read_text()
+    assert line.startswith("retrain missed was due 3 times, first ")
+    assert "when nobody served it: safelight serve had not run since" in line
+    assert line.strip() in log.read_text()

@@ -22,7 +22,8 @@ def test_a_fault_is_told_in_its_own_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("trained", "verdict", "told"), [(True, "hold", True), (True, "promote", False), (False, "hold", False)]
+    ("trained", "verdict", "told"),
+    [(True, "hold", True), (True, "keep", False), (True, "promote", False), (False, "hold", False)],
 )
 def test_a_version_is_told_of_once_when_it_is_held_back(trained: bool, verdict: str, told: bool) -> None:
     notice = find_notice("retrain", "birds", answer(trained, verdict), LIMIT)

@@ -1,6 +1,7 @@
 """What Prefect's page of a run shows: names and tables that hold whatever people call their models and folders."""
 
 import re
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -11,12 +12,15 @@ from prefect.context import FlowRunContext
 
 import flows.run_page
 from cnn.errors import RegistryError
+from cnn.evaluation.weighed import Weighed
 from flows.results import GateResult, PrepareResult, ScoreResult, ShardCounts, TrainResult
 from flows.run_page import (
+    MOST_WEIGHED,
     complete_run,
     describe_batch_outcome,
     describe_dataset_outcome,
     describe_version_outcome,
+    describe_weighed,
     link_batch,
     link_dataset,
     link_version,
@@ -143,6 +147,18 @@ def test_a_run_says_what_it_came_to() -> None:
     assert describe_version_outcome(same) == "nothing has changed since Birds_of.2026 version 4 (champion)"
     assert describe_dataset_outcome(PREPARED) == "dataset my-photos-0123456789ab: 1,199 ok, 1 leak"
     assert describe_batch_outcome(SCORED) == "batch b1 by birds version 4: 20 ok"
+
+
+def test_everything_that_the_gate_weighed_is_a_line_with_its_numbers() -> None:
+    size = asdict(Weighed("size", 3.0, None, None, True, "the network has 3 MB"))
+    owl = asdict(Weighed("class owl", 0.7, 1.0, 0.0319, False, "9 lost, 0 won", 30, 0.00195))
+    digest = asdict(Weighed("dataset", "a" * 64, None, "a" * 64, True, "the same"))
+    assert describe_weighed([size, owl, digest] + [size] * 50)[:3] == [
+        "class owl: 0.7, champion 1, threshold 0.0319, 30 images, p 0.00195: 9 lost, 0 won",
+        "size: 3: the network has 3 MB",
+        "dataset: aaaaaaaaaaaa, threshold aaaaaaaaaaaa: the same",
+    ]
+    assert len(describe_weighed([size] * 50)) == MOST_WEIGHED
 
 
 @pytest.mark.integration

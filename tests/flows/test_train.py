@@ -111,8 +111,12 @@ def test_a_version_has_its_report_before_its_verdict_and_only_once(
         flows.promotion, "publish_report", lambda *given: done.append(f"report with {given[4].verdict}")
     )
     monkeypatch.setattr(flows.promotion, "apply_verdict", lambda *given: done.append(f"verdict {given[2].verdict}"))
-    registry = SimpleNamespace(lost_champion=lambda name: None, champion=lambda name: None)
-    job: Any = SimpleNamespace(registry=registry, name="birds", spec=GateSpec())
+    for skipped, made in (("weigh_version", ()), ("digest_split", "drawn")):
+        monkeypatch.setattr(flows.promotion, skipped, lambda *_, made=made: made)
+    registry = SimpleNamespace(
+        lost_champion=lambda name: None, champion=lambda name: None, versions=lambda name: [], set_tags=lambda *_: None
+    )
+    job: Any = SimpleNamespace(registry=registry, name="birds", spec=GateSpec(), manifest=None)
     version: Any = SimpleNamespace(version=1, verdict=begun)
     gate_stage(job, report(evaluate([0, 1, 2] * 20)), version)
     assert done == order

@@ -32,30 +32,55 @@ def find_obstacle() -> str | None:
     return None
 
 
+class PostgresServer:
+    """A fresh, empty server in a folder; it can be stopped for a while, and holds what it held."""
+
+    def __init__(self, folder: Path) -> None:
+        [self.port] = choose_ports(1)
+        self.folder, self._options = folder, run_as_other(folder)
+        self.address = f"safelight:{PASSWORD}@127.0.0.1:{self.port}/postgres"  # USER:PASSWORD@HOST:PORT/DATABASE
+        self._process: subprocess.Popen[bytes] | None = None
+        password = folder / "password"
+        password.write_text(PASSWORD)
+        password.chmod(0o644)
+        make = [str(find_program("initdb")), "-D", str(folder / "data"), "-U", "safelight", "--auth=scram-sha-256"]
+        command = [*make, "--no-sync", f"--pwfile={password}"]
+        subprocess.run(command, check=True, capture_output=True, cwd=folder, **self._options)
+
+    def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        place = ["-D", str(self.folder / "data"), "-p", str(self.port), "-c", "listen_addresses=127.0.0.1"]
+        command = [str(find_program("postgres")), *place, "-c", "unix_socket_directories=", "-F"]
+        with (self.folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, **self._options)
+        wait_for_server(self._process, self.folder / "log")
+
+    def stop(self) -> None:
+        """End it, and the connections that are open."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(30)
+            self._process = None
+
+
 @contextmanager
 def run_postgres() -> Iterator[str]:
     """`USER:PASSWORD@HOST:PORT/DATABASE` of a fresh, empty server. As root, who may not run it, another user does."""
+    with serve_postgres() as server:
+        yield server.address
+
+
+@contextmanager
+def serve_postgres() -> Iterator[PostgresServer]:
+    """A fresh, empty server that answers, for the length of the block."""
     folder = Path(tempfile.mkdtemp(prefix="safelight-postgres-"))
-    (port,) = choose_ports(1)
-    options = run_as_other(folder)
-    password = folder / "password"
-    password.write_text(PASSWORD)
-    password.chmod(0o644)
-    data = str(folder / "data")
     try:
-        make = [str(find_program("initdb")), "-D", data, "-U", "safelight", "--auth=scram-sha-256", "--no-sync"]
-        subprocess.run([*make, f"--pwfile={password}"], check=True, capture_output=True, cwd=folder, **options)
-        place = ["-D", data, "-p", str(port), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [str(find_program("postgres")), *place, "-F"], stdout=log, stderr=log, cwd=folder, **options
-            )
+        server = PostgresServer(folder)
         try:
-            wait_for_server(process, folder / "log")
-            yield f"safelight:{PASSWORD}@127.0.0.1:{port}/postgres"
+            server.start()
+            yield server
         finally:
-            process.send_signal(signal.SIGINT)  # ends open connections too
-            process.wait(30)
+            server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -18,7 +18,14 @@ from web_servers import serving
 
 import flows.deployment.automations
 from cnn.errors import ConfigError
-from flows.deployment.automations import PREFIX, describe_window, find_window, ship_automations, ship_to_server
+from flows.deployment.automations import (
+    PREFIX,
+    describe_window,
+    find_window,
+    refresh_automations,
+    ship_automations,
+    ship_to_server,
+)
 from flows.events import emit_notice
 from infra.notify.spec import Notice
 
@@ -115,6 +122,32 @@ def test_shipping_again_changes_what_is_there_and_takes_away_what_is_watched_no_
         client.delete_deployment(paused.id)
     assert f"{PREFIX}no run of retrain/again" not in ship_to_server("custom-webhook/ops")
     assert not client.read_automations_by_name(f"{PREFIX}no run of retrain/again")
+
+
+def test_refreshing_follows_the_deployments_through_the_same_block(client: SyncPrefectClient, chat: list[str]) -> None:
+    """What `safelight deploy` does at its end."""
+    assert refresh_automations(client) == []  # nobody has asked to be told
+    ship_to_server("custom-webhook/ops")
+    later = deploy(client, "later", IntervalSchedule(interval=timedelta(days=1)))
+    missing = f"{PREFIX}no run of retrain/later"
+    try:
+        assert missing in refresh_automations(client)
+        [made] = client.read_automations_by_name(missing)
+        assert find_within(made) == timedelta(days=1, hours=3)
+        hourly = IntervalSchedule(interval=timedelta(hours=1))
+        client.update_deployment_schedule(later.id, later.schedules[0].id, schedule=hourly)
+        refresh_automations(client)
+        assert find_within(client.read_automations_by_name(missing)[0]) == timedelta(hours=2)
+    finally:
+        client.delete_deployment(later.id)
+    assert missing not in refresh_automations(client)
+    assert not client.read_automations_by_name(missing)
+
+
+def find_within(automation: Any) -> timedelta:
+    """How long it waits."""
+    window: timedelta = automation.trigger.within
+    return window
 
 
 def test_the_window_is_the_longest_pause_and_some_grace(client: SyncPrefectClient) -> None:

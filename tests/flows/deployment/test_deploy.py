@@ -50,7 +50,7 @@ def deploy(client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def remove_deployments(client: SyncPrefectClient) -> None:
-    for flow in ("retrain", "score", "train"):
+    for flow in ("retrain", "score", "train", "gc"):
         try:
             client.delete_deployment(client.read_deployment_by_name(f"{flow}/birds").id)
         except ObjectNotFound:
@@ -161,6 +161,27 @@ def test_training_goes_to_machines_with_a_gpu(deploy: Deploy, client: SyncPrefec
     assert read(client, "retrain/birds").parameters["config"]["train"]["deployment"] == "train/birds"
     assert read(client, "train/birds").schedules == []
     assert set(changes(deploy()).values()) == {"unchanged"}
+
+
+def test_gc_is_deployed_where_it_has_a_time(deploy: Deploy, client: SyncPrefectClient, tmp_path: Path) -> None:
+    assert "gc/birds" not in changes(deploy("--source", "photos"))
+    answer = deploy("--set", "schedule.gc=0 4 * * 0")
+    assert changes(answer) == {"retrain/birds": "changed", "gc/birds": "created"}
+    assert answer["deployments"]["gc/birds"]["when"] == "at 0 4 * * 0, Europe/Berlin"
+    found = read(client, "gc/birds")
+    assert found.parameters == {"name": "birds", "workspace": str(tmp_path / "workspace")}
+    assert found.entrypoint == "flows.upkeep.gc.gc"
+    client.update_deployment(found.id, DeploymentUpdate(parameters=found.parameters | {"keep": 9}))
+    assert changes(deploy("--set", "schedule.gc=0 5 * * 0"))["gc/birds"] == "changed"
+    now = read(client, "gc/birds")
+    assert (now.parameters["keep"], now.schedules[0].schedule.cron) == (9, "0 5 * * 0")
+    assert "pause the schedule of gc in Prefect" in refuse("--set", "schedule.gc=null")
+
+
+def test_gc_keeps_no_settings_from_the_others(deploy: Deploy, client: SyncPrefectClient) -> None:
+    deploy("--source", "photos", "--set", "fit.epochs=3", "--set", "schedule.gc=1d")
+    assert changes(deploy("--inbox", "inbox"))["gc/birds"] == "unchanged"
+    assert read(client, "score/birds").parameters["config"]["fit"] == {"epochs": 3}, "of another one of the model"
 
 
 def test_a_folder_that_only_the_workers_have_is_told_and_taken(deploy: Deploy, client: SyncPrefectClient) -> None:

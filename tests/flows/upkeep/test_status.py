@@ -11,12 +11,15 @@ import pytest
 from batch_scenes import score_folder, write_inbox
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
-from prefect.client.schemas.schedules import CronSchedule
+from prefect.client.schemas.objects import State, StateDetails, StateType
+from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.states import Completed, Failed, Running, Scheduled
 from registries import add_versions, open_registry
 from typer.testing import CliRunner
 
 from flows.cli.main import app
+from flows.upkeep.nights import find_untimely
+from flows.upkeep.scheduled_work import read_scheduled_work
 from infra.storage.store import open_store
 from tasks.score.results import refresh_results
 
@@ -82,6 +85,39 @@ def test_a_failed_and_a_late_run_need_a_person(client: SyncPrefectClient, nightl
     assert failed["what"].endswith(": /disk: No space left on device")
     assert late["mend"].startswith("start safelight serve --name looked-at again")
     assert ask("status", "--workspace", tmp_path / "other")["runs"] == []
+
+
+def test_a_run_that_waits_for_its_place_is_late_and_not_missing(client: SyncPrefectClient, tmp_path: Path) -> None:
+    """Prefect puts it off by half a minute, again and again: its own time is always still to come."""
+    seconds = IntervalSchedule(interval=timedelta(seconds=30))
+    number = client.create_deployment(
+        flow_id=client.create_flow_from_name("retrain"),
+        name="queued",
+        tags=["safelight"],
+        parameters={"name": "levels", "workspace": str(tmp_path / "work"), "source": "/photos"},
+        schedules=[DeploymentScheduleCreate(schedule=seconds, active=True)],
+    )
+    try:
+        works = client.create_flow_run_from_deployment(number, name="retrain queued", state=Scheduled())
+        client.set_flow_run_state(works.id, Running(), force=True)
+        soon = StateDetails(scheduled_time=datetime.now(UTC) + timedelta(seconds=20))
+        waits = client.create_flow_run_from_deployment(
+            number, name="retrain queued", state=Scheduled(scheduled_time=datetime.now(UTC) - timedelta(hours=1))
+        )
+        queued = State(type=StateType.SCHEDULED, name="AwaitingConcurrencySlot", state_details=soon)
+        client.set_flow_run_state(waits.id, queued, force=True)
+        (work,) = [
+            each
+            for each in read_scheduled_work(client, datetime.now(UTC) - timedelta(days=1), timedelta(minutes=2))
+            if each.name == "queued"
+        ]
+        late = work.find_late(timedelta(minutes=2))
+        assert late is not None
+        assert late.id == str(waits.id)
+        (found,) = [each for each in find_untimely(work, [work], timedelta(minutes=2)) if each.kind == "late"]
+        assert found.mend.startswith("it waits for retrain queued, which began ")
+    finally:
+        client.delete_deployment(number)
 
 
 def test_a_dead_run_is_found_and_repaired(client: SyncPrefectClient, nightly: Any, tmp_path: Path) -> None:

@@ -167,7 +167,8 @@ def pass_gate(registry: Registry, name: str, number: int, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(flows.promotion, "measure_champion", measure)
     monkeypatch.setattr(registry, "fetch_bundle", lambda *_: Path("bundle"))
-    monkeypatch.setattr(flows.promotion, "publish_report", lambda *_: None)
+    for skipped, made in (("publish_report", None), ("weigh_version", ()), ("digest_split", "drawn")):
+        monkeypatch.setattr(flows.promotion, skipped, lambda *_, made=made: made)
     answers = [0, 1] * 10
     evaluation = evaluate_probabilities(np.eye(2)[answers], answers, ("bat", "owl"))
     job: Any = SimpleNamespace(name=name, registry=registry, spec=GateSpec(), manifest=None, store=None)

@@ -158,6 +158,30 @@ def test_a_damaged_table_is_made_anew(tmp_path: Path) -> None:
     assert score(inbox, work)[1].new_files == 1
 
 
+def test_rows_of_files_that_are_gone_leave_after_a_time() -> None:
+    earlier, kept = RESULTS_SCHEMA.empty_table(), timedelta(days=2)
+    for day, listing in enumerate(({"a.png": 0, "b.png": 0}, {"a.png": 0}, {"a.png": 1}, {"a.png": 1}, {"a.png": 2})):
+        now = (NIGHT + timedelta(days=day)).isoformat()
+        earlier = pa.concat_tables(merge_results([make_rows(listing)], [earlier], now, kept))
+        expected = ["a.png", "b.png"] if day < 4 else ["a.png"]  # gone since day 1: three days on the last one
+        assert earlier.column("path").to_pylist() == expected, day
+
+
+def test_the_setting_says_for_how_long(tmp_path: Path) -> None:
+    inbox, work = write_inbox(tmp_path / "in"), tmp_path / "work"
+    score(inbox, work)
+    (inbox / "0.png").unlink()
+    gone, results = score(inbox, work)
+    assert results.removed == 1
+    write_picture(inbox / "9.png", 130)
+    batch = score_folder(inbox, work)
+    for days, left in ((2, 1), (4, 0)):
+        later = (NIGHT + timedelta(days=days)).isoformat()
+        record = batch.model_copy(update={"scored_at": later, "batch": f"{batch.batch}-{days}"})
+        short = record.model_copy(update={"spec": record.spec.model_copy(update={"keep_removed_days": 3.0})})
+        assert refresh_results(open_store(str(work)), short, gone).removed == left
+
+
 LISTINGS = st.dictionaries(st.sampled_from([f"{letter}.png" for letter in "abcdef"]), st.integers(0, 2))
 
 

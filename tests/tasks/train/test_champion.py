@@ -15,8 +15,7 @@ from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import ONNX
 from infra.storage.store import Source, open_store
 from tasks.dataset.version import read_ledger
-from tasks.train.answers import SplitPredictions, save_predictions
-from tasks.train.champion import ChampionScores, pair_answers, score_champion, sees_same_pixels
+from tasks.train.champion import ChampionScores, score_champion, sees_same_pixels
 
 SMALLER = ImageSpec(size=(6, 6), channels=3, normalize="unit")
 
@@ -51,6 +50,8 @@ def test_the_shards_serve_a_champion_that_sees_the_same_pixels(tmp_path: Path, m
     monkeypatch.setattr("tasks.train.champion.open_source", no_source)
     scores = score_on(manifest, write_champion(tmp_path / "champion"))
     assert scores.refused is None
+    assert all(0.34 < sure <= 1 for sure in scores.confidences.values())
+    assert scores.confidences.keys() == scores.correct.keys()
     assert by_class(scores, manifest) == {"blue": 1.0, "green": 1.0, "red": 1.0}
 
 
@@ -128,21 +129,6 @@ def test_only_the_images_that_are_asked_for_are_answered(tmp_path: Path, image: 
 
 def test_without_test_images_there_is_nothing_to_compare(tmp_path: Path) -> None:
     assert score(tmp_path, write_champion(tmp_path / "champion"), {"train": 3}) == ChampionScores({})
-
-
-def test_answers_are_paired_by_key_not_by_order(tmp_path: Path) -> None:
-    keys = [letter * 64 for letter in "abcd"]
-    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]], np.float32)
-    save_predictions(
-        tmp_path / "test.npz", SplitPredictions(keys, np.array([0, 1, 1, 0]), probabilities)
-    )  # right: a, b, d
-    paired = pair_answers(tmp_path / "test.npz", ChampionScores({keys[2]: True, keys[1]: False, keys[0]: True}))
-    assert (paired.images, paired.wins, paired.losses) == (3, 1, 1)
-
-
-def test_no_answers_make_an_empty_pair(tmp_path: Path) -> None:
-    save_predictions(tmp_path / "test.npz", SplitPredictions([], np.empty(0, np.int64), np.empty((0, 2), np.float32)))
-    assert pair_answers(tmp_path / "test.npz", ChampionScores({})).images == 0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,42 @@
+"""The most accurate version that test images have ever judged, and how often these images have been looked at."""
+
+from collections.abc import Sequence
+
+from cnn.dataset.manifest import Manifest
+from cnn.digest import hash_json
+from cnn.evaluation.gate import Champion, Verdict
+from infra.registry.versions import BEST, SPLIT_DRAWN, VersionInfo
+
+
+def find_best(earlier: Sequence[VersionInfo]) -> VersionInfo | None:
+    """The best of the versions that the gate has judged, oldest first, as the latest verdict left it; None where no
+    verdict says so (those of older releases), or what they name is deleted."""
+    present = {version.version: version for version in earlier if version.bundle}
+    named = (version.tags.get(BEST, "") for version in reversed(earlier) if version.is_gated)
+    numbers = (int(number) for number in named if number.isascii() and number.isdigit())
+    return next((present[number] for number in numbers if number in present), None)
+
+
+def digest_split(manifest: Manifest) -> str:
+    """What decides which images are for the test: as long as it stays, they have been looked at by every version."""
+    return hash_json(manifest.split.deciding())
+
+
+def count_looks(earlier: Sequence[VersionInfo], split: str) -> int:
+    """How many versions the test images of this split have judged with the present one: those of older releases, which
+    do not say, among them."""
+    return 1 + sum(version.is_gated and version.tags.get(SPLIT_DRAWN, split) == split for version in earlier)
+
+
+def choose_best(number: int, verdict: Verdict, champion: Champion | None, best: Champion | None) -> int | None:
+    """The version that the next one is held against beside the champion: the most accurate on the present test images
+    of this one (`number`), the champion and the best before. None where nothing could be compared.
+
+    A version that was held is not the best, however accurate it looks: something is wrong with it.
+    """
+    rivals = [each for each in (best, champion) if each is not None and each.paired is not None and each.paired.images]
+    if not rivals:
+        return number if verdict.verdict == "promote" else None
+    leads = {each.version: each.paired.difference for each in rivals if each.paired is not None}
+    strongest = min(leads, key=lambda version: leads[version])
+    return number if leads[strongest] > 0 and verdict.verdict != "hold" else strongest

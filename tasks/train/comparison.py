@@ -1,0 +1,106 @@
+"""A new version's answers beside an earlier version's on the same images: over all, in each class, slice and bin."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from cnn.dataset.manifest import Manifest
+from cnn.evaluation.calibration import bin_confidences, measure_calibration_error
+from cnn.evaluation.gate import Champion
+from cnn.evaluation.metrics import compare_paired
+from cnn.evaluation.part_tests import compare_parts
+from infra.storage.store import Store
+from tasks.dataset.ledger import iterate_ledger
+from tasks.dataset.version import fetch_ledger
+from tasks.train.answers import SplitPredictions
+
+
+@dataclass(frozen=True)
+class AnsweredImages:
+    """What an earlier version answered: by key of a test image whether it is right, and how sure it was of that."""
+
+    correct: dict[str, bool]
+    confidences: dict[str, float]
+
+
+@dataclass(frozen=True)
+class SlicedImages:
+    """By key of a test image: the folder below the source that is none of a class, and the text of split.group."""
+
+    folders: dict[str, str]
+    groups: dict[str, str]
+
+
+def read_slices(store: Store, manifest: Manifest) -> SlicedImages:
+    """The slices of the test images, as the ledger knows them.
+
+    Raises:
+        IntegrityError, StorageError: the ledger is damaged or gone.
+    """
+    folders, groups = dict[str, str](), dict[str, str]()
+    columns = ["path", "digest", "label", "group", "split", "outcome"]
+    for part in iterate_ledger(fetch_ledger(store, manifest), store.uri_of(manifest.ledger.path), columns):
+        for row in part.filter(pc.and_(pc.equal(part["split"], "test"), pc.equal(part["outcome"], "ok"))).to_pylist():
+            folders[row["digest"]] = _name_folder(row["path"], row["label"])
+            if row["group"] is not None:
+                groups[row["digest"]] = row["group"]
+    return SlicedImages(_drop_single(folders), _drop_single(groups))
+
+
+def compare_answers(
+    champion: Champion, classes: Sequence[str], mine: SplitPredictions, theirs: AnsweredImages, slices: SlicedImages
+) -> Champion:
+    """The champion with what its answers say beside those of the new version, on the images that both answered."""
+    rows = np.array([row for row, key in enumerate(mine.keys) if key in theirs.correct], np.int64)
+    keys = [mine.keys[row] for row in rows.tolist()]
+    right = np.asarray(mine.probabilities.argmax(axis=1) == mine.labels, np.bool_)[rows]
+    other = np.array([theirs.correct[key] for key in keys], np.bool_)
+    names: dict[str, list[Any]] = {
+        "class": [classes[label] for label in mine.labels[rows].tolist()],
+        "folder": [slices.folders.get(key) for key in keys],
+        "group": [slices.groups.get(key) for key in keys],
+    }
+    parts = (
+        *compare_parts("class", _as_objects(names["class"]), right, other),
+        *compare_parts("folder", _as_objects(names["folder"]), right, other),
+        *compare_parts("group", _as_objects(names["group"]), right, other),
+    )
+    found = replace(champion, paired=compare_paired(right, other), parts=parts)
+    if not keys or len(theirs.confidences) < len(keys):
+        return found
+    sure = np.array([theirs.confidences[key] for key in keys])
+    own = np.asarray(mine.probabilities.max(axis=1), np.float64)[rows]
+    return replace(found, eces=(_measure_error(own, right), _measure_error(sure, other)))
+
+
+def digest_images(predictions: Path) -> str:
+    """One text for the very test images that a version was judged on."""
+    with np.load(predictions, allow_pickle=False) as kept:
+        return hashlib.sha256(b"".join(np.sort(kept["keys"]).tolist())).hexdigest()
+
+
+def _measure_error(confidences: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+    return measure_calibration_error(bin_confidences(confidences, right))
+
+
+def _as_objects(names: list[Any]) -> NDArray[np.object_]:
+    found = np.empty(len(names), object)
+    found[:] = names
+    return found
+
+
+def _name_folder(path: str, label: str) -> str:
+    """The folders of a path without those that the class is named after."""
+    folders = f"/{path.rpartition('/')[0]}/"
+    return folders.replace(f"/{label}/", "/", 1).strip("/")
+
+
+def _drop_single(names: dict[str, str]) -> dict[str, str]:
+    """Nothing where all images have one name: that slice is the whole."""
+    return names if len(set(names.values())) > 1 else {}

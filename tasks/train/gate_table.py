@@ -1,0 +1,54 @@
+"""The rows of the report's table of what the gate weighed, numbers written as a reader expects them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cnn.evaluation.weighed import Figure, Weighed
+
+IN_SIGHT = 20  # rows in the report; the others, none of them broken, are folded away
+
+
+@dataclass(frozen=True)
+class GateRow:
+    """One row: texts of its cells, and whether its rule is kept."""
+
+    name: str
+    value: str
+    champion: str
+    images: str
+    p: str
+    line: str
+    kept: bool
+
+
+def make_gate_rows(weighed: Sequence[Weighed]) -> tuple[list[GateRow], list[GateRow]]:
+    """(the rows in sight, the others): what is broken first, single classes and slices after the rest."""
+    order = sorted(weighed, key=lambda each: (each.kept, _is_part(each)))
+    rows = [
+        GateRow(
+            each.name,
+            _write_figure(each.name, each.value),
+            _write_figure(each.name, each.champion),
+            "" if each.images is None else f"{each.images:,}",
+            "" if each.p is None else f"{each.p:.3g}",
+            each.line,
+            each.kept,
+        )
+        for each in order
+    ]
+    seen = max(IN_SIGHT, sum(not row.kept for row in rows))
+    return rows[:seen], rows[seen:]
+
+
+def _is_part(each: Weighed) -> bool:
+    return each.name.startswith(("class ", "folder ", "group "))
+
+
+def _write_figure(name: str, value: Figure) -> str:
+    if value is None or isinstance(value, str):
+        return (value or "–")[:12]
+    if name == "speed":
+        return f"{value * 1000:.2g} ms"
+    if name == "size":
+        return f"{value:.3g} MB"
+    return f"{value:g}" if name == "looks" else f"{value:.4f}"

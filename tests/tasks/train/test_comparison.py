@@ -1,0 +1,73 @@
+"""Answers of two versions on the same images: paired by key, in classes, folders and groups, with calibration."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from small_dataset import write_dataset
+
+from cnn.evaluation.gate import Champion
+from infra.storage.store import open_store
+from tasks.dataset.version import read_ledger
+from tasks.train import comparison
+from tasks.train.answers import SplitPredictions
+from tasks.train.comparison import AnsweredImages, SlicedImages, compare_answers, read_slices
+
+KEYS = [letter * 64 for letter in "abcd"]
+PROBABILITIES = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]], np.float32)
+MINE = SplitPredictions(KEYS, np.array([0, 1, 1, 0]), PROBABILITIES)  # right: a, b, d
+NO_SLICES = SlicedImages({}, {})
+
+
+def test_answers_are_paired_by_key_not_by_order() -> None:
+    theirs = AnsweredImages({KEYS[2]: True, KEYS[1]: False, KEYS[0]: True}, {})
+    found = compare_answers(Champion(1), ("cat", "dog"), MINE, theirs, NO_SLICES)
+    assert found.paired is not None
+    assert (found.paired.images, found.paired.wins, found.paired.losses) == (3, 1, 1)
+    assert [(part.name, part.paired.wins, part.paired.losses) for part in found.parts] == [("cat", 0, 0), ("dog", 1, 1)]
+    assert found.eces is None
+
+
+def test_no_answers_make_an_empty_pair() -> None:
+    found = compare_answers(Champion(1), ("cat", "dog"), MINE, AnsweredImages({}, {}), NO_SLICES)
+    assert found.paired is not None
+    assert (found.paired.images, found.parts, found.eces) == (0, (), None)
+
+
+def test_slices_are_compared_and_so_is_how_sure_the_two_were() -> None:
+    sure = dict.fromkeys(KEYS, 0.75)
+    theirs = AnsweredImages({KEYS[0]: True, KEYS[1]: True, KEYS[2]: True, KEYS[3]: False}, sure)
+    slices = SlicedImages({KEYS[0]: "north", KEYS[1]: "north", KEYS[2]: "south"}, {KEYS[3]: "7"})
+    found = compare_answers(Champion(1), ("cat", "dog"), MINE, theirs, slices)
+    named = {(part.kind, part.name): (part.paired.images, part.drop) for part in found.parts}
+    assert named["folder", "north"] == (2, 0.0)
+    assert named["folder", "south"] == (1, 1.0)
+    assert named["group", "7"] == (1, -1.0)
+    assert found.eces is not None
+    mine, other = found.eces
+    assert mine == pytest.approx((0.1 + 0.2 + 0.6 + 0.3) / 4)  # each in a bin of its own
+    assert other == pytest.approx(0)  # three of four right, 0.75 sure
+
+
+def test_the_ledger_names_folders_without_those_of_the_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        ("north/cat/1.jpg", "a", "cat", None, "test", "ok"),
+        ("cat/south/deep/2.jpg", "b", "cat", "7", "test", "ok"),
+        ("south/cat/3.jpg", "c", "cat", "8", "train", "ok"),
+        ("south/cat/4.jpg", "d", "cat", "8", "test", "duplicate"),
+    ]
+    names = ("path", "digest", "label", "group", "split", "outcome")
+    table = pa.table({name: [row[place] for row in rows] for place, name in enumerate(names)})
+    monkeypatch.setattr(comparison, "iterate_ledger", lambda *_: iter([table]))
+    monkeypatch.setattr(comparison, "fetch_ledger", lambda *_: tmp_path)
+    manifest = write_dataset(tmp_path / "w", tmp_path / "s")
+    store = open_store(str(tmp_path / "w"))
+    assert read_slices(store, manifest) == SlicedImages({"a": "north", "b": "south/deep"}, {})
+
+
+def test_one_folder_for_all_is_no_slice(tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path / "w", tmp_path / "s")
+    store = open_store(str(tmp_path / "w"))
+    assert read_ledger(store, manifest).num_rows
+    assert read_slices(store, manifest) == NO_SLICES

@@ -1,0 +1,54 @@
+"""Speed, size, calibration and dataset of a version, measured beside its champion's."""
+
+from pathlib import Path
+from typing import Any
+
+from champions import write_champion
+from judged_versions import make_judged_version
+
+from cnn.evaluation.gate import Champion
+from cnn.evaluation.gate_spec import GateSpec
+from cnn.evaluation.metrics import compare_paired
+from cnn.inference.bundle import read_bundle
+from tasks.train.gate_table import IN_SIGHT, make_gate_rows
+from tasks.train.weighing import measure_speed, weigh_looks, weigh_version
+
+
+def test_a_version_is_weighed_beside_the_champion_and_alone(tmp_path: Path) -> None:
+    judged = make_judged_version(tmp_path)
+    own, theirs = write_champion(tmp_path / "own"), write_champion(tmp_path / "theirs")
+    result: Any = judged.result.model_copy(update={"bundle": str(own), "info": read_bundle(own)})
+    manifest = judged.manifest.model_copy(update={"digest": "e" * 64})
+    champion = Champion(1, paired=compare_paired([True] * 400, [True] * 400), eces=(0.2, 0.1))
+    found = {each.name: each for each in weigh_version(result, manifest, champion, theirs, GateSpec())}
+    assert set(found) == {"calibration", "speed", "size", "dataset"}
+    assert (found["calibration"].kept, found["calibration"].images) == (False, 400)
+    assert found["speed"].value is not None
+    assert found["speed"].champion is not None
+    assert found["size"].value == found["size"].champion
+    assert found["dataset"].kept
+    alone = {each.name: each for each in weigh_version(result, judged.manifest, None, None, GateSpec())}
+    assert all(each.champion is None for each in alone.values())
+    assert not alone["dataset"].kept  # the bundle comes from another dataset
+    assert 0 < measure_speed(own) < 1
+
+
+def test_looks_are_told_in_words() -> None:
+    assert weigh_looks(1).line == "these test images have judged no version before this one"
+    assert weigh_looks(13).line == "these test images have judged 12 versions before this one"
+
+
+def test_the_table_shows_what_is_broken_first_and_folds_the_rest(tmp_path: Path) -> None:
+    looks = weigh_looks(3)
+    many = [looks] * IN_SIGHT
+    broken = [type(looks)("class owl", 0.5, 0.9, 0.01, False, "lost", 30, 0.001)]
+    rows, more = make_gate_rows([*many, *broken])
+    assert (rows[0].name, rows[0].value, rows[0].champion, rows[0].images, rows[0].p) == (
+        "class owl",
+        "0.5000",
+        "0.9000",
+        "30",
+        "0.001",
+    )
+    assert (len(rows), len(more)) == (IN_SIGHT, 1)
+    assert (more[0].value, more[0].champion) == ("3", "–")
