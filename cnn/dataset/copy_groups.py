@@ -31,8 +31,8 @@ def find_bursts(
     `times` in seconds and `cameras` are those of all pictures; below 0: not known.
     """
     known = rows[(times[rows] >= 0) & (cameras[rows] >= 0)]
-    order = known[np.lexsort([known, times[known], cameras[known]])]
+    order = known[np.lexsort(np.stack([known, times[known], cameras[known]]))]
     one, next_one = order[:-1], order[1:]
     near = (cameras[one] == cameras[next_one]) & (times[next_one] - times[one] <= seconds)
     pairs = np.sort(np.stack([one[near], next_one[near]], axis=1), axis=1)
-    return np.asarray(pairs[np.lexsort([pairs[:, 1], pairs[:, 0]])], np.int64)
+    return np.asarray(pairs[np.lexsort(np.stack([pairs[:, 1], pairs[:, 0]]))], np.int64)

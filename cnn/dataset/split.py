@@ -35,11 +35,13 @@ class SplitSpec(Settings):
         " division that is kept as it is, with class folders below (true), or are classes (false); not set: what they"
         " look like",
     )
-    copies: Literal["together", "leave_out"] = Field(
-        "together",
+    copies: Literal["together", "leave_out"] | None = Field(
+        None,
+        examples=["together"],
         description="pictures that are copies by their look (mirrored, turned, cropped, brightened, saved anew; from"
         " 48 x 48 pixels on): together: all in one split; leave_out: drawn one by one, and of validation and test"
-        " those are left out whose copy is learnt from",
+        " those are left out whose copy is learnt from; not set: only copies that lie the same way are looked for, see"
+        " split.leak_distance",
     )
     burst: float | None = Field(
         None,

@@ -31,6 +31,7 @@ from tasks.prepare.table import KEY, LEAK, OK, Rows
 
 FORMAT = 1  # raise it when the same images would give other pairs
 LEAST_SIDE = 48  # pixels: smaller pictures have too little to be known by once they are cropped
+CROWD, CROWD_SHARE = 8, 0.3  # copies of each other, and their share of a class, above which they are many
 READ_ROWS = 16_384  # rows whose grey means are read together
 
 Pairs = NDArray[np.int64]
@@ -52,7 +53,7 @@ def find_looks(rows: Rows, store: Store, source: str, spec: BuildSpec) -> Pairs:
         IntegrityError, StorageError: the report or the shard of a chunk is damaged or gone.
     """
     ok, image = np.flatnonzero(rows.outcome == OK), spec.image
-    if min(image.size) < LEAST_SIDE or len(ok) < 2 or spec.split.leak_distance < 0:
+    if min(image.size) < LEAST_SIDE or len(ok) < 2 or spec.split.copies is None:
         return np.empty((0, 2), np.int64)
     place = looks_path(hash_json([FORMAT, source, image.model_dump(mode="json")])[:40])
     memory = recall_looks(store, place)
@@ -88,14 +89,26 @@ def remember_looks(store: Store, place: str, keys: list[bytes], pairs: Pairs) ->
 def tie_together(rows: Rows, looks: Pairs, split: SplitSpec) -> NDArray[np.int64]:
     """int64 (files,): the lowest row of the copies and of the burst that each file belongs to, -1 where it is alone.
 
-    Files of a group (`split.group`) follow it, and those in a split of their owner's stay there: they are alone.
+    Files of a group (`split.group`) follow it, and those in a split of their owner's stay there: they are alone. So are
+    the frames of a camera that stands still, where they are a large part of their class: in one split they would leave
+    the others without it, so they count as leaks, of which `check_leaks` tells.
     """
     free = (rows.outcome == OK) & (rows.group < 0) & (rows.given <= TRAIN)
-    ties = [looks] if split.copies == "together" else []
+    ties = [_leave_out_crowds(rows, looks[free[looks].all(axis=1)])] if split.copies == "together" else []
     if split.burst is not None:
         ties.append(find_bursts(rows.captured, rows.camera, np.flatnonzero(free), split.burst))
     pairs = np.concatenate([np.empty((0, 2), np.int64), *ties])
     return join_pairs(pairs[free[pairs].all(axis=1)], len(rows))
+
+
+def _leave_out_crowds(rows: Rows, looks: Pairs) -> Pairs:
+    """The pairs without those of a group that is large, also as a part of the class of its first image."""
+    groups = join_pairs(looks, len(rows))
+    first = groups[looks[:, 0]]
+    sizes = np.bincount(groups[groups >= 0], minlength=len(rows))[first]
+    images = np.bincount(rows.label_id[rows.outcome == OK], minlength=int(rows.label_id.max(initial=0)) + 1)
+    few: NDArray[np.bool_] = sizes <= np.maximum(CROWD, CROWD_SHARE * images[rows.label_id[first]])
+    return np.asarray(looks[few], np.int64)
 
 
 def mark_looks(rows: Rows, looks: Pairs) -> Rows:

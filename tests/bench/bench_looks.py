@@ -1,4 +1,4 @@
-"""Copies found among 1,000 planted ones (mirrored, turned, cropped, brightened, saved anew, resized), and their cost."""
+"""Copies found among 1,000 planted ones: mirrored, turned, cropped, brightened, saved anew, resized; and the time."""
 
 import io
 import random
@@ -99,7 +99,7 @@ def measure_seconds(images: int, originals: list["np.ndarray[tuple[int, ...], np
         began = time.monotonic()
         find_look_pairs(pictures)
         answers.append(time.monotonic() - began)
-    growth = np.log(answers[1] / answers[0]) / np.log(4)
+    growth = float(np.log(answers[1] / answers[0]) / np.log(4))
     scaled = answers[1] * (100_000 / images) ** growth
     title = f"copies among {images:,} pictures"
     return [

@@ -22,7 +22,7 @@ from tasks.prepare.keep_splits import draw_splits
 from tasks.prepare.looks import mark_looks, tie_together
 from tasks.prepare.spec import BudgetSpec
 
-IMAGE, SPLIT = ImageSpec(size=(64, 64)), SplitSpec(validation=0.2, test=0.3)
+IMAGE, SPLIT = ImageSpec(size=(64, 64)), SplitSpec(validation=0.2, test=0.3, copies="together")
 SCENES = 16
 
 
@@ -97,8 +97,8 @@ def test_copies_are_left_out_of_the_test_where_that_is_asked_for(tmp_path: Path)
     assert not [1 for pair in pairs if {"train"} < {row["split"] for row in pair if row["outcome"] == "ok"}]
 
 
-def test_nobody_looks_where_no_two_files_count_as_one_photograph(tmp_path: Path) -> None:
-    split = SPLIT.model_copy(update={"leak_distance": -1})
+def test_nobody_looks_where_that_is_not_asked_for(tmp_path: Path) -> None:
+    split = SPLIT.model_copy(update={"copies": None})
     rows = build(write_source(tmp_path / "photos"), tmp_path / "work", split=split)
     assert {row["reason"] for row in rows.values()} == {None}
 
@@ -121,7 +121,9 @@ def test_after_drawing_no_copy_of_a_training_image_is_judged_on(data: st.DataObj
     paths = [f"{label}/{number}" for label in ("cat", "owl") for number in range(6)]
     draft, _ = make_decoded(("cat", "owl"), {path: (path, "train", None) for path in paths})
     number = st.integers(0, len(paths) - 1)
-    pairs = data.draw(st.lists(st.tuples(number, number).filter(lambda pair: pair[0] != pair[1]), max_size=12))
+    pairs = data.draw(
+        st.lists(st.tuples(number, number).filter(lambda pair: pair[0] != pair[1]), max_size=7)
+    )  # more would be a crowd
     looks_found = np.sort(np.array(pairs, np.int64).reshape(-1, 2), axis=1)
     draft.known[:] = data.draw(st.lists(st.booleans(), min_size=len(paths), max_size=len(paths)))
     draft.split[:] = data.draw(st.lists(st.integers(0, 2), min_size=len(paths), max_size=len(paths)))
