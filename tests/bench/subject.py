@@ -34,8 +34,8 @@ from cnn.inference.int8 import add_int8, quantize_network
 from cnn.inference.onnx import open_session
 from cnn.inference.scorer import Precision
 from cnn.models.architecture import ModelSpec, build_model
+from cnn.models.head import squash_to_unit
 from cnn.training.batches import as_training_dataset
-from cnn.training.feature_space import squash_to_unit
 from cnn.training.heads import VARIANCES, FeatureSet, HeadPlan, fit_head, predict_head
 from cnn.training.plan import TrainingSize, plan_fit
 from cnn.training.spec import FitPlan, FitSpec, Recipe
