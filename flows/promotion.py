@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cnn.dataset.manifest import Manifest
 from cnn.errors import IntegrityError, RegistryError
+from cnn.evaluation.confidence import weigh_promise
 from cnn.evaluation.gate import AlsoWeighed, Challenger, Champion, Verdict, decide_promotion, find_obstacle
 from cnn.evaluation.gate_spec import GateSpec
 from cnn.evaluation.weighed import Weighed
@@ -104,10 +105,11 @@ def measure_best(
 
 
 def weigh_beside(job: PromotionJob, result: TrainingResult, champion: MeasuredRival | None) -> tuple[Weighed, ...]:
-    """Calibration, speed, size and dataset, beside those of the champion where there is one."""
-    if champion is None:
-        return weigh_version(result, job.manifest, None, None, job.spec)
-    return weigh_version(result, job.manifest, champion.champion, champion.bundle, job.spec)
+    """Calibration, speed, size and dataset, beside those of the champion where there is one, and the promise."""
+    rival, bundle = (None, None) if champion is None else (champion.champion, champion.bundle)
+    found = weigh_version(result, job.manifest, rival, bundle, job.spec)
+    promise = None if result.confidence is None else weigh_promise(result.confidence)
+    return found if promise is None else (*found, promise)
 
 
 def keep_best(job: PromotionJob, version: VersionInfo, looks: int, best: int | None) -> None:

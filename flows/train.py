@@ -280,6 +280,7 @@ def make_train_job(job: Training, backbone: BackboneSpec | None) -> TrainJob:
         top_k=job.config.score.top_k,
         precision=job.config.score.precision,
         gate=job.config.gate,
+        confidence=job.config.score.confidence,
         folder=str(job.folder),
     )
 

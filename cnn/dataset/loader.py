@@ -42,6 +42,9 @@ class _Shard(Protocol):
 
     def read_key(self, row: int) -> str: ...
 
+    @property
+    def is_encoded(self) -> bool: ...
+
     def read_into(self, images: Images, row: int) -> None:
         """Write the pixels of one row into uint8 (height, width, channels)."""
 
@@ -52,6 +55,7 @@ class _RawShard:
     key_bytes: Images  # likewise: uint8 (rows, 64)
     labels: NDArray[np.int64]
     copies: NDArray[np.int64]
+    is_encoded = False
 
     def read_keys(self) -> list[str]:
         raw = np.ascontiguousarray(self.key_bytes).view(f"S{KEY_BYTES}").ravel()
@@ -71,6 +75,7 @@ class _JpegShard:
     offsets: NDArray[np.int64]  # (rows, 2): start and end of each record
     labels: NDArray[np.int64]
     copies: NDArray[np.int64]
+    is_encoded = True
 
     def read_keys(self) -> list[str]:
         return [decode_record(self.data[start:end]).key for start, end in self.offsets.tolist()]
@@ -94,6 +99,36 @@ class _JpegShard:
             cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=images)
 
 
+@dataclass(frozen=True)
+class _PickedRows:
+    """Some rows of a shard, in the order given."""
+
+    shard: _Shard
+    rows: NDArray[np.int64]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        return self.shard.labels[self.rows]
+
+    @property
+    def copies(self) -> NDArray[np.int64]:
+        return self.shard.copies[self.rows]
+
+    @property
+    def is_encoded(self) -> bool:
+        return self.shard.is_encoded
+
+    def read_keys(self) -> list[str]:
+        keys = self.shard.read_keys()
+        return [keys[row] for row in self.rows.tolist()]
+
+    def read_key(self, row: int) -> str:
+        return self.shard.read_key(int(self.rows[row]))
+
+    def read_into(self, images: Images, row: int) -> None:
+        self.shard.read_into(images, int(self.rows[row]))
+
+
 class ShardSet:
     """The rows of a split, numbered from 0 through its shards in the manifest's order.
 
@@ -108,6 +143,12 @@ class ShardSet:
         empty = [np.empty(0, np.int64)]
         self.labels: NDArray[np.int64] = np.concatenate(empty + [shard.labels for shard in shards])
         self.copies: NDArray[np.int64] = np.concatenate(empty + [shard.copies for shard in shards])
+
+    def take(self, rows: NDArray[np.int64]) -> "ShardSet":
+        """These rows alone, int64 (n,) in ascending order; nothing is read."""
+        cuts = np.searchsorted(rows, self._starts)
+        pairs = zip(self._shards, self._starts[:-1], cuts[:-1], cuts[1:], strict=True)
+        return ShardSet([_PickedRows(each, rows[low:high] - start) for each, start, low, high in pairs], self.shape)
 
     def keys(self) -> list[str]:
         """The hex digest of every row's source file."""
@@ -126,7 +167,7 @@ class ShardSet:
         """
         images = np.empty((len(indices), *self.shape), np.uint8)
         jobs = zip(images, *self._locate(indices), strict=True)
-        if any(isinstance(shard, _JpegShard) for shard in self._shards[:1]):
+        if any(shard.is_encoded for shard in self._shards[:1]):
             with ThreadPoolExecutor(DECODERS) as pool:
                 list(pool.map(lambda job: self._shards[job[1]].read_into(job[0], job[2]), jobs))
         else:

@@ -1,10 +1,10 @@
 """The bundle of a model: the folder that a registered version carries, checked to the byte when it is read.
 
 It holds `bundle.json` (what the model is, and the sha256 of the others), `model.weights.h5` (to train on, to explain),
-`model.onnx` (to score with: see `cnn.models.outputs`), `golden.npz` (a few images and what Keras answers to them) and
-`seen.npz` (which images it learnt from; older versions lack it); where they were asked for and judged not worse,
-`model.int8.onnx` and `golden.int8.npz`, its own answers. bundle.json is written last, so a folder without it is no
-bundle; files that it does not list are never opened.
+`model.onnx` (to score with: see `cnn.models.outputs`), `golden.npz` (a few images and what Keras answers to them),
+`seen.npz` (which images it learnt from) and `novelty.npz` (their features, see `cnn.inference.novelty`), which older
+versions lack; where they were asked for and judged not worse, `model.int8.onnx` and `golden.int8.npz`, its own answers.
+bundle.json is written last, so a folder without it is no bundle; files that it does not list are never opened.
 """
 
 import hashlib
@@ -26,6 +26,7 @@ from cnn.dataset.split import SplitSpec
 from cnn.digest import hash_file
 from cnn.errors import IntegrityError, RegistryError, TrainingError
 from cnn.evaluation.calibration import as_class_probabilities
+from cnn.evaluation.held_out import CalibrationAnswers, decode_calibration, encode_calibration
 from cnn.files import replace_file
 from cnn.images.spec import ImageSpec
 from cnn.inference.onnx import export_onnx, list_outputs, open_session, run_outputs
@@ -37,9 +38,9 @@ from cnn.spec import Spec
 from cnn.text import shorten
 
 INFO, WEIGHTS, ONNX, GOLDEN = "bundle.json", "model.weights.h5", "model.onnx", "golden.npz"
-SEEN = "seen.npz"
+SEEN, CALIBRATION, NOVELTY = "seen.npz", "calibration.npz", "novelty.npz"
 INT8, GOLDEN_INT8 = "model.int8.onnx", "golden.int8.npz"
-OPTIONAL = {SEEN, INT8, GOLDEN_INT8}
+OPTIONAL = {SEEN, CALIBRATION, NOVELTY, INT8, GOLDEN_INT8}
 PARTS = (GOLDEN, ONNX, WEIGHTS)  # of every bundle
 WRITE_LIMIT = 1e-4  # largest difference of a probability between Keras and ONNX on the machine that writes the bundle
 LOAD_LIMIT = 1e-3  # the same on another machine, whose arithmetic may round otherwise
@@ -200,6 +201,27 @@ def read_seen_images(folder: Path, info: BundleInfo) -> SeenImages | None:
         IntegrityError: the file is missing or damaged.
     """
     return read_seen(read_part(folder, info, SEEN), str(folder / SEEN)) if SEEN in info.files else None
+
+
+def add_calibration(folder: Path, found: CalibrationAnswers) -> BundleInfo:
+    """Make the answers that thresholds are made of part of a bundle. Raises: IntegrityError: the bundle is damaged."""
+    info = read_bundle(folder)
+    with replace_file(folder / CALIBRATION) as file:
+        file.write(encode_calibration(found))
+    info = info.model_copy(update={"files": info.files | {CALIBRATION: hash_file(folder / CALIBRATION)}})
+    write_info(folder, info)
+    return info
+
+
+def read_calibration(folder: Path, info: BundleInfo) -> CalibrationAnswers | None:
+    """The answers that thresholds are made of; None for a version of an older release, which did not keep them.
+
+    Raises:
+        IntegrityError: the file is missing or damaged.
+    """
+    if CALIBRATION not in info.files:
+        return None
+    return decode_calibration(read_part(folder, info, CALIBRATION), str(folder / CALIBRATION))
 
 
 def load_keras_model(folder: Path) -> Any:

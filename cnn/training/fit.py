@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cnn.dataset.calibrate_half import split_validation
 from cnn.dataset.loader import ShardSet, open_split
 from cnn.errors import DatasetError, IntegrityError
 from cnn.training.checkpoint import FINAL, Arrays, lock_checkpoints, name_best
@@ -95,12 +96,14 @@ class _Fitting:
         self.job, self.plan, self.clock = job, job.plan, clock
         self.on_evaluation, self.on_progress = on_evaluation, on_progress
         self.started = clock()
+        self.validation_images = 0  # that the epoch is chosen by
         self.evaluating = 0.0  # seconds of the last evaluation, and of its checkpoints once they are written
         self.ticks: list[float] = []  # when each step of this stretch was done
 
     def run(self, trainer: Trainer) -> FitResult:
         """Train, and choose the weights."""
         self.trainer = trainer
+        self.validation_images = trainer.validation.rows if trainer.validation is not None else 0
         found, warnings = trainer.resume()
         progress = found or Progress(self.plan.steps, self.plan.evaluate_every)
         self.started -= progress.seconds
@@ -118,7 +121,7 @@ class _Fitting:
             resumed_at=found.step if found else 0,
             history=progress.history,
             notes=(*describe_length(self.plan, progress), *describe_soup(soup)),
-            warnings=(*warnings, *diagnose_training(progress.history, self.job.manifest.rows("validation"))),
+            warnings=(*warnings, *diagnose_training(progress.history, self.validation_images)),
         )
 
     def _train_stretch(self, progress: Progress) -> Progress:
@@ -144,8 +147,8 @@ class _Fitting:
         }
         now = self.clock()
         self.evaluating = now - before
-        images = self.job.manifest.rows("validation")
-        progress = record_evaluation(progress, figures | {"seconds": now - start}, self.plan.average, images)
+        found = figures | {"seconds": now - start}
+        progress = record_evaluation(progress, found, self.plan.average, self.validation_images)
         progress = replace(progress, seconds=now - self.started)
         if self.plan.minutes is not None and progress.step == PROBE_STEPS:
             progress = self._shorten(progress, self.plan.minutes)
@@ -162,7 +165,7 @@ class _Fitting:
         step = (compiled[-1] - compiled[0]) / (len(compiled) - 1)
         evaluation = self.evaluating
         if len(progress.history) < 2:  # the first one was slow, for it was compiled
-            evaluation = step * FORWARD * self.job.manifest.rows("validation") / self.plan.batch_size
+            evaluation = step * FORWARD * self.validation_images / self.plan.batch_size
         left = PLANNED_SHARE * (minutes * 60.0 - CLOSING - progress.seconds)
         length = fit_length(self.plan, Pace(step * self._compare_steps(), evaluation), left, progress.step)
         return replace(progress, steps=length.steps, evaluate_every=length.evaluate_every)
@@ -234,4 +237,4 @@ def _open_splits(job: FitJob) -> tuple[ShardSet, ShardSet | None]:
         )
     if not job.manifest.rows("validation"):
         return train, None
-    return train, open_split(job.manifest, "validation", job.root)
+    return train, split_validation(open_split(job.manifest, "validation", job.root))[0]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cnn.errors import DatasetError
 from cnn.evaluation.calibration import SMALLEST_PROBABILITY
-from cnn.models.head import HeadKind
+from cnn.models.head import HeadKind, squash_to_unit
 from cnn.training.batches import weigh_classes
 from cnn.training.feature_space import (
     FeatureSpace,
@@ -25,7 +25,6 @@ from cnn.training.feature_space import (
     find_linear_space,
     measure_spread,
     project_rows,
-    squash_to_unit,
 )
 from cnn.training.folds import assign_folds
 from cnn.training.logistic import LabelledRows, LogisticModel, compute_softmax, fit_logistic_path

@@ -30,7 +30,7 @@ def show_training(answer: Answer) -> None:
 def retrain_command(options: Options, source: Source, name: Name, verify: Verify = False) -> Answer:
     """Train a model on a folder that has one folder of images per class.
 
-    The new version becomes champion, the one that scores, when it is not worse than the one before. The same command
+    The new version becomes champion, the one that scores, when it is better than the one before. The same command
     again does only what is new.
     """
     config = options.open_run(name, retrain=source)

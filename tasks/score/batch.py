@@ -14,9 +14,12 @@ from cnn.spec import Spec
 from infra.storage.layout import BATCH_POINTERS, batch_path, batch_pointer_path
 from infra.storage.store import Store
 from infra.storage.workspace import read_pointers
+from tasks.score.decision import DecisionRule
+from tasks.score.effort import Effort
 from tasks.score.spec import ModelRef, ScoreJob, ScoreSpec, ScoreTask
+from tasks.score.truth import Truth
 
-SCORING_RULES = 4  # raise it when the same bytes and model would give another row, or a row other columns
+SCORING_RULES = 5  # raise it when the same bytes and model would give another row, or a row other columns
 logger = logging.getLogger(__name__)
 
 
@@ -47,6 +50,9 @@ class BatchRecord(Spec):
     predictions: PredictionsRef
     report: str
     features: PredictionsRef | None = None
+    rule: DecisionRule = DecisionRule()
+    truth: Truth | None = None
+    effort: Effort | None = None
     rules: int = 1  # those by which its images were decoded and scored
 
 
@@ -69,6 +75,7 @@ def find_previous_batch(store: Store, job: ScoreJob) -> PreviousBatch | None:
         return None
     earlier, asked = record.spec, job.spec
     is_alike = (earlier.top_k, earlier.precision) == (asked.top_k, asked.precision)
+    is_alike &= record.rule.within == job.rule.within
     is_usable = is_alike and (record.rules, record.model) == (SCORING_RULES, job.model)
     if not job.spec.features:
         return PreviousBatch(record, fetch_predictions(store, record.predictions) if is_usable else None)

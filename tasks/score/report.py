@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from cnn.errors import BadImage, SafelightError
 from cnn.formats.reasons import REASONS
@@ -18,7 +19,9 @@ from tasks.pages.histogram import draw_histogram
 from tasks.pages.templates import render_page
 from tasks.pages.thumbnails import Picture, make_picture
 from tasks.score.batch import BatchRecord
+from tasks.score.effort import describe_effort
 from tasks.score.summary import MAX_QUARANTINED, Example, Summary
+from tasks.score.truth import Truth
 
 READERS = 4  # thumbnails made at a time
 MAX_CLASSES = 20  # bars of the class mix
@@ -49,7 +52,7 @@ def make_report(
     `predictions` is the address of the rows, `image` says how the model sees images; `read` gives the bytes of a file
     of the source and may fail for any of them.
     """
-    examples = {example for sheet in summary.sheets for example in (*sheet.most, *sheet.least)}
+    examples = {example for sheet in summary.sheets for example in (*sheet.most, *sheet.least)} | {*summary.strangest}
     with ThreadPoolExecutor(READERS) as pool:
         pictures = pool.map(lambda example: render_example(example, read, image), examples)
         rendered = dict(zip(examples, pictures, strict=True))
@@ -60,7 +63,9 @@ def make_report(
         summary=summary,
         rendered=rendered,
         moment=datetime.fromisoformat(record.scored_at).astimezone(UTC),
-        histogram=draw_histogram(summary.accept_bins, summary.review_bins, record.spec.accept),
+        histogram=draw_histogram(summary.accept_bins, summary.review_bins, find_drawn_threshold(record)),
+        acceptance=describe_acceptance(record),
+        effort=None if record.effort is None else describe_effort(record.effort),
         mix=summary.mix[:MAX_CLASSES],
         more_mix=summary.mix[MAX_CLASSES:],
         unseen=[label for label in show_labels(record.model.classes) if label not in shown],
@@ -70,7 +75,41 @@ def make_report(
         hidden_rows=max(0, summary.outcomes["quarantined"] - MAX_QUARANTINED),
         predictions=predictions,
         snippet=write_snippet(predictions),
+        **list_truth(record.truth),
     )
+
+
+def list_truth(truth: Truth | None) -> dict[str, Any]:
+    """What the template of the truth shows: the weakest classes and the commonest mistakes first."""
+    if truth is None:
+        return {"truth": None}
+    classes = sorted((each for each in truth.per_class if each.images), key=lambda each: (each.recall, each.label))
+    mistakes = [each for each in truth.confusion if each.label != each.answer]
+    mistakes.sort(key=lambda each: (-each.images, each.label, each.answer))
+    return {
+        "truth": truth,
+        "truth_classes": classes[:MAX_CLASSES],
+        "truth_more_classes": len(classes[MAX_CLASSES:]),
+        "truth_mistakes": mistakes[:MAX_CLASSES],
+        "truth_more_mistakes": len(mistakes[MAX_CLASSES:]),
+    }
+
+
+def find_drawn_threshold(record: BatchRecord) -> float:
+    """The lowest confidence from which anything is accepted."""
+    return record.spec.accept if record.rule.loosest is None else record.rule.loosest
+
+
+def describe_acceptance(record: BatchRecord) -> str:
+    """What makes a prediction accepted."""
+    promise, thresholds = record.spec.promise, set((record.rule.thresholds or {}).values())
+    if record.rule.thresholds is None or promise is None:
+        return f"at a confidence of {record.spec.accept:g} or more"
+    if all(each > 1.0 for each in thresholds):
+        return f"for want of a proof that {promise:g} of them would be right"
+    if len(thresholds) == 1:
+        return f"at a confidence of {thresholds.pop():.4g} or more, of which {promise:g} are right as was promised"
+    return f"at the confidence from which {promise:g} of the answers of each class are right as was promised"
 
 
 def render_example(example: Example, read: Callable[[str], bytes], image: ImageSpec) -> RenderedExample:

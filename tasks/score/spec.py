@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from cnn.evaluation.confidence import ConfidenceSpec
 from cnn.spec import Settings, Spec
 from tasks.score.decision import DecisionRule
 
@@ -21,6 +22,24 @@ class ScoreSpec(Settings):
         le=1.0,
         description="confidence from which a prediction is accepted; below it the image is for review",
     )
+    promise: float | None = Field(
+        None,
+        ge=0.5,
+        lt=1.0,
+        examples=[0.98],
+        description="share of the accepted predictions that are right, with 90 % confidence, on images like the"
+        " training images; takes the place of score.accept: the threshold follows from images that the model has not "
+        "learnt from, and where these are too few, none is accepted and the log says how many more it takes",
+    )
+    promise_by: Literal["all", "class"] = Field(
+        "all", description="whether score.promise holds for all predictions together, or for those of each class"
+    )
+    coverage: float = Field(
+        0.95,
+        ge=0.5,
+        lt=1.0,
+        description="share of the images whose true class is among those that the column labels_within names",
+    )
     allow_empty: bool = Field(
         False, description="whether a folder that held images the last time may be empty now; false: that is an error"
     )
@@ -34,6 +53,13 @@ class ScoreSpec(Settings):
         description="whether features.parquet is written beside the predictions: what the network saw in each image, to"
         " find look-alikes with",
     )
+    novelty: float = Field(
+        0.01,
+        ge=0.0,
+        le=0.5,
+        description="share of images like those learnt from that may be marked unknown by mistake, so that images that"
+        " resemble nothing learnt from are found; 0: none is marked",
+    )
     keep_removed_days: float = Field(
         90.0,
         ge=0.0,
@@ -42,6 +68,19 @@ class ScoreSpec(Settings):
         " batch",
     )
     sheet: int = Field(12, ge=1, le=200, description="images on each contact sheet of the report")
+
+    @property
+    def confidence(self) -> ConfidenceSpec:
+        """The settings that say when an answer stands without a look."""
+        return ConfidenceSpec(
+            accept=self.accept, promise=self.promise, promise_by=self.promise_by, coverage=self.coverage
+        )
+
+    @model_validator(mode="after")
+    def _promises_are_of_the_exact_network(self) -> Self:
+        if self.promise is not None and self.precision == "int8":
+            raise ValueError("a promise is that of the float32 network; choose score.promise or int8, not both")
+        return self
 
     @model_validator(mode="after")
     def _features_are_exact(self) -> Self:
@@ -75,6 +114,7 @@ class ScoreJob:
     spec: ScoreSpec
     scored_at: datetime
     rule: DecisionRule = field(default=DecisionRule(), kw_only=True)
+    judged: bool = field(default=False, kw_only=True)  # by the folders of the images: see `tasks.score.truth`
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from cnn.dataset.manifest import Manifest
 from cnn.digest import canonical_json, hash_json
+from cnn.evaluation.confidence import ConfidenceFigures, ConfidenceSpec
 from cnn.evaluation.gate_spec import GateSpec
 from cnn.evaluation.metrics import Evaluation
 from cnn.inference.backbone import BackboneSpec
@@ -30,6 +31,7 @@ class TrainJob(Spec):
     top_k: int = 5
     precision: Precision = "float32"
     gate: GateSpec = GateSpec()
+    confidence: ConfidenceSpec = ConfidenceSpec()
     folder: str
 
 
@@ -43,6 +45,7 @@ class TrainingResult(Spec):
     answers: str
     info: BundleInfo
     evaluation: Evaluation
+    confidence: ConfidenceFigures | None = None
     judged_on: str
     best_step: int
     averaged: tuple[int, ...] = ()

@@ -8,7 +8,6 @@ evaluation.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +15,9 @@ from numpy.typing import NDArray
 from cnn.dataset.loader import ShardSet, open_split
 from cnn.dataset.manifest import Manifest
 from cnn.errors import DatasetError
-from cnn.evaluation.calibration import as_class_probabilities, fit_temperature
+from cnn.evaluation.confidence import measure_confidence
 from cnn.evaluation.metrics import Evaluation, evaluate_probabilities
-from cnn.inference.bundle import BundleFacts, BundleInfo, read_bundle, write_bundle
+from cnn.inference.bundle import BundleFacts, BundleInfo, add_calibration, read_bundle, write_bundle
 from cnn.models.architecture import summarize_model
 from cnn.text import name_some
 from cnn.training.checkpoint import CheckpointFolder
@@ -30,15 +29,16 @@ from tasks.dataset.version import read_manifest
 from tasks.pages.spreadsheets import write_rows
 from tasks.train.answers import answer_split, save_predictions
 from tasks.train.cached_head import CachedHead, fit_cached_head
+from tasks.train.calibration_images import ask_calibration_images
 from tasks.train.checkpoints import describe_unsent, fetch_checkpoints, send_checkpoints, share_head
 from tasks.train.int8 import offer_int8
+from tasks.train.novelty import keep_novelty
 from tasks.train.overlap import list_seen
 from tasks.train.spec import OnEvaluation, OnProgress, TrainingResult, TrainJob
 from tasks.train.suspects import write_suspects
 
 Fit = Callable[[FitJob, OnEvaluation, OnProgress], FitResult]
 GOLDEN_IMAGES = 32
-BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -119,16 +119,18 @@ def _evaluate(
     """Export the trained model, and judge the exported one on images that training never saw."""
     folder, split = Path(job.folder), choose_evaluation_split(manifest)
     shards = open_split(manifest, split, store.root)
-    temperature = _choose_temperature(job, manifest, store.root, result, head)
-    info = _write_bundle(job, manifest, store, result, shards, temperature)
+    held = ask_calibration_images(job, manifest, store.root, result, head)
+    info = _write_bundle(job, manifest, store, result, shards, held.temperature)
     answers = answer_split(folder / "bundle", shards)
+    calibration = held.calibrate(answers if split == "test" else None)
+    info = add_calibration(folder / "bundle", calibration)
     evaluation = evaluate_probabilities(
         answers.probabilities, answers.labels, manifest.classes, temperature=info.temperature, top_k=job.top_k
     )
+    keep_novelty(job, manifest, store, head)
     said: tuple[str, ...] = ()
     if job.precision == "int8":
         said = (offer_int8(job, manifest, store.root, answers),)
-        info = read_bundle(folder / "bundle")
     kept = folder / f"{split}.npz"
     save_predictions(kept, answers)
     _write_figures(folder / "figures", job, manifest, evaluation, result)
@@ -138,8 +140,9 @@ def _evaluate(
         bundle=str(folder / "bundle"),
         figures=str(folder / "figures"),
         answers=str(kept),
-        info=info,
+        info=read_bundle(folder / "bundle"),
         evaluation=evaluation,
+        confidence=measure_confidence(calibration, job.confidence, manifest.classes),
         judged_on=split,
         best_step=result.best_step,
         averaged=result.averaged,
@@ -245,33 +248,6 @@ def _write_bundle(
     )
     golden, _ = judged.batch(choose_golden(judged, GOLDEN_IMAGES, job.plan.seed))
     return write_bundle(Path(job.folder, "bundle"), result.model, facts, golden, list_seen(store, manifest))
-
-
-def _choose_temperature(
-    job: TrainJob, manifest: Manifest, root: Path, result: FitResult, head: CachedHead | None
-) -> float:
-    """The temperature that fits images which the model has not learnt from: those that were held out while its head was
-    chosen, where nothing was trained after it; else the validation images; 1 without any."""
-    if head is not None and not job.plan.steps:
-        held = head.fit.held_out
-        return fit_temperature(held.probabilities, held.labels)
-    if not manifest.rows("validation"):
-        return 1.0
-    shards = open_split(manifest, "validation", root)
-    return fit_temperature(ask_network(result.model, shards, job.plan.mirror), shards.labels)
-
-
-def ask_network(model: Any, shards: ShardSet, mirror: bool) -> NDArray[np.float64]:
-    """Class probabilities float64 (n, k) of a Keras model, uncalibrated; with `mirror` averaged over the mirror."""
-    outputs = []
-    for start in range(0, shards.rows, BATCH):
-        images, _ = shards.batch(np.arange(start, min(start + BATCH, shards.rows)))
-        padded = np.zeros((BATCH, *images.shape[1:]), np.uint8)  # one shape: Keras traces the network once
-        padded[: len(images)] = images
-        views = [padded, padded[:, :, ::-1]] if mirror else [padded]
-        answers = [as_class_probabilities(np.asarray(model.predict_on_batch(view))) for view in views]
-        outputs.append(np.mean(answers, axis=0)[: len(images)])
-    return np.concatenate(outputs)
 
 
 def _write_figures(folder: Path, job: TrainJob, manifest: Manifest, evaluation: Evaluation, result: FitResult) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn.dataset.calibrate_half import draw_calibrate_half, split_validation
 from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import Manifest
 from cnn.evaluation.calibration import SMALLEST_PROBABILITY, TEMPERATURES, apply_temperature, fit_temperature
@@ -13,8 +14,9 @@ from cnn.training.spec import FitPlan
 from infra.storage.store import open_store
 from tasks.dataset.version import read_manifest
 from tasks.train.cached_head import CachedHead, fit_cached_head
+from tasks.train.calibration_images import ask_network
 from tasks.train.spec import OnEvaluation, OnProgress, TrainJob, TrialResult
-from tasks.train.train import ask_network, fetch_shards, fit_dataset
+from tasks.train.train import fetch_shards, fit_dataset
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def fit_trial(job: TrainJob, on_evaluation: OnEvaluation, on_progress: OnProgres
     fitted = fit_dataset(job, on_evaluation, note_length)
     if fitted.head is not None and not job.plan.steps:
         return judge_head(fitted.head, fitted.manifest)
-    shards = open_split(fitted.manifest, "validation", fitted.store.root)
+    shards, _ = split_validation(open_split(fitted.manifest, "validation", fitted.store.root))
     answers = ask_network(fitted.result.model, shards, job.plan.mirror)
     lengths = {"steps": fitted.result.steps, "planned": planned}
     return judge_answers(answers, shards.labels).model_copy(update=lengths)
@@ -64,9 +66,10 @@ def try_head(work: HeadWork) -> TrialResult:
 
 def judge_head(head: CachedHead, manifest: Manifest) -> TrialResult:
     """By the answers to the validation images of heads that had not learnt from these: they come last among those that
-    were held out."""
+    were held out. The half that calibrates is left out, as where a network is judged."""
     held, count = head.fit.held_out, manifest.rows("validation")
-    return judge_answers(held.probabilities[-count:], held.labels[-count:])
+    chooses = ~draw_calibrate_half(head.splits["validation"].keys)
+    return judge_answers(held.probabilities[-count:][chooses], held.labels[-count:][chooses])
 
 
 def judge_answers(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> TrialResult:

@@ -38,8 +38,8 @@ def weigh_version(
 
 def weigh_looks(looks: int) -> Weighed:
     """The wear of the test images: what they say of the next version is worth a little less after every look."""
-    told = "no version before this one" if looks == 1 else f"{looks - 1:,} versions before this one"
-    return Weighed("looks", float(looks), None, None, True, f"these test images have judged {told}")
+    others = {1: "no version", 2: "1 version"}.get(looks, f"{looks - 1:,} versions")
+    return Weighed("looks", float(looks), None, None, True, f"these test images have judged {others} before this one")
 
 
 def measure_speed(bundle: Path) -> float:

@@ -41,6 +41,7 @@ def evaluate(labels: list[int]) -> Evaluation:
 
 def report(evaluation: Evaluation, judged_on: str = "test") -> Any:
     facts: dict[str, Any] = {"best_step": 3, "steps": 5, "resumed_at": 0, "figures": "figures", "bundle": "bundle"}
+    facts |= {"confidence": None}
     return SimpleNamespace(evaluation=evaluation, judged_on=judged_on, info=SimpleNamespace(dataset="birds-1"), **facts)
 
 

@@ -19,6 +19,7 @@ from judged_versions import make_judged_version
 from numpy.typing import NDArray
 from page_parser import Page, assert_harmless
 
+from cnn.evaluation.confidence import AcceptedShare, ConfidenceFigures
 from cnn.evaluation.gate import Champion, Verdict
 from cnn.evaluation.metrics import compare_paired
 from infra.storage.store import open_store
@@ -285,3 +286,39 @@ def test_chromium_shows_the_page_and_a_number_leads_to_its_pictures(tmp_path: Pa
     )
     assert (tmp_path / "a.png").stat().st_size > 10_000
     assert "CONSOLE" not in done.stderr  # nothing that the page's own policy would refuse
+
+
+def test_the_report_says_what_can_be_accepted_without_a_look(tmp_path: Path) -> None:
+    share = AcceptedShare(promise=None, threshold=0.8, images=18, accepted=10, right=9)
+    kept = AcceptedShare(promise=0.9, threshold=0.95, images=18, accepted=9, right=9)
+    missing = AcceptedShare(promise=0.98, threshold=None, images=18, accepted=0, right=0, missing=31)
+    hopeless = AcceptedShare(promise=0.99, threshold=None, images=18, accepted=0, right=0)
+    figures = ConfidenceFigures(
+        source="half",
+        calibrated=100,
+        images=18,
+        accept=share,
+        promises=(kept, missing, hopeless),
+        coverage=0.95,
+        covered=17,
+    )
+    page, _ = render(make_judged_version(tmp_path, confidence=figures), tmp_path)
+    assert_harmless(page)
+    text = flat(page)
+    assert "score.accept = 0.8 0.8 55.6 % 90.0 %" in text
+    assert "score.promise = 0.9 0.95 50.0 % 100.0 %" in text
+    assert "score.promise = 0.98 cannot be kept: at least 31 more calibration images are needed" in text
+    assert "score.promise = 0.99 cannot be kept, and more images do not help" in text
+    assert "holds the true class of 17 of 18 test images" in text
+    assert "a half of the validation images" in text
+
+
+def test_the_report_says_that_images_which_chose_the_epoch_promise_nothing(tmp_path: Path) -> None:
+    share = AcceptedShare(promise=None, threshold=0.8, images=18, accepted=0, right=0)
+    figures = ConfidenceFigures(
+        source="epoch", calibrated=12, images=18, accept=share, promises=(), coverage=0.95, covered=None
+    )
+    page, _ = render(make_judged_version(tmp_path, confidence=figures), tmp_path)
+    text = flat(page)
+    assert "nothing is promised from them" in text
+    assert "labels_within stays empty" in text

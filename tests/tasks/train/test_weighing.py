@@ -35,6 +35,7 @@ def test_a_version_is_weighed_beside_the_champion_and_alone(tmp_path: Path) -> N
 
 def test_looks_are_told_in_words() -> None:
     assert weigh_looks(1).line == "these test images have judged no version before this one"
+    assert weigh_looks(2).line == "these test images have judged 1 version before this one"
     assert weigh_looks(13).line == "these test images have judged 12 versions before this one"
 
 

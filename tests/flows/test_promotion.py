@@ -1,0 +1,100 @@
+"""The gate's stage: whom a version is held against, and what is written down for the next one."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flows.promotion
+from cnn.errors import RegistryError
+from cnn.evaluation.gate import Champion, Verdict
+from cnn.evaluation.gate_spec import GateSpec
+from cnn.evaluation.metrics import Paired, compare_paired, evaluate_probabilities
+from flows.promotion import gate_stage, make_gate_result
+from infra.registry.versions import BEST, GATE_APPLIED, LOOKS, SPLIT_DRAWN, VersionInfo, read_version
+
+SAID = [0, 1] * 500
+
+
+def make_version(number: int, best: str = "") -> VersionInfo:
+    tags = {"bundle": str(number), GATE_APPLIED: "now"} | ({BEST: best} if best else {})
+    facts = {"name": "m", "version": number, "tags": tags, "creation_timestamp": 0, "run_id": "r", "source": "x"}
+    return read_version(type("Entry", (), facts), {})
+
+
+def pair(wins: int, losses: int) -> Paired:
+    both = [True] * (1000 - wins - losses)
+    return compare_paired([True] * wins + [False] * losses + both, [False] * wins + [True] * losses + both)
+
+
+def run_gate(
+    monkeypatch: pytest.MonkeyPatch, pairs: dict[int, Paired | RegistryError], classes: tuple[str, ...] = ("bat", "owl")
+) -> tuple[Verdict, dict[str, str], list[str]]:
+    """Version 9 at the gate, whose champion is version 8 and whose best is version 3: verdict, tags and log."""
+    verdicts: list[Verdict] = []
+    tags: dict[str, str] = {}
+    log: list[str] = []
+
+    def measure(version: int, *_: Any) -> Champion:
+        found = pairs[version]
+        if isinstance(found, RegistryError):
+            raise found
+        return Champion(version, classes if version == 3 else ("bat", "owl"), paired=found)
+
+    registry: Any = SimpleNamespace(
+        lost_champion=lambda name: None,
+        champion=lambda name: make_version(8, "3"),
+        versions=lambda name: [make_version(3, "3"), make_version(8, "3"), make_version(9)],
+        fetch_bundle=lambda *_: Path("bundle"),
+        set_tags=lambda name, number, given: tags.update(given),
+    )
+    for name, made in (("publish_report", None), ("weigh_version", ()), ("digest_split", "drawn")):
+        monkeypatch.setattr(flows.promotion, name, lambda *_, made=made: made)
+    monkeypatch.setattr(flows.promotion, "measure_champion", measure)
+    monkeypatch.setattr(flows.promotion, "log_message", log.append)
+    monkeypatch.setattr(flows.promotion, "apply_verdict", lambda *given: verdicts.append(given[2]))
+    evaluation = evaluate_probabilities(np.eye(2)[SAID], SAID, ("bat", "owl"))
+    job: Any = SimpleNamespace(name="m", registry=registry, spec=GateSpec(), manifest=None, store=None)
+    result: Any = SimpleNamespace(evaluation=evaluation, judged_on="test", answers="test.npz", confidence=None)
+    gate_stage(job, result, make_version(9))
+    return verdicts[0], tags, log
+
+
+def test_a_version_that_is_better_than_a_worse_champion_meets_the_best_one_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    verdict, tags, _ = run_gate(monkeypatch, {8: pair(40, 10), 3: pair(5, 20)})
+    assert verdict.verdict == "keep"
+    assert tags == {LOOKS: "3", SPLIT_DRAWN: "drawn", BEST: "3"}
+    assert verdict.weighed[-1].line == "these test images have judged 2 versions before this one"
+
+
+def test_a_version_that_is_better_than_both_is_the_best_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict, tags, _ = run_gate(monkeypatch, {8: pair(40, 10), 3: pair(20, 5)})
+    assert (verdict.verdict, tags[BEST]) == ("promote", "9")
+
+
+@pytest.mark.parametrize(
+    ("best", "classes", "why"),
+    [
+        (RegistryError("the bundle cannot be fetched"), ("bat", "owl"), "the bundle cannot be fetched"),
+        (pair(5, 20), ("ape", "bat", "owl"), "it does not know 'ape', which the champion knows"),
+    ],
+)
+def test_a_best_version_that_cannot_be_compared_counts_no_more(
+    monkeypatch: pytest.MonkeyPatch, best: Paired | RegistryError, classes: tuple[str, ...], why: str
+) -> None:
+    verdict, tags, log = run_gate(monkeypatch, {8: pair(40, 10), 3: best}, classes)
+    assert (verdict.verdict, tags[BEST]) == ("promote", "9")
+    assert log == [f"gate: version 3, the best that these test images have judged, counts no more: {why}"]
+    assert verdict.weighed[-1].name == "best version"
+
+
+def test_the_answer_of_the_command_has_every_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict, _, _ = run_gate(monkeypatch, {8: pair(40, 10), 3: pair(20, 5)})
+    found = make_gate_result(verdict)
+    assert found.reasons == list(verdict.reasons)
+    assert found.weighed[0]["p"] == pytest.approx(pair(40, 10).p_worse)
+    assert make_gate_result(None).verdict == ""
