@@ -27,9 +27,12 @@ def find_held_back(answer: Mapping[str, Any]) -> Notice | None:
 
 
 def find_review_excess(model: str, new: Mapping[str, int], limit: float, report: str) -> Notice | None:
-    """What to tell of a batch whose new images (counts by decision) are for review more often than `limit`, or None."""
-    images, review = sum(new.values()), new.get("review", 0)
+    """What to tell of a batch whose new images (counts by decision) are for review or unknown more often than `limit`,
+    or None."""
+    images, unknown = sum(new.values()), new.get("unknown", 0)
+    review = new.get("review", 0) + unknown
     if images < FEWEST_NEW or review <= limit * images:
         return None
-    shares = f"{review:,} of {images:,} new images ({review / images:.0%}) are for review, more than {limit:.0%}"
+    kinds = f" or unknown ({unknown:,})" if unknown else ""
+    shares = f"{review:,} of {images:,} new images ({review / images:.0%}) are for review{kinds}, more than {limit:.0%}"
     return Notice("review", model, f"{model}: {shares} (report {report})")

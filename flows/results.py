@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from cnn.spec import Spec
+from tasks.score.truth import Truth
 
 
 class ShardCounts(Spec):
@@ -84,7 +85,7 @@ class ScoreResult(Spec):
     """The answer of `score`. `seconds`: from the start of listing to the published batch; `all` and `latest`: where the
     tables of all results so far and of the new ones are always found; `new`: decisions on images that are new;
     `effort`: how many predictions wait for a look, and how many of the others are wrong at most
-    (`tasks.score.effort.Effort`).
+    (`tasks.score.effort.Effort`); `truth`: how right it is, where that was asked for.
     """
 
     batch: str
@@ -102,3 +103,4 @@ class ScoreResult(Spec):
     effort: dict[str, int | None] | None = None
     seconds: float
     images_per_second: float
+    truth: Truth | None = None

@@ -40,13 +40,15 @@ from tasks.score.chunk import ChunkScores, score_chunk, warm_up_scoring
 from tasks.score.decision import DecisionRule
 from tasks.score.effort import describe_effort
 from tasks.score.inbox_checks import check_inbox, explain_vanished
+from tasks.score.novelty import add_unknown
 from tasks.score.plan import ScorePlan, find_finished_batch, plan_scoring
-from tasks.score.predictions import write_csv
+from tasks.score.predictions import NO_RULE, write_csv
 from tasks.score.promise import add_promise
 from tasks.score.publish import publish_batch
 from tasks.score.results import ResultsRecord, refresh_results
 from tasks.score.spec import ModelRef, ScoreJob
 from tasks.score.summary import describe_quarantined
+from tasks.score.truth import check_truth, describe_truth
 
 
 @flow(name="score", flow_run_name=name_run_by("score", "name"), persist_result=False)
@@ -56,20 +58,22 @@ def score(
     workspace: str = "./workspace",
     config: Config = Config(),  # noqa: B008 - frozen
     csv: bool = False,
+    judged: bool = False,
 ) -> dict[str, Any]:
     """Score a folder with a model's champion: list → score (Dask, ONNX Runtime) → publish."""
     with attend_run():
-        result = survive_outages(lambda: score_folder(source, name, workspace, config, csv))
+        result = survive_outages(lambda: score_folder(source, name, workspace, config, csv, judged))
     return complete_run(result.model_dump(), describe_batch_outcome(result))
 
 
-def score_folder(source: str, name: str, workspace: str, config: Config, csv: bool) -> ScoreResult:
-    """The body of the flow."""
+def score_folder(source: str, name: str, workspace: str, config: Config, csv: bool, judged: bool) -> ScoreResult:
+    """The body of the flow; `judged`: say how right the batch is by the folders of its images."""
     store = open_store(workspace)
     champion = run_stage("fetch champion", lambda: fetch_champion(store, workspace, name))
     model, image = champion.model, champion.image
+    rule = choose_rule(store, champion, config)
     began = submitted = time.monotonic()
-    plan = run_stage("list", lambda: plan_batch(source, store, model, config, champion.calibration))
+    plan = run_stage("list", lambda: plan_batch(source, store, model, config, rule, judged))
     record = finished = find_finished_batch(store, plan)
     with open_workers(config.cluster, log_message) as workers:
         if record is None:
@@ -85,10 +89,7 @@ def score_folder(source: str, name: str, workspace: str, config: Config, csv: bo
     if csv:
         publish_csv(store, record)
     log_message(describe_batch(result))
-    if record.effort is not None:
-        log_message(f"effort: {describe_effort(record.effort)}")
-    if record.features is not None:
-        log_message(f"features: {store.uri_of(record.features.path)}")
+    log_additions(store, record)
     if finished is None:  # else the run that wrote the batch said so
         log_quarantined(store, record, image.max_pixels)
         emit_notice(find_review_excess(name, results.new, config.notify.review_share, result.report))
@@ -127,8 +128,24 @@ def fetch_champion(store: Store, workspace: str, name: str) -> FetchedChampion:
     return FetchedChampion(model, info.image, read_calibration(folder, info))
 
 
+def choose_rule(store: Store, champion: FetchedChampion, config: Config) -> DecisionRule:
+    """What the version keeps and the settings come to; what of it a person should know is said."""
+    rule = add_promise(DecisionRule(), champion.calibration, config.score, champion.model.classes)
+    if rule.shortfall:
+        log_message(f"champion: {rule.shortfall}")
+    rule, line = add_unknown(rule, store, champion.model, config.score)
+    if line:
+        log_message(f"champion: {line}")
+    return rule
+
+
 def plan_batch(
-    address: str, store: Store, model: ModelRef, config: Config, calibration: CalibrationAnswers | None = None
+    address: str,
+    store: Store,
+    model: ModelRef,
+    config: Config,
+    rule: DecisionRule = NO_RULE,
+    judged: bool = False,
 ) -> ScorePlan:
     """List the source and find out what the previous batch answers already.
 
@@ -144,13 +161,13 @@ def plan_batch(
         uri = address if "://" in address else str(parse_folder(address))
         raise explain_vanished(fault, store, uri, model.name) from None
     refuse_outside_links(source, files, command)
-    rule = add_promise(DecisionRule(), calibration, config.score, model.classes)
-    job = ScoreJob(source.uri, store.uri, model, config.score, datetime.now(UTC), rule=rule)
+    doubted = check_truth(files, model.classes, model.name, source.uri) if judged else ""
+    job = ScoreJob(source.uri, store.uri, model, config.score, datetime.now(UTC), rule=rule, judged=judged)
     remove_stale_scratch(store.root)
     plan = plan_scoring(files, job, find_previous_batch(store, job), config.chunk.files)
     lines = [f"{files.num_rows:,} files, {len(plan.chunks.rows):,} to score", *check_inbox(plan)]
-    if rule.shortfall:
-        lines.append(rule.shortfall)
+    if doubted:
+        lines.append(doubted)
     if exclude:
         lines.append(describe_excluded(files, exclude))
     if lost := list_lost_folders(files):
@@ -196,6 +213,16 @@ def publish_csv(store: Store, record: BatchRecord) -> None:
     log_message(f"csv: {store.uri_of(path)}")
 
 
+def log_additions(store: Store, record: BatchRecord) -> None:
+    """Log what is known beside the predictions: the effort they take, where their features are, how right they are."""
+    if record.effort is not None:
+        log_message(f"effort: {describe_effort(record.effort)}")
+    if record.features is not None:
+        log_message(f"features: {store.uri_of(record.features.path)}")
+    if record.truth is not None:
+        log_message(describe_truth(record.truth))
+
+
 def log_quarantined(store: Store, record: BatchRecord, max_pixels: int) -> None:
     """Log why files of a batch have no prediction; a model brings its own limit of pixels."""
     if record.outcomes["quarantined"]:
@@ -215,6 +242,7 @@ def make_result(store: Store, record: BatchRecord, seconds: float, working: floa
         outcomes=record.outcomes,
         scored=record.scored,
         reused=record.reused,
+        truth=record.truth,
         seconds=round(seconds, 3),
         effort=None if record.effort is None else record.effort.model_dump(),
         images_per_second=round(record.scored / working, 1) if record.scored and working > 0 else 0.0,

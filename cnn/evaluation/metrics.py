@@ -126,7 +126,7 @@ def evaluate_probabilities(
     values, truth = np.asarray(probabilities, np.float64), np.asarray(labels, np.int64)
     _check_evaluation(values, truth, classes, top_k)
     confusion = count_confusion(values.argmax(axis=1), truth, len(classes))
-    per_class = _measure_classes(confusion, classes)
+    per_class = measure_classes(confusion, classes)
     reliability = bin_reliability(values, truth)
     k = max(1, min(top_k, len(classes) - 1))
     right, images = int(np.trace(confusion)), len(truth)
@@ -259,7 +259,8 @@ def _shuffle_labels(confusion: NDArray[np.int64], rng: np.random.Generator) -> f
     return (1 + as_good) / (1 + shuffles)
 
 
-def _measure_classes(confusion: NDArray[np.int64], classes: Sequence[str]) -> tuple[ClassFigures, ...]:
+def measure_classes(confusion: NDArray[np.int64], classes: Sequence[str]) -> tuple[ClassFigures, ...]:
+    """The figures of each class from counts of `count_confusion`."""
     hits, predicted, images = confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1)
     precision, recall = hits / np.maximum(predicted, 1), hits / np.maximum(images, 1)
     f1 = 2 * hits / np.maximum(predicted + images, 1)

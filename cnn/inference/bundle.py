@@ -1,10 +1,10 @@
 """The bundle of a model: the folder that a registered version carries, checked to the byte when it is read.
 
 It holds `bundle.json` (what the model is, and the sha256 of the others), `model.weights.h5` (to train on, to explain),
-`model.onnx` (to score with: see `cnn.models.outputs`), `golden.npz` (a few images and what Keras answers to them) and
-`seen.npz` (which images it learnt from; older versions lack it); where they were asked for and judged not worse,
-`model.int8.onnx` and `golden.int8.npz`, its own answers. bundle.json is written last, so a folder without it is no
-bundle; files that it does not list are never opened.
+`model.onnx` (to score with: see `cnn.models.outputs`), `golden.npz` (a few images and what Keras answers to them),
+`seen.npz` (which images it learnt from) and `novelty.npz` (their features, see `cnn.inference.novelty`), which older
+versions lack; where they were asked for and judged not worse, `model.int8.onnx` and `golden.int8.npz`, its own answers.
+bundle.json is written last, so a folder without it is no bundle; files that it does not list are never opened.
 """
 
 import hashlib
@@ -38,9 +38,9 @@ from cnn.spec import Spec
 from cnn.text import shorten
 
 INFO, WEIGHTS, ONNX, GOLDEN = "bundle.json", "model.weights.h5", "model.onnx", "golden.npz"
-SEEN, CALIBRATION = "seen.npz", "calibration.npz"
+SEEN, CALIBRATION, NOVELTY = "seen.npz", "calibration.npz", "novelty.npz"
 INT8, GOLDEN_INT8 = "model.int8.onnx", "golden.int8.npz"
-OPTIONAL = {SEEN, CALIBRATION, INT8, GOLDEN_INT8}
+OPTIONAL = {SEEN, CALIBRATION, NOVELTY, INT8, GOLDEN_INT8}
 PARTS = (GOLDEN, ONNX, WEIGHTS)  # of every bundle
 WRITE_LIMIT = 1e-4  # largest difference of a probability between Keras and ONNX on the machine that writes the bundle
 LOAD_LIMIT = 1e-3  # the same on another machine, whose arithmetic may round otherwise

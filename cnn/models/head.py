@@ -76,6 +76,17 @@ def apply_head(features: Any, kind: HeadKind, landmarks: int, classes_count: int
     return layers.Dense(units, activation=activation, dtype="float32", name=HEAD)(features)
 
 
+def squash_to_unit(features: NDArray[Any]) -> NDArray[np.float32]:
+    """x / (1 + |x|), then scaled to length 1 along the last axis, float32; zeros stay zeros.
+
+    What the layers SQUASH and UNIT do, without Keras.
+    """
+    levels = np.asarray(features, np.float32)
+    values = np.asarray(levels / (np.float32(1.0) + np.abs(levels)), np.float32)
+    lengths = np.sqrt(np.einsum("...f,...f->...", values, values))
+    return np.asarray(values / np.maximum(lengths, 1e-12)[..., None], np.float32)
+
+
 def count_head(kind: HeadKind, landmarks: int, features: int, classes_count: int) -> list[LayerRow]:
     """The layers of `apply_head` with their parameters by formula."""
     units, activation = choose_units(classes_count)

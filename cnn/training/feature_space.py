@@ -4,7 +4,6 @@ Behind the first step all is linear, so a model fitted here becomes the weights 
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,17 +27,6 @@ class FeatureSpace:
     offset: NDArray[np.float64]
     landmarks: Rows | None = None
     gamma: float = 0.0
-
-
-def squash_to_unit(features: NDArray[Any]) -> Rows:
-    """x / (1 + |x|), then scaled to length 1 along the last axis, float32; zeros stay zeros.
-
-    The same as Keras' softsign and UnitNormalization, with which a head begins: `cnn.models.head` says why.
-    """
-    levels = np.asarray(features, np.float32)
-    values = np.asarray(levels / (np.float32(1.0) + np.abs(levels)), np.float32)
-    lengths = np.sqrt(np.einsum("...f,...f->...", values, values))
-    return np.asarray(values / np.maximum(lengths, 1e-12)[..., None], np.float32)
 
 
 def apply_kernel(units: Rows, landmarks: Rows, gamma: float) -> Rows:

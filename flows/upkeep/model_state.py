@@ -90,6 +90,7 @@ class InboxState:
             "images": images,
             "new": dict(self.new),
             "review": review,
+            "unknown": self.batch.decisions.get("unknown", 0),
             "review_share": round(review / images, 4) if images else 0.0,
             "quarantined": self.batch.outcomes.get("quarantined", 0),
             "report": self.report,

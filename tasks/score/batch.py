@@ -17,8 +17,9 @@ from infra.storage.workspace import read_pointers
 from tasks.score.decision import DecisionRule
 from tasks.score.effort import Effort
 from tasks.score.spec import ModelRef, ScoreJob, ScoreSpec, ScoreTask
+from tasks.score.truth import Truth
 
-SCORING_RULES = 4  # raise it when the same bytes and model would give another row, or a row other columns
+SCORING_RULES = 5  # raise it when the same bytes and model would give another row, or a row other columns
 logger = logging.getLogger(__name__)
 
 
@@ -50,6 +51,7 @@ class BatchRecord(Spec):
     report: str
     features: PredictionsRef | None = None
     rule: DecisionRule = DecisionRule()
+    truth: Truth | None = None
     effort: Effort | None = None
     rules: int = 1  # those by which its images were decoded and scored
 

@@ -21,6 +21,7 @@ from cnn.dataset.seen_images import read_heads
 from cnn.errors import BadImage, IntegrityError, RegistryError
 from cnn.images.read import DecodedImage, read_image
 from cnn.images.spec import ImageSpec
+from cnn.inference.novelty import read_novelty
 from cnn.inference.scorer import Precision, load_scorer, rank_classes
 from infra.registry.bundles import locate_bundle
 from infra.storage.entry import Entry
@@ -43,7 +44,17 @@ from tasks.score.predictions import (
 )
 from tasks.score.spec import ScoreTask
 
-KNOWN = ("digest", "top_k", "labels_within", "width", "height", "scored_at")  # columns that make a `Prediction`
+KNOWN = (
+    "digest",
+    "top_k",
+    "labels_within",
+    "novelty",
+    "width",
+    "height",
+    "scored_at",
+)  # columns that make a `Prediction`
+
+MEASURED = 256  # images whose novelty is measured at once
 
 _loading = threading.Lock()  # of threads that begin at once, one loads and the others find it loaded
 
@@ -72,12 +83,13 @@ class ChunkScores:
 @dataclass(frozen=True)
 class Network:
     """A loaded model: `predict` maps uint8 (n, height, width, channels) to probabilities (n, classes), and
-    `predict_with_features` to them and float features (n, f)."""
+    `predict_with_features` to them and float features (n, f), of which `measure_novelty` makes float (n,)."""
 
     image: ImageSpec
     labels: tuple[str, ...]
     predict: Callable[[NDArray[np.uint8]], NDArray[Any]]
     predict_with_features: Callable[[NDArray[np.uint8]], tuple[NDArray[Any], NDArray[Any]]] | None = None
+    measure_novelty: Callable[[NDArray[Any]], NDArray[Any]] | None = None
 
 
 def score_chunk(chunk: Chunk, task: ScoreTask) -> ChunkScores:
@@ -193,6 +205,7 @@ class PredictionQueue:
         self._waiting: list[tuple[int, Entry, int, int]] = []  # number, file, width, height of each image
         self._labels = [show_path(label)[0] for label in network.labels]
         self._predictions: dict[int, Prediction] = {}
+        self._unmeasured: list[tuple[int, NDArray[np.float32]]] = []  # number and features of images without novelty
 
     def add(self, number: int, entry: Entry, decoded: DecodedImage) -> None:
         """Take one image; its prediction will be found under `number`."""
@@ -209,6 +222,7 @@ class PredictionQueue:
         """
         if self._waiting:
             self._predict()
+        self._measure()
         return self._predictions
 
     def _predict(self) -> None:
@@ -222,15 +236,30 @@ class PredictionQueue:
             ranked = rank_classes(probabilities, self._labels, self._task.spec.top_k)
             top_k = tuple(Guess(label, probability) for label, probability in ranked)
             within = self._task.rule.choose_labels(probabilities, self._labels)
-            self._predictions[number] = Prediction(top_k, width, height, self._task.scored_at, within, seen)
+            kept = round_features(seen) if seen is not None and self._task.spec.features else None
+            self._predictions[number] = Prediction(top_k, width, height, self._task.scored_at, within, kept)
+            if seen is not None and self._network.measure_novelty is not None:
+                self._unmeasured.append((number, seen))
         self._waiting = []
+        if len(self._unmeasured) >= MEASURED:
+            self._measure()
 
-    def _see(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], Sequence[NDArray[np.float16] | None]]:
-        """(probabilities, the features of each image where they are asked for)."""
-        if not self._task.spec.features or self._network.predict_with_features is None:
-            return np.asarray(self._network.predict(images), np.float64), [None] * len(images)
-        outputs, features = self._network.predict_with_features(images)
-        return np.asarray(outputs, np.float64), list(round_features(features))
+    def _see(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], Sequence[NDArray[np.float32] | None]]:
+        """(probabilities, the features of each image where something is made of them)."""
+        network = self._network
+        is_used = self._task.spec.features or network.measure_novelty is not None
+        if not is_used or network.predict_with_features is None:
+            return np.asarray(network.predict(images), np.float64), [None] * len(images)
+        outputs, features = network.predict_with_features(images)
+        return np.asarray(outputs, np.float64), list(np.asarray(features, np.float32))
+
+    def _measure(self) -> None:
+        """Give the predictions that wait for it their novelty: many at once, which is faster than a few at a time."""
+        if self._unmeasured and self._network.measure_novelty is not None:
+            found = self._network.measure_novelty(np.stack([seen for _, seen in self._unmeasured]))
+            for (number, _), novelty in zip(self._unmeasured, found.tolist(), strict=True):
+                self._predictions[number] = replace(self._predictions[number], novelty=novelty)
+        self._unmeasured = []
 
 
 class KnownPredictions:
@@ -256,7 +285,7 @@ class KnownPredictions:
             return None
         top_k = tuple(Guess(**guess) for guess in row["top_k"])
         within = None if row["labels_within"] is None else tuple(row["labels_within"])
-        return Prediction(top_k, row["width"], row["height"], row["scored_at"], within)
+        return Prediction(top_k, row["width"], row["height"], row["scored_at"], within, novelty=row["novelty"])
 
 
 def _find_part(store: Store, name: str, chunk: Chunk) -> ChunkScores | None:
@@ -283,7 +312,9 @@ def _load_network(workspace: str, digest: str, precision: Precision) -> Network:
     def predict_with_features(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return scorer.predict_with_features(images, batch_size=max(1, len(images)))
 
-    return Network(scorer.info.image, scorer.info.classes, predict, predict_with_features)
+    index = read_novelty(folder, scorer.info) if precision == "float32" else None  # int8 features are not comparable
+    measure = None if index is None else index.measure
+    return Network(scorer.info.image, scorer.info.classes, predict, predict_with_features, measure)
 
 
 @lru_cache(maxsize=2)

@@ -14,11 +14,15 @@ class DecisionRule(Spec):
     `thresholds`: by label, the confidence from which its predictions are accepted; None: `score.accept` for all.
     `within`: by class, in the bundle's order, the probability from which its label is in `labels_within`; None: that
     column stays empty. `tested`: how many test images would be accepted, and how many of these are wrong; None: that is
-    not known. `shortfall`: why nothing, or not all that was asked for, can be promised.
+    not known. `shortfall`: why nothing, or not all that was asked for, can be promised. `unknown_from`: novelty above
+    which an image is unknown, and `unknown_rate`, the share of images like those learnt from that this happens to;
+    None: no image is unknown.
     """
 
     thresholds: dict[str, float] | None = None
     within: tuple[float, ...] | None = None
+    unknown_from: float | None = None
+    unknown_rate: float | None = None
     tested: tuple[int, int] | None = None
     shortfall: str = ""
 
@@ -32,6 +36,11 @@ class DecisionRule(Spec):
         if self.thresholds is None:
             return np.full(len(labels), accept)
         return np.array([self.thresholds.get(label, NEVER) for label in labels], np.float64)
+
+    def find_unknown(self, novelties: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """bool (predictions,): which images resemble nothing that was learnt from; NaN is not among them."""
+        limit = np.inf if self.unknown_from is None else self.unknown_from
+        return np.asarray(novelties > limit, np.bool_)
 
     def choose_labels(self, probabilities: NDArray[np.float64], labels: list[str]) -> tuple[str, ...] | None:
         """The labels among which the true one is, as often as `score.coverage` says, the most probable first; at least

@@ -150,5 +150,6 @@ def _digest_request(files: pa.Table, job: ScoreJob) -> str:
     spec: list[Any] = [job.spec.top_k, job.spec.accept, job.spec.sheet]  # the size of a batch changes no row
     spec += ["features"] if job.spec.features else []
     spec += ["int8"] if job.spec.precision == "int8" else []
+    spec += ["judged"] if job.judged else []
     spec += [job.rule.model_dump(mode="json")] if job.rule != DecisionRule() else []
     return hash_json([SCORING_RULES, job.source, job.model.model_dump(mode="json"), spec, lines.hexdigest()])

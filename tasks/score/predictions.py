@@ -25,7 +25,7 @@ from tasks.score.decision import DecisionRule
 from tasks.score.spec import ScoreSpec
 
 SCORE_OUTCOMES = ("ok", "quarantined", "ignored")
-DECISIONS = ("accept", "review")
+DECISIONS = ("accept", "review", "unknown")
 SLICE = 16_384  # rows that are in memory at once while a batch is written or read
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NO_RULE = DecisionRule()
@@ -43,7 +43,8 @@ class Prediction:
     """What a model says of an image of `width` x `height` pixels, and since when (UTC).
 
     `top_k` are the most probable labels, best first; the first of them is the image's label. `labels_within` are those
-    among which the true one is as often as `score.coverage` says, None where the model cannot tell. `features` float16
+    among which the true one is as often as `score.coverage` says, None where the model cannot tell. `novelty`
+    is how far the image lies from those learnt from (see `cnn.inference.novelty`), None likewise. `features` float16
     (f,) are what the network saw, where they were asked for and the prediction was made now.
     """
 
@@ -53,6 +54,7 @@ class Prediction:
     scored_at: datetime
     labels_within: tuple[str, ...] | None = None
     features: NDArray[np.float16] | None = field(default=None, compare=False, repr=False)
+    novelty: float | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ COLUMN_VALUES: Mapping[pa.Field, Callable[[FileOutcome], Any]] = {
         lambda found: found.top_k
     ),
     pa.field("labels_within", pa.list_(pa.string())): _from_prediction(lambda found: found.labels_within),
+    pa.field("novelty", pa.float64()): _from_prediction(lambda found: found.novelty),
     pa.field("decision", pa.string()): lambda row: (
         None
     ),  # follows from the label and its confidence: see `set_decisions`
@@ -122,7 +125,7 @@ PREDICTIONS = pa.schema(list(COLUMN_VALUES))
 # In a spreadsheet a person reads from the left; the guesses after the first follow the confidence.
 FIRST_CELLS = ("path", "label", "confidence")
 LAST_CELLS = (
-    *("labels_within", "decision", "outcome", "reason", "modified", "scored_at", "width", "height", "size"),
+    *("labels_within", "novelty", "decision", "outcome", "reason", "modified", "scored_at", "width", "height", "size"),
     *("model_version", "digest", "revision", "path_raw"),
 )
 
@@ -137,7 +140,9 @@ def set_decisions(table: pa.Table, spec: ScoreSpec, rule: DecisionRule = NO_RULE
     """The table with the decision on each prediction; null where there is no prediction."""
     confidences = table.column("confidence").to_numpy()
     thresholds = rule.find_thresholds(table.column("label").to_numpy(), spec.accept)
-    texts = np.where(confidences >= thresholds, *DECISIONS)
+    accept, review, unknown = DECISIONS
+    is_unknown = rule.find_unknown(table.column("novelty").to_numpy())
+    texts = np.where(is_unknown, unknown, np.where(confidences >= thresholds, accept, review))
     decisions = pa.array(texts, pa.string(), mask=np.isnan(confidences))
     place = PREDICTIONS.get_field_index("decision")
     return table.set_column(place, PREDICTIONS.field(place), decisions)

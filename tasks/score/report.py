@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from cnn.errors import BadImage, SafelightError
 from cnn.formats.reasons import REASONS
@@ -20,6 +21,7 @@ from tasks.pages.thumbnails import Picture, make_picture
 from tasks.score.batch import BatchRecord
 from tasks.score.effort import describe_effort
 from tasks.score.summary import MAX_QUARANTINED, Example, Summary
+from tasks.score.truth import Truth
 
 READERS = 4  # thumbnails made at a time
 MAX_CLASSES = 20  # bars of the class mix
@@ -50,7 +52,7 @@ def make_report(
     `predictions` is the address of the rows, `image` says how the model sees images; `read` gives the bytes of a file
     of the source and may fail for any of them.
     """
-    examples = {example for sheet in summary.sheets for example in (*sheet.most, *sheet.least)}
+    examples = {example for sheet in summary.sheets for example in (*sheet.most, *sheet.least)} | {*summary.strangest}
     with ThreadPoolExecutor(READERS) as pool:
         pictures = pool.map(lambda example: render_example(example, read, image), examples)
         rendered = dict(zip(examples, pictures, strict=True))
@@ -73,7 +75,24 @@ def make_report(
         hidden_rows=max(0, summary.outcomes["quarantined"] - MAX_QUARANTINED),
         predictions=predictions,
         snippet=write_snippet(predictions),
+        **list_truth(record.truth),
     )
+
+
+def list_truth(truth: Truth | None) -> dict[str, Any]:
+    """What the template of the truth shows: the weakest classes and the commonest mistakes first."""
+    if truth is None:
+        return {"truth": None}
+    classes = sorted((each for each in truth.per_class if each.images), key=lambda each: (each.recall, each.label))
+    mistakes = [each for each in truth.confusion if each.label != each.answer]
+    mistakes.sort(key=lambda each: (-each.images, each.label, each.answer))
+    return {
+        "truth": truth,
+        "truth_classes": classes[:MAX_CLASSES],
+        "truth_more_classes": len(classes[MAX_CLASSES:]),
+        "truth_mistakes": mistakes[:MAX_CLASSES],
+        "truth_more_mistakes": len(mistakes[MAX_CLASSES:]),
+    }
 
 
 def find_drawn_threshold(record: BatchRecord) -> float:

@@ -53,6 +53,13 @@ class ScoreSpec(Settings):
         description="whether features.parquet is written beside the predictions: what the network saw in each image, to"
         " find look-alikes with",
     )
+    novelty: float = Field(
+        0.01,
+        ge=0.0,
+        le=0.5,
+        description="share of images like those learnt from that may be marked unknown by mistake, so that images that"
+        " resemble nothing learnt from are found; 0: none is marked",
+    )
     keep_removed_days: float = Field(
         90.0,
         ge=0.0,
@@ -107,6 +114,7 @@ class ScoreJob:
     spec: ScoreSpec
     scored_at: datetime
     rule: DecisionRule = field(default=DecisionRule(), kw_only=True)
+    judged: bool = field(default=False, kw_only=True)  # by the folders of the images: see `tasks.score.truth`
 
 
 @dataclass(frozen=True)

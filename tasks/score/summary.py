@@ -22,6 +22,7 @@ from tasks.pages.histogram import HISTOGRAM_BINS
 from tasks.score.predictions import DECISIONS, SCORE_OUTCOMES, iterate_predictions
 
 MAX_SHEETS = 20  # classes with contact sheets
+EXAMPLE_COLUMNS = ("path", "path_raw", "digest", "label", "confidence", "decision", "novelty")
 MAX_QUARANTINED = 100  # rows of the quarantine list
 
 
@@ -32,11 +33,12 @@ class ClassMix:
     label: str
     accept: int
     review: int
+    unknown: int = 0
 
     @property
     def images(self) -> int:
         """Images with this label."""
-        return self.accept + self.review
+        return self.accept + self.review + self.unknown
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Example:
     digest: str
     confidence: float
     decision: str
+    novelty: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Summary:
     ignored: tuple[tuple[str, int], ...]
     quarantine: tuple[tuple[str, str], ...]
     sheets: tuple[ContactSheet, ...]
+    strangest: tuple[Example, ...] = ()  # of the unknown images, the most novel first
 
     @property
     def files(self) -> int:
@@ -119,6 +123,7 @@ def summarize_predictions(path: Path, sheet: int) -> Summary:
         ignored=_most_frequent(tally.ignored),
         quarantine=tuple(tally.quarantine),
         sheets=pick_sheets(path, sorted(mix[:MAX_SHEETS], key=_by_name), sheet),
+        strangest=pick_strangest(path, sheet) if decisions["unknown"] else (),
     )
 
 
@@ -128,7 +133,7 @@ def pick_sheets(path: Path, mix: Iterable[ClassMix], size: int) -> tuple[Contact
     most: dict[str, list[Any]] = defaultdict(list)
     least: dict[str, list[Any]] = defaultdict(list)
     number = 0
-    for table in iterate_predictions(path, ("path", "path_raw", "digest", "label", "confidence", "decision")):
+    for table in iterate_predictions(path, EXAMPLE_COLUMNS):
         for row in _rows_of(table, classes):
             number += 1
             label, confidence = row["label"], row["confidence"]
@@ -138,6 +143,17 @@ def pick_sheets(path: Path, mix: Iterable[ClassMix], size: int) -> tuple[Contact
         ContactSheet(entry, *(tuple(map(_to_example, sorted(heap[label], reverse=True))) for heap in (most, least)))
         for label, entry in classes.items()
     )
+
+
+def pick_strangest(path: Path, size: int) -> tuple[Example, ...]:
+    """Up to `size` unknown images, the most novel first; among equals the first by path."""
+    heap: list[Any] = []
+    number = 0
+    for table in iterate_predictions(path, EXAMPLE_COLUMNS):
+        for row in table.filter(pc.equal(table.column("decision"), "unknown")).to_pylist():
+            number += 1
+            _push(heap, (row["novelty"], -number), row, size)
+    return tuple(map(_to_example, sorted(heap, reverse=True)))
 
 
 def describe_quarantined(path: Path, max_pixels: int) -> str:
@@ -190,7 +206,7 @@ def _push(heap: list[Any], key: tuple[float, int], row: dict[str, Any], size: in
 def _to_example(item: tuple[Any, dict[str, Any]]) -> Example:
     row = item[1]
     path = restore_path(row["path"], row["path_raw"])
-    return Example(path, row["path"], row["digest"], row["confidence"], row["decision"])
+    return Example(path, row["path"], row["digest"], row["confidence"], row["decision"], row["novelty"])
 
 
 def _by_size(mix: ClassMix) -> tuple[int, str]:

@@ -32,9 +32,12 @@ from tasks.train.cached_head import CachedHead, fit_cached_head
 from tasks.train.calibration_images import ask_calibration_images
 from tasks.train.checkpoints import describe_unsent, fetch_checkpoints, send_checkpoints, share_head
 from tasks.train.int8 import offer_int8
+from tasks.train.novelty import keep_novelty
 from tasks.train.overlap import list_seen
+from tasks.train.shortcuts import check_shortcuts
 from tasks.train.spec import OnEvaluation, OnProgress, TrainingResult, TrainJob
 from tasks.train.suspects import write_suspects
+from tasks.train.unseen_groups import measure_groups
 
 Fit = Callable[[FitJob, OnEvaluation, OnProgress], FitResult]
 GOLDEN_IMAGES = 32
@@ -126,20 +129,21 @@ def _evaluate(
     evaluation = evaluate_probabilities(
         answers.probabilities, answers.labels, manifest.classes, temperature=info.temperature, top_k=job.top_k
     )
+    keep_novelty(job, manifest, store, head)
     said: tuple[str, ...] = ()
     if job.precision == "int8":
         said = (offer_int8(job, manifest, store.root, answers),)
-        info = read_bundle(folder / "bundle")
     kept = folder / f"{split}.npz"
     save_predictions(kept, answers)
     _write_figures(folder / "figures", job, manifest, evaluation, result)
     if head is not None:
         write_suspects(store, manifest, head.splits, folder, head.fit.choice, head.plan)
+    shortcuts = check_shortcuts(store, manifest, job.plan.seed)
     return TrainingResult(
         bundle=str(folder / "bundle"),
         figures=str(folder / "figures"),
         answers=str(kept),
-        info=info,
+        info=read_bundle(folder / "bundle"),
         evaluation=evaluation,
         confidence=measure_confidence(calibration, job.confidence, manifest.classes),
         judged_on=split,
@@ -153,7 +157,10 @@ def _evaluate(
             *result.warnings,
             *doubt_validation(manifest, store.root),
             *find_small_classes(manifest.classes, open_split(manifest, "train", store.root)),
+            *(each.describe() for each in shortcuts if each.is_alarm),
         ),
+        shortcuts=shortcuts,
+        unseen_groups=() if head is None else measure_groups(store, manifest, head),
     )
 
 

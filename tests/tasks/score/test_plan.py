@@ -167,9 +167,9 @@ def test_other_question_is_answered_anew(job: ScoreJob, change: Callable[[ScoreJ
 
 
 def test_moved_threshold_decides_again_without_reading(job: ScoreJob) -> None:
-    assert run(job).decisions == {"accept": 3, "review": 7}
+    assert run(job).decisions == {"accept": 3, "review": 7, "unknown": 0}
     record = run(replace(job, spec=job.spec.model_copy(update={"accept": 0.5})))
-    assert (record.decisions, counts(record)) == ({"accept": 10, "review": 0}, (0, 10))
+    assert (record.decisions, counts(record)) == ({"accept": 10, "review": 0, "unknown": 0}, (0, 10))
 
 
 def test_crashed_run_goes_on_where_it_was(job: ScoreJob) -> None:

@@ -168,7 +168,7 @@ def test_figures_are_those_of_the_rows(tmp_path: Path) -> None:
     rows += [make_failure("q9", "quarantined", "empty_file"), make_failure(".a", "ignored", "hidden")]
     summary = summarize(tmp_path, rows)
     assert summary.outcomes == {"ok": 21, "quarantined": 4, "ignored": 1}
-    assert summary.decisions == {"accept": 11, "review": 10}
+    assert summary.decisions == {"accept": 11, "review": 10, "unknown": 0}
     assert [(mix.label, mix.accept, mix.review) for mix in summary.mix] == [("cat", 10, 10), ("dog", 1, 0)]
     assert summary.reasons == (("truncated", 3), ("empty_file", 1))
     assert (sum(summary.accept_bins), sum(summary.review_bins), summary.accept_bins[-1]) == (11, 10, 1)

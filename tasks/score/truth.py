@@ -1,0 +1,177 @@
+"""How right a batch is, where the folders of the images bear the names of their classes (`--truth folders`)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from cnn.errors import SourceError
+from cnn.evaluation.calibration import bin_confidences, measure_calibration_error
+from cnn.evaluation.metrics import ClassFigures, bootstrap_accuracy, count_confusion, measure_classes
+from cnn.spec import Spec
+from cnn.text import name_some
+from tasks.files.listing import count_labels
+from tasks.files.paths import show_path
+from tasks.score.predictions import DECISIONS, iterate_predictions
+
+COLUMNS = ("path", "outcome", "label", "confidence", "decision")
+NAMED = 20  # folders that are no class, as far as they are listed
+
+
+class Answered(Spec):
+    """How many images of a class were given a label."""
+
+    label: str
+    answer: str
+    images: int
+
+
+class DecidedRight(Spec):
+    """How many judged images came to a decision, and how many of these have the right label."""
+
+    images: int
+    right: int
+
+
+class Truth(Spec):
+    """A batch held against the folders of its images, by the figures of a training report.
+
+    `images` have a prediction and lie in a folder that is a class; `others` have one and do not, `others_unknown` of
+    them were marked unknown. `confusion` lists what occurs, the diagonal too; `decisions` are those on `images`.
+    """
+
+    images: int
+    right: int
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    macro_f1: float
+    ece: float
+    per_class: tuple[ClassFigures, ...]
+    confusion: tuple[Answered, ...]
+    decisions: dict[str, DecidedRight]
+    others: int = 0
+    others_unknown: int = 0
+    other_folders: tuple[str, ...] = ()
+
+
+@dataclass
+class _Judged:
+    """Rows as numbers of classes, a slice of the table at a time; and what is not judged."""
+
+    labels: list[NDArray[np.int64]] = field(default_factory=list)
+    answers: list[NDArray[np.int64]] = field(default_factory=list)
+    confidences: list[NDArray[np.float64]] = field(default_factory=list)
+    decisions: list[NDArray[np.int64]] = field(default_factory=list)
+    others: int = 0
+    others_unknown: int = 0
+    folders: set[str] = field(default_factory=set)
+
+
+def check_truth(files: pa.Table, classes: Sequence[str], model: str, source: str) -> str:
+    """A line on the folders of a listing that are no class, empty where all are one.
+
+    Raises:
+        SourceError: no folder is.
+    """
+    known, counts = set(_show(classes)), count_labels(files)
+    if not known.intersection(counts):
+        found = name_some(list(map(repr, sorted(counts)))) if counts else "none at all"
+        raise SourceError(
+            f"{source}: no folder in it has the name of a class (there are {found}; the classes of {model} are "
+            f"{name_some(list(map(repr, sorted(known))))}); rename the folders, or leave out --truth"
+        )
+    others = {name: count for name, count in counts.items() if name not in known}
+    loose = files.filter(pc.is_null(files.column("ignored"))).num_rows - sum(counts.values())
+    if not others and not loose:
+        return ""
+    named = f" ({name_some(list(map(repr, sorted(others))))})" if others else ""
+    return f"truth: {sum(others.values()) + loose:,} files lie in no folder of a class{named}: not judged"
+
+
+def judge_batch(predictions: Path, classes: Sequence[str]) -> Truth:
+    """The figures of a predictions file; `classes` are those of the model. A class without images here has recall 0.
+
+    Raises:
+        IntegrityError: the file is damaged.
+    """
+    names, judged = _show(classes), _Judged()
+    for table in iterate_predictions(predictions, COLUMNS):
+        _judge_rows(table.filter(pc.equal(table.column("outcome"), "ok")), names, judged)
+    labels, answers = _join(judged.labels), _join(judged.answers)
+    return _make_truth(names, labels, answers, judged)
+
+
+def describe_truth(truth: Truth) -> str:
+    """One line: how right, how sure that is, what of the accepted is right, and what was not judged."""
+    if not truth.images:
+        return "truth: no image in a folder of a class has a prediction, so nothing could be judged"
+    low, high = truth.accuracy_interval
+    line = f"truth: {truth.right:,} of {truth.images:,} images right, {truth.accuracy:.1%} ({low:.1%} to {high:.1%})"
+    shown = [f"{each.right:,} of {each.images:,} {name}" for name, each in truth.decisions.items() if each.images]
+    line += f"; by decision: {', '.join(shown)}"
+    if truth.others:
+        line += f"; {truth.others:,} in no folder of a class are not judged, {truth.others_unknown:,} of them unknown"
+    return line
+
+
+def _judge_rows(table: pa.Table, names: Sequence[str], judged: _Judged) -> None:
+    """Add rows that have a prediction."""
+    values, decisions = pa.array(names, pa.string()), pa.array(DECISIONS, pa.string())
+    folders = pc.list_element(pc.split_pattern(table.column("path"), "/", max_splits=1), 0)
+    # A file at the top is in no folder, whatever its name.
+    folders = pc.if_else(pc.match_substring(table.column("path"), "/"), folders, None)
+    labels = pc.index_in(folders, value_set=values)
+    is_judged = pc.is_valid(labels)
+    rest = table.filter(pc.invert(is_judged))
+    judged.others += rest.num_rows
+    judged.others_unknown += int(pc.sum(pc.equal(rest.column("decision"), "unknown")).as_py() or 0)
+    judged.folders.update(pc.unique(folders.filter(pc.invert(is_judged))).drop_null().to_pylist())
+    rows = table.filter(is_judged)
+    judged.labels.append(_numbers(labels.drop_null()))
+    judged.answers.append(_numbers(pc.index_in(rows.column("label"), value_set=values)))
+    judged.confidences.append(rows.column("confidence").to_numpy())
+    judged.decisions.append(_numbers(pc.index_in(rows.column("decision"), value_set=decisions)))
+
+
+def _make_truth(names: Sequence[str], labels: NDArray[np.int64], answers: NDArray[np.int64], judged: _Judged) -> Truth:
+    confusion, is_right = count_confusion(answers, labels, len(names)), labels == answers
+    per_class = measure_classes(confusion, names)
+    sure, decisions = np.concatenate([np.zeros(0), *judged.confidences]), _join(judged.decisions)
+    images, right = len(labels), int(is_right.sum())
+    return Truth(
+        images=images,
+        right=right,
+        accuracy=right / max(images, 1),
+        accuracy_interval=bootstrap_accuracy(right, images, 0) if images else (0.0, 1.0),
+        macro_f1=float(np.mean([each.f1 for each in per_class if each.images] or [0.0])),
+        ece=measure_calibration_error(bin_confidences(sure, is_right)) if images else 0.0,
+        per_class=per_class,
+        confusion=tuple(
+            Answered(label=names[row], answer=names[column], images=int(confusion[row, column]))
+            for row, column in np.argwhere(confusion).tolist()
+        ),
+        decisions={
+            name: DecidedRight(images=int((decisions == place).sum()), right=int(is_right[decisions == place].sum()))
+            for place, name in enumerate(DECISIONS)
+        },
+        others=judged.others,
+        others_unknown=judged.others_unknown,
+        other_folders=tuple(sorted(judged.folders)[:NAMED]),
+    )
+
+
+def _numbers(values: pa.ChunkedArray) -> NDArray[np.int64]:
+    return np.asarray(values.to_numpy(), np.int64)
+
+
+def _join(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(0, np.int64), *parts])
+
+
+def _show(classes: Sequence[str]) -> list[str]:
+    """Class names as the table has them."""
+    return [show_path(label)[0] for label in classes]

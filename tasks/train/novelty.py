@@ -1,0 +1,78 @@
+"""Keep features of training images in a version's bundle, by which scoring finds the images that resemble none of them.
+
+They are those of the network as it is registered. Where only a head was fitted, the workspace has them already, and no
+network runs.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.dataset.loader import ShardSet, open_split
+from cnn.dataset.manifest import Manifest
+from cnn.inference.novelty import HELD_OUT, ROWS, add_novelty, choose_rows, fit_novelty
+from cnn.inference.scorer import load_scorer
+from infra.storage.store import Store
+from tasks.train.cached_head import CachedHead
+from tasks.train.spec import TrainJob
+
+BATCH = 64  # images read at a time
+VALUES = 16_000_000  # features that are in memory at once: a network that lays its last map out flat has very many
+
+
+@dataclass(frozen=True)
+class SplitFeatures:
+    """What the network sees in images of a split: `features` float (n, f), their `labels` int64 (n,)."""
+
+    features: NDArray[Any]
+    labels: NDArray[np.int64]
+
+
+def keep_novelty(job: TrainJob, manifest: Manifest, store: Store, head: CachedHead | None) -> None:
+    """Add the features of training images, and the distances of validation images from them, to the run's bundle. A
+    dataset without validation images gets none: nothing would say which distance is usual."""
+    if not manifest.rows("validation"):
+        return
+    is_frozen = head is not None and not job.plan.steps
+    read = _read_cached(head) if head is not None and is_frozen else _run_network(job, manifest, store)
+    train, held_out = read("train", ROWS), read("validation", HELD_OUT)
+    index = fit_novelty(train.features, train.labels, held_out.features, job.plan.seed)
+    if index is not None:
+        add_novelty(Path(job.folder, "bundle"), index)
+
+
+def _read_cached(head: CachedHead) -> Callable[[str, int], SplitFeatures]:
+    """Gives features of a split as the workspace has them."""
+
+    def read(split: str, most: int) -> SplitFeatures:
+        rows = head.splits[split]
+        kept = choose_rows(rows.labels, most)
+        return SplitFeatures(rows.features[kept, 0], rows.labels[kept])
+
+    return read
+
+
+def _run_network(job: TrainJob, manifest: Manifest, store: Store) -> Callable[[str, int], SplitFeatures]:
+    """Gives features of a split as the exported network sees them."""
+    scorer = load_scorer(Path(job.folder, "bundle"), os.cpu_count() or 1)
+    width = scorer.predict_with_features(np.zeros((1, *manifest.image.shape), np.uint8))[1].shape[1]
+
+    def read(split: str, most: int) -> SplitFeatures:
+        shards = open_split(manifest, split, store.root)
+        rows = _choose_images(shards, min(most, max(BATCH, VALUES // width)))
+        starts = range(0, len(rows), BATCH)
+        parts = [scorer.predict_with_features(shards.batch(rows[start : start + BATCH])[0])[1] for start in starts]
+        return SplitFeatures(np.concatenate(parts), shards.labels[rows])
+
+    return read
+
+
+def _choose_images(shards: ShardSet, most: int) -> NDArray[np.int64]:
+    """Rows of up to `most` images of a split, as many of each class; augmented copies left out."""
+    rows = np.flatnonzero(shards.copies == 0)
+    return rows[choose_rows(shards.labels[rows], most)]

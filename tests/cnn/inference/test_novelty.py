@@ -1,0 +1,125 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from cnn.errors import IntegrityError
+from cnn.inference.novelty import (
+    FEWEST,
+    NoveltyIndex,
+    choose_rows,
+    decode_novelty,
+    encode_novelty,
+    find_distances,
+    fit_novelty,
+)
+
+WIDTH, CLASSES = 96, 5
+Labelled = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+def draw(images: int, seed: int, classes: range = range(CLASSES)) -> Labelled:
+    """Features as after pooling, of classes that differ in some directions and vary in others."""
+    fixed = np.random.default_rng(7)
+    centers, mixing = 4.0 * fixed.normal(size=(CLASSES + 1, 8)), fixed.normal(size=(40, WIDTH))
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(np.array(classes), images)
+    hidden = np.concatenate([centers[labels] + rng.normal(size=(images, 8)), rng.normal(size=(images, 32))], axis=1)
+    return np.maximum(hidden @ mixing, 0.0).astype(np.float32), labels
+
+
+@pytest.fixture(scope="module")
+def index() -> NoveltyIndex:
+    found = fit_novelty(*draw(600, 1), draw(400, 2)[0])
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.2])
+def test_images_of_known_classes_are_strange_as_seldom_as_stated(index: NoveltyIndex, rate: float) -> None:
+    from scipy.stats import binom
+
+    threshold = index.find_threshold(rate)
+    assert threshold is not None
+    assert threshold.rate == rate
+    strange = int((index.measure(draw(2_000, 3)[0]) > threshold.novelty).sum())
+    # The threshold itself is drawn: a share of 400 held-out images, beside 2,000 new ones.
+    assert strange <= binom.ppf(0.999, 2_000, rate + 3 * (rate * (1 - rate) / 400) ** 0.5)
+
+
+def test_a_class_left_out_and_noise_are_found_at_five_percent(index: NoveltyIndex) -> None:
+    threshold = index.find_threshold(0.05)
+    assert threshold is not None
+    left_out = draw(300, 4, range(CLASSES, CLASSES + 1))[0]
+    noise = np.abs(np.random.default_rng(5).normal(size=(300, WIDTH)))
+    for strange in (left_out, noise):
+        assert (index.measure(strange) > threshold.novelty).mean() >= 0.9
+
+
+def test_a_usual_image_has_novelty_one(index: NoveltyIndex) -> None:
+    assert np.median(index.measure(draw(2_000, 6)[0])) == pytest.approx(1.0, abs=0.1)
+    assert index.measure(np.zeros((0, WIDTH), np.float32)).shape == (0,)
+
+
+def test_distances_are_those_to_the_nearest_row_however_many_there_are() -> None:
+    rng = np.random.default_rng(0)
+    queries, rows = rng.normal(size=(7, 3)).astype(np.float32), rng.normal(size=(5_000, 3)).astype(np.float16)
+    exact = np.linalg.norm(queries[:, None].astype(float) - rows[None].astype(float), axis=2).min(axis=1)
+    assert find_distances(queries, rows) == pytest.approx(exact, abs=2e-3)
+
+
+@given(st.integers(0, 300), st.floats(0.0, 0.5))
+def test_a_threshold_holds_its_rate_or_says_a_higher_one(count: int, rate: float) -> None:
+    """Of count + 1 exchangeable images, each is as likely to be the new one (split conformal prediction)."""
+    known = draw(40, 1)
+    space = fit_novelty(*known, known[0])
+    assert space is not None
+    index = NoveltyIndex(space.space, space.rows, np.arange(1, count + 1, dtype=np.float32))
+    threshold = index.find_threshold(rate)
+    assert (threshold is None) == (count < FEWEST or rate == 0.0)
+    if threshold is not None:
+        above = sum(value / index.usual > threshold.novelty for value in index.held_out)
+        assert (above + 1) / (count + 1) <= threshold.rate + 1e-9
+        assert threshold.rate == max(rate, 1 / (count + 1))
+
+
+def test_nothing_is_said_without_images_to_compare_with() -> None:
+    features, labels = draw(20, 1)
+    assert fit_novelty(features, labels, features[:0]) is None
+    assert fit_novelty(features[:0], labels[:0], features) is None
+
+
+@pytest.mark.parametrize("features", [np.zeros((6, 5), np.float32), np.ones((1, 5), np.float32), np.eye(6, 2)])
+def test_images_that_are_all_alike_or_very_few_have_finite_novelty(features: NDArray[np.float32]) -> None:
+    index = fit_novelty(features, np.zeros(len(features), np.int64), features)
+    assert index is not None
+    assert np.isfinite(index.measure(features)).all()
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(1, 60))
+def test_as_many_rows_of_each_class_are_kept_as_there_are(labels: list[int], most: int) -> None:
+    values = np.array(labels, np.int64)
+    kept = choose_rows(values, most)
+    assert len(kept) == min(most, len(values))
+    assert (np.diff(kept) > 0).all()
+    counts, whole = np.bincount(values[kept], minlength=5), np.bincount(values, minlength=5)
+    short = counts < whole  # classes that lost images have as many as any other, or one less
+    assert not short.any() or counts[short].min() >= counts.max() - 1
+
+
+def test_what_is_read_is_what_was_written(index: NoveltyIndex) -> None:
+    content = encode_novelty(index)
+    assert len(content) < 120_000
+    found = decode_novelty(content, "novelty.npz")
+    features = draw(50, 8)[0]
+    assert np.array_equal(found.measure(features), index.measure(features))
+    assert found.find_threshold(0.05) == index.find_threshold(0.05)
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", encode_novelty.__name__.encode() * 30])
+def test_a_damaged_file_is_named(content: bytes) -> None:
+    with pytest.raises(IntegrityError, match=r"novelty\.npz cannot be read"):
+        decode_novelty(content, str(Path("novelty.npz")))

@@ -1,0 +1,117 @@
+"""How right a batch is, by the folders of its images."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from batch_scenes import make_failure, make_outcome
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cnn.errors import SourceError
+from cnn.evaluation.metrics import evaluate_probabilities
+from cnn.images.pixels import encode_png
+from infra.storage.store import open_source
+from tasks.files.listing import list_source
+from tasks.score.decision import DecisionRule
+from tasks.score.predictions import FileOutcome, make_predictions_table, write_predictions
+from tasks.score.spec import ScoreSpec
+from tasks.score.truth import Truth, check_truth, describe_truth, judge_batch
+
+CLASSES = ("cat", "dog", "owl")
+RULE = DecisionRule(unknown_from=2.0, unknown_rate=0.05)
+
+
+def judge(folder: Path, rows: list[FileOutcome]) -> Truth:
+    write_predictions([make_predictions_table(rows, ScoreSpec(), RULE)], folder / "predictions.parquet")
+    return judge_batch(folder / "predictions.parquet", CLASSES)
+
+
+def answer(path: str, label: str, confidence: float = 0.9, novelty: float = 1.0) -> FileOutcome:
+    row = make_outcome(path, (label, confidence))
+    assert row.prediction is not None
+    return replace(row, prediction=replace(row.prediction, novelty=novelty))
+
+
+def test_only_images_in_folders_of_classes_are_judged(tmp_path: Path) -> None:
+    rows = [
+        answer("cat", "cat"),  # a file of that name at the top is in no folder
+        answer("cat/1.png", "cat"),
+        answer("cat/deeper/dog/2.png", "dog", 0.5),
+        answer("dog/3.png", "dog", 0.7),
+        answer("dog/4.png", "dog", novelty=3.0),
+        answer("wolf/5.png", "dog", novelty=3.0),
+        make_failure("cat/6.png", "quarantined", "empty_file"),
+    ]
+    truth = judge(tmp_path, rows)
+    assert (truth.images, truth.right, truth.accuracy) == (4, 3, 0.75)
+    assert (truth.others, truth.others_unknown, truth.other_folders) == (2, 1, ("wolf",))
+    assert {(each.label, each.answer): each.images for each in truth.confusion} == {
+        ("cat", "cat"): 1,
+        ("cat", "dog"): 1,
+        ("dog", "dog"): 2,
+    }
+    decided = {name: (each.images, each.right) for name, each in truth.decisions.items()}
+    assert decided == {"accept": (1, 1), "review": (2, 1), "unknown": (1, 1)}
+    said = describe_truth(truth)
+    assert said.startswith("truth: 3 of 4 images right, 75.0% (")
+    assert "1 of 1 accept, 1 of 2 review, 1 of 1 unknown" in said
+    assert said.endswith("2 in no folder of a class are not judged, 1 of them unknown")
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.floats(0.4, 1.0)), min_size=1, max_size=40))
+def test_figures_are_those_of_a_training_report(
+    tmp_path_factory: pytest.TempPathFactory, images: list[tuple[int, int, float]]
+) -> None:
+    rows = [answer(f"{CLASSES[own]}/{i}", CLASSES[label], sure) for i, (own, label, sure) in enumerate(images)]
+    truth = judge(tmp_path_factory.mktemp("judged"), sorted(rows, key=lambda row: row.entry.path))
+    probabilities = np.array([[(1 - sure) / 2] * 3 for *_, sure in images])
+    for row, (_, label, sure) in zip(probabilities, images, strict=True):
+        row[label] = sure
+    known = evaluate_probabilities(probabilities, [own for own, *_ in images], CLASSES)
+    assert (truth.accuracy, truth.accuracy_interval) == (known.accuracy, known.accuracy_interval)
+    assert truth.per_class == known.per_class
+    assert truth.macro_f1 == pytest.approx(known.macro_f1_judged)
+    assert truth.ece == pytest.approx(known.ece)
+    counts = np.zeros((3, 3), int)
+    for each in truth.confusion:
+        counts[CLASSES.index(each.label), CLASSES.index(each.answer)] = each.images
+    assert counts.tolist() == [list(row) for row in known.confusion]
+
+
+def test_a_batch_without_images_to_judge_says_so(tmp_path: Path) -> None:
+    truth = judge(tmp_path, [make_failure("cat/6.png", "quarantined", "empty_file")])
+    assert (truth.images, truth.accuracy_interval) == (0, (0.0, 1.0))
+    assert "nothing could be judged" in describe_truth(truth)
+
+
+def list_folders(folder: Path, *paths: str) -> pa.Table:
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(encode_png(np.zeros((2, 2, 1), np.uint8)))
+    return list_source(open_source(str(folder)))
+
+
+def test_folders_that_are_no_classes_are_refused_with_both_names(tmp_path: Path) -> None:
+    files = list_folders(tmp_path, "wolf/1.png", "bear/2.png", "3.png")
+    with pytest.raises(SourceError) as caught:
+        check_truth(files, CLASSES, "pets", "/in")
+    assert str(caught.value) == (
+        "/in: no folder in it has the name of a class (there are 'bear', 'wolf'; the classes of pets are 'cat', 'dog', "
+        "'owl'); rename the folders, or leave out --truth"
+    )
+
+
+def test_a_folder_without_folders_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="there are none at all"):
+        check_truth(list_folders(tmp_path, "3.png"), CLASSES, "pets", "/in")
+
+
+def test_what_is_not_judged_is_said_before_anything_is_scored(tmp_path: Path) -> None:
+    files = list_folders(tmp_path, "cat/1.png", "wolf/1.png", "wolf/2.png", "3.png")
+    assert check_truth(files, CLASSES, "pets", "/in") == (
+        "truth: 3 files lie in no folder of a class ('wolf'): not judged"
+    )
+    assert check_truth(list_folders(tmp_path / "cat" / "in", "cat/1.png"), CLASSES, "pets", "/in") == ""
