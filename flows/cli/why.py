@@ -98,7 +98,7 @@ def why_command(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model",
+            "--name",
             metavar="NAME",
             autocompletion=complete_model,
             help="The model that is asked, or one version of it, as birds@3; else the champion.",

@@ -34,7 +34,7 @@ def test_an_image_is_explained_and_its_version_comes_out_again(tmp_path: Path, p
     shutil.copyfile(source / "left" / "00.png", source / "left" / "copy.png")
     trained = safelight("retrain", source, "--name", "sq", *place, *SETTINGS)
 
-    found = safelight("why", source / "left" / "00.png", *place, "--model", "sq@1", "--out", tmp_path / "heat.png")
+    found = safelight("why", source / "left" / "00.png", *place, "--name", "sq@1", "--out", tmp_path / "heat.png")
     (first,) = [each for each in found["datasets"] if each["path"] == "left/00.png"]
     assert first["dataset"] == trained["dataset"]
     assert [each["path"] for each in first["copies"]] == ["left/copy.png"]
@@ -42,10 +42,10 @@ def test_an_image_is_explained_and_its_version_comes_out_again(tmp_path: Path, p
     assert found["now"]["label"] in ("left", "right")
     with Image.open(found["now"]["heat_map"]) as picture:
         assert picture.size == (2 * 480 + 8, 480)
-    by_digest = safelight("why", found["digest"][:12], *place, "--model", "sq@1")
+    by_digest = safelight("why", found["digest"][:12], *place, "--name", "sq@1")
     assert by_digest["now"]["confidence"] == found["now"]["confidence"]
     Image.fromarray(np.full((32, 32, 3), 7, np.uint8)).save(tmp_path / "never.png")
-    never = safelight("why", tmp_path / "never.png", *place, "--model", "sq@1")
+    never = safelight("why", tmp_path / "never.png", *place, "--name", "sq@1")
     assert (never["datasets"], never["versions"], never["predictions"]) == ([], [], [])
     assert never["now"]["label"] in ("left", "right")
 
