@@ -25,6 +25,13 @@ def name_some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
+def round_digits(value: float, digits: int = 2) -> str:
+    """A number with so many digits that count and, from 0.0001 on, no exponent: 0.35, 4 and
+    1,300."""
+    rounded = float(f"{value:.{digits}g}")
+    return f"{rounded:,.0f}" if abs(rounded) >= 10 ** (digits - 1) else f"{rounded:g}"
+
+
 def suggest_name(name: str, known: Iterable[str], same: Sequence[str] = ()) -> str:
     """The end of an error line: the names in `same`, else the known one most like `name`; "" where there is none."""
     from difflib import get_close_matches

@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from cnn.errors import RegistryError
+from cnn.errors import ConfigError, RegistryError
 from flows.progress import log_message
 from infra.machine.user_dirs import cache_dir
 from infra.registry.history import describe_move
 from infra.registry.registry import REPORT, Registry
-from infra.registry.tracking import describe_lonely_registry, holds_registry, resolve_tracking
+from infra.registry.tracking import check_model_name, describe_lonely_registry, holds_registry, resolve_tracking
 from infra.registry.versions import VersionInfo
 
 
@@ -73,6 +73,18 @@ def open_report(workspace: str, name: str, version: int | None) -> dict[str, Any
             "removed in MLflow; the next version will have one"
         )
     return {"model": name, "version": info.version, "report": (folder / REPORT).as_uri()}
+
+
+def split_model_version(text: str) -> tuple[str, int | None]:
+    """(name, version) of NAME@VERSION; without a version None.
+
+    Raises:
+        ConfigError: what stands behind the @ is no number.
+    """
+    name, at, number = text.partition("@")
+    if at and not (number.isascii() and number.isdecimal()):
+        raise ConfigError(f"{text!r} names no version; write NAME@NUMBER, as birds@3 (`safelight models {name}`)")
+    return check_model_name(name), int(number) if at else None
 
 
 def promote_version(workspace: str, name: str, version: int, why: str) -> dict[str, Any]:

@@ -71,8 +71,12 @@ def prepare_dataset(
     source: str, workspace: str, config: Config, verify: bool = False, command: str = PREPARE
 ) -> PrepareResult:
     """The body of the flow; also the first half of `retrain`. `command` is what its user types, {} for the source."""
+    return prepare_opened(open_job(source, workspace, config, verify, command), config)
+
+
+def prepare_opened(job: PrepareJob, config: Config) -> PrepareResult:
+    """What `prepare_dataset` does when source and workspace are opened."""
     started = time.monotonic()
-    job = open_job(source, workspace, config, verify, command)
     if config.image.size is not None:
         try_transforms(config, job.spec.image)
     with lock_workspace(job.store), open_workers(config.cluster, log_message) as workers:

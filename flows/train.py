@@ -44,7 +44,7 @@ from infra.registry.mlflow_client import AbsentError
 from infra.registry.registry import REPORT, Registry
 from infra.registry.run_records import LoggedDataset
 from infra.registry.tracking import check_model_name
-from infra.registry.versions import IMAGES, JUDGED_ON, RECORD, UNJUDGED, VersionInfo
+from infra.registry.versions import IMAGES, JUDGED_ON, RECORD, UNJUDGED, UNSEEN, VersionInfo
 from infra.storage.store import Store, open_store
 from tasks.dataset.version import read_manifest
 from tasks.train.checkpoints import remove_checkpoints
@@ -68,11 +68,12 @@ class Training:
     registry: Registry
     key: str
     read_facts: Callable[[], DatasetFacts]  # only where something is trained: a ledger may have a million rows
+    recorded: TrainingChoice | None = None  # what was chosen once before, to be done again
 
     @cached_property
     def choice(self) -> TrainingChoice:
         """What is trained and how."""
-        return choose_training(self.config, self.manifest, self.read_facts())
+        return self.recorded or choose_training(self.config, self.manifest, self.read_facts())
 
     @property
     def folder(self) -> Path:
@@ -266,6 +267,8 @@ def fit_stage(job: Training, trainer: TrainingProcess, run_id: str, backbone: Ba
     log_message(describe_evaluation(result))
     if result.evaluation.unjudged:
         log_message(f"evaluate: {describe_unjudged(result.evaluation.unjudged, result.judged_on)}")
+    for groups in result.unseen_groups:
+        log_message(f"evaluate: {groups.describe()}")
     return result
 
 
@@ -302,6 +305,7 @@ def register_stage(
     tags = {
         JUDGED_ON: describe_split(result.judged_on, job.manifest.dataset),
         UNJUDGED: json.dumps(result.evaluation.unjudged, ensure_ascii=False),
+        **{f"{UNSEEN}{each.kind}": each.to_json() for each in result.unseen_groups},
         **(kept or {}),
     }
     version = job.registry.register_version(job.name, run_id, Path(result.bundle), result.evaluation.summary(), tags)

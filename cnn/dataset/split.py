@@ -2,6 +2,7 @@
 
 import hashlib
 from functools import lru_cache
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -10,6 +11,7 @@ from cnn.spec import Settings
 
 SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(len(SPLITS))
+TIES = ("copies", "burst")  # settings that tie images together once all are read: no image is drawn by them
 
 
 class SplitSpec(Settings):
@@ -32,6 +34,21 @@ class SplitSpec(Settings):
         description="whether the top folders train, val and test (or training, valid, validation, testing) are a"
         " division that is kept as it is, with class folders below (true), or are classes (false); not set: what they"
         " look like",
+    )
+    copies: Literal["together", "leave_out"] | None = Field(
+        None,
+        examples=["together"],
+        description="pictures that are copies by their look (mirrored, turned, cropped, brightened, saved anew; from"
+        " 48 x 48 pixels on): together: all in one split; leave_out: drawn one by one, and of validation and test"
+        " those are left out whose copy is learnt from; not set: only copies that lie the same way are looked for, see"
+        " split.leak_distance",
+    )
+    burst: float | None = Field(
+        None,
+        gt=0.0,
+        examples=[60],
+        description="seconds between two shots of one camera, by their EXIF data, up to which both stay in one split;"
+        " not set: bursts are not looked for",
     )
     leak_distance: int = Field(
         4,
@@ -58,7 +75,7 @@ class SplitSpec(Settings):
 
     def deciding(self) -> dict[str, object]:
         """The settings that decide in which split an image is drawn."""
-        return self.model_dump(exclude={"leak_distance"})
+        return self.model_dump(exclude={"leak_distance", *TIES})
 
 
 @lru_cache(maxsize=64)

@@ -58,7 +58,9 @@ def find_threshold(confidences: NDArray[np.floating], right: NDArray[np.bool_], 
     if passed:
         level, count = LEVELS[tested[passed - 1]], int(counts[tested[passed - 1]])
         return PromisedThreshold(float(level), images, count, int(mistakes[count]))
-    count = int(counts[tested[0]]) if len(tested) else images
+    if not len(tested):  # nothing was tested: so many images are needed even if no answer is wrong
+        return PromisedThreshold(None, images, images, int(mistakes[images]), find_first_count(images, rate) - images)
+    count = int(counts[tested[0]])
     wrong = int(mistakes[count])
     return PromisedThreshold(None, images, count, wrong, _count_missing(images, count, wrong, rate))
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from cnn.text import round_digits
+
 CALIBRATED_ON = 300  # images below which an expected calibration error says too little to hold a version back
 Figure = float | str | None
 
@@ -41,12 +43,12 @@ def weigh_calibration(value: float, champion: float | None, images: int, most: f
 
 def weigh_speed(seconds: float, champion: float | None, most: float | None) -> Weighed:
     """Seconds of the network for an image, both measured now on this machine: at most `most` times the champion's."""
-    line = f"the network takes {seconds * 1000:.2g} ms an image here"
+    line = f"the network takes {round_digits(seconds * 1000)} ms an image here"
     if champion is None:
         return Weighed("speed", seconds, None, most, True, line)
     times = seconds / max(champion, 1e-9)
     return _weigh_ratio(
-        Weighed("speed", seconds, champion, most, True, f"{line}, {times:.2g} times the champion's"),
+        Weighed("speed", seconds, champion, most, True, f"{line}, {round_digits(times)} times the champion's"),
         times,
         "gate.slower",
     )
@@ -54,11 +56,11 @@ def weigh_speed(seconds: float, champion: float | None, most: float | None) -> W
 
 def weigh_size(megabytes: float, champion: float | None, most: float | None) -> Weighed:
     """The network's file in MB: at most `most` times the champion's."""
-    line = f"the network has {megabytes:.3g} MB"
+    line = f"the network has {round_digits(megabytes, 3)} MB"
     if champion is None:
         return Weighed("size", megabytes, None, most, True, line)
     times = megabytes / max(champion, 1e-9)
-    shown = Weighed("size", megabytes, champion, most, True, f"{line}, {times:.2g} times the champion's")
+    shown = Weighed("size", megabytes, champion, most, True, f"{line}, {round_digits(times)} times the champion's")
     return _weigh_ratio(shown, times, "gate.larger")
 
 

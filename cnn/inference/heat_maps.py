@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.errors import RegistryError
-from cnn.evaluation.calibration import as_class_probabilities
+from cnn.evaluation.calibration import apply_temperature, as_class_probabilities
 from cnn.inference.bundle import LOAD_LIMIT, ONNX, read_part
 from cnn.inference.head_gradient import NetworkHead, UnknownHeadError, find_head
 from cnn.inference.onnx import list_outputs, run_outputs
@@ -23,6 +23,7 @@ from cnn.inference.onnx_graph import read_onnx_graph
 from cnn.inference.scorer import Scorer, load_scorer
 from cnn.models.outputs import MAP, PROBABILITIES
 
+SEEN = (PROBABILITIES, MAP)
 BATCH = 16  # images at a time: a feature map is larger than its image's answer
 
 
@@ -54,33 +55,48 @@ class HeatMapper:
 
         Raises:
             HeatMapError: the head, followed by itself, does not answer as the network does.
+            ValueError: there are no images.
         """
-        probabilities = self.scorer.predict(images, BATCH)
-        chosen = np.asarray(probabilities.argmax(axis=1) if labels is None else labels, np.int64)
+        if not len(images):
+            raise ValueError("there is no image to explain")
         starts = range(0, len(images), BATCH)
-        views = [images, images[:, :, ::-1]] if self.scorer.info.mirror else [images]
-        found = [
-            np.concatenate([self._map(view[at : at + BATCH], chosen[at : at + BATCH]) for at in starts])
-            for view in views
-        ]
-        return HeatMaps(chosen, np.mean([found[0], *(each[:, :, ::-1] for each in found[1:])], axis=0), probabilities)
+        asked = [None if labels is None else labels[at : at + BATCH] for at in starts]
+        parts = [self._explain(images[at : at + BATCH], each) for at, each in zip(starts, asked, strict=True)]
+        return HeatMaps(
+            np.concatenate([part.labels for part in parts]),
+            np.concatenate([part.heat for part in parts]),
+            np.concatenate([part.probabilities for part in parts]),
+        )
 
-    def _map(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.float32]:
-        """float32 (n, rows, columns) of one view of the images."""
-        found = run_outputs(self.scorer.session, np.ascontiguousarray(images), (PROBABILITIES, MAP), BATCH)
-        feature_map = found[MAP].astype(np.float64)
+    def _explain(self, images: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> HeatMaps:
+        """The same for a few images: the network sees each of them, and its mirror image, once."""
+        info = self.scorer.info
+        views = [images, images[:, :, ::-1]] if info.mirror else [images]
+        found = [run_outputs(self.scorer.session, np.ascontiguousarray(view), SEEN, BATCH) for view in views]
+        answers = np.mean([as_class_probabilities(each[PROBABILITIES]) for each in found], axis=0)
+        probabilities = apply_temperature(answers, info.temperature).astype(np.float32)
+        chosen = np.asarray(probabilities.argmax(axis=1) if labels is None else labels, np.int64)
+        first, *mirrored = (self._map(each[MAP], each[PROBABILITIES], chosen) for each in found)
+        heat = np.mean([first, *(each[:, :, ::-1] for each in mirrored)], axis=0)
+        return HeatMaps(chosen, np.asarray(heat, np.float32), probabilities)
+
+    def _map(
+        self, given: NDArray[np.float32], answered: NDArray[np.float32], labels: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """float64 (n, rows, columns) of one view of the images, from its feature map."""
+        feature_map = given.astype(np.float64)
         try:
             values = self.head.compute(self.head.enter(feature_map))
             slopes = self.head.differentiate(values, labels)
         except UnknownHeadError as error:
             raise HeatMapError(f"there is no heat map of this model: {error}") from None
-        self._check(values[self.head.scores], found[PROBABILITIES])
+        self._check(values[self.head.scores], answered)
         if self.head.entrance == "flat":
             weighed = np.einsum("nhwc,nhwc->nhw", feature_map, slopes.reshape(feature_map.shape))
         else:
             places = feature_map.shape[1] * feature_map.shape[2]
             weighed = np.einsum("nhwc,nc->nhw", feature_map, slopes / places)
-        return np.asarray(np.maximum(weighed, 0.0), np.float32)
+        return np.asarray(np.maximum(weighed, 0.0))
 
     def _check(self, scores: NDArray[np.float64], answered: NDArray[np.float32]) -> None:
         """Raise HeatMapError where these scores do not make the probabilities that the network gave."""

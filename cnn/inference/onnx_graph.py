@@ -4,6 +4,7 @@ Machines that only score have no `onnx` package. A message is a row of (key, val
 field and how its value is laid out (Protocol Buffers encoding, protobuf.dev; numbers of fields: onnx.proto3).
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +56,14 @@ def read_onnx_graph(model: bytes) -> OnnxGraph:
         raise ValueError(f"no ONNX model ({type(error).__name__})") from None
     known = {name: values for name, values in constants.items() if values is not None}
     return OnnxGraph({name: node for node in nodes for name in node.outputs}, known)
+
+
+def digest_constants(graph: OnnxGraph) -> str:
+    """sha256 (hex) of all numbers of a network, to the last bit; names, in which counters stand, and the order in which
+    they are written do not count."""
+    facts = [f"{each.dtype}{each.shape}".encode() + each.tobytes() for each in graph.constants.values()]
+    digests = sorted(hashlib.sha256(fact).digest() for fact in facts)
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def parse_message(data: memoryview) -> Message:

@@ -169,14 +169,33 @@ def fit_head(train: FeatureSet, validation: FeatureSet | None, classes: int, pla
     return HeadFit(_fold_into_head(best.space, model), best.choice, trials, held_out, folds, int(learnt.sum()))
 
 
+@dataclass(frozen=True)
+class HeldSplit:
+    """Rows of the images that are learnt from, and of those held out: bool (n,) each."""
+
+    learnt: NDArray[np.bool_]
+    held: NDArray[np.bool_]
+
+
 def predict_out_of_fold(images: FeatureSet, classes: int, choice: HeadChoice, plan: HeadPlan) -> Probabilities:
     """Probabilities of each image by a head that has not learnt from it, in five folds: float64 (n, k).
 
     Raises:
         DatasetError: as `fit_head`.
     """
+    return predict_held_out(images, classes, choice, plan, _fold_images(images, plan.seed))
+
+
+def predict_held_out(
+    images: FeatureSet, classes: int, choice: HeadChoice, plan: HeadPlan, splits: Sequence[HeldSplit]
+) -> Probabilities:
+    """Probabilities of each image that a split holds out, in the order of the images, by a head that has learnt from
+    what the split says: float64 (n', k).
+
+    Raises:
+        DatasetError: as `fit_head`.
+    """
     _check_images(images)
-    splits = _fold_images(images, plan.seed)
     with _limit_blas():
         problem = _Problem(images, classes, plan)
         answers = problem.predict_held_out(problem.find_space(choice.gamma), splits, (choice.variance,))
@@ -192,14 +211,6 @@ def predict_head(head: Head, features: Features) -> Probabilities:
     if logits.shape[-1] == 1:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=-1)
     return _average_views(logits)
-
-
-@dataclass(frozen=True)
-class _Split:
-    """Rows of the images that are learnt from, and of those held out: bool (n,) each."""
-
-    learnt: NDArray[np.bool_]
-    held: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -231,13 +242,13 @@ class _Problem:
         return fit_logistic_path(LabelledRows(rows, labels.repeat(2), weights.repeat(2) / 2), self.classes, variances)
 
     def predict_held_out(
-        self, space: FeatureSpace, splits: Sequence[_Split], variances: Sequence[float]
+        self, space: FeatureSpace, splits: Sequence[HeldSplit], variances: Sequence[float]
     ) -> NDArray[np.float64]:
         """The answers to all images that some split holds out, in their order: float64 (variances, n', k)."""
         views = _project_views(space, self.images.features)
         answers = np.zeros((len(variances), len(views), self.classes))
 
-        def fill(split: _Split) -> None:
+        def fill(split: HeldSplit) -> None:
             for number, model in enumerate(self.fit(views, split.learnt, variances)):
                 answers[number, split.held] = _answer(model, views[split.held])
 
@@ -245,7 +256,9 @@ class _Problem:
             list(pool.map(fill, splits))
         return answers[:, _find_held(splits)]
 
-    def try_space(self, kind: HeadKind, gamma: float, splits: Sequence[_Split]) -> tuple[_Candidate, list[HeadTrial]]:
+    def try_space(
+        self, kind: HeadKind, gamma: float, splits: Sequence[HeldSplit]
+    ) -> tuple[_Candidate, list[HeadTrial]]:
         space, held = self.find_space(gamma), _find_held(splits)
         labels = self.images.labels[held]
         weights = weigh_labels(labels, self.classes, self.plan.imbalance)
@@ -283,7 +296,7 @@ def _limit_blas() -> AbstractContextManager[object]:
     return cast(AbstractContextManager[object], threadpool_limits(1, user_api="blas"))
 
 
-def _compare_kinds(problem: _Problem, splits: Sequence[_Split]) -> tuple[_Candidate, tuple[HeadTrial, ...]]:
+def _compare_kinds(problem: _Problem, splits: Sequence[HeldSplit]) -> tuple[_Candidate, tuple[HeadTrial, ...]]:
     """The best candidate and all trials; a kernel replaces the simpler head only where it wins by more than noise."""
     simple, trials = problem.try_space("unit", 0.0, splits)
     if not problem.plan.kernel or len(problem.images) < KERNEL_IMAGES:
@@ -330,17 +343,19 @@ def _draw_rows(features: Features, seed: int) -> NDArray[np.float32]:
     return squash_to_unit(rows)
 
 
-def _fold_images(images: FeatureSet, seed: int) -> list[_Split]:
+def _fold_images(images: FeatureSet, seed: int) -> list[HeldSplit]:
     fold = assign_folds(images.labels, FOLDS, seed, images.groups)
-    return [_Split(fold != number, fold == number) for number in range(FOLDS) if 0 < (fold == number).sum() < len(fold)]
+    return [
+        HeldSplit(fold != number, fold == number) for number in range(FOLDS) if 0 < (fold == number).sum() < len(fold)
+    ]
 
 
-def _split_after(count: int, images: int) -> _Split:
+def _split_after(count: int, images: int) -> HeldSplit:
     first = np.arange(images) < count
-    return _Split(first, ~first)
+    return HeldSplit(first, ~first)
 
 
-def _find_held(splits: Sequence[_Split]) -> NDArray[np.bool_]:
+def _find_held(splits: Sequence[HeldSplit]) -> NDArray[np.bool_]:
     return np.asarray(np.any([split.held for split in splits], axis=0), np.bool_)
 
 

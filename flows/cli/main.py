@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from flows.cli import deploy, models, prepare, score, search, server, settings, train, upkeep
+from flows.cli import deploy, models, prepare, score, search, server, settings, train, upkeep, why
 
 if TYPE_CHECKING:
     from typer._click import Context, HelpFormatter
@@ -19,11 +19,12 @@ COMMANDS = {
         score.score_command,
         models.models_command,
         models.open_command,
+        why.why_command,
     ),
     "Every night": (server.serve_command, deploy.deploy_command, upkeep.status_command, upkeep.notify_command),
     "Better settings": (search.search_command,),
     "Settings": (settings.init_command, settings.settings_command),
-    "The version that scores": (models.promote_command, models.rollback_command),
+    "The version that scores": (models.promote_command, models.rollback_command, why.reproduce_command),
     "Single steps": (prepare.prepare_command, train.train_command),
     "Upkeep": (upkeep.doctor_command, prepare.gc_command, server.up_command, server.down_command),
 }

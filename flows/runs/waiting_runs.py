@@ -1,7 +1,8 @@
 """Runs that wait for the one that works: at most one of a deployment stays, the others are cancelled with a reason.
 
 A deployment has one run at a time. Prefect has every later one wait, and tries each of them every half minute: where
-runs come faster than they end, they pile up, and do the same work again one after the other.
+runs come faster than they end, they pile up, and do the same work again one after the other. By its own time such a run
+is always still to come: a worker takes it up ten seconds before, and Prefect puts it off again.
 """
 
 import json
@@ -17,7 +18,7 @@ from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterId,
     FlowRunFilter,
-    FlowRunFilterNextScheduledStartTime,
+    FlowRunFilterExpectedStartTime,
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
@@ -29,6 +30,7 @@ from flows.progress import ask_prefect
 from flows.serving.due_runs import due_time
 
 LOOK_SECONDS = 20.0
+QUEUED = "AwaitingConcurrencySlot"  # Prefect's name for the state of a run that waits for its place
 SUPERFLUOUS = "another run of this deployment waits as well and does the same work"
 
 
@@ -59,13 +61,22 @@ def cancel_waiting_runs(client: SyncPrefectClient, deployment: UUID) -> int:
 
 def read_waiting_runs(client: SyncPrefectClient, deployment: UUID) -> list[FlowRun]:
     """The runs of a deployment that are due and have not begun."""
-    return client.read_flow_runs(
+    now = datetime.now(UTC)
+    runs = client.read_flow_runs(
         deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])),
         flow_run_filter=FlowRunFilter(
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
-            next_scheduled_start_time=FlowRunFilterNextScheduledStartTime(before_=datetime.now(UTC)),
+            expected_start_time=FlowRunFilterExpectedStartTime(before_=now),
         ),
     )
+    return [run for run in runs if find_first_due(run) <= now]
+
+
+def find_first_due(run: FlowRun) -> datetime:
+    """When a run was to begin: one that waits for its place since it was first, however often it was put off."""
+    if run.state is not None and run.state.name == QUEUED and run.expected_start_time is not None:
+        return run.expected_start_time
+    return due_time(run)
 
 
 def choose_superfluous(runs: Sequence[FlowRun]) -> list[FlowRun]:
@@ -74,7 +85,7 @@ def choose_superfluous(runs: Sequence[FlowRun]) -> list[FlowRun]:
     A run that another run waits for stays, and so does one that has begun before and waits to be tried again.
     """
     kept, superfluous = set[str](), []
-    for run in sorted(runs, key=lambda run: (not run.auto_scheduled, due_time(run)), reverse=True):
+    for run in sorted(runs, key=lambda run: (not run.auto_scheduled, find_first_due(run)), reverse=True):
         if run.parent_task_run_id is not None or run.run_count:
             continue
         work = json.dumps(run.parameters, sort_keys=True, default=str)

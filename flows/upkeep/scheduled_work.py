@@ -19,6 +19,7 @@ from prefect.client.schemas.objects import DeploymentSchedule, FlowRun, StateTyp
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import FlowRunSort
 
+from flows.runs.waiting_runs import find_first_due
 from flows.timing import find_last_date, list_dates
 
 PAGE = 200
@@ -33,7 +34,6 @@ ENDED = {
     StateType.CANCELLED: "cancelled",
 }
 BAD = ("failed", "crashed")
-QUEUED = "AwaitingConcurrencySlot"
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,6 @@ def describe_run_facts(run: FlowRun) -> RunFacts:
     outcome = ENDED.get(kind, "running" if run.start_time is not None and kind != StateType.SCHEDULED else "waiting")
     if outcome == "cancelled" and state is not None and state.name == "Skipped":
         outcome = "skipped"
-    # A run that waits for its place is put off by half a minute, again and again: it is due since it was first.
-    is_queued = state is not None and state.name == QUEUED
     seconds = (
         run.total_run_time.total_seconds() if outcome in ENDED.values() else run.estimated_run_time.total_seconds()
     )
@@ -180,7 +178,7 @@ def describe_run_facts(run: FlowRun) -> RunFacts:
         id=str(run.id),
         name=run.name,
         outcome=outcome,
-        due=(None if is_queued else run.next_scheduled_start_time) or run.expected_start_time,
+        due=find_first_due(run),
         began=run.start_time,
         seconds=seconds,
         message=(state.message or "") if state is not None else "",

@@ -18,6 +18,8 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 # classes there were no images there (as JSON); what the gate weighed (as JSON) and when its verdict was applied.
 METRIC, IMAGES, JUDGED_ON, UNJUDGED = "metric.", "safelight.images", "safelight.judged_on", "safelight.unjudged"
 GATE_APPLIED, WEIGHED = "gate.applied", "gate.weighed"
+# With the kind of group after it (`group`, `camera`): accuracy at groups that the model knows and at new ones, as JSON.
+UNSEEN = "safelight.unseen_"
 # The best version that the test images have judged up to this one, how many they have, and the settings that drew them.
 BEST, LOOKS, SPLIT_DRAWN = "gate.best", "gate.looks", "gate.split"
 RECORD = "safelight.record"  # sha256 of the record of its training

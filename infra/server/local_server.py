@@ -107,10 +107,13 @@ def start_server(spec: ServerSpec | None = None) -> LocalServer:
 
 
 def wait_for_server(state: LocalServer, seconds: float = START_SECONDS) -> LocalServer:
-    """`state`, once its server answers. Raises: ServerError when it ended, or was too slow and was stopped."""
+    """The server, once it answers; on another port where one that started at the same time was the first to take the
+    usual one. Raises: ServerError when it ended, or was too slow and was stopped."""
     until = time.monotonic() + seconds
-    while not is_healthy(state.url):
+    while not (is_healthy(state.url) and _listens(state)):
         if not is_running(state):
+            if state.port == USUAL_PORT and is_healthy(state.url):
+                return wait_for_server(start_server(ServerSpec(idle_minutes=state.idle_minutes)), seconds)
             raise ServerError(f"the Prefect server ended while it started; see {state.log}, and run again")
         if time.monotonic() > until:
             _end_process(state)
@@ -245,6 +248,18 @@ def is_running(state: LocalServer) -> bool:
         return same and bool(psutil.Process(state.pid).status() != psutil.STATUS_ZOMBIE)
     except (psutil.Error, OSError):
         return False
+
+
+def _listens(state: LocalServer) -> bool:
+    """Whether the server's own process has its port: another's answers may come from there, whose runs and schedules
+    are none of ours. Where the system does not tell, it has."""
+    try:
+        connections = psutil.Process(state.pid).net_connections("tcp")
+    except psutil.AccessDenied:
+        return True
+    except psutil.Error:
+        return False
+    return any(each.status == psutil.CONN_LISTEN and each.laddr.port == state.port for each in connections)
 
 
 def _read_birth(pid: int) -> str:

@@ -62,6 +62,11 @@ def shard_sums_path(digest: str) -> str:
     return derived_path(f"{digest}-sums")
 
 
+def looks_path(key: str) -> str:
+    """Which images of a source were compared by their look, and which are copies."""
+    return derived_path(f"{key}-looks")
+
+
 def backbone_path(sha256: str) -> str:
     """A frozen backbone as ONNX, named by its sha256."""
     return f"{BACKBONES}{sha256}.onnx"

@@ -123,6 +123,16 @@ def read_records(store: Store, shard: ShardRef, numbers: Iterable[int] | None = 
         yield data[start:end]
 
 
+def read_images(store: Store, shard: ShardRef, numbers: Iterable[int], image: ImageSpec) -> Iterator[NDArray[np.uint8]]:
+    """uint8 (height, width, channels): the images of a shard with these numbers.
+
+    Raises:
+        IntegrityError: the shard is not what its name says; it is removed, so that the next preparation builds it anew.
+    """
+    for record in read_records(store, shard, numbers):
+        yield _to_pixels(decode_record(record).image, image)
+
+
 def sum_shard_levels(work: ShardRef, workspace: str, image: ImageSpec) -> tuple[str, list[int]]:
     """(the shard's path, per channel the sum of levels of its images, then per channel that of squares).
 

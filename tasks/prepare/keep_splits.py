@@ -79,14 +79,19 @@ def _match(own: NDArray[np.uint8], keys: Iterable[bytes | None]) -> Iterator[tup
             yield row, place
 
 
-def draw_splits(rows: Rows, split: SplitSpec, memory: Memory) -> Rows:
+def draw_splits(rows: Rows, split: SplitSpec, memory: Memory, tied: NDArray[np.int64] | None = None) -> Rows:
     """The rows (files,) with the final split of every ok image; that of a duplicate is that of the image which it is a
-    copy of."""
+    copy of.
+
+    `tied` (files,): the lowest row of those that a file has to be in one split with, -1 where it is alone.
+    """
+    tied = np.full(len(rows), -1, np.int64) if tied is None else tied
     draft = rows.draft("split", "known")
     split = draw_missing(split, frozenset(SPLITS[number] for number in rows.given_splits))
     if split.group is not None:
         _follow_groups(draft, split, memory)
-    _SmallClasses(draft, split).fill_all()
+    _follow_ties(draft, tied, split)
+    _SmallClasses(draft, split, tied).fill_all()
     copies = np.flatnonzero(rows.outcome == DUPLICATE)
     draft.split[copies] = draft.split[rows.duplicate_of[copies]]
     return draft.finish()
@@ -104,18 +109,42 @@ def _follow_groups(draft: RowsDraft, split: SplitSpec, memory: Memory) -> None:
     draft.known[grouped] = np.array([*(name in memory for name in names), False], np.bool_)[draft.group[grouped]]
 
 
+def _follow_ties(draft: RowsDraft, tied: NDArray[np.int64], split: SplitSpec) -> None:
+    """Put what is tied together into one split: that of its images in the version before, else the one drawn for it.
+
+    Where they were in several, into training if any was, so that nothing is tested with what was learnt.
+    """
+    for members in _list_ties(tied):
+        known = members[draft.known[members]]
+        if len(known):
+            chosen = int(draft.split[known].min())
+        else:
+            first = min(key.tobytes() for key in draft.image_key[members])
+            chosen = SPLITS.index(choose_split(first.hex(), None, split))
+        draft.split[members[draft.may_be_in(members, chosen)]] = chosen
+        draft.known[members] = bool(len(known))
+
+
+def _list_ties(tied: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The rows of each group, as `draw_splits` has them."""
+    members = np.flatnonzero(tied >= 0)
+    order = members[np.argsort(tied[members], kind="stable")]
+    return np.split(order, np.flatnonzero(np.diff(tied[order])) + 1) if len(order) else []
+
+
 class _SmallClasses:
     """The ok images by class, and the moves that give a class without images in a split one of its own."""
 
-    def __init__(self, rows: RowsDraft, split: SplitSpec) -> None:
+    def __init__(self, rows: RowsDraft, split: SplitSpec, tied: NDArray[np.int64]) -> None:
         self._rows, self._split = rows, split
+        self._group = np.where(rows.group >= 0, rows.group, np.where(tied >= 0, tied + len(rows.groups.texts), -1))
         ok = np.flatnonzero(rows.outcome == OK)
         self._by_label = ok[np.argsort(rows.label_id[ok], kind="stable")]
         labels = rows.label_id[self._by_label]
         self._starts = np.append(np.flatnonzero(np.diff(labels, prepend=-1)), len(labels))
-        pairs = np.unique(np.stack([rows.group[ok], rows.label_id[ok]]), axis=1)
+        pairs = np.unique(np.stack([self._group[ok], rows.label_id[ok]]), axis=1)
         groups, counts = np.unique(pairs[0], return_counts=True)
-        self._mixed = set(groups[counts > 1].tolist()) - {-1}  # groups that hold images of several classes
+        self._mixed = set(groups[counts > 1].tolist()) - {-1}  # groups and copies that hold images of several classes
 
     def fill_all(self) -> None:
         """Training images first: without them a class cannot be learnt; then test, then validation images."""
@@ -129,7 +158,7 @@ class _SmallClasses:
         """Move one of the class's images, or of its groups, into a split; none where none can be spared."""
         units: dict[int, list[int]] = {}
         for row in members[self._rows.given[members] <= TRAIN].tolist():
-            group = int(self._rows.group[row])
+            group = int(self._group[row])
             units.setdefault(group if group >= 0 else -2 - row, []).append(row)
         spared = [unit for unit in units if self._can_spare(unit, units, split)]
         if not spared:
@@ -138,7 +167,7 @@ class _SmallClasses:
         moved = np.array(units[unit], np.int64)
         if unit in self._mixed:
             free = (self._rows.outcome == OK) & (self._rows.given <= TRAIN)
-            moved = np.flatnonzero((self._rows.group == unit) & free)
+            moved = np.flatnonzero((self._group == unit) & free)
         self._rows.split[moved] = split
 
     def _can_spare(self, unit: int, units: dict[int, list[int]], split: int) -> bool:
@@ -158,6 +187,6 @@ class _SmallClasses:
         group = rows.groups.texts[rows.group[row]] if rows.group[row] >= 0 else None
         point = draw_point(rows.image_key[row].tobytes().hex(), group, self._split)
         if split == TRAIN:
-            mixed = int(rows.group[row]) in self._mixed
+            mixed = int(self._group[row]) in self._mixed
             return 2 * mixed + bool(rows.split[row] == TEST), -point
         return (1 + bool(rows.split[row] == TRAIN)) if rows.known[row] else 0, point

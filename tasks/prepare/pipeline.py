@@ -21,6 +21,7 @@ from tasks.prepare.derive import DerivedShard, DeriveTask, ShardSelection, deriv
 from tasks.prepare.duplicates import fetch_greys, mark_copies, mark_doubtful_labels, mark_leaks
 from tasks.prepare.job import BuildPlan, Built, PrepareJob
 from tasks.prepare.keep_splits import draw_splits, recall_splits
+from tasks.prepare.looks import find_looks, mark_looks, tie_together
 from tasks.prepare.placement import Placement, SelectedRows, place_rows, select_rows
 from tasks.prepare.publish import DatasetDraft, PublishedDataset, publish_dataset
 from tasks.prepare.refusal import remove_refusal, write_refusal
@@ -125,7 +126,9 @@ def compare_all(job: PrepareJob, built: Built) -> Rows:
     split, fetch = built.plan.listing.files.spec.split, partial(fetch_greys, built.rows, job.store)
     rows, memory = recall_splits(built.rows, built.plan.previous, split)
     rows = mark_copies(rows, fetch)
-    rows = draw_splits(rows, split, memory)
+    looks = find_looks(rows, job.store, job.source.uri, built.plan.listing.files.spec)
+    rows = draw_splits(rows, split, memory, tie_together(rows, looks, split))
+    rows = mark_looks(rows, looks)
     rows = mark_leaks(rows, split.leak_distance, fetch)
     return mark_doubtful_labels(rows, split.leak_distance, fetch)
 

@@ -24,6 +24,7 @@ from tasks.dataset.ledger import iterate_ledger
 from tasks.dataset.version import fetch_ledger
 from tasks.pages.thumbnails import Picture, make_thumbnail
 from tasks.train.answers import Answers, bin_uncalibrated, read_answers, read_predictions
+from tasks.train.heat import draw_mistakes
 from tasks.train.spec import TrainingResult
 from tasks.train.suspects import TABLE
 
@@ -75,7 +76,8 @@ class Suspect:
 class Evidence:
     """What a report shows beside the figures. `cells` holds the images behind a number of the confusion matrix, of
     which the report shows the classes `matrix` and, where these are not all, the `pairs` most often mixed up;
-    `suspects` are the first of `suspects_found`. `before` is the reliability before calibration."""
+    `suspects` are the first of `suspects_found`. `before` is the reliability before calibration. `heat` has the places
+    that made each of the `mistakes`; where there are none, `no_heat` says why."""
 
     counts: tuple[ClassCounts, ...]
     samples: Mapping[int, tuple[Picture, ...]]
@@ -87,6 +89,8 @@ class Evidence:
     cells: Mapping[Cell, tuple[ShownImage, ...]]
     suspects: tuple[Suspect, ...] = ()
     suspects_found: int = 0
+    heat: tuple[Picture | None, ...] = ()
+    no_heat: str = ""
 
 
 class PictureReader:
@@ -120,6 +124,19 @@ class PictureReader:
         self._room -= len(picture.uri)
         return picture
 
+    def read_pixels(self, split: str, places: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """uint8 (height, width, channels): images by their places in the split, copies left out."""
+        shards, rows = self.open(split)
+        return [shards.batch(rows[place : place + 1])[0][0] for place in places]
+
+    def add(self, pixels: NDArray[np.uint8]) -> Picture | None:
+        """The picture of what was drawn over an image; None where the page is full."""
+        if self._room <= 0:
+            return None
+        picture = make_thumbnail(pixels)
+        self._room -= len(picture.uri)
+        return picture
+
 
 def gather_evidence(result: TrainingResult, manifest: Manifest, store: Store) -> Evidence:
     """What the report of this training shows beside its figures.
@@ -143,9 +160,15 @@ def gather_evidence(result: TrainingResult, manifest: Manifest, store: Store) ->
         picture = reader.read(split, row)
         return ShownImage(paths.get(key, ""), classes[label], classes[answer], float(answers.confidences[row]), picture)
 
+    shown = tuple(map(show, mistakes))
+    drawn, no_heat = draw_mistakes(
+        Path(result.bundle), reader.read_pixels(split, mistakes), answers.answers[answers.wrong[:MISTAKES]]
+    )
     return Evidence(
+        heat=tuple(map(reader.add, drawn)),
+        no_heat=no_heat,
         counts=tuple(ClassCounts(name, *(counts[name, each] for each in SPLITS)) for name in classes),
-        mistakes=tuple(map(show, mistakes)),
+        mistakes=shown,
         samples=_read_samples(reader, len(classes)),
         suspects=_show_suspects(suspects, reader),
         cells={cell: tuple(map(show, found)) for cell, found in cells.items()},

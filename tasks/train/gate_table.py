@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cnn.evaluation.weighed import Figure, Weighed
+from cnn.text import round_digits
 
 IN_SIGHT = 20  # rows in the report; the others, none of them broken, are folded away
 
@@ -48,7 +49,7 @@ def _write_figure(name: str, value: Figure) -> str:
     if value is None or isinstance(value, str):
         return (value or "–")[:12]
     if name == "speed":
-        return f"{value * 1000:.2g} ms"
+        return f"{round_digits(value * 1000)} ms"
     if name == "size":
-        return f"{value:.3g} MB"
+        return f"{round_digits(value, 3)} MB"
     return f"{value:g}" if name == "looks" else f"{value:.4f}"

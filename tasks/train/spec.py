@@ -7,6 +7,7 @@ from cnn.digest import canonical_json, hash_json
 from cnn.evaluation.confidence import ConfidenceFigures, ConfidenceSpec
 from cnn.evaluation.gate_spec import GateSpec
 from cnn.evaluation.metrics import Evaluation
+from cnn.evaluation.validity import Shortcut, UnseenGroups
 from cnn.inference.backbone import BackboneSpec
 from cnn.inference.bundle import BundleInfo
 from cnn.inference.scorer import Precision
@@ -38,7 +39,8 @@ class TrainJob(Spec):
 class TrainingResult(Spec):
     """What a training left in its folder. `judged_on` is the split of `evaluation`: test, or what there was instead;
     the file `answers` holds the answers to its images. `history` has the figures of each evaluation, `averaged`
-    the steps after which the weights were kept whose average the model has: one where none was taken."""
+    the steps after which the weights were kept whose average the model has: one where none was taken. `shortcuts` says
+    what clues beside the images' contents foretell, `unseen_groups` how right a head is at groups never seen."""
 
     bundle: str
     figures: str
@@ -54,6 +56,8 @@ class TrainingResult(Spec):
     resumed_at: int
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...]
+    shortcuts: tuple[Shortcut, ...] = ()
+    unseen_groups: tuple[UnseenGroups, ...] = ()
 
 
 class TrialResult(Spec):

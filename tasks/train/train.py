@@ -34,8 +34,10 @@ from tasks.train.checkpoints import describe_unsent, fetch_checkpoints, send_che
 from tasks.train.int8 import offer_int8
 from tasks.train.novelty import keep_novelty
 from tasks.train.overlap import list_seen
+from tasks.train.shortcuts import check_shortcuts
 from tasks.train.spec import OnEvaluation, OnProgress, TrainingResult, TrainJob
 from tasks.train.suspects import write_suspects
+from tasks.train.unseen_groups import measure_groups
 
 Fit = Callable[[FitJob, OnEvaluation, OnProgress], FitResult]
 GOLDEN_IMAGES = 32
@@ -136,6 +138,7 @@ def _evaluate(
     _write_figures(folder / "figures", job, manifest, evaluation, result)
     if head is not None:
         write_suspects(store, manifest, head.splits, folder, head.fit.choice, head.plan)
+    shortcuts = check_shortcuts(store, manifest, job.plan.seed)
     return TrainingResult(
         bundle=str(folder / "bundle"),
         figures=str(folder / "figures"),
@@ -154,7 +157,10 @@ def _evaluate(
             *result.warnings,
             *doubt_validation(manifest, store.root),
             *find_small_classes(manifest.classes, open_split(manifest, "train", store.root)),
+            *(each.describe() for each in shortcuts if each.is_alarm),
         ),
+        shortcuts=shortcuts,
+        unseen_groups=() if head is None else measure_groups(store, manifest, head),
     )
 
 

@@ -29,6 +29,7 @@ MODULES = {
     "scaling": "bench_scaling",
     "s3": "bench_s3",
     "copies": "bench_copies",
+    "looks": "bench_looks",
     "heads": "bench_heads",
     "features": "bench_features",
     "scoring": "bench_scoring",

@@ -18,11 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.backend import import_keras
+from cnn.dataset.copy_check import confirm_copies
+from cnn.dataset.copy_search import find_copy_candidates
 from cnn.dataset.loader import ShardSet, iterate_steps, open_split
 from cnn.dataset.manifest import Manifest
-from cnn.dataset.near_duplicates import find_near_duplicates, perceptual_hashes
+from cnn.dataset.near_duplicates import find_near_duplicates, perceptual_hashes, to_grey16
 from cnn.dataset.normalization import set_normalization
 from cnn.dataset.split import SplitSpec
+from cnn.images.pixels import make_grey32
 from cnn.images.read import read_image
 from cnn.images.spec import AugmentSpec, ImageSpec
 from cnn.inference.backbone import describe_backbone
@@ -267,6 +270,20 @@ def find_copies_between(thumbnails: NDArray[np.uint8], held: NDArray[np.bool_], 
     coarse = perceptual_hashes(thumbnails)
     rows = np.flatnonzero(~held), np.flatnonzero(held)
     return find_near_duplicates(coarse, *rows, distance, lambda wanted: thumbnails[wanted])
+
+
+def describe_photo(data: bytes) -> NDArray[np.uint8]:
+    """uint8 (96, 96): the grey pixels of a file as shards hold them."""
+    return np.asarray(read_image(data, ImageSpec(size=(96, 96), channels=1)).pixels[..., 0])
+
+
+def find_look_pairs(pictures: Sequence[NDArray[np.uint8]]) -> set[tuple[int, int]]:
+    """The pairs of grey pictures, uint8 (96, 96), that are copies by their look."""
+    shown = np.stack(pictures)
+    greys = np.stack([make_grey32(picture[..., None]) for picture in pictures])
+    found = find_copy_candidates(to_grey16(greys.reshape(len(greys), -1)))
+    pairs = confirm_copies(found, lambda rows: greys[rows], lambda rows: shown[rows])
+    return {(int(one), int(other)) for one, other in pairs}
 
 
 @dataclass(frozen=True)

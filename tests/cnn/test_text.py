@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnn.text import escape_unprintable, name_some, redact, redact_text, shorten
+from cnn.text import escape_unprintable, name_some, redact, redact_text, round_digits, shorten
 
 
 def test_an_error_is_one_line_and_a_cut_is_marked() -> None:
@@ -54,3 +54,11 @@ def test_what_is_not_printed_is_escaped() -> None:
 def test_addresses_hold_no_secret(address: str, shown: str) -> None:
     assert redact(address) == shown
     assert redact_text(f"see {address} there") == f"see {shown} there"
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "shown"),
+    [(0.3512, 2, "0.35"), (4.0, 2, "4"), (21.3, 2, "21"), (208.4, 2, "210"), (1_284.0, 2, "1,300"), (13.46, 3, "13.5")],
+)
+def test_rounded_numbers_have_no_exponent(value: float, digits: int, shown: str) -> None:
+    assert round_digits(value, digits) == shown

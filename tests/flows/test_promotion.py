@@ -57,7 +57,7 @@ def run_gate(
     monkeypatch.setattr(flows.promotion, "apply_verdict", lambda *given: verdicts.append(given[2]))
     evaluation = evaluate_probabilities(np.eye(2)[SAID], SAID, ("bat", "owl"))
     job: Any = SimpleNamespace(name="m", registry=registry, spec=GateSpec(), manifest=None, store=None)
-    result: Any = SimpleNamespace(evaluation=evaluation, judged_on="test", answers="test.npz")
+    result: Any = SimpleNamespace(evaluation=evaluation, judged_on="test", answers="test.npz", confidence=None)
     gate_stage(job, result, make_version(9))
     return verdicts[0], tags, log
 

@@ -19,6 +19,7 @@ from cnn.dataset.manifest import Manifest
 from cnn.errors import ConfigError
 from cnn.evaluation.gate_spec import GateSpec
 from cnn.evaluation.metrics import Evaluation, evaluate_probabilities
+from cnn.evaluation.validity import UnseenGroups
 from cnn.models.architecture import ModelSpec
 from cnn.models.pretrained import Download
 from flows.config import Config
@@ -39,8 +40,10 @@ def evaluate(labels: list[int]) -> Evaluation:
     return evaluate_probabilities(np.eye(3)[labels], labels, CLASSES)
 
 
-def report(evaluation: Evaluation, judged_on: str = "test") -> Any:
+def report(evaluation: Evaluation, judged_on: str = "test", groups: tuple[UnseenGroups, ...] = ()) -> Any:
     facts: dict[str, Any] = {"best_step": 3, "steps": 5, "resumed_at": 0, "figures": "figures", "bundle": "bundle"}
+    facts["unseen_groups"] = groups
+    facts |= {"confidence": None}
     return SimpleNamespace(evaluation=evaluation, judged_on=judged_on, info=SimpleNamespace(dataset="birds-1"), **facts)
 
 
@@ -79,6 +82,23 @@ def test_a_version_is_registered_with_what_it_was_judged_on(said: list[str]) -> 
     assert metrics["test_images"] == 3
     assert tags == {JUDGED_ON: "test split of birds-1", UNJUDGED: '["bat", "owl"]'}
     assert json.dumps(metrics, allow_nan=False)
+
+
+def test_a_version_says_in_its_tags_what_it_is_worth_at_a_new_camera() -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def register(*facts: Any) -> Any:
+        asked.append(facts)
+        return SimpleNamespace(version=1)
+
+    registry = SimpleNamespace(log_figures=lambda *_: None, register_version=register)
+    figures = {"groups": 4, "images": 90, "left_out": 0, "known": 0.94, "unseen": 0.71, "interval": (0.5, 0.9)}
+    groups = UnseenGroups(kind="camera", p=0.001, worst=(), **figures)
+    job: Any = SimpleNamespace(registry=registry, name="birds", manifest=SimpleNamespace(dataset="birds-1"))
+    register_stage(job, report(evaluate([0, 1, 2]), groups=(groups,)), "run")
+    kept = json.loads(asked[0][-1]["safelight.unseen_camera"])
+    assert (kept["known"], kept["unseen"]) == (0.94, 0.71)
+    assert groups.describe().startswith("accuracy 0.94 at cameras it knows, 0.71 (0.50 to 0.90) at a new one")
 
 
 def test_a_version_that_is_held_is_told_with_every_reason(said: list[str]) -> None:

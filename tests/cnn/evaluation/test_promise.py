@@ -49,6 +49,11 @@ def test_too_few_images_promise_nothing_and_say_how_many_are_missing() -> None:
     assert find_threshold(*answers_of(least, 0), 0.98).threshold is not None
 
 
+def test_a_few_mistakes_among_too_few_images_are_no_verdict() -> None:
+    found = find_threshold(*answers_of(100, 6), 0.98)
+    assert (found.threshold, found.missing) == (None, count_needed(0, 0.02, TESTED) - 106)
+
+
 def test_no_image_at_all_promises_nothing() -> None:
     found = find_threshold(np.zeros(0), np.zeros(0, bool), 0.9)
     assert (found.threshold, found.missing) == (None, count_needed(0, 0.1, TESTED))

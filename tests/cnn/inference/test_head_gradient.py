@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from cnn.inference.head_gradient import CURVES, UnknownHeadError, find_head
-from cnn.inference.onnx_graph import read_onnx_graph
+from cnn.inference.onnx_graph import digest_constants, read_onnx_graph
 
 F, UNITS = 6, 3
 STEP = 1e-6
@@ -148,6 +148,15 @@ def test_constants_in_nodes_and_in_lists_of_numbers_are_read() -> None:
     found = read_onnx_graph(helper.make_model(graph).SerializeToString()).constants
     assert found["k"].tolist() == found["c"].tolist() == [0.5, -2.0]
     assert found["l"].tolist() == [1, -1, 1 << 40]
+
+
+def test_networks_are_equal_by_their_numbers_whatever_these_are_called() -> None:
+    digests = set()
+    for name, values in (("a", [0.5, -2.0]), ("b", [0.5, -2.0]), ("c", [0.5, -2.0000002])):
+        tensor = helper.make_tensor(name, TensorProto.FLOAT, [2], values)
+        graph = helper.make_graph([], "g", [], [], [tensor])
+        digests.add(digest_constants(read_onnx_graph(helper.make_model(graph).SerializeToString())))
+    assert len(digests) == 2
 
 
 @pytest.mark.parametrize("data", [b"", b"no model at all", bytes([0x3A, 0x7F, 1]), make_model(CASES["Gemm"])[:-9]])

@@ -22,7 +22,7 @@ from flows.settings import list_settings, write_page
 RUNS = ["demo", "prepare", "train", "retrain", "search", "score", "serve", "deploy"]
 LOOKS = ["status", "doctor"]
 CONFIGURED = [*RUNS, *LOOKS, "notify", "up", "settings"]
-ASKS = ["models", "open", "promote", "rollback", "gc"]
+ASKS = ["models", "open", "why", "promote", "rollback", "reproduce", "gc"]
 COMMANDS = [*CONFIGURED, *ASKS, "down", "init"]
 run = CliRunner().invoke
 

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.flow_engine import run_flow
+from prefect.states import AwaitingConcurrencySlot, Scheduled
 
 from flows.runs.waiting_runs import (
     SUPERFLUOUS,
@@ -73,6 +74,26 @@ def test_ten_runs_that_wait_become_one_and_say_why(prefect_api: str) -> None:
         state = client.read_flow_run(other.id).state
         assert state is not None
         assert state.is_scheduled()
+
+
+@pytest.mark.integration
+def test_runs_that_prefect_puts_off_again_and_again_are_in_the_queue(prefect_api: str) -> None:
+    """As a worker leaves them that takes each up ten seconds before its time: never is one of them due by its time."""
+    with get_client(sync_client=True) as client:
+        deployment = client.create_deployment(client.create_flow(work), name=f"put-off-{uuid4()}")
+        runs: list[Any] = []
+        for minutes in range(5):
+            due: State = Scheduled(scheduled_time=datetime.now(UTC) - timedelta(minutes=minutes))
+            run: Any = client.create_flow_run_from_deployment(deployment, parameters={"source": "a"}, state=due)
+            later = datetime.now(UTC) + timedelta(seconds=60 + minutes)
+            client.set_flow_run_state(run.id, AwaitingConcurrencySlot(scheduled_time=later), force=True)
+            runs.append(run)
+        tomorrow: State = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(hours=1))
+        client.create_flow_run_from_deployment(deployment, parameters={"source": "a"}, state=tomorrow)
+        assert len(read_waiting_runs(client, deployment)) == 5
+        assert cancel_waiting_runs(client, deployment) == 4
+        left = [client.read_flow_run(run.id).state_name for run in runs]
+    assert left == ["AwaitingConcurrencySlot", "Skipped", "Skipped", "Skipped", "Skipped"], "the latest night stays"
 
 
 @flow

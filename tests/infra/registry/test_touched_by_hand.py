@@ -172,7 +172,7 @@ def pass_gate(registry: Registry, name: str, number: int, monkeypatch: pytest.Mo
     answers = [0, 1] * 10
     evaluation = evaluate_probabilities(np.eye(2)[answers], answers, ("bat", "owl"))
     job: Any = SimpleNamespace(name=name, registry=registry, spec=GateSpec(), manifest=None, store=None)
-    report: Any = SimpleNamespace(evaluation=evaluation, judged_on="test", answers="test.npz")
+    report: Any = SimpleNamespace(evaluation=evaluation, judged_on="test", answers="test.npz", confidence=None)
     verdict = read_verdict(gate_stage(job, report, registry.version(name, number)))
     assert verdict is not None
     return verdict, compared

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,49 @@ def test_another_port_is_taken_when_the_usual_one_is_not_free(
     assert infra.server.local_server._choose_port() == unused_port
     with socket.create_server(("127.0.0.1", unused_port)):
         assert infra.server.local_server._choose_port() not in (unused_port, 0)
+
+
+class Healthy(BaseHTTPRequestHandler):
+    """The answers of a Prefect server that somebody else has started."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"true")
+
+    def log_message(self, *arguments: Any) -> None:
+        """Nothing: the test's output is its own."""
+
+
+@pytest.fixture
+def stranger() -> Iterator[int]:
+    """The port on which somebody else's server answers."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Healthy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+def test_answers_of_another_server_on_the_same_port_do_not_count(sleeper: LocalServer, stranger: int) -> None:
+    state = replace(sleeper, port=stranger, url=f"http://127.0.0.1:{stranger}/api")
+    with pytest.raises(ServerError, match=r"did not answer within 0 s"):
+        wait_for_server(state, seconds=0.2)
+
+
+@pytest.mark.long
+@pytest.mark.integration
+def test_a_server_goes_to_another_port_where_one_that_starts_at_once_was_first(
+    monkeypatch: pytest.MonkeyPatch, stranger: int
+) -> None:
+    monkeypatch.setattr(infra.server.local_server, "USUAL_PORT", stranger)
+    choose, ports = infra.server.local_server._choose_port, iter([stranger])
+    monkeypatch.setattr(infra.server.local_server, "_choose_port", lambda wanted: next(ports, None) or choose(wanted))
+    state = wait_for_server(start_server())
+    try:
+        assert state.port != stranger
+        assert find_local_server() == state
+    finally:
+        stop_server()
 
 
 def test_the_server_gets_no_setting_that_is_meant_for_another(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

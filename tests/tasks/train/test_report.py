@@ -22,6 +22,7 @@ from page_parser import Page, assert_harmless
 from cnn.evaluation.confidence import AcceptedShare, ConfidenceFigures
 from cnn.evaluation.gate import Champion, Verdict
 from cnn.evaluation.metrics import compare_paired
+from cnn.evaluation.validity import GroupFigures, Shortcut, UnseenGroups
 from infra.storage.store import open_store
 from tasks.train import evidence as gathering
 from tasks.train.answers import Answers
@@ -261,6 +262,38 @@ def test_pictures_are_bounded_and_belong_to_their_number(rows: list[tuple[int, i
     wanted = {(i, j) for i, j, _ in rows if (i < 20 and j < 20) or (i, j) == (25, 26)}
     assert set(cells) <= wanted
     assert set(cells) == wanted or len(wanted) > IN_CELLS
+
+
+CLUE: dict[str, Any] = {"remedy": "cut marks off", "images": 66, "right": 0.97, "guess": 0.33, "p": 0.007}
+CLUE |= {"label": "green", "found": 0.98, "mistaken": 0.02, "is_alarm": True}
+LIGHT = CLUE | {"name": "The brightness of the images", "right": 0.41, "p": 0.6, "is_alarm": False}
+CAMERAS: dict[str, Any] = {"kind": "camera", "groups": 3, "images": 60, "left_out": 6, "known": 0.94, "unseen": 0.71}
+CAMERAS |= {"interval": (0.5, 0.9), "p": 0.001}
+
+
+def test_shortcuts_and_unseen_cameras_stand_in_the_page(tmp_path: Path) -> None:
+    shortcuts = (Shortcut(name="A corner of the images", **CLUE), Shortcut(**LIGHT))
+    row = GroupFigures(name=HOSTILE[0], images=20, known=0.9, unseen=0.4)
+    groups = (UnseenGroups(worst=(row,), **CAMERAS),)
+    page, _ = render(make_judged_version(tmp_path, shortcuts=shortcuts, unseen_groups=groups), tmp_path)
+    assert_harmless(page)
+    text = flat(page)
+    assert (
+        "A corner of the images gives it away finds 98.0 % of green, takes 2.0 % of the others for it; cut marks off"
+        in text
+    )
+    assert "cut marks off 97.0 %33.0 %" in text
+    assert "The brightness of the images 41.0 %33.0 %" in text
+    assert "at cameras it knows94.0 % at a new one71.0 %" in text
+    assert "between 50.0 % and 90.0 % (95 % interval over 3 cameras)" in text
+    assert "6 images of classes that no other camera has are not counted" in text
+    assert "<script>alert(1)2090.0 %40.0 %" in text
+
+
+def test_without_groups_the_page_speaks_of_none(tmp_path: Path) -> None:
+    page, _ = render(make_judged_version(tmp_path), tmp_path)
+    assert "never seen" not in flat(page)
+    assert "give the class away" not in flat(page)
 
 
 @pytest.mark.integration

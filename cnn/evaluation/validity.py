@@ -1,0 +1,77 @@
+"""What an accuracy may owe to its dataset: shortcuts that foretell the class, and groups that the model knows."""
+
+from typing import Literal
+
+from cnn.spec import Spec
+
+GAP, SIGNIFICANCE = 0.05, 0.05  # share of images, and p value, from which a worse group is worth a warning
+GroupKind = Literal["group", "camera"]
+PLURALS: dict[GroupKind, str] = {"group": "groups", "camera": "cameras"}
+
+
+class Shortcut(Spec):
+    """What one clue alone is worth. `right` is the mean share of a class's images that it names rightly, `guess` that
+    of a constant answer; `p` how often chance does as well, after Holm's correction. `label` is the class that it tells
+    best: it finds `found` of its images and takes `mistaken` of the others for them."""
+
+    name: str
+    remedy: str
+    images: int
+    right: float
+    guess: float
+    p: float
+    label: str
+    found: float
+    mistaken: float
+    is_alarm: bool
+
+    def describe(self) -> str:
+        """One line for the user."""
+        return (
+            f"{self.name} alone foretells the class: right in {self.right:.2f}, guessing in {self.guess:.2f} (it finds "
+            f"{self.found:.0%} of {self.label!r} and takes {self.mistaken:.0%} of the others for it). The model may "
+            f"have learnt this in place of what the classes look like: {self.remedy}"
+        )
+
+
+class GroupFigures(Spec):
+    """One group: how often its images are recognized by models that know it, and by one that does not."""
+
+    name: str
+    images: int
+    known: float
+    unseen: float
+
+
+class UnseenGroups(Spec):
+    """Accuracy on the same images by models that know their group, and by models that do not, both having learnt from
+    equally many images. `interval` is that of `unseen` (95 %), None with fewer than three groups; `p` how often chance
+    makes `known` so much better; `left_out` are images of classes that only one group has. `worst` are the groups with
+    the lowest figures, 12 at most."""
+
+    kind: GroupKind
+    groups: int
+    images: int
+    left_out: int
+    known: float
+    unseen: float
+    interval: tuple[float, float] | None
+    p: float
+    worst: tuple[GroupFigures, ...]
+
+    @property
+    def plural(self) -> str:
+        return PLURALS[self.kind]
+
+    @property
+    def is_gap(self) -> bool:
+        """Whether a new group will be noticeably worse."""
+        return self.known - self.unseen >= GAP and self.p < SIGNIFICANCE
+
+    def describe(self) -> str:
+        """One line for the user."""
+        reach = "" if self.interval is None else f" ({self.interval[0]:.2f} to {self.interval[1]:.2f})"
+        return (
+            f"accuracy {self.known:.2f} at {self.plural} it knows, {self.unseen:.2f}{reach} at a new one: heads on the "
+            f"network's features, cross-validated over {self.groups:,} {self.plural} and {self.images:,} images"
+        )

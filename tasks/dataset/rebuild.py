@@ -1,0 +1,127 @@
+"""Rebuild a dataset version from its source: what it listed then and nothing else, and which files are not the same."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from cnn.dataset.manifest import Manifest
+from infra.storage.entry import Entry
+from infra.storage.layout import manifest_path
+from infra.storage.store import Source, Store
+from tasks.dataset.ledger import DECODED
+from tasks.dataset.version import LatestVersion, fetch_ledger, point_to_version, read_ledger
+from tasks.files.paths import decode_path, quote_path, restore_paths
+
+COMPARED = ("path", "path_raw", "digest", "outcome", "label", "split", "pixels_crc32c", "copies_crc32c")
+
+
+@dataclass(frozen=True)
+class ListedSource:
+    """A source as it was listed once: files that came later are not there."""
+
+    source: Source
+    paths: frozenset[str]
+
+    @property
+    def uri(self) -> str:
+        """The address of the source."""
+        return self.source.uri
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder of this machine."""
+        return self.source.is_local
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """The files that were there then and are there now. Raises: SourceError."""
+        return (entry for entry in self.source.list(prefix) if entry.path in self.paths)
+
+    def read(self, path: str) -> bytes:
+        """All bytes of a file. Raises: BadImage, SourceError."""
+        return self.source.read(path)
+
+    def uri_of(self, path: str) -> str:
+        """The address of a file, for people."""
+        return self.source.uri_of(path)
+
+
+@dataclass(frozen=True)
+class SourceDifference:
+    """What differs from a version, by paths as people read them: files that are `gone`, whose bytes have `changed`,
+    and those of which something else was `decided` (an outcome, a class, a split), or other pixels were made."""
+
+    gone: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    decided: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.gone or self.changed or self.decided)
+
+
+def limit_source(source: Source, store: Store, manifest: Manifest) -> tuple[ListedSource, SourceDifference]:
+    """The source with the files of a version alone, and which of those that were learnt from are gone.
+
+    Raises:
+        IntegrityError, StorageError, SourceError: the ledger is damaged or gone, or the source does not answer.
+    """
+    ledger = read_ledger(store, manifest, ("path", "path_raw", "outcome"))
+    paths = [decode_path(path) for path in restore_paths(ledger).to_pylist()]
+    there = {entry.path for entry in source.list()}
+    outcomes = ledger.column("outcome").to_pylist()
+    lost = [path for path, outcome in zip(paths, outcomes, strict=True) if outcome in DECODED and path not in there]
+    gone = tuple(sorted(quote_path(path.encode("utf-8", "surrogateescape")) for path in lost))
+    return ListedSource(source, frozenset(paths)), SourceDifference(gone=gone)
+
+
+def copy_memory(store: Store, manifest: Manifest, scratch: Store) -> None:
+    """Let another workspace know a version as the one before: what was decided once, splits and numbers of classes,
+    stays. None of its pixels go there, so all of them are made anew. Raises: StorageError, IntegrityError."""
+    scratch.put_file(manifest.ledger.path, fetch_ledger(store, manifest))
+    scratch.write(manifest_path(manifest.dataset), store.read(manifest_path(manifest.dataset)))
+    point_to_version(scratch, manifest.source, LatestVersion(manifest.dataset))
+
+
+def copy_shards(store: Store, manifest: Manifest, scratch: Store) -> bool:
+    """Bring the shards of a version into another workspace, in whose order its images are then learnt from; whether
+    all are still there. Raises: StorageError."""
+    shards = [shard for split in manifest.splits.values() for shard in split]
+    if not all(store.exists(shard.path) for shard in shards):
+        return False
+    for shard in shards:
+        scratch.put_file(shard.path, store.fetch(shard.path))
+    return True
+
+
+def compare_versions(before: pa.Table, after: pa.Table) -> SourceDifference:
+    """What differs between the ledgers of a version and of its rebuilding, columns `COMPARED`."""
+    old, new = (dict(zip(restore_paths(each).to_pylist(), each.to_pylist(), strict=True)) for each in (before, after))
+    gone, changed, decided = [], [], []
+    for path, row in old.items():
+        other = new.get(path)
+        if row["outcome"] not in DECODED:
+            continue
+        if other is None:
+            gone.append(path)
+        elif other["digest"] != row["digest"]:
+            changed.append(path)
+        elif any(other[name] != row[name] for name in COMPARED[3:]):
+            decided.append(path)
+    return SourceDifference(*(tuple(sorted(map(quote_path, paths))) for paths in (gone, changed, decided)))
+
+
+def describe_difference_of_source(difference: SourceDifference, most: int = 10) -> list[str]:
+    """A line for each kind of difference, with the first paths."""
+    facts = {
+        "gone": difference.gone,
+        "other bytes than then": difference.changed,
+        "another outcome, class, split or other pixels than then": difference.decided,
+    }
+    lines = []
+    for fact, paths in facts.items():
+        if paths:
+            more = f" and {len(paths) - most:,} more" if len(paths) > most else ""
+            lines.append(
+                f"{len(paths):,} {'file' if len(paths) == 1 else 'files'}, {fact}: {', '.join(paths[:most])}{more}"
+            )
+    return lines

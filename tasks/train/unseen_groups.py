@@ -1,0 +1,55 @@
+"""Measure how right a head is at groups and cameras that it knows, and at one that it has never seen."""
+
+from collections.abc import Iterator
+from functools import reduce
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from cnn.dataset.manifest import Manifest
+from cnn.evaluation.validity import GroupKind, UnseenGroups
+from cnn.training.heads import FeatureSet, join_sets
+from cnn.training.unseen_groups import NO_GROUP, measure_unseen_groups
+from infra.storage.store import Store
+from tasks.dataset.version import read_ledger
+from tasks.train.cached_head import CachedHead
+
+
+def measure_groups(store: Store, manifest: Manifest, head: CachedHead) -> tuple[UnseenGroups, ...]:
+    """The two figures for the groups of `split.group`, and for the cameras that EXIF names, as far as there are two.
+
+    Raises:
+        IntegrityError: the ledger is damaged.
+    """
+    table = read_ledger(store, manifest, ["digest", "group", "camera", "outcome"])
+    table = table.filter(pc.equal(table.column("outcome"), "ok"))
+    keys = [key for rows in head.splits.values() for key in rows.keys]
+    sets = [FeatureSet(rows.features, rows.labels) for rows in head.splits.values()]
+    images = reduce(join_sets, sets)
+    found = []
+    for kind in _list_kinds(manifest):
+        names, groups = _number_names(table, kind, keys)
+        if len(names) > 1:
+            grouped = FeatureSet(images.features, images.labels, groups)
+            size = len(manifest.classes)
+            found.append(measure_unseen_groups(kind, grouped, names, size, (head.fit.choice, head.plan)))
+    return tuple(each for each in found if each is not None)
+
+
+def _list_kinds(manifest: Manifest) -> Iterator[GroupKind]:
+    if manifest.split.group:
+        yield "group"
+    yield "camera"
+
+
+def _number_names(table: pa.Table, kind: GroupKind, keys: list[str]) -> tuple[list[str], NDArray[np.int64]]:
+    """The names of the groups, and for each image the place of its own, -1 without one: int64 (n,)."""
+    column = table.column(kind).combine_chunks()
+    names = sorted(column.unique().drop_null().to_pylist())
+    if len(names) < 2:
+        return names, np.full(len(keys), NO_GROUP, np.int64)
+    own = pc.index_in(column, value_set=pa.array(names, column.type)).fill_null(NO_GROUP).to_numpy()
+    rows = pc.index_in(pa.array(keys), value_set=table.column("digest").combine_chunks())
+    return names, np.where(rows.is_null(), NO_GROUP, own[rows.fill_null(0).to_numpy()]).astype(np.int64)
