@@ -2,9 +2,9 @@
 
 import hashlib
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from cnn.patterns import compile_pattern
 from cnn.spec import Settings
@@ -72,6 +72,11 @@ class SplitSpec(Settings):
         if self.validation + self.test >= 1.0:
             raise ValueError(f"validation + test must be below 1, not {self.validation + self.test:g}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_unset_ties(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without those that are not set: what earlier releases wrote, who knew none, keeps its digest."""
+        return {name: value for name, value in dump(self).items() if name not in TIES or value is not None}
 
     def deciding(self) -> dict[str, object]:
         """The settings that decide in which split an image is drawn."""

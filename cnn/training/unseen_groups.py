@@ -1,4 +1,4 @@
-"""How right a model is at groups that it knows, and at one that it has never seen: leave one group out.
+"""Leave-one-group-out accuracy: how right a model is at groups that it knows, and at one that it has never seen.
 
 Groups are cameras, sites, animals: what the next images may come from. A split by images alone answers for known ones
 only, which is how models disappoint at a new site (Beery et al. 2018, "Recognition in terra incognita").

@@ -21,7 +21,7 @@ from cnn.dataset.manifest import Manifest
 from cnn.dataset.tfrecord import raw_layout
 from cnn.formats.reasons import REASONS
 from cnn.images.spec import ImageSpec
-from cnn.inference.bundle import CALIBRATION, INFO, PARTS, SEEN
+from cnn.inference.bundle import CALIBRATION, INFO, NOVELTY, PARTS, SEEN
 from cnn.models.architecture import ModelSpec, count_parameters
 from cnn.models.backbones import BACKBONES
 from cnn.models.presets import PRESETS
@@ -158,7 +158,7 @@ def test_every_outcome_is_in_its_table() -> None:
     [
         ("Datasets", [*Manifest.model_fields, *LEDGER.names]),
         ("Batches", PREDICTIONS.names),
-        ("MLflow", [INFO, SEEN, CALIBRATION, *PARTS]),
+        ("MLflow", [INFO, SEEN, CALIBRATION, NOVELTY, *PARTS]),
     ],
 )
 def test_the_page_of_the_workspace_names_every_key_and_column(heading: str, names: list[str]) -> None:

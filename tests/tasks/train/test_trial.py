@@ -52,7 +52,9 @@ def test_trials_that_have_every_image_right_are_equals() -> None:
 def test_a_head_is_judged_on_the_validation_images_alone(held: int) -> None:
     """Whether training images were held out in folds too, or these alone."""
     answers, labels = draw_answers(held)
-    fit: Any = SimpleNamespace(fit=SimpleNamespace(held_out=HeldOut(labels, answers)))
+    validation = SimpleNamespace(keys=[f"{number:064x}" for number in range(12)])
+    held_out = SimpleNamespace(held_out=HeldOut(labels, answers))
+    fit: Any = SimpleNamespace(fit=held_out, splits={"validation": validation})
     manifest: Any = SimpleNamespace(rows={"validation": 12}.__getitem__)
     assert judge_head(fit, manifest) == judge_answers(answers[-12:], labels[-12:])
 
