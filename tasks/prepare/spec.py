@@ -28,7 +28,7 @@ class BuildSpec(Spec):
         facts = self.model_dump(mode="json", exclude={"augment"} if self.folders else {"augment", "folders"})
         facts["image"].pop("normalize")
         for name in ("leak_distance", *TIES):
-            facts["split"].pop(name)
+            facts["split"].pop(name, None)
         facts["split"].pop("folders")  # what it came to is what counts
         return hash_json(facts)
 

@@ -26,6 +26,7 @@ TINY = ["image.size=[16,16]", "model.preset=notes", "split.validation=0.2", "spl
 TINY += ["fit.epochs=8", "fit.batch_size=4", "cluster.workers=1"]
 SETTINGS = [word for setting in TINY for word in ("--set", setting)]
 FUNCTIONS = {vars(function)["name"]: function for functions in COMMANDS.values() for function in functions}
+ABSENT = {"why": "no-such-image.png", "reproduce": "birds@9"}  # what these commands cannot find
 QUICK = ["--set", "fit.epochs=1", "--set", "model.preset=notes"]
 
 
@@ -110,10 +111,11 @@ def test_every_command_prints_its_object_alone(workspace: str, photos: str, tmp_
 
 
 def check_other(command: str, place: list[str]) -> None:
-    """A command that is not in the list above needs no argument but a workspace; it may find something amiss (exit code
-    1), and prints its object or, with an error, nothing."""
+    """A command that is not in the list above needs no argument but a workspace, or names what is not there; it may end
+    with exit code 1, and prints its object or, with an error, nothing."""
     takes_workspace = "address" in signature(FUNCTIONS[command]).parameters
-    process = start(command, *(place if takes_workspace else []), "--json")
+    words = [ABSENT[command]] if command in ABSENT else []
+    process = start(command, *words, *(place if takes_workspace else []), "--json")
     out, err = process.communicate()
     assert process.returncode in (0, 1), err
     assert out == "" or (out.count("\n") == 1 and isinstance(json.loads(out), dict)), out
