@@ -25,6 +25,11 @@ def name_some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
+def quote_some(names: Iterable[str]) -> str:
+    """The first five of the names, each in quotation marks, for a line that is to stay one."""
+    return name_some([repr(name) for name in names])
+
+
 def round_digits(value: float, digits: int = 2) -> str:
     """A number with so many digits that count and, from 0.0001 on, no exponent: 0.35, 4 and
     1,300."""

@@ -12,7 +12,7 @@ from prefect import flow
 from cnn.dataset.split import SPLITS
 from cnn.images.spec import ImageSpec
 from cnn.images.transforms import try_pipeline
-from cnn.text import name_some
+from cnn.text import name_some, quote_some
 from cnn.training.recipes import SCRATCH_SIZE, choose_image
 from flows.config import Config
 from flows.progress import log_message, show_stage
@@ -204,7 +204,7 @@ def find_doubtful_classes(listing: Listing) -> list[str]:
         named = [repr(name) for name in classes if name.lower() in SPLIT_NAMES]
         doubts += [f"{' and '.join(named)}: taken for a class like the others (split.folders chooses)"] if named else []
     if not files.owner_split.folders and (same := find_same_folders(files.table)):
-        shown = name_some(list(map(repr, same)))
+        shown = quote_some(same)
         doubts.append(f"all class folders hold the same folders ({shown}), which do not count: are they the classes?")
     return doubts
 

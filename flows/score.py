@@ -13,7 +13,7 @@ from cnn.evaluation.gate import describe_unjudged
 from cnn.evaluation.held_out import CalibrationAnswers
 from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import read_bundle, read_calibration
-from cnn.text import name_some
+from cnn.text import quote_some
 from flows.config import Config
 from flows.events import emit_notice
 from flows.models import open_registry
@@ -171,7 +171,7 @@ def plan_batch(
     if exclude:
         lines.append(describe_excluded(files, exclude))
     if lost := list_lost_folders(files):
-        shown = name_some(list(map(repr, lost)))
+        shown = quote_some(lost)
         lines.append(f"folders that cannot be looked into, whose images are not scored: {shown}")
     for line in lines:
         log_message(f"list: {line}")

@@ -12,7 +12,7 @@ from cnn.evaluation.gate_spec import GateSpec
 from cnn.evaluation.metrics import Evaluation, Paired, bound_accuracy, compare_chance, find_p_better
 from cnn.evaluation.part_tests import ComparedPart, PartVerdict, find_worse_parts
 from cnn.evaluation.weighed import Weighed
-from cnn.text import name_some
+from cnn.text import quote_some
 
 ENOUGH = 30  # unseen test images on which two models may be compared, whatever share of all they are
 OVERALL = 0.15  # share of gate.significance that the comparisons over all images have; classes and slices have the rest
@@ -132,12 +132,12 @@ def find_obstacle(challenger: Challenger, champion: Champion) -> tuple[str, ...]
     if champion.classes is None:
         return (f"the champion, version {champion.version}, was not made by Safelight and cannot be compared with",)
     if lost := sorted(set(champion.classes) - set(challenger.evaluation.classes)):
-        return (f"it does not know {_quote(lost)}, which the champion knows",)
+        return (f"it does not know {quote_some(lost)}, which the champion knows",)
     if challenger.judged_on != "test":
         return ("there are no test images to compare with the champion on; raise split.test",)
     if untested := sorted(set(champion.tested) - challenger.tested):
         return (
-            f"there are no test images of {_quote(untested)}, on which the champion was tested",
+            f"there are no test images of {quote_some(untested)}, on which the champion was tested",
             "add test images of it, or where splits are drawn, raise split.test or choose another split.group",
         )
     refused = champion.unscored or (champion.unseen and explain_overlap(champion.unseen, champion.classes))
@@ -159,13 +159,13 @@ def explain_overlap(unseen: UnseenImages, known: Iterable[str]) -> str | None:
         are = "is" if left == 1 else "are"
         return f"{overlap}; {left:,} {are} left, too few: half of them or {ENOUGH} are needed"
     if lost := sorted(set(unseen.lost) & set(known)):
-        return f"{overlap}, and so are all of {_quote(lost)}"
+        return f"{overlap}, and so are all of {quote_some(lost)}"
     return None
 
 
 def describe_unjudged(classes: Sequence[str], judged_on: str = "test") -> str:
     """One line on the classes that nothing was found out about."""
-    return f"there are no {judged_on} images of {_quote(classes)}: how well it knows them was not measured"
+    return f"there are no {judged_on} images of {quote_some(classes)}: how well it knows them was not measured"
 
 
 def _compare(challenger: Challenger, champion: Champion, spec: GateSpec, also: AlsoWeighed) -> Verdict:
@@ -235,7 +235,7 @@ def _choose_equal(
     if p < spec.improvement:
         return "promote", (f"the exact paired test finds it better (p {p:.3g}, below gate.improvement)",)
     if new := sorted(challenger.tested - set(champion.classes or ())):
-        return "promote", (f"as good within noise, and it knows {_quote(new)}, which the champion does not",)
+        return "promote", (f"as good within noise, and it knows {quote_some(new)}, which the champion does not",)
     if spec.equal == "replace":
         return "promote", ('as good within noise: gate.equal = "replace" gives it the champion\'s place',)
     return "keep", (f'as good within noise (p {p:.3g} of being better): gate.equal = "keep" lets the champion stay',)
@@ -341,7 +341,3 @@ def _describe_test(paired: Paired, level: float, plausible: bool) -> str:
     finding = "does not find it worse" if plausible else "finds it worse"
     sign = "at least" if plausible else "below"
     return f"the exact paired test {finding} (p {paired.p_worse:.3g}, {sign} {level:.3g})"
-
-
-def _quote(names: Sequence[str]) -> str:
-    return name_some([repr(name) for name in names])

@@ -110,14 +110,12 @@ class Trainer:
         goes_on = self.phase is not None and self.phase.frozen == phase.frozen
         known = _values(self.network.optimizer.variables) if goes_on else ()
         self.phase = phase
-        if pretrained:
-            freeze_backbone(self.model, whole=phase.frozen)
-            if not phase.frozen:
-                freeze_groups(self.model, self.plan.frozen_groups)
         with self._scope():
-            self.judged = self.model if self.gpus else fold_frozen_norms(self.model)
-            self.network = self.judged if phase.size is None else self._resize(phase.size)
-            self._compile(known)
+            if not goes_on:
+                self._freeze(phase.frozen)
+                self.judged = self._compile(self.model if self.gpus else fold_frozen_norms(self.model))
+            self.network = self.judged if phase.size is None else self._compile(self._resize(phase.size))
+            self._build_optimizer(known)
         return phase
 
     def save(self, progress: Progress) -> None:
@@ -171,18 +169,28 @@ class Trainer:
         """The model for smaller images."""
         return change_input_size(self.model, size) if self.gpus else fold_frozen_norms(self.model, size)
 
-    def _compile(self, known: Arrays) -> None:
-        """Compile both networks; `known` are the optimizer's variables so far, if it goes on."""
+    def _freeze(self, whole: bool) -> None:
+        """Freeze a pretrained backbone, as a whole or its first groups."""
+        if self.job.model.weights is None:
+            return
+        freeze_backbone(self.model, whole=whole)
+        if not whole:
+            freeze_groups(self.model, self.plan.frozen_groups)
+
+    def _compile(self, network: Any) -> Any:
+        """The network, compiled; its optimizer has no variables yet."""
         keras = import_keras()
         loss = keras.losses.BinaryCrossentropy() if self.classes == 2 else keras.losses.CategoricalCrossentropy()
-        is_fast = self.gpus > 0 and not self.plan.deterministic  # XLA promises no order of its sums
-        for network in {id(each): each for each in (self.judged, self.network)}.values():
-            network.compile(
-                optimizer=make_optimizer(self.plan, network),
-                loss=loss,
-                metrics=[_make_accuracy(self.classes)],
-                jit_compile=is_fast,
-            )
+        network.compile(
+            optimizer=make_optimizer(self.plan, network),
+            loss=loss,
+            metrics=[_make_accuracy(self.classes)],
+            jit_compile=self.gpus > 0 and not self.plan.deterministic,  # XLA promises no order of its sums
+        )
+        return network
+
+    def _build_optimizer(self, known: Arrays) -> None:
+        """Give the optimizer of the trained network its variables; `known` are their values, if it goes on."""
         optimizer = self.network.optimizer
         optimizer.build(self.network.trainable_variables)
         for variable, array in zip(optimizer.variables, known, strict=False):

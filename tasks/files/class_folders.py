@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cnn.dataset.split import SPLITS
 from cnn.errors import SourceError
-from cnn.text import name_some
+from cnn.text import name_some, quote_some
 from infra.storage.store import Source
 from tasks.files.ignore_rules import EXCLUDED, find_folder_rule
 from tasks.files.listing import BATCH, FILES, class_names, iterate_labelled
@@ -193,13 +193,13 @@ def _looks_like_split(tops: Sequence[str], named: Mapping[str, str], files: pa.T
             _refuse_both(
                 source,
                 list(named),
-                f"beside {'it' if len(named) == 1 else 'them'} stand {name_some(list(map(repr, others)))}",
-                f"set split.folders = true, which leaves {name_some(list(map(repr, others)))} out",
+                f"beside {'it' if len(named) == 1 else 'them'} stand {quote_some(others)}",
+                f"set split.folders = true, which leaves {quote_some(others)} out",
             )
     # "valid" beside "invalid", "test1" beside "test2" are classes; "test" beside "cat" and "dog" may be either.
     held = [top for top in named if top.lower() in SPLIT_NAMES and named[top] != TRAIN and top.lower() != "valid"]
     if TRAIN not in splits and held and len(tops) > 1:
-        found = f"no folder is for training, and beside stand {name_some(list(map(repr, others)))}"
+        found = f"no folder is for training, and beside stand {quote_some(others)}"
         exclude = ", ".join(f'"{top}/**"' for top in held)
         _refuse_both(
             source,
@@ -216,7 +216,7 @@ def _refuse_doubtful(
     """Refuse folders that are named as splits are, and do not hold what splits hold."""
     others = [top for top in tops if top not in named]
     if others:
-        shown = name_some(list(map(repr, others)))
+        shown = quote_some(others)
         remedy = f"set split.folders = true, which leaves {shown} out"
         _refuse_both(source, named, f"beside them stands {shown}", remedy)
     for split in (TRAIN, VALIDATION, TEST):
@@ -234,7 +234,7 @@ def _refuse_doubtful(
         _refuse_both(source, named, found, f"give each class a folder of its own ({train}/CLASS)")
     for top, contents in inside.items():
         if unknown := sorted(set(contents.folders) - set(inside[train].folders)):
-            found = f"{top}/ holds {name_some(list(map(repr, unknown)))}, which {train}/ does not"
+            found = f"{top}/ holds {quote_some(unknown)}, which {train}/ does not"
             remedy = f'make the folders below them the same, leave it out (source.exclude = ["{top}/**"])'
             _refuse_both(source, named, found, f"{remedy}, or set split.folders = true")
 
@@ -254,7 +254,7 @@ def _find_gaps(folders: Mapping[str, str], inside: Mapping[str, Contents]) -> It
     classes = {name for top in folders for name in inside[top].folders}
     for top, split in folders.items():
         if lacking := sorted(classes - set(inside[top].folders)):
-            yield f"{top}/ has no images of {name_some(list(map(repr, lacking)))}, so {split} says nothing about them"
+            yield f"{top}/ has no images of {quote_some(lacking)}, so {split} says nothing about them"
         if inside[top].loose:
             yield f"{top}/ holds {inside[top].loose:,} files beside its class folders, which have no label"
 

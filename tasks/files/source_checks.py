@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cnn.errors import ConfigError, SafelightError, SourceError
-from cnn.text import name_some
+from cnn.text import quote_some
 from infra.storage.entry import Entry
 from infra.storage.store import Source, Store, open_source, parse_folder
 from tasks.files.listing import FOLDER_PROBLEMS, count_asked_for, iterate_labelled, iterate_paths, with_problem
@@ -186,7 +186,7 @@ def look_deeper(source: Source, files: pa.Table, command: str) -> str:
             "make a folder for each class, with its images in it"
         )
     names = [quote_path(name) for name in sorted(below)]
-    shown = name_some(list(map(repr, names)))
+    shown = quote_some(names)
     if are_camera_folders(names):
         return f"; {folder!r} holds a camera's folders ({shown}), which are no classes: make a folder for each class"
     return f"; {folder!r} holds {len(below)} folders ({shown}): {fill_in(command, source.uri_of(folder))}"

@@ -13,7 +13,7 @@ from cnn.digest import canonical_json
 from cnn.errors import BudgetError, DatasetError, StorageError
 from cnn.formats.reasons import name_reason
 from cnn.images.spec import ImageSpec
-from cnn.text import name_some
+from cnn.text import name_some, quote_some
 from tasks.dataset.ledger import OUTCOMES
 from tasks.files.paths import quote_path
 from tasks.prepare.outcomes import name_pairs
@@ -153,12 +153,12 @@ def find_gaps(rows: Rows, classes: Sequence[str], split: SplitSpec) -> list[str]
     why = f"; split.group {split.group!r} keeps the images of a group in one split" if split.group else ""
     gaps = []
     if unlearnt:
-        shown = name_some(list(map(repr, unlearnt)))
+        shown = quote_some(unlearnt)
         gaps.append(f"classes without training images: {shown}{why}; nothing can be trained on this version")
     if empty:
         gaps.append(f"no {' and no '.join(empty)} images{why}; models are judged on those that are left")
     if unjudged and "test" not in empty:
-        shown = name_some(list(map(repr, unjudged)))
+        shown = quote_some(unjudged)
         gaps.append(
             f"{len(unjudged):,} of {len(classes):,} classes without test images: {shown}{why}; they are not judged"
         )

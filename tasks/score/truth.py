@@ -13,7 +13,7 @@ from cnn.errors import SourceError
 from cnn.evaluation.calibration import bin_confidences, measure_calibration_error
 from cnn.evaluation.metrics import ClassFigures, bootstrap_accuracy, count_confusion, measure_classes
 from cnn.spec import Spec
-from cnn.text import name_some
+from cnn.text import quote_some
 from tasks.files.listing import count_labels
 from tasks.files.paths import show_path
 from tasks.score.predictions import DECISIONS, iterate_predictions
@@ -79,16 +79,16 @@ def check_truth(files: pa.Table, classes: Sequence[str], model: str, source: str
     """
     known, counts = set(_show(classes)), count_labels(files)
     if not known.intersection(counts):
-        found = name_some(list(map(repr, sorted(counts)))) if counts else "none at all"
+        found = quote_some(sorted(counts)) if counts else "none at all"
         raise SourceError(
             f"{source}: no folder in it has the name of a class (there are {found}; the classes of {model} are "
-            f"{name_some(list(map(repr, sorted(known))))}); rename the folders, or leave out --truth"
+            f"{quote_some(sorted(known))}); rename the folders, or leave out --truth"
         )
     others = {name: count for name, count in counts.items() if name not in known}
     loose = files.filter(pc.is_null(files.column("ignored"))).num_rows - sum(counts.values())
     if not others and not loose:
         return ""
-    named = f" ({name_some(list(map(repr, sorted(others))))})" if others else ""
+    named = f" ({quote_some(sorted(others))})" if others else ""
     return f"truth: {sum(others.values()) + loose:,} files lie in no folder of a class{named}: not judged"
 
 

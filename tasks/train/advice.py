@@ -7,7 +7,7 @@ import numpy as np
 
 from cnn.dataset.manifest import Manifest
 from cnn.evaluation.metrics import ClassFigures, bound_share
-from cnn.text import name_some
+from cnn.text import quote_some
 from tasks.train.evidence import Cell, Evidence
 from tasks.train.spec import TrainingResult
 
@@ -50,7 +50,7 @@ def _advise_on_measuring(result: TrainingResult) -> Iterator[Advice]:
             "chosen, so they are somewhat too good: set split.test to 0.2."
         )
     if figures.unjudged:
-        shown = name_some(list(map(repr, figures.unjudged)))
+        shown = quote_some(figures.unjudged)
         yield Advice(
             f"There are no {result.judged_on} images of {shown}: how well the model knows "
             f"{_number(figures.unjudged, 'it', 'them')} was not measured. Add images, or raise split.test.",
