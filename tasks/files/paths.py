@@ -1,5 +1,7 @@
 """Paths as bytes, as text that Parquet can hold, and as people read them: file names need not be UTF-8."""
 
+from collections.abc import Iterable
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -26,6 +28,11 @@ def show_path(path: str) -> tuple[str, bytes | None]:
         return raw.decode("utf-8"), None
     except UnicodeDecodeError:
         return quote_path(raw), raw
+
+
+def show_labels(labels: Iterable[str]) -> list[str]:
+    """Class names as tables have them, by `show_path`."""
+    return [show_path(label)[0] for label in labels]
 
 
 def show_paths(paths: pa.Array) -> tuple[pa.Array, pa.Array]:

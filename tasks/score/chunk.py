@@ -30,7 +30,7 @@ from infra.storage.store import Store, reuse_source, reuse_store
 from tasks.files.bit_depth import DeepCounts, count_deep, restore_counts
 from tasks.files.chunks import Chunk
 from tasks.files.decoding import Decode, choose_decoder, refuse_crashes
-from tasks.files.paths import encode_path, restore_paths, show_path
+from tasks.files.paths import encode_path, restore_paths, show_labels, show_path
 from tasks.files.reading import Content, Files, computing
 from tasks.score.features import encode_features, make_features_table
 from tasks.score.predictions import (
@@ -203,7 +203,7 @@ class PredictionQueue:
         self._network, self._task = network, task
         self._images = np.empty((task.spec.batch_size, *network.image.shape), np.uint8)
         self._waiting: list[tuple[int, Entry, int, int]] = []  # number, file, width, height of each image
-        self._labels = [show_path(label)[0] for label in network.labels]
+        self._labels = show_labels(network.labels)
         self._predictions: dict[int, Prediction] = {}
         self._unmeasured: list[tuple[int, NDArray[np.float32]]] = []  # number and features of images without novelty
 

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import pyarrow.compute as pc
-
 from cnn.errors import IntegrityError
 from infra.storage.layout import BATCHES
 from infra.storage.store import Store
+from tasks.dataset.image_history import match_column
 from tasks.score.batch import BatchRecord, fetch_predictions, read_batch
 from tasks.score.predictions import iterate_predictions
 
@@ -63,12 +62,11 @@ def _read_predictions(store: Store, record: BatchRecord, column: str, value: str
     path = fetch_predictions(store, record.predictions)
     if path is None:
         return []
-    match = pc.starts_with if column == "digest" else pc.equal
     try:
         return [
             row
             for table in iterate_predictions(path, READ)
-            for row in table.filter(match(table.column(column), value)).to_pylist()
+            for row in table.filter(match_column(table, column, value)).to_pylist()
         ]
     except IntegrityError:
         return []  # the next score says so, and writes it anew

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from cnn.evaluation.confidence import AcceptanceRule, find_acceptance, find_label_bounds, select_accepted
 from cnn.evaluation.held_out import CalibrationAnswers
-from tasks.files.paths import show_path
+from tasks.files.paths import show_labels
 from tasks.score.decision import DecisionRule
 from tasks.score.spec import ScoreSpec
 
@@ -18,7 +18,7 @@ def add_promise(
     """
     if found is None or spec.precision != "float32":
         return rule if spec.promise is None else _promise_nothing(rule, spec.promise)
-    labels = [show_path(label)[0] for label in classes]
+    labels = show_labels(classes)
     acceptance = find_acceptance(found, spec.confidence, labels)
     changes = {
         "thresholds": None if acceptance is None else dict(zip(labels, acceptance.thresholds, strict=True)),

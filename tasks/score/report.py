@@ -14,7 +14,7 @@ from typing import Any
 from cnn.errors import BadImage, SafelightError
 from cnn.formats.reasons import REASONS
 from cnn.images.spec import ImageSpec
-from tasks.files.paths import show_path
+from tasks.files.paths import show_labels
 from tasks.pages.histogram import draw_histogram
 from tasks.pages.templates import render_page
 from tasks.pages.thumbnails import Picture, make_picture
@@ -121,11 +121,6 @@ def render_example(example: Example, read: Callable[[str], bytes], image: ImageS
         return RenderedExample(make_picture(data, image))
     except (BadImage, SafelightError, OSError):
         return RenderedExample(None, "no longer there")
-
-
-def show_labels(labels: Iterable[str]) -> list[str]:
-    """Class names as the predictions have them."""
-    return [show_path(label)[0] for label in labels]
 
 
 def explain(counts: Iterable[tuple[str, int]], texts: dict[str, str]) -> list[tuple[str, str, int]]:

@@ -15,7 +15,7 @@ from cnn.evaluation.metrics import ClassFigures, bootstrap_accuracy, count_confu
 from cnn.spec import Spec
 from cnn.text import quote_some
 from tasks.files.listing import count_labels
-from tasks.files.paths import show_path
+from tasks.files.paths import show_labels
 from tasks.score.predictions import DECISIONS, iterate_predictions
 
 COLUMNS = ("path", "outcome", "label", "confidence", "decision")
@@ -77,7 +77,7 @@ def check_truth(files: pa.Table, classes: Sequence[str], model: str, source: str
     Raises:
         SourceError: no folder is.
     """
-    known, counts = set(_show(classes)), count_labels(files)
+    known, counts = set(show_labels(classes)), count_labels(files)
     if not known.intersection(counts):
         found = quote_some(sorted(counts)) if counts else "none at all"
         raise SourceError(
@@ -98,7 +98,7 @@ def judge_batch(predictions: Path, classes: Sequence[str]) -> Truth:
     Raises:
         IntegrityError: the file is damaged.
     """
-    names, judged = _show(classes), _Judged()
+    names, judged = show_labels(classes), _Judged()
     for table in iterate_predictions(predictions, COLUMNS):
         _judge_rows(table.filter(pc.equal(table.column("outcome"), "ok")), names, judged)
     labels, answers = _join(judged.labels), _join(judged.answers)
@@ -170,8 +170,3 @@ def _numbers(values: pa.ChunkedArray) -> NDArray[np.int64]:
 
 def _join(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     return np.concatenate([np.zeros(0, np.int64), *parts])
-
-
-def _show(classes: Sequence[str]) -> list[str]:
-    """Class names as the table has them."""
-    return [show_path(label)[0] for label in classes]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.dataset.loader import ShardSet, open_split
+from cnn.dataset.loader import ShardSet, iterate_batches, open_split
 from cnn.dataset.manifest import Manifest
 from cnn.inference.novelty import HELD_OUT, ROWS, add_novelty, choose_rows, fit_novelty
 from cnn.inference.scorer import load_scorer
@@ -65,8 +65,8 @@ def _run_network(job: TrainJob, manifest: Manifest, store: Store) -> Callable[[s
     def read(split: str, most: int) -> SplitFeatures:
         shards = open_split(manifest, split, store.root)
         rows = _choose_images(shards, min(most, max(BATCH, VALUES // width)))
-        starts = range(0, len(rows), BATCH)
-        parts = [scorer.predict_with_features(shards.batch(rows[start : start + BATCH])[0])[1] for start in starts]
+        batches = iterate_batches(shards.take(rows), BATCH, None)
+        parts = [scorer.predict_with_features(images)[1] for images, _ in batches]
         return SplitFeatures(np.concatenate(parts), shards.labels[rows])
 
     return read

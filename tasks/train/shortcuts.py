@@ -1,6 +1,7 @@
 """Look for shortcuts in a dataset: looks of its pictures, sizes, types and dates of its files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from cnn.dataset.loader import ShardSet, open_split
+from cnn.dataset.loader import iterate_batches, open_split
 from cnn.dataset.manifest import Manifest
 from cnn.evaluation.validity import Shortcut
 from cnn.images.appearance import Appearance, measure_appearance
@@ -74,12 +75,8 @@ def _look_at_images(store: Store, manifest: Manifest, seed: int) -> tuple[list[s
     pairs = list(zip(splits, drawn, strict=True))
     keys = [key for shards, own in pairs for key in shards.read_keys(own)]
     labels = np.concatenate([shards.labels[own] for shards, own in pairs])
-    return keys, labels, measure_appearance(batch for shards, own in pairs for batch in _read_batches(shards, own))
-
-
-def _read_batches(shards: ShardSet, rows: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
-    for start in range(0, len(rows), BATCH):
-        yield shards.batch(rows[start : start + BATCH])[0]
+    batches = (iterate_batches(shards.take(own), BATCH, None) for shards, own in pairs)
+    return keys, labels, measure_appearance(images for images, _ in chain.from_iterable(batches))
 
 
 def _read_facts(store: Store, manifest: Manifest, keys: Sequence[str]) -> pa.Table:

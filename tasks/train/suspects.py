@@ -20,7 +20,7 @@ from cnn.training.heads import FeatureSet, HeadChoice, HeadPlan, join_sets, pred
 from infra.storage.store import Store
 from tasks.dataset.version import read_ledger
 from tasks.features.read import FeatureRows
-from tasks.files.paths import show_path
+from tasks.files.paths import show_labels
 from tasks.pages.templates import render_page
 from tasks.pages.thumbnails import Picture, make_thumbnail
 from tasks.train.cached_head import number_groups
@@ -120,7 +120,7 @@ def make_suspects_table(
     keys = [key for rows in splits.values() for key in rows.keys]
     labels = np.concatenate([rows.labels for rows in splits.values()])
     origins = [split for split, rows in splits.items() for _ in rows.keys]
-    classes = [show_path(name)[0] for name in manifest.classes]
+    classes = show_labels(manifest.classes)
     found = [keys[row] for row in suspects.rows.tolist()]
     named = [paths.get(key, (key, None)) for key in found]
     columns = {
