@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn.images.pixels import shrink_to_grey
+
 SIDE = 96  # pixels of the picture in which corners are looked at, at most
 STRIP = 0.04  # of a side: how wide a strip of the border is
 BLUR = 5  # pixels over which broad shapes are taken away from a corner
@@ -40,9 +42,7 @@ def measure_appearance(batches: Iterable[NDArray[np.uint8]]) -> Appearance:
 
 def _shrink(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Grey levels float32 (side, side), the side at most that of the picture."""
-    grey = picture[..., 0] if picture.shape[-1] == 1 else cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    side = min(SIDE, *grey.shape)
-    return np.asarray(cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA), np.float32)
+    return shrink_to_grey(picture, min(SIDE, *picture.shape[:2])).astype(np.float32)
 
 
 def _measure_border(grey: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -12,8 +12,13 @@ GREY_SIDE = 32  # pixels
 
 def make_grey32(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """uint8 (32, 32): grey means of a picture, near-equal where it was saved twice."""
+    return shrink_to_grey(pixels, GREY_SIDE)
+
+
+def shrink_to_grey(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """uint8 (side, side): grey means of a picture, uint8 (height, width, 1 or 3)."""
     grey = pixels[..., 0] if pixels.shape[-1] == 1 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    return np.asarray(cv2.resize(grey, (GREY_SIDE, GREY_SIDE), interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def sum_levels(pixels: NDArray[np.uint8]) -> list[int]:

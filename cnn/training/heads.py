@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,11 @@ class FeatureSet:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def take(self, rows: NDArray[Any]) -> "FeatureSet":
+        """These rows alone, by number or by a mask."""
+        groups = None if self.groups is None else self.groups[rows]
+        return FeatureSet(self.features[rows], self.labels[rows], groups)
 
 
 @dataclass(frozen=True)

@@ -75,10 +75,9 @@ def assign_group_folds(groups: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _draw_sample(images: FeatureSet, seed: int) -> FeatureSet:
-    if len(images) <= MOST_IMAGES or images.groups is None:
+    if len(images) <= MOST_IMAGES:
         return images
-    rows = np.sort(np.random.default_rng(seed).permutation(len(images))[:MOST_IMAGES])
-    return FeatureSet(images.features[rows], images.labels[rows], images.groups[rows])
+    return images.take(np.sort(np.random.default_rng(seed).permutation(len(images))[:MOST_IMAGES]))
 
 
 def _plan_trial(folds: NDArray[np.int64], labels: NDArray[np.int64], seed: int) -> _Trial:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +20,7 @@ from cnn.dataset.near_duplicates import CELLS, EDGE, to_grey16
 from cnn.dataset.split import SPLITS, TRAIN, SplitSpec
 from cnn.digest import canonical_json, hash_json, seal, unseal
 from cnn.errors import StorageError
+from cnn.images.pixels import shrink_to_grey
 from cnn.images.spec import ImageSpec
 from infra.storage.layout import looks_path
 from infra.storage.store import Store
@@ -163,6 +163,5 @@ def _fetch_pixels(
         shard = rows.shards[rows.chunks.texts[chunk]][SPLITS[number]]
         images = read_images(store, shard, rows.record[own[chosen]].tolist(), image)
         for row, picture in zip(chosen.tolist(), images, strict=True):
-            grey = picture[..., 0] if picture.shape[-1] == 1 else cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-            pixels[row] = cv2.resize(grey, (PIXEL_SIDE, PIXEL_SIDE), interpolation=cv2.INTER_AREA)
+            pixels[row] = shrink_to_grey(picture, PIXEL_SIDE)
     return pixels

@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn.evaluation.confidence import NEVER
+from cnn.evaluation.conformal import build_sets
 from cnn.spec import Spec
-
-NEVER = 2.0  # a threshold that no confidence reaches
 
 
 class DecisionRule(Spec):
@@ -48,9 +48,6 @@ class DecisionRule(Spec):
         """
         if self.within is None:
             return None
+        is_within = build_sets(probabilities[None], self.within)[0]
         order = np.argsort(-probabilities, kind="stable")
-        return tuple(
-            labels[place]
-            for rank, place in enumerate(order.tolist())
-            if not rank or probabilities[place] >= self.within[place]
-        )
+        return tuple(labels[place] for place in order.tolist() if is_within[place])

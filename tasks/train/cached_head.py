@@ -48,7 +48,7 @@ def fit_cached_head(store: Store, manifest: Manifest, backbone: BackboneSpec, pl
     groups = number_groups(store, manifest, splits) if manifest.split.group else {}
     sets = {split: FeatureSet(rows.features, rows.labels, groups.get(split)) for split, rows in splits.items()}
     if plan.steps and "validation" in splits:  # the half that calibrates the network has no say in its head
-        sets["validation"] = _take_set(sets["validation"], ~draw_calibrate_half(splits["validation"].keys))
+        sets["validation"] = sets["validation"].take(~draw_calibrate_half(splits["validation"].keys))
     head_plan = HeadPlan(
         imbalance=plan.imbalance,
         seed=plan.seed,
@@ -57,11 +57,6 @@ def fit_cached_head(store: Store, manifest: Manifest, backbone: BackboneSpec, pl
     )
     fit = fit_head(sets["train"], sets.get("validation"), len(manifest.classes), head_plan)
     return CachedHead(fit, head_plan, splits)
-
-
-def _take_set(images: FeatureSet, rows: NDArray[np.bool_]) -> FeatureSet:
-    groups = None if images.groups is None else images.groups[rows]
-    return FeatureSet(images.features[rows], images.labels[rows], groups)
 
 
 def number_groups(store: Store, manifest: Manifest, splits: dict[str, FeatureRows]) -> dict[str, NDArray[np.int64]]:

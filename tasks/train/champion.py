@@ -7,7 +7,7 @@ read again and decoded the champion's way, each held against the sha256 that the
 import hashlib
 import os
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,21 +25,12 @@ from infra.storage.store import Source, Store, open_source
 from tasks.dataset.version import read_ledger
 from tasks.files.paths import restore_path
 from tasks.train.answers import read_predictions
-from tasks.train.comparison import AnsweredImages, compare_answers, read_slices
+from tasks.train.comparison import ChampionScores, compare_answers, read_slices
 from tasks.train.overlap import choose_unseen, recall_seen
 
 BATCH = 128
 MISSING = 0.01  # share of the test images that may be gone before a comparison says nothing
 Image = tuple[str, str, NDArray[np.uint8]]  # key, class name, pixels
-
-
-@dataclass(frozen=True)
-class ChampionScores:
-    """By key of a test image, whether the champion has it right, and how sure it was; or why it cannot be said."""
-
-    correct: dict[str, bool]
-    refused: str | None = None
-    confidences: dict[str, float] = field(default_factory=dict, compare=False)
 
 
 def measure_champion(
@@ -72,8 +63,7 @@ def measure_champion(
     scores = score_champion(bundle, manifest, store, unseen.keys)
     if scores.refused is not None:
         return replace(champion, unscored=scores.refused)
-    theirs = AnsweredImages(scores.correct, scores.confidences)
-    return compare_answers(champion, manifest.classes, read_predictions(test), theirs, read_slices(store, manifest))
+    return compare_answers(champion, manifest.classes, read_predictions(test), scores, read_slices(store, manifest))
 
 
 def score_champion(bundle: Path, manifest: Manifest, store: Store, keys: Collection[str]) -> ChampionScores:

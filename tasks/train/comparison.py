@@ -1,9 +1,7 @@
 """A new version's answers beside an earlier version's on the same images: over all, in each class, slice and bin."""
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,11 +20,12 @@ from tasks.train.answers import SplitPredictions
 
 
 @dataclass(frozen=True)
-class AnsweredImages:
-    """What an earlier version answered: by key of a test image whether it is right, and how sure it was of that."""
+class ChampionScores:
+    """By key of a test image, whether the champion has it right, and how sure it was; or why it cannot be said."""
 
     correct: dict[str, bool]
-    confidences: dict[str, float]
+    refused: str | None = None
+    confidences: dict[str, float] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def read_slices(store: Store, manifest: Manifest) -> SlicedImages:
 
 
 def compare_answers(
-    champion: Champion, classes: Sequence[str], mine: SplitPredictions, theirs: AnsweredImages, slices: SlicedImages
+    champion: Champion, classes: Sequence[str], mine: SplitPredictions, theirs: ChampionScores, slices: SlicedImages
 ) -> Champion:
     """The champion with what its answers say beside those of the new version, on the images that both answered."""
     rows = np.array([row for row, key in enumerate(mine.keys) if key in theirs.correct], np.int64)
@@ -66,23 +65,13 @@ def compare_answers(
         "folder": [slices.folders.get(key) for key in keys],
         "group": [slices.groups.get(key) for key in keys],
     }
-    parts = (
-        *compare_parts("class", _as_objects(names["class"]), right, other),
-        *compare_parts("folder", _as_objects(names["folder"]), right, other),
-        *compare_parts("group", _as_objects(names["group"]), right, other),
-    )
+    parts = tuple(part for kind, each in names.items() for part in compare_parts(kind, _as_objects(each), right, other))
     found = replace(champion, paired=compare_paired(right, other), parts=parts)
     if not keys or len(theirs.confidences) < len(keys):
         return found
     sure = np.array([theirs.confidences[key] for key in keys])
     own = np.asarray(mine.probabilities.max(axis=1), np.float64)[rows]
     return replace(found, eces=(_measure_error(own, right), _measure_error(sure, other)))
-
-
-def digest_images(predictions: Path) -> str:
-    """One text for the very test images that a version was judged on."""
-    with np.load(predictions, allow_pickle=False) as kept:
-        return hashlib.sha256(b"".join(np.sort(kept["keys"]).tolist())).hexdigest()
 
 
 def _measure_error(confidences: NDArray[np.float64], right: NDArray[np.bool_]) -> float:

@@ -15,7 +15,8 @@ from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import ONNX
 from infra.storage.store import Source, open_store
 from tasks.dataset.version import read_ledger
-from tasks.train.champion import ChampionScores, score_champion, sees_same_pixels
+from tasks.train.champion import score_champion, sees_same_pixels
+from tasks.train.comparison import ChampionScores
 
 SMALLER = ImageSpec(size=(6, 6), channels=3, normalize="unit")
 

@@ -12,7 +12,7 @@ from infra.storage.store import open_store
 from tasks.dataset.version import read_ledger
 from tasks.train import comparison
 from tasks.train.answers import SplitPredictions
-from tasks.train.comparison import AnsweredImages, SlicedImages, compare_answers, read_slices
+from tasks.train.comparison import ChampionScores, SlicedImages, compare_answers, read_slices
 
 KEYS = [letter * 64 for letter in "abcd"]
 PROBABILITIES = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]], np.float32)
@@ -21,7 +21,7 @@ NO_SLICES = SlicedImages({}, {})
 
 
 def test_answers_are_paired_by_key_not_by_order() -> None:
-    theirs = AnsweredImages({KEYS[2]: True, KEYS[1]: False, KEYS[0]: True}, {})
+    theirs = ChampionScores({KEYS[2]: True, KEYS[1]: False, KEYS[0]: True})
     found = compare_answers(Champion(1), ("cat", "dog"), MINE, theirs, NO_SLICES)
     assert found.paired is not None
     assert (found.paired.images, found.paired.wins, found.paired.losses) == (3, 1, 1)
@@ -30,14 +30,14 @@ def test_answers_are_paired_by_key_not_by_order() -> None:
 
 
 def test_no_answers_make_an_empty_pair() -> None:
-    found = compare_answers(Champion(1), ("cat", "dog"), MINE, AnsweredImages({}, {}), NO_SLICES)
+    found = compare_answers(Champion(1), ("cat", "dog"), MINE, ChampionScores({}), NO_SLICES)
     assert found.paired is not None
     assert (found.paired.images, found.parts, found.eces) == (0, (), None)
 
 
 def test_slices_are_compared_and_so_is_how_sure_the_two_were() -> None:
     sure = dict.fromkeys(KEYS, 0.75)
-    theirs = AnsweredImages({KEYS[0]: True, KEYS[1]: True, KEYS[2]: True, KEYS[3]: False}, sure)
+    theirs = ChampionScores({KEYS[0]: True, KEYS[1]: True, KEYS[2]: True, KEYS[3]: False}, confidences=sure)
     slices = SlicedImages({KEYS[0]: "north", KEYS[1]: "north", KEYS[2]: "south"}, {KEYS[3]: "7"})
     found = compare_answers(Champion(1), ("cat", "dog"), MINE, theirs, slices)
     named = {(part.kind, part.name): (part.paired.images, part.drop) for part in found.parts}

@@ -26,7 +26,8 @@ from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import INFO, SEEN, BundleInfo, read_bundle
 from infra.storage.store import Store, open_store
 from tasks.train.answers import SplitPredictions, save_predictions
-from tasks.train.champion import ChampionScores, measure_champion
+from tasks.train.champion import measure_champion
+from tasks.train.comparison import ChampionScores
 from tasks.train.overlap import choose_unseen, list_seen, recall_seen
 
 CLASSES = ("bat", "cat", "owl")
