@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from cnn.evaluation.metrics import Paired, compare_paired
 
 COLLAPSE, COLLAPSE_SHARE = 0.15, 0.75  # a drop of recall that is one; share of the level for finding these
+PartKind = Literal["class", "folder", "group"]
 
 
 @dataclass(frozen=True)
 class ComparedPart:
     """A class, or a slice of the test images (a source folder, a `split.group`), and how the two models do on it."""
 
-    kind: Literal["class", "folder", "group"]
+    kind: PartKind
     name: str
     paired: Paired
 
@@ -36,7 +37,7 @@ class PartVerdict:
 
 
 def compare_parts(
-    kind: Literal["class", "folder", "group"],
+    kind: PartKind,
     names: NDArray[np.object_],
     challenger: NDArray[np.bool_],
     champion: NDArray[np.bool_],

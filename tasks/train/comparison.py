@@ -12,7 +12,7 @@ from cnn.dataset.manifest import Manifest
 from cnn.evaluation.calibration import bin_confidences, measure_calibration_error
 from cnn.evaluation.gate import Champion
 from cnn.evaluation.metrics import compare_paired
-from cnn.evaluation.part_tests import compare_parts
+from cnn.evaluation.part_tests import PartKind, compare_parts
 from infra.storage.store import Store
 from tasks.dataset.ledger import iterate_ledger
 from tasks.dataset.version import fetch_ledger
@@ -60,7 +60,7 @@ def compare_answers(
     keys = [mine.keys[row] for row in rows.tolist()]
     right = np.asarray(mine.probabilities.argmax(axis=1) == mine.labels, np.bool_)[rows]
     other = np.array([theirs.correct[key] for key in keys], np.bool_)
-    names: dict[str, list[Any]] = {
+    names: dict[PartKind, list[Any]] = {
         "class": [classes[label] for label in mine.labels[rows].tolist()],
         "folder": [slices.folders.get(key) for key in keys],
         "group": [slices.groups.get(key) for key in keys],
