@@ -18,8 +18,8 @@ BLUR = 5  # pixels over which broad shapes are taken away from a corner
 class Appearance:
     """Of n pictures: `brightness` float32 (n,), the mean grey level from 0 to 255; `border` float32 (n, 8), of the
     strip along each side its contrast, and how its level differs from that of the next strip, both in units of the
-    whole picture's contrast; `corners` float16
-    (n, 4, p), the fine detail of a quarter of each side: top left, top right, bottom left, bottom right."""
+    whole picture's contrast; `corners` float16 (n, 4, p), the fine detail of a quarter of each side: top left, top
+    right, bottom left, bottom right."""
 
     brightness: NDArray[np.float32]
     border: NDArray[np.float32]

@@ -30,9 +30,10 @@ def describe_training(answer: Mapping[str, Any]) -> str:
 
 def describe_scoring(answer: Mapping[str, Any]) -> str:
     """How many images were scored now, how many of all of them a person is to look at, and where the report lies."""
-    outcomes = answer["outcomes"]
-    others = [f"{outcomes[name]:,} {name}" for name in ("quarantined",) if outcomes.get(name)]
-    parts = [f"{answer['scored']:,} new", f"{answer['decisions'].get('review', 0):,} to review", *others]
+    decisions, quarantined = answer["decisions"], answer["outcomes"].get("quarantined", 0)
+    others = {"unknown": decisions.get("unknown", 0), "quarantined": quarantined}
+    parts = [f"{answer['scored']:,} new", f"{decisions.get('review', 0):,} to review"]
+    parts += [f"{count:,} {name}" for name, count in others.items() if count]
     return ", ".join([*parts, f"report {answer['report']}"])
 
 

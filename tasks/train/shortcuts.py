@@ -13,6 +13,7 @@ from cnn.dataset.loader import iterate_batches, open_split
 from cnn.dataset.manifest import Manifest
 from cnn.evaluation.validity import Shortcut
 from cnn.images.appearance import Appearance, measure_appearance
+from cnn.images.survey import SMALL_SIDE
 from cnn.training.shortcuts import Clue, find_shortcuts
 from infra.storage.store import Store
 from tasks.dataset.version import read_ledger
@@ -47,22 +48,28 @@ def check_shortcuts(store: Store, manifest: Manifest, seed: int) -> tuple[Shortc
 
 
 def list_clues(facts: pa.Table, appearance: Appearance) -> list[Clue]:
-    """The clues of images of which the ledger says `facts`, a row for each."""
+    """The clues of images of which the ledger says `facts`, a row for each.
+
+    What small images show (digits, cells) reaches to their borders and corners: these are no clues then.
+    """
     width, height = (facts.column(name).fill_null(1).to_numpy().astype(np.float64) for name in ("width", "height"))
     types = [_name_type(path) for path in facts.column("path").to_pylist()]
     seconds = facts.column("captured").fill_null(-1).to_numpy()
     hours = np.where(seconds < 0, -1, seconds // HOUR % HOURS).astype(np.float64)
     size, kind, light, border, corner, hour, camera = REMEDIES
-    clues = [
+    outer = [
+        Clue(border, "numbers", appearance.border, REMEDIES[border]),
+        Clue(corner, "details", appearance.corners, REMEDIES[corner]),
+    ]
+    is_small = bool(np.median(np.minimum(width, height)) < SMALL_SIDE)
+    return [
         Clue(size, "numbers", np.stack([width, height, width / height, width * height], axis=1), REMEDIES[size]),
         Clue(kind, "names", _number(pa.chunked_array([types], pa.string()))[:, None], REMEDIES[kind]),
         Clue(light, "numbers", appearance.brightness[:, None], REMEDIES[light]),
-        Clue(border, "numbers", appearance.border, REMEDIES[border]),
-        Clue(corner, "details", appearance.corners, REMEDIES[corner]),
+        *([] if is_small else outer),
         Clue(hour, "numbers", hours[:, None], REMEDIES[hour]),
         Clue(camera, "names", _number(facts.column("camera"))[:, None], REMEDIES[camera]),
     ]
-    return clues
 
 
 def _look_at_images(store: Store, manifest: Manifest, seed: int) -> tuple[list[str], NDArray[np.int64], Appearance]:

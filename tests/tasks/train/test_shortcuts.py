@@ -41,6 +41,12 @@ def test_a_watermark_is_called_by_its_corner() -> None:
     assert find_alarms(make_facts(), plant_watermark(draw_pictures(IMAGES), LABELS == 1)) == ["A corner of the images"]
 
 
+def test_what_small_images_show_reaches_to_their_corners() -> None:
+    side: list[object] = [28] * IMAGES
+    facts = make_facts(width=side, height=side)
+    assert find_alarms(facts, plant_watermark(draw_pictures(IMAGES), LABELS == 1)) == []
+
+
 @pytest.mark.parametrize(
     ("name", "column", "values"),
     [
