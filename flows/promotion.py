@@ -24,7 +24,7 @@ from tasks.train.promotion import apply_verdict
 from tasks.train.report import JudgedVersion, write_training_report
 from tasks.train.spec import TrainingResult
 from tasks.train.suspects import PAGE
-from tasks.train.weighing import weigh_looks, weigh_version
+from tasks.train.weighing import weigh_copies, weigh_looks, weigh_version
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def gate_stage(job: PromotionJob, result: TrainingResult, version: VersionInfo) 
     best, note = measure_best(job, earlier, champion, challenger, result)
     looks = count_looks(earlier, digest_split(job.manifest))
     rival = champion.champion if champion else None
-    weighed = (*weigh_beside(job, result, champion), weigh_looks(looks), *note)
+    copies = weigh_copies(result.judged_on, job.manifest, job.store, job.spec)
+    weighed = (*weigh_beside(job, result, champion), *copies, weigh_looks(looks), *note)
     also = AlsoWeighed(best, looks, weighed)
     verdict = decide_promotion(challenger, rival, job.spec, lost.describe() if lost else None, also)
     if version.verdict is None:  # else a run that was killed since has written the report, and begun with the verdict

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -14,6 +15,7 @@ from cnn.text import shorten
 from tasks.files.paths import show_paths
 
 OUTCOMES = ("ok", "quarantined", "duplicate", "conflict", "leak", "ignored")
+SPLIT_WORDS = ("training", "validation", "test")  # splits, as reasons name them
 DECODED = ("ok", "duplicate", "conflict", "leak")  # outcomes of files whose pixels lie in a chunk's shard
 
 LEDGER = pa.schema(
@@ -110,3 +112,9 @@ def _complete(table: pa.Table, names: Sequence[str]) -> pa.Table:
         for name in names
     ]
     return pa.table(columns, schema=pa.schema([LEDGER.field(name) for name in names]))
+
+
+def name_elsewhere(reasons: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """bool (rows,): whether the reason beside an image names a near copy of it in training or validation."""
+    found = pc.match_substring_regex(reasons.cast(pa.string()), f" in ({'|'.join(SPLIT_WORDS[:2])})$").fill_null(False)
+    return np.asarray(found.to_numpy(zero_copy_only=False), np.bool_)

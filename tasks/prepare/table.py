@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cnn.dataset.manifest import ShardRef
 from cnn.dataset.near_duplicates import HASH_CELLS, perceptual_hashes
 from cnn.dataset.split import SPLITS, TRAIN
-from tasks.dataset.ledger import DECODED, OUTCOMES, make_ledger_table
+from tasks.dataset.ledger import DECODED, OUTCOMES, SPLIT_WORDS, make_ledger_table
 from tasks.files.paths import quote_path
 from tasks.files.text_index import NONE, TextIndex
 from tasks.prepare.chunk_report import ChunkReport, bytes_of, read_greys
@@ -26,7 +26,6 @@ OK, QUARANTINED, DUPLICATE, CONFLICT, LEAK, IGNORED = range(len(OUTCOMES))
 NO_CLASS = "no_class_folder"
 KEY = 16  # bytes of `cnn.formats.content_digest.digest_image_data`
 SPLIT_ORIGINS = ("drawn", "folder")  # by a hash, or by the folder of the file's owner
-SPLIT_WORDS = ("training", "validation", "test")
 
 FilledRows = tuple[NDArray[np.int64], ChunkReport]
 """The rows of a chunk's files, int64 (files of the chunk,), and what it came to."""

@@ -1,6 +1,6 @@
 """A new version's answers beside an earlier version's on the same images: over all, in each class, slice and bin."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,12 +28,9 @@ class ChampionScores:
     confidences: dict[str, float] = field(default_factory=dict, compare=False)
 
 
-@dataclass(frozen=True)
-class SlicedImages:
-    """By key of a test image: the folder below the source that is none of a class, and the text of split.group."""
-
-    folders: dict[str, str]
-    groups: dict[str, str]
+SlicedImages = Mapping[PartKind, Mapping[str, str]]
+"""Kind of slice → key of a test image → the slice that it is in: the folder below the source that is none of a class,
+the text of split.group, the camera by its EXIF data."""
 
 
 def read_slices(store: Store, manifest: Manifest) -> SlicedImages:
@@ -42,14 +39,15 @@ def read_slices(store: Store, manifest: Manifest) -> SlicedImages:
     Raises:
         IntegrityError, StorageError: the ledger is damaged or gone.
     """
-    folders, groups = dict[str, str](), dict[str, str]()
-    columns = ["path", "digest", "label", "group", "split", "outcome"]
+    found: dict[PartKind, dict[str, str]] = {"folder": {}, "group": {}, "camera": {}}
+    columns = ["path", "digest", "label", "group", "camera", "split", "outcome"]
     for part in iterate_ledger(fetch_ledger(store, manifest), store.uri_of(manifest.ledger.path), columns):
         for row in part.filter(pc.and_(pc.equal(part["split"], "test"), pc.equal(part["outcome"], "ok"))).to_pylist():
-            folders[row["digest"]] = _name_folder(row["path"], row["label"])
-            if row["group"] is not None:
-                groups[row["digest"]] = row["group"]
-    return SlicedImages(_drop_single(folders), _drop_single(groups))
+            found["folder"][row["digest"]] = _name_folder(row["path"], row["label"])
+            for kind in ("group", "camera"):
+                if row[kind] is not None:
+                    found[kind][row["digest"]] = row[kind]
+    return {kind: _drop_single(names) for kind, names in found.items()}
 
 
 def compare_answers(
@@ -62,8 +60,7 @@ def compare_answers(
     other = np.array([theirs.correct[key] for key in keys], np.bool_)
     names: dict[PartKind, list[Any]] = {
         "class": [classes[label] for label in mine.labels[rows].tolist()],
-        "folder": [slices.folders.get(key) for key in keys],
-        "group": [slices.groups.get(key) for key in keys],
+        **{kind: [of.get(key) for key in keys] for kind, of in slices.items()},
     }
     parts = tuple(part for kind, each in names.items() for part in compare_parts(kind, _as_objects(each), right, other))
     found = replace(champion, paired=compare_paired(right, other), parts=parts)
