@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cnn.evaluation.metrics import Paired, compare_paired
 
 COLLAPSE, COLLAPSE_SHARE = 0.15, 0.75  # a drop of recall that is one; share of the level for finding these
-PartKind = Literal["class", "folder", "group", "camera"]
+PartKind = Literal["class", "folder", "group", "camera", "test set"]
 
 
 @dataclass(frozen=True)

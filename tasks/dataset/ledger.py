@@ -35,6 +35,9 @@ LEDGER = pa.schema(
         pa.field("group", pa.string()),
         pa.field("split", pa.string()),
         pa.field("split_origin", pa.string()),  # folder: that of its owner; drawn: by a hash
+        pa.field(
+            "retiring", pa.bool_()
+        ),  # true: of the test set before, which judges beside the present one for a while
         pa.field("outcome", pa.string(), nullable=False),
         pa.field("reason", pa.string()),
         pa.field("shard", pa.string()),  # where the record lies in this version
@@ -49,7 +52,7 @@ LEDGER = pa.schema(
     ]
 )
 # Columns that older ledgers lack: read as nulls.
-ADDED = ("captured", "camera", "image_key", "record_split", "split_origin")
+ADDED = ("captured", "camera", "image_key", "record_split", "split_origin", "retiring")
 ROW_GROUP = 65_536
 IMAGE_FACTS = (  # null where a file gave no pixels
     ["width", "height", "label_id", "report_row", "record", "record_label", "pixels_crc32c", "copies_crc32c"]

@@ -17,6 +17,7 @@ from infra.storage.store import Store
 from tasks.dataset.ledger import iterate_ledger
 from tasks.dataset.version import fetch_ledger
 from tasks.train.answers import SplitPredictions
+from tasks.train.judging_sets import SET, name_sets
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class ChampionScores:
 
 SlicedImages = Mapping[PartKind, Mapping[str, str]]
 """Kind of slice → key of a test image → the slice that it is in: the folder below the source that is none of a class,
-the text of split.group, the camera by its EXIF data."""
+the text of split.group, the camera by its EXIF data, and the test set (of which there is more than one while two
+overlap, see `split.refresh`)."""
 
 
 def read_slices(store: Store, manifest: Manifest) -> SlicedImages:
@@ -44,10 +46,11 @@ def read_slices(store: Store, manifest: Manifest) -> SlicedImages:
     for part in iterate_ledger(fetch_ledger(store, manifest), store.uri_of(manifest.ledger.path), columns):
         for row in part.filter(pc.and_(pc.equal(part["split"], "test"), pc.equal(part["outcome"], "ok"))).to_pylist():
             found["folder"][row["digest"]] = _name_folder(row["path"], row["label"])
-            for kind in ("group", "camera"):
-                if row[kind] is not None:
-                    found[kind][row["digest"]] = row[kind]
-    return {kind: _drop_single(names) for kind, names in found.items()}
+            for kind, names in found.items():
+                if kind != "folder" and row[kind] is not None:
+                    names[row["digest"]] = row[kind]
+    found = {kind: _drop_single(names) for kind, names in found.items()}
+    return {**found, SET: name_sets(store, manifest)}
 
 
 def compare_answers(

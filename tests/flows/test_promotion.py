@@ -54,6 +54,8 @@ def run_gate(
         ("publish_report", None),
         ("weigh_version", ()),
         ("weigh_copies", ()),
+        ("judge_sets", None),
+        ("dump_held_out", {}),
         ("digest_split", "drawn"),
     ):
         monkeypatch.setattr(flows.promotion, name, lambda *_, made=made: made)

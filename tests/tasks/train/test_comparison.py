@@ -17,7 +17,7 @@ from tasks.train.comparison import ChampionScores, SlicedImages, compare_answers
 KEYS = [letter * 64 for letter in "abcd"]
 PROBABILITIES = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]], np.float32)
 MINE = SplitPredictions(KEYS, np.array([0, 1, 1, 0]), PROBABILITIES)  # right: a, b, d
-NO_SLICES: SlicedImages = {"folder": {}, "group": {}, "camera": {}}
+NO_SLICES: SlicedImages = {"folder": {}, "group": {}, "camera": {}, "test set": {}}
 
 
 def test_answers_are_paired_by_key_not_by_order() -> None:
@@ -69,6 +69,7 @@ def test_the_ledger_names_folders_without_those_of_the_classes(tmp_path: Path, m
         "folder": {"a": "north", "b": "south/deep"},
         "group": {},
         "camera": {"a": "Canon", "b": "Nikon"},
+        "test set": {},
     }
 
 
