@@ -110,7 +110,9 @@ def test_a_quarter_ends(prefect_api: str, tmp_path: Path, make_image_folder: Mak
     for path in make_image_folder(tmp_path / "more", ("bat", "cat", "owl"), 40, seed=5):
         path.rename(nights.photos / path.parent.name / f"new-{path.name}")
     other = nights.retrain("2027-02-04", image__size="[24,24]", image__filter="lanczos")
-    images = nights.manifest(other).images["test"]
-    assert images > nights.manifest(spring).images["test"]
-    assert find_weighed(other)["accuracy beside the champion"]["images"] == images
-    assert f"on the same {images} test images it is" in " ".join(other["gate"]["reasons"])
+    judged, grown = (nights.manifest(answer).images["test"] for answer in (spring, other))
+    beside = find_weighed(other)["accuracy beside the champion"]
+    assert judged <= beside["images"] <= grown  # a new image that looks like one that was learnt from does not count
+    assert judged < grown
+    assert beside["champion"] > 0.8  # on pixels of its own: 16x16, by another filter
+    assert "could not be judged" not in " ".join(other["gate"]["reasons"])
