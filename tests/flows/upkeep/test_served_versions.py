@@ -1,5 +1,6 @@
 """`safelight doctor` names registered versions that read paths when they are served."""
 
+import importlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ def register_as_before(name: str, workspace: Path, bundle: Path, monkeypatch: py
     """A version whose MLmodel file says what earlier releases said: nothing of what its code can be told."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow warns about type hints of its own
-        from mlflow import pyfunc
+        pyfunc: Any = importlib.import_module("mlflow.pyfunc")
     save = pyfunc.save_model
 
     def save_as_before(*words: Any, model_config: Any = None, **facts: Any) -> Any:
@@ -39,13 +40,13 @@ def test_a_version_of_an_earlier_release_is_named_with_its_mend(
     with open_registry(tmp_path) as registry:
         run = registry.start_run("birds", "k" * 64, {})
         registry.register_version("birds", run, bundle, {"accuracy": 0.9})  # by this release
-        registry.set_alias("birds", "champion", 1)
+        registry.set_alias("birds", "challenger", 1)
         add_versions(registry, "flowers")  # without files: nobody can serve it
     checked = check_served_versions(str(tmp_path))
     (finding,) = checked.findings
     assert (finding.kind, finding.model) == ("served", "birds")
     read = "of an earlier release, reads paths of the server's disk when served"
-    assert finding.what == f"birds version 1 (champion), {read}"
+    assert finding.what == f"birds version 1 (challenger), {read}"
     assert "safelight retrain FOLDER --name birds --set fit.seed=1" in finding.mend
     assert checked.said == "1 found, see below"
 
