@@ -125,8 +125,9 @@ def test_a_run_whose_machine_is_lost_before_it_began_is_ended_by_the_server(pref
                 wait_for(lambda: client.read_flow_run(run.id).state_name == "Submitting", log)
                 wait_for(lambda: has_command(worker, "sleep"), log)
                 lose_machine(worker)
-            for state in (Pending(), AwaitingConcurrencySlot(), Pending(), Submitting(), Running()):
-                client.set_flow_run_state(waits.id, state, force=True)  # as one that gets its place later
+            later: list[Any] = [Pending(), AwaitingConcurrencySlot(), Pending(), Submitting(), Running()]
+            for passed in later:  # as one that gets its place later
+                client.set_flow_run_state(waits.id, passed, force=True)
             state = wait_for(lambda: is_over(client, run), log)
             assert state.is_crashed()
             assert "A worker took it up and nothing was heard of it" in state.message

@@ -30,7 +30,7 @@ def test_a_run_may_miss_more_than_two_heartbeats_at_prefects_own_pace() -> None:
         assert isinstance(automation.trigger, EventTrigger)
         seconds = BEGIN_SECONDS if automation.name == NEVER_BEGAN else LOST_SECONDS
         assert f"{seconds:.0f} s" in automation.description
-        assert f"{seconds:.0f} s" in automation.actions[0].message  # type: ignore[union-attr]
+        assert f"{seconds:.0f} s" in str(automation.actions[0].message)  # type: ignore[union-attr]
         assert automation.trigger.within == timedelta(seconds=seconds)
 
 
