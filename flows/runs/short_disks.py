@@ -5,6 +5,9 @@ nobody watches tells of it while there still is some: in its log, and by an even
 """
 
 import socket
+import time
+from contextlib import suppress
+from urllib.parse import quote
 
 from prefect.context import FlowRunContext
 
@@ -13,7 +16,10 @@ from flows.events import emit_notice
 from flows.progress import log_message
 from flows.runs.outages import is_unattended
 from flows.upkeep.disk import DiskState, read_disks
+from infra.machine.user_dirs import state_dir
 from infra.notify.spec import Notice
+
+DAY = 86_400.0
 
 
 def tell_short_disks() -> None:
@@ -30,7 +36,21 @@ def tell_short_disks() -> None:
         if disk.is_short:
             text = describe_shortage(disk)
             log_message(text)
-            emit_notice(Notice("disk", str(facts.get("name", "")), text))
+            if not is_told_lately(disk):
+                emit_notice(Notice("disk", str(facts.get("name", "")), text))
+
+
+def is_told_lately(disk: DiskState) -> bool:
+    """Whether the runs of this machine have told of a disk within a day; from now on they have."""
+    stamp = state_dir() / f"short-disk-{quote(disk.mount, safe='')}"
+    try:
+        told = time.time() - stamp.stat().st_mtime < DAY
+    except OSError:
+        told = False
+    if not told:
+        with suppress(OSError):  # no room for it: the next run tells again
+            stamp.touch()
+    return told
 
 
 def describe_shortage(disk: DiskState) -> str:

@@ -34,6 +34,7 @@ from flows.runs.lost_runs import ship_lost_run_automation
 from flows.upkeep.server_probe import ServerProbe
 from flows.upkeep.status import Asked, read_status
 
+SMALL = "a disk is nearly full"  # of the small disk that is filled, which is always told: it says nothing of a night
 FLOWS = ("retrain", "score", "gc")
 NAME, WORKSPACE = "birds", f"s3://{BUCKET}/work"
 SETTINGS = {
@@ -117,7 +118,7 @@ class NightWatch:
 
     def find_told(self, night: Night) -> str:
         """What people were told since the night was due: by a notification, else by `safelight status`."""
-        texts = [text for when, text in Chat.texts if when >= night.due]
+        texts = [text for when, text in Chat.texts if when >= night.due and SMALL not in text]
         if texts:
             return f"notified: {texts[-1]}"
         findings = self.ask_status()["findings"]

@@ -1,6 +1,7 @@
 """The run of a deployment tells of a disk that is nearly full before the runs after it cannot start."""
 
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,9 +25,10 @@ def night(workspace: str = "./workspace", name: str = "birds") -> None:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What was told and logged."""
     found: list[Any] = []
+    monkeypatch.setattr(short_disks, "state_dir", lambda: tmp_path)
     monkeypatch.setattr(short_disks, "read_disks", lambda workspace: [AMPLE, FULL])
     monkeypatch.setattr(short_disks, "emit_notice", found.append)
     monkeypatch.setattr(short_disks, "log_message", found.append)
@@ -48,6 +50,9 @@ def test_the_run_of_a_deployment_tells_and_one_by_hand_does_not(prefect_api: str
     text, notice = told
     assert text == describe_shortage(FULL)
     assert notice == Notice("disk", "birds", text)
+    with get_client(sync_client=True) as client:
+        run_deployed(client)
+    assert told[2:] == [text]  # people are told once a day, the log each time
 
 
 @pytest.mark.integration
