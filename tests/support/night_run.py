@@ -99,7 +99,21 @@ class NightWatch:
             self.counts |= set(range(old, new + 1))
 
     def settle(self, night: Night) -> None:
-        """Look at a night that was due two ticks ago, and print its line."""
+        """Look at a night that was due two ticks ago, and print its line. What seems neither ended nor told of is looked at
+        again: its run may have begun between two questions."""
+        run = self.judge(night)
+        if night.verdict == "neither":
+            time.sleep(5)
+            run = self.judge(night)
+        if night.verdict == "neither":
+            self.faults.append(f"night {night.number} neither ended nor was told of: {night.outcome}")
+        self.faults += self.ledgers.look(self.counts)
+        night.memory, night.disk = self.servers.count_memory(), self.servers.count_disk()
+        took = f"{run.total_run_time.total_seconds():.0f} s" if run else "-"
+        print_night(night, took, len(self.ledgers.files))
+
+    def judge(self, night: Night) -> FlowRun | None:
+        """The run of a night, whose outcome and verdict are those of now; one that works must end later: `end_well`."""
         run = next((each for each in self.read_runs("retrain") if is_of(each, night.due)), None)
         state = run.state if run else None
         night.outcome = "no run" if state is None else str(state.name)
@@ -109,12 +123,7 @@ class NightWatch:
             night.told = self.find_told(night)
         works = state is not None and state.is_running() and bool(self.servers.find("prefect.engine"))
         night.verdict = "ended" if is_over else "works" if works else "told" if night.told else "neither"
-        if night.verdict == "neither":  # one that works must end in the end; see `end_well`
-            self.faults.append(f"night {night.number} neither ended nor was told of: {night.outcome}")
-        self.faults += self.ledgers.look(self.counts)
-        night.memory, night.disk = self.servers.count_memory(), self.servers.count_disk()
-        took = f"{run.total_run_time.total_seconds():.0f} s" if run else "-"
-        print_night(night, took, len(self.ledgers.files))
+        return run
 
     def find_told(self, night: Night) -> str:
         """What people were told since the night was due: by a notification, else by `safelight status`."""
