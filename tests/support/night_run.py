@@ -99,7 +99,7 @@ class NightWatch:
             self.counts |= set(range(old, new + 1))
 
     def settle(self, night: Night) -> None:
-        """Look at a night that was due two ticks ago, and print its line. What seems neither ended nor told of is looked at
+        """Look at a night that was due two ticks ago, and print its line. One of which nobody was told is looked at
         again: its run may have begun between two questions."""
         run = self.judge(night)
         if night.verdict == "neither":
