@@ -29,6 +29,7 @@ from cnn.evaluation.calibration import as_class_probabilities
 from cnn.evaluation.held_out import CalibrationAnswers, decode_calibration, encode_calibration
 from cnn.files import replace_file
 from cnn.images.spec import ImageSpec
+from cnn.inference.joined import export_joined
 from cnn.inference.onnx import export_onnx, list_outputs, open_session, run_outputs
 from cnn.models.architecture import ModelSpec, build_model
 from cnn.models.backbones import refresh_constants
@@ -105,9 +106,16 @@ class BundleInfo(BundleFacts):
 
 
 def write_bundle(
-    folder: Path, model: Any, facts: BundleFacts, golden: NDArray[np.uint8], seen: SeenImages | None = None
+    folder: Path,
+    model: Any,
+    facts: BundleFacts,
+    golden: NDArray[np.uint8],
+    seen: SeenImages | None = None,
+    backbone: Path | None = None,
 ) -> BundleInfo:
     """Write the bundle of a trained Keras model; `golden` is uint8 (m, height, width, channels), a few real images.
+
+    `backbone` is the ONNX file of the model's backbone, where training left it as it was: it is not converted again.
 
     The network is rebuilt from its description, in float32 and on the CPU, before anything is written: so what is
     registered is known to be rebuildable, and rounds alike whether training used a GPU and mixed precision or not.
@@ -125,7 +133,8 @@ def write_bundle(
         reference = _ask_keras(outputs, golden)
         _check_same(_ask_keras(expose_outputs(model, (PROBABILITIES,)), golden), reference)
         network.save_weights(folder / WEIGHTS)
-        export_onnx(outputs, folder / ONNX, facts.image.shape)
+        if backbone is None or not export_joined(network, backbone, folder / ONNX):
+            export_onnx(outputs, folder / ONNX, facts.image.shape)
     difference = _compare_onnx(folder / ONNX, golden, reference)
     np.savez_compressed(folder / GOLDEN, allow_pickle=False, images=golden, **reference)
     if seen is not None:

@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,27 @@ FATAL = 4  # ONNX Runtime's highest log severity; failures are raised as excepti
 _LIBRARY_LINE = re.compile(rb"WARNING: All log messages before absl|[IWEF]\d{4} [\d:.]+|.*\[[VIWEF]:onnxruntime")
 
 
-def export_onnx(model: Any, path: Path, shape: tuple[int, int, int]) -> None:
-    """Write `model`, a float32 network that was called before, as an ONNX file; its input is called `images`, and its
-    outputs as the keys of its answer, where that is a dictionary.
+@dataclass(frozen=True)
+class InputSignature:
+    """The name of a network's input, and the type of its values."""
+
+    name: str
+    dtype: str
+
+
+IMAGES = InputSignature(INPUT, "uint8")
+
+
+def export_onnx(model: Any, path: Path, shape: tuple[int, ...], given: InputSignature = IMAGES) -> None:
+    """Write `model`, a float32 network that was called before, as an ONNX file. Its input, (n, *shape), is called as
+    `given` says, and its outputs as the keys of its answer, where that is a dictionary.
 
     The model is only good for inference afterwards: its normalization constants become numpy arrays.
 
     Raises:
         TrainingError: the network has an operation that ONNX lacks.
     """
-    signature = import_keras().InputSpec(shape=(None, *shape), dtype="uint8", name=INPUT)
+    signature = import_keras().InputSpec(shape=(None, *shape), dtype=given.dtype, name=given.name)
     _freeze_constants(model)
     try:
         with _converter_hushed(), mute_onnx():

@@ -7,13 +7,13 @@ NumPy and SciPy alone; importing this module imports no Keras. The result goes i
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn.blas import limit_blas
 from cnn.errors import DatasetError
 from cnn.evaluation.calibration import SMALLEST_PROBABILITY
 from cnn.models.head import HeadKind, squash_to_unit
@@ -165,7 +165,7 @@ def fit_head(train: FeatureSet, validation: FeatureSet | None, classes: int, pla
     crossed = not has_validation or len(images) <= CROSS_VALIDATED
     splits = _fold_images(images, plan.seed) if crossed else [_split_after(len(train), len(images))]
     learnt = np.ones(len(images), bool) if plan.refit else np.arange(len(images)) < len(train)
-    with _limit_blas():
+    with limit_blas():  # folds run side by side instead
         problem = _Problem(images, classes, plan)
         best, trials = _compare_kinds(problem, splits)
         (model,) = problem.fit(_project_views(best.space, images.features), learnt, (best.choice.variance,))
@@ -201,7 +201,7 @@ def predict_held_out(
         DatasetError: as `fit_head`.
     """
     _check_images(images)
-    with _limit_blas():
+    with limit_blas():  # folds run side by side instead
         problem = _Problem(images, classes, plan)
         answers = problem.predict_held_out(problem.find_space(choice.gamma), splits, (choice.variance,))
     return np.asarray(answers[0], np.float64)
@@ -291,14 +291,6 @@ def weigh_labels(labels: NDArray[np.int64], classes: int, imbalance: Imbalance) 
     if imbalance == "none":
         return np.ones(len(labels))
     return np.asarray(weigh_classes(labels, classes)[labels])
-
-
-def _limit_blas() -> AbstractContextManager[object]:
-    """One thread per matrix product: folds run side by side instead. The products here are thin, so that threads of one
-    wait for each other (20 times as long on a busy machine), and their number would change the last bits."""
-    from threadpoolctl import threadpool_limits
-
-    return cast(AbstractContextManager[object], threadpool_limits(1, user_api="blas"))
 
 
 def _compare_kinds(problem: _Problem, splits: Sequence[HeldSplit]) -> tuple[_Candidate, tuple[HeadTrial, ...]]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn.blas import limit_blas
 from cnn.dataset.loader import ShardSet, iterate_batches, open_split
 from cnn.dataset.manifest import Manifest
 from cnn.inference.novelty import HELD_OUT, ROWS, add_novelty, choose_rows, fit_novelty
@@ -41,7 +42,8 @@ def keep_novelty(job: TrainJob, manifest: Manifest, store: Store, head: CachedHe
     is_frozen = head is not None and not job.plan.steps
     read = _read_cached(head) if head is not None and is_frozen else _run_network(job, manifest, store)
     train, held_out = read("train", ROWS), read("validation", HELD_OUT)
-    index = fit_novelty(train.features, train.labels, held_out.features, job.plan.seed)
+    with limit_blas():
+        index = fit_novelty(train.features, train.labels, held_out.features, job.plan.seed)
     if index is not None:
         add_novelty(Path(job.folder, "bundle"), index)
 

@@ -24,13 +24,16 @@ from cnn.training.checkpoint import CheckpointFolder
 from cnn.training.diagnosis import find_small_classes
 from cnn.training.fit import FitResult, fit_model, ignore_progress
 from cnn.training.spec import FitJob
+from infra.storage.layout import backbone_path
 from infra.storage.store import Store, open_store
 from tasks.dataset.version import read_manifest
+from tasks.features.backbone import find_backbone_record
 from tasks.pages.spreadsheets import write_rows
-from tasks.train.answers import answer_split, save_predictions
+from tasks.train.answers import SplitPredictions, answer_split, save_predictions
 from tasks.train.cached_head import CachedHead, fit_cached_head
 from tasks.train.calibration_images import ask_calibration_images
 from tasks.train.checkpoints import describe_unsent, fetch_checkpoints, send_checkpoints, share_head
+from tasks.train.feature_answers import answer_by_features
 from tasks.train.int8 import offer_int8
 from tasks.train.novelty import keep_novelty
 from tasks.train.overlap import list_seen
@@ -52,6 +55,11 @@ class FittedDataset:
     store: Store
     result: FitResult
     head: CachedHead | None
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the head alone was fitted, on features of a backbone that stayed as it was."""
+        return self.head is not None and not self.job.plan.steps
 
 
 def train_dataset(
@@ -122,8 +130,9 @@ def _evaluate(
     folder, split = Path(job.folder), choose_evaluation_split(manifest)
     shards = open_split(manifest, split, store.root)
     held = ask_calibration_images(job, manifest, store.root, result, head)
-    info = _write_bundle(job, manifest, store, result, shards, held.temperature)
-    answers = answer_split(folder / "bundle", shards)
+    fitted = FittedDataset(job, manifest, store, result, head)
+    info = _write_bundle(fitted, shards, held.temperature)
+    answers = _answer_split(fitted, split, shards)
     calibration = held.calibrate(answers if split == "test" else None)
     info = add_calibration(folder / "bundle", calibration)
     evaluation = evaluate_probabilities(
@@ -238,9 +247,8 @@ def choose_golden(shards: ShardSet, most: int, seed: int) -> NDArray[np.int64]:
     return np.sort(rows[np.lexsort((labels, turn))[:most]])
 
 
-def _write_bundle(
-    job: TrainJob, manifest: Manifest, store: Store, result: FitResult, judged: ShardSet, temperature: float
-) -> BundleInfo:
+def _write_bundle(fitted: FittedDataset, judged: ShardSet, temperature: float) -> BundleInfo:
+    job, manifest, result = fitted.job, fitted.manifest, fitted.result
     facts = BundleFacts(
         model=job.model,
         image=manifest.image,
@@ -253,7 +261,25 @@ def _write_bundle(
         split=manifest.split,
     )
     golden, _ = judged.batch(choose_golden(judged, GOLDEN_IMAGES, job.plan.seed))
-    return write_bundle(Path(job.folder, "bundle"), result.model, facts, golden, list_seen(store, manifest))
+    seen, backbone = list_seen(fitted.store, manifest), _find_frozen_backbone(fitted)
+    return write_bundle(Path(job.folder, "bundle"), result.model, facts, golden, seen, backbone)
+
+
+def _answer_split(fitted: FittedDataset, split: str, shards: ShardSet) -> SplitPredictions:
+    """What the exported model says to the images of a split; those of a frozen backbone by their kept features."""
+    bundle, answers = Path(fitted.job.folder, "bundle"), None
+    if fitted.is_frozen and fitted.head is not None:
+        answers = answer_by_features(bundle, fitted.head, split, shards, fitted.job.plan.seed)
+    return answer_split(bundle, shards) if answers is None else answers
+
+
+def _find_frozen_backbone(fitted: FittedDataset) -> Path | None:
+    """The file of the exported backbone, where nothing but the head on its features was fitted."""
+    job = fitted.job
+    if job.backbone is None or not fitted.is_frozen:
+        return None
+    record = find_backbone_record(fitted.store, job.backbone)
+    return None if record is None else fitted.store.fetch(backbone_path(record.sha256))
 
 
 def _write_figures(folder: Path, job: TrainJob, manifest: Manifest, evaluation: Evaluation, result: FitResult) -> None:
