@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from browsers import list_options, require_chromium
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
+from websockets.sync.connection import Connection
 
 SECONDS = 120.0  # for one answer, on a machine that does much else
 PORT_FILE = "DevToolsActivePort"  # where Chromium says on which port it listens, once it does
@@ -63,7 +64,7 @@ LOOKS = {
 class Browser:
     """One tab of a running Chromium; `errors` is what the page logged as one, its policy's refusals among them."""
 
-    connection: ClientConnection
+    connection: Connection
     session: str = ""
     errors: list[str] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=itertools.count)

@@ -36,7 +36,7 @@ from tasks.train.report import JudgedVersion, make_training_report
 from tasks.train.suspects import SUSPECTS, SuspectCard
 
 # Names of every length, a script that is read from right to left, one without a place to break.
-CLASSES = ("blue", "green", "red fox, summer coat", "\u05e1\u05d5\u05e1", "a" * 72)
+CLASSES: tuple[str, ...] = ("blue", "green", "red fox, summer coat", "\u05e1\u05d5\u05e1", "a" * 72)
 CLASSES += ("Eurasian three-toed woodpecker (female, in flight)",)
 CLASSES += tuple(f"species {number}" for number in range(6, 48))
 RULE = DecisionRule(
