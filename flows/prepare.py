@@ -9,6 +9,7 @@ from typing import Any
 
 from prefect import flow
 
+from cnn.dataset.locked_sets import find_today
 from cnn.dataset.split import SPLITS
 from cnn.images.spec import ImageSpec
 from cnn.images.transforms import try_pipeline
@@ -41,7 +42,16 @@ from tasks.prepare.changes import read_previous
 from tasks.prepare.checks import describe_ignored, describe_quarantine, find_gaps
 from tasks.prepare.derive import ShardSelection
 from tasks.prepare.duplicates import find_overlaps
-from tasks.prepare.job import BuildPlan, Built, Listing, PrepareJob, PreviousVersion, SourceFiles
+from tasks.prepare.job import (
+    BuildPlan,
+    Built,
+    Listing,
+    MayRetire,
+    PrepareJob,
+    PreviousVersion,
+    SourceFiles,
+    retire_always,
+)
 from tasks.prepare.levels import DATASET, measure_levels, reuse_levels
 from tasks.prepare.outcomes import describe_outcomes, has_outcomes
 from tasks.prepare.pipeline import build_chunks, finish_version, skip_building
@@ -68,10 +78,16 @@ def prepare(
 
 
 def prepare_dataset(
-    source: str, workspace: str, config: Config, verify: bool = False, command: str = PREPARE
+    source: str,
+    workspace: str,
+    config: Config,
+    verify: bool = False,
+    command: str = PREPARE,
+    may_retire: MayRetire = retire_always,
 ) -> PrepareResult:
     """The body of the flow; also the first half of `retrain`. `command` is what its user types, {} for the source."""
-    return prepare_opened(open_job(source, workspace, config, verify, command), config)
+    job = replace(open_job(source, workspace, config, verify, command), may_retire=may_retire)
+    return prepare_opened(job, config)
 
 
 def prepare_opened(job: PrepareJob, config: Config) -> PrepareResult:
@@ -117,6 +133,7 @@ def open_job(source: str, workspace: str, config: Config, verify: bool, command:
         config.source.exclude,
         verify,
         command,
+        find_today(),
     )
 
 
@@ -170,6 +187,8 @@ def compare_stage(job: PrepareJob, files: SourceFiles, previous: PreviousVersion
     log_message(f"list: {len(plan.rows):,} files in {len(classes)} classes{known}")
     for doubt in [*describe_owner_split(files.owner_split, job.source.uri), *find_doubts(job, plan)]:
         log_message(f"list: {doubt}")
+    if (sets := plan.listing.locked_sets) != (plan.base.locked_sets if plan.base else None) and sets is not None:
+        log_message(f"list: {sets.describe()}")
     if job.exclude:
         log_message(f"list: {describe_excluded(files.table, job.exclude)}")
     if gone := sorted(set(plan.base.classes if plan.base else ()) - set(classes)):

@@ -20,11 +20,12 @@ from infra.registry.versions import BEST, LOOKS, SPLIT_DRAWN, VersionInfo
 from infra.storage.store import Store
 from tasks.train.best_version import choose_best, count_looks, digest_split, find_best
 from tasks.train.champion import measure_champion
+from tasks.train.judging_sets import dump_held_out, judge_sets
 from tasks.train.promotion import apply_verdict
 from tasks.train.report import JudgedVersion, write_training_report
 from tasks.train.spec import TrainingResult
 from tasks.train.suspects import PAGE
-from tasks.train.weighing import weigh_looks, weigh_version
+from tasks.train.weighing import weigh_copies, weigh_looks, weigh_version
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,9 @@ def gate_stage(job: PromotionJob, result: TrainingResult, version: VersionInfo) 
     best, note = measure_best(job, earlier, champion, challenger, result)
     looks = count_looks(earlier, digest_split(job.manifest))
     rival = champion.champion if champion else None
-    weighed = (*weigh_beside(job, result, champion), weigh_looks(looks), *note)
-    also = AlsoWeighed(best, looks, weighed)
+    copies = weigh_copies(result.judged_on, job.manifest, job.store, job.spec)
+    weighed = (*weigh_beside(job, result, champion), *copies, weigh_looks(looks), *note)
+    also = AlsoWeighed(best, looks, weighed, judge_sets(result, job.manifest, job.store, rival))
     verdict = decide_promotion(challenger, rival, job.spec, lost.describe() if lost else None, also)
     if version.verdict is None:  # else a run that was killed since has written the report, and begun with the verdict
         publish_report(job, result, version, rival, verdict)
@@ -114,7 +116,7 @@ def weigh_beside(job: PromotionJob, result: TrainingResult, champion: MeasuredRi
 
 def keep_best(job: PromotionJob, version: VersionInfo, looks: int, best: int | None) -> None:
     """Write down for the next version which one is the best now, and how often its images have been looked at."""
-    tags = {LOOKS: str(looks), SPLIT_DRAWN: digest_split(job.manifest)}
+    tags = {LOOKS: str(looks), SPLIT_DRAWN: digest_split(job.manifest), **dump_held_out(job.manifest)}
     job.registry.set_tags(job.name, version.version, tags | ({} if best is None else {BEST: str(best)}))
 
 

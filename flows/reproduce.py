@@ -185,7 +185,7 @@ def rebuild_dataset(job: Reproduction) -> Manifest:
         refuse_difference(record.name, difference)
         copy_memory(job.store, job.manifest, job.scratch)
     opened = open_job(record.source, job.scratch.uri, job.config, False, PREPARE)
-    result = prepare_opened(replace(opened, source=source), job.config)
+    result = prepare_opened(replace(opened, source=source, locked_sets=record.locked_sets), job.config)
     rebuilt = read_manifest(job.scratch, result.dataset)
     if rebuilt.digest != record.digest:
         refuse_difference(record.name, find_changed_files(job, rebuilt))

@@ -15,6 +15,7 @@ from cnn.models.architecture import count_parameters
 from cnn.text import redact_text, shorten
 from cnn.training.recipes import BACKBONE_SIDE
 from flows.config import Config
+from flows.held_out import ask_champion
 from flows.models import open_registry
 from flows.prepare import prepare_dataset
 from flows.progress import log_message
@@ -65,7 +66,9 @@ def retrain_here(source: str, name: str, workspace: str, config: Config, verify:
     with TrainingProcess() as trainer:
         make_sure_of_weights(config.model, config.image.size or (BACKBONE_SIDE, BACKBONE_SIDE))
         warm = warm_up(lambda: open_registry(workspace).warm_up())
-        prepared = prepare_dataset(source, workspace, config, verify, name_command("retrain", name))
+        prepared = prepare_dataset(
+            source, workspace, config, verify, name_command("retrain", name), ask_champion(workspace, name)
+        )
         warm.join()
         return train_model(prepared.dataset, name, workspace, config, trainer)
 
@@ -77,7 +80,9 @@ def retrain_elsewhere(source: str, name: str, workspace: str, config: Config, ve
         ServerError: that run did not finish; nothing was registered, or its own log says why.
     """
     deployment = str(config.train.deployment)
-    prepared = prepare_dataset(source, workspace, config, verify, name_command("retrain", name))
+    prepared = prepare_dataset(
+        source, workspace, config, verify, name_command("retrain", name), ask_champion(workspace, name)
+    )
     log_message(f"train: waiting for the deployment {deployment}")
     parameters = {
         "dataset": prepared.dataset,

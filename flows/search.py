@@ -16,6 +16,7 @@ from cnn.models.architecture import ModelSpec
 from cnn.training.plan import plan_fit
 from cnn.training.spec import FitPlan, FitSpec, Recipe
 from flows.config import Config
+from flows.held_out import ask_champion
 from flows.prepare import prepare_dataset
 from flows.progress import log_message, show_stage
 from flows.results import SearchResult, TrainResult, TrialRow
@@ -117,7 +118,9 @@ def search(
 
 def search_source(source: str, name: str, minutes: float, workspace: str, config: Config) -> SearchResult:
     """The body of the flow."""
-    prepared = prepare_dataset(source, workspace, config, False, name_command("search", name))
+    prepared = prepare_dataset(
+        source, workspace, config, False, name_command("search", name), ask_champion(workspace, name)
+    )
     base = open_training(prepared.dataset, name, workspace, config)
     check_searchable(base.manifest)
     make_sure_of_weights(base.choice.model, base.manifest.image.size)

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from cnn.dataset.locked_sets import LockedSets
 from cnn.dataset.normalization import Normalization
 from cnn.dataset.split import SplitSpec
 from cnn.digest import hash_json
@@ -61,12 +62,15 @@ class Manifest(Spec):
     chunks: dict[str, dict[str, ShardRef]] = Field(default_factory=dict, description="what each chunk wrote, by split")
     measured_levels: bool = Field(False, description="whether image.levels was measured over the training images")
     survey: ImageSurvey | None = Field(None, description="what image.size was chosen by, where it was not set")
+    locked_sets: LockedSets | None = Field(
+        None, description="which test sets judge, where they are drawn anew (split.refresh)"
+    )
     derived: tuple[str, ...] = Field((), description="keys of the work by which chunks' shards became this version's")
 
     @model_serializer(mode="wrap")
     def _leave_out_what_was_unknown(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Manifests that were made before these were measured keep their digests."""
-        later = ("measured_levels", "survey")
+        later = ("measured_levels", "survey", "locked_sets")
         return {name: value for name, value in write(self).items() if name not in later or value}
 
     def rows(self, split: str) -> int:

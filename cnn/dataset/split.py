@@ -6,12 +6,15 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
+from cnn.dataset.locked_sets import count_days
 from cnn.patterns import compile_pattern
 from cnn.spec import Settings
 
 SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(len(SPLITS))
 TIES = ("copies", "burst")  # settings that tie images together once all are read: no image is drawn by them
+
+TURNS = ("refresh", "overlap")  # settings of which test set judges when: chunks' shards do not hang on them
 
 
 class SplitSpec(Settings):
@@ -50,6 +53,15 @@ class SplitSpec(Settings):
         description="seconds between two shots of one camera, by their EXIF data, up to which both stay in one split;"
         " not set: bursts are not looked for",
     )
+    refresh: str | None = Field(
+        None,
+        examples=["quarter", "90d"],
+        description="how often a new test set is drawn: quarter, or a number of days such as 90d; the images of the one"
+        " before return to training after split.overlap; not set: never",
+    )
+    overlap: int = Field(
+        30, ge=1, description="days for which the test set before judges beside a new one (split.refresh)"
+    )
     leak_distance: int = Field(
         4,
         ge=-1,
@@ -73,14 +85,35 @@ class SplitSpec(Settings):
             raise ValueError(f"validation + test must be below 1, not {self.validation + self.test:g}")
         return self
 
+    @field_validator("refresh")
+    @classmethod
+    def _refresh_is_a_period(cls, value: str | None) -> str | None:
+        if value is not None:
+            count_days(value)
+        return value
+
+    @model_validator(mode="after")
+    def _sets_can_take_turns(self) -> "SplitSpec":
+        if self.refresh is None:
+            return self
+        if 2 * self.test + self.validation >= 1.0:
+            raise ValueError(
+                "refresh keeps two test sets from training for a while: 2 x test + validation must be below 1, not "
+                f"{2 * self.test + self.validation:g}"
+            )
+        if self.overlap >= count_days(self.refresh):
+            raise ValueError(f"overlap must be shorter than refresh, so below {count_days(self.refresh)} days")
+        return self
+
     @model_serializer(mode="wrap")
-    def _leave_out_unset_ties(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _leave_out_what_is_unset(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without those that are not set: what earlier releases wrote, who knew none, keeps its digest."""
-        return {name: value for name, value in dump(self).items() if name not in TIES or value is not None}
+        unset = {name for name in TIES if getattr(self, name) is None} | ({*TURNS} if self.refresh is None else set())
+        return {name: value for name, value in dump(self).items() if name not in unset}
 
     def deciding(self) -> dict[str, object]:
         """The settings that decide in which split an image is drawn."""
-        return self.model_dump(exclude={"leak_distance", *TIES})
+        return self.model_dump(exclude={"leak_distance", *TIES, *TURNS})
 
 
 @lru_cache(maxsize=64)
@@ -89,12 +122,19 @@ def draw_missing(spec: SplitSpec, given: frozenset[str]) -> SplitSpec:
     return spec.model_copy(update={name: 0.0 for name in given if name != "train"})
 
 
-def choose_split(key: str, group: str | None, spec: SplitSpec) -> str:
-    """`train`, `validation` or `test`, by a hash of the group if there is one, else of the image's key (hex)."""
+def choose_split(key: str, group: str | None, spec: SplitSpec, turn: int = 0) -> str:
+    """`train`, `validation` or `test`, by a hash of the group if there is one, else of the image's key (hex).
+
+    With each turn another share of the images is the test, next to that of the turn before on the ring of all that are
+    not for validation: two that follow each other have none in common, and after all others the first comes again.
+    """
     point = draw_point(key, group, spec)
-    if point < spec.test:
-        return "test"
-    return "validation" if point < spec.test + spec.validation else "train"
+    if spec.test <= point < spec.test + spec.validation:
+        return "validation"
+    if not turn:
+        return "test" if point < spec.test else "train"
+    place = point if point < spec.test else point - spec.validation
+    return "test" if (place - turn * spec.test) % (1.0 - spec.validation) < spec.test else "train"
 
 
 def draw_point(key: str, group: str | None, spec: SplitSpec) -> float:

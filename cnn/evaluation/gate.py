@@ -18,6 +18,12 @@ ENOUGH = 30  # unseen test images on which two models may be compared, whatever 
 OVERALL = 0.15  # share of gate.significance that the comparisons over all images have; classes and slices have the rest
 
 
+TURN = (
+    "as good within noise, and the champion was trained on most images of the new test set, this version on none: it "
+    "takes the champion's place, so that the new set can judge"
+)
+
+
 @dataclass(frozen=True)
 class Challenger:
     """A new version and its figures. `judged_on` is the split that they were measured on: test, or where there are no
@@ -55,17 +61,32 @@ class Champion:
 
 
 @dataclass(frozen=True)
+class SetsOfVersion:
+    """A version on each test set that is kept from training (`split.refresh`): a line for each, and `judges`, those
+    that held it against the champion.
+
+    `is_turn`: the champion was trained on most images of the present set, which this version was not, and the set
+    before goes on judging for a while only.
+    """
+
+    weighed: tuple[Weighed, ...]
+    judges: str = ""
+    is_turn: bool = False
+
+
+@dataclass(frozen=True)
 class AlsoWeighed:
     """What decides beside the comparison with the champion.
 
     `best` is the most accurate version ever judged on these images, where that is not the champion; `looks` counts the
     versions that these images have judged, this one among them; `weighed` is what else was measured, each with its own
-    threshold: one that is not kept holds the version back.
+    threshold: one that is not kept holds the version back; `sets` are the test sets, where they are drawn anew.
     """
 
     best: Champion | None = None
     looks: int = 1
     weighed: tuple[Weighed, ...] = ()
+    sets: SetsOfVersion | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +120,7 @@ def decide_promotion(
         found = _compare(challenger, champion, spec, also)
     else:
         found = Verdict("hold", ()) if lost else _decide_first(challenger, spec)
-    found = _apply_thresholds(found, also.weighed)
+    found = _apply_thresholds(found, (*(also.sets.weighed if also.sets else ()), *also.weighed))
     reasons = (*found.reasons, lost) if lost else found.reasons
     if found.verdict != "promote":
         command = f"safelight promote {challenger.name} {challenger.version} --why TEXT"
@@ -187,6 +208,7 @@ def _compare(challenger: Challenger, champion: Champion, spec: GateSpec, also: A
     rivals = _list_rivals(champion, paired, spec, also)
     reasons = (
         *_describe_difference(paired, challenger.evaluation.images),
+        *([also.sets.judges] if also.sets else []),
         *(line for rival in rivals for line in _describe_rival(rival, spec)),
     )
     weighed = (*(_weigh_rival(rival, spec) for rival in rivals), *map(_weigh_part, parts))
@@ -195,6 +217,8 @@ def _compare(challenger: Challenger, champion: Champion, spec: GateSpec, also: A
         return Verdict("hold", (*broken, *reasons), weighed)
     behind = paired.p_worse < spec.significance or not all(rival.is_near for rival in rivals)
     verdict, policy = _choose_equal(challenger, champion, paired, spec, behind)
+    if verdict == "keep" and not behind and also.sets is not None and also.sets.is_turn:
+        verdict, policy = "promote", (TURN,)
     return Verdict(verdict, (*reasons, *policy), weighed)
 
 

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from cnn.spec import Settings
 
-Slice = Literal["folder", "group"]
+Slice = Literal["folder", "group", "camera"]
 
 
 class GateSpec(Settings):
@@ -46,9 +46,9 @@ class GateSpec(Settings):
     )
     support: int = Field(10, ge=1, description="test images below which a class or a slice is not compared")
     slices: tuple[Slice, ...] = Field(
-        ("folder", "group"),
+        ("folder", "group", "camera"),
         description="parts of the test images that are compared like classes: folder: the folders of the source other "
-        "than those of the classes, such as sites or cameras; group: those of split.group",
+        "than those of the classes, such as sites; group: those of split.group; camera: by the photographs' EXIF data",
     )
     calibration: float | None = Field(
         0.05,
@@ -57,12 +57,20 @@ class GateSpec(Settings):
         description="how much larger than the champion's the calibration error (ECE) may be, on 300 images or more; "
         "--set gate.calibration=null: it is only shown",
     )
+    leaks: float | None = Field(
+        None,
+        ge=0.0,
+        le=1.0,
+        examples=[0.1],
+        description="largest share of the test images that may have a copy (the same file, picture, look, group or "
+        "burst) among those of training and validation; not set: it is only shown",
+    )
     slower: float | None = Field(
         None,
         gt=0.0,
         examples=[3.0],
         description="how many times as long as the champion's the network may take for "
-        "an image; not set: it is only shown",
+        "an image; not set: it is not measured",
     )
     larger: float | None = Field(
         None,

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from cnn.evaluation.metrics import Paired, compare_paired
 
 COLLAPSE, COLLAPSE_SHARE = 0.15, 0.75  # a drop of recall that is one; share of the level for finding these
-PartKind = Literal["class", "folder", "group"]
+PartKind = Literal["class", "folder", "group", "camera", "test set"]
 
 
 @dataclass(frozen=True)
 class ComparedPart:
-    """A class, or a slice of the test images (a source folder, a `split.group`), and how the two models do on it."""
+    """A class, or a slice of the test images (a folder, a group, a camera), and how the two models do on it."""
 
     kind: PartKind
     name: str

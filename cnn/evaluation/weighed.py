@@ -1,5 +1,6 @@
-"""What a gate weighs beside accuracy: calibration, speed, size, dataset; one value for each, with its line."""
+"""What a gate weighs beside accuracy: calibration, leaks, speed, size, dataset; one value for each, with its line."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cnn.text import round_digits
@@ -39,6 +40,23 @@ def weigh_calibration(value: float, champion: float | None, images: int, most: f
     kept = value - champion <= most
     rule = f"gate.calibration allows {most * 100:.1f} points more: {'kept' if kept else 'broken'}"
     return Weighed("calibration", value, champion, most, kept, f"{line}; {rule}", images)
+
+
+def weigh_leaks(images: int, copied: int, kinds: Mapping[str, int], most: float | None) -> Weighed:
+    """The leak certificate: the share of the test `images` with a copy in training or validation, at most `most`.
+
+    `kinds`: what was looked for → how many images have such a copy; `copied` have one of any kind.
+    """
+    share = copied / max(images, 1)
+    have = "has" if copied == 1 else "have"
+    line = f"{copied:,} of {images:,} test images {have} a copy in training or validation"
+    looked = ", ".join(f"{kind} {count:,}" for kind, count in kinds.items())
+    line += f" (by the same {looked})"
+    if most is None:
+        return Weighed("leaks", share, None, None, True, line, images)
+    kept = share <= most
+    rule = f"gate.leaks allows {most:.1%}: {'kept' if kept else 'broken, so its figures flatter'}"
+    return Weighed("leaks", share, None, most, kept, f"{line}; {rule}", images)
 
 
 def weigh_speed(seconds: float, champion: float | None, most: float | None) -> Weighed:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -14,6 +15,7 @@ from cnn.text import shorten
 from tasks.files.paths import show_paths
 
 OUTCOMES = ("ok", "quarantined", "duplicate", "conflict", "leak", "ignored")
+SPLIT_WORDS = ("training", "validation", "test")  # splits, as reasons name them
 DECODED = ("ok", "duplicate", "conflict", "leak")  # outcomes of files whose pixels lie in a chunk's shard
 
 LEDGER = pa.schema(
@@ -33,6 +35,9 @@ LEDGER = pa.schema(
         pa.field("group", pa.string()),
         pa.field("split", pa.string()),
         pa.field("split_origin", pa.string()),  # folder: that of its owner; drawn: by a hash
+        pa.field(
+            "retiring", pa.bool_()
+        ),  # true: of the test set before, which judges beside the present one for a while
         pa.field("outcome", pa.string(), nullable=False),
         pa.field("reason", pa.string()),
         pa.field("shard", pa.string()),  # where the record lies in this version
@@ -47,7 +52,7 @@ LEDGER = pa.schema(
     ]
 )
 # Columns that older ledgers lack: read as nulls.
-ADDED = ("captured", "camera", "image_key", "record_split", "split_origin")
+ADDED = ("captured", "camera", "image_key", "record_split", "split_origin", "retiring")
 ROW_GROUP = 65_536
 IMAGE_FACTS = (  # null where a file gave no pixels
     ["width", "height", "label_id", "report_row", "record", "record_label", "pixels_crc32c", "copies_crc32c"]
@@ -110,3 +115,9 @@ def _complete(table: pa.Table, names: Sequence[str]) -> pa.Table:
         for name in names
     ]
     return pa.table(columns, schema=pa.schema([LEDGER.field(name) for name in names]))
+
+
+def name_elsewhere(reasons: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """bool (rows,): whether the reason beside an image names a near copy of it in training or validation."""
+    found = pc.match_substring_regex(reasons.cast(pa.string()), f" in ({'|'.join(SPLIT_WORDS[:2])})$").fill_null(False)
+    return np.asarray(found.to_numpy(zero_copy_only=False), np.bool_)

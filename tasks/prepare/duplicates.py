@@ -21,7 +21,7 @@ def mark_copies(rows: Rows, fetch: Fetch) -> Rows:
     Copies have the same bytes, or the same pixels at the size of the shards. Where the owner's folders are the split,
     copies across it stay where they are, and only `duplicate_of` says so. `fetch` gives the grey means of rows.
     """
-    draft = rows.draft("outcome", "reason", "duplicate_of", "split", "known")
+    draft = rows.draft("outcome", "reason", "duplicate_of", "split", "known", "retiring")
     for group in find_same_pictures(rows, fetch):
         if len(set(rows.label_id[group].tolist())) > 1:
             labels = sorted(set(rows.files.column("label").take(group).cast("string").to_pylist()))
@@ -45,6 +45,7 @@ def _mark_group(draft: RowsDraft, group: NDArray[np.int64]) -> None:
         draft.outcome[same[1:]], draft.duplicate_of[same[1:]] = DUPLICATE, same[0]
         if not draft.known[same[0]] and len(known := same[draft.known[same]]):
             draft.split[same[0]], draft.known[same[0]] = draft.split[known[0]], True
+            draft.retiring[same[0]] = draft.retiring[known[0]]
     draft.duplicate_of[[same[0] for same in parts[1:]]] = parts[0][0]
 
 

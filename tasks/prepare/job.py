@@ -5,13 +5,15 @@
 The last two are in tasks/prepare/publish.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cnn.dataset.locked_sets import LockedSets, find_today
 from cnn.dataset.manifest import Manifest, ShardRef
 from cnn.errors import IntegrityError
 from cnn.images.survey import ImageSurvey
@@ -28,6 +30,14 @@ from tasks.prepare.chunk_report import ChunkReport
 from tasks.prepare.spec import BudgetSpec, BuildSpec
 from tasks.prepare.table import Rows
 
+MayRetire = Callable[[LockedSets], bool]
+"""Whether, of two test sets that overlap, the one before is needed no more once its time is over."""
+
+
+def retire_always(sets: LockedSets) -> bool:
+    """A `MayRetire` that knows no model."""
+    return True
+
 
 @dataclass(frozen=True)
 class PrepareJob:
@@ -41,6 +51,9 @@ class PrepareJob:
     exclude: tuple[str, ...] = ()  # patterns of files of the source that are left out
     verify: bool = False  # whether files that look unchanged are read, too
     command: str = PREPARE  # what its user types, with {} for the source
+    today: date = field(default_factory=find_today)  # by which test sets take turns (split.refresh)
+    may_retire: MayRetire = retire_always
+    locked_sets: LockedSets | None = None  # those of a version that is made again, whatever day it is
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,7 @@ class Listing:
     classes: tuple[str, ...]
     build_key: str  # see `BuildSpec.build_key`
     digest: str
+    locked_sets: LockedSets | None = None  # which test sets judge, where they are drawn anew
 
 
 @dataclass(frozen=True)

@@ -5,40 +5,62 @@ A class has at least one training image, then one test image, then one validatio
 its own images are moved for that, and a group (`split.group`) as a whole, if all its images are of that class.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from datetime import date
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from cnn.dataset.locked_sets import FIRST, LockedSets
 from cnn.dataset.split import SPLITS, TEST, TRAIN, VALIDATION, SplitSpec, choose_split, draw_missing, draw_point
 from cnn.errors import IntegrityError
 from tasks.dataset.ledger import iterate_ledger
 from tasks.prepare.job import PreviousVersion
+from tasks.prepare.set_turn import RETIRING, SetTurn
+from tasks.prepare.spec import BuildSpec
 from tasks.prepare.table import DUPLICATE, OK, Rows, RowsDraft
 
 TRAINED_ON = ("ok", "duplicate", "leak")  # outcomes whose split in the ledger was one that counted
-COLUMNS = ("digest", "image_key", "group", "split", "outcome")
+COLUMNS = ("digest", "image_key", "group", "split", "retiring", "outcome")
 Memory = dict[str, int]
-"""Group → its split in the version before."""
+"""Group → its place in the version before: its split, or `RETIRING`."""
+
+
+def recalls(previous: PreviousVersion | None, split: SplitSpec, given: Collection[str]) -> bool:
+    """Whether a previous version says where its images are to stay.
+
+    Not where the split was asked for differently, or the owner's folders (`given`: the splits that they are) give other
+    splits than they did: else a split that has no folder any more would be drawn of new images alone.
+    """
+    if previous is None or previous.ledger is None or previous.manifest is None:
+        return False
+    had = set(previous.manifest.split_folders.values()) - {"train"}
+    return previous.manifest.split.deciding() == split.deciding() and had == set(given) - {"train"}
+
+
+def recall_locked_sets(previous: PreviousVersion | None, spec: BuildSpec) -> LockedSets | None:
+    """The test sets of the previous version: the first, where none were drawn anew then; None where nothing of it is
+    recalled."""
+    if previous is None or previous.manifest is None or not recalls(previous, spec.split, spec.folders.values()):
+        return None
+    return previous.manifest.locked_sets or LockedSets(present=FIRST, since=date.min)
 
 
 def recall_splits(rows: Rows, previous: PreviousVersion | None, split: SplitSpec) -> tuple[Rows, Memory]:
     """(rows whose images have the split that they had in the previous version, that of the groups of those).
 
     A file is found again by its image key, so that one whose metadata were rewritten stays where it was; in ledgers of
-    older releases by its digest. Where the split was asked for differently, or the owner's folders give other splits
-    than they did, nothing is recalled: else a split that has no folder any more would be drawn of new images alone.
+    older releases by its digest.
     """
     unknown = np.flatnonzero((rows.outcome == OK) & ~rows.known)
-    manifest = None if previous is None else previous.manifest
-    if previous is None or previous.ledger is None or manifest is None or not (len(unknown) or split.group):
+    given = {SPLITS[number] for number in rows.given_splits}
+    if previous is None or previous.ledger is None or not (len(unknown) or split.group):
         return rows, {}
-    had = {SPLITS.index(name) for name in manifest.split_folders.values()} - {TRAIN}
-    if manifest.split.deciding() != split.deciding() or had != set(rows.given_splits):
+    if not recalls(previous, split, given):
         return rows, {}
-    draft, memory = rows.draft("split", "known"), Memory()
+    draft, memory = rows.draft("split", "retiring", "known"), Memory()
     try:
         for table in iterate_ledger(previous.ledger, previous.ledger_uri, COLUMNS):
             _recall_part(draft, unknown, table, memory)
@@ -50,15 +72,17 @@ def recall_splits(rows: Rows, previous: PreviousVersion | None, split: SplitSpec
 def _recall_part(draft: RowsDraft, unknown: NDArray[np.int64], table: pa.Table, memory: Memory) -> None:
     table = table.filter(pc.is_in(table.column("outcome"), pa.array(TRAINED_ON)))
     splits = np.array([SPLITS.index(name) for name in table.column("split").to_pylist()], np.int8)
-    _recall_groups(draft, table, splits, memory)
+    retiring = table.column("retiring").fill_null(False).to_numpy()
+    _recall_groups(draft, table, np.where(retiring, np.int8(RETIRING), splits), memory)
     older = table.column("image_key").null_count == table.num_rows
     keys = table.column("digest" if older else "image_key").to_pylist()
     own = draft.digest[unknown] if older else draft.image_key[unknown]
     found = list(_match(own, map(bytes.fromhex, keys) if older else keys))
     chosen = unknown[np.array([row for row, _ in found], np.int64)]
-    recalled = splits[np.array([place for _, place in found], np.int64)]
-    allowed = draft.may_be_in(chosen, recalled)
-    draft.split[chosen[allowed]], draft.known[chosen[allowed]] = recalled[allowed], True
+    places = np.array([place for _, place in found], np.int64)
+    allowed = draft.may_be_in(chosen, splits[places])
+    chosen, places = chosen[allowed], places[allowed]
+    draft.split[chosen], draft.retiring[chosen], draft.known[chosen] = splits[places], retiring[places], True
 
 
 def _recall_groups(draft: RowsDraft, table: pa.Table, splits: NDArray[np.int8], memory: Memory) -> None:
@@ -79,29 +103,68 @@ def _match(own: NDArray[np.uint8], keys: Iterable[bytes | None]) -> Iterator[tup
             yield row, place
 
 
-def draw_splits(rows: Rows, split: SplitSpec, memory: Memory, tied: NDArray[np.int64] | None = None) -> Rows:
+def draw_splits(
+    rows: Rows,
+    split: SplitSpec,
+    memory: Memory,
+    tied: NDArray[np.int64] | None = None,
+    turn: SetTurn | None = None,
+) -> Rows:
     """The rows (files,) with the final split of every ok image; that of a duplicate is that of the image which it is a
     copy of.
 
-    `tied` (files,): the lowest row of those that a file has to be in one split with, -1 where it is alone.
+    `tied` (files,): the lowest row of those that a file has to be in one split with, -1 where it is alone. `turn`: how
+    test sets take turns.
     """
     tied = np.full(len(rows), -1, np.int64) if tied is None else tied
-    draft = rows.draft("split", "known")
+    draft = rows.draft("split", "retiring", "known")
     split = draw_missing(split, frozenset(SPLITS[number] for number in rows.given_splits))
+    if turn is not None:
+        memory = _take_turns(draft, tied, split, memory, turn)
     if split.group is not None:
-        _follow_groups(draft, split, memory)
-    _follow_ties(draft, tied, split)
+        _follow_groups(draft, split, memory, turn)
+    _follow_ties(draft, tied, split, turn)
     _SmallClasses(draft, split, tied).fill_all()
     copies = np.flatnonzero(rows.outcome == DUPLICATE)
     draft.split[copies] = draft.split[rows.duplicate_of[copies]]
+    draft.retiring[:] = (draft.split == RETIRING) & (turn is not None)
+    np.minimum(draft.split, TEST, out=draft.split)
     return draft.finish()
 
 
-def _follow_groups(draft: RowsDraft, split: SplitSpec, memory: Memory) -> None:
+def _take_turns(draft: RowsDraft, tied: NDArray[np.int64], split: SplitSpec, memory: Memory, turn: SetTurn) -> Memory:
+    """Move images, and what is tied together, to their places in this turn; the memory with groups where they are now.
+
+    Each follows the draw of what it is drawn by: its group, the first of those that it is tied to, or itself.
+    """
+    draft.split[draft.retiring & (draft.split == TEST)] = RETIRING
+    places, known = draft.split.copy(), draft.known
+    alone = np.flatnonzero((draft.outcome == OK) & (draft.group < 0) & (tied < 0) & (draft.given <= TRAIN))
+    for members in (*alone.reshape(-1, 1), *_list_ties(tied)):
+        if turn.moves_images or not known[members].all():
+            drawn = turn.draw(_first_key(draft, members), None, split)
+            for row in members.tolist():
+                places[row] = turn.move(int(places[row]), drawn) if known[row] else drawn
+    allowed = draft.may_be_in(np.arange(len(places)), places)
+    draft.split[allowed] = places[allowed]
+    return {name: turn.move(place, turn.draw("", name, split)) for name, place in memory.items()}
+
+
+def _draw_place(key: str, group: str | None, split: SplitSpec, turn: SetTurn | None) -> int:
+    return SPLITS.index(choose_split(key, group, split)) if turn is None else turn.draw(key, group, split)
+
+
+def _first_key(draft: RowsDraft, members: NDArray[np.int64]) -> str:
+    """The image key, in hex, by which rows that are tied together are drawn."""
+    keys: list[bytes] = [key.tobytes() for key in draft.image_key[members]]
+    return min(keys).hex()
+
+
+def _follow_groups(draft: RowsDraft, split: SplitSpec, memory: Memory, turn: SetTurn | None) -> None:
     """A group is where it was in the version before, a new one where the hash puts it."""
     ok = np.flatnonzero(draft.outcome == OK)
     names, given = draft.groups.texts, draft.given_splits
-    drawn = [SPLITS.index(choose_split("", name, split)) for name in names]
+    drawn = [_draw_place("", name, split, turn) for name in names]
     chosen = [memory.get(name, place) for name, place in zip(names, drawn, strict=True)]
     chosen = [there if there not in given else place for there, place in zip(chosen, drawn, strict=True)]
     grouped = ok[(draft.group[ok] >= 0) & (draft.given[ok] <= TRAIN)]
@@ -109,7 +172,7 @@ def _follow_groups(draft: RowsDraft, split: SplitSpec, memory: Memory) -> None:
     draft.known[grouped] = np.array([*(name in memory for name in names), False], np.bool_)[draft.group[grouped]]
 
 
-def _follow_ties(draft: RowsDraft, tied: NDArray[np.int64], split: SplitSpec) -> None:
+def _follow_ties(draft: RowsDraft, tied: NDArray[np.int64], split: SplitSpec, turn: SetTurn | None) -> None:
     """Put what is tied together into one split: that of its images in the version before, else the one drawn for it.
 
     Where they were in several, into training if any was, so that nothing is tested with what was learnt.
@@ -119,8 +182,7 @@ def _follow_ties(draft: RowsDraft, tied: NDArray[np.int64], split: SplitSpec) ->
         if len(known):
             chosen = int(draft.split[known].min())
         else:
-            first = min(key.tobytes() for key in draft.image_key[members])
-            chosen = SPLITS.index(choose_split(first.hex(), None, split))
+            chosen = _draw_place(_first_key(draft, members), None, split, turn)
         draft.split[members[draft.may_be_in(members, chosen)]] = chosen
         draft.known[members] = bool(len(known))
 
@@ -172,11 +234,11 @@ class _SmallClasses:
 
     def _can_spare(self, unit: int, units: dict[int, list[int]], split: int) -> bool:
         """Whether a unit may go there: the split that it leaves keeps another one, unless it matters less."""
+        source = int(self._rows.split[units[unit][0]])
         if split == TRAIN:
             return True
-        if unit in self._mixed:
+        if unit in self._mixed or source == RETIRING:
             return False
-        source = int(self._rows.split[units[unit][0]])
         if split == TEST and source == VALIDATION:
             return True
         return sum(int(self._rows.split[rows[0]] == source) for rows in units.values()) > 1
@@ -188,5 +250,5 @@ class _SmallClasses:
         point = draw_point(rows.image_key[row].tobytes().hex(), group, self._split)
         if split == TRAIN:
             mixed = int(self._group[row]) in self._mixed
-            return 2 * mixed + bool(rows.split[row] == TEST), -point
+            return 2 * mixed + bool(rows.split[row] >= TEST), -point
         return (1 + bool(rows.split[row] == TRAIN)) if rows.known[row] else 0, point

@@ -20,11 +20,12 @@ from tasks.prepare.chunk_report import count_deep_rows, read_chunk_report
 from tasks.prepare.derive import DerivedShard, DeriveTask, ShardSelection, derive_shard, find_derived, sum_shard_levels
 from tasks.prepare.duplicates import fetch_greys, mark_copies, mark_doubtful_labels, mark_leaks
 from tasks.prepare.job import BuildPlan, Built, PrepareJob
-from tasks.prepare.keep_splits import draw_splits, recall_splits
+from tasks.prepare.keep_splits import draw_splits, recall_locked_sets, recall_splits
 from tasks.prepare.looks import find_looks, mark_looks, tie_together
 from tasks.prepare.placement import Placement, SelectedRows, place_rows, select_rows
 from tasks.prepare.publish import DatasetDraft, PublishedDataset, publish_dataset
 from tasks.prepare.refusal import remove_refusal, write_refusal
+from tasks.prepare.set_turn import find_turn
 from tasks.prepare.table import LEAK, QUARANTINED, FilledRows, Rows
 
 FILL_ROWS = 4_096  # whose reports are taken over together: each time costs as much as some hundred rows
@@ -123,11 +124,13 @@ def restore_leaks(rows: Rows) -> Rows:
 
 def compare_all(job: PrepareJob, built: Built) -> Rows:
     """Rows with what follows from a comparison of all images with each other and with the version before."""
-    split, fetch = built.plan.listing.files.spec.split, partial(fetch_greys, built.rows, job.store)
-    rows, memory = recall_splits(built.rows, built.plan.previous, split)
+    listing, previous = built.plan.listing, built.plan.previous
+    split, fetch = listing.files.spec.split, partial(fetch_greys, built.rows, job.store)
+    rows, memory = recall_splits(built.rows, previous, split)
     rows = mark_copies(rows, fetch)
-    looks = find_looks(rows, job.store, job.source.uri, built.plan.listing.files.spec)
-    rows = draw_splits(rows, split, memory, tie_together(rows, looks, split))
+    looks = find_looks(rows, job.store, job.source.uri, listing.files.spec)
+    turn = find_turn(listing.locked_sets, recall_locked_sets(previous, listing.files.spec))
+    rows = draw_splits(rows, split, memory, tie_together(rows, looks, split), turn)
     rows = mark_looks(rows, looks)
     rows = mark_leaks(rows, split.leak_distance, fetch)
     return mark_doubtful_labels(rows, split.leak_distance, fetch)

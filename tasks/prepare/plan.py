@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.compute as pc
 
+from cnn.dataset.locked_sets import LockedSets, find_period, take_turn
 from cnn.dataset.manifest import Manifest
 from cnn.digest import canonical_json
 from cnn.errors import TRANSIENT_REASONS, IntegrityError, SourceError
@@ -26,6 +27,7 @@ from tasks.files.source_checks import (
 from tasks.prepare.changes import drop_changed, list_existing, reuse_moved, reuse_unchanged
 from tasks.prepare.chunk_report import ChunkReport, count_deep_rows, read_chunk_report
 from tasks.prepare.job import BuildPlan, Listing, PrepareJob, PreviousVersion, SourceFiles
+from tasks.prepare.keep_splits import recall_locked_sets
 from tasks.prepare.spec import BuildSpec
 from tasks.prepare.table import OK, Rows, make_rows
 
@@ -57,7 +59,7 @@ def plan_build(job: PrepareJob, files: SourceFiles, previous: PreviousVersion | 
     remove_stale_scratch(job.store.root)
     existing = list_existing(job.store)
     base = find_base(previous, files.spec)
-    listing = number_classes(job, files, base)
+    listing = number_classes(job, files, base, choose_locked_sets(job, files, previous))
     rows = make_rows(files.table, listing.classes, files.spec.folders)
     none = ChunkPlan(np.empty(0, np.int64), np.zeros(1, np.int64))
     plan = BuildPlan(listing, previous, base, existing, rows, none)
@@ -76,7 +78,23 @@ def find_base(previous: PreviousVersion | None, spec: BuildSpec) -> Manifest | N
     return previous.manifest if previous.manifest.build == spec.build_key() else None
 
 
-def number_classes(job: PrepareJob, files: SourceFiles, base: Manifest | None) -> Listing:
+def choose_locked_sets(job: PrepareJob, files: SourceFiles, previous: PreviousVersion | None) -> LockedSets | None:
+    """The test sets of this version; None where they are not to be drawn anew, or are folders of the source's owner."""
+    split = files.spec.split
+    if split.refresh is None or not split.test or "test" in files.spec.folders.values():
+        return None
+    if job.locked_sets is not None:
+        return job.locked_sets
+    known = recall_locked_sets(previous, files.spec)
+    if known is None:
+        return LockedSets(present=find_period(split.refresh, job.today), since=job.today)
+    may_retire = known.before is None or job.may_retire(known)
+    return take_turn(split.refresh, split.overlap, known, job.today, may_retire)
+
+
+def number_classes(
+    job: PrepareJob, files: SourceFiles, base: Manifest | None, sets: LockedSets | None = None
+) -> Listing:
     """The listing with its classes, which keep the numbers that they had, and its digest.
 
     Raises:
@@ -87,8 +105,9 @@ def number_classes(job: PrepareJob, files: SourceFiles, base: Manifest | None) -
         raise SourceError(describe_classes(job.source, files.table, classes, job.command))
     facts = [files.spec.model_dump(mode="json"), job.budget.model_dump(mode="json"), job.chunk_files, classes]
     facts += [LISTING_RULES, files.measured]
+    facts += [] if sets is None else [sets.model_dump(mode="json")]
     digest = hashlib.sha256(f"{canonical_json(facts)}{digest_listing(files.table)}".encode()).hexdigest()
-    return Listing(files, classes, files.spec.build_key(), digest)
+    return Listing(files, classes, files.spec.build_key(), digest, sets)
 
 
 def is_recognised(job: PrepareJob, plan: BuildPlan) -> bool:
@@ -107,6 +126,8 @@ def comes_out_again(plan: BuildPlan, base: Manifest) -> bool:
     settings = (base.classes, base.image, base.augment, base.split, base.split_folders, base.measured_levels)
     spec = files.spec
     asked = (plan.listing.classes, spec.image, spec.augment, spec.split, spec.folders, files.measured)
+    if base.locked_sets != plan.listing.locked_sets:
+        return False
     return settings == asked and base.files == len(plan.rows) and plan.existing.has_all(base)
 
 

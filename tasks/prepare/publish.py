@@ -106,6 +106,7 @@ def make_manifest(draft: DatasetDraft, ledger: LedgerRef) -> Manifest:
         derived=placement.derived,
         measured_levels=listing.files.measured,
         survey=listing.files.survey,
+        locked_sets=listing.locked_sets,
     )
     name = f"{slug_of(draft.source)}-{manifest.digest_of_content()[:12]}"
     ledger = ledger.model_copy(update={"path": ledger_path(name)})

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from cnn.dataset.split import TIES, SplitSpec, choose_split, draw_missing, find_group
+from cnn.dataset.split import TIES, TURNS, SplitSpec, choose_split, draw_missing, find_group
 from cnn.digest import hash_json
 from cnn.images.spec import AugmentSpec, ImageSpec
 from cnn.spec import Settings, Spec
@@ -27,7 +27,7 @@ class BuildSpec(Spec):
         shards of their own, made from the chunk's."""
         facts = self.model_dump(mode="json", exclude={"augment"} if self.folders else {"augment", "folders"})
         facts["image"].pop("normalize")
-        for name in ("leak_distance", *TIES):
+        for name in ("leak_distance", *TIES, *TURNS):
             facts["split"].pop(name, None)
         facts["split"].pop("folders")  # what it came to is what counts
         return hash_json(facts)

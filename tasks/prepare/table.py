@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cnn.dataset.manifest import ShardRef
 from cnn.dataset.near_duplicates import HASH_CELLS, perceptual_hashes
 from cnn.dataset.split import SPLITS, TRAIN
-from tasks.dataset.ledger import DECODED, OUTCOMES, make_ledger_table
+from tasks.dataset.ledger import DECODED, OUTCOMES, SPLIT_WORDS, make_ledger_table
 from tasks.files.paths import quote_path
 from tasks.files.text_index import NONE, TextIndex
 from tasks.prepare.chunk_report import ChunkReport, bytes_of, read_greys
@@ -26,7 +26,6 @@ OK, QUARANTINED, DUPLICATE, CONFLICT, LEAK, IGNORED = range(len(OUTCOMES))
 NO_CLASS = "no_class_folder"
 KEY = 16  # bytes of `cnn.formats.content_digest.digest_image_data`
 SPLIT_ORIGINS = ("drawn", "folder")  # by a hash, or by the folder of the file's owner
-SPLIT_WORDS = ("training", "validation", "test")
 
 FilledRows = tuple[NDArray[np.int64], ChunkReport]
 """The rows of a chunk's files, int64 (files of the chunk,), and what it came to."""
@@ -56,6 +55,7 @@ class Rows:
     camera: NDArray[np.int32]  # number in `cameras`
     group: NDArray[np.int32]  # number in `groups`
     split: NDArray[np.int8]  # index into SPLITS
+    retiring: NDArray[np.bool_]  # whether it is of the test set before
     known: NDArray[np.bool_]  # whether its split is that of the previous version
     leaked: NDArray[np.bool_]  # whether it was a leak there
     duplicate_of: NDArray[np.int32]  # the row whose picture is the same, or nearly so
@@ -120,6 +120,7 @@ class Rows:
         texts = {"group": self.groups.decode(self.group[part]), "chunk": self.chunks.decode(self.chunk[part])}
         texts |= {"camera": self.cameras.decode(self.camera[part])}
         columns |= {"captured": pa.array(self.captured[part], mask=self.captured[part] < 0)}
+        columns |= {"retiring": pa.array(self.retiring[part], mask=~self.retiring[part])}
         texts |= {"shard": names.decode(shards[part]), "reason": self._reason_texts(part)}
         for name, numbers in (("split", self.split[part]), ("record_split", self.record_split[part])):
             texts[name] = pa.array(SPLITS).take(pa.array(numbers, mask=numbers < 0))
@@ -186,7 +187,7 @@ class RowsDraft(Rows):
         table = pa.concat_tables([report.table for _, report in parts])
         self._fill_common(rows, table)
         self.record_split[rows] = self.split[rows]
-        self.known[rows] = False
+        self.known[rows] = self.retiring[rows] = False
         self.reason[rows] = self.reasons.encode_column(table.column("reason"))
         self.chunk[rows] = np.repeat([self.chunks[report.key] for _, report in parts], [len(part) for part, _ in parts])
         self.report_row[rows] = np.concatenate([np.arange(len(part)) for part, _ in parts])
@@ -198,6 +199,7 @@ class RowsDraft(Rows):
         self._fill_common(rows, table)
         self.record_split[rows] = _codes(table.column("record_split"), SPLITS)
         self.known[rows] = self.split[rows] >= 0
+        self.retiring[rows] = table.column("retiring").fill_null(False).to_numpy()
         self.leaked[rows] = self.outcome[rows] == LEAK
         decoded = pc.is_in(table.column("outcome"), pa.array(DECODED)).to_numpy(zero_copy_only=False)
         self.outcome[rows[decoded]] = OK

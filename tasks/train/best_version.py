@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from cnn.dataset.locked_sets import FIRST
 from cnn.dataset.manifest import Manifest
 from cnn.digest import hash_json
 from cnn.evaluation.gate import Champion, Verdict
@@ -18,14 +19,18 @@ def find_best(earlier: Sequence[VersionInfo]) -> VersionInfo | None:
 
 
 def digest_split(manifest: Manifest) -> str:
-    """What decides which images are for the test: as long as it stays, they have been looked at by every version."""
-    return hash_json(manifest.split.deciding())
+    """What decides which images are for the test: as long as it stays, they have been looked at by every version. While
+    two test sets judge (`split.refresh`), what decides each of them, with a space between."""
+    facts = manifest.split.deciding()
+    names = (FIRST.name,) if manifest.locked_sets is None else manifest.locked_sets.names()
+    return " ".join(hash_json(facts if name == FIRST.name else [facts, name]) for name in names)
 
 
 def count_looks(earlier: Sequence[VersionInfo], split: str) -> int:
-    """How many versions the test images of this split have judged with the present one: those of older releases, which
-    do not say, among them."""
-    return 1 + sum(version.is_gated and version.tags.get(SPLIT_DRAWN, split) == split for version in earlier)
+    """How many versions the test images of this split (`digest_split`), or some of them, have judged with the present
+    one: those of older releases, which do not say, among them."""
+    drawn, gated = set(split.split()), [version for version in earlier if version.is_gated]
+    return 1 + sum(not drawn.isdisjoint(version.tags.get(SPLIT_DRAWN, split).split()) for version in gated)
 
 
 def choose_best(number: int, verdict: Verdict, champion: Champion | None, best: Champion | None) -> int | None:

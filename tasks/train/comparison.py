@@ -1,6 +1,6 @@
 """A new version's answers beside an earlier version's on the same images: over all, in each class, slice and bin."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from infra.storage.store import Store
 from tasks.dataset.ledger import iterate_ledger
 from tasks.dataset.version import fetch_ledger
 from tasks.train.answers import SplitPredictions
+from tasks.train.judging_sets import SET, name_sets
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,10 @@ class ChampionScores:
     confidences: dict[str, float] = field(default_factory=dict, compare=False)
 
 
-@dataclass(frozen=True)
-class SlicedImages:
-    """By key of a test image: the folder below the source that is none of a class, and the text of split.group."""
-
-    folders: dict[str, str]
-    groups: dict[str, str]
+SlicedImages = Mapping[PartKind, Mapping[str, str]]
+"""Kind of slice → key of a test image → the slice that it is in: the folder below the source that is none of a class,
+the text of split.group, the camera by its EXIF data, and the test set (of which there is more than one while two
+overlap, see `split.refresh`)."""
 
 
 def read_slices(store: Store, manifest: Manifest) -> SlicedImages:
@@ -42,14 +41,16 @@ def read_slices(store: Store, manifest: Manifest) -> SlicedImages:
     Raises:
         IntegrityError, StorageError: the ledger is damaged or gone.
     """
-    folders, groups = dict[str, str](), dict[str, str]()
-    columns = ["path", "digest", "label", "group", "split", "outcome"]
+    found: dict[PartKind, dict[str, str]] = {"folder": {}, "group": {}, "camera": {}}
+    columns = ["path", "digest", "label", "group", "camera", "split", "outcome"]
     for part in iterate_ledger(fetch_ledger(store, manifest), store.uri_of(manifest.ledger.path), columns):
         for row in part.filter(pc.and_(pc.equal(part["split"], "test"), pc.equal(part["outcome"], "ok"))).to_pylist():
-            folders[row["digest"]] = _name_folder(row["path"], row["label"])
-            if row["group"] is not None:
-                groups[row["digest"]] = row["group"]
-    return SlicedImages(_drop_single(folders), _drop_single(groups))
+            found["folder"][row["digest"]] = _name_folder(row["path"], row["label"])
+            for kind, names in found.items():
+                if kind != "folder" and row[kind] is not None:
+                    names[row["digest"]] = row[kind]
+    found = {kind: _drop_single(names) for kind, names in found.items()}
+    return {**found, SET: name_sets(store, manifest)}
 
 
 def compare_answers(
@@ -62,8 +63,7 @@ def compare_answers(
     other = np.array([theirs.correct[key] for key in keys], np.bool_)
     names: dict[PartKind, list[Any]] = {
         "class": [classes[label] for label in mine.labels[rows].tolist()],
-        "folder": [slices.folders.get(key) for key in keys],
-        "group": [slices.groups.get(key) for key in keys],
+        **{kind: [of.get(key) for key in keys] for kind, of in slices.items()},
     }
     parts = tuple(part for kind, each in names.items() for part in compare_parts(kind, _as_objects(each), right, other))
     found = replace(champion, paired=compare_paired(right, other), parts=parts)

@@ -42,7 +42,7 @@ def make_gate_rows(weighed: Sequence[Weighed]) -> tuple[list[GateRow], list[Gate
 
 
 def _is_part(each: Weighed) -> bool:
-    return each.name.startswith(("class ", "folder ", "group "))
+    return each.name.startswith(("class ", "folder ", "group ", "camera "))
 
 
 def _write_figure(name: str, value: Figure) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from cnn.dataset.locked_sets import LockedSets
 from cnn.dataset.manifest import Manifest
 from cnn.digest import hash_json
 from cnn.errors import RegistryError
@@ -40,6 +41,7 @@ class DatasetOfRecord(Spec):
     image: ImageSpec
     shards: str = Field(description="digest of the shards in their order, which is that of the images")
     images: dict[str, int]
+    locked_sets: LockedSets | None = Field(None, description="the test sets, where they are drawn anew")
 
 
 class TrainingRecord(Spec):
@@ -116,6 +118,7 @@ def record_dataset(manifest: Manifest, store: Store) -> DatasetOfRecord:
         image=manifest.image,
         shards=digest_shards(manifest),
         images=manifest.images,
+        locked_sets=manifest.locked_sets,
     )
 
 

@@ -50,7 +50,14 @@ def run_gate(
         fetch_bundle=lambda *_: Path("bundle"),
         set_tags=lambda name, number, given: tags.update(given),
     )
-    for name, made in (("publish_report", None), ("weigh_version", ()), ("digest_split", "drawn")):
+    for name, made in (
+        ("publish_report", None),
+        ("weigh_version", ()),
+        ("weigh_copies", ()),
+        ("judge_sets", None),
+        ("dump_held_out", {}),
+        ("digest_split", "drawn"),
+    ):
         monkeypatch.setattr(flows.promotion, name, lambda *_, made=made: made)
     monkeypatch.setattr(flows.promotion, "measure_champion", measure)
     monkeypatch.setattr(flows.promotion, "log_message", log.append)

@@ -12,9 +12,11 @@ from pydantic import ValidationError
 from cnn.dataset.seen_images import UnseenImages
 from cnn.evaluation.gate import (
     ENOUGH,
+    TURN,
     AlsoWeighed,
     Challenger,
     Champion,
+    SetsOfVersion,
     Verdict,
     decide_promotion,
     explain_overlap,
@@ -303,3 +305,28 @@ def test_after_a_deleted_champion_no_version_is_the_first() -> None:
 def test_a_rule_that_makes_no_sense_is_refused(values: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         GateSpec.model_validate(values)
+
+
+# Test sets that are drawn anew
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "both", "is_turn", "verdict"),
+    [
+        (3, 3, 994, False, "keep"),
+        (3, 3, 994, True, "promote"),
+        (0, 5, 995, True, "keep"),  # hardly chance: the champion stays, and the set before judges on
+        (3, 20, 977, True, "hold"),
+    ],
+)
+def test_where_a_new_set_cannot_judge_the_champion_an_equal_version_takes_its_place(
+    wins: int, losses: int, both: int, is_turn: bool, verdict: str
+) -> None:
+    champion = Champion(1, CLASSES, paired=pair(wins, losses, both))
+    line = Weighed("test set 2027-Q1", 0.9, None, None, True, "on both", 500)
+    sets = SetsOfVersion((line,), "judged beside the champion on 500 images of the test set 2026-Q4", is_turn)
+    found = decide_promotion(Challenger("birds", 2, MOST_RIGHT), champion, GateSpec(), also=AlsoWeighed(sets=sets))
+    assert found.verdict == verdict
+    assert sets.judges in found.reasons
+    assert line in found.weighed
+    assert (found.reasons[-1] == TURN) == (verdict == "promote")

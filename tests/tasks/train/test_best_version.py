@@ -1,11 +1,13 @@
 """The best version ever judged: found by what the last verdict left, whatever was deleted since."""
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small_dataset import write_dataset
 
+from cnn.dataset.locked_sets import FIRST, LockedSet, LockedSets
 from cnn.evaluation.gate import Champion, Verdict
 from cnn.evaluation.metrics import compare_paired
 from infra.registry.versions import BEST, GATE_APPLIED, SPLIT_DRAWN, VersionInfo, read_version
@@ -73,3 +75,22 @@ def test_looks_are_counted_as_long_as_the_split_stays(tmp_path: Path) -> None:
     earlier = [make_version(1), make_version(2, **drawn), make_version(3, **{SPLIT_DRAWN: "another"})]
     assert count_looks(earlier, digest_split(manifest)) == 3  # one of an older release, one of this split, this one
     assert count_looks([], "x") == 1
+
+
+def test_looks_go_along_with_a_test_set_and_end_with_it(tmp_path: Path) -> None:
+    """Those of the set before count as long as it judges; the new set's begin with the overlap."""
+    autumn, winter = (LockedSet(name=name, turn=turn) for name, turn in (("2026-Q4", 8107), ("2027-Q1", 8108)))
+    plain = write_dataset(tmp_path / "w", tmp_path / "s")
+    sets = [
+        LockedSets(present=autumn, since=date(2026, 10, 1), before=FIRST, until=date(2026, 10, 31)),
+        LockedSets(present=autumn, since=date(2026, 10, 1)),
+        LockedSets(present=winter, since=date(2027, 1, 1), before=autumn, until=date(2027, 1, 31)),
+        LockedSets(present=winter, since=date(2027, 1, 1)),
+    ]
+    drawn = [digest_split(each) for each in (plain, *(plain.model_copy(update={"locked_sets": one}) for one in sets))]
+    earlier: list[VersionInfo] = []
+    counted = []
+    for number, split in enumerate(drawn):
+        counted.append(count_looks(earlier, split))
+        earlier.append(make_version(number + 1, **{SPLIT_DRAWN: split}))
+    assert counted == [1, 2, 2, 3, 2]

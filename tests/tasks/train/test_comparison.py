@@ -17,7 +17,7 @@ from tasks.train.comparison import ChampionScores, SlicedImages, compare_answers
 KEYS = [letter * 64 for letter in "abcd"]
 PROBABILITIES = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]], np.float32)
 MINE = SplitPredictions(KEYS, np.array([0, 1, 1, 0]), PROBABILITIES)  # right: a, b, d
-NO_SLICES = SlicedImages({}, {})
+NO_SLICES: SlicedImages = {"folder": {}, "group": {}, "camera": {}, "test set": {}}
 
 
 def test_answers_are_paired_by_key_not_by_order() -> None:
@@ -38,12 +38,14 @@ def test_no_answers_make_an_empty_pair() -> None:
 def test_slices_are_compared_and_so_is_how_sure_the_two_were() -> None:
     sure = dict.fromkeys(KEYS, 0.75)
     theirs = ChampionScores({KEYS[0]: True, KEYS[1]: True, KEYS[2]: True, KEYS[3]: False}, confidences=sure)
-    slices = SlicedImages({KEYS[0]: "north", KEYS[1]: "north", KEYS[2]: "south"}, {KEYS[3]: "7"})
+    folders = {KEYS[0]: "north", KEYS[1]: "north", KEYS[2]: "south"}
+    slices: SlicedImages = {"folder": folders, "group": {KEYS[3]: "7"}, "camera": {KEYS[2]: "Reconyx HP2X"}}
     found = compare_answers(Champion(1), ("cat", "dog"), MINE, theirs, slices)
     named = {(part.kind, part.name): (part.paired.images, part.drop) for part in found.parts}
     assert named["folder", "north"] == (2, 0.0)
     assert named["folder", "south"] == (1, 1.0)
     assert named["group", "7"] == (1, -1.0)
+    assert named["camera", "Reconyx HP2X"] == (1, 1.0)
     assert found.eces is not None
     mine, other = found.eces
     assert mine == pytest.approx((0.1 + 0.2 + 0.6 + 0.3) / 4)  # each in a bin of its own
@@ -52,18 +54,23 @@ def test_slices_are_compared_and_so_is_how_sure_the_two_were() -> None:
 
 def test_the_ledger_names_folders_without_those_of_the_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
-        ("north/cat/1.jpg", "a", "cat", None, "test", "ok"),
-        ("cat/south/deep/2.jpg", "b", "cat", "7", "test", "ok"),
-        ("south/cat/3.jpg", "c", "cat", "8", "train", "ok"),
-        ("south/cat/4.jpg", "d", "cat", "8", "test", "duplicate"),
+        ("north/cat/1.jpg", "a", "cat", None, "Canon", "test", "ok"),
+        ("cat/south/deep/2.jpg", "b", "cat", "7", "Nikon", "test", "ok"),
+        ("south/cat/3.jpg", "c", "cat", "8", None, "train", "ok"),
+        ("south/cat/4.jpg", "d", "cat", "8", None, "test", "duplicate"),
     ]
-    names = ("path", "digest", "label", "group", "split", "outcome")
+    names = ("path", "digest", "label", "group", "camera", "split", "outcome")
     table = pa.table({name: [row[place] for row in rows] for place, name in enumerate(names)})
     monkeypatch.setattr(comparison, "iterate_ledger", lambda *_: iter([table]))
     monkeypatch.setattr(comparison, "fetch_ledger", lambda *_: tmp_path)
     manifest = write_dataset(tmp_path / "w", tmp_path / "s")
     store = open_store(str(tmp_path / "w"))
-    assert read_slices(store, manifest) == SlicedImages({"a": "north", "b": "south/deep"}, {})
+    assert read_slices(store, manifest) == {
+        "folder": {"a": "north", "b": "south/deep"},
+        "group": {},
+        "camera": {"a": "Canon", "b": "Nikon"},
+        "test set": {},
+    }
 
 
 def test_one_folder_for_all_is_no_slice(tmp_path: Path) -> None:

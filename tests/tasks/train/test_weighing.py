@@ -20,7 +20,7 @@ def test_a_version_is_weighed_beside_the_champion_and_alone(tmp_path: Path) -> N
     result: Any = judged.result.model_copy(update={"bundle": str(own), "info": read_bundle(own)})
     manifest = judged.manifest.model_copy(update={"digest": "e" * 64})
     champion = Champion(1, paired=compare_paired([True] * 400, [True] * 400), eces=(0.2, 0.1))
-    found = {each.name: each for each in weigh_version(result, manifest, champion, theirs, GateSpec())}
+    found = {each.name: each for each in weigh_version(result, manifest, champion, theirs, GateSpec(slower=9.0))}
     assert set(found) == {"calibration", "speed", "size", "dataset"}
     assert (found["calibration"].kept, found["calibration"].images) == (False, 400)
     assert found["speed"].value is not None
@@ -29,6 +29,7 @@ def test_a_version_is_weighed_beside_the_champion_and_alone(tmp_path: Path) -> N
     assert found["dataset"].kept
     alone = {each.name: each for each in weigh_version(result, judged.manifest, None, None, GateSpec())}
     assert all(each.champion is None for each in alone.values())
+    assert "speed" not in alone  # nothing is timed for a threshold that is not set
     assert not alone["dataset"].kept  # the bundle comes from another dataset
     assert 0 < measure_speed(own) < 1
 
