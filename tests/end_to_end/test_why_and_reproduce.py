@@ -8,9 +8,6 @@ import pytest
 from commands import run_to_end, safelight
 from PIL import Image
 
-from cnn.digest import hash_file
-from infra.storage.store import open_store
-
 pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(900)]
 
 SETTINGS = (
@@ -60,28 +57,3 @@ def test_an_image_is_explained_and_its_version_comes_out_again(tmp_path: Path, p
     (source / "right" / "03.png").unlink()
     _, said = run_to_end("reproduce", "sq@1", *place, code=1)
     assert "1 file, gone: right/03.png" in said
-
-
-def test_an_image_on_s3_is_explained_from_a_workspace_on_s3(tmp_path: Path, prefect_api: str, s3_bucket: str) -> None:
-    source, bucket = f"{s3_bucket}/squares", open_store(s3_bucket)
-    for path in write_squares(tmp_path / "squares").rglob("*.png"):
-        bucket.write(f"squares/{path.relative_to(tmp_path / 'squares')}", path.read_bytes())
-    place = ("--workspace", f"{s3_bucket}/w", "--json")
-    trained = safelight("retrain", source, "--name", "sq", *place, *SETTINGS)
-    scored = safelight("score", source, "--name", "sq@1", *place)
-
-    found = safelight("why", f"{source}/left/00.png", *place, "--name", "sq@1", "--out", tmp_path / "heat.png")
-    assert found["address"] == f"{source}/left/00.png"
-    assert found["digest"] == hash_file(tmp_path / "squares" / "left" / "00.png")
-    assert [(each["dataset"], each["path"]) for each in found["datasets"]] == [(trained["dataset"], "left/00.png")]
-    assert [each["version"] for each in found["versions"]] == [1]
-    assert [(each["version"], each["path"]) for each in found["predictions"]] == [("1", "left/00.png")]
-    assert scored["outcomes"]["ok"] == 40
-    with Image.open(found["now"]["heat_map"]) as picture:
-        assert picture.size == (2 * 480 + 8, 480)
-    for text in (found["digest"][:12], "left/00.png"):
-        same = safelight("why", text, *place, "--name", "sq@1", "--out", tmp_path / "heat.png")
-        assert same == found
-    _, said = run_to_end("why", f"{source}/left/none.png", *place, code=1)
-    assert "left/none.png cannot be read" in said
-    assert len(said.strip().splitlines()) == 1
