@@ -1,4 +1,4 @@
-"""Events for Prefect's automations: a version that was held back, a batch with more to review than usual."""
+"""Events for Prefect's automations: a version was held back, a batch has much to review, a disk is nearly full."""
 
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
@@ -8,7 +8,8 @@ from infra.notify.spec import Notice
 
 HELD_EVENT = "safelight.version.held"
 REVIEW_EVENT = "safelight.batch.review"
-NOTICE_EVENTS = {"held": HELD_EVENT, "review": REVIEW_EVENT}
+DISK_EVENT = "safelight.disk.short"
+NOTICE_EVENTS = {"held": HELD_EVENT, "review": REVIEW_EVENT, "disk": DISK_EVENT}
 
 
 def emit_notice(notice: Notice | None) -> None:

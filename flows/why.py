@@ -28,11 +28,18 @@ from infra.registry.tracking import holds_registry, resolve_tracking
 from infra.registry.versions import VersionInfo
 from infra.storage.disk_errors import explain_disk_errors
 from infra.storage.store import Store, open_source, open_store
-from tasks.dataset.image_history import DatasetSighting, find_digests, find_in_datasets, is_digest_like
+from tasks.dataset.gc import latest_versions
+from tasks.dataset.image_history import (
+    DatasetSighting,
+    WantedImage,
+    list_manifests,
+    list_sightings,
+    open_ledgers,
+)
 from tasks.dataset.version import read_manifest
 from tasks.files.decoding import read_limit
 from tasks.files.paths import restore_path
-from tasks.score.image_history import PastPrediction, find_predictions
+from tasks.score.image_history import PastPrediction, join_predictions, list_batches, open_predictions
 
 TOP = 3  # classes of the answer
 
@@ -49,8 +56,9 @@ class FoundImage:
 
 @dataclass(frozen=True)
 class ImageHistory:
-    """What a workspace knows of an image."""
+    """What a workspace knows of an image; `datasets` are all versions that it was looked for in."""
 
+    datasets: frozenset[str]
     sightings: Sequence[DatasetSighting]
     predictions: Sequence[PastPrediction]
 
@@ -63,39 +71,63 @@ def explain_image(workspace: str, image: str, model: str | None, out: Path | Non
         RegistryError: there is no such model, or it must be named.
         SourceError: there is no such image.
     """
-    store = open_store(workspace)
-    found = find_image(store, image)
-    history = ImageHistory(find_in_datasets(store, found.digest), find_predictions(store, "digest", found.digest))
-    found = found if found.data is not None else fetch_image(found.digest, history)
+    store, given = open_store(workspace), read_given(image)
+    digest, history = find_history(store, image if given is None else given.digest, is_given=given is not None)
+    found = given or fetch_image(digest, history)
     registry = open_present(workspace) if holds_registry(resolve_tracking(workspace)[0]) else None
     return {
-        "digest": found.digest,
+        "digest": digest,
         "address": found.address or None,
         "datasets": [describe_sighting(each) for each in history.sightings],
-        "versions": [] if registry is None else list_learners(registry, found.digest, history.sightings),
+        "versions": [] if registry is None else list_learners(registry, digest, history),
         "predictions": [describe_prediction(each) for each in history.predictions],
         "now": None if registry is None else answer_now(registry, store, model, found, history, out),
     }
 
 
-def find_image(store: Store, text: str) -> FoundImage:
-    """The image that is meant. Raises: SourceError."""
+def read_given(text: str) -> FoundImage | None:
+    """The image that lies at a path or an address; None where the text is neither. Raises: SourceError."""
     path = Path(text).expanduser()
-    if "://" in text or path.is_file():
-        folder, _, name = (text if "://" in text else str(path.absolute())).rpartition("/")
-        return _read_image_at(folder or "/", name, text)
-    column = "digest" if is_digest_like(text) else "path"
-    digests = find_digests(store, text)
-    digests |= {each.row["digest"] for each in find_predictions(store, column, text) if each.row["digest"]}
+    if "://" not in text and not path.is_file():
+        return None
+    folder, _, name = (text if "://" in text else str(path.absolute())).rpartition("/")
+    return _read_image_at(folder or "/", name, text)
+
+
+def find_history(store: Store, text: str, is_given: bool = False) -> tuple[str, ImageHistory]:
+    """(sha256, what the workspace knows of it) of the image that a text means; `is_given`: the image itself is there,
+    and the text is its sha256. Every ledger and every batch is read once.
+
+    Raises:
+        SourceError: nothing has it, or it is not clear which image is meant.
+    """
+    wanted, manifests, batches = WantedImage(text), list_manifests(store), list_batches(store)
+    # The newest are the likeliest to know a path: what comes before is then looked through for its digest at once.
+    files = [*open_ledgers(store, manifests), *open_predictions(store, batches)]
+    rows = wanted.search(files[::-1])[::-1]
+    digest = text if is_given else choose_digest(wanted, store)
+    latest, count = latest_versions(store), len(manifests)
+    sightings = [
+        sighting
+        for manifest, own in zip(manifests, rows[:count], strict=True)
+        for sighting in list_sightings(manifest, own, digest, manifest.dataset in latest)
+    ]
+    predictions = join_predictions(batches, rows[count:], digest)
+    return digest, ImageHistory(frozenset(each.dataset for each in manifests), sightings, predictions)
+
+
+def choose_digest(wanted: WantedImage, store: Store) -> str:
+    """The sha256 of the one image that was found. Raises: SourceError."""
+    text, digests = wanted.text, sorted(wanted.digests)
     if len(digests) > 1:
-        shown = ", ".join(sorted(digest[:HEAD] for digest in digests)[:5])
+        shown = ", ".join(digest[:HEAD] for digest in digests[:5])
         raise SourceError(f"{text} stands for {len(digests)} images ({shown}): give one of these digests")
     if not digests:
         raise SourceError(
             f"{text} is no file here, and no dataset and no batch of {store.uri} knows it; give the path of an image, "
             "or its sha256, as in predictions.parquet"
         )
-    return FoundImage(digests.pop())
+    return digests[0]
 
 
 def _read_image_at(folder: str, name: str, text: str) -> FoundImage:
@@ -146,10 +178,10 @@ def describe_prediction(past: PastPrediction) -> dict[str, Any]:
     }
 
 
-def list_learners(registry: Registry, digest: str, sightings: Sequence[DatasetSighting]) -> list[dict[str, Any]]:
+def list_learners(registry: Registry, digest: str, history: ImageHistory) -> list[dict[str, Any]]:
     """The versions of all models that know the image: by their dataset where it is still in the workspace, else by
     what their bundle keeps of it."""
-    by_dataset = {each.dataset: each for each in sightings}
+    by_dataset = dict.fromkeys(history.datasets) | {each.dataset: each for each in history.sightings}
     known: list[dict[str, Any]] = []
     for name in registry.names():
         for version in registry.versions(name):
@@ -162,11 +194,12 @@ def list_learners(registry: Registry, digest: str, sightings: Sequence[DatasetSi
 
 
 def _find_role(
-    registry: Registry, version: VersionInfo, digest: str, by_dataset: Mapping[str, DatasetSighting]
+    registry: Registry, version: VersionInfo, digest: str, by_dataset: Mapping[str, DatasetSighting | None]
 ) -> str | None:
     """What an image was to a version: train, validation or test; learnt or held out where only its bundle knows."""
-    sighting = by_dataset.get(version.dataset)
-    if sighting is not None:
+    if version.dataset in by_dataset:
+        if (sighting := by_dataset[version.dataset]) is None:
+            return None
         pictures = (sighting.row, *sighting.copies)  # of equal ones, the first alone is in the dataset
         return next((str(row["split"]) for row in pictures if row["outcome"] == "ok"), None)
     if not version.bundle:

@@ -32,7 +32,7 @@ class GateSpec(Settings):
         "replace: the new version takes its place",
     )
     improvement: float = Field(
-        0.1,
+        0.2,
         gt=0.0,
         lt=1.0,
         description="where equal is keep, the p value below which a version counts as better than the champion",

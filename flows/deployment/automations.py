@@ -25,10 +25,11 @@ from prefect.exceptions import ObjectNotFound
 
 from cnn.errors import ConfigError
 from cnn.text import suggest_name
-from flows.events import HELD_EVENT, REVIEW_EVENT
+from flows.events import DISK_EVENT, HELD_EVENT, REVIEW_EVENT
 from flows.progress import log_message
 from flows.serve import TAG
 from flows.timing import list_dates
+from flows.upkeep.nights import NO_START_SAID
 from flows.upkeep.scheduled_work import find_active
 
 PREFIX = "safelight: "  # of the automations' names: all that begin so are ours
@@ -36,7 +37,15 @@ WATCHED = {"prefect.resource.id": f"prefect.tag.{TAG}"}
 RUN = "{{ flow_run.name }}"
 PAGE = "{{ flow_run|ui_url or '' }}"
 MESSAGE = "{{ event.resource['prefect.state-message'] }}"
+WORKER_DISK = "The disk of the machine with that worker is most likely full: `df -h` there; safelight gc frees room."
+NO_START = f"{{{{ ' {WORKER_DISK}' if '{NO_START_SAID}' in event.resource['prefect.state-message'] else '' }}}}"
+POOL = "{{ ' (work pool ' ~ work_pool.name ~ ')' if work_pool else '' }}"
 BEGUN = ("Pending", "Running", "AwaitingConcurrencySlot", "Completed", "Failed", "Crashed", "Cancelled", "Skipped")
+TOLD_EVENTS = {
+    "a version was held back": HELD_EVENT,
+    "much to review": REVIEW_EVENT,
+    "a disk is nearly full": DISK_EVENT,
+}
 LATE = timedelta(minutes=15)
 GRACE = (timedelta(seconds=30), timedelta(hours=3))  # a run may take so much longer than the pause between two, at most
 TURNS = 400  # dates of a schedule in which its longest pause is looked for: a year of nights
@@ -116,7 +125,7 @@ def find_block(client: SyncPrefectClient, block: str) -> Any:
 
 def make_event_automations(block: Any) -> Iterator[AutomationCore]:
     """Those that tell of what a run or a flow has sent an event about."""
-    ended = f"{RUN} ended as {{{{ event.resource['prefect.state-name'] }}}}: {MESSAGE}\n{PAGE}"
+    ended = f"{RUN} ended as {{{{ event.resource['prefect.state-name'] }}}}: {MESSAGE}{POOL}{NO_START}\n{PAGE}"
     yield _make_automation("a run failed or crashed", _when_seen("Failed", "Crashed", "TimedOut"), ended, block)
     late = EventTrigger(
         after={"prefect.flow-run.Late"},
@@ -129,7 +138,7 @@ def make_event_automations(block: Any) -> Iterator[AutomationCore]:
     minutes = f"{LATE.total_seconds() / 60:.0f} minutes"
     told = f"{RUN} has not begun {minutes} after its time: is a worker running, and free?\n{PAGE}"
     yield _make_automation("a run is late", late, told, block)
-    for name, event in (("a version was held back", HELD_EVENT), ("much to review", REVIEW_EVENT)):
+    for name, event in TOLD_EVENTS.items():
         yield _make_automation(name, EventTrigger(expect={event}), "{{ event.payload.text }}\n" + PAGE, block)
 
 

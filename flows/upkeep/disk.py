@@ -31,7 +31,8 @@ class DiskState:
 
     def describe(self) -> dict[str, Any]:
         """As JSON has it."""
-        return {"what": self.what, "folder": self.folder, "total_bytes": self.total, "free_bytes": self.free}
+        sizes = {"total_bytes": self.total, "free_bytes": self.free}
+        return {"what": self.what, "folder": self.folder, "mount": self.mount, **sizes}
 
     @property
     def is_short(self) -> bool:
@@ -39,14 +40,26 @@ class DiskState:
         is_little = self.free < FEWEST_SHARE * self.total and self.free < AMPLE_BYTES
         return self.free < FEWEST_BYTES or is_little or (self.files is not None and self.files < FEWEST_FILES)
 
-    def find_shortage(self) -> Finding | None:
-        """What to tell of it when there is too little room."""
-        if not self.is_short:
-            return None
+    @property
+    def mount(self) -> str:
+        """Where the disk is mounted."""
+        return find_mount(self.folder)
+
+    @property
+    def shortage(self) -> str:
+        """How much room is left, for what, and where."""
         room = describe_bytes(self.free)
         left = room if self.files is None or self.files >= FEWEST_FILES else f"{room} and {self.files:,} files"
-        mend = "safelight gc frees a workspace, `du -sh` shows what else takes room"
-        return Finding("disk", f"{left} left for {self.what} ({self.folder})", mend)
+        return f"{left} left for {self.what} ({self.folder}, on the disk of {self.mount})"
+
+    @property
+    def way_out(self) -> str:
+        """What frees room."""
+        return f"safelight gc frees a workspace, `du -xsh {self.mount.rstrip('/')}/*` shows what else takes room"
+
+    def find_shortage(self) -> Finding | None:
+        """What to tell of it when there is too little room."""
+        return Finding("disk", self.shortage, self.way_out) if self.is_short else None
 
 
 def read_disks(workspace: str) -> list[DiskState]:
@@ -68,6 +81,14 @@ def measure_disk(what: str, folder: Path) -> DiskState:
     """The disk that a folder lies on."""
     usage, files = shutil.disk_usage(folder), os.statvfs(folder)
     return DiskState(what, str(folder), usage.total, usage.free, files.f_favail if files.f_files else None)
+
+
+def find_mount(folder: str) -> str:
+    """The folder at which the disk of a folder is mounted."""
+    place = Path(folder).resolve()
+    while not place.is_mount() and place != place.parent:
+        place = place.parent
+    return str(place)
 
 
 def describe_bytes(size: float) -> str:

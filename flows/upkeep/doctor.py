@@ -17,6 +17,7 @@ from flows.upkeep.moved import check_artifact_addresses, mend_artifact_addresses
 from flows.upkeep.nights import find_bad_runs, find_unserved
 from flows.upkeep.reach import Reached, describe_versions, reach_servers
 from flows.upkeep.scheduled_work import ScheduledWork
+from flows.upkeep.served_versions import check_served_versions
 from flows.upkeep.status import Asked, is_about, read_works
 from flows.upkeep.zombies import end_zombies
 from infra.storage.store import open_store
@@ -31,6 +32,7 @@ def examine(asked: Asked, repair: bool) -> dict[str, Any]:
     repaired = list(mend_what_can_be(asked)) if repair else []
     found = [describe_versions(), *reach_servers(asked.workspace), *check_schedules(asked)]
     found += [check_disks(asked.workspace), check_artifact_addresses(asked.workspace)]
+    found += [check_served_versions(asked.workspace)]
     found += [
         collect("permissions", "folders can be written, and others cannot change them", check_rights(asked.workspace))
     ]

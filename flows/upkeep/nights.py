@@ -1,16 +1,21 @@
 """What the nights came to: runs that failed, are late or never came, and who serves the schedules of this machine."""
 
+import socket
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from cnn.text import shorten
+from flows.runs.lost_runs import BEGIN_SECONDS
 from flows.serving.missed import find_missed
 from flows.serving.record import SeenRecord
 from flows.serving.timetable import describe_moment, find_local_zone
+from flows.upkeep.disk import describe_bytes, read_disks
 from flows.upkeep.findings import Finding
 from flows.upkeep.scheduled_work import BAD, RunFacts, ScheduledWork
+
+NO_START_SAID = "could not start"  # in Prefect's words, by a worker that cannot make the files of a run
 
 
 def describe_work(work: ScheduledWork, since: datetime) -> dict[str, Any]:
@@ -53,7 +58,24 @@ def find_bad_runs(
         if last is not None and last.outcome in BAD and last.moment >= since:
             said = f": {shorten(last.message, 300).rstrip('.')}" if last.message else ""
             what = f"{work.title} {last.outcome} {show_time(last.moment)}{said}"
-            yield Finding(last.outcome, what, f"prefect flow-run logs {last.id} tells more", work.model, last.id)
+            yield Finding(last.outcome, what, find_way_for_bad(work, last), work.model, last.id)
+
+
+def find_way_for_bad(work: ScheduledWork, run: RunFacts) -> str:
+    """What mends a run that ended badly, or tells more of it."""
+    if NO_START_SAID not in run.message:
+        return f"prefect flow-run logs {run.id} tells more"
+    worker = "safelight serve" if work.pool is None else f"the worker of the pool {work.pool}"
+    disks = ", ".join(f"{describe_bytes(disk.free)} on {disk.mount}" for disk in read_disks(find_workspace(work)))
+    return (
+        f"most likely the disk of the machine with {worker} is full: `df -h` there, safelight gc frees a workspace;"
+        f" this machine, {socket.gethostname()}, has {disks} free"
+    )
+
+
+def find_workspace(work: ScheduledWork) -> str:
+    """The workspace of a deployment; where it is relative, the one of that name here."""
+    return str(work.parameters.get("workspace") or "./workspace")
 
 
 def find_untimely(work: ScheduledWork, works: Iterable[ScheduledWork], patience: timedelta) -> Iterator[Finding]:
@@ -64,7 +86,15 @@ def find_untimely(work: ScheduledWork, works: Iterable[ScheduledWork], patience:
         yield Finding("missing", what, mend, work.model, work.id)
     elif (late := work.find_late(patience)) is not None:
         what = f"{work.title} was due {show_time(late.moment)} and has not begun"
-        yield Finding("late", what, find_way_for_late(work, works), work.model, work.id)
+        mend = describe_submission(work) if late.outcome == "starting" else find_way_for_late(work, works)
+        yield Finding("late", what, mend, work.model, work.id)
+
+
+def describe_submission(work: ScheduledWork) -> str:
+    """What to look after where a worker has taken a run up, and it does not begin."""
+    minutes = f"{BEGIN_SECONDS / 60:.0f} minutes"
+    where = "safelight serve" if work.pool is None else f"a worker of the pool {work.pool}"
+    return f"{where} has taken it up: look whether its machine runs; Prefect's server ends the run after {minutes}"
 
 
 def find_way_for_late(late: ScheduledWork, works: Iterable[ScheduledWork]) -> str:

@@ -34,6 +34,7 @@ ENDED = {
     StateType.CANCELLED: "cancelled",
 }
 BAD = ("failed", "crashed")
+NOT_BEGUN = ("waiting", "starting")
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,13 @@ class RunFacts:
 
     id: str
     name: str
-    outcome: str  # ended, failed, crashed, cancelled, skipped, running, waiting
+    outcome: str  # ended, failed, crashed, cancelled, skipped, running, starting (a worker has it), waiting
     due: datetime | None
     began: datetime | None
     seconds: float
     message: str
     process: str | None = None  # host:pid
+    changed: datetime | None = None  # when it came into its present state
 
     @property
     def has_ended(self) -> bool:
@@ -109,7 +111,7 @@ class ScheduledWork:
     def find_late(self, patience: timedelta) -> RunFacts | None:
         """The oldest run that should have begun `patience` ago and waits still, or None."""
         until = datetime.now(UTC) - patience
-        waiting = [run for run in self.runs if run.outcome == "waiting" and run.due and run.due <= until]
+        waiting = [run for run in self.runs if run.outcome in NOT_BEGUN and run.due and run.due <= until]
         return min(waiting, key=lambda run: run.moment, default=None)
 
     @property
@@ -167,10 +169,7 @@ def _read_pages(client: SyncPrefectClient, chosen: FlowRunFilter) -> Iterator[Fl
 def describe_run_facts(run: FlowRun) -> RunFacts:
     """A run of Prefect's as facts."""
     state = run.state
-    kind = state.type if state is not None else StateType.PENDING
-    outcome = ENDED.get(kind, "running" if run.start_time is not None and kind != StateType.SCHEDULED else "waiting")
-    if outcome == "cancelled" and state is not None and state.name == "Skipped":
-        outcome = "skipped"
+    outcome = find_outcome(run)
     seconds = (
         run.total_run_time.total_seconds() if outcome in ENDED.values() else run.estimated_run_time.total_seconds()
     )
@@ -183,7 +182,18 @@ def describe_run_facts(run: FlowRun) -> RunFacts:
         seconds=seconds,
         message=(state.message or "") if state is not None else "",
         process=run.infrastructure_pid,
+        changed=None if state is None else state.timestamp,
     )
+
+
+def find_outcome(run: FlowRun) -> str:
+    """What became of a run, as `RunFacts.outcome` has it."""
+    state = run.state
+    if state is not None and state.type in ENDED:
+        return "skipped" if state.is_cancelled() and state.name == "Skipped" else ENDED[state.type]
+    if state is None or state.is_scheduled():
+        return "waiting"
+    return "starting" if run.start_time is None and state.is_pending() else "running"
 
 
 def _read_deployments(client: SyncPrefectClient) -> Iterator[DeploymentResponse]:

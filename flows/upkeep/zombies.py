@@ -1,5 +1,6 @@
-"""Runs that are shown as running though nothing of them moves any more, and how they are ended."""
+"""Runs that are shown as running or starting though nothing of them moves any more, and how they are ended."""
 
+import re
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -18,11 +19,13 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.sorting import ArtifactSort, LogSort
 from prefect.states import Crashed
 
+from flows.runs.lost_runs import BEGIN_SECONDS
 from flows.upkeep.findings import Finding
 from flows.upkeep.nights import show_time
 from flows.upkeep.scheduled_work import RunFacts, ScheduledWork
 
 SILENCE = timedelta(minutes=30)  # the longest that a run which works goes without a line, a figure or a heartbeat
+SUBMITTING = re.compile(r"Worker '(.+?)' submitting flow run")  # Prefect's workers say so in the log of the run
 REPAIR = "safelight doctor --repair marks it as crashed, which frees its place"
 
 
@@ -30,9 +33,34 @@ def find_zombies(client: SyncPrefectClient, works: Iterable[ScheduledWork]) -> I
     """The runs of these deployments that are dead, and what ends them."""
     for work in works:
         for run in work.runs:
-            if run.outcome == "running" and (why := find_death(client, run)) is not None:
-                what = f"{work.title}, which began {show_time(run.moment)}, is shown as running, but {why}"
-                yield Finding("zombie", what, REPAIR, work.model)
+            if (why := find_end(client, work, run)) is not None:
+                began = f"began {show_time(run.moment)}, is shown as running"
+                shown = began if run.outcome == "running" else f"was due {show_time(run.moment)}, is shown as starting"
+                yield Finding("zombie", f"{work.title}, which {shown}, but {why}", REPAIR, work.model)
+
+
+def find_end(client: SyncPrefectClient, work: ScheduledWork, run: RunFacts) -> str | None:
+    """Why a run that has not ended will not end by itself; None where it seems to live, or waits for its time."""
+    if run.outcome == "running":
+        return find_death(client, run)
+    return find_lost_start(client, work, run) if run.outcome == "starting" else None
+
+
+def find_lost_start(client: SyncPrefectClient, work: ScheduledWork, run: RunFacts) -> str | None:
+    """Why a run that a worker has taken up will never begin; None where it may still."""
+    sign = max(run.changed or run.moment, *read_signs(client, run))
+    if datetime.now(UTC) - sign <= timedelta(seconds=BEGIN_SECONDS):
+        return None
+    pool = "safelight serve" if work.pool is None else f"a worker of the pool {work.pool}"
+    taker = f"{pool} ({worker})" if (worker := read_taker(client, run)) else pool
+    return f"{taker} took it up {show_time(sign)} and has been silent since: its machine is gone"
+
+
+def read_taker(client: SyncPrefectClient, run: RunFacts) -> str | None:
+    """The name of the worker that has taken a run up, as far as it could say so."""
+    lines = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[UUID(run.id)]))
+    said = (SUBMITTING.search(line.message) for line in client.read_logs(log_filter=lines, limit=20))
+    return next((found[1] for found in said if found), None)
 
 
 def find_death(client: SyncPrefectClient, run: RunFacts) -> str | None:
@@ -77,7 +105,7 @@ def end_zombies(client: SyncPrefectClient, works: Iterable[ScheduledWork]) -> li
     ended = []
     for work in works:
         for run in work.runs:
-            if run.outcome == "running" and (why := find_death(client, run)) is not None:
+            if (why := find_end(client, work, run)) is not None:
                 state: Any = Crashed(message=f"ended by `safelight doctor --repair`: {why}")
                 client.set_flow_run_state(UUID(run.id), state, force=True)
                 ended.append(run.name)

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from cnn.spec import Settings
 
-NoticeKind = Literal["missing", "late", "failed", "crashed", "held", "review", "attention", "test"]
+NoticeKind = Literal["missing", "late", "failed", "crashed", "held", "review", "disk", "attention", "test"]
 
 
 class NotifySpec(Settings):

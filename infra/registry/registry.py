@@ -266,6 +266,16 @@ class Registry(Versions, Experiments):
 
         return cache_bundle(version.bundle, folder, bring, culprit)
 
+    def read_flavor(self, version: VersionInfo) -> dict[str, Any]:
+        """How MLflow loads a version: its loader, and what that can be told (`config`). Raises: RegistryError."""
+        import_mlflow()
+        from mlflow.models import Model
+
+        culprit = f"MLmodel of model {version.name} version {version.version}"
+        with tempfile.TemporaryDirectory() as scratch:
+            self._transfer(culprit, lambda: self._artifacts(version).download_artifacts("MLmodel", scratch))
+            return dict(Model.load(str(Path(scratch, "MLmodel"))).flavors.get("python_function", {}))
+
     def _artifacts(self, version: VersionInfo) -> Any:
         """Where the version's artifacts lie now: a local workspace may have been moved since."""
         import_mlflow()

@@ -1,7 +1,9 @@
-"""What became of one image in every dataset version of a workspace: outcome, split, copies."""
+"""Find one image in every dataset version of a workspace: outcome, split, copies; and which image a text means."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -9,12 +11,14 @@ import pyarrow.compute as pc
 
 from cnn.dataset.manifest import Manifest
 from infra.storage.store import Store
-from tasks.dataset.gc import MANIFEST, latest_versions
+from tasks.dataset.gc import MANIFEST
 from tasks.dataset.ledger import iterate_ledger
 from tasks.dataset.version import fetch_ledger, read_manifest
 
 SHOWN = ("path", "path_raw", "digest", "image_key", "label", "group", "split", "split_origin", "outcome", "reason")
 LEAST_DIGITS = 8  # of a digest that is written short
+FETCHED_AT_ONCE = 8  # files of a workspace on S3
+Parts = Callable[[], Iterable[pa.Table]]  # reads one file, a part of its rows at a time
 
 
 @dataclass(frozen=True)
@@ -29,60 +33,94 @@ class DatasetSighting:
     copies: tuple[dict[str, Any], ...]
 
 
-def list_manifests(store: Store) -> Iterator[Manifest]:
+@dataclass
+class WantedImage:
+    """The image that a text means: by its path below a source, or by its sha256, which may be cut short to 8 digits.
+
+    Looking for it fills `digests`, those of the files that are meant, and `keys`, those of the pictures in them.
+    """
+
+    text: str
+    digests: set[str] = field(default_factory=set)
+    keys: set[bytes] = field(default_factory=set)
+
+    @property
+    def is_by_digest(self) -> bool:
+        """Whether the text may be the beginning of a sha256."""
+        return LEAST_DIGITS <= len(self.text) <= 64 and not set(self.text) - set("0123456789abcdef")
+
+    def search(self, files: Sequence[Parts]) -> list[list[dict[str, Any]]]:
+        """The rows of the image, and of others with the same picture, in each file.
+
+        A file is read once; again only where files after it taught what to look for: that a path has this digest, or
+        that a digest has this picture.
+        """
+        found = [self._read(file) for file in files]
+        while stale := [place for place, (known, rows) in enumerate(found) if self._is_stale(known, rows)]:
+            for place in stale:
+                found[place] = self._read(files[place])
+        return [rows for _, rows in found]
+
+    def _read(self, file: Parts) -> tuple[int, list[dict[str, Any]]]:
+        """(how much was known of the image before, its rows)."""
+        return self._known, self._find_rows(file())
+
+    def _is_stale(self, known: int, rows: Sequence[dict[str, Any]]) -> bool:
+        return known < self._known and (bool(rows) or not self.is_by_digest)
+
+    @property
+    def _known(self) -> int:
+        return len(self.digests) + len(self.keys)
+
+    def _find_rows(self, parts: Iterable[pa.Table]) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        for part in parts:
+            own = self._match(part)
+            if pc.any(own).as_py():
+                self.digests |= set(part.filter(own).column("digest").to_pylist()) - {None}
+            if "image_key" in part.column_names:
+                keys = part.column("image_key")
+                self.keys |= set(keys.filter(own).to_pylist()) - {None}
+                own = pc.or_(own, pc.is_in(keys, pa.array(sorted(self.keys), keys.type)))
+            rows += part.filter(own).to_pylist()
+        return rows
+
+    def _match(self, part: pa.Table) -> Any:
+        """bool (rows,): which rows are of a file that is meant."""
+        digests = part.column("digest")
+        if self.is_by_digest:
+            return pc.fill_null(pc.starts_with(digests, pattern=self.text), False)
+        by_path = pc.equal(part.column("path"), self.text)
+        return pc.or_(by_path, pc.is_in(digests, pa.array(sorted(self.digests), pa.string())))
+
+
+def list_manifests(store: Store) -> list[Manifest]:
     """Every dataset version of a workspace, by name. Raises: IntegrityError, DatasetError, StorageError."""
     names = sorted(match[1] for entry in store.list("datasets/") if (match := MANIFEST.fullmatch(entry.path)))
-    for name in names:
-        yield read_manifest(store, name)
+    with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
+        return list(pool.map(partial(read_manifest, store), names))
 
 
-def find_in_datasets(store: Store, digest: str) -> list[DatasetSighting]:
-    """Where the file with this sha256 stands in each version that lists it.
+def open_ledgers(store: Store, manifests: Sequence[Manifest]) -> list[Parts]:
+    """Readers of the ledgers of these versions, which are fetched.
 
     Raises:
-        IntegrityError, StorageError: a manifest or ledger is damaged or gone.
+        IntegrityError, StorageError: a ledger is damaged or gone.
     """
-    latest, found = latest_versions(store), []
-    for manifest in list_manifests(store):
-        rows = _read_rows(store, manifest, "digest", digest)
-        if not rows:
-            continue
-        keys = {row["image_key"] for row in rows} - {None}
-        alike = [*rows, *(row for key in keys for row in _read_rows(store, manifest, "image_key", key))]
-        copies = {row["path"]: row for row in alike}
-        found += [
-            DatasetSighting(
-                manifest.dataset,
-                manifest.source,
-                manifest.dataset in latest,
-                row,
-                tuple(other for path, other in sorted(copies.items()) if path != row["path"]),
-            )
-            for row in rows
-        ]
-    return found
+    with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
+        paths = list(pool.map(partial(fetch_ledger, store), manifests))
+    return [
+        partial(iterate_ledger, path, store.uri_of(manifest.ledger.path), SHOWN)
+        for path, manifest in zip(paths, manifests, strict=True)
+    ]
 
 
-def find_digests(store: Store, text: str) -> set[str]:
-    """The sha256 of the files that are meant by the beginning of one (8 digits at the least), or by their path below
-    the source."""
-    column = "digest" if is_digest_like(text) else "path"
-    rows = (row for manifest in list_manifests(store) for row in _read_rows(store, manifest, column, text))
-    return {row["digest"] for row in rows if row["digest"] is not None}
-
-
-def is_digest_like(text: str) -> bool:
-    """Whether a text may be the beginning of a sha256."""
-    return LEAST_DIGITS <= len(text) <= 64 and not set(text) - set("0123456789abcdef")
-
-
-def _read_rows(store: Store, manifest: Manifest, column: str, value: Any) -> list[dict[str, Any]]:
-    """The rows of a ledger whose column has this value; a digest may be cut short."""
-    parts = iterate_ledger(fetch_ledger(store, manifest), store.uri_of(manifest.ledger.path), SHOWN)
-    return [row for part in parts for row in part.filter(match_column(part, column, value)).to_pylist()]
-
-
-def match_column(table: pa.Table, column: str, value: Any) -> Any:
-    """bool (rows,): where a column has a value; a digest may be cut short."""
-    values = table.column(column)
-    return pc.starts_with(values, pattern=value) if column == "digest" else pc.equal(values, value)
+def list_sightings(
+    manifest: Manifest, rows: Sequence[dict[str, Any]], digest: str, is_latest: bool
+) -> Iterator[DatasetSighting]:
+    """The files of this digest among the rows that `WantedImage.search` found in a version, with their copies."""
+    ordered = sorted(rows, key=lambda row: str(row["path"]))
+    for own in ordered:
+        if own["digest"] == digest:
+            copies = tuple(row for row in ordered if row is not own)
+            yield DatasetSighting(manifest.dataset, manifest.source, is_latest, own, copies)

@@ -57,10 +57,12 @@ def try_two_configurations(two: tuple[Runner, Runner], scene: Scene, workspace: 
         assert_nothing_lost(scene, workspace, Told(one.chunks + other.chunks, one.versions + other.versions))
 
 
+@pytest.mark.long
 def test_the_same_twice_at_once(two: tuple[Runner, Runner], scene: Scene, tmp_path: Path) -> None:
     try_two(two, scene, tmp_path / "work", 4)
 
 
+@pytest.mark.long
 def test_two_configurations_at_once(two: tuple[Runner, Runner], scene: Scene, tmp_path: Path) -> None:
     try_two_configurations(two, scene, tmp_path / "work", 3)
 

@@ -20,14 +20,18 @@ def require_chromium() -> str:
     pytest.skip(text)
 
 
+def list_options(folder: Path) -> list[str]:
+    """How Chromium is started: without a window, its files in `folder`."""
+    options = ["--headless", "--disable-gpu", "--no-first-run", f"--user-data-dir={folder}"]
+    return [*options, "--no-sandbox"] if os.geteuid() == 0 else options
+
+
 def look_for(text: str, program: str, address: str, folder: Path, seconds: float = 120.0) -> str:
     """The document that a page has become once it holds a text; `folder` holds the browser's files.
 
     The browser counts the page's own time, in which a busy machine may not have answered: it looks again for a while.
     """
-    options = ["--headless", "--disable-gpu", "--no-first-run", f"--user-data-dir={folder}"]
-    options += ["--no-sandbox"] if os.geteuid() == 0 else []
-    command = [program, *options, "--virtual-time-budget=20000", "--dump-dom", address]
+    command = [program, *list_options(folder), "--virtual-time-budget=20000", "--dump-dom", address]
     until = time.monotonic() + seconds
     while True:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)

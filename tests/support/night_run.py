@@ -3,22 +3,22 @@
 import contextvars
 import json
 import os
-import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, ClassVar
 
-from accidents import Accident, plan_accidents
+from accidents import plan_accidents
 from night_ledgers import BUCKET, NightLedgers
 from night_pictures import NightPictures
+from night_verdict import Night, check_growth, print_faults, print_night, print_summary
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentUpdate
@@ -34,6 +34,8 @@ from flows.runs.lost_runs import ship_lost_run_automation
 from flows.upkeep.server_probe import ServerProbe
 from flows.upkeep.status import Asked, read_status
 
+SMALL = "a disk is nearly full"  # of the small disk that is filled, which is always told: it says nothing of a night
+FLOWS = ("retrain", "score", "gc")
 NAME, WORKSPACE = "birds", f"s3://{BUCKET}/work"
 SETTINGS = {
     "image.size": "[16,16]",
@@ -47,8 +49,8 @@ SETTINGS = {
 LOST_SECONDS = 75.0  # in proportion: nights of a minute cannot wait 400 s for a lost machine
 NEW_A_NIGHT, FIRST = 2, 12  # pictures of each class
 KEPT, GRACE_HOURS = 3, 0.05
-GROWTH = 1.3  # of memory and disk from the first third of the nights to the last, at most
-END_SECONDS = 300.0  # after the last night, for what still works
+BEGIN_SECONDS = 240.0  # the same for one that was lost before its run began; a run begins within a minute here
+END_SECONDS = 420.0  # after the last night, for what still works
 
 
 @dataclass(frozen=True)
@@ -59,20 +61,6 @@ class NightPlan:
     nights: int
     tick: int
     pause: int
-
-
-@dataclass
-class Night:
-    """One night: when its run was due, what broke, and what became of it."""
-
-    number: int
-    due: datetime
-    accident: Accident | None
-    outcome: str = ""
-    said: str = ""
-    told: str = ""
-    memory: int = 0
-    disk: int = 0
 
 
 class Chat(BaseHTTPRequestHandler):
@@ -111,7 +99,21 @@ class NightWatch:
             self.counts |= set(range(old, new + 1))
 
     def settle(self, night: Night) -> None:
-        """Look at a night that was due two ticks ago, and print its line."""
+        """Look at a night that was due two ticks ago, and print its line. One of which nobody was told is looked at
+        again: its run may have begun between two questions."""
+        run = self.judge(night)
+        if night.verdict == "neither":
+            time.sleep(5)
+            run = self.judge(night)
+        if night.verdict == "neither":
+            self.faults.append(f"night {night.number} neither ended nor was told of: {night.outcome}")
+        self.faults += self.ledgers.look(self.counts)
+        night.memory, night.disk = self.servers.count_memory(), self.servers.count_disk()
+        took = f"{run.total_run_time.total_seconds():.0f} s" if run else "-"
+        print_night(night, took, len(self.ledgers.files))
+
+    def judge(self, night: Night) -> FlowRun | None:
+        """The run of a night, whose outcome and verdict are those of now; one that works must end later: `end_well`."""
         run = next((each for each in self.read_runs("retrain") if is_of(each, night.due)), None)
         state = run.state if run else None
         night.outcome = "no run" if state is None else str(state.name)
@@ -120,16 +122,12 @@ class NightWatch:
         if not is_over or not state.is_completed():  # type: ignore[union-attr]
             night.told = self.find_told(night)
         works = state is not None and state.is_running() and bool(self.servers.find("prefect.engine"))
-        if not (is_over or works or night.told):  # one that works must end in the end; see `end_well`
-            self.faults.append(f"night {night.number} neither ended nor was told of: {night.outcome}")
-        self.faults += self.ledgers.look(self.counts)
-        night.memory, night.disk = self.servers.count_memory(), self.servers.count_disk()
-        took = f"{run.total_run_time.total_seconds():.0f} s" if run else "-"
-        print_night(night, took, len(self.ledgers.files))
+        night.verdict = "ended" if is_over else "works" if works else "told" if night.told else "neither"
+        return run
 
     def find_told(self, night: Night) -> str:
         """What people were told since the night was due: by a notification, else by `safelight status`."""
-        texts = [text for when, text in Chat.texts if when >= night.due]
+        texts = [text for when, text in Chat.texts if when >= night.due and SMALL not in text]
         if texts:
             return f"notified: {texts[-1]}"
         findings = self.ask_status()["findings"]
@@ -169,9 +167,12 @@ def run_nights(plan: NightPlan) -> list[str]:
             for machine in MACHINES:
                 servers.start_worker(machine)
             nights = list(go_through(watch))
-            end_well(watch)
             watch.faults += check_growth(nights)
-            print_summary(watch, nights)
+            sum_up(watch, nights)
+            print_faults(watch.faults, "of the nights")
+            seen = len(watch.faults)
+            end_well(watch, nights)
+            print_faults(watch.faults[seen:], "of what still worked after them")
             return watch.faults
 
 
@@ -184,7 +185,7 @@ def deploy_model_and_notices(plan: NightPlan, client: SyncPrefectClient, chat: s
     times = ["--nightly", f"{plan.tick}s", "--every", f"{4 * plan.tick}s", "--set", f"schedule.gc={8 * plan.tick}s"]
     safelight("deploy", "--name", NAME, *folders, *times, "--pool", POOL, *settings)
     safelight("notify", "custom-webhook/ops")
-    ship_lost_run_automation(client, LOST_SECONDS)
+    ship_lost_run_automation(client, LOST_SECONDS, BEGIN_SECONDS)
     gc = client.read_deployment_by_name(f"gc/{NAME}")
     kept = {"keep": KEPT, "keep_batches": KEPT, "grace_hours": GRACE_HOURS}
     client.update_deployment(gc.id, DeploymentUpdate(parameters=gc.parameters | kept))
@@ -257,15 +258,32 @@ def happen(watch: NightWatch, night: Night) -> None:
         watch.faults.append(f"the accident of night {night.number} ({accident.name}) could not be had: {error!r:.300}")
 
 
-def end_well(watch: NightWatch) -> None:
+def sum_up(watch: NightWatch, nights: list[Night]) -> None:
+    """Print what the nights came to; a server that does not answer just now keeps nobody from it."""
+    ends = {}
+    for flow in FLOWS:
+        with suppress(Exception):
+            ends[flow] = [run.state_name or "" for run in watch.read_runs(flow) if has_begun(run)]
+    print_summary(nights, ends, watch.ledgers.files, len(Chat.texts))
+
+
+def has_begun(run: FlowRun) -> bool:
+    """Whether anything became of a run."""
+    return run.start_time is not None or run.state_name == "Skipped"
+
+
+def end_well(watch: NightWatch, nights: list[Night]) -> None:
     """No schedule any more; what works must end, and what waits too."""
-    for flow in ("retrain", "score", "gc"):
+    for flow in FLOWS:
         found = watch.client.read_deployment_by_name(f"{flow}/{NAME}")
         for schedule in found.schedules:
             watch.client.update_deployment_schedule(found.id, schedule.id, active=False)
     until = time.monotonic() + END_SECONDS
     while (left := list_unfinished(watch)) and time.monotonic() < until:
         time.sleep(2)
+    for night in [each for each in nights if each.verdict == "works"]:
+        run = next((each for each in watch.read_runs("retrain") if is_of(each, night.due)), None)
+        print(f"night {night.number} worked on and came to: {run.state_name if run else 'no run'}", flush=True)
     for run in left:
         watch.faults.append(f"{run.name} of {run.expected_start_time} still is {run.state_name}")
     watch.faults += watch.ledgers.look(watch.counts)
@@ -274,25 +292,9 @@ def end_well(watch: NightWatch) -> None:
 def list_unfinished(watch: NightWatch) -> list[FlowRun]:
     """Runs whose time has come and that have not ended."""
     now = datetime.now(UTC)
-    runs = [run for flow in ("retrain", "score", "gc") for run in watch.read_runs(flow)]
+    runs = [run for flow in FLOWS for run in watch.read_runs(flow)]
     due = [run for run in runs if run.expected_start_time and run.expected_start_time <= now]
     return [run for run in due if run.state is None or not run.state.is_final()]
-
-
-def check_growth(nights: list[Night]) -> list[str]:
-    """Faults: memory or disk grew from night to night (the new pictures are a hundredth of it)."""
-    third = len(nights) // 3
-    if third < 3:
-        return []
-    faults = []
-    for name in ("memory", "disk"):
-        early, late = (
-            statistics.median(getattr(night, name) for night in part)
-            for part in (nights[third : 2 * third], nights[-third:])
-        )
-        if late > GROWTH * early:
-            faults.append(f"{name} grew from {early / 1e6:,.0f} to {late / 1e6:,.0f} MB")
-    return faults
 
 
 def wait_until(moment: datetime) -> None:
@@ -303,33 +305,3 @@ def wait_until(moment: datetime) -> None:
 def is_of(run: FlowRun, due: datetime) -> bool:
     """Whether a run is the one of a schedule's date."""
     return run.expected_start_time is not None and abs(due - run.expected_start_time) < timedelta(seconds=1)
-
-
-def print_night(night: Night, took: str, records: int) -> None:
-    """One line."""
-    sizes = (
-        f"{night.memory / 1e6:6,.0f} MB memory {night.disk / 1e6:5,.0f} MB disk, {records} ledgers and batches add up"
-    )
-    broke = f"; {night.accident.name}" if night.accident else ""
-    said = f"; {night.said[:110]}" if night.said and night.outcome not in ("Completed",) else ""
-    told = f"; {night.told[:150]}" if night.told else ""
-    print(
-        f"night {night.number:2} {night.due:%H:%M:%S} {night.outcome:10} {took:>5} {sizes}{broke}{said}{told}",
-        flush=True,
-    )
-
-
-def print_summary(watch: NightWatch, nights: list[Night]) -> None:
-    """What the nights came to."""
-    counts = Counter(night.outcome for night in nights)
-    print(f"\n{len(nights)} nights: " + ", ".join(f"{count} {name}" for name, count in counts.most_common()))
-    for flow in ("retrain", "score", "gc"):
-        ends = Counter(run.state_name for run in watch.read_runs(flow) if run.start_time or run.state_name == "Skipped")
-        print(f"{flow}: " + ", ".join(f"{count} {name}" for name, count in ends.most_common()))
-    files = watch.ledgers.files
-    ledgers = sum(name.endswith("manifest.json") for name in files)
-    print(f"{ledgers} ledgers and {len(files) - ledgers} batches add up; {len(Chat.texts)} notifications")
-    third = max(1, len(nights) // 3)
-    for name in ("memory", "disk"):
-        early, late = (statistics.median(getattr(n, name) for n in part) for part in (nights[:third], nights[-third:]))
-        print(f"{name}: {early / 1e6:,.0f} MB in the first third, {late / 1e6:,.0f} MB in the last")

@@ -76,3 +76,40 @@ def test_the_most_probable_class_is_always_in_its_set() -> None:
     bounds = (0.3, 0.4)
     truth = build_sets(probabilities, bounds)[np.arange(50), labels]
     assert measure_coverage(held, bounds) == truth.sum()
+
+
+def test_sets_are_those_of_crepes() -> None:
+    """The package of Boström 2022 ("crepes: a Python package for generating conformal regressors and predictive
+    systems"), by another hand than ours: the same sets for the same answers, in all and by class."""
+    from crepes import ConformalClassifier
+    from crepes.extras import hinge
+
+    rng = np.random.default_rng(6)
+    for coverage in (0.8, 0.9, 0.95):
+        probabilities, labels = draw(rng, [1 / 3] * 3, 2000)
+        # Where (n + 1)(1 - coverage) is a whole number, crepes takes one image more: with these numbers it is none.
+        taken = np.concatenate([np.flatnonzero(labels == each)[:n] for each, n in enumerate((401, 241, 161))])
+        probabilities, labels = probabilities[taken], labels[taken]
+        asked, _ = draw(rng, [0.5, 0.3, 0.2], 400)
+        scores, places = hinge(asked), np.tile(np.arange(3), (400, 1))
+        own = hinge(probabilities, np.arange(3), labels)
+
+        bound = bound_probability(make_held_out(probabilities, labels).own, coverage)
+        assert bound is not None
+        theirs = ConformalClassifier().fit(own).predict_set(scores, confidence=coverage, smoothing=False)
+        assert np.array_equal(asked >= bound, theirs.astype(bool))
+
+        bounds = find_class_bounds(make_held_out(probabilities, labels), 3, coverage)
+        assert bounds is not None
+        by_class = ConformalClassifier().fit(own, bins=labels)
+        theirs = np.stack(
+            [
+                by_class.predict_set(scores[:, [each]], bins=places[:, each], confidence=coverage, smoothing=False)[
+                    :, 0
+                ]
+                for each in range(3)
+            ],
+            axis=1,
+        ).astype(bool)
+        theirs[np.arange(400), asked.argmax(axis=1)] = True  # ours are never empty
+        assert np.array_equal(build_sets(asked, bounds), theirs)

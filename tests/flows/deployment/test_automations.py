@@ -13,7 +13,7 @@ from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
-from prefect.states import Failed, Running
+from prefect.states import Crashed, Failed, Running
 from web_servers import serving
 
 import flows.deployment.automations
@@ -186,6 +186,11 @@ def test_people_are_told_of_failed_held_back_late_and_missing_runs(
         client.set_flow_run_state(run.id, Running(), force=True)
         client.set_flow_run_state(run.id, Failed(message="/disk: No space left on device"), force=True)
         wait_for_text(chat, "a run failed or crashed", "retrain silent ended as Failed", "No space left on device")
+        assert not any("df -h" in text for text in chat)
+        nowhere = client.create_flow_run_from_deployment(deployment.id, name="retrain nowhere")
+        said = "Flow run could not start: unhandled errors in a TaskGroup"  # Prefect's words
+        client.set_flow_run_state(nowhere.id, Crashed(message=said), force=True)
+        wait_for_text(chat, "retrain nowhere ended as Crashed", said, "is most likely full: `df -h` there")
         tell_of_a_version()
         wait_for_text(chat, "a version was held back", "birds version 4 was held back: worse by 2 points")
         wait_for_text(chat, "no run of retrain/silent", "No run of retrain/silent has ended well for 35 seconds")

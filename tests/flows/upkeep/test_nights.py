@@ -1,5 +1,7 @@
 """What `status` finds of runs and schedules: missing, late, failed; and what it does not take for a fault."""
 
+import re
+import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,22 @@ def test_the_last_end_counts_not_the_ones_before() -> None:
     assert finding.what.endswith(": disk full")
     assert "prefect flow-run logs id-1" in finding.mend
     assert find(make_work(make_run("crashed", 30 * HOUR), due=None)) == []  # it was told then
+
+
+def test_a_run_that_could_not_start_names_the_disks() -> None:
+    said = "Flow run could not start: unhandled errors in a TaskGroup (1 sub-exception)"  # Prefect's words
+    crashed = make_work(make_run("crashed", HOUR, said), pool="gpu")
+    (finding,) = find_bad_runs([crashed], (), datetime.min.replace(tzinfo=UTC), HOUR)
+    assert finding.what.endswith(said)
+    assert "the disk of the machine with the worker of the pool gpu is full: `df -h` there" in finding.mend
+    assert f"this machine, {socket.gethostname()}, has " in finding.mend
+    assert re.search(r"\d (GB|TB|MB) on /", finding.mend)
+
+
+def test_a_run_that_a_worker_has_taken_up_and_not_begun_is_late() -> None:
+    (finding,) = find_bad_runs([make_work(make_run("starting", HOUR), pool="gpu")], (), datetime.now(UTC), MINUTE)
+    assert finding.kind == "late"
+    assert finding.mend.startswith("a worker of the pool gpu has taken it up: look whether its machine runs")
 
 
 def test_a_late_run_names_what_it_waits_for() -> None:

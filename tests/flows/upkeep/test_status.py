@@ -13,11 +13,12 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import State, StateDetails, StateType
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
-from prefect.states import Completed, Failed, Running, Scheduled
+from prefect.states import Completed, Failed, Pending, Running, Scheduled, Submitting
 from registries import add_versions, open_registry
 from typer.testing import CliRunner
 
 from flows.cli.main import app
+from flows.upkeep import zombies
 from flows.upkeep.nights import find_untimely
 from flows.upkeep.scheduled_work import read_scheduled_work
 from infra.storage.store import open_store
@@ -133,6 +134,30 @@ def test_a_dead_run_is_found_and_repaired(client: SyncPrefectClient, nightly: An
     assert client.read_flow_run(dead.id).state_name == "Crashed"
     assert client.read_flow_run(alive.id).state_name == "Running"
     client.set_flow_run_state(alive.id, Completed(), force=True)
+
+
+def test_a_run_whose_worker_was_lost_before_it_began_is_found_and_repaired(
+    client: SyncPrefectClient, nightly: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = add_run(client, nightly, Scheduled(), Pending(), Submitting())
+    assert all(each["kind"] != "zombie" for each in ask_status(tmp_path / "work")["findings"])
+    line = {"name": "prefect.flow_runs.worker", "level": 20, "message": f"Worker 'b' submitting flow run '{lost.id}'"}
+    line |= {"timestamp": datetime.now(UTC).isoformat(), "flow_run_id": str(lost.id)}
+    client.request("POST", "/logs/", json=[line])
+    monkeypatch.setattr(zombies, "BEGIN_SECONDS", 0.0)
+    (zombie,) = [each for each in ask_status(tmp_path / "work")["findings"] if each["kind"] == "zombie"]
+    assert "is shown as starting, but safelight serve (b) took it up" in zombie["what"]
+    assert "safelight doctor --repair" in zombie["mend"]
+    mended = json.loads(run(app, ["doctor", "--repair", "--workspace", str(tmp_path / "work"), "--json"]).stdout)
+    assert mended["repaired"] == ["retrain looked-at is marked as crashed"]
+    state = client.read_flow_run(lost.id).state
+    assert state is not None
+    assert state.is_crashed()
+
+
+def ask_status(workspace: Path) -> Any:
+    """The answer, whatever it is."""
+    return json.loads(run(app, ["status", "--workspace", str(workspace), "--json"]).stdout)
 
 
 def is_alone(found: Any) -> bool:

@@ -171,6 +171,7 @@ def test_safelights_own_service_deploys_into_the_s3_store() -> None:
     assert [word for word in words if word.startswith("--") and word not in text] == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     [

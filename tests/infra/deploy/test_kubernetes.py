@@ -197,6 +197,7 @@ def test_nobody_reaches_a_pod_that_no_policy_names() -> None:
         assert {one["port"] for one in rule["ports"]} == {one["containerPort"] for one in container["ports"]}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in CONTAINERS if "args" in CONTAINERS[name] and "/pool" not in name])
 def test_a_command_exists_in_the_locked_version(name: str) -> None:
     words = CONTAINERS[name]["args"]

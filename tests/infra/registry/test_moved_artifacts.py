@@ -61,6 +61,7 @@ def figures(tmp_path: Path) -> Path:
     return tmp_path / "figures"
 
 
+@pytest.mark.long
 def test_other_programs_find_what_was_moved_after_the_repair(tmp_path: Path, bundle: Path, figures: Path) -> None:
     former, present = tmp_path / "here, 100% #1 ü", tmp_path / "there & 'then'"
     fill(open_workspace(former), "moved", bundle, figures)
