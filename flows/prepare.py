@@ -191,8 +191,10 @@ def compare_stage(job: PrepareJob, files: SourceFiles, previous: PreviousVersion
         log_message(f"list: {sets.describe()}")
     if job.exclude:
         log_message(f"list: {describe_excluded(files.table, job.exclude)}")
-    if gone := sorted(set(plan.base.classes if plan.base else ()) - set(classes)):
-        log_message(f"list: classes of the version before that are gone: {', '.join(map(repr, gone))}")
+    before = set(plan.base.classes) if plan.base else set(classes)
+    if gone := sorted(before - set(classes)):
+        new = f"; new are {quote_some(sorted(set(classes) - before))}" if set(classes) - before else ""
+        log_message(f"list: classes of the version before that are gone: {quote_some(gone)}{new}")
     return plan
 
 

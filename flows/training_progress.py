@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from cnn.training.fit import GOING_ON
 from flows.progress import Stage, log_message
 
 BEFORE_STEPS = ("loading TensorFlow", "compiling the network")  # what takes seconds in which no bar moves
@@ -19,6 +20,8 @@ class ShownTraining:
         """Move the bar to a step; `steps` are fewer than planned where time is short."""
         if phase in BEFORE_STEPS and phase != self.phase and not self.stage.console.is_terminal:
             log_message(f"train: {phase} …")
+        if phase.startswith(GOING_ON) and phase != self.phase:
+            log_message(f"train: {phase}, where it was interrupted")
         self.phase = phase
         self.stage.change_total(steps)
         note = self.figures if phase == "training" else ", ".join(filter(None, (f"{phase} …", self.figures)))

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
@@ -75,13 +75,18 @@ def explain_image(workspace: str, image: str, model: str | None, out: Path | Non
     digest, history = find_history(store, image if given is None else given.digest, is_given=given is not None)
     found = given or fetch_image(digest, history)
     registry = open_present(workspace) if holds_registry(resolve_tracking(workspace)[0]) else None
+    learners, now = [], None
+    if registry is not None:
+        learners = list_learners(registry, digest, history)
+        asked = choose_version(registry, model, history, {each["model"] for each in learners})
+        now = answer_now(registry, store, asked, found, history, out)
     return {
         "digest": digest,
         "address": found.address or None,
         "datasets": [describe_sighting(each) for each in history.sightings],
-        "versions": [] if registry is None else list_learners(registry, digest, history),
+        "versions": learners,
         "predictions": [describe_prediction(each) for each in history.predictions],
-        "now": None if registry is None else answer_now(registry, store, model, found, history, out),
+        "now": now,
     }
 
 
@@ -213,21 +218,18 @@ def _find_role(
 
 
 def answer_now(
-    registry: Registry, store: Store, model: str | None, found: FoundImage, history: ImageHistory, out: Path | None
+    registry: Registry,
+    store: Store,
+    version: VersionInfo | str,
+    found: FoundImage,
+    history: ImageHistory,
+    out: Path | None,
 ) -> dict[str, Any]:
     """What a version says of the image at this moment, and where its heat map lies; `note` says why something of that
-    is missing.
-
-    Raises:
-        RegistryError: there is no such model or version as `model`.
-    """
+    is missing, as where no version is asked but the reason is given."""
     nothing = dict.fromkeys(("model", "version", "label", "confidence", "heat_map"), None) | {"top_k": [], "note": None}
-    try:
-        version = choose_version(registry, model, history)
-    except RegistryError as error:
-        if model is not None:
-            raise
-        return nothing | {"note": str(error)}
+    if isinstance(version, str):
+        return nothing | {"note": version}
     folder = registry.fetch_bundle(version, cache_dir() / "champions")
     named = nothing | {"model": version.name, "version": version.version}
     try:
@@ -296,20 +298,25 @@ def read_pixels(
     return None
 
 
-def choose_version(registry: Registry, model: str | None, history: ImageHistory) -> VersionInfo:
-    """The version that is asked: the one that is named; else the champion of the only model, or of the only one that
-    has predicted the image.
+def choose_version(
+    registry: Registry, model: str | None, history: ImageHistory, learners: Collection[str]
+) -> VersionInfo | str:
+    """The version that is asked: the one that is named; else the champion of the only model, of the only one that has
+    predicted the image, or of the only one with a version that knows it (`learners`). Else why none is.
 
     Raises:
-        RegistryError: there is none, or it is not clear which one is meant.
+        RegistryError: there is no such model or version as `model`.
     """
     if model is not None:
         name, number = split_model_version(model)
         return registry.require_champion(name) if number is None else registry.version(name, number)
     names = registry.names()
+    for known in ({each.model for each in history.predictions}, set(learners)):
+        if len(names) > 1 and len(known & set(names)) == 1:
+            names = sorted(known & set(names))
     if len(names) != 1:
-        predicted = sorted({each.model for each in history.predictions} & set(names))
-        names = predicted if len(predicted) == 1 else names
-    if len(names) != 1:
-        raise RegistryError(f"say which model is meant, with --model: {', '.join(names) or 'there is none yet'}")
-    return registry.require_champion(names[0])
+        return f"say which model is meant, with --model: {', '.join(names) or 'there is none yet'}"
+    try:
+        return registry.require_champion(names[0])
+    except RegistryError as error:
+        return str(error)

@@ -49,6 +49,9 @@ OnEvaluation = Callable[[dict[str, float]], None]  # gets the figures, once they
 OnProgress = Callable[[str, int, int], None]  # gets what is done at the moment, the steps done, and the steps in all
 
 
+GOING_ON = "going on from step"  # the phase of a run that was interrupted, with its number behind it
+
+
 def ignore_progress(phase: str, step: int, steps: int) -> None:
     """For whoever asks only for evaluations."""
 
@@ -107,6 +110,8 @@ class _Fitting:
         found, warnings = trainer.resume()
         progress = found or Progress(self.plan.steps, self.plan.evaluate_every)
         self.started -= progress.seconds
+        if found is not None:
+            self.on_progress(f"{GOING_ON} {found.step:,}", found.step, progress.steps)
         if found is None and self.job.head is not None and self.trainer.validation is not None:
             self.trainer.enter_phase(0, progress.steps)
             progress = self._evaluate(progress, {}, self.clock())

@@ -182,7 +182,7 @@ def look_deeper(source: Source, files: pa.Table, command: str) -> str:
     folder = decode_path(base).rstrip("/")
     if len(below) < 2 or loose > sum(below.values()):
         return (
-            f"; {folder!r} holds {loose:,} files in no further folders: "
+            f"; there are no folders below {folder!r} that could be classes ({loose:,} files lie in it): "
             "make a folder for each class, with its images in it"
         )
     names = [quote_path(name) for name in sorted(below)]

@@ -14,6 +14,7 @@ from tasks.train.spec import TrainingResult
 PLENTY = 100  # training images of a class, above which it counts as well known
 WIDE, WANTED = 0.15, 0.1  # from the lower to the upper end of the accuracy's interval: too much; good enough
 BEHIND = 0.1  # of recall, that a class is behind the others
+FEW_JUDGED = 5  # test images of a class, below which its figures say little
 MOST_CLASSES, MOST_WEAK = 3, 2  # small classes, and other weak ones, with a line of their own
 
 
@@ -54,6 +55,14 @@ def _advise_on_measuring(result: TrainingResult) -> Iterator[Advice]:
         yield Advice(
             f"There are no {result.judged_on} images of {shown}: how well the model knows "
             f"{_number(figures.unjudged, 'it', 'them')} was not measured. Add images, or raise split.test.",
+            "classes",
+        )
+    few = [each.label for each in figures.per_class if 0 < each.images < FEW_JUDGED]
+    if few:
+        yield Advice(
+            f"{len(few):,} of {len(figures.per_class):,} classes {_number(few, 'is', 'are')} judged on fewer than "
+            f"{FEW_JUDGED} {result.judged_on} images ({quote_some(few)}): {_number(few, 'its', 'their')} figures "
+            "say little. Add images, or raise split.test.",
             "classes",
         )
     low, high = figures.accuracy_interval

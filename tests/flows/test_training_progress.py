@@ -67,3 +67,13 @@ def test_at_the_end_the_figures_stand_alone(said: list[str]) -> None:
         shown.show_progress("exporting the network", 50, 100)
         shown.finish()
         assert (stage.completed, stage.total, stage.note) == (50, 50, "validation accuracy 0.8750, loss 0.2500")
+
+
+def test_a_training_that_was_interrupted_says_where_it_goes_on(said: list[str]) -> None:
+    with show_stage("train", 100, "steps", Console(file=io.StringIO())) as stage:
+        shown = ShownTraining(stage, lambda figures, step: None)
+        for phase in ("going on from step 45", "going on from step 45", "training"):
+            shown.show_progress(phase, 45, 100)
+        assert stage.completed == 45
+    assert said[0] == "train: going on from step 45, where it was interrupted"
+    assert "going on" not in " ".join(said[1:])

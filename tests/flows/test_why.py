@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from steps import prepare, write_photos
 
 from cnn.digest import hash_file
 from cnn.errors import SourceError
-from flows.why import explain_image
+from flows.why import ImageHistory, choose_version, explain_image
 from infra.storage.store import open_store
 
 
@@ -52,3 +53,17 @@ def test_an_image_on_s3_is_known_to_a_workspace_on_s3(tmp_path: Path, s3_bucket:
     check_answer(explain_image(f"{s3_bucket}/w", digest[:8], None, None), digest, local)
     with pytest.raises(SourceError, match=r"none\.png cannot be read"):
         explain_image(f"{s3_bucket}/w", f"{s3_bucket}/photos/none.png", None, None)
+
+
+def make_registry(*champions: str) -> Any:
+    """A registry of these models, all with a champion."""
+    return SimpleNamespace(names=lambda: list(champions), require_champion=lambda name: f"champion of {name}")
+
+
+def test_the_model_that_is_asked_is_the_only_one_that_knows_the_image() -> None:
+    known = ImageHistory(frozenset(), (), ())
+    asked = [choose_version(make_registry("digits", "flowers"), None, known, each) for each in (["flowers"], [])]
+    assert asked == ["champion of flowers", "say which model is meant, with --model: digits, flowers"]
+    both = choose_version(make_registry("digits", "flowers"), None, known, ["digits", "flowers"])
+    assert str(both).startswith("say which model is meant")
+    assert choose_version(make_registry("digits"), None, known, []) == "champion of digits"

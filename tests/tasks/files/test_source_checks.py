@@ -58,7 +58,8 @@ def test_one_folder_of_images_and_no_more(tmp_path: Path) -> None:
     for number in range(3):
         write_image(tmp_path / "card" / "DCIM" / "100CANON" / f"{number}.png", number)
     assert told(tmp_path / "card", tmp_path).endswith(
-        "'DCIM/100CANON' holds 3 files in no further folders: make a folder for each class, with its images in it"
+        "there are no folders below 'DCIM/100CANON' that could be classes (3 files lie in it): "
+        "make a folder for each class, with its images in it"
     )
 
 

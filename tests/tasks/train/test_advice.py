@@ -66,6 +66,14 @@ def test_a_class_without_test_images_is_named(tmp_path: Path) -> None:
     )
 
 
+def test_classes_that_are_judged_on_very_few_images_are_named(tmp_path: Path) -> None:
+    judged = make_judged_version(tmp_path, ("coats", "hats", "pants"), MANY | {"test": 4}, history=FLAT)
+    assert advise_on(judged, tmp_path)[0] == (
+        "3 of 3 classes are judged on fewer than 5 test images ('coats', 'hats', 'pants'): their figures say little. "
+        "Add images, or raise split.test."
+    )
+
+
 def test_few_test_images_are_told_with_how_many_would_do(tmp_path: Path) -> None:
     judged = make_judged_version(tmp_path, answer=miss(1, 3), history=FLAT)
     (line,) = [line for line in advise_on(judged, tmp_path) if "tell the accuracy" in line]
