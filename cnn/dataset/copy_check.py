@@ -1,12 +1,16 @@
 """Check on pixels whether one picture is a copy of another, or of a part of it, by laying it over the other.
 
-What is compared is detail: a picture less its own blur. The copy is laid over the place where it may come from, in a
-few sizes, and moved a little (template matching: Brunelli, "Template Matching Techniques in Computer Vision", 2009);
-the correlation where it fits best decides. On photographs copies of the whole picture have 0.93 and more, those of
-80 % of its side 0.75; pictures of other things have 0.5, plain ones of one kind up to 0.78.
+What is compared is detail: a picture less its own blur. The copy is laid over the place where it may come from, in all
+sizes that a part may have, and moved a little, first with small pictures, then, where it fitted best, with larger ones
+(template matching: Brunelli, "Template Matching Techniques in Computer Vision", 2009); the correlation where it fits
+best decides. On photographs copies of the whole picture have 0.93 and more, those of 80 % of its side 0.75; pictures of
+other things have 0.5, plain ones of one kind up to 0.78.
 """
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -19,11 +23,17 @@ from cnn.dataset.crop_descriptors import WINDOWS, turn_picture
 GREY_SIDE, PIXEL_SIDE = 32, 64  # of the first look, and of the second
 FIRST_WHOLE, FIRST_PART = 0.8, 0.5  # least correlation of details in the first look
 SAME_WHOLE, SAME_PART = 0.88, 0.75  # in the second
+SMALLEST, LARGEST = 0.78, 0.95  # share of the side that a part may have
+REACH = 0.0625  # share of the side by which a copy may lie over the edge
+FREE = 0.1  # share of the side by which the place of a part may be another than where the search saw it
+CLOSER = 2  # pixels by which the second look may place it otherwise than the first
 BLUR = (5, 5)
-PART = 2_048  # pairs that are looked at together
+PART = 4_096  # pairs that are looked at together
+THREADS = 4
 
 Greys = NDArray[np.uint8]  # (n, side, side)
 Fetch = Callable[[NDArray[np.int64]], Greys]
+Spots = NDArray[np.float64]  # (n, 3): how far right and down the middle of a copy lies, and its side, in shares
 
 
 def confirm_copies(found: CopyCandidates, fetch_greys: Fetch, fetch_pixels: Fetch) -> NDArray[np.int64]:
@@ -33,36 +43,74 @@ def confirm_copies(found: CopyCandidates, fetch_greys: Fetch, fetch_pixels: Fetc
     for what looks alike there.
     """
     left = np.arange(len(found))
-    for fetch, side, whole, part in (
-        (fetch_greys, GREY_SIDE, FIRST_WHOLE, FIRST_PART),
-        (fetch_pixels, PIXEL_SIDE, SAME_WHOLE, SAME_PART),
+    spots = np.array([(each.left + each.side / 2, each.top + each.side / 2, each.side) for each in WINDOWS])
+    places = spots[found.window]
+    for look in (
+        _Look(fetch_greys, GREY_SIDE, FIRST_WHOLE, FIRST_PART),
+        _Look(fetch_pixels, PIXEL_SIDE, SAME_WHOLE, SAME_PART),
     ):
-        likeness = _compare_all(found, left, fetch, side)
-        left = left[likeness >= np.where(found.window[left] == 0, whole, part)]
+        likeness, places = _compare_all(found, left, places, look)
+        same = likeness >= np.where(found.window[left] == 0, look.whole, look.part)
+        left, places = left[same], places[same]
     pairs = np.sort(np.stack([found.whole[left], found.container[left]], axis=1), axis=1)
     return np.unique(pairs, axis=0)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Where the pictures of a look come from, their side, and the least correlation of whole pictures and of parts."""
+
+    fetch: Fetch
+    side: int
+    whole: float
+    part: float
+
+    def list_sizes(self, size: float) -> range:
+        """The sizes in which a part is laid down, in pixels: all in the first look, in the second those close by."""
+        if self.side == GREY_SIDE:
+            return range(round(SMALLEST * self.side), round(LARGEST * self.side) + 1)
+        close = round(size * self.side)
+        return range(close - CLOSER, min(self.side, close + CLOSER) + 1)
+
+    @property
+    def free(self) -> int:
+        """Pixels by which the place of a part may be another one."""
+        return round(FREE * self.side) if self.side == GREY_SIDE else CLOSER + 1
 
 
 class FittedPictures:
     """Pictures that are laid over each other, uint8 (n, height, width), with what was worked out of each."""
 
-    def __init__(self, pictures: Greys, side: int) -> None:
-        self._side, self._reach = side, side // 16
-        self._pictures = [_bring_to_side(picture, side) for picture in pictures]
+    def __init__(self, pictures: Greys, look: _Look) -> None:
+        self._look, self._side = look, look.side
+        self._reach = round(REACH * look.side)
+        self._pictures = [_bring_to_side(picture, look.side) for picture in pictures]
         self._grounds: dict[int, NDArray[np.float32]] = {}
         self._copies: dict[tuple[int, int], NDArray[np.float32]] = {}
 
-    def measure_fit(self, copy: int, container: int, window: int, turn: int) -> float:
-        """The largest correlation of details, -1 to 1, of one picture laid down over a window of another."""
-        place, reach, side = WINDOWS[window], self._reach, self._side
-        across, down = (side * (start + place.side / 2) for start in (place.left, place.top))
-        ground, best = self._find_ground(container), -1.0
-        for size in _list_sizes(round(side * place.side), side, window == 0):
+    def fit_whole(self, copy: int, container: int, turn: int) -> float:
+        """The largest correlation of details, -1 to 1, of one picture laid down over another."""
+        details = turn_picture(self._find_copy(copy, self._side), turn)
+        return float(cv2.matchTemplate(self._find_ground(container), details, cv2.TM_CCOEFF_NORMED).max())
+
+    def fit_part(self, copy: int, container: int, spot: Spots, turn: int) -> tuple[float, Spots]:
+        """The same of one laid down over a part of another, around a spot, float64 (3,); and where it fits best."""
+        ground, side, reach = self._find_ground(container), self._side, self._reach
+        best, where = -1.0, spot
+        for size in self._look.list_sizes(float(spot[2])):
             details = turn_picture(self._find_copy(copy, size), turn)
-            left, top = (min(max(round(middle - size / 2), 0), side - size) for middle in (across, down))
-            around = ground[top : top + size + 2 * reach, left : left + size + 2 * reach]
-            best = max(best, float(cv2.matchTemplate(around, details, cv2.TM_CCOEFF_NORMED).max()))
-        return best
+            starts = [round(float(middle) * side - size / 2) + reach - self._look.free for middle in spot[:2]]
+            last = side + 2 * reach - size
+            low = [min(max(start, 0), last) for start in starts]
+            high = [min(start + 2 * self._look.free, last) + size for start in starts]
+            around = ground[low[1] : max(high[1], low[1] + size), low[0] : max(high[0], low[0] + size)]
+            _, most, _, (right, down) = cv2.minMaxLoc(cv2.matchTemplate(around, details, cv2.TM_CCOEFF_NORMED))
+            if most > best:
+                middles = [
+                    (start + off - reach + size / 2) / side for start, off in zip(low, (right, down), strict=True)
+                ]
+                best, where = most, np.array([*middles, size / side])
+        return best, where
 
     def _find_ground(self, number: int) -> NDArray[np.float32]:
         if number not in self._grounds:
@@ -77,26 +125,29 @@ class FittedPictures:
         return self._copies[number, size]
 
 
-def _list_sizes(size: int, side: int, is_whole: bool) -> range:
-    """The sizes in which a copy is laid down, in pixels: a window of the search is right to a twentieth."""
-    if is_whole:
-        return range(side, side + 1)
-    off = side // 32 - 1 if side <= GREY_SIDE else side // 32
-    return range(size - off, min(side, size + off) + 1)
+def _compare_all(
+    found: CopyCandidates, chosen: NDArray[np.int64], spots: Spots, look: _Look
+) -> tuple[NDArray[np.float64], Spots]:
+    """float64 (chosen,): how well each of these candidates fits; and the spots, (chosen, 3), where they do best."""
+    likeness, where = np.empty(len(chosen)), spots.copy()
 
-
-def _compare_all(found: CopyCandidates, chosen: NDArray[np.int64], fetch: Fetch, side: int) -> NDArray[np.float64]:
-    """float64 (chosen,): how well each of these candidates fits."""
-    likeness = np.empty(len(chosen))
-    for start in range(0, len(chosen), PART):
+    def compare(start: int) -> None:
         part = chosen[start : start + PART]
         pairs = np.stack([found.whole[part], found.container[part]])
         rows, places = np.unique(pairs, return_inverse=True)
-        pictures, places = FittedPictures(fetch(rows), side), places.reshape(pairs.shape)
-        for number, (whole, container, candidate) in enumerate(zip(*places, part, strict=True)):
-            how = int(found.window[candidate]), int(found.turn[candidate])
-            likeness[start + number] = pictures.measure_fit(int(whole), int(container), *how)
-    return likeness
+        pictures = FittedPictures(look.fetch(rows), look)
+        wholes, containers = (side.tolist() for side in places.reshape(pairs.shape))
+        facts = zip(wholes, containers, part.tolist(), strict=True)
+        for number, (whole, container, candidate) in enumerate(facts, start):
+            turn = int(found.turn[candidate])
+            if found.window[candidate] == 0:
+                likeness[number] = pictures.fit_whole(whole, container, turn)
+            else:
+                likeness[number], where[number] = pictures.fit_part(whole, container, spots[number], turn)
+
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        list(pool.map(compare, range(0, len(chosen), PART)))
+    return likeness, where
 
 
 def _bring_to_side(picture: Greys, side: int) -> Greys:

@@ -9,7 +9,8 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +26,15 @@ from cnn.dataset.crop_descriptors import (
     describe_windows,
 )
 
-LIKENESS = 0.85  # least cosine of the shapes of a copy and a window
+LIKENESS = 0.87  # least cosine of the shapes of a copy and a window
 WHOLE_LIKENESS = 0.95  # the same where the window is the whole picture, and so in its place
-DETAIL_LIKENESS, WHOLE_DETAIL_LIKENESS = 0.2, 0.85  # the same of their details
-MOST = 16  # candidates of a picture before their details are compared
-PROBES = 3  # cells that a picture is looked for in
+DETAIL_LIKENESS, WHOLE_DETAIL_LIKENESS = 0.15, 0.85  # the same of their details
+MOST = 24  # candidates of a picture before their details are compared
+MOST_LOOKS = 4  # candidates for each new picture, on average, whose pixels are looked at
+FEW_LOOKS = 4_000  # the same in all, where new pictures are few
+PROBES = 6  # cells that a picture is looked for in
+MOST_IN_CELL = 4_096  # pictures of a cell that another one is compared with
+MOST_OF_WINDOW = 32  # pictures that are like one window
 PART = 512  # pictures whose windows are compared at a time
 KEEP_ROWS = 1_000_000  # pairs above which only the likeliest of each picture are kept
 CELLS = 2.0  # times the square root of the number of pictures
@@ -39,12 +44,16 @@ THREADS = 4
 
 @dataclass(frozen=True)
 class CopyCandidates:
-    """Pairs that may be copies: `whole` may be laid down as `turn` has it over window `window` of `container`."""
+    """Pairs that may be copies: `whole` may be laid down as `turn` has it over window `window` of `container`.
+
+    `crowded` pictures resemble so many others that not all of these were compared with them.
+    """
 
     whole: NDArray[np.int64]
     container: NDArray[np.int64]
     window: NDArray[np.int64]
     turn: NDArray[np.int64]
+    crowded: int = 0
 
     def __len__(self) -> int:
         return len(self.whole)
@@ -53,25 +62,50 @@ class CopyCandidates:
 def find_copy_candidates(grey16: NDArray[np.uint8], is_new: NDArray[np.bool_] | None = None) -> CopyCandidates:
     """For each picture of grey means, uint8 (n, 256), the few that it may be a copy of, the likeliest first.
 
-    With `is_new`, bool (n,), pairs of two pictures that are not new are left out. About n**1.5 in time.
+    With `is_new`, bool (n,), pairs of two pictures that are not new are left out. About n**1.5 in time. Where thousands
+    look alike, as frames of a camera that stands still, a picture is compared with the `MOST_IN_CELL` nearest to it in
+    their order, and the likeliest `MOST_LOOKS` pairs for each picture, on average, are candidates.
     """
     new = np.ones(len(grey16), np.bool_) if is_new is None else is_new
-    index, best = _CellIndex(grey16), _LikeliestPairs()
+    index, best = _CellIndex(grey16), _LikeliestPairs(len(grey16))
     old, fresh = np.flatnonzero(~new), np.flatnonzero(new)
     for rows, wanted in ((fresh, None), (old, new)):
         if len(rows) and len(index.owners) and len(fresh):
             index.narrow(wanted)
             for pairs in _run_parts(index, np.array_split(rows, -(-len(rows) // PART)), grey16):
-                best.add(*pairs)
-    return _compare_details(grey16, *best.finish())
+                best.add(pairs)
+    return _limit(_compare_details(grey16, best.finish()), len(fresh), index.crowded)
 
 
-def _run_parts(
-    index: "_CellIndex", parts: list[NDArray[np.int64]], grey16: NDArray[np.uint8]
-) -> Iterator[tuple[NDArray[np.int64], ...]]:
+@dataclass(frozen=True)
+class _Pairs:
+    """Whole pictures, containers, the windows of these, and how like they are, in millionths: int64 (pairs,) each."""
+
+    whole: NDArray[np.int64]
+    container: NDArray[np.int64]
+    window: NDArray[np.int64]
+    likeness: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def take(self, rows: NDArray[Any]) -> "_Pairs":
+        return _Pairs(self.whole[rows], self.container[rows], self.window[rows], self.likeness[rows])
+
+    def choose_windows(self, count: int) -> "_Pairs":
+        """Each pair of pictures once, in its likeliest window; `count` pictures in all."""
+        names = self.whole * count + self.container
+        order = np.lexsort([self.window, -self.likeness, names])
+        return self.take(order[np.flatnonzero(np.diff(names[order], prepend=-1))])
+
+
+NO_PAIRS = _Pairs(*(np.empty(0, np.int64),) * 4)
+
+
+def _run_parts(index: "_CellIndex", parts: list[NDArray[np.int64]], grey16: NDArray[np.uint8]) -> Iterator[_Pairs]:
     """What each part gives, in their order. Small products are faster in threads of ours than in those of BLAS."""
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-        waiting = deque[Future[tuple[NDArray[np.int64], ...]]]()
+        waiting = deque[Future[_Pairs]]()
         for part in parts:
             waiting.append(pool.submit(index.compare, part, grey16))
             if len(waiting) > THREADS:
@@ -81,16 +115,19 @@ def _run_parts(
 
 
 class _CellIndex:
-    """The descriptors of whole pictures in the cells that they are nearest to."""
+    """The descriptors of whole pictures in the cells that they are nearest to; `crowded`, bool (pictures,), are those
+    that were not compared with all in their cells."""
 
     def __init__(self, grey16: NDArray[np.uint8]) -> None:
         vectors, owners = describe_pictures(grey16)
         shown = np.flatnonzero(np.abs(vectors).max(axis=1, initial=0) > 0)
+        shown = shown[np.argsort(owners[shown], kind="stable")]
         self._vectors, self.owners = vectors[shown], owners[shown]
         count = min(len(shown), max(1, int(CELLS * len(grey16) ** 0.5)))
         chosen = np.random.default_rng(SEED).choice(len(shown), count, replace=False) if count else shown
         self._centres = self._vectors[chosen]
         self._cells: list[NDArray[np.int64]] = []
+        self.crowded = np.zeros(len(grey16), np.bool_)
 
     def narrow(self, wanted: NDArray[np.bool_] | None) -> None:
         """Compare from here on with these pictures alone, bool (n,)."""
@@ -103,8 +140,8 @@ class _CellIndex:
         cells = np.searchsorted(nearest.ravel()[order], np.arange(1, len(self._centres)))
         self._cells = np.split(members[order // nearest.shape[1]], cells)
 
-    def compare(self, rows: NDArray[np.int64], grey16: NDArray[np.uint8]) -> tuple[NDArray[np.int64], ...]:
-        """(whole pictures, containers, windows of these, likeness in millionths): the pairs that are like enough."""
+    def compare(self, rows: NDArray[np.int64], grey16: NDArray[np.uint8]) -> _Pairs:
+        """The pairs with a window of these pictures that are like enough."""
         windows = describe_windows(grey16[rows])
         cells = _nearest(windows, self._centres, 1)[:, 0]
         order = np.argsort(cells, kind="stable")
@@ -112,74 +149,96 @@ class _CellIndex:
         least = np.where(np.arange(len(windows)) % len(WINDOWS) == 0, WHOLE_LIKENESS, LIKENESS).astype(np.float32)
         found = []
         for group in np.split(order, starts[1:]):
-            members = self._cells[cells[group[0]]]
+            members = self._list_members(int(cells[group[0]]), rows, group // len(WINDOWS))
             likeness = windows[group] @ self._vectors[members].T
-            places = np.flatnonzero(likeness >= least[group, None])
-            if len(places):
-                here, there = np.divmod(places, len(members))
-                found.append((members[there], group[here], likeness.ravel()[places]))
+            here, there = np.nonzero(likeness >= _raise_limits(likeness, least[group])[:, None])
+            if len(here):
+                found.append((self.owners[members[there]], group[here], likeness[here, there]))
         if not found:
-            return (np.empty(0, np.int64),) * 4
-        members, numbers, scores = (np.concatenate(part) for part in zip(*found, strict=True))
-        owners, containers = self.owners[members], rows[numbers // len(WINDOWS)]
-        other = np.flatnonzero(owners != containers)
-        facts = (owners, containers, numbers % len(WINDOWS), np.rint(scores * 1e6).astype(np.int64))
-        return tuple(fact[other] for fact in facts)
+            return NO_PAIRS
+        owners, numbers, scores = (np.concatenate(part) for part in zip(*found, strict=True))
+        millionths = np.rint(scores * 1e6).astype(np.int64)
+        pairs = _Pairs(owners, rows[numbers // len(WINDOWS)], numbers % len(WINDOWS), millionths)
+        return pairs.take(pairs.whole != pairs.container).choose_windows(len(grey16))
+
+    def _list_members(self, cell: int, rows: NDArray[np.int64], own: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The members of a cell; of very many, those nearest to `rows` in the order of pictures, of which `own` ask."""
+        members = self._cells[cell]
+        if len(members) <= MOST_IN_CELL:
+            return members
+        self.crowded[rows[own]] = True
+        middle = int(np.searchsorted(self.owners[members], rows[len(rows) // 2]))
+        start = min(max(0, middle - MOST_IN_CELL // 2), len(members) - MOST_IN_CELL)
+        return members[start : start + MOST_IN_CELL]
+
+
+def _raise_limits(likeness: NDArray[np.float32], least: NDArray[np.float32]) -> NDArray[np.float32]:
+    """float32 (windows,): the least likeness of each window, raised where more than `MOST_OF_WINDOW` reach it."""
+    counts = (likeness >= least[:, None]).sum(axis=1)
+    dense = np.flatnonzero(counts > MOST_OF_WINDOW)
+    if len(dense):
+        place = likeness.shape[1] - MOST_OF_WINDOW
+        least = least.copy()
+        least[dense] = np.partition(likeness[dense], place, axis=1)[:, place]
+    return least
 
 
 class _LikeliestPairs:
     """Of each whole picture the `MOST` containers that are most like it, each in its best window."""
 
-    def __init__(self) -> None:
-        self._parts: list[tuple[NDArray[np.int64], ...]] = []
+    def __init__(self, pictures: int) -> None:
+        self._pictures = pictures
+        self._parts = [NO_PAIRS]
         self._waiting = 0
 
-    def add(self, *facts: NDArray[np.int64]) -> None:
-        """Take over pairs as `_CellIndex.compare` has them."""
-        self._parts.append(facts)
-        self._waiting += len(facts[0])
+    def add(self, pairs: _Pairs) -> None:
+        """Take over pairs."""
+        self._parts.append(pairs)
+        self._waiting += len(pairs)
         if self._waiting > KEEP_ROWS:
-            self._parts, self._waiting = [self._choose()], 0
+            self._parts, self._waiting = [self.finish()], 0
 
-    def finish(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """(whole pictures, containers, windows) in the order of the whole pictures, the likeliest first."""
-        if not self._parts:
-            return (np.empty(0, np.int64),) * 3
-        wholes, containers, windows, _ = self._choose()
-        return wholes, containers, windows
-
-    def _choose(self) -> tuple[NDArray[np.int64], ...]:
-        wholes, containers, windows, scores = (np.concatenate(part) for part in zip(*self._parts, strict=True))
-        order = np.lexsort([containers, -scores, wholes])
-        _, first = np.unique(np.stack([wholes[order], containers[order]]), axis=1, return_index=True)
-        order = order[np.sort(first)]
-        starts = np.searchsorted(wholes[order], wholes[order])
-        order = order[np.arange(len(order)) - starts < MOST]
-        return wholes[order], containers[order], windows[order], scores[order]
+    def finish(self) -> _Pairs:
+        """The pairs in the order of the whole pictures, the likeliest first."""
+        columns = ([getattr(part, field.name) for part in self._parts] for field in fields(_Pairs))
+        pairs = _Pairs(*map(np.concatenate, columns)).choose_windows(self._pictures)
+        pairs = pairs.take(np.lexsort([pairs.container, -pairs.likeness, pairs.whole]))
+        return pairs.take(_rank(pairs.whole) < MOST)
 
 
-def _compare_details(
-    grey16: NDArray[np.uint8], whole: NDArray[np.int64], container: NDArray[np.int64], window: NDArray[np.int64]
-) -> CopyCandidates:
+def _rank(whole: NDArray[np.int64]) -> NDArray[np.int64]:
+    """int64 (pairs,): how many pairs of the same picture come before each; `whole` rises."""
+    return np.arange(len(whole)) - np.searchsorted(whole, whole)
+
+
+def _compare_details(grey16: NDArray[np.uint8], pairs: _Pairs) -> CopyCandidates:
     """The pairs whose details are alike, too, as the whole picture is laid down where its shapes are most alike."""
-    turns, kept = np.empty(len(whole), np.int64), np.zeros(len(whole), np.bool_)
-    for part in _parts(np.arange(len(whole))):
-        own, place = _describe_pair(SHAPES, grey16, whole[part], (container[part], window[part]))
+    turns, kept = np.empty(len(pairs), np.int64), np.zeros(len(pairs), np.bool_)
+    for part in _parts(np.arange(len(pairs))):
+        some = pairs.take(part)
+        own, place = _describe_pair(SHAPES, grey16, some)
         turns[part] = np.argmax([np.einsum("nd,nd->n", SHAPES.turn(own, turn), place) for turn in range(TURNS)], axis=0)
-        own, place = _describe_pair(DETAILS, grey16, whole[part], (container[part], window[part]))
+        own, place = _describe_pair(DETAILS, grey16, some)
         for turn in range(TURNS):
             chosen = turns[part] == turn
             likeness = np.einsum("nd,nd->n", DETAILS.turn(own[chosen], turn), place[chosen])
-            least = np.where(window[part][chosen] == 0, WHOLE_DETAIL_LIKENESS, DETAIL_LIKENESS)
+            least = np.where(some.window[chosen] == 0, WHOLE_DETAIL_LIKENESS, DETAIL_LIKENESS)
             kept[part[chosen]] = likeness >= least
-    return CopyCandidates(whole[kept], container[kept], window[kept], turns[kept])
+    return CopyCandidates(pairs.whole[kept], pairs.container[kept], pairs.window[kept], turns[kept])
 
 
-def _describe_pair(
-    band: FrequencyBand, grey16: NDArray[np.uint8], whole: NDArray[np.int64], place: tuple[NDArray[np.int64], ...]
-) -> tuple[Vectors, Vectors]:
-    container, window = place
-    return band.describe(grey16[whole], slice(0, 1)), band.describe_one(grey16[container], window)
+def _limit(found: CopyCandidates, pictures: int, crowded: NDArray[np.bool_]) -> CopyCandidates:
+    """The likeliest candidates of each picture, as many in all as `MOST_LOOKS` allows for so many new pictures."""
+    kept, most = np.ones(len(found), np.bool_), max(MOST_LOOKS * pictures, FEW_LOOKS)
+    if len(found) > most:
+        kept[np.argsort(_rank(found.whole), kind="stable")[most:]] = False
+        crowded[found.whole[~kept]] = True
+    whole, container = found.whole[kept], found.container[kept]
+    return CopyCandidates(whole, container, found.window[kept], found.turn[kept], int(crowded.sum()))
+
+
+def _describe_pair(band: FrequencyBand, grey16: NDArray[np.uint8], pairs: _Pairs) -> tuple[Vectors, Vectors]:
+    return band.describe(grey16[pairs.whole], slice(0, 1)), band.describe_one(grey16[pairs.container], pairs.window)
 
 
 def _nearest(vectors: Vectors, centres: Vectors, count: int) -> NDArray[np.int64]:

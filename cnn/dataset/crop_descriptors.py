@@ -6,6 +6,7 @@ benchmarking of perceptual image hash functions", 2010, section 3.2, whose hash 
 part is found, too, every picture is described as a whole and by windows of it.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 
 EDGE = 16  # grey means on a side
 FINE = 64  # steps within one of them, by which a window's edge is placed
-CROP, STEPS = 0.8, 5  # the side of the smallest windows, and how many of them there are in each direction
+CROP, STEPS = 0.8, 6  # the side of the smallest windows, and how many of them there are in each direction
 LARGER, LARGER_STEPS = 0.9, 3  # the same of those between them and the whole picture
+BEYOND = 0.03  # how far the smallest reach over the edge, as the middle of a part that was cut off a side may
 FLATTEN = 0.5  # frequencies weigh their own height to this power: photographs have little of the high ones
 UNSURE = 0.15  # a sign that this little decides may be another one in a copy: both are looked for
 LEAST_CONTRAST = 3.0  # grey levels of deviation: a picture with less has no low frequencies to know it by
@@ -29,7 +31,7 @@ Pixel = TypeVar("Pixel", bound=np.generic)
 
 @dataclass(frozen=True)
 class Window:
-    """A square part of a picture, in shares of its side."""
+    """A square part of a picture, in shares of its side; beyond the edge it shows what the edge does."""
 
     left: float
     top: float
@@ -39,8 +41,8 @@ class Window:
 def list_windows() -> list[Window]:
     """The whole picture first, then its parts."""
     windows = [Window(0.0, 0.0, 1.0)]
-    for side, steps in ((LARGER, LARGER_STEPS), (CROP, STEPS)):
-        places = np.linspace(0, 1 - side, steps).tolist()
+    for side, steps, beyond in ((LARGER, LARGER_STEPS, 0.0), (CROP, STEPS, BEYOND)):
+        places = np.linspace(-beyond, 1 - side + beyond, steps).tolist()
         windows += [Window(left, top, side) for top, left in product(places, repeat=2)]
     return windows
 
@@ -148,8 +150,9 @@ def turn_picture(picture: NDArray[Pixel], turn: int) -> NDArray[Pixel]:
 
 
 def _waves(start: float, side: float, count: int) -> NDArray[np.float64]:
-    """float64 (frequencies, 16): the means of each cosine over grey cells, nothing outside the window."""
-    places = (np.arange(EDGE * FINE) + 0.5) / (EDGE * FINE)
-    inside = (places >= start) & (places < start + side)
-    waves = [np.where(inside, np.cos(np.pi * number * (places - start) / side), 0) for number in range(count)]
-    return np.asarray(np.stack(waves).reshape(count, EDGE, FINE).mean(axis=2) / side)
+    """float64 (frequencies, 16): the means of each cosine over grey cells, those at the edge with what lies beyond."""
+    steps = np.arange(math.floor(start * EDGE * FINE), math.ceil((start + side) * EDGE * FINE))
+    places = (steps + 0.5) / (EDGE * FINE)
+    cells = np.clip(steps // FINE, 0, EDGE - 1)
+    waves = [np.bincount(cells, np.cos(np.pi * number * (places - start) / side), EDGE) for number in range(count)]
+    return np.asarray(np.stack(waves) / FINE / side)

@@ -29,6 +29,7 @@ from infra.storage.workspace import (
     remove_empty_folder,
 )
 from tasks.dataset.feature_store import find_needed_features
+from tasks.dataset.look_memory import locate_looks
 from tasks.dataset.version import read_manifest
 
 # In the order of removal: what refers to files goes before they do.
@@ -102,6 +103,7 @@ def paths_of(manifest: Manifest) -> set[str]:
     shards += [shard for chunk in manifest.chunks.values() for shard in chunk.values()]
     paths = {shard.path for shard in shards} | {shard_sums_path(shard.digest) for shard in shards}
     paths |= {chunk_report_path(key) for key in manifest.chunks} | {derived_path(key) for key in manifest.derived}
+    paths.add(locate_looks(manifest.source, manifest.image))
     return paths | {manifest_path(manifest.dataset), manifest.ledger.path}
 
 

@@ -1,13 +1,10 @@
 """Find copies by their look (mirrored, turned, cropped, brightened, saved anew), and keep them in one split.
 
-What was compared is remembered in the workspace under the keys of the images (`derived/KEY-looks.json`), so that one
-more night compares what is new with all. Where that file is gone, all is compared again.
+What was compared is remembered in the workspace (tasks/dataset/look_memory.py), so that one more night compares what is
+new with all.
 """
 
-import base64
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
 from functools import partial
 
 import numpy as np
@@ -15,38 +12,25 @@ from numpy.typing import NDArray
 
 from cnn.dataset.copy_check import PIXEL_SIDE, confirm_copies
 from cnn.dataset.copy_groups import find_bursts, join_pairs
-from cnn.dataset.copy_search import find_copy_candidates
+from cnn.dataset.copy_search import CopyCandidates, find_copy_candidates
 from cnn.dataset.near_duplicates import CELLS, EDGE, to_grey16
 from cnn.dataset.split import SPLITS, TRAIN, SplitSpec
-from cnn.digest import canonical_json, hash_json, seal, unseal
-from cnn.errors import StorageError
 from cnn.images.pixels import shrink_to_grey
 from cnn.images.spec import ImageSpec
-from infra.storage.layout import looks_path
 from infra.storage.store import Store
+from tasks.dataset.look_memory import LookPairs, locate_looks, recall_looks, remember_looks
 from tasks.prepare.derive import read_images
 from tasks.prepare.duplicates import fetch_greys
 from tasks.prepare.spec import BuildSpec
-from tasks.prepare.table import KEY, LEAK, OK, Rows
+from tasks.prepare.table import LEAK, OK, Rows
 
-FORMAT = 1  # raise it when the same images would give other pairs
 LEAST_SIDE = 48  # pixels: smaller pictures have too little to be known by once they are cropped
 CROWD, CROWD_SHARE = 8, 0.3  # copies of each other, and their share of a class, above which they are many
 READ_ROWS = 16_384  # rows whose grey means are read together
-
-Pairs = NDArray[np.int64]
-"""(pairs, 2): rows that belong together, the lower one first."""
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class LookMemory:
-    """What was compared before: image keys, and the pairs of them that are copies."""
-
-    keys: frozenset[bytes] = frozenset()
-    pairs: tuple[tuple[bytes, bytes], ...] = ()
-
-
-def find_looks(rows: Rows, store: Store, source: str, spec: BuildSpec) -> Pairs:
+def find_looks(rows: Rows, store: Store, source: str, spec: BuildSpec) -> LookPairs:
     """The ok rows that are copies of each other by their look, int64 (pairs, 2); none where nobody wants to know.
 
     Raises:
@@ -55,14 +39,15 @@ def find_looks(rows: Rows, store: Store, source: str, spec: BuildSpec) -> Pairs:
     ok, image = np.flatnonzero(rows.outcome == OK), spec.image
     if min(image.size) < LEAST_SIDE or len(ok) < 2 or spec.split.copies is None:
         return np.empty((0, 2), np.int64)
-    place = looks_path(hash_json([FORMAT, source, image.model_dump(mode="json")])[:40])
+    place = locate_looks(source, image)
     memory = recall_looks(store, place)
     keys = [key.tobytes() for key in rows.image_key[ok]]
     new = np.array([key not in memory.keys for key in keys], np.bool_)
-    found = _place_pairs(memory, keys)
+    found = memory.place_pairs(keys)
     if new.any():
         grey16 = _read_grey16(rows, store, ok)
         candidates = find_copy_candidates(grey16, new)
+        warn_of_crowds(candidates)
         greys = partial(_fetch_squares, rows, store, ok)
         fresh = confirm_copies(candidates, greys, partial(_fetch_pixels, rows, store, ok, image))
         found = np.unique(np.concatenate([found, fresh]), axis=0)
@@ -70,23 +55,17 @@ def find_looks(rows: Rows, store: Store, source: str, spec: BuildSpec) -> Pairs:
     return ok[found]
 
 
-def recall_looks(store: Store, place: str) -> LookMemory:
-    """What was compared before; nothing where it is not remembered, or not as it was written."""
-    try:
-        facts = json.loads(unseal(store.read(place)))
-        keys = _split_keys(facts["keys"])
-        return LookMemory(frozenset(keys), tuple((keys[one], keys[other]) for one, other in facts["pairs"]))
-    except (StorageError, ValueError, KeyError, TypeError, IndexError):
-        return LookMemory()
+def warn_of_crowds(candidates: CopyCandidates) -> None:
+    """Say in the log where not all pictures were compared with all that they resemble."""
+    if candidates.crowded:
+        logger.warning(
+            "%s images look like thousands of others, as frames of a camera that stands still do: each was compared "
+            "with those nearest to it in the order of their names, so that copies farther off may be missed",
+            f"{candidates.crowded:,}",
+        )
 
 
-def remember_looks(store: Store, place: str, keys: list[bytes], pairs: Pairs) -> None:
-    """Write down that images of these keys were compared, and which of them, by their numbers, are copies."""
-    facts = {"keys": base64.b64encode(b"".join(keys)).decode(), "pairs": pairs.tolist()}
-    store.write(place, seal(canonical_json(facts).encode()))
-
-
-def tie_together(rows: Rows, looks: Pairs, split: SplitSpec) -> NDArray[np.int64]:
+def tie_together(rows: Rows, looks: LookPairs, split: SplitSpec) -> NDArray[np.int64]:
     """int64 (files,): the lowest row of the copies and of the burst that each file belongs to, -1 where it is alone.
 
     Files of a group (`split.group`) follow it, and those in a split of their owner's stay there: they are alone. So are
@@ -101,7 +80,7 @@ def tie_together(rows: Rows, looks: Pairs, split: SplitSpec) -> NDArray[np.int64
     return join_pairs(pairs[free[pairs].all(axis=1)], len(rows))
 
 
-def _leave_out_crowds(rows: Rows, looks: Pairs) -> Pairs:
+def _leave_out_crowds(rows: Rows, looks: LookPairs) -> LookPairs:
     """The pairs without those of a group that is large, also as a part of the class of its first image."""
     groups = join_pairs(looks, len(rows))
     first = groups[looks[:, 0]]
@@ -111,7 +90,7 @@ def _leave_out_crowds(rows: Rows, looks: Pairs) -> Pairs:
     return np.asarray(looks[few], np.int64)
 
 
-def mark_looks(rows: Rows, looks: Pairs) -> Rows:
+def mark_looks(rows: Rows, looks: LookPairs) -> Rows:
     """The rows with each copy's other named, and without those of validation and test whose copy is learnt from.
 
     Copies in a split of their owner's stay: only the other is named.
@@ -126,18 +105,6 @@ def mark_looks(rows: Rows, looks: Pairs) -> Rows:
         if draft.duplicate_of[row] < 0:
             draft.duplicate_of[row] = other
     return draft.finish()
-
-
-def _place_pairs(memory: LookMemory, keys: list[bytes]) -> Pairs:
-    """The pairs that are remembered, by numbers of `keys`; those whose images are gone are left out."""
-    places: Mapping[bytes, int] = {key: number for number, key in enumerate(keys)}
-    pairs = [(places[one], places[other]) for one, other in memory.pairs if one in places and other in places]
-    return np.sort(np.array(pairs, np.int64).reshape(-1, 2), axis=1)
-
-
-def _split_keys(text: str) -> list[bytes]:
-    data = base64.b64decode(text)
-    return [data[start : start + KEY] for start in range(0, len(data), KEY)]
 
 
 def _read_grey16(rows: Rows, store: Store, ok: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -281,9 +281,17 @@ def find_look_pairs(pictures: Sequence[NDArray[np.uint8]]) -> set[tuple[int, int
     """The pairs of grey pictures, uint8 (96, 96), that are copies by their look."""
     shown = np.stack(pictures)
     greys = np.stack([make_grey32(picture[..., None]) for picture in pictures])
+    return search_looks(greys, lambda rows: shown[rows])[0]
+
+
+def search_looks(
+    greys: NDArray[np.uint8], fetch_pixels: Callable[[NDArray[np.int64]], NDArray[np.uint8]]
+) -> tuple[set[tuple[int, int]], int]:
+    """(the pairs of pictures that are copies by their look, how many were looked at), by their grey means, uint8
+    (n, 32, 32), and by a function that gives the grey pixels of rows."""
     found = find_copy_candidates(to_grey16(greys.reshape(len(greys), -1)))
-    pairs = confirm_copies(found, lambda rows: greys[rows], lambda rows: shown[rows])
-    return {(int(one), int(other)) for one, other in pairs}
+    pairs = confirm_copies(found, lambda rows: greys[rows], fetch_pixels)
+    return {(int(one), int(other)) for one, other in pairs}, len(found)
 
 
 @dataclass(frozen=True)

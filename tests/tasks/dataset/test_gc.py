@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from faults import Gate, gated_store
 from feature_steps import compute_tiny, plan_tiny, put_backbone
+from planted_copies import draw_scene, write_scene
 from scenes import (
     Scene,
     Told,
@@ -25,6 +26,7 @@ from steps import plan_job, prepare, run_here, write_image, write_photos
 from typer.testing import CliRunner
 
 import flows.upkeep.gc  # noqa: F401 - Prefect writes to the stderr that is there when it is first imported, not to a test's
+from cnn.dataset.split import SplitSpec
 from cnn.errors import IntegrityError, StorageError
 from cnn.images.spec import ImageSpec
 from flows.cli.main import app
@@ -100,6 +102,19 @@ def test_features_stay_as_long_as_a_version_has_one_of_their_images(tmp_path: Pa
     assert len(list(workspace.glob("features/*"))) == 1
     assert plan_tiny(store, other).images == 0
     assert len(list(workspace.glob("backbones/*"))) == 2  # a record and its file
+
+
+def test_what_was_compared_by_its_look_is_remembered_as_long_as_its_source_has_a_version(tmp_path: Path) -> None:
+    source, work = tmp_path / "photos", tmp_path / "work"
+    for number in range(12):
+        write_scene(source / ("cat", "owl")[number % 2] / f"{number}.png", draw_scene(number))
+    prepare(source, work, image=ImageSpec(size=(64, 64)), split=SplitSpec(copies="together"))
+    (kept,) = (work / "derived").glob("*-looks.json")
+    forgotten = kept.with_name(f"{'0' * 40}-looks.json")
+    shutil.copyfile(kept, forgotten)
+    collect(work)
+    assert kept.exists()
+    assert not forgotten.exists()
 
 
 @pytest.mark.parametrize("keep", [0, 1, 2, 3])
