@@ -75,9 +75,17 @@ def down_command(options: Options) -> Answer:
 
     One that was started otherwise is left alone.
     """
+    from flows.progress import log_message
+    from flows.serving.record import list_served
     from infra.server.local_server import stop_server
 
-    return {"stopped": stop_server()}
+    stopped = stop_server()
+    for name in sorted({seen.record.name for seen in list_served() if seen.is_alive}) if stopped else ():
+        log_message(
+            f"`safelight serve` of {name} is still running: if it used this server, none of its runs begins until "
+            "`safelight up`; Ctrl-C there ends it"
+        )
+    return {"stopped": stopped}
 
 
 def check_served(source: str | None, inbox: str | None, nightly: str | None, every: str | None) -> None:

@@ -13,10 +13,12 @@ from registries import add_versions, open_registry
 from typer.main import get_command
 from typer.testing import CliRunner
 
+import infra.server.local_server
 from flows.cli.main import app
 from flows.cli.options import FIXED_SECTIONS, Options, describe_ignored_settings, locate
 from flows.cli.settings import show_settings
 from flows.config import Config
+from flows.serving.record import ServedRecord, open_served_folder, show_alive, write_served
 from flows.settings import list_settings, write_page
 
 RUNS = ["demo", "prepare", "train", "retrain", "search", "score", "serve", "deploy"]
@@ -46,6 +48,17 @@ def test_a_broken_file_of_settings_is_no_matter_where_none_is_used(
     Path("safelight.toml").write_text("[image\n")
     assert run(app, words).exit_code == 0
     assert run(app, ["up"]).exit_code == 1
+
+
+def test_stopping_the_server_tells_of_what_is_served_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAFELIGHT_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(infra.server.local_server, "stop_server", lambda: True)
+    for name in ("birds", "owls"):
+        write_served(open_served_folder(name, "w"), ServedRecord(name, "w", {}, "UTC"))
+    with show_alive(open_served_folder("birds", "w")):
+        told = run(app, ["down"]).output
+    assert "`safelight serve` of birds is still running" in told
+    assert "owls" not in told
 
 
 @pytest.mark.parametrize(
