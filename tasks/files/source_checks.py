@@ -252,11 +252,12 @@ def _hint_at_parent(source: Source, command: str) -> str:
     if not source.is_local:
         return ""
     try:
-        siblings = [item for item in _list_some(place.parent) if item.is_dir(follow_symlinks=False)]
+        beside = [item for item in _list_some(place.parent) if item.is_dir(follow_symlinks=False)]
+        siblings = [item for item in beside if not item.name.startswith(".")]
         holding = sum(any(found.name.lower().endswith(IMAGES) for found in _list_some(item)) for item in siblings)
     except OSError:
         return ""  # it is only a hint
-    if holding < 2:
+    if holding < 2 or holding < len(siblings):  # a workspace beside it, or an inbox of folders: no folder of classes
         return ""
     return f"; or, if {place.name!r} is one class of {holding} in {place.parent}: {fill_in(command, str(place.parent))}"
 

@@ -80,6 +80,12 @@ def test_one_class_folder_in_place_of_all(tmp_path: Path) -> None:
     )
 
 
+def test_a_folder_beside_a_workspace_is_not_taken_for_a_class(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 6)
+    (tmp_path / "photos" / "workspace" / "runs").mkdir(parents=True)
+    assert "one class of" not in told(tmp_path / "photos" / "owl", tmp_path)
+
+
 def test_files_none_of_which_is_looked_at(tmp_path: Path) -> None:
     (tmp_path / "source" / "owl").mkdir(parents=True)
     for name in ("a.mov", "b.json", "c.json", ".d"):
