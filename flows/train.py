@@ -267,6 +267,8 @@ def fit_stage(job: Training, trainer: TrainingProcess, run_id: str, backbone: Ba
     log_message(describe_evaluation(result))
     if result.evaluation.unjudged:
         log_message(f"evaluate: {describe_unjudged(result.evaluation.unjudged, result.judged_on)}")
+    if result.copies is not None:
+        log_message(f"evaluate: {result.copies.describe()}")
     for groups in result.unseen_groups:
         log_message(f"evaluate: {groups.describe()}")
     return result
@@ -308,7 +310,7 @@ def register_stage(
         **{f"{UNSEEN}{each.kind}": each.to_json() for each in result.unseen_groups},
         **(kept or {}),
     }
-    version = job.registry.register_version(job.name, run_id, Path(result.bundle), result.evaluation.summary(), tags)
+    version = job.registry.register_version(job.name, run_id, Path(result.bundle), result.summary(), tags)
     log_message(f"register: {job.name} version {version.version}")
     return version
 

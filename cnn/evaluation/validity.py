@@ -1,7 +1,11 @@
-"""What an accuracy may owe to its dataset: shortcuts that foretell the class, and groups that the model knows."""
+"""What an accuracy may owe to its dataset: shortcuts that foretell the class, groups that the model knows, copies."""
 
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.evaluation.metrics import bound_share
 from cnn.spec import Spec
 
 GAP, SIGNIFICANCE = 0.05, 0.05  # share of images, and p value, from which a worse group is worth a warning
@@ -75,3 +79,50 @@ class UnseenGroups(Spec):
             f"accuracy {self.known:.2f} at {self.plural} it knows, {self.unseen:.2f}{reach} at a new one: heads on the "
             f"network's features, cross-validated over {self.groups:,} {self.plural} and {self.images:,} images"
         )
+
+
+class CopyFigures(Spec):
+    """Accuracy on all test images (`claimed`), on the `copies` of them that have a copy among those learnt from, and
+    on the others (`honest`, with its 95 % interval; None where all have one). `p`: how often chance makes the copies so
+    much easier (Fisher's exact test, one-sided)."""
+
+    images: int
+    copies: int
+    claimed: float
+    on_copies: float
+    honest: float | None
+    interval: tuple[float, float] | None
+    p: float
+
+    @property
+    def is_gap(self) -> bool:
+        """Whether the copies make the version look better than it is."""
+        return self.honest is None or (self.claimed > self.honest and self.p < SIGNIFICANCE)
+
+    def describe(self) -> str:
+        """One line for the user."""
+        count = f"{self.copies:,} of {self.images:,} test images have a copy among the images learnt from"
+        if self.honest is None or self.interval is None:
+            return f"{count}: how right it is on new ones, none of them tells"
+        low, high = self.interval
+        return (
+            f"{count}: claimed {self.claimed:.2f} with them, honest {self.honest:.2f} ({low:.2f} to {high:.2f}) without"
+        )
+
+
+def compare_copies(right: NDArray[np.bool_], has_copy: NDArray[np.bool_]) -> CopyFigures:
+    """The figures of answers that are `right`, bool (n,), of which some images have a copy that was learnt from, bool
+    (n,), at least one."""
+    from scipy.stats import fisher_exact
+
+    others, copies = right[~has_copy], right[has_copy]
+    table = [[int(copies.sum()), int((~copies).sum())], [int(others.sum()), int((~others).sum())]]
+    return CopyFigures(
+        images=len(right),
+        copies=len(copies),
+        claimed=float(right.mean()),
+        on_copies=float(copies.mean()),
+        honest=float(others.mean()) if len(others) else None,
+        interval=bound_share(int(others.sum()), len(others)) if len(others) else None,
+        p=float(fisher_exact(table, alternative="greater").pvalue),
+    )

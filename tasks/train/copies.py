@@ -1,4 +1,5 @@
-"""Count test images with a copy in training or validation: the same file, picture, look, group or burst."""
+"""Test images with a copy in training or validation (same file, picture, look, group, burst): how many, and how much
+they owe to it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,12 +12,14 @@ from numpy.typing import NDArray
 from cnn.dataset.copy_groups import find_bursts, join_pairs
 from cnn.dataset.manifest import Manifest
 from cnn.dataset.seen_images import SeenImages
+from cnn.evaluation.validity import CopyFigures, compare_copies
 from infra.storage.store import Store
 from tasks.dataset.ledger import name_elsewhere
 from tasks.dataset.version import read_ledger
+from tasks.train.answers import SplitPredictions
 from tasks.train.overlap import list_seen
 
-COLUMNS = ("group", "captured", "camera", "split", "reason", "outcome")
+COLUMNS = ("digest", "group", "captured", "camera", "split", "reason", "outcome")
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,9 @@ def count_test_copies(store: Store, manifest: Manifest) -> CopyCounts:
     Raises:
         IntegrityError, StorageError: the ledger is damaged or gone.
     """
-    ledger = read_ledger(store, manifest, COLUMNS)
-    ledger = ledger.filter(pc.equal(ledger.column("outcome"), "ok"))
-    test = np.asarray(pc.equal(ledger.column("split"), "test").to_numpy(zero_copy_only=False), np.bool_)
-    found = {"file or picture": _find_same(list_seen(store, manifest), test)}
-    found["look"] = name_elsewhere(ledger.column("reason"))
+    ledger = _read_images(store, manifest)
+    test = _is_test(ledger)
+    found = _find_copies(store, manifest, ledger)
     if manifest.split.group is not None:
         found["group"] = _share_text(ledger.column("group"), test)
     if manifest.split.burst is not None:
@@ -51,6 +52,41 @@ def count_test_copies(store: Store, manifest: Manifest) -> CopyCounts:
     every = np.logical_or.reduce(list(found.values())) & test
     kinds = {kind: int((rows & test).sum()) for kind, rows in found.items()}
     return CopyCounts(int(test.sum()), int(every.sum()), kinds)
+
+
+def measure_copies(store: Store, manifest: Manifest, answers: SplitPredictions, judged_on: str) -> CopyFigures | None:
+    """How right the answers are with and without the test images whose file, picture or look was learnt from; None
+    where there are none, or no test images.
+
+    Raises:
+        IntegrityError, StorageError: the ledger is damaged or gone.
+    """
+    if judged_on != "test":
+        return None
+    ledger = _read_images(store, manifest)
+    rows = np.logical_or.reduce(list(_find_copies(store, manifest, ledger).values())) & _is_test(ledger)
+    copied = set(ledger.column("digest").filter(pa.array(rows)).to_pylist())
+    has_copy = np.array([key in copied for key in answers.keys], np.bool_)
+    right: NDArray[np.bool_] = answers.probabilities.argmax(axis=1) == answers.labels
+    return compare_copies(right, has_copy) if has_copy.any() else None
+
+
+def _read_images(store: Store, manifest: Manifest) -> pa.Table:
+    """The rows of the ledger that became images."""
+    ledger = read_ledger(store, manifest, COLUMNS)
+    return ledger.filter(pc.equal(ledger.column("outcome"), "ok"))
+
+
+def _is_test(images: pa.Table) -> NDArray[np.bool_]:
+    return np.asarray(pc.equal(images.column("split"), "test").to_numpy(zero_copy_only=False), np.bool_)
+
+
+def _find_copies(store: Store, manifest: Manifest, images: pa.Table) -> dict[str, NDArray[np.bool_]]:
+    """By kind, bool (rows,): the test images that are copies of images learnt from."""
+    return {
+        "file or picture": _find_same(list_seen(store, manifest), _is_test(images)),
+        "look": name_elsewhere(images.column("reason")),
+    }
 
 
 def _find_same(seen: SeenImages, test: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -7,7 +7,7 @@ from cnn.digest import canonical_json, hash_json
 from cnn.evaluation.confidence import ConfidenceFigures, ConfidenceSpec
 from cnn.evaluation.gate_spec import GateSpec
 from cnn.evaluation.metrics import Evaluation
-from cnn.evaluation.validity import Shortcut, UnseenGroups
+from cnn.evaluation.validity import CopyFigures, Shortcut, UnseenGroups
 from cnn.inference.backbone import BackboneSpec
 from cnn.inference.bundle import BundleInfo
 from cnn.inference.scorer import Precision
@@ -40,7 +40,8 @@ class TrainingResult(Spec):
     """What a training left in its folder. `judged_on` is the split of `evaluation`: test, or what there was instead;
     the file `answers` holds the answers to its images. `history` has the figures of each evaluation, `averaged`
     the steps after which the weights were kept whose average the model has: one where none was taken. `shortcuts` says
-    what clues beside the images' contents foretell, `unseen_groups` how right a head is at groups never seen."""
+    what clues beside the images' contents foretell, `unseen_groups` how right a head is at groups never seen, `copies`
+    how right the model is without test images that have a copy among those learnt from."""
 
     bundle: str
     figures: str
@@ -58,6 +59,13 @@ class TrainingResult(Spec):
     warnings: tuple[str, ...]
     shortcuts: tuple[Shortcut, ...] = ()
     unseen_groups: tuple[UnseenGroups, ...] = ()
+    copies: CopyFigures | None = None
+
+    def summary(self) -> dict[str, float]:
+        """The figures that are logged and compared, flat."""
+        own = self.copies
+        honest = {} if own is None or own.honest is None else {"accuracy_without_copies": own.honest}
+        return {**self.evaluation.summary(), **honest}
 
 
 class TrialResult(Spec):

@@ -33,6 +33,7 @@ from tasks.train.answers import SplitPredictions, answer_split, save_predictions
 from tasks.train.cached_head import CachedHead, fit_cached_head
 from tasks.train.calibration_images import ask_calibration_images
 from tasks.train.checkpoints import describe_unsent, fetch_checkpoints, send_checkpoints, share_head
+from tasks.train.copies import measure_copies
 from tasks.train.feature_answers import answer_by_features
 from tasks.train.int8 import offer_int8
 from tasks.train.novelty import keep_novelty
@@ -170,6 +171,7 @@ def _evaluate(
         ),
         shortcuts=shortcuts,
         unseen_groups=() if head is None else measure_groups(store, manifest, head),
+        copies=measure_copies(store, manifest, answers, split),
     )
 
 

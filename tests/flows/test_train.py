@@ -43,7 +43,7 @@ def evaluate(labels: list[int]) -> Evaluation:
 def report(evaluation: Evaluation, judged_on: str = "test", groups: tuple[UnseenGroups, ...] = ()) -> Any:
     facts: dict[str, Any] = {"best_step": 3, "steps": 5, "resumed_at": 0, "figures": "figures", "bundle": "bundle"}
     facts["unseen_groups"] = groups
-    facts |= {"confidence": None}
+    facts |= {"confidence": None, "copies": None, "summary": evaluation.summary}
     return SimpleNamespace(evaluation=evaluation, judged_on=judged_on, info=SimpleNamespace(dataset="birds-1"), **facts)
 
 
@@ -131,12 +131,14 @@ def test_a_version_has_its_report_before_its_verdict_and_only_once(
         flows.promotion, "publish_report", lambda *given: done.append(f"report with {given[4].verdict}")
     )
     monkeypatch.setattr(flows.promotion, "apply_verdict", lambda *given: done.append(f"verdict {given[2].verdict}"))
-    for skipped, made in (("weigh_version", ()), ("digest_split", "drawn")):
+    for skipped, made in (("weigh_version", ()), ("weigh_copies", ()), ("judge_sets", None), ("digest_split", "drawn")):
         monkeypatch.setattr(flows.promotion, skipped, lambda *_, made=made: made)
     registry = SimpleNamespace(
         lost_champion=lambda name: None, champion=lambda name: None, versions=lambda name: [], set_tags=lambda *_: None
     )
-    job: Any = SimpleNamespace(registry=registry, name="birds", spec=GateSpec(), manifest=None)
+    job: Any = SimpleNamespace(
+        registry=registry, name="birds", spec=GateSpec(), manifest=SimpleNamespace(locked_sets=None), store=None
+    )
     version: Any = SimpleNamespace(version=1, verdict=begun)
     gate_stage(job, report(evaluate([0, 1, 2] * 20)), version)
     assert done == order

@@ -22,7 +22,7 @@ from page_parser import Page, assert_harmless
 from cnn.evaluation.confidence import AcceptedShare, ConfidenceFigures
 from cnn.evaluation.gate import Champion, Verdict
 from cnn.evaluation.metrics import compare_paired
-from cnn.evaluation.validity import GroupFigures, Shortcut, UnseenGroups
+from cnn.evaluation.validity import CopyFigures, GroupFigures, Shortcut, UnseenGroups
 from infra.storage.store import open_store
 from tasks.train import evidence as gathering
 from tasks.train.answers import Answers
@@ -269,6 +269,30 @@ CLUE |= {"label": "green", "found": 0.98, "mistaken": 0.02, "is_alarm": True}
 LIGHT = CLUE | {"name": "The brightness of the images", "right": 0.41, "p": 0.6, "is_alarm": False}
 CAMERAS: dict[str, Any] = {"kind": "camera", "groups": 3, "images": 60, "left_out": 6, "known": 0.94, "unseen": 0.71}
 CAMERAS |= {"interval": (0.5, 0.9), "p": 0.001}
+
+
+COPIES: dict[str, Any] = {"images": 66, "copies": 22, "claimed": 0.87, "on_copies": 1.0, "p": 0.001}
+COPIES |= {"honest": 0.63, "interval": (0.5, 0.74)}
+
+
+def test_what_is_claimed_with_copies_and_honest_without_stands_in_the_page(tmp_path: Path) -> None:
+    page, _ = render(make_judged_version(tmp_path, copies=CopyFigures(**COPIES)), tmp_path)
+    text = flat(page)
+    assert "claimed, with copies87.0 % honest, without them63.0 %" in text
+    assert "22 of the 66 test images have a copy among the images that it learnt from" in text
+    assert "Without the 22 that have a copy among the images it learnt from, it is right on 63.0 %." in text
+    assert "Expect the figure without copies" in text
+
+
+def test_copies_that_make_no_difference_and_none_at_all(tmp_path: Path) -> None:
+    same = CopyFigures(**COPIES | {"claimed": 0.64, "on_copies": 0.65, "p": 0.5})
+    text = flat(render(make_judged_version(tmp_path, copies=same), tmp_path)[0])
+    assert "The copies make no difference that these images show" in text
+    assert "Without the 22" not in text
+    only = CopyFigures(**COPIES | {"copies": 66, "honest": None, "interval": None, "p": 1.0})
+    text = flat(render(make_judged_version(tmp_path / "all", copies=only), tmp_path / "all")[0])
+    assert "how right it is on new images, none of the others tells" in text
+    assert "Copies of what it learnt from" not in flat(render(make_judged_version(tmp_path / "n"), tmp_path / "n")[0])
 
 
 def test_shortcuts_and_unseen_cameras_stand_in_the_page(tmp_path: Path) -> None:
