@@ -132,7 +132,9 @@ def test_a_run_whose_machine_is_lost_before_it_began_is_ended_by_the_server(pref
             assert state.is_crashed()
             assert "A worker took it up and nothing was heard of it" in state.message
             assert "prefect worker start --pool NAME" in state.message
-            assert client.read_flow_run(waits.id).state_name == "Running"
+            silent = wait_for(lambda: is_over(client, waits), log)  # lost after it began, before its first heartbeat
+            assert silent.is_crashed()
+            assert silent.message == state.message
         finally:
             client.delete_deployment(number)
             client.delete_work_pool("early")

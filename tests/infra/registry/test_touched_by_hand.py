@@ -167,11 +167,14 @@ def pass_gate(registry: Registry, name: str, number: int, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(flows.promotion, "measure_champion", measure)
     monkeypatch.setattr(registry, "fetch_bundle", lambda *_: Path("bundle"))
-    for skipped, made in (("publish_report", None), ("weigh_version", ()), ("digest_split", "drawn")):
+    looked_up = (("weigh_version", ()), ("weigh_copies", ()), ("judge_sets", None), ("digest_split", "drawn"))
+    for skipped, made in (("publish_report", None), *looked_up):
         monkeypatch.setattr(flows.promotion, skipped, lambda *_, made=made: made)
     answers = [0, 1] * 10
     evaluation = evaluate_probabilities(np.eye(2)[answers], answers, ("bat", "owl"))
-    job: Any = SimpleNamespace(name=name, registry=registry, spec=GateSpec(), manifest=None, store=None)
+    job: Any = SimpleNamespace(
+        name=name, registry=registry, spec=GateSpec(), manifest=SimpleNamespace(locked_sets=None), store=None
+    )
     report: Any = SimpleNamespace(evaluation=evaluation, judged_on="test", answers="test.npz", confidence=None)
     verdict = read_verdict(gate_stage(job, report, registry.version(name, number)))
     assert verdict is not None
