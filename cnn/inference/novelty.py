@@ -1,10 +1,14 @@
-"""Novelty of an image: how far its features lie from those of the nearest training image.
+"""Novelty of an image: how far its features lie from those of the nearest training image, and how doubtful it is that
+it belongs to any class.
 
 Deep nearest neighbours (Sun, Ming, Zhu, Li: Out-of-Distribution Detection with Deep Nearest Neighbors, arXiv
 2204.06507), in a small space: the first principal components, so scaled that the images of a class spread alike in
 every direction, as in a linear discriminant analysis, and one number more for how far an image lies outside of these
 (Wang et al.: ViM, Out-Of-Distribution with Virtual-logit Matching, arXiv 2203.10807). The first tell an unknown class
-from the known ones, the last tells what resembles none of them. The threshold is a split conformal quantile (Vovk,
+from the known ones, the last tells what resembles none of them. An image of an unknown class that resembles two known
+ones lies near to both and is the middle of neither: so the distance is multiplied by the root of the doubt that it
+belongs to one (see `cnn.inference.membership`; the product is our own, docs/measured.md says what it gains). The
+threshold is a split conformal quantile (Vovk,
 Gammerman, Shafer: Algorithmic Learning in a Random World, 2005) of images that the network has not learnt from.
 """
 
@@ -20,16 +24,17 @@ from numpy.typing import NDArray
 
 from cnn.errors import IntegrityError
 from cnn.inference.bundle import NOVELTY, BundleInfo, read_bundle, read_part, write_info
+from cnn.inference.class_space import SMALLEST, find_components, scale_axes
+from cnn.inference.membership import LANDMARKS, WEIGHTS, Membership, fit_membership
 from cnn.models.head import squash_to_unit
 
 FEWEST_AXES, MOST_AXES = 32, 128  # one for each class in between; with more, noise drowns what tells classes apart
 ROWS = 10_000  # training images kept at most, the same number of each class: 0.7 MB with 32 axes
 OUTSIDE = 1.7  # weight of the distance from all components, in standard deviations of it
-SHRINKAGE = 0.1  # of the spread within classes towards one that is the same in all directions
 HELD_OUT = 5_000  # held-out images whose distances are kept
 FEWEST = 19  # held-out images, below which no rate of 5 % can be told
 BLOCK, PART = 256, 2_048  # images compared at once, and with how many
-_SMALLEST = 1e-6
+DOUBT = 0.5  # power of the doubt beside the distance
 _LEAST_REST = 0.02  # of an image's length: below, what lies outside of the components is rounding
 
 
@@ -63,26 +68,24 @@ class NoveltySpace:
 
 @dataclass(frozen=True)
 class NoveltyIndex:
-    """Training images in their space, float16 `rows` (n, d + 1), and float32 `held_out` (m,), rising: the distances of
-    images that were not learnt from to the nearest row."""
+    """Training images in their space, float16 `rows` (n, d + 1), and float32 `held_out` (m,), rising: what is measured
+    of images that were not learnt from. `membership` None, as of versions of earlier releases: distance alone counts.
+    """
 
     space: NoveltySpace
     rows: NDArray[np.float16]
     held_out: NDArray[np.float32]
+    membership: Membership | None = None
 
     def measure(self, features: NDArray[Any]) -> NDArray[np.float32]:
-        """Novelty, float32 (n,), of features (n, f): the distance to the nearest training image, as a multiple of what
-        is usual for an image that was not learnt from."""
-        found = [
-            find_distances(self.space.project(features[start : start + BLOCK]), self.rows) / self.usual
-            for start in range(0, len(features), BLOCK)
-        ]
-        return np.concatenate([np.zeros(0, np.float32), *found])
+        """Novelty, float32 (n,), of features (n, f): the distance to the nearest training image, and the doubt, as a
+        multiple of what is usual for an image that was not learnt from."""
+        return measure_rows(features, self.space, self.rows, self.membership) / self.usual
 
     @property
     def usual(self) -> np.float32:
-        """The median distance of the held-out images, never 0."""
-        return np.float32(max(float(np.median(self.held_out)), _SMALLEST))
+        """The median of the held-out images, never 0."""
+        return np.float32(max(float(np.median(self.held_out)), SMALLEST))
 
     def find_threshold(self, rate: float) -> NoveltyThreshold | None:
         """The threshold at which a new image of a known class is taken for strange with a probability of at most
@@ -103,11 +106,30 @@ def fit_novelty(
     if not len(held_out) or not len(features):
         return None
     kept = choose_rows(labels, ROWS, seed)
-    units = squash_to_unit(features[kept])
-    space = _find_space(units, labels[kept])
+    units, labels = squash_to_unit(features[kept]), labels[kept]
+    center, classes = units.mean(axis=0, dtype=np.float64).astype(np.float32), int(labels.max()) + 1
+    centred, count = units - center, int(np.clip(classes, FEWEST_AXES, MOST_AXES))
+    components = find_components(centred, 2 * count)
+    space = _find_space(center, centred, labels, components[:, -count:])
+    landmarks = choose_rows(labels, min(LANDMARKS, max(WEIGHTS // classes, 1)), seed)
+    membership = fit_membership(scale_axes(centred, labels, components), labels, landmarks)
     rows = _to_float16(space.project(features[kept]))
     drawn = np.random.default_rng(seed).permutation(len(held_out))[:HELD_OUT]
-    return NoveltyIndex(space, rows, np.sort(find_distances(space.project(held_out[drawn]), rows)))
+    return NoveltyIndex(space, rows, np.sort(measure_rows(held_out[drawn], space, rows, membership)), membership)
+
+
+def measure_rows(
+    features: NDArray[Any], space: NoveltySpace, rows: NDArray[np.float16], membership: Membership | None
+) -> NDArray[np.float32]:
+    """The distance of features (n, f) to the nearest of the rows, times the root of the doubt: float32 (n,)."""
+    found = [np.zeros(0, np.float32)]
+    for start in range(0, len(features), BLOCK):
+        part = features[start : start + BLOCK]
+        distances = find_distances(space.project(part), rows)
+        if membership is not None:
+            distances = distances * membership.measure_doubt(squash_to_unit(part) - space.center) ** DOUBT
+        found.append(distances)
+    return np.concatenate(found)
 
 
 def choose_rows(labels: NDArray[np.int64], most: int, seed: int = 0) -> NDArray[np.int64]:
@@ -134,7 +156,8 @@ def find_distances(queries: NDArray[np.float32], rows: NDArray[np.float16]) -> N
 def encode_novelty(index: NoveltyIndex) -> bytes:
     """The index as the bytes of an .npz file."""
     sink = io.BytesIO()
-    np.savez(sink, allow_pickle=False, rows=index.rows, held_out=index.held_out, **vars(index.space))
+    parts = {} if index.membership is None else vars(index.membership)
+    np.savez(sink, allow_pickle=False, rows=index.rows, held_out=index.held_out, **vars(index.space), **parts)
     return sink.getvalue()
 
 
@@ -147,7 +170,8 @@ def decode_novelty(data: bytes, name: str) -> NoveltyIndex:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             space = NoveltySpace(**{field.name: arrays[field.name] for field in fields(NoveltySpace)})
-            return NoveltyIndex(space, arrays["rows"], arrays["held_out"])
+            parts = {field.name: arrays[field.name] for field in fields(Membership) if "landmarks" in arrays}
+            return NoveltyIndex(space, arrays["rows"], arrays["held_out"], Membership(**parts) if parts else None)
     except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
         raise IntegrityError(f"{name} cannot be read ({error}); fetch the model again or train again") from None
 
@@ -169,37 +193,16 @@ def read_novelty(folder: Path, info: BundleInfo) -> NoveltyIndex | None:
     return decode_novelty(read_part(folder, info, NOVELTY), str(folder / NOVELTY))
 
 
-def _find_space(units: NDArray[np.float32], labels: NDArray[np.int64]) -> NoveltySpace:
-    """The space of training images, float32 (n, f) of length 1, with their labels (n,)."""
-    center = units.mean(axis=0, dtype=np.float64).astype(np.float32)
-    centred = units - center
-    components = _find_components(centred, int(np.clip(labels.max() + 1, FEWEST_AXES, MOST_AXES)))
-    found = (centred @ components).astype(np.float64)
-    square = np.einsum("nf,nf->n", centred, centred) - np.square(found).sum(axis=1)
+def _find_space(
+    center: NDArray[np.float32], centred: NDArray[np.float32], labels: NDArray[np.int64], components: NDArray[Any]
+) -> NoveltySpace:
+    """The space of training images, float32 (n, f) less their center, with their labels, on principal axes (f, d)."""
+    scaled = scale_axes(centred, labels, components)
+    square = np.einsum("nf,nf->n", centred, centred) - np.square(scaled.found) @ scaled.spread
     rest, length = np.sqrt(np.maximum(square, 0.0)), float(np.linalg.norm(centred)) / np.sqrt(len(centred))
-    for label in np.unique(labels):
-        found[labels == label] -= found[labels == label].mean(axis=0)
-    within = found.T @ found / len(found)
-    level = max(float(np.trace(within)) / len(within), _SMALLEST)
-    spread, turned = np.linalg.eigh((1 - SHRINKAGE) * within + SHRINKAGE * level * np.eye(len(within)))
-    outside = OUTSIDE / max(float(rest.std()), _LEAST_REST * length, _SMALLEST)
-    arrays = (components @ turned / np.sqrt(spread), spread, np.array([outside]))
+    outside = OUTSIDE / max(float(rest.std()), _LEAST_REST * length, SMALLEST)
+    arrays = (scaled.axes, scaled.spread, np.array([outside]))
     return NoveltySpace(center, *(each.astype(np.float32) for each in arrays))
-
-
-def _find_components(centred: NDArray[np.float32], most: int) -> NDArray[np.float64]:
-    """The first principal axes (f, d), d up to `most`, from the smaller of the two matrices of products."""
-    from scipy.linalg import eigh
-
-    is_wide = len(centred) < centred.shape[1]
-    products = (centred @ centred.T if is_wide else centred.T @ centred).astype(np.float64)
-    size = len(products)
-    values, vectors = eigh(products, subset_by_index=(max(0, size - most), size - 1))
-    wanted = values > float(values[-1]) * _SMALLEST
-    wanted[-1] = True  # images that are all alike
-    vectors = vectors[:, wanted]
-    found = centred.T @ vectors if is_wide else vectors
-    return np.asarray(found / np.maximum(np.linalg.norm(found, axis=0), 1e-12), np.float64)
 
 
 def _to_float16(values: NDArray[Any]) -> NDArray[np.float16]:

@@ -1,4 +1,7 @@
+import io
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,11 +115,43 @@ def test_as_many_rows_of_each_class_are_kept_as_there_are(labels: list[int], mos
 
 def test_what_is_read_is_what_was_written(index: NoveltyIndex) -> None:
     content = encode_novelty(index)
-    assert len(content) < 120_000
+    assert len(content) < 200_000
     found = decode_novelty(content, "novelty.npz")
     features = draw(50, 8)[0]
     assert np.array_equal(found.measure(features), index.measure(features))
     assert found.find_threshold(0.05) == index.find_threshold(0.05)
+
+
+def test_a_file_of_an_earlier_release_is_measured_as_it_was_then(index: NoveltyIndex) -> None:
+    held_out, features = draw(400, 2)[0], draw(50, 8)[0]
+    older = replace(index, membership=None)
+    older = replace(older, held_out=np.sort(find_distances(index.space.project(held_out), index.rows)))
+    content = encode_novelty(older)
+    with np.load(io.BytesIO(content)) as arrays:
+        assert set(arrays) == {"rows", "held_out", "center", "axes", "spread", "outside"}
+    found = decode_novelty(content, "novelty.npz")
+    assert found.membership is None
+    expected = find_distances(index.space.project(features), index.rows) / np.median(older.held_out)
+    assert np.array_equal(found.measure(features), expected)
+
+
+def test_doubt_finds_more_of_images_between_two_classes() -> None:
+    """Two wide classes that differ in a single direction; the strange images have the middle of it."""
+    rng = np.random.default_rng(3)
+
+    def see(places: NDArray[Any]) -> NDArray[Any]:
+        values = 0.5 * rng.normal(size=(len(places), 24)) + 3.0
+        values[:, 0] += places
+        return np.maximum(values, 0.0)
+
+    labels = np.arange(600) % 2
+    index = fit_novelty(see(3.0 * labels), labels, see(3.0 * labels))
+    assert index is not None
+    found = []
+    for each in (index, replace(index, membership=None)):
+        limit = np.quantile(each.measure(see(3.0 * labels)), 0.95)
+        found.append((each.measure(see(np.full(600, 1.5))) > limit).mean())
+    assert found[0] > found[1] + 0.15
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", encode_novelty.__name__.encode() * 30])
