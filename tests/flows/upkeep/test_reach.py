@@ -149,7 +149,8 @@ def test_servers_are_known_by_their_command_lines(words: list[str], server: str 
 
 
 def test_one_port_is_told_once_and_loopback_never() -> None:
-    ports = [OpenPort("::", 8786, "dask", 7), OpenPort(ANYWHERE, 8786, "dask", 7), OpenPort("::1", 8787, "dask", 7)]
+    [port] = choose_ports(1)
+    ports = [OpenPort("::", port, "dask", 7), OpenPort(ANYWHERE, port, "dask", 7), OpenPort("::1", port + 1, "dask", 7)]
     assert len([*find_exposed(iter(ports))]) == 1
 
 
