@@ -1,4 +1,4 @@
-"""Start or join a Dask cluster, and run a function on many chunks there; the only module that knows Dask.
+"""Start or join a Dask cluster, and run a function on many chunks there: with tls.py all that knows Dask.
 
 Without Dask the same function runs in this process: in threads, or with `workers = 0` in a loop.
 """
