@@ -85,17 +85,21 @@ class Options:
         Raises:
             ConfigError: a setting or an address, or less memory than the libraries need to be loaded.
             SourceError: there is no such source.
+            RegistryError: there is no such model to score with.
         """
         from infra.machine.memory_limits import check_memory_limits
 
         check_memory_limits()  # before anything is loaded
         from flows.progress import log_message
+        from infra.registry.database import check_registered
         from infra.server.prefect_server import open_prefect
 
         config = self.load_config()
         for command, source in sources.items():
             if source:
                 self._check_source(command, locate(source), model)
+        if self.command == "score":
+            check_registered(self.workspace, model)
         open_prefect(log_message, config.server)
         if ignored := describe_ignored_settings(self.command, self.settings or []):
             log_message(ignored)

@@ -25,9 +25,6 @@ def score_command(
     ] = None,
 ) -> Answer:
     """Predict the class of every image in a folder, with a report."""
-    from infra.registry.database import check_registered
-
-    check_registered(options.workspace, name)
     config = options.open_run(name, score=source)
     from flows.score import score
     from flows.stages import run_flow
