@@ -54,12 +54,12 @@ def test_slices_are_compared_and_so_is_how_sure_the_two_were() -> None:
 
 def test_the_ledger_names_folders_without_those_of_the_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
-        ("north/cat/1.jpg", "a", "cat", None, "Canon", "test", "ok"),
-        ("cat/south/deep/2.jpg", "b", "cat", "7", "Nikon", "test", "ok"),
-        ("south/cat/3.jpg", "c", "cat", "8", None, "train", "ok"),
-        ("south/cat/4.jpg", "d", "cat", "8", None, "test", "duplicate"),
+        ("north/cat/1.jpg", "a", "cat", None, "Canon", '{"site":"A","year":"7"}', "test", "ok"),
+        ("cat/south/deep/2.jpg", "b", "cat", "7", "Nikon", '{"site":"B","year":"7"}', "test", "ok"),
+        ("south/cat/3.jpg", "c", "cat", "8", None, '{"site":"C"}', "train", "ok"),
+        ("south/cat/4.jpg", "d", "cat", "8", None, None, "test", "duplicate"),
     ]
-    names = ("path", "digest", "label", "group", "camera", "split", "outcome")
+    names = ("path", "digest", "label", "group", "camera", "table_values", "split", "outcome")
     table = pa.table({name: [row[place] for row in rows] for place, name in enumerate(names)})
     monkeypatch.setattr(comparison, "iterate_ledger", lambda *_: iter([table]))
     monkeypatch.setattr(comparison, "fetch_ledger", lambda *_: tmp_path)
@@ -69,6 +69,8 @@ def test_the_ledger_names_folders_without_those_of_the_classes(tmp_path: Path, m
         "folder": {"a": "north", "b": "south/deep"},
         "group": {},
         "camera": {"a": "Canon", "b": "Nikon"},
+        "column:site": {"a": "A", "b": "B"},
+        "column:year": {},
         "test set": {},
     }
 
