@@ -163,3 +163,21 @@ def test_chunks_do_not_hang_on_the_column(group: str, seed: int) -> None:
 
     assert make(group=group) == make()
     assert make(group="site") != make()
+
+
+@pytest.mark.integration
+def test_a_table_on_s3_is_read_and_never_written(source: Path, tmp_path: Path, s3_bucket: str) -> None:
+    store = open_store(f"{s3_bucket}/photos")
+    for path in filter(Path.is_file, source.rglob("*")):
+        store.write(path.relative_to(source).as_posix(), path.read_bytes())
+    before = {entry.path: entry.modified for entry in store.list()}
+    _, near = prepare(source, tmp_path / "near", split=SPLIT, table=SITE)
+    _, far = prepare(store.uri, tmp_path / "far", split=SPLIT, table=SITE)
+    assert far.digest == near.digest
+    assert list_splits(tmp_path / "far", far) == list_splits(tmp_path / "near", near)
+    address = replace(SITE, address=f"{s3_bucket}/photos/images.csv")
+    _, beside = prepare(source, tmp_path / "near", split=SPLIT, table=address)
+    assert beside == near
+    assert {entry.path: entry.modified for entry in store.list()} == before
+    with pytest.raises(SourceError, match=rf"source.table cannot be read: {s3_bucket}/none.csv \("):
+        prepare(source, tmp_path / "near", split=SPLIT, table=replace(SITE, address=f"{s3_bucket}/none.csv"))
