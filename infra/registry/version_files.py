@@ -113,16 +113,16 @@ class VersionFiles(Versions):
                 return FileCount()
         found = self.measure_files(version)
         try:  # without this file there is no bundle
-            self._transfer(culprit, lambda: artifacts.delete_artifacts(f"{DATA}/{INFO}"))
+            self._transfer(culprit, lambda: delete_files(artifacts, f"{DATA}/{INFO}"))
         except RegistryError:
             if f"{DATA}/{INFO}" in {path for path, _ in self._transfer(culprit, lambda: list(walk_files(artifacts)))}:
                 self.drop_tags(name, number, [FILES_REMOVED])
             raise
         for entry in self._transfer(culprit, artifacts.list_artifacts):
             if is_heavy(entry.path):
-                self._transfer(culprit, partial(artifacts.delete_artifacts, entry.path))
+                self._transfer(culprit, partial(delete_files, artifacts, entry.path))
         for path, _ in self._list_pictures(version, culprit):
-            self._transfer(culprit, partial(self._run_artifacts(version).delete_artifacts, path))
+            self._transfer(culprit, partial(delete_files, self._run_artifacts(version), path))
         self._leave_notice(self.version(name, number), artifacts, culprit)
         self.set_tags(name, number, {FREED: str(found.bytes)})
         return found
@@ -191,6 +191,23 @@ def find_model_id(version: VersionInfo) -> str:
 def is_heavy(path: str) -> bool:
     """Whether a file of a model, or a folder with such, goes when the files of a version are removed."""
     return path not in DESCRIPTION
+
+
+def delete_files(artifacts: Any, path: str) -> None:
+    """Remove a file, or a folder with all that is in it, from one of MLflow's artifact stores.
+
+    MLflow has S3 remove many objects by one request. OpenStack Swift and others demand a header of it (Content-MD5)
+    that boto3 no longer sends; there they go one by one.
+    """
+    from botocore.exceptions import ClientError
+
+    try:
+        artifacts.delete_artifacts(path)
+    except ClientError:
+        bucket, root = artifacts.parse_s3_compliant_uri(artifacts.artifact_uri)
+        client = artifacts._get_s3_client()
+        for file in [file for file, _ in walk_files(artifacts, path)] or [path]:
+            client.delete_object(Bucket=bucket, Key=f"{root.rstrip('/')}/{file}")
 
 
 def walk_files(artifacts: Any, folder: str | None = None) -> Iterator[tuple[str, int]]:
