@@ -131,7 +131,7 @@ class VersionFiles(Versions):
         """Whether the gate has not come to its end with a version, and the run that makes it goes on."""
         if version.is_gated:
             return False
-        with suppress(AbsentError):  # a run that was deleted goes on no more
+        with suppress(AbsentError):  # one that was only marked as deleted in MLflow's pages may go on
             return str(self._ask("get_run", version.run_id).info.status) == "RUNNING"
         return False
 

@@ -54,7 +54,7 @@ def test_aliases_the_best_former_champions_and_the_newest_keep_their_files(regis
 def test_a_version_that_is_being_trained_keeps_its_files(registry: Registry) -> None:
     add_versions(registry, "young", 2)
     assert list_numbers(registry, "young", 0) == [1]  # whose run was lost; that of 2 goes on
-    registry._client.delete_run(registry.version("young", 2).run_id)
+    registry.finish_run(registry.version("young", 2).run_id, "KILLED")
     assert list_numbers(registry, "young", 0) == [1, 2]
 
 
