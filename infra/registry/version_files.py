@@ -199,11 +199,11 @@ def delete_files(artifacts: Any, path: str) -> None:
     MLflow has S3 remove many objects by one request. OpenStack Swift and others demand a header of it (Content-MD5)
     that boto3 no longer sends; there they go one by one.
     """
-    from botocore.exceptions import ClientError
-
     try:
         artifacts.delete_artifacts(path)
-    except ClientError:
+    except Exception:  # each artifact store raises errors of its own
+        if not hasattr(artifacts, "parse_s3_compliant_uri"):
+            raise
         bucket, root = artifacts.parse_s3_compliant_uri(artifacts.artifact_uri)
         client = artifacts._get_s3_client()
         for file in [file for file, _ in walk_files(artifacts, path)] or [path]:
