@@ -127,8 +127,8 @@ def test_images_without_a_value_are_told_and_drawn_one_by_one(source: Path, tmp_
     done, manifest = prepare(source, tmp_path / "work", split=SPLIT, table=SITE)
     assert done.plan.values is not None
     _, missing, empty, way_out = done.plan.values.notes
-    assert missing == "4 images have (such as 'bat/00.png', 'bat/03.png', 'bat/06.png') no row in it"
-    assert empty == "3 images have (such as 'owl/02.png', 'owl/05.png', 'owl/08.png') nothing in column 'site'"
+    assert missing == "4 images have no row in it, such as 'bat/00.png', 'bat/03.png', 'bat/06.png'"
+    assert empty == "3 images have nothing in column 'site': 'owl/02.png', 'owl/05.png', 'owl/08.png'"
     assert way_out == "an image without a value is a group of its own (split.group)"
     rows = rows_of(tmp_path / "work", manifest)
     assert (rows["bat/00.png"]["group"], rows["owl/02.png"]["group"]) == (None, None)
