@@ -15,8 +15,8 @@ from tasks.dataset.gc import MANIFEST
 from tasks.dataset.ledger import TABLE_VALUES, iterate_ledger
 from tasks.dataset.version import fetch_ledger, read_manifest
 
-SHOWN = ("path", "path_raw", "digest", "image_key", "label", "group", TABLE_VALUES)
-SHOWN += ("split", "split_origin", "outcome", "reason")
+PLACED = ("split", "split_origin", "outcome", "reason")
+SHOWN = ("path", "path_raw", "digest", "image_key", "label", "group", TABLE_VALUES, *PLACED)
 LEAST_DIGITS = 8  # of a digest that is written short
 FETCHED_AT_ONCE = 8  # files of a workspace on S3
 Parts = Callable[[], Iterable[pa.Table]]  # reads one file, a part of its rows at a time

@@ -100,7 +100,7 @@ def test_a_version_says_in_its_tags_what_it_is_worth_at_a_new_camera() -> None:
     register_stage(job, report(evaluate([0, 1, 2]), groups=(groups, sites)), "run")
     kept = json.loads(asked[0][-1]["safelight.unseen_camera"])
     column = next(name for name in asked[0][-1] if "column" in name)
-    assert validate_param_and_metric_name(column)
+    assert validate_param_and_metric_name(column)  # type: ignore[no-untyped-call]
     assert json.loads(asked[0][-1][column])["kind"] == "column:Site (new)/side"
     assert (kept["known"], kept["unseen"]) == (0.94, 0.71)
     assert groups.describe().startswith("accuracy 0.94 at cameras it knows, 0.71 (0.50 to 0.90) at a new one")
