@@ -67,6 +67,11 @@ def survey_source(job: PrepareJob, files: SourceFiles, run: Run, on_files: Calla
     return sum_survey(sizes, all(grey), files.table.num_rows)
 
 
+def count_sample(files: SourceFiles) -> int:
+    """How many images are looked at."""
+    return min(SAMPLE, len(find_labelled(files.table)))
+
+
 def draw_sample(files: SourceFiles) -> NDArray[np.int64]:
     """int64 (at most `SAMPLE`,): rows of labelled files, by a hash of their paths."""
     labelled = find_labelled(files.table)

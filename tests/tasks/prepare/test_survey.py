@@ -1,5 +1,6 @@
 """The survey of a source: a sample decides the size of images where none is set, and holds for the next versions."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,9 @@ def test_photographs_get_the_size_of_the_backbone_and_small_images_keep_theirs(
     write_image_folder(tmp_path / "photos", size=300)
     write_image_folder(tmp_path / "icons", size=24)
     assert prepare(tmp_path / "photos", tmp_path / "work", monkeypatch).image.shape == (224, 224, 3)
-    assert "survey: images of about 300x300 become 224x224 pixels (image.size)" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "survey: images of about 300x300 become 224x224 pixels (image.size)" in said
+    assert re.search(r"survey: (\d+) of \1 images", said), said
     assert prepare(tmp_path / "icons", tmp_path / "work", monkeypatch).image.shape == (24, 24, 3)
     assert prepare(tmp_path / "icons", tmp_path / "work", monkeypatch, size=(10, 12)).survey is None
 
