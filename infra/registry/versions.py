@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,7 +19,8 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 # classes there were no images there (as JSON); what the gate weighed (as JSON) and when its verdict was applied.
 METRIC, IMAGES, JUDGED_ON, UNJUDGED = "metric.", "safelight.images", "safelight.judged_on", "safelight.unjudged"
 GATE_APPLIED, WEIGHED = "gate.applied", "gate.weighed"
-# With the kind of group after it (`group`, `camera`): accuracy at groups that the model knows and at new ones, as JSON.
+# With the kind of group after it (`group`, `camera`, `column:site`): accuracy at groups that the model knows and at new
+# ones, as JSON.
 UNSEEN = "safelight.unseen_"
 # The best version that the test images have judged up to this one, how many they have, and the settings that drew them.
 BEST, LOOKS, SPLIT_DRAWN = "gate.best", "gate.looks", "gate.split"
@@ -321,6 +323,11 @@ def _read_number(text: str) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
+
+
+def clean_tag(text: str) -> str:
+    """A text as part of a tag's name, as MLflow takes it."""
+    return re.sub(r"[^\w.\- :]", "_", text)[:100]
 
 
 def _read_reasons(text: str) -> tuple[str, ...]:
