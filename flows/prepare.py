@@ -60,7 +60,7 @@ from tasks.prepare.pipeline import build_chunks, finish_version, skip_building
 from tasks.prepare.plan import list_files, plan_build
 from tasks.prepare.publish import PublishedDataset
 from tasks.prepare.spec import BuildSpec
-from tasks.prepare.survey import count_sample, reuse_survey, survey_source
+from tasks.prepare.survey import draw_sample, reuse_survey, survey_source
 
 
 @flow(name="prepare", flow_run_name=name_run_by("prepare", "source"), persist_result=False)
@@ -171,8 +171,9 @@ def survey_stage(
     """Find out what the images are like, or were for the version before, and choose a size that suits them."""
     survey = reuse_survey(files, previous)
     if survey is None:
-        with show_stage("survey", count_sample(files)) as stage:
-            survey = survey_source(job, files, workers.run, stage.advance)
+        rows = draw_sample(files)
+        with show_stage("survey", len(rows)) as stage:
+            survey = survey_source(job, files, rows, workers.run, stage.advance)
     if survey is None:
         return files  # nothing can be read: why is said when the files are built
     gpus = 1 if config.train.deployment else count_nvidia_gpus()

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cnn.errors import RegistryError
-from cnn.text import name_some, suggest_name
 from infra.registry import history as moves
 from infra.registry.history import Move
 from infra.registry.mlflow_client import AbsentError, MlflowConnection
+from infra.registry.tracking import describe_absence
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 # Tags of a version: its metrics, how many images its dataset holds, what the metrics were measured on and of which
@@ -263,12 +263,7 @@ class Versions(MlflowConnection):
         try:
             return self._ask("get_registered_model", name)
         except AbsentError:
-            known = self.names()
-            there = f"there {'is' if len(known) == 1 else 'are'} {name_some(known)}" if known else "there is none yet"
-            raise AbsentError(
-                f"no model is named {name}: {there}{suggest_name(name, known)};"
-                f" `safelight retrain SOURCE --name {name}` makes one"
-            ) from None
+            raise AbsentError(describe_absence(name, self.names())) from None
 
 
 def describe_measured_accuracy(figures: Mapping[str, float], judged_on: str) -> str:

@@ -45,13 +45,14 @@ def reuse_survey(files: SourceFiles, previous: PreviousVersion | None) -> ImageS
     return known
 
 
-def survey_source(job: PrepareJob, files: SourceFiles, run: Run, on_files: Callable[[int], None]) -> ImageSurvey | None:
-    """What a sample of the source's labelled images is like; None where not one of them can be read.
+def survey_source(
+    job: PrepareJob, files: SourceFiles, rows: NDArray[np.int64], run: Run, on_files: Callable[[int], None]
+) -> ImageSurvey | None:
+    """What the images of a sample are like, given its rows; None where not one of them can be read.
 
     Raises:
         SourceError: the source as a whole does not answer.
     """
-    rows = draw_sample(files)
     chunk = make_chunk(files.table, rows, "survey")
     sizes: list[tuple[int, int]] = []
     grey: list[bool] = []
@@ -65,11 +66,6 @@ def survey_source(job: PrepareJob, files: SourceFiles, run: Run, on_files: Calla
     total = int(pc.sum(files.table.column("size").take(pa.array(rows))).as_py() or 0)
     run(partial(survey_chunk, task=task), [chunk], take, estimate_decoding(1, len(rows), total), Chunk.isolate)
     return sum_survey(sizes, all(grey), files.table.num_rows)
-
-
-def count_sample(files: SourceFiles) -> int:
-    """How many images are looked at."""
-    return min(SAMPLE, len(find_labelled(files.table)))
 
 
 def draw_sample(files: SourceFiles) -> NDArray[np.int64]:
