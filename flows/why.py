@@ -1,6 +1,7 @@
 """Everything that is known of one image: what became of it, who learnt from it, what was predicted, and why."""
 
 import hashlib
+import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from tasks.dataset.image_history import (
     list_sightings,
     open_ledgers,
 )
+from tasks.dataset.ledger import TABLE_VALUES
 from tasks.dataset.version import read_manifest
 from tasks.files.decoding import read_limit
 from tasks.files.paths import restore_path
@@ -167,6 +169,7 @@ def describe_sighting(sighting: DatasetSighting) -> dict[str, Any]:
         "latest": sighting.is_latest,
         "source": sighting.source,
         **{name: sighting.row[name] for name in named},
+        "table": json.loads(sighting.row[TABLE_VALUES] or "{}"),
         "copies": [{name: each[name] for name in ("path", "outcome", "label", "split")} for each in sighting.copies],
     }
 
