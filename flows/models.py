@@ -11,7 +11,7 @@ from infra.machine.user_dirs import cache_dir
 from infra.registry.history import describe_move
 from infra.registry.registry import REPORT, Registry
 from infra.registry.tracking import check_model_name, describe_lonely_registry, holds_registry, resolve_tracking
-from infra.registry.versions import VersionInfo
+from infra.registry.versions import FILES_REMOVED, VersionInfo
 from infra.storage.store import open_store
 from tasks.train.run_folder import locate_run_folder
 
@@ -143,6 +143,7 @@ def _describe(version: VersionInfo) -> dict[str, Any]:
         "reasons": list(version.reasons),
         "dataset": version.dataset,
         "run_id": version.run_id,
+        "files_removed": version.tags.get(FILES_REMOVED),
         **_describe_figures(version),
     }
 

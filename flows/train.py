@@ -166,12 +166,12 @@ def result_path(key: str) -> str:
 
 
 def find_version(job: Training) -> VersionInfo | None:
-    """The version that this very run registered before, or None."""
+    """The version that this very run registered before, and whose files are still there; or None."""
     try:
         versions = job.registry.versions(job.name)
     except AbsentError:
         return None
-    return next((version for version in versions if version.tags.get("run_key") == job.key), None)
+    return next((version for version in versions if version.has_files and version.tags.get("run_key") == job.key), None)
 
 
 def run_training_stages(job: Training, trainer: TrainingProcess) -> VersionInfo:
