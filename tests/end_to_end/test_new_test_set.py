@@ -38,10 +38,10 @@ SETTINGS = {
 
 
 class Nights:
-    """A folder that is retrained on on days of its own; `work` is the address of its workspace."""
+    """A folder that is retrained on on days of its own."""
 
-    def __init__(self, root: Path, work: str, make_image_folder: MakeImageFolder) -> None:
-        self.photos, self.work, self.script = root / "photos", work, root / "on_a_day.py"
+    def __init__(self, root: Path, make_image_folder: MakeImageFolder) -> None:
+        self.photos, self.work, self.script = root / "photos", root / "work", root / "on_a_day.py"
         self.script.write_text(ON_A_DAY)
         make_image_folder(self.photos, ("bat", "cat", "owl"), 40)
 
@@ -49,18 +49,18 @@ class Nights:
         settings = SETTINGS | {name.replace("__", "."): value for name, value in changes.items()}
         words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
         command = [sys.executable, str(self.script), day, "retrain", str(self.photos), "--name", "birds"]
-        command += ["--workspace", self.work, "--json", *words]
+        command += ["--workspace", str(self.work), "--json", *words]
         done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 
     def manifest(self, answer: dict[str, Any]) -> Manifest:
-        return read_manifest(open_store(self.work), answer["dataset"])
+        return read_manifest(open_store(str(self.work)), answer["dataset"])
 
     def places(self, answer: dict[str, Any]) -> dict[str, str]:
         """path → train, validation, test, or retiring."""
-        rows = read_ledger(open_store(self.work), self.manifest(answer)).to_pylist()
+        rows = read_ledger(open_store(str(self.work)), self.manifest(answer)).to_pylist()
         return {row["path"]: "retiring" if row["retiring"] else row["split"] for row in rows}
 
 
@@ -86,14 +86,8 @@ def check_overlap(nights: Nights, winter: dict[str, Any]) -> None:
     assert new["line"] in report
 
 
-@pytest.fixture(params=["on this disk", "on S3"])
-def work(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of an empty workspace."""
-    return f"{request.getfixturevalue('s3_bucket')}/work" if request.param == "on S3" else str(tmp_path / "work")
-
-
-def test_a_quarter_ends(prefect_api: str, tmp_path: Path, work: str, make_image_folder: MakeImageFolder) -> None:
-    nights = Nights(tmp_path, work, make_image_folder)
+def test_a_quarter_ends(prefect_api: str, tmp_path: Path, make_image_folder: MakeImageFolder) -> None:
+    nights = Nights(tmp_path, make_image_folder)
     autumn, winter = nights.retrain("2026-12-30"), nights.retrain("2027-01-02")
     assert autumn["alias"] == "champion"
     assert "test set 2026-Q4" in find_weighed(autumn)
