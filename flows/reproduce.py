@@ -39,6 +39,7 @@ from tasks.dataset.rebuild import (
     copy_shards,
     describe_difference_of_source,
     limit_source,
+    read_recorded,
 )
 from tasks.dataset.version import read_ledger, read_manifest
 from tasks.files.source_checks import PREPARE
@@ -185,7 +186,9 @@ def rebuild_dataset(job: Reproduction) -> Manifest:
         refuse_difference(record.name, difference)
         copy_memory(job.store, job.manifest, job.scratch)
     opened = open_job(record.source, job.scratch.uri, job.config, False, PREPARE)
-    result = prepare_opened(replace(opened, source=source, locked_sets=record.locked_sets), job.config)
+    recorded = None if job.manifest is None or opened.table is None else read_recorded(job.store, job.manifest)
+    opened = replace(opened, source=source, locked_sets=record.locked_sets, recorded=recorded)
+    result = prepare_opened(opened, job.config)
     rebuilt = read_manifest(job.scratch, result.dataset)
     if rebuilt.digest != record.digest:
         refuse_difference(record.name, find_changed_files(job, rebuilt))

@@ -44,7 +44,7 @@ from infra.registry.mlflow_client import AbsentError
 from infra.registry.registry import REPORT, Registry
 from infra.registry.run_records import LoggedDataset
 from infra.registry.tracking import check_model_name
-from infra.registry.versions import IMAGES, JUDGED_ON, RECORD, UNJUDGED, UNSEEN, VersionInfo
+from infra.registry.versions import IMAGES, JUDGED_ON, RECORD, UNJUDGED, UNSEEN, VersionInfo, clean_tag
 from infra.storage.store import Store, open_store
 from tasks.dataset.version import read_manifest
 from tasks.train.checkpoints import remove_checkpoints
@@ -307,7 +307,7 @@ def register_stage(
     tags = {
         JUDGED_ON: describe_split(result.judged_on, job.manifest.dataset),
         UNJUDGED: json.dumps(result.evaluation.unjudged, ensure_ascii=False),
-        **{f"{UNSEEN}{each.kind}": each.to_json() for each in result.unseen_groups},
+        **{f"{UNSEEN}{clean_tag(each.kind)}": each.to_json() for each in result.unseen_groups},
         **(kept or {}),
     }
     version = job.registry.register_version(job.name, run_id, Path(result.bundle), result.summary(), tags)

@@ -2,23 +2,25 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from cnn.errors import RegistryError
-from cnn.text import name_some, suggest_name
 from infra.registry import history as moves
 from infra.registry.history import Move
 from infra.registry.mlflow_client import AbsentError, MlflowConnection
+from infra.registry.tracking import describe_absence
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 # Tags of a version: its metrics, how many images its dataset holds, what the metrics were measured on and of which
 # classes there were no images there (as JSON); what the gate weighed (as JSON) and when its verdict was applied.
 METRIC, IMAGES, JUDGED_ON, UNJUDGED = "metric.", "safelight.images", "safelight.judged_on", "safelight.unjudged"
 GATE_APPLIED, WEIGHED = "gate.applied", "gate.weighed"
-# With the kind of group after it (`group`, `camera`): accuracy at groups that the model knows and at new ones, as JSON.
+# With the kind of group after it (`group`, `camera`, `column:site`): accuracy at groups that the model knows and at new
+# ones, as JSON.
 UNSEEN = "safelight.unseen_"
 # The best version that the test images have judged up to this one, how many they have, and the settings that drew them.
 BEST, LOOKS, SPLIT_DRAWN = "gate.best", "gate.looks", "gate.split"
@@ -261,12 +263,7 @@ class Versions(MlflowConnection):
         try:
             return self._ask("get_registered_model", name)
         except AbsentError:
-            known = self.names()
-            there = f"there {'is' if len(known) == 1 else 'are'} {name_some(known)}" if known else "there is none yet"
-            raise AbsentError(
-                f"no model is named {name}: {there}{suggest_name(name, known)};"
-                f" `safelight retrain SOURCE --name {name}` makes one"
-            ) from None
+            raise AbsentError(describe_absence(name, self.names())) from None
 
 
 def describe_measured_accuracy(figures: Mapping[str, float], judged_on: str) -> str:
@@ -321,6 +318,11 @@ def _read_number(text: str) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
+
+
+def clean_tag(text: str) -> str:
+    """A text as part of a tag's name, as MLflow takes it."""
+    return re.sub(r"[^\w.\- :]", "_", text)[:100]
 
 
 def _read_reasons(text: str) -> tuple[str, ...]:
