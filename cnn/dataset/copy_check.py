@@ -26,6 +26,7 @@ from cnn.dataset.crop_descriptors import TURNS, WINDOWS, turn_picture
 
 SMALLEST, LARGEST = 0.78, 0.95  # share of the side that a part may have
 REACH = 0.0625  # share of the side by which a copy may lie over the edge
+OFFSETS = (0, -2, 2)  # pixels by which a side may be another than in the look before
 CLIMBS = 3  # further sizes that are tried where the largest or the smallest one fitted best
 FREE = 2  # pixels by which a look may place a copy otherwise than the one before it
 BLUR = 5  # pixels
@@ -49,7 +50,6 @@ class Look:
     whole: float
     part: float
     is_first: bool = False
-    offsets: tuple[int, ...] = (0,)
 
     @property
     def reach(self) -> int:
@@ -66,12 +66,12 @@ class Look:
         nothing is known of it, else those that are less or more than what fitted best."""
         least, most = self.part_sizes
         close = np.rint(sides * self.side).astype(np.int64)
-        tries = range(least, most + 1) if self.is_first else [np.clip(close + off, least, most) for off in self.offsets]
+        tries = range(least, most + 1) if self.is_first else [np.clip(close + off, least, most) for off in OFFSETS]
         return [np.where(sides == 1, self.side, size) for size in tries]
 
 
 GREY_SIDE, PIXEL_SIDE = 32, 64  # of the grey means, and of the pixels, that are asked for
-GREY_LOOKS = (Look(16, 0.7, 0.6, is_first=True), Look(GREY_SIDE, 0.8, 0.6, offsets=(0, -2, 2)))
+GREY_LOOKS = (Look(16, 0.7, 0.6, is_first=True), Look(GREY_SIDE, 0.8, 0.6))
 PIXEL_LOOKS = (Look(PIXEL_SIDE, 0.88, 0.75),)
 
 

@@ -15,8 +15,8 @@ SIDE, FRAMES = 64, 12
 
 
 def draw_greys(count: int, side: int = SIDE) -> Greys:
-    """uint8 (count, side, side): smooth pictures, each another."""
-    noise = np.random.default_rng(0).integers(0, 256, (count, 9, 9)).astype(np.uint8)
+    """uint8 (count, side, side): blurred noise, each another."""
+    noise = np.random.default_rng(0).integers(0, 256, (count, 17, 17)).astype(np.uint8)
     return np.stack([cv2.resize(each, (side, side), interpolation=cv2.INTER_CUBIC) for each in noise])
 
 
@@ -36,8 +36,8 @@ def test_a_part_is_found_where_it_was_cut_out(left: int, top: int, side: int) ->
     place = np.array([[left + side / 2, top + side / 2, side]]) / SIDE
     seen = place + np.array([[0.02, -0.02, 0.03 if side < 55 else -0.03]])
     likeness, spots = fit_copies(copy, container, seen, Look(SIDE, 0.88, 0.75))
-    assert likeness[0] > 0.85  # at its edge the blur of a part knows nothing of what lies beyond
-    np.testing.assert_allclose(spots, place, atol=1.01 / SIDE)
+    assert likeness[0] > 0.9  # at its edge the blur of a part knows nothing of what lies beyond
+    np.testing.assert_allclose(spots, place, atol=0.51 / SIDE)
 
 
 def test_the_correlation_of_whole_pictures_is_that_of_opencv() -> None:
