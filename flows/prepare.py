@@ -39,6 +39,7 @@ from tasks.files.class_folders import (
 from tasks.files.image_table import TableRequest
 from tasks.files.listing import any_path_matches, count_labels, describe_excluded
 from tasks.files.source_checks import PREPARE, are_camera_folders, find_same_folders, open_given
+from tasks.files.table_hint import describe_tables
 from tasks.prepare.build import BuiltChunk
 from tasks.prepare.changes import read_previous
 from tasks.prepare.checks import describe_ignored, describe_quarantine, find_gaps
@@ -212,7 +213,7 @@ def compare_stage(job: PrepareJob, files: SourceFiles, previous: PreviousVersion
         log_message(f"list: {doubt}")
     if (sets := plan.listing.locked_sets) != (plan.base.locked_sets if plan.base else None) and sets is not None:
         log_message(f"list: {sets.describe()}")
-    for line in plan.values.notes if plan.values else ():
+    for line in list_table_notes(job, plan):
         log_message(f"list: {line}")
     if job.exclude:
         log_message(f"list: {describe_excluded(files.table, job.exclude)}")
@@ -221,6 +222,13 @@ def compare_stage(job: PrepareJob, files: SourceFiles, previous: PreviousVersion
         new = f"; new are {quote_some(sorted(set(classes) - before))}" if set(classes) - before else ""
         log_message(f"list: classes of the version before that are gone: {quote_some(gone)}{new}")
     return plan
+
+
+def list_table_notes(job: PrepareJob, plan: BuildPlan) -> Sequence[str]:
+    """How the images were found in the user's table; without one, which file of the source could be it."""
+    if plan.values is not None:
+        return plan.values.notes
+    return () if plan.recognised or job.table else tuple(describe_tables(job.source, plan.listing.files.table))
 
 
 def find_doubts(job: PrepareJob, plan: BuildPlan) -> list[str]:

@@ -97,6 +97,12 @@ def parse_table(data: bytes, name: str, request: TableRequest) -> ImageTable:
     return ImageTable(name, hashlib.sha256(data).hexdigest(), request.columns, texts, values, lines)
 
 
+def list_columns(data: bytes, image: str) -> list[str]:
+    """The columns of a table that can be parsed, but for those that name the image."""
+    _, header = next(_read_records(_decode(data, ""), ""), (0, []))
+    return [name for each in header if (name := each.strip()) and name not in image.split("/")]
+
+
 def _decode(data: bytes, name: str) -> str:
     try:
         return data.decode("utf-8-sig")

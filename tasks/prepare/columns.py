@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from cnn.dataset.split import SplitSpec, find_column
 from cnn.digest import canonical_json
-from cnn.text import quote_some
 from tasks.files.image_table import ImageTable
 from tasks.files.listing import find_labelled
 from tasks.files.paths import decode_path, quote_path
@@ -103,20 +102,21 @@ def _describe(paths: list[bytes], matched: MatchedRows, table: ImageTable, split
     lines = [f"{count:,} of {len(paths):,} images have a row in {table.name} ({found})"]
     doubtful = set(matched.doubtful)
     missing = [place for place, row in enumerate(matched.rows) if row is None and place not in doubtful]
-    if missing:
-        lines.append(f"{_name_images(paths, missing)} no row in it")
-    if doubtful:
-        fault = "no row, since more than one image or row is named so: write their paths into the table"
-        lines.append(f"{_name_images(paths, matched.doubtful)} {fault}")
+    lines += _count_images(paths, missing, "no row in it")
+    alone = "no row of their own, since another image or row is named so (write paths into the table)"
+    lines += _count_images(paths, matched.doubtful, alone)
     for place, column in enumerate(table.columns):
         empty = [image for image, row in enumerate(matched.rows) if row is not None and not table.values[row][place]]
-        if empty:
-            lines.append(f"{_name_images(paths, empty)} nothing in column {column!r}")
+        lines += _count_images(paths, empty, f"nothing in column {column!r}")
     if len(lines) > 1 and find_column(split.group) is not None:
         lines.append("an image without a value is a group of its own (split.group)")
     return lines
 
 
-def _name_images(paths: list[bytes], places: Sequence[int]) -> str:
-    shown = quote_some(quote_path(paths[place]) for place in places[:SHOWN])
-    return f"{len(places):,} {'image has' if len(places) == 1 else 'images have'} (such as {shown})"
+def _count_images(paths: list[bytes], places: Sequence[int], fault: str) -> list[str]:
+    """A line for the images of these places, unless there are none."""
+    if not places:
+        return []
+    shown = ", ".join(repr(quote_path(paths[place])) for place in places[:SHOWN])
+    named = f", such as {shown}" if len(places) > SHOWN else f": {shown}"
+    return [f"{len(places):,} {'image has' if len(places) == 1 else 'images have'} {fault}{named}"]

@@ -158,12 +158,13 @@ def reuse_rows(job: PrepareJob, plan: BuildPlan) -> BuildPlan:
         reused = reuse_unchanged(plan.rows, base, ledger, plan.existing)
     except IntegrityError:  # nothing can be built upon a damaged ledger: everything is built anew
         return replace(plan, base=None)
-    if not recalls(previous, plan.listing.files.spec.split, plan.listing.files.spec.folders.values()):
-        reused = replace(reused, rows=forget_splits(reused.rows))
     rows, changed = drop_changed(reused.rows, job.source) if job.verify else (reused.rows, 0)
-    rows, moved = reuse_moved(rows, job.source, reused.left, plan.listing.files.spec)
+    spec = plan.listing.files.spec
+    rows, moved = reuse_moved(rows, job.source, reused.left, spec)
+    if not recalls(previous, spec.split, spec.folders.values()):
+        rows = forget_splits(rows)
     unchanged = reused.same == len(rows) and not changed and comes_out_again(plan, base)
-    unchanged = unchanged and has_same_values(rows, plan.values, plan.listing.files.spec.split)
+    unchanged = unchanged and has_same_values(rows, plan.values, spec.split)
     return replace(plan, rows=rows, moved=moved, changed=changed, unchanged=unchanged)
 
 

@@ -194,6 +194,14 @@ def test_a_command_begins_its_help_with_an_example_that_it_understands(command: 
     found.make_context(command, words[1:])  # raises what wrong use raises
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_option_that_takes_a_value_shows_one_in_its_help(command: str) -> None:
+    found = get_command(app).commands[command]  # type: ignore[attr-defined]
+    for option in found.params:
+        if option.param_type_name == "option" and not option.is_flag and not option.count:
+            assert option.metavar, option.opts
+
+
 @pytest.mark.parametrize(
     ("words", "meant"),
     [

@@ -83,6 +83,8 @@ def test_nothing_changes_for_those_without_a_table(source: Path, tmp_path: Path)
 def test_a_column_that_is_named_or_changed_decodes_nothing(source: Path, tmp_path: Path) -> None:
     workspace = tmp_path / "work"
     _, plain = prepare(source, workspace)
+    (source / "bat" / "00.png").rename(source / "bat" / "60.png")
+    write_table(source)
     done, grouped = prepare(source, workspace, split=SPLIT, table=SITE)
     assert (list_decoded(done), grouped.dataset == plain.dataset) == (0, False)
     fresh = prepare(source, tmp_path / "fresh", split=SPLIT, table=SITE)[1]
@@ -91,7 +93,7 @@ def test_a_column_that_is_named_or_changed_decodes_nothing(source: Path, tmp_pat
     again, same = prepare(source, workspace, split=SPLIT, table=SITE)
     assert (again.plan.recognised, same.dataset) == (True, grouped.dataset)
 
-    write_table(source, lambda path: "new" if path == "bat/00.png" else name_site(path))
+    write_table(source, lambda path: "new" if path == "bat/60.png" else name_site(path))
     done, changed = prepare(source, workspace, split=SPLIT, table=SITE)
     assert (list_decoded(done), changed.dataset == grouped.dataset) == (0, False)
     groups, before = list_splits(workspace, changed), list_splits(workspace, grouped)
@@ -127,8 +129,8 @@ def test_images_without_a_value_are_told_and_drawn_one_by_one(source: Path, tmp_
     done, manifest = prepare(source, tmp_path / "work", split=SPLIT, table=SITE)
     assert done.plan.values is not None
     _, missing, empty, way_out = done.plan.values.notes
-    assert missing == "4 images have (such as 'bat/00.png', 'bat/03.png', 'bat/06.png') no row in it"
-    assert empty == "3 images have (such as 'owl/02.png', 'owl/05.png', 'owl/08.png') nothing in column 'site'"
+    assert missing == "4 images have no row in it, such as 'bat/00.png', 'bat/03.png', 'bat/06.png'"
+    assert empty == "3 images have nothing in column 'site': 'owl/02.png', 'owl/05.png', 'owl/08.png'"
     assert way_out == "an image without a value is a group of its own (split.group)"
     rows = rows_of(tmp_path / "work", manifest)
     assert (rows["bat/00.png"]["group"], rows["owl/02.png"]["group"]) == (None, None)
