@@ -61,7 +61,8 @@ class ScheduleSpec(Settings):
     gc: str | None = Field(
         None,
         examples=["0 4 * * 0"],
-        description="when `safelight gc` is run, which removes old versions and batches; not set: only by hand",
+        description="when `safelight gc` is run, which removes old datasets, batches and files of models;"
+        " not set: only by hand",
     )
     late_minutes: float = Field(
         2.0, gt=0.0, le=1440.0, description="minutes after which a run that has not begun is reported, with the cause"

@@ -11,7 +11,9 @@ from infra.machine.user_dirs import cache_dir
 from infra.registry.history import describe_move
 from infra.registry.registry import REPORT, Registry
 from infra.registry.tracking import check_model_name, describe_lonely_registry, holds_registry, resolve_tracking
-from infra.registry.versions import VersionInfo
+from infra.registry.versions import FILES_REMOVED, VersionInfo
+from infra.storage.store import open_store
+from tasks.train.run_folder import locate_run_folder
 
 
 def open_registry(workspace: str) -> Registry:
@@ -58,15 +60,18 @@ def list_models(workspace: str, name: str | None) -> dict[str, Any]:
 
 
 def open_report(workspace: str, name: str, version: int | None) -> dict[str, Any]:
-    """The address of a version's report on this machine, fetched into the cache where it lies elsewhere. Without
-    `version` it is the champion's, or where there is none that of the newest.
+    """The address of a version's report on this machine: where the training wrote it, as `retrain` printed it; else
+    that of the registry, fetched into the cache where it lies elsewhere. Without `version` it is the champion's, or
+    where there is none that of the newest.
 
     Raises:
         RegistryError: there is no such version, or it has no report.
     """
     registry = open_present(workspace)
     info = registry.version(name, version) if version else registry.champion(name) or registry.versions(name)[-1]
-    folder = registry.fetch_pages(info, cache_dir() / "reports" / info.run_id)
+    folder = locate_run_folder(open_store(workspace), info.tags.get("run_key", "none"))
+    if not (folder / REPORT).exists():
+        folder = registry.fetch_pages(info, cache_dir() / "reports" / info.run_id)
     if not (folder / REPORT).exists():
         raise RegistryError(
             f"model {name} version {info.version} has no report: it was made by a release that wrote none, or it was "
@@ -138,6 +143,7 @@ def _describe(version: VersionInfo) -> dict[str, Any]:
         "reasons": list(version.reasons),
         "dataset": version.dataset,
         "run_id": version.run_id,
+        "files_removed": version.tags.get(FILES_REMOVED),
         **_describe_figures(version),
     }
 

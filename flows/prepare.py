@@ -10,7 +10,8 @@ from typing import Any
 from prefect import flow
 
 from cnn.dataset.locked_sets import find_today
-from cnn.dataset.split import SPLITS
+from cnn.dataset.split import SPLITS, find_column
+from cnn.errors import ConfigError
 from cnn.images.spec import ImageSpec
 from cnn.images.transforms import try_pipeline
 from cnn.text import name_some, quote_some
@@ -35,8 +36,10 @@ from tasks.files.class_folders import (
     find_empty_folders,
     find_similar_names,
 )
+from tasks.files.image_table import TableRequest
 from tasks.files.listing import any_path_matches, count_labels, describe_excluded
 from tasks.files.source_checks import PREPARE, are_camera_folders, find_same_folders, open_given
+from tasks.files.table_hint import describe_tables
 from tasks.prepare.build import BuiltChunk
 from tasks.prepare.changes import read_previous
 from tasks.prepare.checks import describe_ignored, describe_quarantine, find_gaps
@@ -58,7 +61,7 @@ from tasks.prepare.pipeline import build_chunks, finish_version, skip_building
 from tasks.prepare.plan import list_files, plan_build
 from tasks.prepare.publish import PublishedDataset
 from tasks.prepare.spec import BuildSpec
-from tasks.prepare.survey import SAMPLE, reuse_survey, survey_source
+from tasks.prepare.survey import draw_sample, reuse_survey, survey_source
 
 
 @flow(name="prepare", flow_run_name=name_run_by("prepare", "source"), persist_result=False)
@@ -134,7 +137,27 @@ def open_job(source: str, workspace: str, config: Config, verify: bool, command:
         verify,
         command,
         find_today(),
+        table=request_table(config),
     )
+
+
+def request_table(config: Config) -> TableRequest | None:
+    """What the settings ask of the user's table; None without one.
+
+    Raises:
+        ConfigError: they name a column and no table, or a table and no column.
+    """
+    columns = tuple(dict.fromkeys(filter(None, [find_column(config.split.group), *config.gate.list_columns()])))
+    address = config.source.table
+    if address is None and columns:
+        setting = "gate.slices" if find_column(config.split.group) is None else "split.group"
+        raise ConfigError(f"{setting} names the column {columns[0]!r}, and no table has one: set source.table")
+    if address is not None and not columns:
+        raise ConfigError(
+            f"source.table = {address!r}, and no column of it is used: name one as column:NAME in split.group or "
+            "gate.slices"
+        )
+    return None if address is None else TableRequest(address, config.source.table_image, columns)
 
 
 def try_transforms(config: Config, image: ImageSpec) -> None:
@@ -149,8 +172,9 @@ def survey_stage(
     """Find out what the images are like, or were for the version before, and choose a size that suits them."""
     survey = reuse_survey(files, previous)
     if survey is None:
-        with show_stage("survey", SAMPLE) as stage:
-            survey = survey_source(job, files, workers.run, stage.advance)
+        rows = draw_sample(files)
+        with show_stage("survey", len(rows)) as stage:
+            survey = survey_source(job, files, rows, workers.run, stage.advance)
     if survey is None:
         return files  # nothing can be read: why is said when the files are built
     gpus = 1 if config.train.deployment else count_nvidia_gpus()
@@ -189,6 +213,8 @@ def compare_stage(job: PrepareJob, files: SourceFiles, previous: PreviousVersion
         log_message(f"list: {doubt}")
     if (sets := plan.listing.locked_sets) != (plan.base.locked_sets if plan.base else None) and sets is not None:
         log_message(f"list: {sets.describe()}")
+    for line in list_table_notes(job, plan):
+        log_message(f"list: {line}")
     if job.exclude:
         log_message(f"list: {describe_excluded(files.table, job.exclude)}")
     before = set(plan.base.classes) if plan.base else set(classes)
@@ -196,6 +222,13 @@ def compare_stage(job: PrepareJob, files: SourceFiles, previous: PreviousVersion
         new = f"; new are {quote_some(sorted(set(classes) - before))}" if set(classes) - before else ""
         log_message(f"list: classes of the version before that are gone: {quote_some(gone)}{new}")
     return plan
+
+
+def list_table_notes(job: PrepareJob, plan: BuildPlan) -> Sequence[str]:
+    """How the images were found in the user's table; without one, which file of the source could be it."""
+    if plan.values is not None:
+        return plan.values.notes
+    return () if plan.recognised or job.table else tuple(describe_tables(job.source, plan.listing.files.table))
 
 
 def find_doubts(job: PrepareJob, plan: BuildPlan) -> list[str]:
@@ -211,7 +244,8 @@ def find_doubts(job: PrepareJob, plan: BuildPlan) -> list[str]:
         doubts.append(
             f"classes with one image, which is trained on and not judged: {', '.join(map(repr, sorted(single)))}"
         )
-    if (pattern := files.spec.split.group) is not None and not any_path_matches(files.table, pattern):
+    pattern = None if find_column(files.spec.split.group) else files.spec.split.group
+    if pattern is not None and not any_path_matches(files.table, pattern):
         doubts.append(f"split.group {pattern!r} is found in no path: every image is a group of its own")
     return doubts + ([] if plan.recognised else find_doubtful_classes(plan.listing))
 

@@ -13,8 +13,7 @@ from prefect import flow
 
 from cnn.dataset.manifest import Manifest
 from cnn.errors import ConfigError, DatasetError, RegistryError
-from cnn.inference.bundle import ONNX, measure_difference, read_bundle, read_golden
-from cnn.inference.onnx_graph import digest_constants, read_onnx_graph
+from cnn.inference.bundle import measure_difference, read_bundle, read_golden
 from cnn.inference.scorer import load_scorer
 from cnn.training.recipes import TrainingChoice
 from flows.config import Config
@@ -39,11 +38,12 @@ from tasks.dataset.rebuild import (
     copy_shards,
     describe_difference_of_source,
     limit_source,
+    read_recorded,
 )
 from tasks.dataset.version import read_ledger, read_manifest
 from tasks.files.source_checks import PREPARE
 from tasks.train.process import TrainingProcess
-from tasks.train.record import RECORD_FILE, TrainingRecord, digest_shards, read_record
+from tasks.train.record import RECORD_FILE, TrainingRecord, digest_network, digest_shards, read_record
 from tasks.train.spec import TrainingResult
 
 
@@ -79,6 +79,7 @@ def reproduce_version(model: str, workspace: str, into: str | None) -> dict[str,
     version = find_version_of(registry, model)
     record = fetch_record(registry, version)
     with open_scratch_workspace(into, f"{version.name}-{version.version}") as scratch:
+        bundle = registry.fetch_bundle(version, cache_dir() / "champions") if version.has_files else None
         job = Reproduction(
             version, record, read_settings(record), open_store(workspace), find_dataset(workspace, record), scratch
         )
@@ -88,7 +89,6 @@ def reproduce_version(model: str, workspace: str, into: str | None) -> dict[str,
         log_message(f"reproduce: dataset {record.dataset.name} comes out again: its digest is {rebuilt.digest}")
         manifest, note = choose_shards(job, rebuilt)
         result = run_stage("train again", lambda: train_again(job, manifest))
-        bundle = registry.fetch_bundle(version, cache_dir() / "champions")
         compared = compare_results(job, result, bundle, is_same_order=not note)
     answer = {
         "model": version.name,
@@ -170,6 +170,9 @@ def list_circumstances(job: Reproduction) -> list[str]:
         lines.append("the lock file is another one")
     if then.commit and then.commit != now.commit:
         lines.append(f"Safelight's code was that of commit {then.commit[:12]}")
+    if not job.version.has_files:
+        proof = "its numbers" if job.record.numbers else "its accuracy"
+        lines.append(f"{job.version.describe_removal()}; here it is held against {proof} in the record")
     here = describe_machine()
     if not job.record.machine.is_like(here):
         lines.append(f"the processor is {here.processor} (then {job.record.machine.processor})")
@@ -185,7 +188,9 @@ def rebuild_dataset(job: Reproduction) -> Manifest:
         refuse_difference(record.name, difference)
         copy_memory(job.store, job.manifest, job.scratch)
     opened = open_job(record.source, job.scratch.uri, job.config, False, PREPARE)
-    result = prepare_opened(replace(opened, source=source, locked_sets=record.locked_sets), job.config)
+    recorded = None if job.manifest is None or opened.table is None else read_recorded(job.store, job.manifest)
+    opened = replace(opened, source=source, locked_sets=record.locked_sets, recorded=recorded)
+    result = prepare_opened(opened, job.config)
     rebuilt = read_manifest(job.scratch, result.dataset)
     if rebuilt.digest != record.digest:
         refuse_difference(record.name, find_changed_files(job, rebuilt))
@@ -246,21 +251,30 @@ def train_again(job: Reproduction, manifest: Manifest) -> TrainingResult:
     return result
 
 
-def compare_results(job: Reproduction, result: TrainingResult, bundle: Path, is_same_order: bool) -> dict[str, Any]:
+def measure_answers(bundle: Path, again_in: Path) -> float:
+    """The largest difference between two networks' probabilities for the images that lie with the first one."""
+    golden = read_golden(bundle, read_bundle(bundle))
+    answers, then = (load_scorer(folder).predict(golden.images) for folder in (again_in, bundle))
+    return measure_difference(answers, then)
+
+
+def compare_results(
+    job: Reproduction, result: TrainingResult, bundle: Path | None, is_same_order: bool
+) -> dict[str, Any]:
     """Whether the version came out again: all numbers of its network to the last bit where that is promised, else with
-    an accuracy inside the 95 % interval of the version's own. Names in its files hold counters, and do not count."""
-    info, record = read_bundle(bundle), job.record
-    golden = read_golden(bundle, info)
-    again_in = Path(result.bundle)
-    answers = load_scorer(again_in).predict(golden.images)
-    then = load_scorer(bundle).predict(golden.images)
-    difference = measure_difference(answers, then)
-    numbers = {digest_constants(read_onnx_graph((folder / ONNX).read_bytes())) for folder in (bundle, again_in)}
-    is_bit_equal = len(numbers) == 1 and difference == 0.0
+    an accuracy inside the 95 % interval of the version's own. Names in its files hold counters, and do not count.
+
+    Without its bundle, which was removed, there are no answers to compare: the record knows the numbers' digest.
+    """
+    record, again_in = job.record, Path(result.bundle)
+    difference = None if bundle is None else measure_answers(bundle, again_in)
+    numbers = record.numbers if bundle is None else digest_network(bundle)
+    is_bit_equal = bool(numbers) and numbers == digest_network(again_in) and not difference
     low, high = (record.figures.get(name, record.figures["accuracy"]) for name in ("accuracy_low", "accuracy_high"))
     accuracy = result.evaluation.accuracy
     is_promised = (
-        record.plan.deterministic
+        bool(numbers)
+        and record.plan.deterministic
         and is_same_order
         and not record.resumed_at
         and record.machine.is_like(describe_machine())

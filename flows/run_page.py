@@ -40,6 +40,12 @@ def complete_run(answer: dict[str, Any], outcome: str) -> dict[str, Any]:
     return cast(dict[str, Any], Completed(data=answer, message=escape_unprintable(outcome)))
 
 
+def is_deployed_run() -> bool:
+    """Whether this run is one of a deployment: nobody waits at a terminal for its answer."""
+    context = FlowRunContext.get()
+    return context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None
+
+
 def describe_dataset_outcome(result: PrepareResult) -> str:
     """One line of what a preparation came to."""
     counts = ", ".join(f"{count:,} {name}" for name, count in result.outcomes.items() if count)

@@ -20,7 +20,7 @@ from flows.models import open_registry
 from flows.notices import find_review_excess
 from flows.progress import log_message, show_stage
 from flows.results import ScoreResult
-from flows.run_page import complete_run, describe_batch_outcome, link_batch, name_run_by
+from flows.run_page import complete_run, describe_batch_outcome, is_deployed_run, link_batch, name_run_by
 from flows.runs.attendance import attend_run
 from flows.runs.outages import survive_outages
 from flows.stages import run_stage
@@ -165,7 +165,7 @@ def plan_batch(
     job = ScoreJob(source.uri, store.uri, model, config.score, datetime.now(UTC), rule=rule, judged=judged)
     remove_stale_scratch(store.root)
     plan = plan_scoring(files, job, find_previous_batch(store, job), config.chunk.files)
-    lines = [f"{files.num_rows:,} files, {len(plan.chunks.rows):,} to score", *check_inbox(plan)]
+    lines = [f"{files.num_rows:,} files, {len(plan.chunks.rows):,} to score", *check_inbox(plan, not is_deployed_run())]
     if doubted:
         lines.append(doubted)
     if exclude:

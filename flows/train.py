@@ -38,13 +38,12 @@ from flows.runs.outages import survive_outages
 from flows.stages import run_stage
 from flows.training_progress import ShownTraining
 from infra.machine.gpus import count_nvidia_gpus
-from infra.machine.user_dirs import state_dir
 from infra.registry.epoch_log import EpochLog
 from infra.registry.mlflow_client import AbsentError
 from infra.registry.registry import REPORT, Registry
 from infra.registry.run_records import LoggedDataset
 from infra.registry.tracking import check_model_name
-from infra.registry.versions import IMAGES, JUDGED_ON, RECORD, UNJUDGED, UNSEEN, VersionInfo
+from infra.registry.versions import IMAGES, JUDGED_ON, RECORD, UNJUDGED, UNSEEN, VersionInfo, clean_tag
 from infra.storage.store import Store, open_store
 from tasks.dataset.version import read_manifest
 from tasks.train.checkpoints import remove_checkpoints
@@ -52,6 +51,7 @@ from tasks.train.facts import read_dataset_facts
 from tasks.train.process import TrainingProcess
 from tasks.train.promotion import read_verdict
 from tasks.train.record import RecordedRun, make_training_record, write_record
+from tasks.train.run_folder import locate_run_folder
 from tasks.train.spec import TrainingResult, TrainJob, name_run
 from tasks.train.weights import describe_download, require_weights
 
@@ -78,8 +78,7 @@ class Training:
     @property
     def folder(self) -> Path:
         """The run's local folder; the key makes a killed run find it again."""
-        base = self.store.root if self.store.is_local else state_dir()
-        return base / "runs" / self.key[:16]
+        return locate_run_folder(self.store, self.key)
 
 
 @flow(name="train", flow_run_name=name_run_by("train", "name"), persist_result=False)
@@ -167,12 +166,12 @@ def result_path(key: str) -> str:
 
 
 def find_version(job: Training) -> VersionInfo | None:
-    """The version that this very run registered before, or None."""
+    """The version that this very run registered before, and whose files are still there; or None."""
     try:
         versions = job.registry.versions(job.name)
     except AbsentError:
         return None
-    return next((version for version in versions if version.tags.get("run_key") == job.key), None)
+    return next((version for version in versions if version.has_files and version.tags.get("run_key") == job.key), None)
 
 
 def run_training_stages(job: Training, trainer: TrainingProcess) -> VersionInfo:
@@ -307,7 +306,7 @@ def register_stage(
     tags = {
         JUDGED_ON: describe_split(result.judged_on, job.manifest.dataset),
         UNJUDGED: json.dumps(result.evaluation.unjudged, ensure_ascii=False),
-        **{f"{UNSEEN}{each.kind}": each.to_json() for each in result.unseen_groups},
+        **{f"{UNSEEN}{clean_tag(each.kind)}": each.to_json() for each in result.unseen_groups},
         **(kept or {}),
     }
     version = job.registry.register_version(job.name, run_id, Path(result.bundle), result.summary(), tags)

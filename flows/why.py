@@ -1,6 +1,7 @@
 """Everything that is known of one image: what became of it, who learnt from it, what was predicted, and why."""
 
 import hashlib
+import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from cnn.inference.bundle import BundleInfo, read_bundle, read_seen_images
 from cnn.inference.heat_maps import HeatMapError, load_heat_mapper
 from cnn.inference.scorer import load_scorer, rank_classes
 from flows.models import open_present, split_model_version
+from flows.progress import log_message
 from infra.cluster.decoder_pool import decode_in_child
 from infra.machine.user_dirs import cache_dir
 from infra.registry.registry import Registry
@@ -36,6 +38,7 @@ from tasks.dataset.image_history import (
     list_sightings,
     open_ledgers,
 )
+from tasks.dataset.ledger import TABLE_VALUES
 from tasks.dataset.version import read_manifest
 from tasks.files.decoding import read_limit
 from tasks.files.paths import restore_path
@@ -166,6 +169,7 @@ def describe_sighting(sighting: DatasetSighting) -> dict[str, Any]:
         "latest": sighting.is_latest,
         "source": sighting.source,
         **{name: sighting.row[name] for name in named},
+        "table": json.loads(sighting.row[TABLE_VALUES] or "{}"),
         "copies": [{name: each[name] for name in ("path", "outcome", "label", "split")} for each in sighting.copies],
     }
 
@@ -188,13 +192,17 @@ def list_learners(registry: Registry, digest: str, history: ImageHistory) -> lis
     what their bundle keeps of it."""
     by_dataset = dict.fromkeys(history.datasets) | {each.dataset: each for each in history.sightings}
     known: list[dict[str, Any]] = []
+    silent = 0
     for name in registry.names():
         for version in registry.versions(name):
+            silent += bool(version.bundle) and not version.has_files and version.dataset not in by_dataset
             role = _find_role(registry, version, digest, by_dataset)
             if role:
                 known.append(
                     {"model": name, "version": version.version, "aliases": list(version.aliases), "role": role}
                 )
+    if silent:
+        log_message(f"why: {silent} older versions may know it too: their files and datasets were removed by gc")
     return known
 
 
@@ -207,7 +215,7 @@ def _find_role(
             return None
         pictures = (sighting.row, *sighting.copies)  # of equal ones, the first alone is in the dataset
         return next((str(row["split"]) for row in pictures if row["outcome"] == "ok"), None)
-    if not version.bundle:
+    if not version.has_files:
         return None
     folder = registry.fetch_bundle(version, cache_dir() / "champions")
     seen = read_seen_images(folder, read_bundle(folder))
@@ -230,8 +238,10 @@ def answer_now(
     nothing = dict.fromkeys(("model", "version", "label", "confidence", "heat_map"), None) | {"top_k": [], "note": None}
     if isinstance(version, str):
         return nothing | {"note": version}
-    folder = registry.fetch_bundle(version, cache_dir() / "champions")
     named = nothing | {"model": version.name, "version": version.version}
+    if version.bundle and not version.has_files:
+        return named | {"note": version.describe_removal()}
+    folder = registry.fetch_bundle(version, cache_dir() / "champions")
     try:
         pixels = read_pixels(store, found, read_bundle(folder), history.sightings)
     except BadImage as fault:

@@ -14,6 +14,7 @@ SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(len(SPLITS))
 TIES = ("copies", "burst")  # settings that tie images together once all are read: no image is drawn by them
 
+COLUMN = "column:"  # before the name of a column of the user's table (source.table)
 TURNS = ("refresh", "overlap")  # settings of which test set judges when: chunks' shards do not hang on them
 
 
@@ -26,9 +27,9 @@ class SplitSpec(Settings):
     )
     group: str | None = Field(
         None,
-        examples=[r"site-(\d+)"],
+        examples=[r"site-(\d+)", "column:site"],
         description="regular expression on the path: images with the same text in its first parentheses (a site, an"
-        " animal) stay together, all for training or all for test",
+        " animal) stay together, all for training or all for test; or column:NAME, a column of source.table",
     )
     seed: int = Field(0, ge=0, description="another number draws another division")
     folders: bool | None = Field(
@@ -77,6 +78,8 @@ class SplitSpec(Settings):
             compile_pattern(value or "")
         except ValueError as error:
             raise ValueError(f"not a regular expression ({error})") from None
+        if find_column(value) == "":
+            raise ValueError("no column is named; write column:NAME, such as column:site")
         return value
 
     @model_validator(mode="after")
@@ -143,9 +146,16 @@ def draw_point(key: str, group: str | None, spec: SplitSpec) -> float:
     return int.from_bytes(hashlib.sha256(unit.encode("utf-8", "surrogateescape")).digest()[:8], "big") / 2**64
 
 
+def find_column(name: str | None) -> str | None:
+    """The column of the user's table that a setting such as column:site names; None where it names something else."""
+    return name.removeprefix(COLUMN).strip() if name is not None and name.startswith(COLUMN) else None
+
+
 def find_group(path: str, pattern: str | None) -> str | None:
-    """What the pattern's first group (or the whole pattern) matches in the path; None where it matches nothing."""
-    match = compile_pattern(pattern).search(path) if pattern is not None else None
+    """What the pattern's first group (or the whole pattern) matches in the path; None where it matches nothing, and
+    where a column is named, which no path tells."""
+    is_pattern = pattern is not None and find_column(pattern) is None
+    match = compile_pattern(pattern).search(path) if pattern is not None and is_pattern else None
     if match is None:
         return None
     return match.group(1) if match.re.groups and match.group(1) is not None else match.group(0)

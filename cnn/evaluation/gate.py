@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from cnn.dataset.seen_images import UnseenImages
+from cnn.dataset.split import find_column
 from cnn.evaluation.gate_spec import GateSpec
 from cnn.evaluation.metrics import Evaluation, Paired, bound_accuracy, compare_chance, find_p_better
 from cnn.evaluation.part_tests import ComparedPart, PartVerdict, find_worse_parts
@@ -209,6 +210,7 @@ def _compare(challenger: Challenger, champion: Champion, spec: GateSpec, also: A
     reasons = (
         *_describe_difference(paired, challenger.evaluation.images),
         *([also.sets.judges] if also.sets else []),
+        *_name_uncompared(champion.parts, spec),
         *(line for rival in rivals for line in _describe_rival(rival, spec)),
     )
     weighed = (*(_weigh_rival(rival, spec) for rival in rivals), *map(_weigh_part, parts))
@@ -274,10 +276,21 @@ def _describe_rival(rival: _ComparedRival, spec: GateSpec) -> tuple[str, ...]:
     return tuple(f"beside {rival.role} ({paired.champion:.4f} on {paired.images:,} images): {line}" for line in lines)
 
 
+def _name_uncompared(parts: Sequence[ComparedPart], spec: GateSpec) -> list[str]:
+    """A line for each column of the user's table that was to be compared, and gives no slices."""
+    there = {find_column(part.kind) for part in parts}
+    return [
+        f"gate.slices: column {column!r} is not compared: fewer than two values of it are among these test images "
+        "(source.table is read when the dataset is prepared)"
+        for column in spec.list_columns()
+        if column not in there
+    ]
+
+
 def _describe_part(found: PartVerdict) -> str:
     part, paired = found.part, found.part.paired
     return (
-        f"{part.kind} {part.name!r}: {paired.challenger:.4f} of its {paired.images:,} test images right, the champion "
+        f"{part.title}: {paired.challenger:.4f} of its {paired.images:,} test images right, the champion "
         f"{paired.champion:.4f}"
         f" ({paired.losses} lost, {paired.wins} won; p {paired.p_worse:.3g}, at most {found.level:.3g} after Holm's "
         "correction over classes and slices)"

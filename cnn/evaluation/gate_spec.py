@@ -2,11 +2,12 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from cnn.dataset.split import find_column
 from cnn.spec import Settings
 
-Slice = Literal["folder", "group", "camera"]
+SLICES = ("folder", "group", "camera")  # beside columns of the user's table
 
 
 class GateSpec(Settings):
@@ -45,10 +46,12 @@ class GateSpec(Settings):
         "finds it worse",
     )
     support: int = Field(10, ge=1, description="test images below which a class or a slice is not compared")
-    slices: tuple[Slice, ...] = Field(
-        ("folder", "group", "camera"),
+    slices: tuple[str, ...] = Field(
+        SLICES,
+        examples=[["folder", "group", "camera", "column:site"]],
         description="parts of the test images that are compared like classes: folder: the folders of the source other "
-        "than those of the classes, such as sites; group: those of split.group; camera: by the photographs' EXIF data",
+        "than those of the classes, such as sites; group: those of split.group; camera: by the photographs' EXIF data; "
+        "column:NAME: a column of source.table",
     )
     calibration: float | None = Field(
         0.05,
@@ -78,3 +81,15 @@ class GateSpec(Settings):
         examples=[10.0],
         description="how many times as large as the champion's the network's file may be; not set: it is only shown",
     )
+
+    @field_validator("slices")
+    @classmethod
+    def _slices_are_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in SLICES and not find_column(name):
+                raise ValueError(f"each is folder, group, camera or column:NAME, such as column:site, not {name!r}")
+        return value
+
+    def list_columns(self) -> tuple[str, ...]:
+        """The columns of the user's table that are compared."""
+        return tuple(filter(None, map(find_column, self.slices)))

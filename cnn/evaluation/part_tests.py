@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn.dataset.split import find_column
 from cnn.evaluation.metrics import Paired, compare_paired
 
 COLLAPSE, COLLAPSE_SHARE = 0.15, 0.75  # a drop of recall that is one; share of the level for finding these
-PartKind = Literal["class", "folder", "group", "camera", "test set"]
+PartKind = str
+"""class, folder, group, camera, test set; or column:NAME, a column of the user's table."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,11 @@ class ComparedPart:
     kind: PartKind
     name: str
     paired: Paired
+
+    @property
+    def title(self) -> str:
+        """What a message calls it, such as class 'owl', or site 'A3' of the column `site`."""
+        return f"{find_column(self.kind) or self.kind} {self.name!r}"
 
     @property
     def drop(self) -> float:

@@ -1,16 +1,15 @@
 """What an accuracy may owe to its dataset: shortcuts that foretell the class, groups that the model knows, copies."""
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn.dataset.split import find_column
 from cnn.evaluation.metrics import bound_share
 from cnn.spec import Spec
 
 GAP, SIGNIFICANCE = 0.05, 0.05  # share of images, and p value, from which a worse group is worth a warning
-GroupKind = Literal["group", "camera"]
-PLURALS: dict[GroupKind, str] = {"group": "groups", "camera": "cameras"}
+GroupKind = str
+"""group, camera; or column:NAME, a column of the user's table."""
 
 
 class Shortcut(Spec):
@@ -64,8 +63,19 @@ class UnseenGroups(Spec):
     worst: tuple[GroupFigures, ...]
 
     @property
+    def column(self) -> str | None:
+        """The column of the user's table that tells the groups apart; None where something else does."""
+        return find_column(self.kind)
+
+    @property
+    def singular(self) -> str:
+        """One of the groups, in a sentence."""
+        return self.kind if self.column is None else f"value of {self.column!r}"
+
+    @property
     def plural(self) -> str:
-        return PLURALS[self.kind]
+        """Several of the groups, in a sentence."""
+        return f"{self.kind}s" if self.column is None else f"values of {self.column!r}"
 
     @property
     def is_gap(self) -> bool:

@@ -23,6 +23,7 @@ from cnn.images.pixels import encode_png
 from cnn.images.read import read_image
 from cnn.inference.bundle import GOLDEN
 from cnn.inference.model_server import decode_base64, decode_requested, is_model_server
+from cnn.inference.removed import refuse_removed
 from cnn.inference.scorer import Scorer, load_scorer, rank_classes
 
 COLUMN = "image"
@@ -101,8 +102,9 @@ def _load_pyfunc(data_path: str, model_config: dict[str, Any] | None = None) -> 
     hands requests of a server of their own to `predict`).
 
     Raises:
-        IntegrityError, RegistryError: as `load_scorer`.
+        IntegrityError, RegistryError: as `load_scorer`; or the version's files were removed.
     """
+    refuse_removed(Path(data_path))
     config = {**DEFAULT_CONFIG, **(model_config or {})}
     return ImageClassifier(load_scorer(Path(data_path), threads=int(config["threads"])), bool(config["read_paths"]))
 

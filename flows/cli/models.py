@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 VERSION_TITLES = ("version", "alias", "verdict", "accuracy", "measured on", "macro F1", "ECE", "images", "date")
 LEFT_OUT = ("ECE", "images")  # of the table where there is little room; `--json` has everything
 WIDE = 110  # columns
+FEW = 8  # versions that are named one by one
 
 
 def require_words(text: str) -> str:
@@ -54,6 +55,13 @@ def _show_model(console: "Console", answer: Mapping[str, Any]) -> None:
     titles = [title for title in VERSION_TITLES if console.width >= WIDE or title not in LEFT_OUT]
     versions = [[_list_version(row)[title] for title in titles] for row in answer["versions"]]
     console.print(make_table(answer["model"], titles, versions, ("measured on",)))
+    if removed := [row["version"] for row in answer["versions"] if row["files_removed"]]:
+        named = ", ".join(map(str, removed)) if len(removed) <= FEW else f"{len(removed)} versions up to {removed[-1]}"
+        line = (
+            f"`safelight gc` has removed the files of {named}, whose records stay:"
+            f" `safelight reproduce {answer['model']}@{removed[-1]}` trains one again"
+        )
+        console.print(line, markup=False, highlight=False)
     moves = [(_show_time(move["at"]), move["from"], move["to"], move["by"], move["why"]) for move in answer["history"]]
     console.print(make_table("history of the champion", ("at", "from", "to", "by", "why"), moves, ("by", "why")))
     if answer["unreadable"]:

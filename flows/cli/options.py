@@ -1,7 +1,7 @@
 """Arguments and options that commands share, and the decorator that turns a function into a command with them."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -85,17 +85,21 @@ class Options:
         Raises:
             ConfigError: a setting or an address, or less memory than the libraries need to be loaded.
             SourceError: there is no such source.
+            RegistryError: there is no such model to score with.
         """
         from infra.machine.memory_limits import check_memory_limits
 
         check_memory_limits()  # before anything is loaded
         from flows.progress import log_message
+        from infra.registry.database import check_registered
         from infra.server.prefect_server import open_prefect
 
         config = self.load_config()
         for command, source in sources.items():
             if source:
                 self._check_source(command, locate(source), model)
+        if self.command == "score":
+            check_registered(self.workspace, model)
         open_prefect(log_message, config.server)
         if ignored := describe_ignored_settings(self.command, self.settings or []):
             log_message(ignored)
@@ -136,10 +140,16 @@ def command(
 
         def run(**values: Any) -> None:
             options = Options(name, **{each: values.pop(each) for each in named})
-            if failed(run_command(lambda: function(options, **values), options.as_json, show)):
+
+            def answer() -> Answer:
+                check_names(values[each] for each in model_names)
+                return function(options, **values)
+
+            if failed(run_command(answer, options.as_json, show)):
                 raise typer.Exit(1)
 
         own, fields = list(signature(function).parameters.values())[1:], signature(Options).parameters
+        model_names = [each.name for each in own if each.annotation in (Name, Model)]
         parameters = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in [*own, *(fields[each] for each in named)]]
         run.__doc__ = function.__doc__
         run.__annotations__ = {each.name: each.annotation for each in parameters}
@@ -147,6 +157,14 @@ def command(
         return run
 
     return decorate
+
+
+def check_names(names: Iterable[str]) -> None:
+    """See that names are those of models, before anything is loaded. Raises: ConfigError."""
+    from infra.registry.tracking import check_model_name
+
+    for name in names:
+        check_model_name(name)
 
 
 def locate(address: str) -> str:

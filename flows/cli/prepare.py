@@ -35,17 +35,27 @@ def gc_command(
             help="Newest batches of each inbox to keep, the latest in any case.",
         ),
     ] = 24,
+    keep_models: Annotated[
+        int,
+        typer.Option(
+            "--keep-models",
+            metavar="NUMBER",
+            min=0,
+            help="Newest versions of each model to keep with their files. Of the others the record stays, and also the"
+            " files where the gate or a rollback needs them, or an alias names them.",
+        ),
+    ] = 30,
     grace_hours: Annotated[
         float,
         typer.Option("--grace-hours", metavar="HOURS", min=0.0, help="What is younger than this is never removed."),
     ] = 24.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
 ) -> Answer:
-    """Remove old dataset versions, batches and trainings, to free disk space.
+    """Remove old dataset versions, batches, trainings and files of model versions, to free disk space.
 
-    Files that no version needs are removed too, such as those that a run left unfinished. Models and the tables of
-    results stay.
+    Files that no version needs are removed too, such as those that a run left unfinished. The record of every model
+    version and the tables of results stay.
     """
-    from flows.upkeep.gc import clean_workspace
+    from flows.upkeep.gc import Retention, clean_workspace
 
-    return clean_workspace(options.workspace, keep, keep_batches, grace_hours, dry_run)
+    return clean_workspace(options.workspace, Retention(keep, keep_batches, keep_models, grace_hours), dry_run)

@@ -21,7 +21,11 @@ def score_command(
     csv: Annotated[bool, typer.Option("--csv", help="Write the predictions as a table for spreadsheets too.")] = False,
     truth: Annotated[
         Literal["folders"] | None,
-        typer.Option("--truth", help="Say how right the predictions are: the folders bear the names of the classes."),
+        typer.Option(
+            "--truth",
+            metavar="folders",
+            help="Say how right the predictions are: the folders bear the names of the classes.",
+        ),
     ] = None,
 ) -> Answer:
     """Predict the class of every image in a folder, with a report."""

@@ -37,7 +37,10 @@ def search_command(
     source: Source,
     name: Name,
     minutes: Annotated[
-        float, typer.Option("--minutes", min=1.0, max=10_080.0, help="Minutes for all trials; more go on with it.")
+        float,
+        typer.Option(
+            "--minutes", metavar="MINUTES", min=1.0, max=10_080.0, help="Minutes for all trials; more go on with it."
+        ),
     ] = 60.0,
 ) -> Answer:
     """Try settings on a folder of class folders, and train a model with the best of them.

@@ -38,7 +38,7 @@ def show_status(answer: Answer) -> None:
 
 
 MODEL_TITLES = ("model", "champion", "age", "accuracy", "newest", "to review", "quarantined")
-RUN_TITLES = ("run", "came to", "last", "took", "next", "said")
+RUN_TITLES = ("run", "came to", "last began", "took", "next", "said")
 WIDE = 110  # columns, below which the last cell of a run is left to `--json`
 
 
@@ -82,11 +82,11 @@ def _list_work(row: Mapping[str, Any]) -> tuple[Any, ...]:
     from cnn.text import shorten
     from flows.progress import describe_time
 
-    kinds = ("ended", "failed", "crashed", "cancelled", "skipped", "running")
+    kinds = ("ended", "failed", "crashed", "cancelled", "skipped", "running", "waiting")
     counts = ", ".join(f"{row[kind]:,} {kind}" for kind in kinds if row[kind]) or "no run"
     last = row["last"]
     took = "-" if last is None or last["began"] is None else describe_time(last["seconds"])
-    began = "-" if last is None else f"{_show_moment(last['began'])} {last['outcome']}"
+    began = "-" if last is None else f"{_show_moment(last['began'])}, {last['outcome']}"
     said = "-" if last is None or not last["message"] else shorten(last["message"], 120)
     waits = row["next"] is None or not row["is_active"]
     return (row["name"], counts, began, took, "not on schedule" if waits else _show_moment(row["next"]), said)

@@ -51,7 +51,8 @@ def _describe_dataset(row: Mapping[str, Any]) -> str:
     reason = f" ({row['reason']})" if row["reason"] else ""
     latest = ", the latest" if row["latest"] else ""
     line = f"{row['dataset']}{latest}: {row['outcome']}{reason}{split}, filed under {row['label']}, {row['path']}"
-    return line + _describe_copies(row["copies"])
+    said = ", ".join(f"{column} {value!r}" for column, value in row["table"].items())
+    return line + (f"; source.table: {said}" if said else "") + _describe_copies(row["copies"])
 
 
 def _describe_copies(copies: Sequence[Mapping[str, Any]]) -> str:

@@ -1,8 +1,11 @@
 """Ports that other machines reach: servers of Prefect, MLflow and Dask that listen beyond this machine."""
 
 import os
+import socket
+import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
 from urllib.parse import urlsplit
 
 import psutil
@@ -18,6 +21,9 @@ SERVERS = {
     "prefect": "lets whoever reaches it run and change deployments",
     "mlflow": "lets whoever reaches it read, change and delete models",
 }
+VERSION_PATHS = {"prefect": "/api/version", "mlflow": "/version"}  # refused by a server that asks for a password
+SECONDS = 2.0  # that a server of this machine has to answer in
+ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where a server listens that listens everywhere
 
 
 @dataclass(frozen=True)
@@ -31,17 +37,47 @@ class OpenPort:
 
 
 def find_exposed(ports: Iterator[OpenPort]) -> Iterator[Finding]:
-    """The servers that listen beyond this machine, each port once."""
-    for port in sorted({port for port in ports if not is_loopback(port.address)}, key=lambda each: each.port):
+    """The servers that listen beyond this machine and ask for neither certificate nor password, each port once."""
+    beyond = {port.port: port for port in ports if not is_loopback(port.address)}  # one may have two kinds of address
+    for port in sorted(beyond.values(), key=lambda each: each.port):
+        if refuses_strangers(port):
+            continue
         what = f"{port.server} listens on {port.address}:{port.port} (process {port.pid}) and {SERVERS[port.server]}"
-        mend = "start it with --host 127.0.0.1, or put it behind TLS, a password and a firewall"
+        mend = "start it with --host 127.0.0.1, or have it ask for a certificate or a password (docs/deploy.md)"
         yield Finding("exposed", what, mend)
+
+
+def refuses_strangers(port: OpenPort) -> bool:
+    """Whether a server asks whoever calls it for a certificate (Dask: always when it speaks TLS) or a password."""
+    host = ANYWHERE.get(port.address, port.address)
+    if port.server == "dask":
+        return _speaks_tls(host, port.port)
+    connection = HTTPConnection(host, port.port, timeout=SECONDS)
+    try:
+        connection.request("GET", VERSION_PATHS[port.server])
+        return connection.getresponse().status in (401, 403)
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _speaks_tls(host: str, port: int) -> bool:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is said to it
+    try:
+        with socket.create_connection((host, port), SECONDS) as plain, context.wrap_socket(plain):
+            return True
+    except ssl.SSLError as error:
+        return "ALERT" in (error.reason or "")  # TLS 1.2 asks for the certificate before the handshake is done
+    except OSError:
+        return False
 
 
 def list_open_ports() -> Iterator[OpenPort]:
     """The ports at which servers that Safelight uses listen, as far as this user may see them."""
     for process in psutil.process_iter(["pid", "cmdline"]):
-        server = name_server(process.info["cmdline"] or [])
+        server = name_server(process.info["cmdline"] or []) or _name_parent(process)
         if server is None:
             continue
         try:
@@ -64,6 +100,17 @@ def name_server(words: list[str]) -> str | None:
     if any(f"dask {kind}" in text or f"dask-{kind}" in names for kind in ("scheduler", "worker")):
         return "dask"
     return None
+
+
+def _name_parent(process: psutil.Process) -> str | None:
+    """What a server is part of which Python's multiprocessing has started: Dask's workers have a parent each."""
+    if not any("multiprocessing" in word for word in process.info["cmdline"] or []):
+        return None
+    try:
+        parent = process.parent()
+        return name_server(parent.cmdline()) if parent else None
+    except psutil.Error:
+        return None
 
 
 def find_plain(environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:

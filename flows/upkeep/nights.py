@@ -1,7 +1,7 @@
 """What the nights came to: runs that failed, are late or never came, and who serves the schedules of this machine."""
 
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -21,11 +21,15 @@ NO_START_SAID = "could not start"  # in Prefect's words, by a worker that cannot
 def describe_work(work: ScheduledWork, since: datetime) -> dict[str, Any]:
     """A deployment's runs since a moment, as JSON has them."""
     counts, last = work.count_outcomes(since), work.last_ended
+    counts["waiting"] += counts["starting"]
     return {
         "name": work.title,
         "model": work.model,
         "is_active": work.is_active,
-        **{outcome: counts[outcome] for outcome in ("ended", "failed", "crashed", "cancelled", "skipped", "running")},
+        **{
+            outcome: counts[outcome]
+            for outcome in ("ended", "failed", "crashed", "cancelled", "skipped", "running", "waiting")
+        },
         "last": None if last is None else describe_run(last),
         "next": None if work.planned is None else work.planned.astimezone(UTC).isoformat(timespec="seconds"),
     }
@@ -50,10 +54,12 @@ def find_bad_runs(
 
     What nobody serves any more is late as well, and is told by `find_unserved` alone.
     """
-    dead = {title for each in served if not each.is_alive for title in each.record.timings}
+    seen = list(served)
+    dead = {title for each in seen if not each.is_alive for title in each.record.timings}
+    alive = {title for each in seen if each.is_alive for title in each.record.timings}
     for work in works:
         if work.title not in dead:
-            yield from find_untimely(work, works, patience)
+            yield from find_untimely(work, works, patience, alive)
         last = work.last_ended
         if last is not None and last.outcome in BAD and last.moment >= since:
             said = f": {shorten(last.message, 300).rstrip('.')}" if last.message else ""
@@ -78,15 +84,19 @@ def find_workspace(work: ScheduledWork) -> str:
     return str(work.parameters.get("workspace") or "./workspace")
 
 
-def find_untimely(work: ScheduledWork, works: Iterable[ScheduledWork], patience: timedelta) -> Iterator[Finding]:
-    """That the schedule of a deployment had no run when it was due, or that one has not begun."""
+def find_untimely(
+    work: ScheduledWork, works: Iterable[ScheduledWork], patience: timedelta, served: Container[str] = ()
+) -> Iterator[Finding]:
+    """That the schedule of a deployment had no run when it was due, or that one has not begun; `served` holds the
+    titles of what `safelight serve` looks after at the moment. What it looked after until it ended is left out, though
+    runs of it wait still: it may have been started again without."""
     if work.is_active and work.is_missing and work.last_due is not None:
         what = f"{work.title} was due {show_time(work.last_due)}, and there is no run at all"
         mend = "restart Prefect's server, whose scheduler makes the runs; its log tells why it did not"
         yield Finding("missing", what, mend, work.model, work.id)
-    elif (late := work.find_late(patience)) is not None:
+    elif (work.is_active or work.pool is not None) and (late := work.find_late(patience)) is not None:
         what = f"{work.title} was due {show_time(late.moment)} and has not begun"
-        mend = describe_submission(work) if late.outcome == "starting" else find_way_for_late(work, works)
+        mend = describe_submission(work) if late.outcome == "starting" else find_way_for_late(work, works, served)
         yield Finding("late", what, mend, work.model, work.id)
 
 
@@ -97,11 +107,13 @@ def describe_submission(work: ScheduledWork) -> str:
     return f"{where} has taken it up: look whether its machine runs; Prefect's server ends the run after {minutes}"
 
 
-def find_way_for_late(late: ScheduledWork, works: Iterable[ScheduledWork]) -> str:
-    """What most likely keeps a run from beginning."""
+def find_way_for_late(late: ScheduledWork, works: Iterable[ScheduledWork], served: Container[str] = ()) -> str:
+    """What most likely keeps a run from beginning; where one process runs both, it is certain."""
     for other in works:
         for run in other.runs:
             if run.outcome == "running":
+                if late.title in served and other.title in served:
+                    return f"it waits until {other.title}, which began {show_time(run.moment)}, has ended"
                 return f"it waits for {other.title}, which began {show_time(run.moment)}, or nobody takes it up"
     if late.pool is not None:
         return f"start a worker: prefect worker start --pool {late.pool}"

@@ -20,6 +20,7 @@ from cnn.errors import SafelightError
 from cnn.text import redact, redact_text, shorten
 from flows.upkeep.findings import Finding
 from infra.cluster.address import check_address
+from infra.cluster.tls import check_certificates
 from infra.registry.tracking import is_server
 from infra.storage.store import open_store
 from infra.storage.workspace import read_store_clock
@@ -113,6 +114,8 @@ def reach_scheduler(address: str) -> Reached:
     shown = redact(address)
     try:
         parts = urlsplit(check_address(address))
+        if parts.scheme == "tls":
+            check_certificates(address)
         with socket.create_connection((parts.hostname or "", parts.port or 0), SECONDS):
             return Reached("Dask", f"{shown} can be reached")
     except (OSError, SafelightError, ssl.SSLError) as error:

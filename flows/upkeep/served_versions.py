@@ -38,6 +38,7 @@ def find_path_readers(workspace: str) -> Iterator[Finding]:
     for name in registry.names():
         versions = registry.versions(name)
         candidates = [each for each in versions[:-NEWEST] if each.aliases] + versions[-NEWEST:]
+        candidates = [each for each in candidates if each.has_files]
         readers = [each for each in candidates if reads_paths_when_served(registry, each)]
         if readers:
             yield describe_path_readers(name, readers)

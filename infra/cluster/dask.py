@@ -1,4 +1,4 @@
-"""Start or join a Dask cluster, and run a function on many chunks there; the only module that knows Dask.
+"""Start or join a Dask cluster, and run a function on many chunks there: with tls.py all that knows Dask.
 
 Without Dask the same function runs in this process: in threads, or with `workers = 0` in a loop.
 """
@@ -14,13 +14,14 @@ from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
-from cnn.errors import InstallationError, SafelightError, ServerError, ServerOutageError
+from cnn.errors import InstallationError, SafelightError, ServerOutageError
 from cnn.text import redact
 from infra.cluster.address import check_address
 from infra.cluster.code_version import CheckedFunction, ForeignCodeError, check_code_version, read_code_version
 from infra.cluster.spawn import block_interrupts, skip_main_module
 from infra.cluster.spec import ClusterSpec
 from infra.cluster.threads import run_in_threads
+from infra.cluster.tls import check_certificates, explain_refusal
 from infra.cluster.worker_watch import LOOK_SECONDS, Announce, WorkerWatch
 from infra.machine.memory_limits import is_short_of_memory
 from infra.machine.user_dirs import cache_dir
@@ -72,7 +73,7 @@ def open_cluster(spec: ClusterSpec, announce: Announce = lambda line: None) -> I
     """A cluster for the length of the block; `announce` gets lines on workers that are gone.
 
     Raises:
-        ConfigError: the address is none, or is not trusted.
+        ConfigError: the address is none, or is not trusted, or certificates for it are missing.
         ServerError: nobody answers there, or a worker is of another version.
     """
     configured = os.environ.get("DASK_SCHEDULER_ADDRESS") if spec.workers is None else None  # Dask's own variable
@@ -229,15 +230,14 @@ def _connect(address: str) -> Iterator[Any]:
     from distributed import Client
 
     _silence_dask()
-    with dask.config.set({"distributed.comm.require-encryption": address.startswith("tls://")}):
+    is_encrypted = address.startswith("tls://")
+    if is_encrypted:
+        check_certificates(address)
+    with dask.config.set({"distributed.comm.require-encryption": is_encrypted}):
         try:
             client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
-        except (OSError, ValueError, TypeError) as error:  # TypeError: tls:// without certificates
-            kind = ServerOutageError if isinstance(error, OSError) else ServerError
-            raise kind(
-                f"no Dask scheduler answers at {redact(address)} ({type(error).__name__}); start one there, or unset"
-                " cluster.address; tls:// needs Dask's distributed.comm.tls settings"
-            ) from None
+        except (OSError, ValueError) as error:
+            raise explain_refusal(address, error, CONNECT_SECONDS) from None
         with client:
             yield client
 

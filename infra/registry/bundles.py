@@ -1,8 +1,11 @@
 """Bundles of registered versions on this machine: fetched once, verified, cached by digest; uploaded for workers."""
 
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -13,6 +16,9 @@ from cnn.inference.bundle import INFO, ONNX, BundleInfo, read_bundle
 from infra.machine.user_dirs import cache_dir
 from infra.storage.layout import bundle_path
 from infra.storage.store import Store
+
+# Bundles that a cache holds on this machine, and the seconds for which whoever fetched one may be reading it.
+CACHED, RECENT_SECONDS = 10, 86_400.0
 
 
 def bundle_tags(folder: Path, info: BundleInfo) -> dict[str, str]:
@@ -38,6 +44,8 @@ def cache_bundle(digest: str, folder: Path, bring: Callable[[str, Path], None], 
     if cached.is_dir():
         try:
             _check(cached, digest, culprit)
+            with suppress(OSError):  # a cache that cannot be written is good enough to read
+                os.utime(cached)  # it is in use
             return cached
         except IntegrityError:
             shutil.rmtree(cached, ignore_errors=True)  # a cache heals itself; the registry has the original
@@ -51,6 +59,7 @@ def cache_bundle(digest: str, folder: Path, bring: Callable[[str, Path], None], 
         _move_into_place(part, cached)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+    _forget_oldest(folder, time.time() - RECENT_SECONDS)
     return cached
 
 
@@ -86,6 +95,17 @@ def locate_bundle(store: Store, digest: str) -> Path:
     if hash_file(info) != digest:
         raise IntegrityError(f"{info} is damaged; delete the folder {info.parent} and score again")
     return info.parent
+
+
+def _forget_oldest(folder: Path, before: float) -> None:
+    """Keep the bundles that were used last, and all that were used after a time (seconds since 1970): others may be
+    reading them."""
+    with suppress(OSError):
+        times = {path: path.stat().st_mtime for path in folder.iterdir()}
+        oldest = sorted(times, key=lambda path: times[path])[:-CACHED]
+        for path in oldest:
+            if times[path] < before:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _check(folder: Path, digest: str, culprit: str) -> None:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cnn.errors import StorageError
+from cnn.errors import RegistryError, StorageError
 from cnn.text import shorten
+from infra.registry.tracking import database_path, describe_absence, describe_lonely_registry, resolve_tracking
 from infra.storage.locks import lock_path
 
 BUSY_SECONDS = 60.0  # a migration by another program that holds the database
@@ -94,10 +95,31 @@ def read_model_names(path: Path) -> list[str]:
     Meant for the shell, which completes a name while somebody waits: the database is not made, changed or waited for.
     """
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=0.0)) as connection:
-            return [str(row[0]) for row in connection.execute("SELECT name FROM registered_models ORDER BY name")]
+        return _read_model_names(path)
     except sqlite3.Error:
         return []
+
+
+def _read_model_names(path: Path) -> list[str]:
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=0.0)) as connection:
+        return [str(row[0]) for row in connection.execute("SELECT name FROM registered_models ORDER BY name")]
+
+
+def check_registered(workspace_uri: str, name: str) -> None:
+    """See that a workspace's registry holds a model, without MLflow; one that is no file here is not asked.
+
+    Raises:
+        RegistryError: it does not; those that it holds are named.
+    """
+    path = database_path(resolve_tracking(workspace_uri)[0])
+    if path is None or describe_lonely_registry(workspace_uri):  # it may be on another machine
+        return
+    try:
+        known = _read_model_names(path) if path.exists() else []
+    except sqlite3.Error:
+        return  # MLflow says why, and waits where another process writes
+    if name not in known:
+        raise RegistryError(describe_absence(name, known))
 
 
 def _make_fit(path: Path, schema: Schema, announce: Announce) -> None:

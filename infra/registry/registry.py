@@ -14,7 +14,7 @@ from typing import Any
 from cnn.errors import RegistryError
 from cnn.inference.bundle import read_bundle
 from cnn.text import redact
-from infra.registry.bundles import bundle_tags, cache_bundle
+from infra.registry.bundles import bundle_tags
 from infra.registry.experiments import Experiments, ExperimentTags
 from infra.registry.mlflow_client import AbsentError, ExistsError, import_mlflow
 from infra.registry.mlflow_model import DATA, lay_out_model
@@ -33,13 +33,14 @@ from infra.registry.tracking import (
     locate_lock,
 )
 from infra.registry.training_lock import Lease, Waiting, lock_training
-from infra.registry.versions import JUDGED_ON, METRIC, VersionInfo, Versions, describe_measured_accuracy
+from infra.registry.version_files import FIGURES, VersionFiles
+from infra.registry.versions import JUDGED_ON, METRIC, VersionInfo, describe_measured_accuracy
 from infra.storage.store import parse_folder
 
-FIGURES, REPORT = "figures", "report.html"  # below the artifacts of a run
+REPORT = "report.html"  # below the artifacts of a run
 
 
-class Registry(Versions, Experiments):
+class Registry(VersionFiles, Experiments):
     """Everything that Safelight asks of MLflow about models."""
 
     @cached_property
@@ -78,9 +79,11 @@ class Registry(Versions, Experiments):
 
     def start_run(self, name: str, key: str, parameters: Mapping[str, object], parent: str = "", what: str = "") -> str:
         """The id of the run with this run key, continued when there is one: a killed training stays one run. With the
-        id of a `parent` it is shown below that run. It is called after the model, `what` it is, and when it began."""
+        id of a `parent` it is shown below that run. It is called after the model, `what` it is, and when it began.
+
+        One whose version lost its files to `safelight gc` is not continued: its record stays with that version."""
         run_id = self.find_run(name, key)
-        if run_id is None:
+        if run_id is None or self._is_spent(name, run_id):
             tags = {"run_key": key, "mlflow.source.name": "safelight"} | (
                 {"mlflow.parentRunId": parent} if parent else {}
             )
@@ -92,6 +95,12 @@ class Registry(Versions, Experiments):
             self._end_lost_runs(name, run_id)
         self.log_parameters(run_id, parameters)
         return run_id
+
+    def _is_spent(self, name: str, run_id: str) -> bool:
+        """Whether a run made a version whose files were removed since."""
+        with suppress(AbsentError):
+            return any(version.run_id == run_id and not version.has_files for version in self.versions(name))
+        return False
 
     def _end_lost_runs(self, name: str, present: str) -> None:
         """End the runs of a model that killed processes left as RUNNING: whoever begins one trains the model alone."""
@@ -185,11 +194,6 @@ class Registry(Versions, Experiments):
             self._transfer(culprit, lambda: artifacts.download_artifacts(name, scratch))
             return Path(scratch, name).read_bytes()
 
-    def _locate_run(self, run_id: str) -> str:
-        """Where a run's artifacts lie now: a local workspace may have been moved since."""
-        address, root = str(self._ask("get_run", run_id).info.artifact_uri), self.artifact_root or ""
-        return f"{root}/{run_id}/artifacts" if address.startswith("file:") and root.startswith("file:") else address
-
     def finish_run(self, run_id: str, status: str) -> None:
         """End a run as FINISHED, FAILED or KILLED."""
         self._ask_run("set_terminated", run_id, status=status, end_time=int(self._clock() * 1000))
@@ -215,7 +219,8 @@ class Registry(Versions, Experiments):
         run = self._ask("get_run", run_id)
         key = run.data.tags.get("run_key", "")
         for version in self.versions(name):
-            if version.run_id == run_id or (key and version.tags.get("run_key") == key):  # its run may be deleted
+            is_same = version.run_id == run_id or (key and version.tags.get("run_key") == key)  # its run may be deleted
+            if is_same and version.has_files:
                 return version
         facts = {
             **(tags or {}),
@@ -247,45 +252,6 @@ class Registry(Versions, Experiments):
             return int(entry.version)
 
         return int(self._persist(make))
-
-    def fetch_bundle(self, version: VersionInfo, folder: Path) -> Path:
-        """The version's bundle as a verified folder below `folder`, downloaded once per digest.
-
-        Raises:
-            IntegrityError: what came is not what was registered.
-            RegistryError: the version carries no bundle, or it cannot be fetched.
-        """
-        culprit = f"model {version.name} version {version.version}"
-        if not version.bundle:
-            raise RegistryError(f"{culprit} carries no Safelight bundle; choose a version that does")
-
-        def bring(name: str, target: Path) -> None:
-            with tempfile.TemporaryDirectory(dir=target) as scratch:
-                self._transfer(culprit, lambda: self._artifacts(version).download_artifacts(f"{DATA}/{name}", scratch))
-                Path(scratch, DATA, name).replace(target / name)
-
-        return cache_bundle(version.bundle, folder, bring, culprit)
-
-    def read_flavor(self, version: VersionInfo) -> dict[str, Any]:
-        """How MLflow loads a version: its loader, and what that can be told (`config`). Raises: RegistryError."""
-        import_mlflow()
-        from mlflow.models import Model
-
-        culprit = f"MLmodel of model {version.name} version {version.version}"
-        with tempfile.TemporaryDirectory() as scratch:
-            self._transfer(culprit, lambda: self._artifacts(version).download_artifacts("MLmodel", scratch))
-            return dict(Model.load(str(Path(scratch, "MLmodel"))).flavors.get("python_function", {}))
-
-    def _artifacts(self, version: VersionInfo) -> Any:
-        """Where the version's artifacts lie now: a local workspace may have been moved since."""
-        import_mlflow()
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-        location, root = version.location, self.artifact_root or ""
-        model = location.partition("/models/m-")[2]
-        if model and location.startswith("file:") and root.startswith("file:"):
-            location = f"{root}/models/m-{model}"
-        return get_artifact_repository(location, tracking_uri=self.tracking_uri)
 
     def _send_model(self, model: Any, run_id: str, bundle: Path) -> None:
         """Lay the bundle out as a pyfunc model, send it, and see that every file arrived at its full length."""

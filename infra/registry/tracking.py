@@ -4,12 +4,12 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from cnn.errors import ConfigError
-from cnn.text import redact, redact_text, shorten
+from cnn.text import name_some, redact, redact_text, shorten, suggest_name
 from infra.machine.proxies import bypass_loopback, check_socks, is_address
 from infra.machine.user_dirs import state_dir
 from infra.storage.aws import silence_aws_clients
@@ -117,6 +117,15 @@ def check_model_name(name: str) -> str:
             f"model name {name[:80]!r}: use 1 to 64 letters, digits, '.', '_' or '-', and begin with a letter or digit"
         )
     return name
+
+
+def describe_absence(name: str, known: Sequence[str]) -> str:
+    """The error line for a name that no model has, with those that there are."""
+    there = f"there {'is' if len(known) == 1 else 'are'} {name_some(known)}" if known else "there is none yet"
+    return (
+        f"no model is named {name}: {there}{suggest_name(name, known)};"
+        f" `safelight retrain SOURCE --name {name}` makes one"
+    )
 
 
 def flatten_parameters(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:

@@ -2,28 +2,33 @@
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from cnn.errors import RegistryError
-from cnn.text import name_some, suggest_name
 from infra.registry import history as moves
 from infra.registry.history import Move
 from infra.registry.mlflow_client import AbsentError, MlflowConnection
+from infra.registry.tracking import describe_absence
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 # Tags of a version: its metrics, how many images its dataset holds, what the metrics were measured on and of which
 # classes there were no images there (as JSON); what the gate weighed (as JSON) and when its verdict was applied.
 METRIC, IMAGES, JUDGED_ON, UNJUDGED = "metric.", "safelight.images", "safelight.judged_on", "safelight.unjudged"
 GATE_APPLIED, WEIGHED = "gate.applied", "gate.weighed"
-# With the kind of group after it (`group`, `camera`): accuracy at groups that the model knows and at new ones, as JSON.
+# With the kind of group after it (`group`, `camera`, `column:site`): accuracy at groups that the model knows and at new
+# ones, as JSON.
 UNSEEN = "safelight.unseen_"
 # The best version that the test images have judged up to this one, how many they have, and the settings that drew them.
 BEST, LOOKS, SPLIT_DRAWN = "gate.best", "gate.looks", "gate.split"
 HELD_OUT = "safelight.held_out"  # names of the test sets that it has not learnt from, as JSON, see `split.refresh`
 RECORD = "safelight.record"  # sha256 of the record of its training
+# When `safelight gc` began to remove a version's files (ISO 8601, UTC), and, once it has come to its end, their bytes.
+FILES_REMOVED, FREED = "safelight.files_removed", "safelight.files_removed_bytes"
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,19 @@ class VersionInfo:
     def is_gated(self) -> bool:
         """Whether the gate has come to its end with it."""
         return GATE_APPLIED in self.tags
+
+    @property
+    def has_files(self) -> bool:
+        """Whether it is one of ours that carries its bundle still."""
+        return bool(self.bundle) and FILES_REMOVED not in self.tags
+
+    def describe_removal(self) -> str:
+        """Since when its files are gone, and what makes them again, in one line."""
+        date = self.tags.get(FILES_REMOVED, "")[:10]
+        return (
+            f"the files of {self.name}@{self.version} were removed by `safelight gc` on {date}; its record stays:"
+            f" `safelight reproduce {self.name}@{self.version}` trains it again"
+        )
 
     def describe_accuracy(self) -> str:
         """Its accuracy and what it was measured on, in one line; "" where it has none."""
@@ -132,6 +150,12 @@ class Versions(MlflowConnection):
         self.version(name, number)
         self._ask("set_registered_model_alias", name, alias, str(number))
 
+    def drop_tags(self, name: str, number: int, keys: Iterable[str]) -> None:
+        """Take tags of a version away; one that is not there is no fault."""
+        for key in keys:
+            with suppress(AbsentError):
+                self._ask("delete_model_version_tag", name, str(number), key)
+
     def drop_alias(self, name: str, alias: str) -> None:
         """Take an alias away; one that is not there is no fault."""
         if alias in self._model(name).aliases:
@@ -186,7 +210,8 @@ class Versions(MlflowConnection):
             champions = [last]  # an old history, without marks: what looks like a move cut short was one
         if not champions:
             return None
-        before = next((there[number] for number in reversed(champions) if number in there), None)
+        usable = (there[number] for number in reversed(champions) if number in there)
+        before = next((version for version in usable if version.has_files), None)
         return LostChampion(name, champions[-1], champions[-1] not in there, before)
 
     def _explain_challenger(self, name: str, model: Any) -> str:
@@ -218,14 +243,15 @@ class Versions(MlflowConnection):
             self.require_champion(name)
         previous = moves.previous_champion(kept, present, lambda number: self._is_usable(name, number))
         if previous is None:
-            raise RegistryError(_explain_no_rollback(name, moves.list_champions(kept, present), present))
+            there = {version.version for version in self.versions(name) if version.bundle}
+            raise RegistryError(_explain_no_rollback(name, moves.list_champions(kept, present), present, there))
         self._move(name, Move(present, previous, why, by, moves.format_time(at), "rollback"))
         return self.version(name, previous)
 
     def _is_usable(self, name: str, number: int) -> bool:
-        """Whether the version is still there, and one of ours."""
+        """Whether the version is still there with its files, and one of ours."""
         try:
-            return bool(self._ask("get_model_version", name, str(number)).tags.get("bundle"))
+            return read_version(self._ask("get_model_version", name, str(number)), {}).has_files
         except AbsentError:
             return False
 
@@ -243,30 +269,44 @@ class Versions(MlflowConnection):
         return moves.find_unreadable(self._model(name).tags)
 
     def _move(self, name: str, move: Move) -> bool:
-        """Write the move down, then move, then mark it: no move is without its reason, and one cut short shows."""
+        """Write the move down, then move, then mark it: no move is without its reason, and one cut short shows.
+
+        Whoever removes files of a version says so first, and then looks for moves to it: one of the two sees the other.
+        """
         number = move.to_version
         if number is None or not self.version(name, number).bundle:
             raise RegistryError(f"model {name} version {number} carries no Safelight bundle; train one that does")
+        self._require_files(name, number)
         model = self._model(name)
         present = champion_number(model)
         if present == number:
             return False
         key, value = moves.encode_move(replace(move, from_version=present), moves.next_number(model.tags))
         self._ask("set_registered_model_tag", name, key, value)
+        self._require_files(name, number)
         self._ask("set_registered_model_alias", name, CHAMPION, str(number))
         self._ask("set_registered_model_tag", name, key, moves.mark_done(value))
         return True
+
+    def _require_files(self, name: str, number: int) -> None:
+        version = self.version(name, number)
+        if not version.has_files:
+            raise RegistryError(f"model {name}: {version.describe_removal()}")
+
+    def list_possible_champions(self, name: str, former: int) -> set[int]:
+        """The champion, `former` ones before it to which a rollback leads, and the last ones in time, among them the
+        one that a rollback left and the one that a move which was begun leads to."""
+        model = self._model(name)
+        kept, present = moves.decode_moves(model.tags), champion_number(model)
+        pile = dict.fromkeys(reversed(moves.list_champions(kept, present)))
+        recent = dict.fromkeys(move.to_version for move in reversed(kept) if move.to_version is not None)
+        return {*list(pile)[: former + 1], *list(recent)[: former + 1]}
 
     def _model(self, name: str) -> Any:
         try:
             return self._ask("get_registered_model", name)
         except AbsentError:
-            known = self.names()
-            there = f"there {'is' if len(known) == 1 else 'are'} {name_some(known)}" if known else "there is none yet"
-            raise AbsentError(
-                f"no model is named {name}: {there}{suggest_name(name, known)};"
-                f" `safelight retrain SOURCE --name {name}` makes one"
-            ) from None
+            raise AbsentError(describe_absence(name, self.names())) from None
 
 
 def describe_measured_accuracy(figures: Mapping[str, float], judged_on: str) -> str:
@@ -323,6 +363,11 @@ def _read_number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def clean_tag(text: str) -> str:
+    """A text as part of a tag's name, as MLflow takes it."""
+    return re.sub(r"[^\w.\- :]", "_", text)[:100]
+
+
 def _read_reasons(text: str) -> tuple[str, ...]:
     """The gate's sentences; text that is no list of them counts as one."""
     found = _read_texts(text)
@@ -338,11 +383,12 @@ def _read_texts(text: str) -> tuple[str, ...] | None:
     return tuple(found) if isinstance(found, list) and all(isinstance(one, str) for one in found) else None
 
 
-def _explain_no_rollback(name: str, champions: list[int], present: int | None) -> str:
+def _explain_no_rollback(name: str, champions: list[int], present: int | None, there: Collection[int]) -> str:
     choose = f"choose a version: `safelight promote {name} VERSION --why …`"
     gone = [number for number in dict.fromkeys(champions) if number != present]
     if present is not None and not gone:
         return f"model {name} had no champion before version {present}; {choose}"
     numbers = ", ".join(map(str, gone))
     were = f"version {numbers}, was" if len(gone) == 1 else f"versions {numbers}, were"
-    return f"model {name}: what was champion before, {were} deleted in MLflow; {choose}"
+    fate = "deleted in MLflow" + (", or `safelight gc` has removed the files" if set(gone) & set(there) else "")
+    return f"model {name}: what was champion before, {were} {fate}; {choose}"

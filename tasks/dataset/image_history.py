@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 from cnn.dataset.manifest import Manifest
 from infra.storage.store import Store
 from tasks.dataset.gc import MANIFEST
-from tasks.dataset.ledger import iterate_ledger
+from tasks.dataset.ledger import TABLE_VALUES, iterate_ledger
 from tasks.dataset.version import fetch_ledger, read_manifest
 
-SHOWN = ("path", "path_raw", "digest", "image_key", "label", "group", "split", "split_origin", "outcome", "reason")
+PLACED = ("split", "split_origin", "outcome", "reason")
+SHOWN = ("path", "path_raw", "digest", "image_key", "label", "group", TABLE_VALUES, *PLACED)
 LEAST_DIGITS = 8  # of a digest that is written short
 FETCHED_AT_ONCE = 8  # files of a workspace on S3
 Parts = Callable[[], Iterable[pa.Table]]  # reads one file, a part of its rows at a time

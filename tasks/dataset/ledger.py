@@ -1,6 +1,8 @@
 """The ledger of a dataset version: a table with one row for each file listed, written and read as Parquet."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from cnn.dataset.split import COLUMN
 from cnn.errors import IntegrityError
 from cnn.text import shorten
 from tasks.files.paths import show_paths
@@ -18,6 +21,7 @@ OUTCOMES = ("ok", "quarantined", "duplicate", "conflict", "leak", "ignored")
 SPLIT_WORDS = ("training", "validation", "test")  # splits, as reasons name them
 DECODED = ("ok", "duplicate", "conflict", "leak")  # outcomes of files whose pixels lie in a chunk's shard
 
+TABLE_VALUES = "table_values"
 LEDGER = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
@@ -33,6 +37,7 @@ LEDGER = pa.schema(
         pa.field("label", pa.string()),
         pa.field("label_id", pa.int32()),
         pa.field("group", pa.string()),
+        pa.field(TABLE_VALUES, pa.string()),  # column → value as JSON, where the user has a table (source.table)
         pa.field("split", pa.string()),
         pa.field("split_origin", pa.string()),  # folder: that of its owner; drawn: by a hash
         pa.field(
@@ -52,7 +57,8 @@ LEDGER = pa.schema(
     ]
 )
 # Columns that older ledgers lack: read as nulls.
-ADDED = ("captured", "camera", "image_key", "record_split", "split_origin", "retiring")
+ADDED = ("captured", "camera", "image_key", "record_split", "split_origin", "retiring", TABLE_VALUES)
+NO_TABLE = LEDGER.remove(LEDGER.get_field_index(TABLE_VALUES))  # of a version whose user has no table
 ROW_GROUP = 65_536
 IMAGE_FACTS = (  # null where a file gave no pixels
     ["width", "height", "label_id", "report_row", "record", "record_label", "pixels_crc32c", "copies_crc32c"]
@@ -61,13 +67,16 @@ IMAGE_FACTS = (  # null where a file gave no pixels
 
 def write_ledger(path: Path, parts: Iterable[pa.Table]) -> None:
     """Write parts of at most `ROW_GROUP` rows one after the other; equal rows give equal bytes."""
-    with pq.ParquetWriter(path, LEDGER, compression="zstd", write_page_checksum=True) as writer:
-        for part in parts:
+    remaining = iter(parts)
+    first = next(remaining, NO_TABLE.empty_table())
+    with pq.ParquetWriter(path, first.schema, compression="zstd", write_page_checksum=True) as writer:
+        for part in chain([first], remaining):
             writer.write_table(part, row_group_size=ROW_GROUP)
 
 
 def make_ledger_table(files: pa.Table, facts: Mapping[str, Any], decoded: NDArray[np.bool_]) -> pa.Table:
-    """Rows of the ledger: these files of a listing, with these facts; those of an image are null where there is none.
+    """Rows of the ledger: these files of a listing, with these facts; those of an image are null where there is none,
+    and `TABLE_VALUES` may be left out.
 
     `facts` are Arrow arrays, or numpy ones for `IMAGE_FACTS`; `decoded` (rows,) says which files gave pixels.
     """
@@ -77,7 +86,8 @@ def make_ledger_table(files: pa.Table, facts: Mapping[str, Any], decoded: NDArra
     columns |= {name: files.column(name) for name in ("size", "modified", "label")}
     columns |= {name: pa.array(facts[name], mask=~decoded) for name in IMAGE_FACTS}
     columns |= {name: value for name, value in facts.items() if name not in IMAGE_FACTS}
-    return pa.table({name: _cast(columns[name], LEDGER.field(name).type) for name in LEDGER.names}, schema=LEDGER)
+    schema = LEDGER if TABLE_VALUES in facts else NO_TABLE
+    return pa.table({name: _cast(columns[name], schema.field(name).type) for name in schema.names}, schema=schema)
 
 
 def _cast(column: Any, kind: pa.DataType) -> Any:
@@ -115,6 +125,11 @@ def _complete(table: pa.Table, names: Sequence[str]) -> pa.Table:
         for name in names
     ]
     return pa.table(columns, schema=pa.schema([LEDGER.field(name) for name in names]))
+
+
+def read_table_values(text: str | None) -> dict[str, str]:
+    """By column, as `column:site`, what the user's table says of an image: `TABLE_VALUES` of its row."""
+    return {} if text is None else {f"{COLUMN}{column}": value for column, value in json.loads(text).items()}
 
 
 def name_elsewhere(reasons: pa.ChunkedArray) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ from cnn.dataset.manifest import Manifest
 from infra.storage.entry import Entry
 from infra.storage.layout import manifest_path
 from infra.storage.store import Source, Store
-from tasks.dataset.ledger import DECODED
+from tasks.dataset.ledger import DECODED, TABLE_VALUES
 from tasks.dataset.version import LatestVersion, fetch_ledger, point_to_version, read_ledger
 from tasks.files.paths import decode_path, quote_path, restore_paths
 
@@ -72,6 +72,17 @@ def limit_source(source: Source, store: Store, manifest: Manifest) -> tuple[List
     lost = [path for path, outcome in zip(paths, outcomes, strict=True) if outcome in DECODED and path not in there]
     gone = tuple(sorted(quote_path(path.encode("utf-8", "surrogateescape")) for path in lost))
     return ListedSource(source, frozenset(paths)), SourceDifference(gone=gone)
+
+
+def read_recorded(store: Store, manifest: Manifest) -> dict[bytes, str]:
+    """Path → what the user's table said of its image then (JSON), for those of which it said anything.
+
+    Raises:
+        IntegrityError, StorageError: the ledger is damaged or gone.
+    """
+    ledger = read_ledger(store, manifest, ("path", "path_raw", TABLE_VALUES))
+    pairs = zip(restore_paths(ledger).to_pylist(), ledger.column(TABLE_VALUES).to_pylist(), strict=True)
+    return {path: text for path, text in pairs if text is not None}
 
 
 def copy_memory(store: Store, manifest: Manifest, scratch: Store) -> None:

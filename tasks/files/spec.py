@@ -16,6 +16,20 @@ class SourceSpec(Settings):
         " a pattern without / is looked for at any depth, in files and folders; upper and lower case are the same",
     )
 
+    table: str | None = Field(
+        None,
+        examples=["images.csv", "s3://bucket/images.csv"],
+        description="a table about the images (CSV), with a row for each and columns such as its site: a path below the"
+        " source folder, an absolute path or an s3:// address; split.group and gate.slices name the columns that are"
+        " used; not set: none",
+    )
+    table_image: str | None = Field(
+        None,
+        examples=["filename"],
+        description="the column of source.table that names the image, by its path or file name; not set: the first of"
+        " filePath, path, RelativePath with File, file, filename and image that names images of the folder",
+    )
+
     @field_validator("exclude")
     @classmethod
     def _patterns_can_be_read(cls, value: tuple[str, ...]) -> tuple[str, ...]:

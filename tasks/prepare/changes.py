@@ -120,6 +120,13 @@ def reuse_moved(rows: Rows, source: Source, left: pa.Table, spec: BuildSpec) -> 
     return draft.finish(), moved
 
 
+def forget_splits(rows: Rows) -> Rows:
+    """The rows with each image where it was drawn when its chunk was built, as though there were no version before."""
+    draft = rows.draft("split", "known", "retiring")
+    draft.split[:], draft.known[:], draft.retiring[:] = rows.record_split, False, False
+    return draft.finish()
+
+
 def drop_changed(rows: Rows, source: Source) -> tuple[Rows, int]:
     """(rows that are pending again where a reused file has other bytes now, how many these are); all are read."""
     draft, reused, changed = rows.draft("outcome"), np.flatnonzero(rows.is_read), 0

@@ -24,9 +24,11 @@ from tasks.dataset.version import LatestVersion
 from tasks.files.bit_depth import DeepCounts
 from tasks.files.chunks import Chunk, ChunkPlan, estimate_decoding, make_chunk
 from tasks.files.class_folders import OwnerSplit
+from tasks.files.image_table import ImageTable, TableRequest
 from tasks.files.source_checks import PREPARE
 from tasks.prepare.build import BuiltChunk
 from tasks.prepare.chunk_report import ChunkReport
+from tasks.prepare.columns import ColumnValues, RecordedValues
 from tasks.prepare.spec import BudgetSpec, BuildSpec
 from tasks.prepare.table import Rows
 
@@ -54,6 +56,8 @@ class PrepareJob:
     today: date = field(default_factory=find_today)  # by which test sets take turns (split.refresh)
     may_retire: MayRetire = retire_always
     locked_sets: LockedSets | None = None  # those of a version that is made again, whatever day it is
+    table: TableRequest | None = None  # what is asked of the user's table about the images
+    recorded: RecordedValues | None = None  # in its place, what it said for a version that is made again
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class SourceFiles:
     spec: BuildSpec  # what was asked for, with these folders, and with levels where they were to be measured
     measured: bool = False  # whether they were, now or for the version before
     survey: ImageSurvey | None = None  # what the size was chosen by, where none was set
+    image_table: ImageTable | None = None  # the user's, where columns of it are used
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,7 @@ class BuildPlan:
     existing: ExistingFiles
     rows: Rows
     chunks: ChunkPlan  # of the files without a reused row
+    values: ColumnValues | None = None  # what the user's table says
     todo: tuple[int, ...] = ()  # numbers of the chunks that no earlier run has built
     reused: int = 0  # images that are not decoded by this run
     moved: int = 0  # files that were found again under another path

@@ -17,6 +17,7 @@ from tasks.files.chunks import Chunk
 from tasks.prepare.build import BuildTask, BuiltChunk, build_chunk
 from tasks.prepare.checks import check_all_listed, check_budget, check_leaks
 from tasks.prepare.chunk_report import count_deep_rows, read_chunk_report
+from tasks.prepare.columns import set_values
 from tasks.prepare.derive import DerivedShard, DeriveTask, ShardSelection, derive_shard, find_derived, sum_shard_levels
 from tasks.prepare.duplicates import fetch_greys, mark_copies, mark_doubtful_labels, mark_leaks
 from tasks.prepare.job import BuildPlan, Built, PrepareJob
@@ -126,7 +127,8 @@ def compare_all(job: PrepareJob, built: Built) -> Rows:
     """Rows with what follows from a comparison of all images with each other and with the version before."""
     listing, previous = built.plan.listing, built.plan.previous
     split, fetch = listing.files.spec.split, partial(fetch_greys, built.rows, job.store)
-    rows, memory = recall_splits(built.rows, previous, split)
+    rows = set_values(built.rows, built.plan.values, split)
+    rows, memory = recall_splits(rows, previous, split)
     rows = mark_copies(rows, fetch)
     looks = find_looks(rows, job.store, job.source.uri, listing.files.spec)
     turn = find_turn(listing.locked_sets, recall_locked_sets(previous, listing.files.spec))

@@ -1,7 +1,7 @@
 """Find out what a preparation has to build: list the source, and compare it with the version before."""
 
 import hashlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow.compute as pc
@@ -17,6 +17,7 @@ from tasks.files.bit_depth import DeepCounts
 from tasks.files.changes import has_reason_code
 from tasks.files.chunks import ChunkPlan, cut_by_hash
 from tasks.files.class_folders import apply_owner_split, find_owner_split
+from tasks.files.image_table import fetch_table
 from tasks.files.listing import class_names, digest_listing, list_source
 from tasks.files.source_checks import (
     describe_classes,
@@ -24,10 +25,11 @@ from tasks.files.source_checks import (
     refuse_outside_links,
     refuse_workspace_inside,
 )
-from tasks.prepare.changes import drop_changed, list_existing, reuse_moved, reuse_unchanged
+from tasks.prepare.changes import drop_changed, forget_splits, list_existing, reuse_moved, reuse_unchanged
 from tasks.prepare.chunk_report import ChunkReport, count_deep_rows, read_chunk_report
+from tasks.prepare.columns import ColumnValues, has_same_values, look_up_values, recall_values
 from tasks.prepare.job import BuildPlan, Listing, PrepareJob, PreviousVersion, SourceFiles
-from tasks.prepare.keep_splits import recall_locked_sets
+from tasks.prepare.keep_splits import recall_locked_sets, recalls
 from tasks.prepare.spec import BuildSpec
 from tasks.prepare.table import OK, Rows, make_rows
 
@@ -47,7 +49,8 @@ def list_files(job: PrepareJob) -> SourceFiles:
     refuse_lost_folders(job.source, table)
     split = find_owner_split(table, job.spec.split.folders, job.source.uri)
     spec = job.spec.model_copy(update={"folders": dict(split.folders)})
-    return SourceFiles(apply_owner_split(table, split), split, spec)
+    columns = None if job.table is None or job.recorded is not None else fetch_table(job.source, job.table)
+    return SourceFiles(apply_owner_split(table, split), split, spec, image_table=columns)
 
 
 def plan_build(job: PrepareJob, files: SourceFiles, previous: PreviousVersion | None) -> BuildPlan:
@@ -66,9 +69,22 @@ def plan_build(job: PrepareJob, files: SourceFiles, previous: PreviousVersion | 
     if is_recognised(job, plan):
         reused = sum(base.outcomes.get(outcome, 0) for outcome in DECODED) if base else 0
         return replace(plan, reused=reused, recognised=True, unchanged=True)
-    plan = reuse_rows(job, plan)
+    plan = reuse_rows(job, replace(plan, values=find_values(job, files)))
     chunks = cut_by_hash(files.table, plan.rows.pending(), job.chunk_files)
     return take_over_chunks(replace(plan, chunks=chunks), job.store)
+
+
+def find_values(job: PrepareJob, files: SourceFiles) -> ColumnValues | None:
+    """What the user's table says of the files, or said for a version that is made again; None without a table.
+
+    Raises:
+        SourceError: it says nothing of any image, or contradicts itself.
+    """
+    if job.recorded is not None:
+        return recall_values(files.table, job.recorded)
+    if files.image_table is None:
+        return None
+    return look_up_values(files.table, files.image_table, files.spec.split)
 
 
 def find_base(previous: PreviousVersion | None, spec: BuildSpec) -> Manifest | None:
@@ -106,6 +122,7 @@ def number_classes(
     facts = [files.spec.model_dump(mode="json"), job.budget.model_dump(mode="json"), job.chunk_files, classes]
     facts += [LISTING_RULES, files.measured]
     facts += [] if sets is None else [sets.model_dump(mode="json")]
+    facts += [] if files.image_table is None or job.table is None else [files.image_table.sha256, asdict(job.table)]
     digest = hashlib.sha256(f"{canonical_json(facts)}{digest_listing(files.table)}".encode()).hexdigest()
     return Listing(files, classes, files.spec.build_key(), digest, sets)
 
@@ -142,8 +159,12 @@ def reuse_rows(job: PrepareJob, plan: BuildPlan) -> BuildPlan:
     except IntegrityError:  # nothing can be built upon a damaged ledger: everything is built anew
         return replace(plan, base=None)
     rows, changed = drop_changed(reused.rows, job.source) if job.verify else (reused.rows, 0)
-    rows, moved = reuse_moved(rows, job.source, reused.left, plan.listing.files.spec)
+    spec = plan.listing.files.spec
+    rows, moved = reuse_moved(rows, job.source, reused.left, spec)
+    if not recalls(previous, spec.split, spec.folders.values()):
+        rows = forget_splits(rows)
     unchanged = reused.same == len(rows) and not changed and comes_out_again(plan, base)
+    unchanged = unchanged and has_same_values(rows, plan.values, spec.split)
     return replace(plan, rows=rows, moved=moved, changed=changed, unchanged=unchanged)
 
 

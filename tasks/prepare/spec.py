@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from cnn.dataset.split import TIES, TURNS, SplitSpec, choose_split, draw_missing, find_group
+from cnn.dataset.split import TIES, TURNS, SplitSpec, choose_split, draw_missing, find_column, find_group
 from cnn.digest import hash_json
 from cnn.images.spec import AugmentSpec, ImageSpec
 from cnn.spec import Settings, Spec
@@ -30,6 +30,8 @@ class BuildSpec(Spec):
         for name in ("leak_distance", *TIES, *TURNS):
             facts["split"].pop(name, None)
         facts["split"].pop("folders")  # what it came to is what counts
+        if find_column(self.split.group) is not None:
+            facts["split"]["group"] = None  # the table is looked up when all files are built
         return hash_json(facts)
 
     def place_image(self, path: str, key: str) -> tuple[str, str | None]:

@@ -45,13 +45,14 @@ def reuse_survey(files: SourceFiles, previous: PreviousVersion | None) -> ImageS
     return known
 
 
-def survey_source(job: PrepareJob, files: SourceFiles, run: Run, on_files: Callable[[int], None]) -> ImageSurvey | None:
-    """What a sample of the source's labelled images is like; None where not one of them can be read.
+def survey_source(
+    job: PrepareJob, files: SourceFiles, rows: NDArray[np.int64], run: Run, on_files: Callable[[int], None]
+) -> ImageSurvey | None:
+    """What the images of a sample are like, given its rows; None where not one of them can be read.
 
     Raises:
         SourceError: the source as a whole does not answer.
     """
-    rows = draw_sample(files)
     chunk = make_chunk(files.table, rows, "survey")
     sizes: list[tuple[int, int]] = []
     grey: list[bool] = []

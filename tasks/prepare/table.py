@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cnn.dataset.manifest import ShardRef
 from cnn.dataset.near_duplicates import HASH_CELLS, perceptual_hashes
 from cnn.dataset.split import SPLITS, TRAIN
-from tasks.dataset.ledger import DECODED, OUTCOMES, SPLIT_WORDS, make_ledger_table
+from tasks.dataset.ledger import DECODED, OUTCOMES, SPLIT_WORDS, TABLE_VALUES, make_ledger_table
 from tasks.files.paths import quote_path
 from tasks.files.text_index import NONE, TextIndex
 from tasks.prepare.chunk_report import ChunkReport, bytes_of, read_greys
@@ -54,6 +54,7 @@ class Rows:
     captured: NDArray[np.int64]  # seconds since 1970 on the camera's clock
     camera: NDArray[np.int32]  # number in `cameras`
     group: NDArray[np.int32]  # number in `groups`
+    table_values: NDArray[np.int32]  # number in `value_texts`: what the user's table says of it
     split: NDArray[np.int8]  # index into SPLITS
     retiring: NDArray[np.bool_]  # whether it is of the test set before
     known: NDArray[np.bool_]  # whether its split is that of the previous version
@@ -69,6 +70,7 @@ class Rows:
     reasons: TextIndex = field(default_factory=TextIndex)
     groups: TextIndex = field(default_factory=TextIndex)
     cameras: TextIndex = field(default_factory=TextIndex)
+    value_texts: TextIndex = field(default_factory=TextIndex)
     chunks: TextIndex = field(default_factory=TextIndex)
     shards: dict[str, Mapping[str, ShardRef]] = field(
         default_factory=dict
@@ -119,6 +121,8 @@ class Rows:
         columns |= {"pixels_crc32c": self.pixels[part], "copies_crc32c": self.copies[part]}
         texts = {"group": self.groups.decode(self.group[part]), "chunk": self.chunks.decode(self.chunk[part])}
         texts |= {"camera": self.cameras.decode(self.camera[part])}
+        if (self.table_values >= 0).any():
+            texts |= {TABLE_VALUES: self.value_texts.decode(self.table_values[part])}
         columns |= {"captured": pa.array(self.captured[part], mask=self.captured[part] < 0)}
         columns |= {"retiring": pa.array(self.retiring[part], mask=~self.retiring[part])}
         texts |= {"shard": names.decode(shards[part]), "reason": self._reason_texts(part)}
@@ -201,6 +205,7 @@ class RowsDraft(Rows):
         self.known[rows] = self.split[rows] >= 0
         self.retiring[rows] = table.column("retiring").fill_null(False).to_numpy()
         self.leaked[rows] = self.outcome[rows] == LEAK
+        self.table_values[rows] = self.value_texts.encode_column(table.column(TABLE_VALUES))
         decoded = pc.is_in(table.column("outcome"), pa.array(DECODED)).to_numpy(zero_copy_only=False)
         self.outcome[rows[decoded]] = OK
         self.reason[rows] = np.where(decoded, NONE, self.reasons.encode_column(table.column("reason")))

@@ -9,11 +9,13 @@ from tasks.score.batch import BatchRecord, find_last_batch
 from tasks.score.plan import ScorePlan
 
 
-def check_inbox(plan: ScorePlan) -> list[str]:
-    """Lines about an inbox that holds nothing, or nothing of what it held; usually none.
+def check_inbox(plan: ScorePlan, is_awaited: bool = False) -> list[str]:
+    """Lines about an inbox that holds nothing, or nothing of what it held; usually none. `is_awaited`: a person has
+    asked for the answer, so that nothing to score is a mistake; on schedule it is a quiet night.
 
     Raises:
-        SourceError: it is empty, though the last batch had files from it; the setting that allows that is named.
+        SourceError: it is empty, though somebody waits for it, or though the last batch had files from it; the setting
+            that allows that is named.
     """
     source, asked = plan.task.source, count_asked_for(plan.files)
     last = plan.previous.record if plan.previous is not None and count_batch_images(plan.previous.record) else None
@@ -25,6 +27,11 @@ def check_inbox(plan: ScorePlan) -> list[str]:
             )
         others = plan.files.num_rows
         left_out = f" ({others:,} other file{'s' if others != 1 else ''})" if others else ""
+        if is_awaited and not plan.task.spec.allow_empty:
+            raise SourceError(
+                f"{source} holds no images{left_out}: nothing was scored; put images there, or give another folder"
+                " (score.allow_empty = true, if it may be empty)"
+            )
         return [f"{source} holds no images{left_out}: there is nothing to score"]
     if last is not None and plan.comparison.known == 0:
         return [f"none of these files was there last time; {describe_last(last)}, all of which are gone"]

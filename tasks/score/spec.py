@@ -41,7 +41,8 @@ class ScoreSpec(Settings):
         description="share of the images whose true class is among those that the column labels_within names",
     )
     allow_empty: bool = Field(
-        False, description="whether a folder that held images the last time may be empty now; false: that is an error"
+        False,
+        description="whether the folder may be empty; false: that is an error, but for one on schedule that always was",
     )
     precision: Literal["float32", "int8"] = Field(
         "float32",

@@ -11,8 +11,8 @@ from infra.registry.versions import BEST, SPLIT_DRAWN, VersionInfo
 
 def find_best(earlier: Sequence[VersionInfo]) -> VersionInfo | None:
     """The best of the versions that the gate has judged, oldest first, as the latest verdict left it; None where no
-    verdict says so (those of older releases), or what they name is deleted."""
-    present = {version.version: version for version in earlier if version.bundle}
+    verdict says so (those of older releases), or what they name is deleted or has lost its files."""
+    present = {version.version: version for version in earlier if version.has_files}
     named = (version.tags.get(BEST, "") for version in reversed(earlier) if version.is_gated)
     numbers = (int(number) for number in named if number.isascii() and number.isdigit())
     return next((present[number] for number in numbers if number in present), None)

@@ -14,7 +14,7 @@ from cnn.evaluation.gate import Champion
 from cnn.evaluation.metrics import compare_paired
 from cnn.evaluation.part_tests import PartKind, compare_parts
 from infra.storage.store import Store
-from tasks.dataset.ledger import iterate_ledger
+from tasks.dataset.ledger import TABLE_VALUES, iterate_ledger, read_table_values
 from tasks.dataset.version import fetch_ledger
 from tasks.train.answers import SplitPredictions
 from tasks.train.judging_sets import SET, name_sets
@@ -31,8 +31,8 @@ class ChampionScores:
 
 SlicedImages = Mapping[PartKind, Mapping[str, str]]
 """Kind of slice → key of a test image → the slice that it is in: the folder below the source that is none of a class,
-the text of split.group, the camera by its EXIF data, and the test set (of which there is more than one while two
-overlap, see `split.refresh`)."""
+the text of split.group, the camera by its EXIF data, the value in a column of the user's table, and the test set (of
+which there is more than one while two overlap, see `split.refresh`)."""
 
 
 def read_slices(store: Store, manifest: Manifest) -> SlicedImages:
@@ -42,13 +42,14 @@ def read_slices(store: Store, manifest: Manifest) -> SlicedImages:
         IntegrityError, StorageError: the ledger is damaged or gone.
     """
     found: dict[PartKind, dict[str, str]] = {"folder": {}, "group": {}, "camera": {}}
-    columns = ["path", "digest", "label", "group", "camera", "split", "outcome"]
+    columns = ["path", "digest", "label", "group", "camera", TABLE_VALUES, "split", "outcome"]
     for part in iterate_ledger(fetch_ledger(store, manifest), store.uri_of(manifest.ledger.path), columns):
         for row in part.filter(pc.and_(pc.equal(part["split"], "test"), pc.equal(part["outcome"], "ok"))).to_pylist():
             found["folder"][row["digest"]] = _name_folder(row["path"], row["label"])
-            for kind, names in found.items():
-                if kind != "folder" and row[kind] is not None:
-                    names[row["digest"]] = row[kind]
+            named = {"group": row["group"], "camera": row["camera"], **read_table_values(row[TABLE_VALUES])}
+            for kind, name in named.items():
+                if name is not None:
+                    found.setdefault(kind, {})[row["digest"]] = name
     found = {kind: _drop_single(names) for kind, names in found.items()}
     return {**found, SET: name_sets(store, manifest)}
 

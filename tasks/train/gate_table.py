@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cnn.dataset.split import COLUMN
 from cnn.evaluation.weighed import Figure, Weighed
 from cnn.text import round_digits
 
@@ -42,7 +43,7 @@ def make_gate_rows(weighed: Sequence[Weighed]) -> tuple[list[GateRow], list[Gate
 
 
 def _is_part(each: Weighed) -> bool:
-    return each.name.startswith(("class ", "folder ", "group ", "camera "))
+    return each.name.startswith(("class ", "folder ", "group ", "camera ", COLUMN))
 
 
 def _write_figure(name: str, value: Figure) -> str:

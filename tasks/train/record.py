@@ -14,6 +14,8 @@ from cnn.digest import hash_json
 from cnn.errors import RegistryError
 from cnn.files import replace_file
 from cnn.images.spec import ImageSpec
+from cnn.inference.bundle import ONNX
+from cnn.inference.onnx_graph import digest_constants, read_onnx_graph
 from cnn.models.architecture import ModelSpec
 from cnn.spec import Spec
 from cnn.training.recipes import TrainingChoice
@@ -68,6 +70,7 @@ class TrainingRecord(Spec):
     resumed_at: int
     figures: dict[str, float]
     files: dict[str, str]
+    numbers: str = Field("", description="digest of all numbers of the network; empty of an older release")
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,13 @@ def make_training_record(
         resumed_at=result.resumed_at,
         figures=result.evaluation.summary(),
         files=result.info.files,
+        numbers=digest_network(Path(result.bundle)),
     )
+
+
+def digest_network(bundle: Path) -> str:
+    """sha256 (hex) of all numbers of a bundle's network: equal ones answer alike."""
+    return digest_constants(read_onnx_graph((bundle / ONNX).read_bytes()))
 
 
 def record_dataset(manifest: Manifest, store: Store) -> DatasetOfRecord:

@@ -1,4 +1,4 @@
-"""Measure how right a head is at groups and cameras that it knows, and at one that it has never seen."""
+"""Measure how right a head is at groups, cameras and sites that it knows, and at one that it has never seen."""
 
 from collections.abc import Iterator
 from functools import reduce
@@ -9,27 +9,30 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cnn.dataset.manifest import Manifest
+from cnn.dataset.split import find_column
 from cnn.evaluation.validity import GroupKind, UnseenGroups
 from cnn.training.heads import FeatureSet, join_sets
 from cnn.training.unseen_groups import NO_GROUP, measure_unseen_groups
 from infra.storage.store import Store
+from tasks.dataset.ledger import TABLE_VALUES, read_table_values
 from tasks.dataset.version import read_ledger
 from tasks.train.cached_head import CachedHead
 
 
 def measure_groups(store: Store, manifest: Manifest, head: CachedHead) -> tuple[UnseenGroups, ...]:
-    """The two figures for the groups of `split.group`, and for the cameras that EXIF names, as far as there are two.
+    """The two figures for the groups of `split.group`, for the cameras that EXIF names, and for each column of the
+    user's table that is used, as far as there are two.
 
     Raises:
         IntegrityError: the ledger is damaged.
     """
-    table = read_ledger(store, manifest, ["digest", "group", "camera", "outcome"])
-    table = table.filter(pc.equal(table.column("outcome"), "ok"))
+    table = read_ledger(store, manifest, ["digest", "group", "camera", TABLE_VALUES, "outcome"])
+    table = _add_columns(table.filter(pc.equal(table.column("outcome"), "ok")))
     keys = [key for rows in head.splits.values() for key in rows.keys]
     sets = [FeatureSet(rows.features, rows.labels) for rows in head.splits.values()]
     images = reduce(join_sets, sets)
     found = []
-    for kind in _list_kinds(manifest):
+    for kind in _list_kinds(manifest, table.column_names):
         names, groups = _number_names(table, kind, keys)
         if len(names) > 1:
             grouped = FeatureSet(images.features, images.labels, groups)
@@ -38,10 +41,20 @@ def measure_groups(store: Store, manifest: Manifest, head: CachedHead) -> tuple[
     return tuple(each for each in found if each is not None)
 
 
-def _list_kinds(manifest: Manifest) -> Iterator[GroupKind]:
+def _add_columns(table: pa.Table) -> pa.Table:
+    """The rows of the ledger with a column, such as `column:site`, for each that the user's table has."""
+    values = [read_table_values(text) for text in table.column(TABLE_VALUES).to_pylist()]
+    for kind in sorted(set().union(*values)):
+        table = table.append_column(kind, pa.array([each.get(kind) for each in values], pa.string()))
+    return table
+
+
+def _list_kinds(manifest: Manifest, columns: list[str]) -> Iterator[GroupKind]:
+    """What tells groups apart; a column that is `split.group` is that."""
     if manifest.split.group:
         yield "group"
     yield "camera"
+    yield from (name for name in columns if find_column(name) and name != manifest.split.group)
 
 
 def _number_names(table: pa.Table, kind: GroupKind, keys: list[str]) -> tuple[list[str], NDArray[np.int64]]:

@@ -28,7 +28,7 @@ from cnn.models.presets import PRESETS
 from flows.cli.main import app
 from flows.config import Config, load_config
 from flows.results import PrepareResult, ScoreResult, SearchResult, TrainResult
-from flows.upkeep.gc import clean_workspace
+from flows.upkeep.gc import Retention, clean_workspace
 from infra.storage import layout
 from tasks.dataset.gc import Collected
 from tasks.dataset.ledger import LEDGER, OUTCOMES
@@ -135,9 +135,9 @@ def test_the_keys_of_an_answer_are_those_of_the_page(command: str, answer: type[
 
 
 def test_the_keys_of_gc_are_those_of_the_page(tmp_path: Path) -> None:
-    own = {*Collected.__dataclass_fields__, "dry_run", "batches", "trainings"}
+    own = {*Collected.__dataclass_fields__, "dry_run", "batches", "trainings", "versions"}
     assert set(find_keys("gc")) == own
-    assert set(clean_workspace(str(tmp_path), 3, 24, 24.0)) == own
+    assert set(clean_workspace(str(tmp_path), Retention())) == own
 
 
 def test_reasons_mean_what_the_page_says() -> None:

@@ -1,12 +1,7 @@
 """A machine that is lost with its worker and its run: Prefect's server ends the run by itself, begun or not."""
 
-import os
-import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +11,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import AwaitingConcurrencySlot, Pending, Running, Scheduled, Submitting
+from workers import lose_machine, run_worker, wait_for
 
 from flows.deployment.work_pools import ONE_AT_A_TIME, TAGS, set_heartbeat
 from flows.runs.lost_runs import ship_lost_run_automation
@@ -23,7 +19,6 @@ from flows.runs.remote_run import find_sign
 
 pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(900)]
 
-PATIENCE = 300.0
 LOST_SECONDS = 75.0  # more than twice the pause between two heartbeats, which is 30 s
 BEGIN_SECONDS = 45.0  # in proportion
 NIGHT = """
@@ -34,37 +29,6 @@ from prefect import flow
 def night():
     time.sleep(3600)
 """
-
-
-def wait_for(condition: Callable[[], Any], log: Path) -> Any:
-    until = time.monotonic() + PATIENCE
-    while not (found := condition()):
-        assert time.monotonic() < until, log.read_text()
-        time.sleep(0.5)
-    return found
-
-
-@contextmanager
-def run_worker(folder: Path, pool: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """A worker of a pool whose runs find the module `nights`."""
-    names = {"PREFECT_WORKER_QUERY_SECONDS": "1", "PYTHONPATH": str(folder)}
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool]
-    with (folder / "log").open("ab") as log:
-        process = subprocess.Popen(command, env=os.environ | names, cwd=folder, stdout=log, stderr=log)
-    try:
-        yield process
-    finally:
-        lose_machine(process)
-
-
-def lose_machine(worker: "subprocess.Popen[bytes]") -> None:
-    """Kill the worker and all that it has started, at once."""
-    if worker.poll() is None:
-        family = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
-        for process in family:
-            process.send_signal(signal.SIGKILL)
-        psutil.wait_procs(family, timeout=30)
-        worker.wait(30)
 
 
 def test_a_run_whose_machine_is_lost_is_ended_by_the_server(prefect_api: str, tmp_path: Path) -> None:

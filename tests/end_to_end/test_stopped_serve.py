@@ -5,17 +5,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 from image_folders import write_image_folder
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 from prefect.client.schemas.objects import FlowRun
+from workers import lose_machine, wait_for
 
 from flows.serving.record import RECORD, open_served_folder
 from infra.registry.registry import Registry
@@ -23,7 +22,6 @@ from infra.registry.tracking import resolve_tracking
 
 pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(600)]
 
-PATIENCE = 240.0  # seconds that something may take on a busy machine
 LONG = ["--set", "image.size=[16,16]", "--set", "model.preset=notes", "--set", "fit.epochs=100000"]
 
 
@@ -44,25 +42,7 @@ def serve(photos: Path, name: str, *others: str) -> Iterator[tuple["subprocess.P
     try:
         yield process, log
     finally:
-        kill_all(process)
-
-
-def kill_all(process: "subprocess.Popen[bytes]") -> None:
-    """End serve and its run as a machine that stops does, without a word; the server is no part of it."""
-    if process.poll() is None:
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        for one in family:
-            if one.is_running():
-                one.kill()
-        psutil.wait_procs(family, timeout=30)
-        process.wait(30)
-
-
-def wait_for(condition: Callable[[], Any], log: Path) -> None:
-    until = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < until, log.read_text()
-        time.sleep(0.1)
+        lose_machine(process)
 
 
 def read_run(name: str) -> FlowRun:
@@ -100,7 +80,7 @@ def test_a_run_ends_as_cancelled_with_serve(prefect_api: str, photos: Path, numb
 def test_a_run_that_was_killed_with_serve_is_ended_at_the_next_start(prefect_api: str, photos: Path) -> None:
     with serve(photos, "killed") as (process, log):
         wait_for(lambda: "network:" in log.read_text() and read_mlflow(photos, "killed"), log)
-        kill_all(process)
+        lose_machine(process)
     assert read_run("killed").state_name == "Running"
     assert read_mlflow(photos, "killed") == ["RUNNING"]
     write_image_folder(photos, ("dog",), 12, seed=5)  # another training: it has another run in MLflow

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from commands import run_to_end, safelight
 from PIL import Image
+from registries import open_registry
 
 pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -26,6 +27,20 @@ def write_squares(folder: Path, per_class: int = 20) -> Path:
             (folder / name).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / name / f"{number:02}.png")
     return folder
+
+
+def expect_it_without_files(source: Path, work: Path, place: tuple[str | Path, ...]) -> None:
+    """What is left when the version's files were removed: it comes out again by its record alone."""
+    with open_registry(work) as registry:
+        registry.remove_files(registry.version("sq", 1), lambda: False)
+    removed = safelight("reproduce", "sq@1", *place)  # by its record alone
+    assert (removed["bit_equal_promised"], removed["bit_equal"], removed["reproduced"]) == (True, True, True)
+    assert removed["largest_difference"] is None
+    assert any("held against its numbers in the record" in line for line in removed["circumstances"])
+    untold = safelight("why", source / "left" / "00.png", *place, "--name", "sq@1")
+    assert "the files of sq@1 were removed by `safelight gc`" in untold["now"]["note"]
+    _, refused = run_to_end("score", source, "--name", "sq", *place, code=1)
+    assert "the files of sq@1 were removed by `safelight gc`" in refused
 
 
 def test_an_image_is_explained_and_its_version_comes_out_again(tmp_path: Path, prefect_api: str) -> None:
@@ -54,6 +69,7 @@ def test_an_image_is_explained_and_its_version_comes_out_again(tmp_path: Path, p
     assert (again["bit_equal_promised"], again["bit_equal"], again["reproduced"]) == (True, True, True)
     assert again["largest_difference"] == 0.0
 
+    expect_it_without_files(source, work, place)
     (source / "right" / "03.png").unlink()
     _, said = run_to_end("reproduce", "sq@1", *place, code=1)
     assert "1 file, gone: right/03.png" in said

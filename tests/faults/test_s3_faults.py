@@ -26,7 +26,7 @@ KINDS = [
 ]
 
 
-@pytest.fixture(scope="module", params=["fresh", "changed"])
+@pytest.fixture(scope="module", params=["fresh", pytest.param("changed", marks=pytest.mark.long)])
 def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Scene:
     return {"fresh": make_fresh, "changed": make_changed}[request.param](tmp_path_factory.mktemp(request.param))
 

@@ -83,6 +83,8 @@ def test_a_file_here_is_found_and_none_is_needed(tmp_path: Path, monkeypatch: py
         ("image=3", ["section.key=value"]),
         ("image.size", ["section.key=value"]),
         ("split.group=(", ["split.group", "regular expression"]),
+        ("split.group=column: ", ["split.group", "no column is named; write column:NAME, such as column:site"]),
+        ('gate.slices=["site"]', ["gate.slices", "folder, group, camera or column:NAME", "not 'site'"]),
         ("split.group=[[", ["split.group", "not a regular expression (unterminated"]),
         (f"split.group={'(' * 3000}{')' * 3000}", ["split.group", "not a regular expression"]),
     ],

@@ -21,15 +21,18 @@ import flows.prepare
 from cnn.dataset.manifest import Manifest
 from cnn.dataset.split import SplitSpec, choose_split
 from cnn.errors import ConfigError
+from cnn.evaluation.gate_spec import GateSpec
 from cnn.images.pixels import encode_jpeg
 from cnn.images.spec import AugmentSpec, ImageSettings
 from flows.config import Config
-from flows.prepare import find_doubts, in_order, prepare_dataset, publish_stage
+from flows.prepare import find_doubts, in_order, prepare_dataset, publish_stage, request_table
 from infra.cluster.spec import ClusterSpec
 from infra.cluster.workers import open_workers
 from infra.storage.entry import MOST_BYTES
 from infra.storage.store import open_store
 from tasks.dataset.version import read_manifest
+from tasks.files.image_table import TableRequest
+from tasks.files.spec import SourceSpec
 from tasks.prepare.checks import find_gaps
 from tasks.prepare.pipeline import build_chunks
 
@@ -74,6 +77,20 @@ def test_what_may_not_be_meant_is_told_and_the_run_goes_on(tmp_path: Path) -> No
     _, manifest = prepare(source, tmp_path / "other")
     assert len(manifest.classes) == 7
     assert manifest.outcomes["ok"] == 67
+
+
+def test_a_table_is_asked_for_the_columns_that_the_settings_name() -> None:
+    table, site = SourceSpec(table="images.csv"), SplitSpec(group="column:site")
+    slices = GateSpec(slices=("folder", "column:season", "column:site"))
+    asked = request_table(Config(source=table, split=site, gate=slices))
+    assert asked == TableRequest("images.csv", None, ("site", "season"))
+    assert request_table(Config(split=SplitSpec(group="site"))) is None
+    with pytest.raises(ConfigError, match=r"split.group names the column 'site', and no table has one: set source.ta"):
+        request_table(Config(split=site))
+    with pytest.raises(ConfigError, match=r"gate.slices names the column 'season', and no table has one"):
+        request_table(Config(gate=slices))
+    with pytest.raises(ConfigError, match=r"source.table = 'images.csv', and no column of it is used: name one as col"):
+        request_table(Config(source=table))
 
 
 def test_a_file_too_large_to_be_a_picture_is_not_read(tmp_path: Path) -> None:

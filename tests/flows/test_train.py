@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mlflow.utils.validation import validate_param_and_metric_name
 from small_dataset import write_dataset
 
 import flows.promotion
@@ -94,9 +95,13 @@ def test_a_version_says_in_its_tags_what_it_is_worth_at_a_new_camera() -> None:
     registry = SimpleNamespace(log_figures=lambda *_: None, register_version=register)
     figures = {"groups": 4, "images": 90, "left_out": 0, "known": 0.94, "unseen": 0.71, "interval": (0.5, 0.9)}
     groups = UnseenGroups(kind="camera", p=0.001, worst=(), **figures)
+    sites = groups.model_copy(update={"kind": "column:Site (new)/side"})
     job: Any = SimpleNamespace(registry=registry, name="birds", manifest=SimpleNamespace(dataset="birds-1"))
-    register_stage(job, report(evaluate([0, 1, 2]), groups=(groups,)), "run")
+    register_stage(job, report(evaluate([0, 1, 2]), groups=(groups, sites)), "run")
     kept = json.loads(asked[0][-1]["safelight.unseen_camera"])
+    column = next(name for name in asked[0][-1] if "column" in name)
+    assert validate_param_and_metric_name(column)  # type: ignore[no-untyped-call]
+    assert json.loads(asked[0][-1][column])["kind"] == "column:Site (new)/side"
     assert (kept["known"], kept["unseen"]) == (0.94, 0.71)
     assert groups.describe().startswith("accuracy 0.94 at cameras it knows, 0.71 (0.50 to 0.90) at a new one")
 

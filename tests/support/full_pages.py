@@ -92,11 +92,13 @@ def make_shortcuts() -> tuple[Shortcut, ...]:
 
 
 def make_groups() -> tuple[UnseenGroups, ...]:
-    """Cameras that make a difference, and groups that make none."""
+    """Cameras that make a difference, groups that make none, and sites of the user's table."""
     rows = tuple(GroupFigures(name=f"NIKON CORPORATION D{n}000", images=20, known=0.9, unseen=0.4) for n in range(3))
     shared: dict[str, Any] = {"groups": 3, "images": 60, "left_out": 6, "known": 0.94, "worst": rows}
     cameras = UnseenGroups(kind="camera", unseen=0.71, interval=(0.5, 0.9), p=0.001, **shared)
-    return (cameras, UnseenGroups(kind="group", unseen=0.93, interval=None, p=0.4, **shared))
+    groups = UnseenGroups(kind="group", unseen=0.93, interval=None, p=0.4, **shared)
+    sites = UnseenGroups(kind="column:Site <name>", unseen=0.68, interval=(0.4, 0.85), p=0.001, **shared)
+    return (cameras, groups, sites)
 
 
 def make_confidence() -> ConfidenceFigures:

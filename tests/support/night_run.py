@@ -48,7 +48,7 @@ SETTINGS = {
 }
 LOST_SECONDS = 75.0  # in proportion: nights of a minute cannot wait 400 s for a lost machine
 NEW_A_NIGHT, FIRST = 2, 12  # pictures of each class
-KEPT, GRACE_HOURS = 3, 0.05
+KEPT, KEPT_MODELS, GRACE_HOURS = 3, 5, 0.05
 BEGIN_SECONDS = 240.0  # the same for one that was lost before its run began; a run begins within a minute here
 END_SECONDS = 420.0  # after the last night, for what still works
 
@@ -187,7 +187,7 @@ def deploy_model_and_notices(plan: NightPlan, client: SyncPrefectClient, chat: s
     safelight("notify", "custom-webhook/ops")
     ship_lost_run_automation(client, LOST_SECONDS, BEGIN_SECONDS)
     gc = client.read_deployment_by_name(f"gc/{NAME}")
-    kept = {"keep": KEPT, "keep_batches": KEPT, "grace_hours": GRACE_HOURS}
+    kept = {"keep": KEPT, "keep_batches": KEPT, "keep_models": KEPT_MODELS, "grace_hours": GRACE_HOURS}
     client.update_deployment(gc.id, DeploymentUpdate(parameters=gc.parameters | kept))
 
 

@@ -129,6 +129,22 @@ def test_a_class_that_collapses_holds_a_version_that_is_better_over_all() -> Non
     assert [(each.name, each.kept) for each in found.weighed[1:]] == [("class cat", False), ("class dog", True)]
 
 
+SITES = GateSpec(slices=("column:site", "column:season"))
+
+
+def test_a_version_that_fails_at_one_site_alone_is_held_where_the_column_is_compared() -> None:
+    parts = (ComparedPart("column:site", "A3", pair(0, 14, 26)), ComparedPart("column:site", "B1", pair(40, 2, 918)))
+    found = decide_beside(pair(40, 16, 944), SITES, parts=parts)
+    assert found.verdict == "hold"
+    assert found.reasons[0].startswith("site 'A3': 0.6500 of its 40 test images right, the champion 1.0000 (14 lost,")
+    assert [(each.name, each.kept) for each in found.weighed[1:]] == [
+        ("column:site A3", False),
+        ("column:site B1", True),
+    ]
+    assert sum("column 'season' is not compared" in line for line in found.reasons) == 1
+    assert decide_beside(pair(40, 16, 944), parts=parts).verdict == "promote"  # not asked for
+
+
 def test_one_broken_threshold_holds_a_version_and_says_which() -> None:
     leak = Weighed("leak certificate", 0.02, None, 0.01, False, "2.0 points of it are leaks; gate.leak allows 1.0")
     size = Weighed("size", 3.0, 2.0, None, True, "the network has 3 MB")

@@ -182,7 +182,7 @@ def make_early_job(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FitJob:
     return replace(job, model=ModelSpec(backbone="tiny", weights=str(path)), plan=plan)
 
 
-@pytest.mark.parametrize("killed_at", [6, 12])
+@pytest.mark.parametrize("killed_at", [pytest.param(6, marks=pytest.mark.long), 12])
 def test_early_steps_see_smaller_images_and_a_killed_training_ends_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
 ) -> None:

@@ -73,7 +73,7 @@ def test_another_head_is_another_job(tmp_path: Path) -> None:
     assert len({job.digest(), *(other.digest() for other in others)}) == 3
 
 
-@pytest.mark.parametrize("step", [0, 12])
+@pytest.mark.parametrize("step", [pytest.param(0, marks=pytest.mark.long), 12])
 def test_a_killed_training_from_a_head_goes_on_as_if_nothing_had_happened(tmp_path: Path, step: int) -> None:
     changes = {"average": 3, "label_smoothing": 0.1, "weight_decay": 0.05, "optimizer": "adamw", "warmup": 0.2}
     whole, cut = (make_head_job(tmp_path / name, misled=False) for name in ("whole", "cut"))
@@ -150,7 +150,7 @@ def test_a_killed_training_keeps_the_length_that_it_had_planned(tmp_path: Path) 
     assert_same_learning(fit_on(Machine(pace=0.0), cut), undisturbed)
 
 
-@pytest.mark.parametrize("freeze", [0, 9])
+@pytest.mark.parametrize("freeze", [0, pytest.param(9, marks=pytest.mark.long)])
 def test_a_training_that_is_evaluated_often_is_bounded_too(tmp_path: Path, freeze: int) -> None:
     """Where a freeze ends just before the pace is measured, the clock alone ends the training."""
     machine, job = Machine(), make_timed_job(tmp_path)

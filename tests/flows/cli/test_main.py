@@ -14,6 +14,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import infra.server.local_server
+import infra.server.prefect_server
 from flows.cli.main import app
 from flows.cli.options import FIXED_SECTIONS, Options, describe_ignored_settings, locate
 from flows.cli.settings import show_settings
@@ -193,6 +194,14 @@ def test_a_command_begins_its_help_with_an_example_that_it_understands(command: 
     found.make_context(command, words[1:])  # raises what wrong use raises
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_option_that_takes_a_value_shows_one_in_its_help(command: str) -> None:
+    found = get_command(app).commands[command]  # type: ignore[attr-defined]
+    for option in found.params:
+        if option.param_type_name == "option" and not option.is_flag and not option.count:
+            assert option.metavar, option.opts
+
+
 @pytest.mark.parametrize(
     ("words", "meant"),
     [
@@ -293,3 +302,33 @@ def test_a_wrong_setting_in_a_file_is_reported_with_the_file(tmp_path: Path) -> 
     assert run(app, ["settings", "--set", "image.epochs=3"]).stderr.startswith(
         "error: there is no setting image.epochs (did you mean fit.epochs?)"
     )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(f"{command} photos --name a/b" for command in ("retrain", "score", "train", "search")),
+        *("serve --name a/b", "deploy --name a/b", "open a/b", "promote a/b 1 --why x", "rollback a/b --why x"),
+    ],
+)
+def test_a_name_that_no_model_can_have_is_refused_before_anything_is_loaded(
+    words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(Options, "open_run")
+    result = run(app, words.split())
+    assert result.exit_code == 1
+    assert "error: model name 'a/b': use 1 to 64 letters" in result.output
+
+
+def test_scoring_with_a_model_that_is_not_there_is_refused_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "work").mkdir()
+    with open_registry(tmp_path / "work") as registry:
+        add_versions(registry, "birds", 1)
+    monkeypatch.setattr(infra.server.prefect_server, "open_prefect", None)
+    command = ["score", str(tmp_path), "--workspace", str(tmp_path / "work"), "--name", "brids"]
+    assert "error: no model is named brids: there is birds (did you mean birds?);" in run(app, command).output
+    elsewhere = [*command[:3], str(tmp_path / "elsewhere"), *command[4:]]
+    assert "error: no model is named brids: there is none yet;" in run(app, elsewhere).output
+    assert not (tmp_path / "elsewhere").exists()

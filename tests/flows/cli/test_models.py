@@ -20,6 +20,8 @@ from flows.cli.models import show_models, show_report
 from flows.cli.train import show_training
 from flows.models import list_models, open_report, promote_version, rollback_version
 from infra.registry.registry import REPORT, Registry
+from infra.storage.store import open_store
+from tasks.train.run_folder import locate_run_folder
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 words = st.text(st.characters(categories=["L", "N", "P", "S"]), max_size=90)
@@ -144,6 +146,18 @@ def test_open_names_the_page_of_the_champion_or_of_the_version_that_was_asked_fo
     assert (answer["model"], answer["version"]) == ("birds", 2)
     assert Path(urlsplit(answer["report"]).path).read_text() == "page 2"
     assert Path(urlsplit(open_report(workspace, "birds", 1)["report"]).path).read_text() == "page 1"
+
+
+def test_open_names_the_page_that_the_training_printed(workspace: str, tmp_path: Path) -> None:
+    publish_page(workspace, "birds", 2, "of the registry", tmp_path)
+    with open_registry(Path(workspace)) as registry:
+        key = registry.version("birds", 2).tags["run_key"]
+    page = locate_run_folder(open_store(workspace), key) / REPORT
+    page.parent.mkdir(parents=True)
+    page.write_text("of the training")
+    assert open_report(workspace, "birds", 2)["report"] == page.as_uri()
+    page.unlink()  # as gc does
+    assert Path(urlsplit(open_report(workspace, "birds", 2)["report"]).path).read_text() == "of the registry"
 
 
 def test_open_takes_the_newest_version_of_a_model_without_champion(workspace: str, tmp_path: Path) -> None:

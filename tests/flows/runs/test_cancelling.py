@@ -1,11 +1,6 @@
 """A run that is cancelled while its worker does not look for that any more ends by itself."""
 
-import os
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +14,11 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 from prefect_servers import PrefectServer
 from s3server import choose_ports
+from workers import run_worker, wait_for
 
 from flows.runs.cancelling import is_cancelled, obey_cancelling
 
-PATIENCE = 240.0
+ASKS_ONCE = {"PREFECT_CLIENT_MAX_RETRIES": "0"}  # and not for minutes: the outage of the test may be a short one
 DEAF = "Cancellation polling task failed"  # Prefect's words
 NIGHT = """
 import time
@@ -34,31 +30,6 @@ def night():
     with obey_cancelling(0.5, 3):
         time.sleep(3600)
 """
-
-
-def wait_for(condition: Callable[[], Any], log: Path) -> Any:
-    until = time.monotonic() + PATIENCE
-    while not (found := condition()):
-        assert time.monotonic() < until, log.read_text()
-        time.sleep(0.2)
-    return found
-
-
-@contextmanager
-def run_worker(folder: Path, address: str, pool: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """A worker that asks its server once, and not for minutes: the outage of the test may be a short one."""
-    names = {"PREFECT_API_URL": address, "PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_CLIENT_MAX_RETRIES": "0"}
-    names |= {"PYTHONPATH": os.pathsep.join([str(folder), str(Path(__file__).parents[3])])}
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool]
-    with (folder / "log").open("ab") as log:
-        process = subprocess.Popen(command, env=os.environ | names, cwd=folder, stdout=log, stderr=log)
-    try:
-        yield process
-    finally:
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        for each in family:
-            each.kill()
-        process.wait(30)
 
 
 def read_state(client: SyncPrefectClient, run: FlowRun) -> State[Any]:
@@ -104,7 +75,7 @@ def test_a_run_is_cancelled_after_its_server_was_away(tmp_path: Path) -> None:
                 pull_steps=[],
             )
             run = client.create_flow_run_from_deployment(number)
-            with run_worker(tmp_path, server.address, "deaf") as worker:
+            with run_worker(tmp_path, "deaf", ASKS_ONCE | {"PREFECT_API_URL": server.address}) as worker:
                 wait_for(lambda: read_state(client, run).is_running(), log)
                 engines = find_engines(worker)
                 assert engines

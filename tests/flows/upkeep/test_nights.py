@@ -18,7 +18,7 @@ from flows.serving.record import (
     write_served,
 )
 from flows.upkeep.findings import Finding, list_findings, make_notices
-from flows.upkeep.nights import find_bad_runs, find_unserved
+from flows.upkeep.nights import describe_work, find_bad_runs, find_unserved
 from flows.upkeep.scheduled_work import RunFacts, ScheduledWork
 from infra.machine.user_dirs import state_dir
 
@@ -40,7 +40,7 @@ def make_work(*runs: RunFacts, due: timedelta | None = HOUR, **facts: Any) -> Sc
         "pool": None,
     }
     last_due = None if due is None else datetime.now(UTC) - due
-    return ScheduledWork(**(known | facts), is_active=True, last_due=last_due, planned=None, runs=runs)
+    return ScheduledWork(**({"is_active": True} | known | facts), last_due=last_due, planned=None, runs=runs)
 
 
 def find(*works: ScheduledWork, served: tuple[SeenRecord, ...] = ()) -> list[str]:
@@ -66,6 +66,18 @@ def test_a_run_that_waits_is_late_and_not_missing() -> None:
     assert find(make_work(make_run("waiting", HOUR))) == ["late"]
     assert find(make_work(make_run("waiting", MINUTE), due=None)) == []
     assert find(make_work(make_run("waiting", -HOUR), due=None)) == []
+
+
+def test_a_run_left_behind_by_serve_waits_for_nobody() -> None:
+    left = make_run("waiting", HOUR)
+    assert find(make_work(left, due=None, is_active=False)) == []
+    assert find(make_work(left, due=None, is_active=False, pool="safelight")) == ["late"]  # a worker will take it
+
+
+def test_what_waits_now_is_counted_and_what_comes_later_is_not() -> None:
+    runs = [make_run(outcome, ago) for outcome, ago in (("waiting", MINUTE), ("starting", HOUR), ("waiting", -HOUR))]
+    answer = describe_work(make_work(*runs, make_run("skipped", HOUR)), datetime.now(UTC) - 24 * HOUR)
+    assert (answer["waiting"], answer["skipped"], answer["ended"]) == (2, 1, 0)
 
 
 def test_the_last_end_counts_not_the_ones_before() -> None:
@@ -100,6 +112,9 @@ def test_a_late_run_names_what_it_waits_for() -> None:
     late = make_work(make_run("waiting", HOUR))
     (finding,) = find_bad_runs([late, busy], (), datetime.now(UTC), MINUTE)
     assert "it waits for score birds, which began" in finding.mend
+    (finding,) = find_bad_runs([late, busy], [make_seen(True, MINUTE)], datetime.now(UTC), MINUTE)
+    assert finding.mend.startswith("it waits until score birds, which began ")  # in the words of the log of serve
+    assert finding.mend.endswith(", has ended")
     (finding,) = find_bad_runs([make_work(make_run("waiting", HOUR), pool="safelight")], (), datetime.now(UTC), MINUTE)
     assert finding.mend == "start a worker: prefect worker start --pool safelight"
 

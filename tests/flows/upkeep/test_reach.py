@@ -16,7 +16,7 @@ from s3server import choose_ports
 from web_servers import serving
 
 from flows.upkeep.exposure import OpenPort, find_exposed, find_plain, list_open_ports, name_server
-from flows.upkeep.reach import Reached, ask_server, reach_store
+from flows.upkeep.reach import Reached, ask_server, reach_scheduler, reach_store
 
 DAY = 86_400.0
 ANYWHERE = "0.0.0.0"  # noqa: S104 - what is to be found
@@ -112,6 +112,27 @@ def test_a_server_that_other_machines_reach_is_found(monkeypatch: pytest.MonkeyP
     assert "--host 127.0.0.1" in exposed.mend
 
 
+class Password(BaseHTTPRequestHandler):
+    """A server that answers nobody without a password."""
+
+    def do_GET(self) -> None:
+        self.send_response_only(401)
+        self.end_headers()
+
+
+@pytest.mark.parametrize("server", ["prefect", "mlflow"])
+def test_a_server_that_asks_for_a_password_is_not_exposed(server: str) -> None:
+    for handler, expected in ((Password, 0), (Versioned, 1)):
+        with serving(handler) as address:
+            port = OpenPort(ANYWHERE, int(address.rpartition(":")[2]), server, 7)
+            assert len([*find_exposed(iter([port]))]) == expected
+
+
+def test_a_scheduler_that_this_command_has_no_certificate_for_is_found() -> None:
+    (found,) = reach_scheduler("tls://127.0.0.1:1").findings
+    assert "no certificate is set for this command" in found.what
+
+
 @pytest.mark.parametrize(
     ("words", "server"),
     [
@@ -128,7 +149,8 @@ def test_servers_are_known_by_their_command_lines(words: list[str], server: str 
 
 
 def test_one_port_is_told_once_and_loopback_never() -> None:
-    ports = [OpenPort("::", 8786, "dask", 7), OpenPort("::", 8786, "dask", 7), OpenPort("::1", 8787, "dask", 7)]
+    [port] = choose_ports(1)
+    ports = [OpenPort("::", port, "dask", 7), OpenPort(ANYWHERE, port, "dask", 7), OpenPort("::1", port + 1, "dask", 7)]
     assert len([*find_exposed(iter(ports))]) == 1
 
 

@@ -201,13 +201,6 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPat
         pass
 
 
-def test_tls_without_certificates_is_explained(monkeypatch: pytest.MonkeyPatch, unused_port: int) -> None:
-    monkeypatch.setattr(infra.cluster.dask, "CONNECT_SECONDS", 0.5)
-    address = ClusterSpec(address=f"tls://127.0.0.1:{unused_port}")
-    with pytest.raises(ServerError, match=r"tls:// needs Dask's distributed\.comm\.tls"), open_cluster(address):
-        pass
-
-
 def test_a_scheduler_without_workers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from distributed import LocalCluster
 

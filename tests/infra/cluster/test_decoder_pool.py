@@ -276,7 +276,7 @@ def test_a_limit_that_is_no_time_is_refused(given: str, monkeypatch: pytest.Monk
         read_limit()
 
 
-@pytest.mark.parametrize("workers", [None, 2])
+@pytest.mark.parametrize("workers", [pytest.param(None, marks=pytest.mark.long), 2])
 def test_the_culprits_alone_are_quarantined_and_asked_again(
     workers: int | None, tmp_path: Path, faulty_decoders: None
 ) -> None:
@@ -328,7 +328,7 @@ def test_a_decoder_that_dies_before_its_first_answer_says_nothing_of_any_file(
     assert manifest.outcomes["ok"] == 60
 
 
-@pytest.mark.parametrize("workers", [None, 2])
+@pytest.mark.parametrize("workers", [pytest.param(None, marks=pytest.mark.long), 2])
 def test_a_chunk_whose_every_file_crashes_its_decoder_stops_the_run(
     workers: int | None, tmp_path: Path, faulty_decoders: None
 ) -> None:
@@ -341,6 +341,7 @@ def test_a_chunk_whose_every_file_crashes_its_decoder_stops_the_run(
     assert run_job(make_job(source, work, files=6), workers=None).manifest.outcomes["ok"] == 6
 
 
+@pytest.mark.long
 def test_known_culprits_alone_do_not_stop_a_run(tmp_path: Path, faulty_decoders: None) -> None:
     """The second run asks these files and no others: that all of them crash is then no news."""
     source, work = write_photos(tmp_path / "photos"), tmp_path / "work"

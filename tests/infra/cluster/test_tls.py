@@ -17,10 +17,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 import infra.cluster.dask
-from cnn.errors import ServerError
+from cnn.errors import ConfigError, ServerError
 from infra.cluster.dask import open_cluster, run_chunks
 from infra.cluster.spec import ClusterSpec
+from infra.cluster.tls import check_certificates
 
+AUTHORITY = "distributed.comm.tls.ca-file"
 SCRIPT = """
 import sys
 from distributed import LocalCluster
@@ -102,7 +104,7 @@ def test_a_stranger_with_an_authority_of_its_own_is_refused(
 ) -> None:
     monkeypatch.setattr(infra.cluster.dask, "CONNECT_SECONDS", 2)
     theirs = make_identity(tmp_path / "theirs", "theirs")
-    message = r"no Dask scheduler answers at tls://127\.0\.0\.1"
+    message = r"shows a certificate that this command does not trust \(.*certificate.*\)"
     with (
         dask.config.set(theirs),
         pytest.raises(ServerError, match=message),
@@ -114,5 +116,42 @@ def test_a_stranger_with_an_authority_of_its_own_is_refused(
 def test_plain_tcp_does_not_reach_a_tls_scheduler(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(infra.cluster.dask, "CONNECT_SECONDS", 2)
     plain = ClusterSpec(address=scheduler.replace("tls://", "tcp://"))
-    with pytest.raises(ServerError, match="no Dask scheduler answers"), open_cluster(plain):
+    with pytest.raises(ServerError, match=r"ends the connection at once; .* write tls://"), open_cluster(plain):
         pass
+
+
+def test_a_certificate_that_the_scheduler_does_not_trust_is_named(
+    scheduler: str, identity: dict[str, str], tmp_path: Path
+) -> None:
+    theirs = make_identity(tmp_path / "theirs", "theirs") | {AUTHORITY: identity[AUTHORITY]}
+    with (
+        dask.config.set(theirs),
+        pytest.raises(ServerError, match="it does not trust the certificate of this command"),
+        open_cluster(ClusterSpec(address=scheduler)),
+    ):
+        pass
+
+
+def test_without_certificates_a_line_says_what_to_set() -> None:
+    message = r"no certificate is set .* DASK_DISTRIBUTED__COMM__TLS__CA_FILE and DASK_\w+__CLIENT__CERT to the files"
+    with pytest.raises(ConfigError, match=message), open_cluster(ClusterSpec(address="tls://127.0.0.1:1")):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"client.key": "absent.pem"}, r"CLIENT__KEY: there is no file .*absent\.pem"),
+        ({"client.key": "other.pem"}, r"cannot be used \(.*KEY_VALUES_MISMATCH.*other\.pem"),
+        ({"ca-file": "note.txt"}, r"cannot be used \(.*note\.txt"),
+    ],
+)
+def test_a_certificate_that_cannot_be_used_is_named(
+    identity: dict[str, str], tmp_path: Path, changed: dict[str, str], message: str
+) -> None:
+    other = make_identity(tmp_path / "theirs", "theirs")
+    (tmp_path / "other.pem").write_bytes(Path(other["distributed.comm.tls.client.key"]).read_bytes())
+    (tmp_path / "note.txt").write_text("none")
+    given = identity | {f"distributed.comm.tls.{name}": str(tmp_path / file) for name, file in changed.items()}
+    with dask.config.set(given), pytest.raises(ConfigError, match=message):
+        check_certificates("tls://127.0.0.1:1")

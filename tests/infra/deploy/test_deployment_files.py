@@ -106,7 +106,9 @@ def test_no_service_can_change_its_programs_gain_rights_or_fill_the_machine(name
     assert service["mem_limit"]
     assert service["pids_limit"]
     assert set(service["logging"]["options"]) == {"max-size", "max-file"}
-    places = [*service.get("tmpfs", []), *(volume.split(":")[1] for volume in service.get("volumes", []))]
+    memory = dict((*place.split(":"), "")[:2] for place in service.get("tmpfs", []))
+    places = [*memory, *(volume.split(":")[1] for volume in service.get("volumes", []))]
+    assert memory.get("/state") in (None, "uid=10001,gid=10001"), "a tmpfs belongs to root, unless it says to whom"
     assert "/tmp" in places, "nothing temporary could be written"
     if name in OWN:
         assert "/state" in places, "SAFELIGHT_HOME and PREFECT_HOME lie there"

@@ -52,7 +52,7 @@ class Api:
         return {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"} if login else {}
 
 
-@pytest.fixture(scope="module", params=["local", "compose"])
+@pytest.fixture(scope="module", params=["local", pytest.param("compose", marks=pytest.mark.long)])
 def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     if request.param == "local":
         yield Api(request.getfixturevalue("prefect_server"))

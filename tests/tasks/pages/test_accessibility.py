@@ -14,6 +14,7 @@ PAGES: dict[str, Callable[[Path], Path]] = {
 }
 SECTIONS = {  # what each page must have, so that no section goes without a look
     "training": {"weighed", "next", "learnt", "mistakes", "confusion", "suspects", "classes", "cameras", "groups"}
+    | {"column-3"}
     | {"shortcuts", "curves", "reliability", "confidence", "pictures"},
     "suspects": {"suspects"},
     "scoring": {"truth", "effort", "unknown", "sheets", "quarantine", "ignored", "predictions"},
@@ -38,6 +39,8 @@ def test_a_page_is_readable_by_everyone_in_every_look(browser: Browser, page: tu
     browser.open(path, look)
     found = set(browser.evaluate("[...document.querySelectorAll('h2[id]')].map(each => each.id)"))
     assert found >= SECTIONS[kind]
+    links = "[...document.querySelectorAll('a[href^=\"#\"]')].map(each => each.hash.slice(1))"
+    assert browser.evaluate(f"{links}.filter(each => !document.getElementById(each))") == []
     assert browser.errors == []
     assert browser.find_wide() == []
     assert browser.find_violations() == []

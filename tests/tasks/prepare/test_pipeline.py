@@ -88,7 +88,10 @@ def test_the_manifest_has_what_other_programs_rely_on(source: Path, tmp_path: Pa
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("transforms", [None, [A.OneOf([A.GaussNoise(), A.Blur()]), A.Affine(rotate=(-9, 9))]])
+@pytest.mark.parametrize(
+    "transforms",
+    [None, pytest.param([A.OneOf([A.GaussNoise(), A.Blur()]), A.Affine(rotate=(-9, 9))], marks=pytest.mark.long)],
+)
 def test_workers_chunks_and_history_do_not_change_the_digest(
     source: Path, tmp_path: Path, transforms: list[Any] | None
 ) -> None:

@@ -30,7 +30,8 @@ def run_here(function: Any, items: Any, on_result: Any, estimate: Any, isolate: 
 
 def survey(source: Path, workspace: Path) -> ImageSurvey | None:
     job = make_job(source, workspace)
-    return survey_source(job, list_files(job), run_here, lambda count: None)
+    files = list_files(job)
+    return survey_source(job, files, draw_sample(files), run_here, lambda count: None)
 
 
 def prepare(source: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch, **image: Any) -> Any:
@@ -83,7 +84,9 @@ def test_photographs_get_the_size_of_the_backbone_and_small_images_keep_theirs(
     write_image_folder(tmp_path / "photos", size=300)
     write_image_folder(tmp_path / "icons", size=24)
     assert prepare(tmp_path / "photos", tmp_path / "work", monkeypatch).image.shape == (224, 224, 3)
-    assert "survey: images of about 300x300 become 224x224 pixels (image.size)" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "survey: 16 of 16 images" in printed  # there are no more in that folder
+    assert "survey: images of about 300x300 become 224x224 pixels (image.size)" in printed
     assert prepare(tmp_path / "icons", tmp_path / "work", monkeypatch).image.shape == (24, 24, 3)
     assert prepare(tmp_path / "icons", tmp_path / "work", monkeypatch, size=(10, 12)).survey is None
 

@@ -9,6 +9,7 @@ import pytest
 from batch_scenes import FLAT, MODEL, NIGHT, score_folder, write_inbox
 from typer.testing import CliRunner
 
+import flows.score
 from cnn.errors import SourceError
 from flows.cli.main import app
 from flows.config import Config
@@ -60,7 +61,9 @@ def test_an_inbox_that_is_empty_now_and_was_not_is_an_error(left: tuple[str, ...
     assert len(list(work.glob("batches/*/batch.json"))) == 1
 
 
-def test_it_may_be_empty_where_a_setting_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_may_be_empty_where_a_setting_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     inbox, work = write_inbox(tmp_path / "inbox"), tmp_path / "work"
     score_folder(inbox, work)
     empty(inbox)
@@ -72,10 +75,25 @@ def test_it_may_be_empty_where_a_setting_says_so(tmp_path: Path, capsys: pytest.
         f"list: {inbox} holds no images: there is nothing to score",
     ]
     assert score_folder(inbox, work).files == 0
+    monkeypatch.setattr(flows.score, "is_deployed_run", lambda: True)
     assert plan(inbox, work).files.num_rows == 0  # the last batch was empty too: no setting is needed any more
 
 
-def test_a_first_inbox_that_is_empty_is_a_line(tmp_path: Path) -> None:
+def test_an_empty_inbox_is_an_error_for_who_waits_for_it(tmp_path: Path) -> None:
+    inbox, work = tmp_path / "inbox", tmp_path / "work"
+    inbox.mkdir()
+    with pytest.raises(SourceError, match=r"/inbox holds no images: nothing was scored; put images there, or give"):
+        plan(inbox, work)
+    (inbox / "a.mp4").write_bytes(b"x")
+    with pytest.raises(
+        SourceError, match=r"/inbox holds no images \(1 other file\): nothing was scored; .*allow_empty"
+    ):
+        plan(inbox, work)
+    assert not work.joinpath("batches").exists()
+    assert plan(inbox, work, allow_empty=True).files.num_rows == 1
+
+
+def test_a_first_inbox_that_is_empty_is_a_line_on_schedule(tmp_path: Path) -> None:
     (tmp_path / "inbox").mkdir()
     line = f"{tmp_path}/inbox holds no images"
     assert check(tmp_path / "inbox", tmp_path / "work") == [f"{line}: there is nothing to score"]

@@ -171,6 +171,7 @@ def test_a_head_that_came_out_otherwise_gives_way_to_the_one_that_was_started_fr
     assert share_head(store, RUN, seeded) is seeded  # another job: its head takes the place
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 def test_a_training_that_moves_learns_the_same(store: Store, memory: Memory, tmp_path: Path) -> None:
     whole, first, second = (make_job(tmp_path / name) for name in ("whole", "first", "second"))

@@ -1,19 +1,26 @@
 """Answers of two versions on the same images: paired by key, in classes, folders and groups, with calibration."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from small_dataset import write_dataset
+from steps import prepare, write_photos
 
-from cnn.evaluation.gate import Champion
+from cnn.dataset.split import SplitSpec
+from cnn.evaluation.gate import Challenger, Champion, decide_promotion
+from cnn.evaluation.gate_spec import GateSpec
+from cnn.evaluation.metrics import evaluate_probabilities
 from infra.storage.store import open_store
 from tasks.dataset.version import read_ledger
+from tasks.files.image_table import TableRequest
 from tasks.train import comparison
 from tasks.train.answers import SplitPredictions
 from tasks.train.comparison import ChampionScores, SlicedImages, compare_answers, read_slices
 
+PHOTOS = ("bat", "cat", "owl")
 KEYS = [letter * 64 for letter in "abcd"]
 PROBABILITIES = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]], np.float32)
 MINE = SplitPredictions(KEYS, np.array([0, 1, 1, 0]), PROBABILITIES)  # right: a, b, d
@@ -54,12 +61,12 @@ def test_slices_are_compared_and_so_is_how_sure_the_two_were() -> None:
 
 def test_the_ledger_names_folders_without_those_of_the_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
-        ("north/cat/1.jpg", "a", "cat", None, "Canon", "test", "ok"),
-        ("cat/south/deep/2.jpg", "b", "cat", "7", "Nikon", "test", "ok"),
-        ("south/cat/3.jpg", "c", "cat", "8", None, "train", "ok"),
-        ("south/cat/4.jpg", "d", "cat", "8", None, "test", "duplicate"),
+        ("north/cat/1.jpg", "a", "cat", None, "Canon", '{"site":"A","year":"7"}', "test", "ok"),
+        ("cat/south/deep/2.jpg", "b", "cat", "7", "Nikon", '{"site":"B","year":"7"}', "test", "ok"),
+        ("south/cat/3.jpg", "c", "cat", "8", None, '{"site":"C"}', "train", "ok"),
+        ("south/cat/4.jpg", "d", "cat", "8", None, None, "test", "duplicate"),
     ]
-    names = ("path", "digest", "label", "group", "camera", "split", "outcome")
+    names = ("path", "digest", "label", "group", "camera", "table_values", "split", "outcome")
     table = pa.table({name: [row[place] for row in rows] for place, name in enumerate(names)})
     monkeypatch.setattr(comparison, "iterate_ledger", lambda *_: iter([table]))
     monkeypatch.setattr(comparison, "fetch_ledger", lambda *_: tmp_path)
@@ -69,6 +76,8 @@ def test_the_ledger_names_folders_without_those_of_the_classes(tmp_path: Path, m
         "folder": {"a": "north", "b": "south/deep"},
         "group": {},
         "camera": {"a": "Canon", "b": "Nikon"},
+        "column:site": {"a": "A", "b": "B"},
+        "column:year": {},
         "test set": {},
     }
 
@@ -78,3 +87,27 @@ def test_one_folder_for_all_is_no_slice(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "w"))
     assert read_ledger(store, manifest).num_rows
     assert read_slices(store, manifest) == NO_SLICES
+
+
+def test_a_version_that_fails_at_one_site_of_the_users_table_is_held(tmp_path: Path) -> None:
+    source = write_photos(tmp_path / "photos", 150)
+    sites = [f"{number:02}.png,s{number // 3 % 3}" for number in range(150)]
+    (source / "images.csv").write_text("\n".join(["file,site", *sites]))
+    split = SplitSpec(validation=0.0, test=0.6)
+    _, manifest = prepare(source, tmp_path / "work", split=split, table=TableRequest("images.csv", None, ("site",)))
+    store = open_store(str(tmp_path / "work"))
+    slices = read_slices(store, manifest)
+    site_of, keys = slices["column:site"], sorted(slices["column:site"])
+    assert Counter(site_of.values()).keys() == {"s0", "s1", "s2"}
+    labels = np.arange(len(keys)) % 3
+    answers = np.where([site_of[key] == "s1" for key in keys], (labels + 1) % 3, labels)  # wrong at s1, each time
+    mine = SplitPredictions(keys, labels, np.eye(3, dtype=np.float32)[answers])
+    theirs = ChampionScores({key: site_of[key] == "s1" or place % 2 == 0 for place, key in enumerate(keys)})
+    champion = Champion(1, PHOTOS, tested=PHOTOS)
+    beside = compare_answers(champion, PHOTOS, mine, theirs, slices)
+    challenger = Challenger("birds", 2, evaluate_probabilities(mine.probabilities, labels, PHOTOS))
+    spec = GateSpec(slices=("column:site",))
+    held = decide_promotion(challenger, beside, spec)
+    assert held.verdict == "hold"
+    assert held.reasons[0].startswith(f"site 's1': 0.0000 of its {Counter(site_of.values())['s1']} test images right")
+    assert decide_promotion(challenger, beside, GateSpec()).verdict != "hold"  # no class and no folder shows it

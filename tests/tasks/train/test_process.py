@@ -81,6 +81,7 @@ def make_job(workspace: Path, manifest: Manifest, folder: Path) -> TrainJob:
     return TrainJob(workspace=str(workspace), dataset=manifest.dataset, model=MODEL, plan=PLAN, folder=str(folder))
 
 
+@pytest.mark.long
 def test_a_killed_training_names_the_signal_and_the_log(story: Story) -> None:
     assert story.death.startswith(
         "training was ended by SIGKILL (out of memory? if so, --set fit.batch_size=4 in place"

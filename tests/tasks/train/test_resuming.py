@@ -41,7 +41,9 @@ def test_a_finished_job_answers_at_once(undisturbed: tuple[FitJob, FitResult]) -
     assert_same_learning(again, first)
 
 
-@pytest.mark.parametrize("step", [6, 12, 18, 24])
+@pytest.mark.parametrize(
+    "step", [pytest.param(6, marks=pytest.mark.long), 12, pytest.param(18, marks=pytest.mark.long), 24]
+)
 def test_resumed_run_equals_the_undisturbed_one(
     tmp_path: Path, undisturbed: tuple[FitJob, FitResult], step: int
 ) -> None:

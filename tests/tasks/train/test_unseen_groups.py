@@ -1,5 +1,6 @@
 """Groups and cameras of the ledger, joined to the features of their images."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,12 +39,18 @@ def dataset(tmp_path: Path) -> tuple[Store, Manifest]:
     return open_store(str(tmp_path / "work")), write_dataset(tmp_path / "work", tmp_path / "source")
 
 
-def set_ledger(monkeypatch: pytest.MonkeyPatch, groups: list[str | None], cameras: list[str | None]) -> None:
+def set_ledger(
+    monkeypatch: pytest.MonkeyPatch,
+    groups: list[str | None],
+    cameras: list[str | None],
+    values: Sequence[str | None] = (None,),
+) -> None:
     rows = [*range(IMAGES)][::-1]  # the ledger has an order of its own
     columns = {
         "digest": [f"k{row}" for row in rows],
         "group": pa.array([groups[row % len(groups)] for row in rows], pa.string()),
         "camera": pa.array([cameras[row % len(cameras)] for row in rows], pa.string()),
+        "table_values": pa.array([values[row % len(values)] for row in rows], pa.string()),
         "outcome": ["ok"] * IMAGES,
     }
     monkeypatch.setattr(tasks.train.unseen_groups, "read_ledger", lambda *_: pa.table(columns))
@@ -67,6 +74,23 @@ def test_groups_come_first_where_they_are_set(dataset: tuple[Store, Manifest], m
     found = measure_groups(store, manifest.model_copy(update={"split": split}), make_head())
     assert [each.kind for each in found] == ["group", "camera"]
     assert found[0].groups == 4
+
+
+def test_columns_of_a_table_follow_but_for_the_one_that_is_the_group(
+    dataset: tuple[Store, Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, manifest = dataset
+    values = [f'{{"site":"{site}","season":"{season}"}}' for site in "ab" for season in ("dry", "wet")] + [None]
+    set_ledger(monkeypatch, ["a", "a", "b", "b", None], [None], values)
+    found = measure_groups(store, manifest, make_head())
+    assert [(each.kind, each.groups, each.images) for each in found] == [
+        ("column:season", 2, 96),
+        ("column:site", 2, 96),
+    ]
+    assert "at values of 'season' it knows" in found[0].describe()
+    split = manifest.split.model_copy(update={"group": "column:site"})
+    found = measure_groups(store, manifest.model_copy(update={"split": split}), make_head())
+    assert [each.kind for each in found] == ["group", "column:season"]
 
 
 def test_one_camera_is_nothing_to_compare(dataset: tuple[Store, Manifest], monkeypatch: pytest.MonkeyPatch) -> None:
