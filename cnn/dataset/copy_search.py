@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn.blas import limit_blas
 from cnn.dataset.crop_descriptors import (
     DETAILS,
     SHAPES,
@@ -29,15 +30,18 @@ from cnn.dataset.crop_descriptors import (
 LIKENESS = 0.87  # least cosine of the shapes of a copy and a window
 WHOLE_LIKENESS = 0.95  # the same where the window is the whole picture, and so in its place
 DETAIL_LIKENESS, WHOLE_DETAIL_LIKENESS = 0.15, 0.85  # the same of their details
+NEARLY = 0.05  # cosine by which another way to lay a copy down may fit less well, and is looked at as well
 MOST = 24  # candidates of a picture before their details are compared
-MOST_LOOKS = 4  # candidates for each new picture, on average, whose pixels are looked at
-FEW_LOOKS = 4_000  # the same in all, where new pictures are few
+MOST_LOOKS = 12  # candidates for each new picture, on average, whose pixels are looked at
+MOST_OF_CROWDED = 4  # candidates of a picture that was not compared with all in its cells
+FEW_LOOKS = 10_000  # the same in all, where new pictures are few
 PROBES = 6  # cells that a picture is looked for in
 MOST_IN_CELL = 4_096  # pictures of a cell that another one is compared with
 MOST_OF_WINDOW = 32  # pictures that are like one window
 PART = 512  # pictures whose windows are compared at a time
 KEEP_ROWS = 1_000_000  # pairs above which only the likeliest of each picture are kept
-CELLS = 2.0  # times the square root of the number of pictures
+CELLS = 4.0  # times the square root of the number of pictures
+SAMPLE, ROUNDS = 20_000, 5  # pictures by which cells are placed, and how often
 SEED = 0
 THREADS = 4
 
@@ -67,6 +71,11 @@ def find_copy_candidates(grey16: NDArray[np.uint8], is_new: NDArray[np.bool_] | 
     their order, and the likeliest `MOST_LOOKS` pairs for each picture, on average, are candidates.
     """
     new = np.ones(len(grey16), np.bool_) if is_new is None else is_new
+    with limit_blas():
+        return _find_candidates(grey16, new)
+
+
+def _find_candidates(grey16: NDArray[np.uint8], new: NDArray[np.bool_]) -> CopyCandidates:
     index, best = _CellIndex(grey16), _LikeliestPairs(len(grey16))
     old, fresh = np.flatnonzero(~new), np.flatnonzero(new)
     for rows, wanted in ((fresh, None), (old, new)):
@@ -123,9 +132,7 @@ class _CellIndex:
         shown = np.flatnonzero(np.abs(vectors).max(axis=1, initial=0) > 0)
         shown = shown[np.argsort(owners[shown], kind="stable")]
         self._vectors, self.owners = vectors[shown], owners[shown]
-        count = min(len(shown), max(1, int(CELLS * len(grey16) ** 0.5)))
-        chosen = np.random.default_rng(SEED).choice(len(shown), count, replace=False) if count else shown
-        self._centres = self._vectors[chosen]
+        self._grid = _Cells(self._vectors, int(CELLS * len(grey16) ** 0.5))
         self._cells: list[NDArray[np.int64]] = []
         self.crowded = np.zeros(len(grey16), np.bool_)
 
@@ -133,17 +140,17 @@ class _CellIndex:
         """Compare from here on with these pictures alone, bool (n,)."""
         members = np.arange(len(self.owners)) if wanted is None else np.flatnonzero(wanted[self.owners])
         nearest = np.concatenate(
-            [_nearest(self._vectors[part], self._centres, PROBES) for part in _parts(members)]
+            [self._grid.find_nearest(self._vectors[part], PROBES) for part in _parts(members)]
             or [np.empty((0, 1), np.int64)]
         )
         order = np.argsort(nearest.ravel(), kind="stable")
-        cells = np.searchsorted(nearest.ravel()[order], np.arange(1, len(self._centres)))
+        cells = np.searchsorted(nearest.ravel()[order], np.arange(1, len(self._grid)))
         self._cells = np.split(members[order // nearest.shape[1]], cells)
 
     def compare(self, rows: NDArray[np.int64], grey16: NDArray[np.uint8]) -> _Pairs:
         """The pairs with a window of these pictures that are like enough."""
         windows = describe_windows(grey16[rows])
-        cells = _nearest(windows, self._centres, 1)[:, 0]
+        cells = self._grid.find_nearest(windows, 1)[:, 0]
         order = np.argsort(cells, kind="stable")
         starts = np.flatnonzero(np.diff(cells[order], prepend=-1))
         least = np.where(np.arange(len(windows)) % len(WINDOWS) == 0, WHOLE_LIKENESS, LIKENESS).astype(np.float32)
@@ -151,9 +158,10 @@ class _CellIndex:
         for group in np.split(order, starts[1:]):
             members = self._list_members(int(cells[group[0]]), rows, group // len(WINDOWS))
             likeness = windows[group] @ self._vectors[members].T
-            here, there = np.nonzero(likeness >= _raise_limits(likeness, least[group])[:, None])
-            if len(here):
-                found.append((self.owners[members[there]], group[here], likeness[here, there]))
+            places = np.flatnonzero(likeness >= _raise_limits(likeness, least[group])[:, None])
+            if len(places):
+                here, there = np.divmod(places, len(members))
+                found.append((self.owners[members[there]], group[here], likeness.ravel()[places]))
         if not found:
             return NO_PAIRS
         owners, numbers, scores = (np.concatenate(part) for part in zip(*found, strict=True))
@@ -174,7 +182,7 @@ class _CellIndex:
 
 def _raise_limits(likeness: NDArray[np.float32], least: NDArray[np.float32]) -> NDArray[np.float32]:
     """float32 (windows,): the least likeness of each window, raised where more than `MOST_OF_WINDOW` reach it."""
-    counts = (likeness >= least[:, None]).sum(axis=1)
+    counts = np.count_nonzero(likeness >= least[:, None], axis=1)
     dense = np.flatnonzero(counts > MOST_OF_WINDOW)
     if len(dense):
         place = likeness.shape[1] - MOST_OF_WINDOW
@@ -212,26 +220,43 @@ def _rank(whole: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _compare_details(grey16: NDArray[np.uint8], pairs: _Pairs) -> CopyCandidates:
-    """The pairs whose details are alike, too, as the whole picture is laid down where its shapes are most alike."""
-    turns, kept = np.empty(len(pairs), np.int64), np.zeros(len(pairs), np.bool_)
+    """The pairs whose details are alike, too, as the whole picture is laid down where its shapes are most alike, and
+    in the next best way where that is nearly as good: much of a picture may be the same when it is mirrored."""
+    found = []
     for part in _parts(np.arange(len(pairs))):
         some = pairs.take(part)
         own, place = _describe_pair(SHAPES, grey16, some)
-        turns[part] = np.argmax([np.einsum("nd,nd->n", SHAPES.turn(own, turn), place) for turn in range(TURNS)], axis=0)
-        own, place = _describe_pair(DETAILS, grey16, some)
-        for turn in range(TURNS):
-            chosen = turns[part] == turn
-            likeness = np.einsum("nd,nd->n", DETAILS.turn(own[chosen], turn), place[chosen])
-            least = np.where(some.window[chosen] == 0, WHOLE_DETAIL_LIKENESS, DETAIL_LIKENESS)
-            kept[part[chosen]] = likeness >= least
-    return CopyCandidates(pairs.whole[kept], pairs.container[kept], pairs.window[kept], turns[kept])
+        likeness = np.stack([np.einsum("nd,nd->n", SHAPES.turn(own, turn), place) for turn in range(TURNS)])
+        order = np.argsort(-likeness, axis=0, kind="stable")
+        best, following = np.take_along_axis(likeness, order[:2], axis=0)
+        rows = np.concatenate([np.arange(len(part)), np.flatnonzero(best - following < NEARLY)])
+        turns = np.concatenate([order[0], order[1][best - following < NEARLY]])
+        kept = _have_details(grey16, some.take(rows), turns)
+        found.append((part[rows[kept]], turns[kept]))
+    none = np.empty(0, np.int64)
+    rows, turns = (np.concatenate(each) for each in zip((none, none), *found, strict=True))
+    order = np.argsort(rows, kind="stable")
+    rows, turns = rows[order], turns[order]
+    return CopyCandidates(pairs.whole[rows], pairs.container[rows], pairs.window[rows], turns)
+
+
+def _have_details(grey16: NDArray[np.uint8], pairs: _Pairs, turns: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """bool (pairs,): whether details are alike where the whole picture is laid down as its turn has it."""
+    own, place = _describe_pair(DETAILS, grey16, pairs)
+    kept = np.zeros(len(pairs), np.bool_)
+    for turn in range(TURNS):
+        chosen = turns == turn
+        likeness = np.einsum("nd,nd->n", DETAILS.turn(own[chosen], turn), place[chosen])
+        kept[chosen] = likeness >= np.where(pairs.window[chosen] == 0, WHOLE_DETAIL_LIKENESS, DETAIL_LIKENESS)
+    return kept
 
 
 def _limit(found: CopyCandidates, pictures: int, crowded: NDArray[np.bool_]) -> CopyCandidates:
     """The likeliest candidates of each picture, as many in all as `MOST_LOOKS` allows for so many new pictures."""
-    kept, most = np.ones(len(found), np.bool_), max(MOST_LOOKS * pictures, FEW_LOOKS)
-    if len(found) > most:
-        kept[np.argsort(_rank(found.whole), kind="stable")[most:]] = False
+    most, rank = max(MOST_LOOKS * pictures, FEW_LOOKS), _rank(found.whole)
+    kept = ~crowded[found.whole] | (rank < MOST_OF_CROWDED)
+    if kept.sum() > most:
+        kept[np.argsort(np.where(kept, rank, len(rank)), kind="stable")[most:]] = False
         crowded[found.whole[~kept]] = True
     whole, container = found.whole[kept], found.container[kept]
     return CopyCandidates(whole, container, found.window[kept], found.turn[kept], int(crowded.sum()))
@@ -241,14 +266,39 @@ def _describe_pair(band: FrequencyBand, grey16: NDArray[np.uint8], pairs: _Pairs
     return band.describe(grey16[pairs.whole], slice(0, 1)), band.describe_one(grey16[pairs.container], pairs.window)
 
 
-def _nearest(vectors: Vectors, centres: Vectors, count: int) -> NDArray[np.int64]:
-    """int64 (vectors, count): the numbers of the centres with the largest cosine."""
-    likeness = vectors @ centres.T
-    if count == 1:
-        return np.asarray(likeness.argmax(axis=1)[:, None], np.int64)
-    if count >= len(centres):
-        return np.tile(np.arange(len(centres)), (len(vectors), 1))
-    return np.asarray(np.argpartition(-likeness, count, axis=1)[:, :count], np.int64)
+class _Cells:
+    """Cells of descriptors around centres, which are means of the descriptors nearest to them (spherical k-means:
+    Dhillon and Modha, 2001). What all descriptors have in common is taken off first: else a few cells hold most."""
+
+    def __init__(self, vectors: Vectors, count: int) -> None:
+        draw = np.random.default_rng(SEED)
+        count = min(len(vectors), max(1, count))
+        sample = vectors[draw.choice(len(vectors), min(len(vectors), max(SAMPLE, count)), replace=False)]
+        self._common = sample.mean(axis=0) if len(sample) else np.zeros(vectors.shape[1], np.float32)
+        sample = sample - self._common
+        self._centres = _scale(sample[:count])
+        for _ in range(ROUNDS if count < len(sample) else 0):
+            nearest = (sample @ self._centres.T).argmax(axis=1)
+            order = np.argsort(nearest, kind="stable")
+            filled, starts = np.unique(nearest[order], return_index=True)
+            self._centres[filled] = _scale(np.add.reduceat(_scale(sample[order]), starts, axis=0))
+
+    def __len__(self) -> int:
+        return len(self._centres)
+
+    def find_nearest(self, vectors: Vectors, count: int) -> NDArray[np.int64]:
+        """int64 (vectors, count): the numbers of the cells whose centres have the largest cosine."""
+        likeness = (vectors - self._common) @ self._centres.T
+        if count == 1:
+            return np.asarray(likeness.argmax(axis=1)[:, None], np.int64)
+        if count >= len(self):
+            return np.tile(np.arange(len(self)), (len(vectors), 1))
+        return np.asarray(np.argpartition(-likeness, count, axis=1)[:, :count], np.int64)
+
+
+def _scale(vectors: Vectors) -> Vectors:
+    """Vectors of length 1."""
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6), np.float32)
 
 
 def _parts(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

@@ -88,12 +88,13 @@ def find_untimely(
     work: ScheduledWork, works: Iterable[ScheduledWork], patience: timedelta, served: Container[str] = ()
 ) -> Iterator[Finding]:
     """That the schedule of a deployment had no run when it was due, or that one has not begun; `served` holds the
-    titles of what `safelight serve` looks after at the moment."""
+    titles of what `safelight serve` looks after at the moment. What it looked after until it ended is left out, though
+    runs of it wait still: it may have been started again without."""
     if work.is_active and work.is_missing and work.last_due is not None:
         what = f"{work.title} was due {show_time(work.last_due)}, and there is no run at all"
         mend = "restart Prefect's server, whose scheduler makes the runs; its log tells why it did not"
         yield Finding("missing", what, mend, work.model, work.id)
-    elif (late := work.find_late(patience)) is not None:
+    elif (work.is_active or work.pool is not None) and (late := work.find_late(patience)) is not None:
         what = f"{work.title} was due {show_time(late.moment)} and has not begun"
         mend = describe_submission(work) if late.outcome == "starting" else find_way_for_late(work, works, served)
         yield Finding("late", what, mend, work.model, work.id)

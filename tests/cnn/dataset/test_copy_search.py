@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from planted_copies import COPIES, Picture, draw_scene
 
+from cnn.dataset import copy_search
 from cnn.dataset.copy_check import confirm_copies
 from cnn.dataset.copy_search import find_copy_candidates
 from cnn.dataset.crop_descriptors import SHAPES, describe_pictures, order_vectors, turn_picture
@@ -66,3 +67,32 @@ def test_a_picture_has_one_descriptor_however_it_is_laid_down(seed: int, turn: i
     np.testing.assert_allclose(SHAPES.turn(one, turn), other, atol=1e-5)
     variants, _ = describe_pictures(picture.reshape(1, 256))
     assert np.abs(variants - order_vectors(other)).max(axis=1).min() < 1e-4
+
+
+def test_of_crowded_pictures_a_few_candidates_are_kept_and_they_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenes = [draw_scene(1)] * 40 + [draw_scene(seed) for seed in range(2, 12)]
+    greys = np.stack([square(scene, 16) for scene in scenes]).reshape(-1, 256)
+    assert find_copy_candidates(greys).crowded == 0
+    monkeypatch.setattr(copy_search, "MOST_IN_CELL", 8)
+    found = find_copy_candidates(greys)
+    assert found.crowded >= 40
+    assert np.bincount(found.whole).max() <= copy_search.MOST_OF_CROWDED
+
+
+def test_all_looks_together_are_limited_the_likeliest_of_each_picture_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenes = [draw_scene(seed // 4) for seed in range(40)]  # each picture has three copies
+    greys = np.stack([square(scene, 16) for scene in scenes]).reshape(-1, 256)
+    assert len(find_copy_candidates(greys)) >= 3 * len(scenes)
+    monkeypatch.setattr(copy_search, "FEW_LOOKS", 1)
+    monkeypatch.setattr(copy_search, "MOST_LOOKS", 1)
+    found = find_copy_candidates(greys)
+    assert len(found) == len(scenes) == len(np.unique(found.whole))
+    assert found.crowded > 0
+
+
+def test_a_mirrored_picture_that_is_nearly_its_own_mirror_image_is_laid_down_both_ways() -> None:
+    half = square(draw_scene(3), 16)[:, :8]
+    picture = np.concatenate([half, half[:, ::-1]], axis=1)
+    picture[:4, :4] = np.clip(picture[:4, :4].astype(int) + 20, 0, 255)
+    found = find_copy_candidates(np.stack([picture, picture[:, ::-1]]).reshape(2, 256))
+    assert {0, 1} <= set(found.turn[found.whole == 0].tolist())

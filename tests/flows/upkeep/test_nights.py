@@ -40,7 +40,7 @@ def make_work(*runs: RunFacts, due: timedelta | None = HOUR, **facts: Any) -> Sc
         "pool": None,
     }
     last_due = None if due is None else datetime.now(UTC) - due
-    return ScheduledWork(**(known | facts), is_active=True, last_due=last_due, planned=None, runs=runs)
+    return ScheduledWork(**({"is_active": True} | known | facts), last_due=last_due, planned=None, runs=runs)
 
 
 def find(*works: ScheduledWork, served: tuple[SeenRecord, ...] = ()) -> list[str]:
@@ -66,6 +66,12 @@ def test_a_run_that_waits_is_late_and_not_missing() -> None:
     assert find(make_work(make_run("waiting", HOUR))) == ["late"]
     assert find(make_work(make_run("waiting", MINUTE), due=None)) == []
     assert find(make_work(make_run("waiting", -HOUR), due=None)) == []
+
+
+def test_a_run_left_behind_by_serve_waits_for_nobody() -> None:
+    left = make_run("waiting", HOUR)
+    assert find(make_work(left, due=None, is_active=False)) == []
+    assert find(make_work(left, due=None, is_active=False, pool="safelight")) == ["late"]  # a worker will take it
 
 
 def test_what_waits_now_is_counted_and_what_comes_later_is_not() -> None:
