@@ -39,7 +39,7 @@ def expect_it_without_files(source: Path, work: Path, place: tuple[str | Path, .
     assert any("held against its numbers in the record" in line for line in removed["circumstances"])
     untold = safelight("why", source / "left" / "00.png", *place, "--name", "sq@1")
     assert "the files of sq@1 were removed by `safelight gc`" in untold["now"]["note"]
-    _, refused = run_to_end("score", source, "--name", "sq", *place, code=1)
+    _, refused = run_to_end("promote", "sq", "1", "--why", "checked by hand", *place, code=1)
     assert "the files of sq@1 were removed by `safelight gc`" in refused
 
 
