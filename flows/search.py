@@ -171,7 +171,7 @@ def search_settings(search: Search, minutes: float) -> SearchResult:
 def describe_begin(loop: TrialLoop, journal: Journal) -> str:
     """One line on the figure, the time and what is known already."""
     left, known = loop.measure_left() / 60.0, len(journal.read_records())
-    earlier = f", {known} trials are known" if known else ""
+    earlier = f", {known} trial{'s are' if known > 1 else ' is'} known" if known else ""
     return (
         f"search: {max(left, 0.0):.1f} of {loop.minutes:g} minutes are left for trials{earlier}; what decides is the "
         "log loss on the validation images, after calibration"

@@ -59,8 +59,8 @@ def warn_of_crowds(candidates: CopyCandidates) -> None:
     """Say in the log where not all pictures were compared with all that they resemble."""
     if candidates.crowded:
         logger.warning(
-            "%s images look like thousands of others, as frames of a camera that stands still do: each was compared "
-            "with those nearest to it in the order of their names, so that copies farther off may be missed",
+            "%s images resemble thousands of others, as is usual among very many images and for a camera that stands "
+            "still: each was compared with some thousands of these, so a few of their copies may not be found",
             f"{candidates.crowded:,}",
         )
 
