@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from cnn.dataset.split import SplitSpec
+from cnn.dataset.split import SplitSettings
 from cnn.errors import ConfigError
 from cnn.evaluation.gate_spec import GateSpec
 from cnn.images.spec import AugmentSpec, ImageSettings
@@ -85,7 +85,7 @@ class Config(Settings):
     source: SourceSpec = Field(default_factory=SourceSpec)
     image: ImageSettings = Field(default_factory=ImageSettings)
     augment: AugmentSpec = Field(default_factory=AugmentSpec)
-    split: SplitSpec = Field(default_factory=SplitSpec)
+    split: SplitSettings = Field(default_factory=SplitSettings)
     chunk: ChunkSpec = Field(default_factory=ChunkSpec)
     budget: BudgetSpec = Field(default_factory=BudgetSpec)
     cluster: ClusterSpec = Field(default_factory=ClusterSpec)

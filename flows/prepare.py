@@ -56,6 +56,7 @@ from tasks.prepare.job import (
     retire_always,
 )
 from tasks.prepare.levels import DATASET, measure_levels, reuse_levels
+from tasks.prepare.looks import describe_looks
 from tasks.prepare.outcomes import describe_outcomes, has_outcomes
 from tasks.prepare.pipeline import build_chunks, finish_version, skip_building
 from tasks.prepare.plan import list_files, plan_build
@@ -130,7 +131,7 @@ def open_job(source: str, workspace: str, config: Config, verify: bool, command:
     return PrepareJob(
         open_given(source, command),
         open_store(workspace),
-        BuildSpec(image=image, augment=config.augment, split=config.split),
+        BuildSpec(image=image, augment=config.augment, split=config.split.resolve()),
         config.budget,
         config.chunk.files,
         config.source.exclude,
@@ -312,7 +313,7 @@ def log_losses(job: PrepareJob, plan: BuildPlan, published: PublishedDataset) ->
         log_message(f"publish: quarantined: {reasons}; each file stands in {place}")
     if ignored := describe_ignored(rows, classes):
         log_message(f"publish: ignored: {ignored}")
-    for line in [*describe_outcomes(rows), *find_overlaps(rows)]:
+    for line in [*describe_outcomes(rows), *find_overlaps(rows), *describe_looks(rows)]:
         log_message(f"publish: {line}")
     if has_outcomes(rows):
         log_message(f"publish: all of these files: {job.store.uri_of(outcomes_path(manifest.dataset))}")

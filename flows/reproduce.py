@@ -129,7 +129,9 @@ def read_settings(record: TrainingRecord) -> Config:
     from pydantic import ValidationError
 
     try:
-        config = Config.model_validate(record.settings)
+        # Records of releases that looked for no copies unless they were told to have no word on them.
+        split = {"copies": "ignore", **record.settings.get("split", {})}
+        config = Config.model_validate({**record.settings, "split": split})
     except ValidationError as error:
         place = ".".join(map(str, error.errors()[0]["loc"]))
         raise ConfigError(f"the settings of that training are of another release ({place}); use that release") from None

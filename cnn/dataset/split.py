@@ -2,7 +2,7 @@
 
 import hashlib
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
@@ -10,6 +10,7 @@ from cnn.dataset.locked_sets import count_days
 from cnn.patterns import compile_pattern
 from cnn.spec import Settings
 
+CopyRule = Literal["auto", "together", "leave_out"]
 SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(len(SPLITS))
 TIES = ("copies", "burst")  # settings that tie images together once all are read: no image is drawn by them
@@ -18,9 +19,7 @@ COLUMN = "column:"  # before the name of a column of the user's table (source.ta
 TURNS = ("refresh", "overlap")  # settings of which test set judges when: chunks' shards do not hang on them
 
 
-class SplitSpec(Settings):
-    """How images are divided into those for training, validation and test; new images move none of the others."""
-
+class _SplitRules(Settings):
     validation: float = Field(0.1, ge=0.0, lt=1.0, description="share of the images that decide which epoch was best")
     test: float = Field(
         0.1, ge=0.0, lt=1.0, description="share of the images that judge the model, which training never sees"
@@ -38,14 +37,6 @@ class SplitSpec(Settings):
         description="whether the top folders train, val and test (or training, valid, validation, testing) are a"
         " division that is kept as it is, with class folders below (true), or are classes (false); not set: what they"
         " look like",
-    )
-    copies: Literal["together", "leave_out"] | None = Field(
-        None,
-        examples=["together"],
-        description="pictures that are copies by their look (mirrored, turned, cropped, brightened, saved anew; from"
-        " 48 x 48 pixels on): together: all in one split; leave_out: drawn one by one, and of validation and test"
-        " those are left out whose copy is learnt from; not set: only copies that lie the same way are looked for, see"
-        " split.leak_distance",
     )
     burst: float | None = Field(
         None,
@@ -83,7 +74,7 @@ class SplitSpec(Settings):
         return value
 
     @model_validator(mode="after")
-    def _training_images_remain(self) -> "SplitSpec":
+    def _training_images_remain(self) -> Self:
         if self.validation + self.test >= 1.0:
             raise ValueError(f"validation + test must be below 1, not {self.validation + self.test:g}")
         return self
@@ -96,7 +87,7 @@ class SplitSpec(Settings):
         return value
 
     @model_validator(mode="after")
-    def _sets_can_take_turns(self) -> "SplitSpec":
+    def _sets_can_take_turns(self) -> Self:
         if self.refresh is None:
             return self
         if 2 * self.test + self.validation >= 1.0:
@@ -108,15 +99,40 @@ class SplitSpec(Settings):
             raise ValueError(f"overlap must be shorter than refresh, so below {count_days(self.refresh)} days")
         return self
 
+    def deciding(self) -> dict[str, object]:
+        """The settings that decide in which split an image is drawn."""
+        return self.model_dump(exclude={"leak_distance", *TIES, *TURNS})
+
+
+class SplitSpec(_SplitRules):
+    """How the images of a dataset are divided. `copies` None: copies by their look are not looked for, as in all
+    releases that knew no other rule."""
+
+    copies: CopyRule | None = None
+
     @model_serializer(mode="wrap")
     def _leave_out_what_is_unset(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without those that are not set: what earlier releases wrote, who knew none, keeps its digest."""
         unset = {name for name in TIES if getattr(self, name) is None} | ({*TURNS} if self.refresh is None else set())
         return {name: value for name, value in dump(self).items() if name not in unset}
 
-    def deciding(self) -> dict[str, object]:
-        """The settings that decide in which split an image is drawn."""
-        return self.model_dump(exclude={"leak_distance", *TIES, *TURNS})
+
+class SplitSettings(_SplitRules):
+    """How images are divided into those for training, validation and test; new images move none of the others."""
+
+    copies: Literal["auto", "together", "leave_out", "ignore"] = Field(
+        "auto",
+        description="pictures that are copies by their look (mirrored, turned, cropped, brightened, saved anew; from"
+        " 48 x 48 pixels on): together: all in one split, up to 30 % of a class; leave_out: drawn one by one, and of"
+        " validation and test those are left out whose copy is learnt from; auto: as together among up to 200,000"
+        " images, up to 8 of one picture or 5 % of a class, without moving an image that has its split already;"
+        " ignore: only copies that lie the same way are looked for, see split.leak_distance",
+    )
+
+    def resolve(self) -> SplitSpec:
+        """These settings as a dataset keeps them."""
+        given = self.model_dump()
+        return SplitSpec(**given | {"copies": None if self.copies == "ignore" else self.copies})
 
 
 @lru_cache(maxsize=64)

@@ -175,12 +175,15 @@ def _follow_groups(draft: RowsDraft, split: SplitSpec, memory: Memory, turn: Set
 def _follow_ties(draft: RowsDraft, tied: NDArray[np.int64], split: SplitSpec, turn: SetTurn | None) -> None:
     """Put what is tied together into one split: that of its images in the version before, else the one drawn for it.
 
-    Where they were in several, into training if any was, so that nothing is tested with what was learnt.
+    Where they were in several, into training if any was, so that nothing is tested with what was learnt; but where
+    nobody asked for that (`split.copies` is auto), each of these stays where it was.
     """
+    settled = split.copies == "auto" and split.burst is None
     for members in _list_ties(tied):
         known = members[draft.known[members]]
         if len(known):
             chosen = int(draft.split[known].min())
+            members = members[~draft.known[members]] if settled else members
         else:
             chosen = _draw_place(_first_key(draft, members), None, split, turn)
         draft.split[members[draft.may_be_in(members, chosen)]] = chosen

@@ -14,18 +14,21 @@ from cnn.dataset.copy_check import PIXEL_SIDE, confirm_copies
 from cnn.dataset.copy_groups import find_bursts, join_pairs
 from cnn.dataset.copy_search import CopyCandidates, find_copy_candidates
 from cnn.dataset.near_duplicates import CELLS, EDGE, to_grey16
-from cnn.dataset.split import SPLITS, TRAIN, SplitSpec
+from cnn.dataset.split import SPLITS, TRAIN, CopyRule, SplitSpec
 from cnn.images.pixels import shrink_to_grey
 from cnn.images.spec import ImageSpec
 from infra.storage.store import Store
 from tasks.dataset.look_memory import LookPairs, locate_looks, recall_looks, remember_looks
 from tasks.prepare.derive import read_images
 from tasks.prepare.duplicates import fetch_greys
+from tasks.prepare.outcomes import name_pairs
 from tasks.prepare.spec import BuildSpec
 from tasks.prepare.table import LEAK, OK, Rows
 
 LEAST_SIDE = 48  # pixels: smaller pictures have too little to be known by once they are cropped
-CROWD, CROWD_SHARE = 8, 0.3  # copies of each other, and their share of a class, above which they are many
+MOST_UNASKED = 200_000  # images, above which copies are looked for only where that is asked for
+CROWD = 8  # copies of each other that are always kept together; more, up to a share of their class
+CROWD_SHARES: dict[CopyRule | None, float] = {"together": 0.3, "auto": 0.05}
 READ_ROWS = 16_384  # rows whose grey means are read together
 logger = logging.getLogger(__name__)
 
@@ -37,7 +40,7 @@ def find_looks(rows: Rows, store: Store, source: str, spec: BuildSpec) -> LookPa
         IntegrityError, StorageError: the report or the shard of a chunk is damaged or gone.
     """
     ok, image = np.flatnonzero(rows.outcome == OK), spec.image
-    if min(image.size) < LEAST_SIDE or len(ok) < 2 or spec.split.copies is None:
+    if not _is_wanted(len(ok), spec):
         return np.empty((0, 2), np.int64)
     place = locate_looks(source, image)
     memory = recall_looks(store, place)
@@ -65,46 +68,80 @@ def warn_of_crowds(candidates: CopyCandidates) -> None:
         )
 
 
+def _is_wanted(images: int, spec: BuildSpec) -> bool:
+    copies = spec.split.copies
+    if copies is None or min(spec.image.size) < LEAST_SIDE or images < 2:
+        return False
+    if copies == "auto" and images > MOST_UNASKED:
+        logger.warning(
+            "copies by their look (mirrored, turned, cropped, …) are not looked for among %s images unless that is "
+            "asked for: --set split.copies=together",
+            f"{images:,}",
+        )
+        return False
+    return True
+
+
 def tie_together(rows: Rows, looks: LookPairs, split: SplitSpec) -> NDArray[np.int64]:
     """int64 (files,): the lowest row of the copies and of the burst that each file belongs to, -1 where it is alone.
 
     Files of a group (`split.group`) follow it, and those in a split of their owner's stay there: they are alone. So are
     the frames of a camera that stands still, where they are a large part of their class: in one split they would leave
-    the others without it, so they count as leaks, of which `check_leaks` tells.
+    the others without it.
     """
     free = (rows.outcome == OK) & (rows.group < 0) & (rows.given <= TRAIN)
-    ties = [_leave_out_crowds(rows, looks[free[looks].all(axis=1)])] if split.copies == "together" else []
+    share = CROWD_SHARES.get(split.copies)
+    ties = [] if share is None else [_leave_out_crowds(rows, looks[free[looks].all(axis=1)], share)]
     if split.burst is not None:
         ties.append(find_bursts(rows.captured, rows.camera, np.flatnonzero(free), split.burst))
     pairs = np.concatenate([np.empty((0, 2), np.int64), *ties])
     return join_pairs(pairs[free[pairs].all(axis=1)], len(rows))
 
 
-def _leave_out_crowds(rows: Rows, looks: LookPairs) -> LookPairs:
-    """The pairs without those of a group that is large, also as a part of the class of its first image."""
+def _leave_out_crowds(rows: Rows, looks: LookPairs, share: float) -> LookPairs:
+    """The pairs without those of a group that is large, also as a share of the class of its first image."""
     groups = join_pairs(looks, len(rows))
     first = groups[looks[:, 0]]
     sizes = np.bincount(groups[groups >= 0], minlength=len(rows))[first]
     images = np.bincount(rows.label_id[rows.outcome == OK], minlength=int(rows.label_id.max(initial=0)) + 1)
-    few: NDArray[np.bool_] = sizes <= np.maximum(CROWD, CROWD_SHARE * images[rows.label_id[first]])
+    few: NDArray[np.bool_] = sizes <= np.maximum(CROWD, share * images[rows.label_id[first]])
     return np.asarray(looks[few], np.int64)
 
 
-def mark_looks(rows: Rows, looks: LookPairs) -> Rows:
-    """The rows with each copy's other named, and without those of validation and test whose copy is learnt from.
-
-    Copies in a split of their owner's stay: only the other is named.
-    """
+def mark_looks(rows: Rows, looks: LookPairs, copies: CopyRule | None) -> Rows:
+    """The rows with each copy's other named, first one that is learnt from. Where copies were asked for, those of
+    validation and test are left out whose copy is learnt from nevertheless; copies in a split of their owner's stay."""
     draft, given = rows.draft("outcome", "duplicate_of"), rows.is_given()
     both = np.concatenate([looks, looks[:, ::-1]])
-    ok = (rows.outcome[both] == OK).all(axis=1)
+    both = both[(rows.outcome[both] == OK).all(axis=1)]
     across = (rows.split[both[:, 0]] != TRAIN) & (rows.split[both[:, 1]] == TRAIN)
-    for row, other in both[ok & across & ~given[both[:, 0]]].tolist():
-        draft.outcome[row], draft.duplicate_of[row] = LEAK, other
-    for row, other in both[ok].tolist():
+    order = np.argsort(~across, kind="stable")
+    for row, other in both[order].tolist():
         if draft.duplicate_of[row] < 0:
             draft.duplicate_of[row] = other
+    if copies != "auto":
+        draft.outcome[both[across & ~given[both[:, 0]], 0]] = LEAK
     return draft.finish()
+
+
+def describe_looks(rows: Rows) -> list[str]:
+    """A line on the copies by their look that are in one split with their picture, and one on those that are not."""
+    found = np.flatnonzero((rows.outcome == OK) & (rows.duplicate_of >= 0) & ~rows.is_given())
+    others = rows.duplicate_of[found]
+    found = found[(rows.label_id[found] == rows.label_id[others]) & (rows.outcome[others] == OK)]
+    apart = rows.split[found] != rows.split[rows.duplicate_of[found]]
+    kept, lost = found[~apart], found[apart]
+    lines = []
+    if len(kept):
+        shown = name_pairs(rows, kept, "{} and {}")
+        lines.append(f"{len(kept):,} images have a copy by their look, and are in one split with it: {shown}")
+    if len(lost):
+        shown = name_pairs(rows, lost, "{} and {}")
+        lines.append(
+            f"{len(lost):,} images have a copy by their look in another split ({shown}): they had their splits before, "
+            "or are too many of their class, or in two groups; the report says how right the model is without them"
+        )
+    return lines
 
 
 def _read_grey16(rows: Rows, store: Store, ok: NDArray[np.int64]) -> NDArray[np.uint8]:

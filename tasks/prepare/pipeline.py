@@ -133,7 +133,7 @@ def compare_all(job: PrepareJob, built: Built) -> Rows:
     looks = find_looks(rows, job.store, job.source.uri, listing.files.spec)
     turn = find_turn(listing.locked_sets, recall_locked_sets(previous, listing.files.spec))
     rows = draw_splits(rows, split, memory, tie_together(rows, looks, split), turn)
-    rows = mark_looks(rows, looks)
+    rows = mark_looks(rows, looks, split.copies)
     rows = mark_leaks(rows, split.leak_distance, fetch)
     return mark_doubtful_labels(rows, split.leak_distance, fetch)
 

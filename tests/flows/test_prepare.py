@@ -19,7 +19,7 @@ from tiff_files import Layout, write_raw, write_tiff
 
 import flows.prepare
 from cnn.dataset.manifest import Manifest
-from cnn.dataset.split import SplitSpec, choose_split
+from cnn.dataset.split import SplitSettings, SplitSpec, choose_split
 from cnn.errors import ConfigError
 from cnn.evaluation.gate_spec import GateSpec
 from cnn.images.pixels import encode_jpeg
@@ -80,11 +80,11 @@ def test_what_may_not_be_meant_is_told_and_the_run_goes_on(tmp_path: Path) -> No
 
 
 def test_a_table_is_asked_for_the_columns_that_the_settings_name() -> None:
-    table, site = SourceSpec(table="images.csv"), SplitSpec(group="column:site")
+    table, site = SourceSpec(table="images.csv"), SplitSettings(group="column:site")
     slices = GateSpec(slices=("folder", "column:season", "column:site"))
     asked = request_table(Config(source=table, split=site, gate=slices))
     assert asked == TableRequest("images.csv", None, ("site", "season"))
-    assert request_table(Config(split=SplitSpec(group="site"))) is None
+    assert request_table(Config(split=SplitSettings(group="site"))) is None
     with pytest.raises(ConfigError, match=r"split.group names the column 'site', and no table has one: set source.ta"):
         request_table(Config(split=site))
     with pytest.raises(ConfigError, match=r"gate.slices names the column 'season', and no table has one"):
@@ -185,7 +185,7 @@ def test_levels_and_previews_are_told_while_the_run_goes_on(
     def prepare_with(**image: Any) -> tuple[Manifest, str]:
         config = Config(
             image=ImageSettings(size=(8, 8), **image),
-            split=SplitSpec(validation=0.0, test=0.2),
+            split=SplitSettings(validation=0.0, test=0.2),
             cluster=ClusterSpec(workers=0),
         )
         report = prepare_dataset(str(source), workspace, config)

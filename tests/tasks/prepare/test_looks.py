@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -14,15 +14,17 @@ from planted_copies import crop_scene, draw_scene, write_scene
 from steps import prepare, rows_of
 
 from cnn.dataset.copy_search import CopyCandidates, find_copy_candidates
-from cnn.dataset.split import SPLITS, SplitSpec
+from cnn.dataset.split import SPLITS, SplitSettings, SplitSpec
 from cnn.images.spec import ImageSpec
 from infra.storage.store import open_store
 from tasks.prepare import looks
 from tasks.prepare.keep_splits import draw_splits
-from tasks.prepare.looks import mark_looks, tie_together
+from tasks.prepare.looks import describe_looks, mark_looks, tie_together
 from tasks.prepare.spec import BudgetSpec
+from tasks.prepare.table import LEAK, OK, Rows
 
 IMAGE, SPLIT = ImageSpec(size=(64, 64)), SplitSpec(validation=0.2, test=0.3, copies="together")
+UNASKED = SplitSettings(validation=0.2, test=0.3).resolve()
 SCENES = 16
 
 
@@ -97,10 +99,46 @@ def test_copies_are_left_out_of_the_test_where_that_is_asked_for(tmp_path: Path)
     assert not [1 for pair in pairs if {"train"} < {row["split"] for row in pair if row["outcome"] == "ok"}]
 
 
-def test_nobody_looks_where_that_is_not_asked_for(tmp_path: Path) -> None:
-    split = SPLIT.model_copy(update={"copies": None})
-    rows = build(write_source(tmp_path / "photos"), tmp_path / "work", split=split)
+def test_copies_are_kept_together_where_nothing_is_set(tmp_path: Path) -> None:
+    rows = build(write_source(tmp_path / "photos"), tmp_path / "work", split=UNASKED)
+    pairs = [(rows[path], rows[path.replace(".png", "-mirrored.png")]) for path in rows if "mirrored" not in path]
+    assert all(one["split"] == other["split"] and other["reason"] for one, other in pairs)
+
+
+def test_an_image_that_has_its_split_stays_there_where_nothing_is_set(tmp_path: Path) -> None:
+    """As in a workspace of a release that did not look for copies: its test images are not learnt from all at once."""
+    source, work = write_source(tmp_path / "photos", mirrored=8), tmp_path / "work"
+    before = build(source, work, split=SplitSettings(validation=0.2, test=0.3, copies="ignore").resolve())
+    assert {row["reason"] for row in before.values()} == {None}
+    for seed in range(8, SCENES):
+        write_scene(source / ("cat", "owl")[seed % 2] / f"{seed:02}-mirrored.png", draw_scene(seed)[:, ::-1])
+    after = build(source, work, split=UNASKED)
+    assert {path: after[path]["split"] for path in before} == {path: row["split"] for path, row in before.items()}
+    assert {row["outcome"] for row in after.values()} == {"ok"}
+    new = [path for path in after if path not in before]
+    assert all(after[path]["split"] == after[path.replace("-mirrored", "")]["split"] for path in new)
+    apart = [path for path in before if "mirrored" in path and "training" in str(after[path]["reason"])]
+    assert any(before[path]["split"] != "train" for path in apart)  # they are named, for the leak certificate
+
+
+def test_among_very_many_nobody_looks_without_being_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(looks, "MOST_UNASKED", 10)
+    source = write_source(tmp_path / "photos", mirrored=4)
+    rows = build(source, tmp_path / "work", split=UNASKED)
     assert {row["reason"] for row in rows.values()} == {None}
+    assert "not looked for among 20 images" in caplog.text
+    rows = build(source, tmp_path / "other")
+    assert sum(row["reason"] is not None for row in rows.values()) == 8
+
+
+@pytest.mark.parametrize("copies", ["auto", "together", "leave_out", "ignore"])
+def test_a_rule_reaches_the_dataset(copies: Literal["auto", "together", "leave_out", "ignore"]) -> None:
+    kept = SplitSettings(copies=copies).resolve()
+    assert kept.copies == (None if copies == "ignore" else copies)
+    assert SplitSpec.model_validate(kept.model_dump()) == kept
+    assert SplitSettings.model_validate(SplitSettings(copies=copies).model_dump()).copies == copies
 
 
 def test_a_burst_stays_in_one_split_where_that_is_asked_for() -> None:
@@ -116,6 +154,37 @@ def test_a_burst_stays_in_one_split_where_that_is_asked_for() -> None:
     assert len(set(splits[:, 0].tolist())) == 3
 
 
+def make_frames(count: int) -> tuple[Rows, NDArray[np.int64]]:
+    """100 images of each of two classes, of which the first `count` are frames of a camera that stands still."""
+    paths = [f"{label}/{number:03}" for label in ("cat", "owl") for number in range(100)]
+    draft, _ = make_decoded(("cat", "owl"), {path: (path, "train", None) for path in paths})
+    draft.split[::3] = SPLITS.index("test")
+    return draft.finish(), np.stack([np.arange(count - 1), np.arange(1, count)], axis=1)
+
+
+def test_frames_of_a_still_camera_neither_fill_a_split_nor_go_out_where_nothing_is_set() -> None:
+    rows, pairs = make_frames(60)
+    assert (tie_together(rows, pairs, UNASKED) == -1).all()
+    marked = mark_looks(rows, pairs, "auto")
+    assert (marked.outcome == OK).all()
+    kept, lost = describe_looks(marked)
+    assert "images have a copy by their look, and are in one split with it" in kept
+    assert "images have a copy by their look in another split" in lost
+    assert "too many of their class" in lost
+    asked = mark_looks(rows, pairs, "together")
+    assert (asked.outcome == LEAK).sum() == 20
+    assert set(asked.split[asked.outcome == LEAK]) == {SPLITS.index("test")}
+
+
+def test_up_to_eight_copies_or_a_twentieth_of_a_class_stay_together_where_nothing_is_set() -> None:
+    for count, tied in ((8, 8), (9, 0)):
+        rows, pairs = make_frames(count)
+        assert (tie_together(rows, pairs, UNASKED) >= 0).sum() == tied
+    rows, pairs = make_frames(25)
+    assert (tie_together(rows, pairs, SPLIT) >= 0).sum() == 25
+    assert (tie_together(rows, pairs, SplitSpec()) == -1).all()
+
+
 @given(st.data())
 def test_after_drawing_no_copy_of_a_training_image_is_judged_on(data: st.DataObject) -> None:
     paths = [f"{label}/{number}" for label in ("cat", "owl") for number in range(6)]
@@ -129,7 +198,7 @@ def test_after_drawing_no_copy_of_a_training_image_is_judged_on(data: st.DataObj
     draft.split[:] = data.draw(st.lists(st.integers(0, 2), min_size=len(paths), max_size=len(paths)))
     alone = draft.finish()
     tied = tie_together(alone, looks_found, SPLIT)
-    rows = mark_looks(draw_splits(alone, SPLIT, {}, tied), looks_found)
+    rows = mark_looks(draw_splits(alone, SPLIT, {}, tied), looks_found, "together")
     assert (rows.outcome == 0).all()
     assert all(rows.split[one] == rows.split[other] for one, other in looks_found)
     assert Counter(SPLITS[split] for split in rows.split)["train"] > 0
