@@ -124,7 +124,7 @@ class SplitSettings(_SplitRules):
         "auto",
         description="pictures that are copies by their look (mirrored, turned, cropped, brightened, saved anew; from"
         " 48 x 48 pixels on): together: all in one split, up to 30 % of a class; leave_out: drawn one by one, and of"
-        " validation and test those are left out whose copy is learnt from; auto: as together among up to 200,000"
+        " validation and test those are left out whose copy is learnt from; auto: as together among up to 100,000"
         " images, up to 8 of one picture or 5 % of a class, without moving an image that has its split already;"
         " ignore: only copies that lie the same way are looked for, see split.leak_distance",
     )

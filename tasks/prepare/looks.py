@@ -26,7 +26,7 @@ from tasks.prepare.spec import BuildSpec
 from tasks.prepare.table import LEAK, OK, Rows
 
 LEAST_SIDE = 48  # pixels: smaller pictures have too little to be known by once they are cropped
-MOST_UNASKED = 200_000  # images, above which copies are looked for only where that is asked for
+MOST_UNASKED = 100_000  # images, above which copies are looked for only where that is asked for
 CROWD = 8  # copies of each other that are always kept together; more, up to a share of their class
 CROWD_SHARES: dict[CopyRule | None, float] = {"together": 0.3, "auto": 0.05}
 READ_ROWS = 16_384  # rows whose grey means are read together
