@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from judged_versions import make_judged_version
 
+import tasks.train.record
 from cnn.digest import hash_file
 from cnn.errors import RegistryError
 from cnn.models.architecture import ModelSpec
@@ -27,8 +28,9 @@ MOMENT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-def record(tmp_path: Path) -> TrainingRecord:
+def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingRecord:
     judged = make_judged_version(tmp_path)
+    monkeypatch.setattr(tasks.train.record, "digest_network", lambda bundle: "0" * 64)  # its bundle has no files
     plan = plan_fit(FitSpec(seed=7), "scratch", TrainingSize(20, True), judged.manifest.augment)
     choice = TrainingChoice("scratch", ModelSpec(preset="lenet"), plan, "recipe scratch: few images")
     run = RecordedRun("birds", "k" * 64, {"fit": {"seed": 7}}, choice)
