@@ -21,7 +21,7 @@ from tasks.train.record import TrainingRecord
     ],
 )
 def test_a_record_says_which_copies_were_kept_together(settings: dict[str, Any], copies: str) -> None:
-    dataset = SimpleNamespace(image=ImageSpec(size=(64, 48)))
-    config = read_settings(TrainingRecord.model_construct(settings=settings, dataset=dataset))
+    facts: dict[str, Any] = {"settings": settings, "dataset": SimpleNamespace(image=ImageSpec(size=(64, 48)))}
+    config = read_settings(TrainingRecord.model_construct(None, **facts))
     assert config.split.copies == copies
     assert config.image.size == (64, 48)
