@@ -65,6 +65,18 @@ def open_registry(workspace: Path) -> Iterator[Registry]:
         yield Registry(*resolve_tracking(str(workspace)))
 
 
+@contextmanager
+def shown_to_mlflow(registry: Registry) -> Iterator[None]:
+    """MLflow's own functions find the registry meanwhile; afterwards they, and all later tests, know it no more."""
+    import mlflow
+
+    mlflow.set_tracking_uri(registry.tracking_uri)  # a variable of the environment, too
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+
+
 def register(registry: Registry, name: str, bundle: Path, versions: int = 1) -> None:
     for number in range(versions):
         run = registry.start_run(name, hashlib.sha256(f"{name}{number}".encode()).hexdigest(), {})

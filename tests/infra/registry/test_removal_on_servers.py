@@ -9,7 +9,7 @@ import httpx
 import mlflow
 import pytest
 from mlflow_server import MlflowServer, run_mlflow_server
-from registries import METRICS, make_bundle
+from registries import METRICS, make_bundle, shown_to_mlflow
 
 from cnn.errors import RegistryError
 from infra.registry.registry import Registry
@@ -50,8 +50,7 @@ def expect_removed(registry: Registry, first: VersionInfo, folder: Path) -> None
         registry.fetch_bundle(first, folder / "cache")
     registry.fetch_bundle(registry.require_champion("birds"), folder / "cache")
     assert (registry.fetch_pages(first, folder / "pages") / "report.html").read_text() == "<p>birds</p>"
-    mlflow.set_tracking_uri(registry.tracking_uri)
-    with warnings.catch_warnings():
+    with shown_to_mlflow(registry), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(RegistryError, match=r"the files of birds@1 were removed by `safelight gc` on"):
             mlflow.pyfunc.load_model("models:/birds/1")

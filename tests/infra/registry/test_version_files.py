@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from registries import METRICS, make_bundle
+from registries import METRICS, make_bundle, shown_to_mlflow
 
 from cnn.errors import RegistryError
 from infra.registry import history as moves
@@ -87,8 +87,7 @@ def test_whoever_asks_for_them_is_told_in_one_line(registry: Registry, bundle: P
         registry.move_champion("told", 1, "why", "ada", NOON)
     assert registry.champion("told") is None
     assert registry.history("told") == []
-    mlflow.set_tracking_uri(registry.tracking_uri)
-    with warnings.catch_warnings():
+    with shown_to_mlflow(registry), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(RegistryError, match=LINE):
             mlflow.pyfunc.load_model("models:/told/1")

@@ -146,9 +146,9 @@ def test_one_image_in_place_of_a_folder_at_the_command_line(command: list[str], 
 
 def test_an_archive_at_the_command_line_is_refused_before_a_server_is_started(tmp_path: Path) -> None:
     place = make_zip(tmp_path / "photos.zip")
-    result = CliRunner().invoke(app, ["score", str(place), "--name", "my birds", "--workspace", str(tmp_path / "work")])
+    result = CliRunner().invoke(app, ["score", str(place), "--name", "birds", "--workspace", str(tmp_path / "work")])
     assert result.exit_code == 1
-    assert result.output.endswith(f" && safelight score {tmp_path}/photos --name 'my birds'\n")
+    assert result.output.endswith(f" && safelight score {tmp_path}/photos --name birds\n")
     text = tmp_path / "notes"
     text.write_text("no folder")
     result = CliRunner().invoke(app, ["prepare", str(text), "--workspace", str(tmp_path / "work")])
