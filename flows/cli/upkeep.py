@@ -57,7 +57,7 @@ def _show_table(console: "Console", title: str, titles: Sequence[str], rows: Ite
     from flows.cli.console import make_table
 
     print()
-    console.print(make_table(title, titles, rows, ("came to", "to review", "newest", "said")))
+    console.print(make_table(title, titles, rows, ("came to", "last began", "next", "to review", "newest", "said")))
 
 
 def _list_model(row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -71,10 +71,12 @@ def test_all_is_well_where_the_last_run_ended_well(client: SyncPrefectClient, ni
     assert (row["name"], row["ended"], row["failed"], row["is_active"]) == ("retrain looked-at", 1, 1, True)
     assert (row["last"]["outcome"], row["last"]["message"]) == ("ended", "version 4, champion")
     assert row["next"][4:16] == "-12-31T02:00"
-    shown = run(app, ["status", "--workspace", str(tmp_path / "work")])
+    shown = run(app, ["status", "--workspace", str(tmp_path / "work")], env={"COLUMNS": "140"})
     assert shown.exit_code == 0
     assert shown.stdout.startswith("All is well.\n")
     assert "1 ended, 1 failed" in shown.stdout
+    narrow = run(app, ["status", "--workspace", str(tmp_path / "work")], env={"COLUMNS": "80"}).stdout
+    assert all(word in narrow for word in ("retrain looked-at", "came to", "1 ended", "last began", "took", "next"))
 
 
 def test_a_failed_and_a_late_run_need_a_person(client: SyncPrefectClient, nightly: Any, tmp_path: Path) -> None:
