@@ -51,7 +51,7 @@ from tasks.train.facts import read_dataset_facts
 from tasks.train.process import TrainingProcess
 from tasks.train.promotion import read_verdict
 from tasks.train.record import RecordedRun, make_training_record, write_record
-from tasks.train.run_folder import locate_run_folder
+from tasks.train.run_folder import locate_run_folder, name_run_folder
 from tasks.train.spec import TrainingResult, TrainJob, name_run
 from tasks.train.weights import describe_download, require_weights
 
@@ -162,7 +162,7 @@ def measure_size(manifest: Manifest) -> TrainingSize:
 
 def result_path(key: str) -> str:
     """Where the answer of a training lies in the workspace, for a `retrain` that waits on another machine."""
-    return f"runs/{key[:16]}/train.json"
+    return f"runs/{name_run_folder(key)}/train.json"
 
 
 def find_version(job: Training) -> VersionInfo | None:

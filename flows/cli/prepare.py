@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import CONFIG, WORKSPACE, Answer, Options, Source, Verify, command, locate
+from flows.upkeep.retention import GRACE_HOURS, KEPT_BATCHES, KEPT_DATASETS, KEPT_MODELS, Retention
 
 
 @command("safelight prepare ~/photos", *WORKSPACE, *CONFIG)
@@ -25,7 +26,7 @@ def gc_command(
         typer.Option(
             "--keep", metavar="NUMBER", min=0, help="Newest versions of each source to keep; the latest always is."
         ),
-    ] = 3,
+    ] = KEPT_DATASETS,
     keep_batches: Annotated[
         int,
         typer.Option(
@@ -34,7 +35,7 @@ def gc_command(
             min=0,
             help="Newest batches of each inbox to keep, the latest in any case.",
         ),
-    ] = 24,
+    ] = KEPT_BATCHES,
     keep_models: Annotated[
         int,
         typer.Option(
@@ -44,11 +45,11 @@ def gc_command(
             help="Newest versions of each model to keep with their files. Of the others the record stays, and also the"
             " files where the gate or a rollback needs them, or an alias names them.",
         ),
-    ] = 30,
+    ] = KEPT_MODELS,
     grace_hours: Annotated[
         float,
         typer.Option("--grace-hours", metavar="HOURS", min=0.0, help="What is younger than this is never removed."),
-    ] = 24.0,
+    ] = GRACE_HOURS,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
 ) -> Answer:
     """Remove old dataset versions, batches, trainings and files of model versions, to free disk space.
@@ -56,6 +57,6 @@ def gc_command(
     Files that no version needs are removed too, such as those that a run left unfinished. The record of every model
     version and the tables of results stay.
     """
-    from flows.upkeep.gc import Retention, clean_workspace
+    from flows.upkeep.gc import clean_workspace
 
     return clean_workspace(options.workspace, Retention(keep, keep_batches, keep_models, grace_hours), dry_run)

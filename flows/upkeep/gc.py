@@ -1,6 +1,5 @@
 """The flow `gc`: remove from a workspace what nothing needs any more; by hand, or on a schedule."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from prefect import flow
@@ -9,7 +8,8 @@ from cnn.errors import ConfigError
 from flows.models import open_registry
 from flows.progress import log_message
 from flows.run_page import name_run_by
-from flows.upkeep.old_versions import RemovedVersions, collect_versions
+from flows.upkeep.old_versions import RemovedVersions, collect_versions, find_run_folder
+from flows.upkeep.retention import GRACE_HOURS, KEPT_BATCHES, KEPT_DATASETS, KEPT_MODELS, Retention
 from infra.machine.user_dirs import state_dir
 from infra.registry.tracking import holds_registry, resolve_tracking
 from infra.registry.version_files import FileCount
@@ -21,28 +21,15 @@ from tasks.dataset.gc import collect_garbage
 from tasks.score.cleaning import RemovedFiles, collect_batches, group_files, is_old, remove_folders
 
 HOUR = 3600.0
-# Dataset versions; batches of a day, where an inbox is scored each hour; versions of a model of a month of nights.
-KEPT_VERSIONS, KEPT_BATCHES, KEPT_MODELS = 3, 24, 30
-
-
-@dataclass(frozen=True)
-class Retention:
-    """How much stays: the newest dataset versions of each source, batches of each inbox, and versions of each model
-    with their files; and all that is younger than so many hours."""
-
-    keep: int = KEPT_VERSIONS
-    keep_batches: int = KEPT_BATCHES
-    keep_models: int = KEPT_MODELS
-    grace_hours: float = 24.0
 
 
 @flow(name="gc", flow_run_name=name_run_by("gc", "name"), persist_result=False)
 def gc(
     workspace: str = "./workspace",
     name: str = "",
-    keep: int = KEPT_VERSIONS,
+    keep: int = KEPT_DATASETS,
     keep_batches: int = KEPT_BATCHES,
-    grace_hours: float = 24.0,
+    grace_hours: float = GRACE_HOURS,
     keep_models: int = KEPT_MODELS,
 ) -> dict[str, Any]:
     """Remove old dataset versions, batches, trainings and files of old model versions, and what killed runs left;
@@ -100,7 +87,7 @@ def list_needed(workspace: str, keep: int) -> tuple[set[str], set[str]]:
         versions = registry.versions(name)
         for version in [each for each in versions if each.aliases] + (versions[-keep:] if keep else []):
             bundles.add(version.bundle)
-            runs.add(version.tags.get("run_key", "")[:16])
+            runs.add(find_run_folder(version))
     return bundles, runs
 
 

@@ -9,6 +9,7 @@ from infra.registry.registry import Registry
 from infra.registry.version_files import FileCount
 from infra.registry.versions import FREED, VersionInfo
 from tasks.train.best_version import find_best
+from tasks.train.run_folder import name_run_folder
 
 FORMER = 3  # champions before the present one, to which `safelight rollback` can return
 
@@ -22,10 +23,10 @@ class RemovedVersions:
 
 
 def collect_versions(
-    registry: Registry, keys: Collection[str], keep: int, before: float, dry_run: bool
+    registry: Registry, folders: Collection[str], keep: int, before: float, dry_run: bool
 ) -> RemovedVersions:
-    """Remove the files of old versions, in every model that was trained in this workspace: one of its versions came of
-    a run with one of these `keys` (the first 16 characters); a server may know models of other workspaces.
+    """Remove the files of old versions, in every model that was trained in this workspace: one of its versions was
+    trained in one of these `folders` below `runs/`; a server may know models of other workspaces.
 
     The files of the `keep` newest stay, and of all that were made after `before` (seconds since 1970).
 
@@ -35,7 +36,7 @@ def collect_versions(
     names, freed = list[str](), FileCount()
     for model in registry.names():
         versions = registry.versions(model)
-        if not any(find_run_key(version) in keys for version in versions):
+        if not any(find_run_folder(version) in folders for version in versions):
             continue
         for version in list_removable(registry, versions, keep, before):
             found = registry.measure_files(version) if dry_run else remove_version_files(registry, version)
@@ -78,9 +79,9 @@ def remove_version_files(registry: Registry, version: VersionInfo) -> FileCount:
     return registry.remove_files(version, is_needed)
 
 
-def find_run_key(version: VersionInfo) -> str:
+def find_run_folder(version: VersionInfo) -> str:
     """The name of the folder below `runs/` in which a version was trained."""
-    return version.tags.get("run_key", "")[:16]
+    return name_run_folder(version.tags.get("run_key", ""))
 
 
 def read_moment(version: VersionInfo) -> float:

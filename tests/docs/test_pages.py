@@ -28,7 +28,8 @@ from cnn.models.presets import PRESETS
 from flows.cli.main import app
 from flows.config import Config, load_config
 from flows.results import PrepareResult, ScoreResult, SearchResult, TrainResult
-from flows.upkeep.gc import Retention, clean_workspace
+from flows.upkeep.gc import clean_workspace
+from flows.upkeep.retention import Retention
 from infra.storage import layout
 from tasks.dataset.gc import Collected
 from tasks.dataset.ledger import LEDGER, OUTCOMES

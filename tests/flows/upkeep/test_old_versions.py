@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from registries import add_versions, make_bundle, open_registry, register
 
-from flows.upkeep.gc import Retention, clean_workspace
-from flows.upkeep.old_versions import collect_versions, find_run_key, list_removable
+from flows.upkeep.gc import clean_workspace
+from flows.upkeep.old_versions import collect_versions, find_run_folder, list_removable
+from flows.upkeep.retention import Retention
 from infra.registry.registry import Registry
 from infra.registry.versions import BEST, FILES_REMOVED, GATE_APPLIED, VersionInfo
 
@@ -106,7 +107,7 @@ def test_models_of_other_workspaces_are_left_alone(registry: Registry, tmp_path:
     for name in ("mine", "other"):
         register(registry, name, bundle, 3)
         gate(registry, name, 1, 2, 3)
-    keys = {find_run_key(registry.version("mine", 3))}
+    keys = {find_run_folder(registry.version("mine", 3))}
     told = collect_versions(registry, keys, 1, LATER, dry_run=True)
     assert told.names == ("mine@1", "mine@2")
     assert all(each.has_files for each in registry.versions("mine"))
@@ -123,7 +124,7 @@ def test_gc_of_a_workspace_answers_what_it_removed_and_tells_first(tmp_path: Pat
         register(registry, "birds", make_bundle(tmp_path / "bundle"), 3)
         gate(registry, "birds", 1, 2, 3)
         for version in registry.versions("birds"):
-            folder = work / "runs" / find_run_key(version)
+            folder = work / "runs" / find_run_folder(version)
             folder.mkdir(parents=True)
             (folder / "train.json").write_text("{}")
         few = Retention(keep=1, keep_models=1, grace_hours=0.0)
