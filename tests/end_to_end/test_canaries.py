@@ -9,7 +9,7 @@ from pathlib import Path
 import boto3
 import pytest
 from image_folders import MakeImageFolder
-from s3server import SECRET
+from s3server import SECRET, upload
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -64,8 +64,8 @@ def test_no_credential_is_ever_written_down(
     s3_bucket: str, tmp_path: Path, make_image_folder: MakeImageFolder, unused_port: int
 ) -> None:
     client, bucket = boto3.session.Session().client("s3"), s3_bucket.removeprefix("s3://")
-    for path in make_image_folder(tmp_path / "photos", ("bat", "cat"), 15):
-        client.upload_file(str(path), bucket, f"photos/{path.relative_to(tmp_path / 'photos')}")
+    make_image_folder(tmp_path / "photos", ("bat", "cat"), 15)
+    upload(tmp_path / "photos", f"{s3_bucket}/photos")
     home, work = tmp_path / "home", f"{s3_bucket}/work"
     photos, closed = f"{s3_bucket}/photos", f"http://canary-user:canary-word@127.0.0.1:{unused_port}"
     hostile = f"s3://canary-user:canary-word@{bucket}/photos"

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from commands import PREFECT, prefect, safelight, start, wait_until
 from image_folders import MakeImageFolder
+from s3server import upload
 
 from cnn.dataset.tfrecord import digest_shard
 
@@ -169,12 +170,8 @@ def test_serve_runs_deployments_without_a_work_pool(
 def test_source_and_workspace_on_s3(
     prefect_api: str, s3_bucket: str, tmp_path: Path, make_image_folder: MakeImageFolder
 ) -> None:
-    import boto3
-
-    paths = make_image_folder(tmp_path / "photos", ("bat", "cat", "owl"), 20)
-    client, bucket = boto3.session.Session().client("s3"), s3_bucket.removeprefix("s3://")
-    for path in paths:
-        client.upload_file(str(path), bucket, f"photos/{path.relative_to(tmp_path / 'photos')}")
+    make_image_folder(tmp_path / "photos", ("bat", "cat", "owl"), 20)
+    upload(tmp_path / "photos", f"{s3_bucket}/photos")
     common = ["--workspace", f"{s3_bucket}/work", "--json", *SETTINGS]
     trained = safelight("retrain", f"{s3_bucket}/photos", "--name", "remote", *common)
     assert trained["alias"] == "champion"

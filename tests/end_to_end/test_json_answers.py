@@ -11,12 +11,11 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from commands import start
 from image_folders import MakeImageFolder
 from mlflow_server import run_mlflow_server
-from s3server import choose_ports
+from s3server import choose_ports, upload
 
 from flows.cli.main import COMMANDS
 
@@ -64,10 +63,8 @@ def workspace(prefect_api: str, s3_bucket: str, tmp_path: Path, monkeypatch: pyt
 
 @pytest.fixture
 def photos(s3_bucket: str, tmp_path: Path, make_image_folder: MakeImageFolder) -> str:
-    client, bucket = boto3.session.Session().client("s3"), s3_bucket.removeprefix("s3://")
-    for path in make_image_folder(tmp_path / "photos", ("bat", "cat", "owl"), 20):
-        client.upload_file(str(path), bucket, f"photos/{path.relative_to(tmp_path / 'photos')}")
-    return f"{s3_bucket}/photos"
+    make_image_folder(tmp_path / "photos", ("bat", "cat", "owl"), 20)
+    return upload(tmp_path / "photos", f"{s3_bucket}/photos")
 
 
 def read_object(process: "subprocess.Popen[str]") -> dict[str, Any]:

@@ -120,6 +120,17 @@ def client_variables(port: int, key: str, secret: str) -> dict[str, str]:
     }
 
 
+def upload(folder: Path, address: str) -> str:
+    """The address, such as s3://bucket/photos, after the files of a folder were put there under their paths."""
+    import boto3
+
+    client = boto3.session.Session().client("s3")
+    bucket, _, prefix = address.removeprefix("s3://").partition("/")
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        client.upload_file(str(path), bucket, f"{prefix}/{path.relative_to(folder).as_posix()}")
+    return address
+
+
 def choose_ports(count: int) -> list[int]:
     """Ports of 127.0.0.1 that were free a moment ago."""
     attempts = [socket.socket() for _ in range(count)]
