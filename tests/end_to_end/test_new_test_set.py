@@ -19,7 +19,7 @@ from cnn.dataset.manifest import Manifest
 from infra.storage.store import open_store
 from tasks.dataset.version import read_ledger, read_manifest
 
-pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(1500)]
 
 # The command on another day: nothing else of it is changed.
 ON_A_DAY = """

@@ -53,9 +53,20 @@ def test_pairs_of_two_pictures_that_are_not_new_are_left_out() -> None:
     assert find_pairs(scenes, np.zeros(5, np.bool_)) == set()
 
 
+@pytest.mark.parametrize("are_scenes_new", [True, False])
+def test_what_is_new_is_found_as_a_part_of_what_is_old_and_the_other_way_round(are_scenes_new: bool) -> None:
+    scenes = [draw_scene(seed) for seed in range(20)]
+    parts = [COPIES["cropped"](scene, seed) for seed, scene in enumerate(scenes)]
+    new = np.repeat([are_scenes_new, not are_scenes_new], 20)
+    found = find_pairs([*scenes, *parts], new)
+    assert len(found) >= 18
+    assert found == find_pairs([*scenes, *parts])
+
+
 def test_pictures_that_show_nothing_are_no_copies() -> None:
     scenes = [np.full((60, 80, 3), level, np.uint8) for level in (0, 0, 7, 255)]
     assert find_pairs(scenes) == set()
+    assert find_pairs([*scenes, draw_scene(1)], np.array([True, True, False, False, False])) == set()
     assert len(find_copy_candidates(np.empty((0, 256), np.uint8))) == 0
 
 
