@@ -3,7 +3,8 @@
 What is compared is detail: a picture less its own blur. The copy is laid over the place where it may come from, in all
 sizes that a part may have, and moved a little, first with very small pictures, then, close to where it fitted best,
 with larger ones (template matching from coarse to fine: Brunelli, "Template Matching Techniques in Computer Vision",
-2009, chapter 7); the correlation where it fits best decides. On photographs copies of the whole picture have 0.93 and
+2009, chapter 7); the correlation where it fits best decides. A part that fits nearly well enough is laid between the
+pixels, too. On photographs copies of the whole picture have 0.93 and
 more, those of 80 % of its side 0.75; pictures of other things have 0.5, plain ones of one kind up to 0.78.
 """
 
@@ -27,6 +28,7 @@ from cnn.dataset.crop_descriptors import TURNS, WINDOWS, turn_picture
 SMALLEST, LARGEST = 0.78, 0.95  # share of the side that a part may have
 REACH = 0.0625  # share of the side by which a copy may lie over the edge
 OFFSETS = (0, -2, 2)  # pixels by which a side may be another than in the look before
+BETWEEN = tuple(pair for pair in product((-0.5, 0.0, 0.5), repeat=2) if any(pair))  # pixels down and right
 CLIMBS = 3  # further sizes that are tried where the largest or the smallest one fitted best
 FREE = 2  # pixels by which a look may place a copy otherwise than the one before it
 BLUR = 5  # pixels
@@ -44,11 +46,13 @@ Spots = NDArray[np.float64]  # (n, 3): how far right and down the middle of a co
 
 @dataclass(frozen=True)
 class Look:
-    """A comparison of pictures of `side` pixels; the least correlation of copies of whole pictures and of parts."""
+    """A comparison of pictures of `side` pixels; the least correlation of copies of whole pictures and of parts, and
+    that from which on a part is laid between the pixels before it is dismissed."""
 
     side: int
     whole: float
     part: float
+    nearly: float = 1.0
     is_first: bool = False
 
     @property
@@ -71,8 +75,8 @@ class Look:
 
 
 GREY_SIDE, PIXEL_SIDE = 32, 64  # of the grey means, and of the pixels, that are asked for
-GREY_LOOKS = (Look(16, 0.7, 0.6, is_first=True), Look(GREY_SIDE, 0.8, 0.6))
-PIXEL_LOOKS = (Look(PIXEL_SIDE, 0.88, 0.75),)
+GREY_LOOKS = (Look(16, 0.7, 0.4, is_first=True), Look(GREY_SIDE, 0.8, 0.6))
+PIXEL_LOOKS = (Look(PIXEL_SIDE, 0.88, 0.75, nearly=0.6),)
 
 
 def confirm_copies(found: CopyCandidates, fetch_greys: Fetch, fetch_pixels: Fetch) -> NDArray[np.int64]:
@@ -155,6 +159,7 @@ def fit_copies(copies: Greys, containers: Greys, spots: Spots, look: Look) -> tu
         fitted.fit(np.arange(len(copies)), sizes)
     for step in (-1, 1) * (0 if look.is_first else CLIMBS):
         fitted.fit(*fitted.list_untried(step))
+    fitted.fit_between_pixels()
     return fitted.likeness, fitted.spots
 
 
@@ -182,12 +187,25 @@ class _Fitted:
         self._tried[rows, sizes] = True
         for size in np.unique(sizes).tolist():
             some = rows[sizes == size]
-            templates = take_details(self._copies[some], size)
-            likeness, middles = _lay_down(templates, self._grounds[some], self.spots[some, :2], self._look)
-            better = likeness > self.likeness[some]
-            won = some[better]
-            self.likeness[won] = likeness[better]
-            self.spots[won, :2], self.spots[won, 2] = middles[better], size / self._look.side
+            self._lay_down(some, take_details(self._copies[some], size))
+
+    def fit_between_pixels(self) -> None:
+        """Move the parts that fit nearly well enough by halves of a pixel: fine texture is alike only in its place."""
+        is_part = self.spots[:, 2] != 1
+        rows = np.flatnonzero(is_part & (self.likeness >= self._look.nearly) & (self.likeness < self._look.part))
+        sizes = np.rint(self.spots[rows, 2] * self._look.side).astype(np.int64)
+        for size in np.unique(sizes).tolist():
+            some = rows[sizes == size]
+            for shift in BETWEEN:
+                self._lay_down(some, take_details(self._copies[some], size, shift=shift))
+
+    def _lay_down(self, rows: NDArray[np.int64], templates: Floats) -> None:
+        """Keep where templates, (rows, size, size), of these rows fit better than what was laid down before."""
+        likeness, middles = _lay_down(templates, self._grounds[rows], self.spots[rows, :2], self._look)
+        better = likeness > self.likeness[rows]
+        won = rows[better]
+        self.likeness[won] = likeness[better]
+        self.spots[won, :2], self.spots[won, 2] = middles[better], templates.shape[1] / self._look.side
 
 
 def _lay_down(templates: Floats, grounds: Floats, middles: Spots, look: Look) -> tuple[Floats, Spots]:
@@ -219,19 +237,21 @@ def _sum_boxes(pictures: Floats, size: int) -> Floats:
     return np.asarray(sums @ pictures @ sums.T, np.float32)
 
 
-def take_details(pictures: Greys, size: int, reach: int = 0) -> Floats:
-    """float32 (n, size + 2 reach, ...): pictures brought to a size, less their blur, continued over the edge."""
-    sharp, blurred = _make_matrices(pictures.shape[1], size, reach)
+def take_details(pictures: Greys, size: int, reach: int = 0, shift: tuple[float, float] = (0.0, 0.0)) -> Floats:
+    """float32 (n, size + 2 reach, ...): pictures brought to a size, less their blur, continued over the edge; what is
+    `shift` pixels of that size further down and right lies in the place of each pixel."""
+    (down, blurred_down), (right, blurred_right) = (_make_matrices(pictures.shape[1], size, reach, by) for by in shift)
     values = pictures.astype(np.float32)
-    return np.asarray(sharp @ values @ sharp.T - blurred @ values @ blurred.T, np.float32)
+    return np.asarray(down @ values @ right.T - blurred_down @ values @ blurred_right.T, np.float32)
 
 
 @lru_cache(maxsize=256)
-def _make_matrices(source: int, size: int, reach: int) -> tuple[Floats, Floats]:
+def _make_matrices(source: int, size: int, reach: int, shift: float) -> tuple[Floats, Floats]:
     """Matrices that bring a side of a picture to a size (the mean of what each pixel covers), and blur it as well."""
-    edges = np.arange(size + 1) * source / size
+    edges = np.clip((np.arange(size + 1) + shift) * source / size, 0, source)
     starts, ends, cells = edges[:-1, None], edges[1:, None], np.arange(source)[None]
-    covered = np.clip(np.minimum(ends, cells + 1) - np.maximum(starts, cells), 0, None) * size / source
+    covered = np.clip(np.minimum(ends, cells + 1) - np.maximum(starts, cells), 0, None)
+    covered /= covered.sum(axis=1, keepdims=True)
     sharp = covered[np.clip(np.arange(-reach, size + reach), 0, size - 1)]
     length, off = len(sharp), BLUR // 2
     near = np.pad(np.arange(length), off, mode="reflect")

@@ -31,7 +31,9 @@ LIKENESS = 0.87  # least cosine of the shapes of a copy and a window
 WHOLE_LIKENESS = 0.95  # the same where the window is the whole picture, and so in its place
 DETAIL_LIKENESS, WHOLE_DETAIL_LIKENESS = 0.15, 0.85  # the same of their details
 NEARLY = 0.05  # cosine by which another way to lay a copy down may fit less well, and is looked at as well
-MOST = 24  # candidates of a picture before their details are compared
+DETAIL_WEIGHT, WORSE = 0.3, 0.1  # of details beside shapes; by how much less alike another window is left out
+FEW_WINDOWS = 2  # windows of one picture that another one is laid over until their details are compared
+MOST = 48  # candidates of a picture, in all their windows, before their details are compared
 MOST_LOOKS = 12  # candidates for each new picture, on average, whose pixels are looked at
 MOST_OF_CROWDED = 4  # candidates of a picture that was not compared with all in its cells
 FEW_LOOKS = 10_000  # the same in all, where new pictures are few
@@ -104,10 +106,11 @@ class _Pairs:
         return _Pairs(self.whole[rows], self.container[rows], self.window[rows], self.likeness[rows])
 
     def choose_windows(self, count: int) -> "_Pairs":
-        """Each pair of pictures once, in its likeliest window; `count` pictures in all."""
+        """Each pair of pictures in the `FEW_WINDOWS` likeliest windows; `count` pictures in all. A picture that is much
+        like its own mirror image may fit another window better the wrong way round."""
         names = self.whole * count + self.container
         order = np.lexsort([self.window, -self.likeness, names])
-        return self.take(order[np.flatnonzero(np.diff(names[order], prepend=-1))])
+        return self.take(order[_rank(names[order]) < FEW_WINDOWS])
 
 
 NO_PAIRS = _Pairs(*(np.empty(0, np.int64),) * 4)
@@ -222,7 +225,8 @@ def _rank(whole: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _compare_details(grey16: NDArray[np.uint8], pairs: _Pairs) -> CopyCandidates:
     """The pairs whose details are alike, too, as the whole picture is laid down where its shapes are most alike, and
-    in the next best way where that is nearly as good: much of a picture may be the same when it is mirrored."""
+    in the next best way where that is nearly as good: much of a picture may be the same when it is mirrored. Of the
+    windows and ways of a pair those are left out that are much less alike than the best, in shapes and details."""
     found = []
     for part in _parts(np.arange(len(pairs))):
         some = pairs.take(part)
@@ -230,26 +234,35 @@ def _compare_details(grey16: NDArray[np.uint8], pairs: _Pairs) -> CopyCandidates
         likeness = np.stack([np.einsum("nd,nd->n", SHAPES.turn(own, turn), place) for turn in range(TURNS)])
         order = np.argsort(-likeness, axis=0, kind="stable")
         best, following = np.take_along_axis(likeness, order[:2], axis=0)
-        rows = np.concatenate([np.arange(len(part)), np.flatnonzero(best - following < NEARLY)])
-        turns = np.concatenate([order[0], order[1][best - following < NEARLY]])
-        kept = _have_details(grey16, some.take(rows), turns)
-        found.append((part[rows[kept]], turns[kept]))
-    none = np.empty(0, np.int64)
-    rows, turns = (np.concatenate(each) for each in zip((none, none), *found, strict=True))
-    order = np.argsort(rows, kind="stable")
-    rows, turns = rows[order], turns[order]
+        second = np.flatnonzero(best - following < NEARLY)
+        rows, turns = np.concatenate([np.arange(len(part)), second]), np.concatenate([order[0], order[1][second]])
+        details = _compare_where_turned(grey16, some.take(rows), turns)
+        kept = details >= np.where(some.window[rows] == 0, WHOLE_DETAIL_LIKENESS, DETAIL_LIKENESS)
+        alike = np.concatenate([best, following[second]]) + DETAIL_WEIGHT * details
+        found.append((part[rows[kept]], turns[kept], alike[kept]))
+    none = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
+    rows, turns, alike = (np.concatenate(each) for each in zip(none, *found, strict=True))
+    kept = _leave_out_worse(pairs.whole[rows] * len(grey16) + pairs.container[rows], alike)
+    kept = kept[np.argsort(rows[kept], kind="stable")]
+    rows, turns = rows[kept], turns[kept]
     return CopyCandidates(pairs.whole[rows], pairs.container[rows], pairs.window[rows], turns)
 
 
-def _have_details(grey16: NDArray[np.uint8], pairs: _Pairs, turns: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """bool (pairs,): whether details are alike where the whole picture is laid down as its turn has it."""
+def _compare_where_turned(grey16: NDArray[np.uint8], pairs: _Pairs, turns: NDArray[np.int64]) -> NDArray[np.float32]:
+    """float32 (pairs,): how like details are where the whole picture is laid down as its turn has it."""
     own, place = _describe_pair(DETAILS, grey16, pairs)
-    kept = np.zeros(len(pairs), np.bool_)
+    likeness = np.empty(len(pairs), np.float32)
     for turn in range(TURNS):
         chosen = turns == turn
-        likeness = np.einsum("nd,nd->n", DETAILS.turn(own[chosen], turn), place[chosen])
-        kept[chosen] = likeness >= np.where(pairs.window[chosen] == 0, WHOLE_DETAIL_LIKENESS, DETAIL_LIKENESS)
-    return kept
+        likeness[chosen] = np.einsum("nd,nd->n", DETAILS.turn(own[chosen], turn), place[chosen])
+    return likeness
+
+
+def _leave_out_worse(names: NDArray[np.int64], likeness: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The rows whose likeness is at most `WORSE` below the largest of the same name."""
+    order = np.lexsort([-likeness, names])
+    best = likeness[order[np.arange(len(order)) - _rank(names[order])]]
+    return np.asarray(order[best - likeness[order] <= WORSE], np.int64)
 
 
 def _limit(found: CopyCandidates, pictures: int, crowded: NDArray[np.bool_]) -> CopyCandidates:

@@ -18,7 +18,7 @@ from cnn.images.spec import ImageSpec
 from infra.storage.layout import looks_path
 from infra.storage.store import Store
 
-FORMAT = 2  # raise it when the same images would give other pairs
+FORMAT = 3  # raise it when the same images would give other pairs
 KEY = 16  # bytes of an image key
 
 LookPairs = NDArray[np.int64]
