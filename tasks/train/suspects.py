@@ -23,7 +23,7 @@ from tasks.features.read import FeatureRows
 from tasks.files.paths import show_labels
 from tasks.pages.templates import render_page
 from tasks.pages.thumbnails import Picture, make_thumbnail
-from tasks.train.cached_head import number_groups
+from tasks.train.ties import number_ties
 
 SUSPECTS = pa.schema(
     [
@@ -83,7 +83,7 @@ def write_suspects(
         IntegrityError: the ledger or a shard is damaged.
     """
     splits = {split: rows for split, rows in splits.items() if len(rows.keys)}
-    groups = number_groups(store, manifest, splits) if manifest.split.group else {}
+    groups = number_ties(store, manifest, {split: rows.keys for split, rows in splits.items()})
     sets = [FeatureSet(rows.features, rows.labels, groups.get(split)) for split, rows in splits.items()]
     suspects = judge_labels(sets, len(manifest.classes), choice, plan)
     table = make_suspects_table(suspects, splits, manifest, read_paths(store, manifest))
@@ -97,7 +97,7 @@ def write_suspects(
 
 def judge_labels(splits: list[FeatureSet], classes: int, choice: HeadChoice, plan: HeadPlan) -> SuspectLabels:
     """The suspects among the images of all splits, one split after the other, by calibrated probabilities; none has
-    been learnt from, nor another of its group."""
+    been learnt from, nor another of its group, nor a copy of it."""
     images = reduce(join_sets, splits)
     probabilities = predict_out_of_fold(images, classes, choice, plan)
     return find_suspects(apply_temperature(probabilities, fit_temperature(probabilities, images.labels)), images.labels)
