@@ -21,9 +21,11 @@ COLUMNS = ("digest", "path", "label", "group", "captured", "camera", "reason", "
 UNASKED: CopyRule = "auto"
 
 
-def number_ties(store: Store, manifest: Manifest, keys: Mapping[str, Sequence[str]]) -> dict[str, NDArray[np.int64]]:
+def number_ties(
+    store: Store, manifest: Manifest, keys: Mapping[str, Sequence[str]], with_groups: bool = True
+) -> dict[str, NDArray[np.int64]]:
     """By split, for the images of these sha256 the number of what each is tied to: int64 (n,); an image that is alone
-    has a number of its own.
+    has a number of its own. Not `with_groups`: copies and bursts alone tie.
 
     Raises:
         IntegrityError, StorageError: the ledger is damaged or gone.
@@ -33,16 +35,18 @@ def number_ties(store: Store, manifest: Manifest, keys: Mapping[str, Sequence[st
     every = pa.array([key for own in keys.values() for key in own], pa.string())
     rows = pc.index_in(every, value_set=images.column("digest").combine_chunks()).fill_null(-1).to_numpy()
     alone = images.num_rows + np.arange(len(every))
-    numbers = np.where(rows >= 0, np.append(find_ties(images, manifest.split), -1)[rows], alone)
+    numbers = np.where(rows >= 0, np.append(find_ties(images, manifest.split, with_groups), -1)[rows], alone)
     ends = np.cumsum([len(own) for own in keys.values()])
     return dict(zip(keys, np.split(numbers, ends[:-1]), strict=True))
 
 
-def find_ties(images: pa.Table, split: SplitSpec) -> NDArray[np.int64]:
+def find_ties(images: pa.Table, split: SplitSpec, with_groups: bool = True) -> NDArray[np.int64]:
     """int64 (rows,): the lowest row that each of these rows of a ledger is tied to, its own where it is alone."""
     labels = images.column("label").combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int32)
     share = CROWD_SHARES.get(split.copies, CROWD_SHARES[UNASKED])
-    pairs = [_pair_equal(images.column("group")), leave_out_crowds(find_named_copies(images), labels, share)]
+    pairs = [leave_out_crowds(find_named_copies(images), labels, share)]
+    if with_groups:
+        pairs.append(_pair_equal(images.column("group")))
     if split.burst is not None:
         times = images.column("captured").fill_null(-1).to_numpy()
         cameras = _number_texts(images.column("camera"))
