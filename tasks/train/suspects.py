@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cnn.dataset.loader import open_split
@@ -103,18 +104,20 @@ def judge_labels(splits: list[FeatureSet], classes: int, choice: HeadChoice, pla
     return find_suspects(apply_temperature(probabilities, fit_temperature(probabilities, images.labels)), images.labels)
 
 
-def read_paths(store: Store, manifest: Manifest) -> dict[str, tuple[str, bytes | None]]:
-    """The path, and its raw bytes where it is not UTF-8, of each image that is in the dataset, by its digest."""
-    ledger = read_ledger(store, manifest, ["path", "path_raw", "digest", "outcome"])
-    columns = (ledger.column(name).to_pylist() for name in ("digest", "path", "path_raw", "outcome"))
-    return {digest: (path, raw) for digest, path, raw, outcome in zip(*columns, strict=True) if outcome == "ok"}
+def read_paths(store: Store, manifest: Manifest) -> dict[tuple[str, str], tuple[str, bytes | None]]:
+    """The path, and its raw bytes where it is not UTF-8, of each image that is in the dataset, by split and digest: one
+    file may lie in two splits, where the owner's folders are the split."""
+    ledger = read_ledger(store, manifest, ["split", "digest", "path", "path_raw", "outcome"])
+    ledger = ledger.filter(pc.equal(ledger.column("outcome"), "ok"))
+    columns = (ledger.column(name).to_pylist() for name in ("split", "digest", "path", "path_raw"))
+    return {(split, digest): (path, raw) for split, digest, path, raw in zip(*columns, strict=True)}
 
 
 def make_suspects_table(
     suspects: SuspectLabels,
     splits: Mapping[str, FeatureRows],
     manifest: Manifest,
-    paths: Mapping[str, tuple[str, bytes | None]],
+    paths: Mapping[tuple[str, str], tuple[str, bytes | None]],
 ) -> pa.Table:
     """The rows of `suspects.parquet`; an image whose file the ledger does not name is called by its digest."""
     keys = [key for rows in splits.values() for key in rows.keys]
@@ -122,12 +125,13 @@ def make_suspects_table(
     origins = [split for split, rows in splits.items() for _ in rows.keys]
     classes = show_labels(manifest.classes)
     found = [keys[row] for row in suspects.rows.tolist()]
-    named = [paths.get(key, (key, None)) for key in found]
+    splits_found = [origins[row] for row in suspects.rows.tolist()]
+    named = [paths.get(place, (place[1], None)) for place in zip(splits_found, found, strict=True)]
     columns = {
         "path": [path for path, _ in named],
         "path_raw": [raw for _, raw in named],
         "digest": found,
-        "split": [origins[row] for row in suspects.rows.tolist()],
+        "split": splits_found,
         "label": [classes[label] for label in labels[suspects.rows].tolist()],
         "suggested": [classes[label] for label in suspects.suggested.tolist()],
         "label_probability": suspects.label_probabilities,
