@@ -3,7 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn.dataset.split import CopyRule
+
 NONE = -1
+CROWD = 8  # copies of each other that are always kept together; more, up to a share of their class
+CROWD_SHARES: dict[CopyRule | None, float] = {"together": 0.3, "auto": 0.05}
 
 
 def join_pairs(pairs: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -21,6 +25,17 @@ def join_pairs(pairs: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     _, first = np.unique(found, return_index=True)
     groups[members] = members[first][found]
     return groups
+
+
+def leave_out_crowds(pairs: NDArray[np.int64], labels: NDArray[np.int32], share: float) -> NDArray[np.int64]:
+    """The pairs, (n, 2), without those of a group that is large, also as a share of the class of its first picture: the
+    frames of a camera that stands still. `labels` (rows,) are numbers of classes, -1 where a row does not count."""
+    groups = join_pairs(pairs, len(labels))
+    first = groups[pairs[:, 0]]
+    sizes = np.bincount(groups[groups >= 0], minlength=len(labels))[first]
+    images = np.bincount(labels[labels >= 0], minlength=int(labels.max(initial=0)) + 1)
+    few: NDArray[np.bool_] = sizes <= np.maximum(CROWD, share * images[labels[first]])
+    return np.asarray(pairs[few], np.int64)
 
 
 def find_bursts(

@@ -8,6 +8,7 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -136,7 +137,7 @@ def read_seen(data: bytes, name: str) -> SeenImages:
             facts = ImageFacts(*(arrays[name] for name in ("keys", "images", "pixels", "grids")))
             text = arrays["judged"].tobytes().decode("utf-8", "surrogateescape")
             learnt = arrays["learnt"]
-    except (ValueError, KeyError, OSError, EOFError) as error:
+    except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
         raise IntegrityError(f"{name} is damaged ({type(error).__name__}); fetch the model again") from None
     if not len(facts) == len(facts.images) == len(facts.pixels) == len(facts.grids) == len(learnt):
         raise IntegrityError(f"{name} is damaged (its columns differ in length); fetch the model again")

@@ -16,6 +16,7 @@ from cnn.evaluation.weighed import Weighed
 from cnn.text import quote_some
 
 ENOUGH = 30  # unseen test images on which two models may be compared, whatever share of all they are
+MOST_NAMED = 20  # classes and slices that were found worse, as far as they are reasons; MLflow keeps no endless tag
 OVERALL = 0.15  # share of gate.significance that the comparisons over all images have; classes and slices have the rest
 
 
@@ -40,6 +41,11 @@ class Challenger:
         """The classes with images to judge on."""
         return set(self.evaluation.classes) - set(self.evaluation.unjudged)
 
+    @property
+    def recognized(self) -> set[str]:
+        """The classes of which it has an image right."""
+        return {each.label for each in self.evaluation.per_class if each.recall > 0}
+
 
 @dataclass(frozen=True)
 class Champion:
@@ -47,8 +53,9 @@ class Champion:
 
     `classes` are those that it names (None: it was not made by Safelight), `tested` those that it was tested on,
     `unseen` the challenger's test images that it has not learnt from, and `paired` compares the two on these, `parts`
-    on each class and slice of them. `unscored` says why there is no comparison; `eces` are calibration errors there:
-    that of the challenger and that of the champion.
+    on each class and slice of them. `known` compares them on the images of classes that it names, where that is not
+    all of them: of a new class it has none right, so that to win there hides what was lost elsewhere. `unscored` says
+    why there is no comparison; `eces` are calibration errors there: that of the challenger and that of the champion.
     """
 
     version: int
@@ -59,6 +66,12 @@ class Champion:
     unscored: str | None = None
     parts: tuple[ComparedPart, ...] = ()
     eces: tuple[float, float] | None = None
+    known: Paired | None = None
+
+    @property
+    def tested_pair(self) -> Paired | None:
+        """The comparison that is tested: on the images of classes that it names."""
+        return self.paired if self.known is None else self.known
 
 
 @dataclass(frozen=True)
@@ -193,11 +206,12 @@ def describe_unjudged(classes: Sequence[str], judged_on: str = "test") -> str:
 def _compare(challenger: Challenger, champion: Champion, spec: GateSpec, also: AlsoWeighed) -> Verdict:
     """Hold a version that is found worse, keep the champion where nothing is found, promote one that is found better.
 
-    Found worse: by the exact paired test over all images at `OVERALL` of `spec.significance`, halved where the best is
-    another version than the champion, and divided by the number of earlier versions, out of which these two were
-    picked (Bonferroni); or in a class or slice (`find_worse_parts`), which share the rest. So a version that is as good
-    is held at most as often as `spec.significance` says. It takes the champion's place only if its accuracy on these
-    images is at most `spec.margin` behind the best there has been: nights add up to no more than that.
+    Found worse: by the exact paired test over all images of classes that the other knows, at `OVERALL` of
+    `spec.significance`, halved where the best is another version than the champion, and divided by the number of
+    earlier versions, out of which these two were picked (Bonferroni); or in a class or slice (`find_worse_parts`),
+    which share the rest. So a version that is as good is held at most as often as `spec.significance` says. It takes
+    the champion's place only if its accuracy on these images is at most `spec.margin` behind the best there has been:
+    nights add up to no more than that.
     """
     if obstacle := find_obstacle(challenger, champion):
         return Verdict("hold", obstacle)
@@ -209,16 +223,16 @@ def _compare(challenger: Challenger, champion: Champion, spec: GateSpec, also: A
     rivals = _list_rivals(champion, paired, spec, also)
     reasons = (
         *_describe_difference(paired, challenger.evaluation.images),
+        *_describe_known(champion.known),
         *([also.sets.judges] if also.sets else []),
         *_name_uncompared(champion.parts, spec),
         *(line for rival in rivals for line in _describe_rival(rival, spec)),
     )
     weighed = (*(_weigh_rival(rival, spec) for rival in rivals), *map(_weigh_part, parts))
     if any(each.is_worse for each in rivals) or any(each.is_worse for each in parts):
-        broken = (_describe_part(each) for each in parts if each.is_worse)
-        return Verdict("hold", (*broken, *reasons), weighed)
-    behind = paired.p_worse < spec.significance or not all(rival.is_near for rival in rivals)
-    verdict, policy = _choose_equal(challenger, champion, paired, spec, behind)
+        return Verdict("hold", (*_describe_worse(parts), *reasons), weighed)
+    behind = rivals[0].tested.p_worse < spec.significance or not all(rival.is_near for rival in rivals)
+    verdict, policy = _choose_equal(challenger, champion, rivals[0].tested, spec, behind)
     if verdict == "keep" and not behind and also.sets is not None and also.sets.is_turn:
         verdict, policy = "promote", (TURN,)
     return Verdict(verdict, (*reasons, *policy), weighed)
@@ -226,28 +240,35 @@ def _compare(challenger: Challenger, champion: Champion, spec: GateSpec, also: A
 
 @dataclass(frozen=True)
 class _ComparedRival:
-    """The champion, or the best version ever judged on these images, and what its comparison says at `level`."""
+    """The champion, or the best version ever judged on these images, and what its comparison says at `level`: `paired`
+    on all images, `tested` on those of classes that it knows."""
 
     role: str
     paired: Paired
+    tested: Paired
     level: float
-    is_near: bool
+    margin: float
+
+    @property
+    def is_near(self) -> bool:
+        return self.paired.difference >= -self.margin
 
     @property
     def is_worse(self) -> bool:
-        return self.paired.p_worse < self.level
+        return self.tested.p_worse < self.level
 
 
 def _list_rivals(champion: Champion, paired: Paired, spec: GateSpec, also: AlsoWeighed) -> tuple[_ComparedRival, ...]:
-    """Who the version is held against over all images."""
-    level = OVERALL * spec.significance / max(also.looks - 1, 1)
-    best = also.best.paired if also.best is not None else None
-    if also.best is None or best is None or not best.images:
-        return (_ComparedRival("the champion", paired, level, paired.difference >= -spec.margin),)
-    role = f"the best version judged on these images, {also.best.version}"
+    """Who the version is held against over all images, the champion first."""
+    level, margin = OVERALL * spec.significance / max(also.looks - 1, 1), spec.margin
+    tested = champion.tested_pair or paired
+    best = also.best
+    if best is None or best.paired is None or not best.paired.images:
+        return (_ComparedRival("the champion", paired, tested, level, margin),)
+    role = f"the best version judged on these images, {best.version}"
     return (
-        _ComparedRival("the champion", paired, level / 2, paired.difference >= -spec.margin),
-        _ComparedRival(role, best, level / 2, best.difference >= -spec.margin),
+        _ComparedRival("the champion", paired, tested, level / 2, margin),
+        _ComparedRival(role, best.paired, best.tested_pair or best.paired, level / 2, margin),
     )
 
 
@@ -260,7 +281,7 @@ def _choose_equal(
     p = find_p_better(paired)
     if p < spec.improvement:
         return "promote", (f"the exact paired test finds it better (p {p:.3g}, below gate.improvement)",)
-    if new := sorted(challenger.tested - set(champion.classes or ())):
+    if new := sorted(challenger.recognized - set(champion.classes or ())):
         return "promote", (f"as good within noise, and it knows {quote_some(new)}, which the champion does not",)
     if spec.equal == "replace":
         return "promote", ('as good within noise: gate.equal = "replace" gives it the champion\'s place',)
@@ -270,7 +291,8 @@ def _choose_equal(
 def _describe_rival(rival: _ComparedRival, spec: GateSpec) -> tuple[str, ...]:
     """The margin and the test for the champion; for another version that is the best, its difference as well."""
     paired = rival.paired
-    lines = (_describe_margin(paired, spec, rival.is_near), _describe_test(paired, rival.level, not rival.is_worse))
+    test = _describe_test(rival.tested, rival.level, not rival.is_worse)
+    lines = (_describe_margin(paired, spec, rival.is_near), test)
     if rival.role == "the champion":
         return lines
     return tuple(f"beside {rival.role} ({paired.champion:.4f} on {paired.images:,} images): {line}" for line in lines)
@@ -287,6 +309,14 @@ def _name_uncompared(parts: Sequence[ComparedPart], spec: GateSpec) -> list[str]
     ]
 
 
+def _describe_worse(parts: Sequence[PartVerdict]) -> list[str]:
+    """A line for each class and slice that was found worse, the surest first; of very many, how many more there are."""
+    worse = [each for each in parts if each.is_worse]
+    more = len(worse) - MOST_NAMED
+    lines = [_describe_part(each) for each in worse[:MOST_NAMED]]
+    return [*lines, f"and {more:,} more classes and slices are worse: see the training report"] if more > 0 else lines
+
+
 def _describe_part(found: PartVerdict) -> str:
     part, paired = found.part, found.part.paired
     return (
@@ -299,10 +329,11 @@ def _describe_part(found: PartVerdict) -> str:
 
 def _weigh_rival(rival: _ComparedRival, spec: GateSpec) -> Weighed:
     paired, name = rival.paired, f"accuracy beside {rival.role}"
-    line = f"{_describe_margin(paired, spec, rival.is_near)}; {_describe_test(paired, rival.level, not rival.is_worse)}"
+    test = _describe_test(rival.tested, rival.level, not rival.is_worse)
+    line = f"{_describe_margin(paired, spec, rival.is_near)}; {test}"
     kept = rival.is_near and not rival.is_worse
     facts = (name, paired.challenger, paired.champion, -spec.margin, kept, line)
-    return Weighed(*facts, paired.images, paired.p_worse)
+    return Weighed(*facts, paired.images, rival.tested.p_worse)
 
 
 def _weigh_part(found: PartVerdict) -> Weighed:
@@ -345,6 +376,16 @@ def _decide_first(challenger: Challenger, spec: GateSpec) -> Verdict:
         "or raise split.test, so that more images judge it"
     )
     return Verdict("hold", (f"{first}, {doubt}", figures, *unjudged, remedy), weighed)
+
+
+def _describe_known(known: Paired | None) -> tuple[str, ...]:
+    """How the two do where the champion can be right, if it lacks a class of the new version."""
+    if known is None:
+        return ()
+    return (
+        f"on the {known.images:,} of them whose class the champion knows, which are tested: {known.challenger:.4f} "
+        f"right, the champion {known.champion:.4f} ({known.wins} only it has right, {known.losses} only the champion)",
+    )
 
 
 def _describe_difference(paired: Paired, images: int) -> tuple[str, ...]:

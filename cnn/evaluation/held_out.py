@@ -3,6 +3,7 @@
 import io
 from dataclasses import dataclass, fields
 from typing import Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -82,5 +83,5 @@ def decode_calibration(data: bytes, name: str) -> CalibrationAnswers:
             has_test = "test_labels" in arrays
             test = HeldOutAnswers(*(arrays[f"test_{column}"] for column in columns)) if has_test else None
             return CalibrationAnswers(calibrate, str(arrays["source"]), test)  # type: ignore[arg-type]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise IntegrityError(f"{name} is damaged ({shorten(error)}); fetch the model again or train again") from None

@@ -241,17 +241,19 @@ def compare_chance(evaluation: Evaluation) -> Chance:
         commonest=evaluation.classes[common],
         share=share,
         p_accuracy=float(binom.sf(right - 1, evaluation.images, share)),
-        p_recall=_shuffle_labels(confusion, np.random.default_rng(0)),
+        p_recall=compare_with_shuffled(confusion, 0),
     )
 
 
-def _shuffle_labels(confusion: NDArray[np.int64], rng: np.random.Generator) -> float:
-    """How often a mean recall at least as high as that of the confusion comes out when the labels are shuffled."""
-    classes, images = len(confusion), confusion.sum(axis=1)
+def compare_with_shuffled(confusion: NDArray[np.int64], seed: int, shuffles: int | None = None) -> float:
+    """How often a mean recall at least as high as that of the confusion comes out when the labels are shuffled, by so
+    many shuffles; without a number by 9,999, or fewer where there are very many images."""
+    classes, images, rng = len(confusion), confusion.sum(axis=1), np.random.default_rng(seed)
     labels, answers = np.divmod(np.repeat(np.arange(classes * classes), confusion.ravel()), classes)
     weights = 1.0 / np.maximum(images, 1)
     found = weights[labels[labels == answers]].sum()
-    shuffles = int(np.clip(SHUFFLED // len(labels), FEWEST_SHUFFLES, SHUFFLES))
+    if shuffles is None:
+        shuffles = int(np.clip(SHUFFLED // len(labels), FEWEST_SHUFFLES, SHUFFLES))
     as_good = 0
     for _ in range(shuffles):
         rng.shuffle(labels)

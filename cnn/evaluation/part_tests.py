@@ -1,5 +1,6 @@
 """Non-inferiority of classes and slices, tested together (Holm's correction with Tarone's for discrete tests)."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,9 +50,13 @@ def compare_parts(
     champion: NDArray[np.bool_],
 ) -> tuple[ComparedPart, ...]:
     """The parts of images by `names` (n,), where two models have the answers bool (n,); None belongs to no part."""
-    found = sorted({name for name in names.tolist() if name is not None})
-    rows = [(name, np.asarray(names == name, np.bool_)) for name in found]
-    return tuple(ComparedPart(kind, name, compare_paired(challenger[row], champion[row])) for name, row in rows)
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row, name in enumerate(names.tolist()):
+        if name is not None:
+            rows[name].append(row)
+    return tuple(
+        ComparedPart(kind, name, compare_paired(challenger[rows[name]], champion[rows[name]])) for name in sorted(rows)
+    )
 
 
 def find_worse_parts(

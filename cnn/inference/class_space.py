@@ -6,7 +6,6 @@ well-conditioned estimator for large-dimensional covariance matrices, 2004, at a
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,14 +40,34 @@ def find_components(centred: NDArray[np.float32], most: int) -> NDArray[np.float
     return np.asarray(found / np.maximum(np.linalg.norm(found, axis=0), 1e-12), np.float64)
 
 
-def scale_axes(centred: NDArray[np.float32], labels: NDArray[np.int64], components: NDArray[Any]) -> ScaledAxes:
-    """The components (f, d) turned and scaled, of images (n, f) around 0 with their labels (n,)."""
+@dataclass(frozen=True)
+class ClassSpread:
+    """What images have `along` components (f, d), float64 (n, d), and their covariance `within` classes (d, d)."""
+
+    components: NDArray[np.float64]
+    along: NDArray[np.float64]
+    within: NDArray[np.float64]
+
+    def take_last(self, count: int) -> "ClassSpread":
+        """The last components alone, the most important ones."""
+        return ClassSpread(self.components[:, -count:], self.along[:, -count:], self.within[-count:, -count:])
+
+
+def measure_class_spread(
+    centred: NDArray[np.float32], labels: NDArray[np.int64], components: NDArray[np.float64]
+) -> ClassSpread:
+    """How images, (n, f) around 0, of classes with their labels (n,) spread along components (f, d)."""
     along = (centred @ components).astype(np.float64)
     inside = along.copy()
     for label in np.unique(labels):
         inside[labels == label] -= along[labels == label].mean(axis=0)
-    within = inside.T @ inside / len(inside)
+    return ClassSpread(components, along, inside.T @ inside / len(inside))
+
+
+def scale_axes(found: ClassSpread) -> ScaledAxes:
+    """The components turned and scaled."""
+    within = found.within
     level = max(float(np.trace(within)) / len(within), SMALLEST)
     spread, turned = np.linalg.eigh((1 - SHRINKAGE) * within + SHRINKAGE * level * np.eye(len(within)))
     scaled = turned / np.sqrt(spread)
-    return ScaledAxes(components @ scaled, spread, along @ scaled)
+    return ScaledAxes(found.components @ scaled, spread, found.along @ scaled)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from cnn.errors import IntegrityError
 from cnn.inference.bundle import NOVELTY, BundleInfo, read_bundle, read_part, write_info
-from cnn.inference.class_space import SMALLEST, find_components, scale_axes
+from cnn.inference.class_space import SMALLEST, ScaledAxes, find_components, measure_class_spread, scale_axes
 from cnn.inference.membership import LANDMARKS, WEIGHTS, Membership, fit_membership
 from cnn.models.head import squash_to_unit
 
@@ -109,10 +109,10 @@ def fit_novelty(
     units, labels = squash_to_unit(features[kept]), labels[kept]
     center, classes = units.mean(axis=0, dtype=np.float64).astype(np.float32), int(labels.max()) + 1
     centred, count = units - center, int(np.clip(classes, FEWEST_AXES, MOST_AXES))
-    components = find_components(centred, 2 * count)
-    space = _find_space(center, centred, labels, components[:, -count:])
+    spread = measure_class_spread(centred, labels, find_components(centred, 2 * count))
+    space = _find_space(center, centred, scale_axes(spread.take_last(count)))
     landmarks = choose_rows(labels, min(LANDMARKS, max(WEIGHTS // classes, 1)), seed)
-    membership = fit_membership(scale_axes(centred, labels, components), labels, landmarks)
+    membership = fit_membership(scale_axes(spread), labels, landmarks)
     rows = _to_float16(space.project(features[kept]))
     drawn = np.random.default_rng(seed).permutation(len(held_out))[:HELD_OUT]
     return NoveltyIndex(space, rows, np.sort(measure_rows(held_out[drawn], space, rows, membership)), membership)
@@ -193,11 +193,8 @@ def read_novelty(folder: Path, info: BundleInfo) -> NoveltyIndex | None:
     return decode_novelty(read_part(folder, info, NOVELTY), str(folder / NOVELTY))
 
 
-def _find_space(
-    center: NDArray[np.float32], centred: NDArray[np.float32], labels: NDArray[np.int64], components: NDArray[Any]
-) -> NoveltySpace:
-    """The space of training images, float32 (n, f) less their center, with their labels, on principal axes (f, d)."""
-    scaled = scale_axes(centred, labels, components)
+def _find_space(center: NDArray[np.float32], centred: NDArray[np.float32], scaled: ScaledAxes) -> NoveltySpace:
+    """The space of training images, float32 (n, f) less their center, on their axes."""
     square = np.einsum("nf,nf->n", centred, centred) - np.square(scaled.found) @ scaled.spread
     rest, length = np.sqrt(np.maximum(square, 0.0)), float(np.linalg.norm(centred)) / np.sqrt(len(centred))
     outside = OUTSIDE / max(float(rest.std()), _LEAST_REST * length, SMALLEST)

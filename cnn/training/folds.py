@@ -11,7 +11,8 @@ def assign_folds(
 
     Dealt class by class, each where the one before ended, so that folds are equally large and each holds its share of
     each class (Kohavi 1995, "A study of cross-validation and bootstrap for accuracy estimation and model selection").
-    `groups`, int64 (n,): images of one number share a fold, that of the one dealt first.
+    `groups`, int64 (n,): images of one number share a fold, that of the one dealt first; where all have one number,
+    nothing can be kept apart, and images are dealt by themselves.
 
     Raises:
         ValueError: fewer than two folds.
@@ -20,7 +21,7 @@ def assign_folds(
         raise ValueError(f"cross-validation takes two folds or more, not {folds}")
     order = np.random.default_rng(seed).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
-    groups = np.arange(len(labels)) if groups is None else groups
+    groups = np.arange(len(labels)) if groups is None or (groups == groups[:1]).all() else groups
     _, first, group = np.unique(groups[order], return_index=True, return_inverse=True)
     turn = np.empty(len(first), np.int64)
     turn[np.argsort(first)] = np.arange(len(first)) % folds

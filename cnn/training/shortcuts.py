@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.evaluation.metrics import count_confusion
+from cnn.evaluation.metrics import compare_with_shuffled, count_confusion
 from cnn.evaluation.validity import Shortcut
 from cnn.training.decision_tree import fit_tree
 from cnn.training.folds import assign_folds
@@ -67,7 +67,7 @@ def find_shortcuts(
     halves = assign_folds(own, 2, seed, None if groups is None else groups[kept])
     tables = [_cross_validate(clue, clue.values[kept], own, folds) for clue in varied]
     apart = [_ask_held(clue, clue.values[kept], own, halves == 0) for clue in varied]
-    values = correct_holm([compare_with_shuffled(table, seed) for table in apart])
+    values = correct_holm([compare_with_shuffled(table, seed, SHUFFLES) for table in apart])
     found = [_judge(clue, table, p, names) for clue, table, p in zip(varied, tables, values, strict=True)]
     return tuple(sorted(found, key=lambda each: (not each.is_alarm, -each.right, each.name)))
 
@@ -79,19 +79,6 @@ def correct_holm(values: Sequence[float]) -> list[float]:
     adjusted = np.empty(len(values))
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(np.asarray(values)[order] * factors))
     return [float(value) for value in adjusted]
-
-
-def compare_with_shuffled(confusion: NDArray[np.int64], seed: int) -> float:
-    """How often shuffled labels give a mean recall as high as that of answers that learnt from others."""
-    rng, size = np.random.default_rng(seed), len(confusion)
-    labels, answers = np.divmod(np.repeat(np.arange(size * size), confusion.ravel()), size)
-    weights = 1.0 / np.maximum(confusion.sum(axis=1), 1)
-    found = weights[labels[labels == answers]].sum()
-    as_good = 0
-    for _ in range(SHUFFLES):
-        rng.shuffle(labels)
-        as_good += bool(weights[labels[labels == answers]].sum() >= found - 1e-9)
-    return (1 + as_good) / (1 + SHUFFLES)
 
 
 def _varies(values: NDArray[np.generic]) -> bool:

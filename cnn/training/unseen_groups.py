@@ -35,20 +35,22 @@ def measure_unseen_groups(
     names: Sequence[str],
     classes: int,
     head: tuple[HeadChoice, HeadPlan],
+    ties: NDArray[np.int64] | None = None,
 ) -> UnseenGroups | None:
     """The two figures; None where fewer than two groups have images of a class that another one has, too.
 
     `images.groups` are places in `names`, or -1 for none. Up to 12 groups are left out one at a time, more in ten
     parts. A model that knows a group learns from as many images as the one that does not, drawn from all groups: what
     is left between the figures is not that one has learnt from fewer. Images of a class that no other group has are
-    not counted.
+    not counted. `ties` (n,): none is judged by a model that has learnt from another of its number, such as its copy.
     """
     choice, plan = head
-    images = _draw_sample(images, plan.seed)
+    drawn = _draw_sample(len(images), plan.seed)
+    images, ties = images.take(drawn), drawn if ties is None else ties[drawn]
     if images.groups is None:
         raise ValueError("the images have no groups")
     folds = assign_group_folds(images.groups)
-    trial = _plan_trial(folds, images.labels, plan.seed)
+    trial = _plan_trial(folds, images.labels, ties, plan.seed)
     rows = np.flatnonzero(np.any([split.held for split in trial.unseen], axis=0)) if trial.unseen else np.empty(0, int)
     if len(np.unique(images.groups[rows])) < 2:
         return None
@@ -74,32 +76,32 @@ def assign_group_folds(groups: NDArray[np.int64]) -> NDArray[np.int64]:
     return folds
 
 
-def _draw_sample(images: FeatureSet, seed: int) -> FeatureSet:
-    if len(images) <= MOST_IMAGES:
-        return images
-    return images.take(np.sort(np.random.default_rng(seed).permutation(len(images))[:MOST_IMAGES]))
+def _draw_sample(images: int, seed: int) -> NDArray[np.int64]:
+    return np.sort(np.random.default_rng(seed).permutation(images)[:MOST_IMAGES])
 
 
-def _plan_trial(folds: NDArray[np.int64], labels: NDArray[np.int64], seed: int) -> _Trial:
+def _plan_trial(folds: NDArray[np.int64], labels: NDArray[np.int64], ties: NDArray[np.int64], seed: int) -> _Trial:
     rng, trial = np.random.default_rng(seed), _Trial([], [])
     for number in range(int(folds.max()) + 1):
-        learnt = folds != number
-        held = ~learnt & np.isin(labels, labels[learnt])
+        own = folds == number
+        learnt = ~own & ~np.isin(ties, ties[own])
+        held = own & np.isin(labels, labels[learnt])
         if held.any() and len(np.unique(labels[learnt])) > 1:
             trial.unseen.append(HeldSplit(learnt, held))
-            trial.known.extend(_halve(held, int(learnt.sum()), rng))
+            trial.known.extend(_halve(held, ties, int(learnt.sum()), rng))
     return trial
 
 
-def _halve(held: NDArray[np.bool_], size: int, rng: np.random.Generator) -> Iterator[HeldSplit]:
+def _halve(
+    held: NDArray[np.bool_], ties: NDArray[np.int64], size: int, rng: np.random.Generator
+) -> Iterator[HeldSplit]:
     """Each half of the held rows, and `size` others that are learnt from, the other half and its group among them."""
-    rows = rng.permutation(np.flatnonzero(held))
-    for half in (rows[::2], rows[1::2]):
+    units = rng.permutation(np.unique(ties[held]))
+    for half in (units[::2], units[1::2]):
         if len(half):
-            own, learnt = np.zeros(len(held), np.bool_), np.zeros(len(held), np.bool_)
-            own[half] = True
-            learnt[rng.permutation(np.flatnonzero(~own))[:size]] = True
-            yield HeldSplit(learnt, own)
+            tied, learnt = np.isin(ties, half), np.zeros(len(held), np.bool_)
+            learnt[rng.permutation(np.flatnonzero(~tied))[:size]] = True
+            yield HeldSplit(learnt, held & tied)
 
 
 def _compare(

@@ -1,6 +1,7 @@
 """The ledger of a dataset version: a table with one row for each file listed, written and read as Parquet."""
 
 import json
+from ast import literal_eval
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -19,6 +20,7 @@ from tasks.files.paths import show_paths
 
 OUTCOMES = ("ok", "quarantined", "duplicate", "conflict", "leak", "ignored")
 SPLIT_WORDS = ("training", "validation", "test")  # splits, as reasons name them
+SAME_BYTES, NEARLY_SAME = "the same bytes as", "nearly the same picture as"  # how a reason names another file
 DECODED = ("ok", "duplicate", "conflict", "leak")  # outcomes of files whose pixels lie in a chunk's shard
 
 TABLE_VALUES = "table_values"
@@ -130,6 +132,19 @@ def _complete(table: pa.Table, names: Sequence[str]) -> pa.Table:
 def read_table_values(text: str | None) -> dict[str, str]:
     """By column, as `column:site`, what the user's table says of an image: `TABLE_VALUES` of its row."""
     return {} if text is None else {f"{COLUMN}{column}": value for column, value in json.loads(text).items()}
+
+
+def find_named_copies(images: pa.Table) -> NDArray[np.int64]:
+    """int64 (pairs, 2): rows of images in the dataset, and the rows of those of which their reason says that they are
+    copies, of the same label. Columns `path` and `reason`."""
+    pattern = f"^(?:{SAME_BYTES}|{NEARLY_SAME}) (?P<other>.+) in (?:{'|'.join(SPLIT_WORDS)})$"
+    found = pc.extract_regex(images.column("reason").cast(pa.string()).combine_chunks(), pattern)
+    rows = np.flatnonzero(pc.is_valid(found).to_numpy(zero_copy_only=False))
+    named = [literal_eval(each["other"]) for each in found.take(pa.array(rows)).to_pylist()]
+    paths = images.column("path").combine_chunks()
+    others = pc.index_in(pa.array(named, pa.string()), value_set=paths).fill_null(-1).to_numpy()
+    pairs = np.stack([rows, others.astype(np.int64)], axis=1)
+    return np.asarray(pairs[others >= 0], np.int64)
 
 
 def name_elsewhere(reasons: pa.ChunkedArray) -> NDArray[np.bool_]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.dataset.copy_check import PIXEL_SIDE, confirm_copies
-from cnn.dataset.copy_groups import find_bursts, join_pairs
+from cnn.dataset.copy_groups import CROWD_SHARES, NONE, find_bursts, join_pairs, leave_out_crowds
 from cnn.dataset.copy_search import CopyCandidates, find_copy_candidates
 from cnn.dataset.near_duplicates import CELLS, EDGE, to_grey16
 from cnn.dataset.split import SPLITS, TRAIN, CopyRule, SplitSpec
@@ -27,8 +27,6 @@ from tasks.prepare.table import LEAK, OK, Rows
 
 LEAST_SIDE = 48  # pixels: smaller pictures have too little to be known by once they are cropped
 MOST_UNASKED = 100_000  # images, above which copies are looked for only where that is asked for
-CROWD = 8  # copies of each other that are always kept together; more, up to a share of their class
-CROWD_SHARES: dict[CopyRule | None, float] = {"together": 0.3, "auto": 0.05}
 READ_ROWS = 16_384  # rows whose grey means are read together
 logger = logging.getLogger(__name__)
 
@@ -91,21 +89,12 @@ def tie_together(rows: Rows, looks: LookPairs, split: SplitSpec) -> NDArray[np.i
     """
     free = (rows.outcome == OK) & (rows.group < 0) & (rows.given <= TRAIN)
     share = CROWD_SHARES.get(split.copies)
-    ties = [] if share is None else [_leave_out_crowds(rows, looks[free[looks].all(axis=1)], share)]
+    labels = np.where(rows.outcome == OK, rows.label_id, NONE)
+    ties = [] if share is None else [leave_out_crowds(looks[free[looks].all(axis=1)], labels, share)]
     if split.burst is not None:
         ties.append(find_bursts(rows.captured, rows.camera, np.flatnonzero(free), split.burst))
     pairs = np.concatenate([np.empty((0, 2), np.int64), *ties])
     return join_pairs(pairs[free[pairs].all(axis=1)], len(rows))
-
-
-def _leave_out_crowds(rows: Rows, looks: LookPairs, share: float) -> LookPairs:
-    """The pairs without those of a group that is large, also as a share of the class of its first image."""
-    groups = join_pairs(looks, len(rows))
-    first = groups[looks[:, 0]]
-    sizes = np.bincount(groups[groups >= 0], minlength=len(rows))[first]
-    images = np.bincount(rows.label_id[rows.outcome == OK], minlength=int(rows.label_id.max(initial=0)) + 1)
-    few: NDArray[np.bool_] = sizes <= np.maximum(CROWD, share * images[rows.label_id[first]])
-    return np.asarray(looks[few], np.int64)
 
 
 def mark_looks(rows: Rows, looks: LookPairs, copies: CopyRule | None) -> Rows:

@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from cnn.dataset.manifest import ShardRef
 from cnn.dataset.near_duplicates import HASH_CELLS, perceptual_hashes
 from cnn.dataset.split import SPLITS, TRAIN
-from tasks.dataset.ledger import DECODED, OUTCOMES, SPLIT_WORDS, TABLE_VALUES, make_ledger_table
+from tasks.dataset.ledger import (
+    DECODED,
+    NEARLY_SAME,
+    OUTCOMES,
+    SAME_BYTES,
+    SPLIT_WORDS,
+    TABLE_VALUES,
+    make_ledger_table,
+)
 from tasks.files.paths import quote_path
 from tasks.files.text_index import NONE, TextIndex
 from tasks.prepare.chunk_report import ChunkReport, bytes_of, read_greys
@@ -150,8 +158,8 @@ class Rows:
 
     def _likeness(self, row: int, other: int) -> str:
         if (self.digest[row] == self.digest[other]).all():
-            return "the same bytes as"
-        return "the same pixels as" if self.outcome[row] == DUPLICATE else "nearly the same picture as"
+            return SAME_BYTES
+        return "the same pixels as" if self.outcome[row] == DUPLICATE else NEARLY_SAME
 
     def _where_other(self, row: int, other: int) -> str:
         """What more is to be said of the other picture: its split or its label, where that is what matters."""

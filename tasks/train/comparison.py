@@ -57,22 +57,36 @@ def read_slices(store: Store, manifest: Manifest) -> SlicedImages:
 def compare_answers(
     champion: Champion, classes: Sequence[str], mine: SplitPredictions, theirs: ChampionScores, slices: SlicedImages
 ) -> Champion:
-    """The champion with what its answers say beside those of the new version, on the images that both answered."""
+    """The champion with what its answers say beside those of the new version, on the images that both answered; slices
+    and calibration on those of them whose class it knows."""
     rows = np.array([row for row, key in enumerate(mine.keys) if key in theirs.correct], np.int64)
     keys = [mine.keys[row] for row in rows.tolist()]
     right = np.asarray(mine.probabilities.argmax(axis=1) == mine.labels, np.bool_)[rows]
     other = np.array([theirs.correct[key] for key in keys], np.bool_)
+    labels = [classes[label] for label in mine.labels[rows].tolist()]
+    known = np.array([champion.classes is None or label in champion.classes for label in labels], np.bool_)
     names: dict[PartKind, list[Any]] = {
-        "class": [classes[label] for label in mine.labels[rows].tolist()],
-        **{kind: [of.get(key) for key in keys] for kind, of in slices.items()},
+        "class": labels,
+        **{kind: _name_slices(kind, of, keys, known) for kind, of in slices.items()},
     }
     parts = tuple(part for kind, each in names.items() for part in compare_parts(kind, _as_objects(each), right, other))
     found = replace(champion, paired=compare_paired(right, other), parts=parts)
-    if not keys or len(theirs.confidences) < len(keys):
+    if not known.all():
+        found = replace(found, known=compare_paired(right[known], other[known]))
+    if not known.any() or len(theirs.confidences) < len(keys):
         return found
-    sure = np.array([theirs.confidences[key] for key in keys])
-    own = np.asarray(mine.probabilities.max(axis=1), np.float64)[rows]
-    return replace(found, eces=(_measure_error(own, right), _measure_error(sure, other)))
+    sure = np.array([theirs.confidences[key] for key in keys])[known]
+    own = np.asarray(mine.probabilities.max(axis=1), np.float64)[rows][known]
+    return replace(found, eces=(_measure_error(own, right[known]), _measure_error(sure, other[known])))
+
+
+def _name_slices(
+    kind: PartKind, slices: Mapping[str, str], keys: Sequence[str], known: NDArray[np.bool_]
+) -> list[str | None]:
+    """The slice of each image. One whose class the champion does not know is in none: it would hide what was lost in
+    its slice. Test sets are named of all images, since they are counted."""
+    counts = np.ones(len(keys), np.bool_) if kind == SET else known
+    return [slices.get(key) if count else None for key, count in zip(keys, counts.tolist(), strict=True)]
 
 
 def _measure_error(confidences: NDArray[np.float64], right: NDArray[np.bool_]) -> float:

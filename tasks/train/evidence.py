@@ -152,7 +152,7 @@ def gather_evidence(result: TrainingResult, manifest: Manifest, store: Store) ->
     cells = choose_cells(answers, matrix, pairs)
     suspects, suspects_found = _read_suspects(Path(result.answers).parent / TABLE)
     rows = {*mistakes, *(row for found in cells.values() for row in found)}
-    counts, paths = _read_ledger(store, manifest, {answers.keys[row] for row in rows})
+    counts, paths = read_counts(store, manifest, split, {answers.keys[row] for row in rows})
     reader, classes = PictureReader(manifest, store), manifest.classes
 
     def show(row: int) -> ShownImage:
@@ -220,10 +220,11 @@ def _limit(cells: Mapping[Cell, list[int]]) -> dict[Cell, list[int]]:
     return {cell: cells[cell][: kept[cell]] for cell in sorted(kept)}
 
 
-def _read_ledger(
-    store: Store, manifest: Manifest, wanted: Collection[str]
+def read_counts(
+    store: Store, manifest: Manifest, split: str, wanted: Collection[str]
 ) -> tuple[Counter[tuple[str, str]], dict[str, str]]:
-    """Images by class and split, and the shown paths of the `wanted` digests; a part of the ledger at a time."""
+    """Images by class and split, and the shown paths of the `wanted` digests in one split (the same file may lie in
+    another, too, where the owner's folders are the split); a part of the ledger at a time."""
     counts, paths = Counter[tuple[str, str]](), dict[str, str]()
     digests = pa.array(sorted(wanted), pa.string())
     columns = ("path", "digest", "label", "split", "outcome")
@@ -231,7 +232,8 @@ def _read_ledger(
         images = part.filter(pc.equal(part.column("outcome"), "ok"))
         for row in images.group_by(["label", "split"]).aggregate([([], "count_all")]).to_pylist():
             counts[row["label"], row["split"]] += row["count_all"]
-        found = images.filter(pc.is_in(images.column("digest"), digests))
+        is_wanted = pc.and_(pc.equal(images.column("split"), split), pc.is_in(images.column("digest"), digests))
+        found = images.filter(is_wanted)
         paths |= zip(found.column("digest").to_pylist(), found.column("path").to_pylist(), strict=True)
     return counts, paths
 

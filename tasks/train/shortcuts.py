@@ -17,12 +17,13 @@ from cnn.images.survey import SMALL_SIDE
 from cnn.training.shortcuts import Clue, find_shortcuts
 from infra.storage.store import Store
 from tasks.dataset.version import read_ledger
+from tasks.train.ties import find_ties
 
 MOST_IMAGES = 3_000  # that are looked at; a shortcut worth a word shows in a tenth of them
 BATCH = 64
 SAME_TYPES = {"jpeg": "jpg", "jpe": "jpg", "tiff": "tif"}
 HOUR, HOURS = 3_600, 24
-COLUMNS = ["digest", "path", "width", "height", "captured", "camera", "group", "outcome"]
+COLUMNS = ["digest", "path", "label", "width", "height", "captured", "camera", "group", "reason", "outcome"]
 REMEDIES = {
     "The size of the files' pictures": "collect all classes in one size",
     "The file type": "collect all classes as files of one type",
@@ -43,8 +44,8 @@ def check_shortcuts(store: Store, manifest: Manifest, seed: int) -> tuple[Shortc
     """
     keys, labels, appearance = _look_at_images(store, manifest, seed)
     facts = _read_facts(store, manifest, keys)
-    groups = _number(facts.column("group"), apart=True) if manifest.split.group else None
-    return find_shortcuts(list_clues(facts, appearance), labels, manifest.classes, groups, seed)
+    ties = find_ties(facts, manifest.split)
+    return find_shortcuts(list_clues(facts, appearance), labels, manifest.classes, ties, seed)
 
 
 def list_clues(facts: pa.Table, appearance: Appearance) -> list[Clue]:
@@ -99,11 +100,7 @@ def _name_type(path: str) -> str:
     return SAME_TYPES.get(suffix, suffix)
 
 
-def _number(column: pa.ChunkedArray, apart: bool = False) -> NDArray[np.int64]:
-    """A number for each text; rows without one share a number of their own, or with `apart` have one each."""
-    texts = column.to_pylist()
-    numbers: dict[str | int | None, int] = {}
-    return np.array(
-        [numbers.setdefault(row if apart and text is None else text, len(numbers)) for row, text in enumerate(texts)],
-        np.int64,
-    )
+def _number(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    """A number for each text; rows without one share a number of their own."""
+    numbers: dict[str | None, int] = {}
+    return np.array([numbers.setdefault(text, len(numbers)) for text in column.to_pylist()], np.int64)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cnn.dataset.loader import open_split
@@ -23,7 +24,7 @@ from tasks.features.read import FeatureRows
 from tasks.files.paths import show_labels
 from tasks.pages.templates import render_page
 from tasks.pages.thumbnails import Picture, make_thumbnail
-from tasks.train.cached_head import number_groups
+from tasks.train.ties import number_ties
 
 SUSPECTS = pa.schema(
     [
@@ -83,7 +84,7 @@ def write_suspects(
         IntegrityError: the ledger or a shard is damaged.
     """
     splits = {split: rows for split, rows in splits.items() if len(rows.keys)}
-    groups = number_groups(store, manifest, splits) if manifest.split.group else {}
+    groups = number_ties(store, manifest, {split: rows.keys for split, rows in splits.items()})
     sets = [FeatureSet(rows.features, rows.labels, groups.get(split)) for split, rows in splits.items()]
     suspects = judge_labels(sets, len(manifest.classes), choice, plan)
     table = make_suspects_table(suspects, splits, manifest, read_paths(store, manifest))
@@ -97,24 +98,26 @@ def write_suspects(
 
 def judge_labels(splits: list[FeatureSet], classes: int, choice: HeadChoice, plan: HeadPlan) -> SuspectLabels:
     """The suspects among the images of all splits, one split after the other, by calibrated probabilities; none has
-    been learnt from, nor another of its group."""
+    been learnt from, nor another of its group, nor a copy of it."""
     images = reduce(join_sets, splits)
     probabilities = predict_out_of_fold(images, classes, choice, plan)
     return find_suspects(apply_temperature(probabilities, fit_temperature(probabilities, images.labels)), images.labels)
 
 
-def read_paths(store: Store, manifest: Manifest) -> dict[str, tuple[str, bytes | None]]:
-    """The path, and its raw bytes where it is not UTF-8, of each image that is in the dataset, by its digest."""
-    ledger = read_ledger(store, manifest, ["path", "path_raw", "digest", "outcome"])
-    columns = (ledger.column(name).to_pylist() for name in ("digest", "path", "path_raw", "outcome"))
-    return {digest: (path, raw) for digest, path, raw, outcome in zip(*columns, strict=True) if outcome == "ok"}
+def read_paths(store: Store, manifest: Manifest) -> dict[tuple[str, str], tuple[str, bytes | None]]:
+    """The path, and its raw bytes where it is not UTF-8, of each image that is in the dataset, by split and digest: one
+    file may lie in two splits, where the owner's folders are the split."""
+    ledger = read_ledger(store, manifest, ["split", "digest", "path", "path_raw", "outcome"])
+    ledger = ledger.filter(pc.equal(ledger.column("outcome"), "ok"))
+    columns = (ledger.column(name).to_pylist() for name in ("split", "digest", "path", "path_raw"))
+    return {(split, digest): (path, raw) for split, digest, path, raw in zip(*columns, strict=True)}
 
 
 def make_suspects_table(
     suspects: SuspectLabels,
     splits: Mapping[str, FeatureRows],
     manifest: Manifest,
-    paths: Mapping[str, tuple[str, bytes | None]],
+    paths: Mapping[tuple[str, str], tuple[str, bytes | None]],
 ) -> pa.Table:
     """The rows of `suspects.parquet`; an image whose file the ledger does not name is called by its digest."""
     keys = [key for rows in splits.values() for key in rows.keys]
@@ -122,12 +125,13 @@ def make_suspects_table(
     origins = [split for split, rows in splits.items() for _ in rows.keys]
     classes = show_labels(manifest.classes)
     found = [keys[row] for row in suspects.rows.tolist()]
-    named = [paths.get(key, (key, None)) for key in found]
+    splits_found = [origins[row] for row in suspects.rows.tolist()]
+    named = [paths.get(place, (place[1], None)) for place in zip(splits_found, found, strict=True)]
     columns = {
         "path": [path for path, _ in named],
         "path_raw": [raw for _, raw in named],
         "digest": found,
-        "split": [origins[row] for row in suspects.rows.tolist()],
+        "split": splits_found,
         "label": [classes[label] for label in labels[suspects.rows].tolist()],
         "suggested": [classes[label] for label in suspects.suggested.tolist()],
         "label_probability": suspects.label_probabilities,

@@ -17,6 +17,7 @@ from infra.storage.store import Store
 from tasks.dataset.ledger import TABLE_VALUES, read_table_values
 from tasks.dataset.version import read_ledger
 from tasks.train.cached_head import CachedHead
+from tasks.train.ties import number_ties
 
 
 def measure_groups(store: Store, manifest: Manifest, head: CachedHead) -> tuple[UnseenGroups, ...]:
@@ -31,13 +32,16 @@ def measure_groups(store: Store, manifest: Manifest, head: CachedHead) -> tuple[
     keys = [key for rows in head.splits.values() for key in rows.keys]
     sets = [FeatureSet(rows.features, rows.labels) for rows in head.splits.values()]
     images = reduce(join_sets, sets)
+    splits = {split: rows.keys for split, rows in head.splits.items()}
+    ties = np.concatenate(list(number_ties(store, manifest, splits, with_groups=False).values()))
     found = []
     for kind in _list_kinds(manifest, table.column_names):
         names, groups = _number_names(table, kind, keys)
         if len(names) > 1:
             grouped = FeatureSet(images.features, images.labels, groups)
             size = len(manifest.classes)
-            found.append(measure_unseen_groups(kind, grouped, names, size, (head.fit.choice, head.plan)))
+            plan = (head.fit.choice, head.plan)
+            found.append(measure_unseen_groups(kind, grouped, names, size, plan, ties))
     return tuple(each for each in found if each is not None)
 
 

@@ -35,7 +35,8 @@ def weigh_version(
     theirs = bundle if champion is not None and champion.paired is not None else None
     eces = champion.eces if champion is not None else None
     mine, other = eces if eces is not None else (result.evaluation.ece, None)
-    images = champion.paired.images if eces and champion and champion.paired else result.evaluation.images
+    compared = champion.tested_pair if champion is not None and eces is not None else None
+    images = result.evaluation.images if compared is None else compared.images
     digest = read_bundle(theirs).dataset_digest if theirs is not None else None
     return (
         weigh_calibration(mine, other, images, spec.calibration),

@@ -1,6 +1,7 @@
 """The gate's rule: when a new version takes over, when it is held, and the reasons that a person reads."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,29 @@ def test_a_version_that_knows_one_class_more_replaces_one_that_is_as_good() -> N
     )
 
 
+def test_a_new_class_that_it_never_names_is_no_reason_to_promote() -> None:
+    challenger = Challenger("birds", 2, evaluate([1, 1, 2] * 5, [0, 1, 2] * 5, ("ape", "cat", "dog")))
+    champion = Champion(1, CLASSES, tested=CLASSES, paired=pair(0, 0, 15), known=pair(0, 0, 10))
+    assert decide_promotion(challenger, champion, GateSpec()).verdict == "keep"
+
+
+def test_images_of_a_new_class_do_not_hide_what_was_lost_of_the_others() -> None:
+    """Of 1,100 images the new version has 3.6 points more right, since it knows an ape; of cats and dogs 5 less."""
+    labels = [0, 1, 2] * 5
+    challenger = Challenger("birds", 2, evaluate(labels, labels, ("ape", "cat", "dog")))
+    champion = Champion(1, CLASSES, tested=CLASSES, paired=pair(90, 50, 960), known=pair(0, 50, 950))
+    found = decide_promotion(challenger, champion, GateSpec())
+    assert found.verdict == "hold"
+    assert (
+        "on the 1,000 of them whose class the champion knows, which are tested: 0.9500 right, the champion 1.0000 "
+        "(0 only it has right, 50 only the champion)"
+    ) in found.reasons
+    assert "the exact paired test finds it worse (p 8.88e-16, below 0.0075)" in found.reasons
+    best = AlsoWeighed(replace(champion, version=3))
+    beside = decide_promotion(challenger, replace(champion, known=pair(5, 5, 990)), GateSpec(), also=best)
+    assert beside.verdict == "hold"  # the best version ever judged lacks the class, too
+
+
 def test_the_best_version_ever_judged_counts_beside_a_worse_champion() -> None:
     """As good as the champion, and better; but the champion lost two points since the best version."""
     challenger, champion = Challenger("birds", 9, MOST_RIGHT), Champion(8, CLASSES, paired=pair(20, 5, 975))
@@ -127,6 +151,16 @@ def test_a_class_that_collapses_holds_a_version_that_is_better_over_all() -> Non
         "0.0319 after Holm's correction over classes and slices)"
     )
     assert [(each.name, each.kept) for each in found.weighed[1:]] == [("class cat", False), ("class dog", True)]
+
+
+def test_of_very_many_worse_classes_the_first_are_reasons() -> None:
+    """MLflow keeps tags of 100,000 characters: a line for each of a thousand classes that collapsed ended the night."""
+    parts = tuple(ComparedPart("class", f"species {number:04}", pair(0, 30, 0)) for number in range(1000))
+    found = decide_beside(pair(0, 30_000, 0), parts=parts)
+    assert found.verdict == "hold"
+    assert sum(line.startswith("class 'species") for line in found.reasons) == 20
+    assert "and 980 more classes and slices are worse: see the training report" in found.reasons
+    assert sum(not each.kept for each in found.weighed) == 1001
 
 
 SITES = GateSpec(slices=("column:site", "column:season"))

@@ -45,9 +45,10 @@ def test_answers_come_back(test: HeldOutAnswers | None) -> None:
             assert one.right.sum() == other.right.sum()
 
 
-def test_damaged_bytes_are_named() -> None:
+@pytest.mark.parametrize("data", [b"PK", b"PK\x03\x04 an archive that was cut short"])
+def test_damaged_bytes_are_named(data: bytes) -> None:
     with pytest.raises(IntegrityError, match=r"calibration\.npz is damaged"):
-        decode_calibration(b"PK", "calibration.npz")
+        decode_calibration(data, "calibration.npz")
 
 
 def test_images_that_chose_the_epoch_promise_nothing() -> None:

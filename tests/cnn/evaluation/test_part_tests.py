@@ -75,3 +75,12 @@ def test_one_loss_more_never_clears_a_class(counts: list[Counts]) -> None:
     wins, losses, images = counts[0]
     if wins and "c0" in find(parts):
         assert "c0" in find([make_part("c0", wins - 1, losses + 1, images), *parts[1:]])
+
+
+def test_thousands_of_groups_are_compared_at_once() -> None:
+    """A look at all images for each of 20,000 groups took a minute and a half."""
+    names = np.array([f"animal {number % 20_000}" for number in range(100_000)], object)
+    right = np.arange(100_000) % 7 > 0
+    parts = compare_parts("group", names, right, ~right)
+    assert len(parts) == 20_000
+    assert {part.paired.images for part in parts} == {5}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cnn.inference.class_space import find_components, scale_axes
+from cnn.inference.class_space import find_components, measure_class_spread, scale_axes
 from cnn.inference.membership import LEAST, NOISE, Membership, compare_rows, fit_membership
 
 CLASSES, WIDTH = 3, 20
@@ -20,8 +20,8 @@ def draw(images: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]
 
 
 def fit(features: NDArray[np.float32], labels: NDArray[np.int64], landmarks: int) -> Membership:
-    scaled = scale_axes(features, labels, find_components(features, 8))
-    return fit_membership(scaled, labels, np.arange(landmarks))
+    spread = measure_class_spread(features, labels, find_components(features, 8))
+    return fit_membership(scale_axes(spread), labels, np.arange(landmarks))
 
 
 def test_doubt_is_low_within_a_class_higher_between_two_and_highest_far_away() -> None:

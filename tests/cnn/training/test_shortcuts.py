@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from planted_pictures import draw_pictures, plant_exposure, plant_frame, plant_watermark
 from scipy.stats import false_discovery_control
 
+from cnn.evaluation.metrics import compare_with_shuffled
 from cnn.evaluation.validity import Shortcut
 from cnn.images.appearance import measure_appearance
-from cnn.training.shortcuts import Clue, compare_with_shuffled, correct_holm, find_shortcuts
+from cnn.training.shortcuts import SHUFFLES, Clue, correct_holm, find_shortcuts
 
 IMAGES, CLASSES, SETS = 240, ("cat", "dog", "owl"), 100
 
@@ -109,5 +110,5 @@ def test_holm_lies_between_the_plain_values_and_those_of_bonferroni() -> None:
 
 
 def test_shuffled_labels_do_as_well_as_answers_that_say_nothing() -> None:
-    assert compare_with_shuffled(np.array([[10, 10], [10, 10]]), 0) > 0.3
-    assert compare_with_shuffled(np.array([[20, 0], [0, 20]]), 0) == 0.001
+    assert compare_with_shuffled(np.array([[10, 10], [10, 10]]), 0, SHUFFLES) > 0.3
+    assert compare_with_shuffled(np.array([[20, 0], [0, 20]]), 0, SHUFFLES) == 0.001

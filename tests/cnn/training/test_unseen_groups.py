@@ -51,6 +51,19 @@ def test_groups_that_make_no_difference_give_no_warning_95_times_in_100() -> Non
     assert warned <= 4  # more than 4 would come 1 time in 30 at 5 %
 
 
+def test_copies_do_not_look_like_knowing_the_group() -> None:
+    """Groups make no difference, but each image has a copy in its group, which who knows the group learns from."""
+    images = make_images(np.arange(200) % 4, 0.0)
+    labels = np.random.default_rng(5).integers(0, CLASSES, 200)  # what the images show tells nothing of the class
+    twice = FeatureSet(images.features, labels, images.groups).take(np.arange(400) % 200)
+    found = measure_unseen_groups("group", twice, name_groups(4), CLASSES, HEAD, np.arange(400) % 200)
+    assert found is not None
+    assert (found.images, found.is_gap) == (400, False)
+    untied = measure_unseen_groups("group", twice, name_groups(4), CLASSES, HEAD)
+    assert untied is not None
+    assert untied.is_gap
+
+
 def test_both_models_learn_from_equally_many_images() -> None:
     """One group has most of the images: what is left to who does not know it is little, and no more is given to the
     other; else the lack of images would be taken for one of the group."""

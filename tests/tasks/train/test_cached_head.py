@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from small_dataset import write_dataset
 
@@ -14,7 +13,7 @@ from cnn.training.plan import TrainingSize, plan_fit
 from cnn.training.spec import FitSpec, Recipe
 from infra.storage.store import Store, open_store
 from tasks.features.read import FeatureRows
-from tasks.train.cached_head import CachedHead, fit_cached_head, number_groups
+from tasks.train.cached_head import CachedHead, fit_cached_head
 
 SIZES = {"train": 36, "validation": 12, "test": 18}
 
@@ -54,15 +53,3 @@ def test_validation_images_are_learnt_from_only_where_nothing_is_trained_afterwa
     quick, balanced = fit(dataset, "quick"), fit(dataset, "balanced")
     assert (quick.fit.images, balanced.fit.images) == (36 + 12, 36)
     assert set(quick.splits) == {"train", "validation", "test"}
-
-
-def test_images_of_a_group_have_one_number_and_others_one_each(
-    dataset: tuple[Store, Manifest], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ledger = pa.table({"digest": ["train0", "validation1", "test2"], "group": ["a", "a", None]})
-    monkeypatch.setattr(tasks.train.cached_head, "read_ledger", lambda *_: ledger)
-    splits = {split: make_rows(split) for split in SIZES}
-    groups = number_groups(*dataset, splits)
-    assert groups["train"][0] == groups["validation"][1]
-    every = np.concatenate(list(groups.values()))
-    assert len(np.unique(every)) == len(every) - 1

@@ -59,6 +59,26 @@ def test_slices_are_compared_and_so_is_how_sure_the_two_were() -> None:
     assert other == pytest.approx(0)  # three of four right, 0.75 sure
 
 
+def test_a_class_that_the_champion_does_not_know_is_in_no_slice_and_no_test() -> None:
+    """Its images are compared beside the others, in a class of their own, and counted in their test set."""
+    theirs = ChampionScores(dict.fromkeys(KEYS, False) | {KEYS[0]: True}, confidences=dict.fromkeys(KEYS, 1.0))
+    slices: SlicedImages = {"folder": dict.fromkeys(KEYS, "north"), "test set": dict.fromkeys(KEYS, "first")}
+    found = compare_answers(Champion(1, ("cat",)), ("cat", "dog"), MINE, theirs, slices)
+    assert found.paired is not None
+    assert found.known is not None
+    assert (found.paired.images, found.known.images, found.known.wins) == (4, 2, 1)
+    assert {(part.kind, part.name): part.paired.images for part in found.parts} == {
+        ("class", "cat"): 2,
+        ("class", "dog"): 2,
+        ("folder", "north"): 2,
+        ("test set", "first"): 4,
+    }
+    assert found.eces is not None
+    assert found.eces[1] == pytest.approx(0.5)  # of two cats one is right, and it is sure of both
+    both = compare_answers(Champion(1, ("cat", "dog")), ("cat", "dog"), MINE, theirs, slices)
+    assert both.known is None
+
+
 def test_the_ledger_names_folders_without_those_of_the_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
         ("north/cat/1.jpg", "a", "cat", None, "Canon", '{"site":"A","year":"7"}', "test", "ok"),

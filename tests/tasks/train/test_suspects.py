@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from small_dataset import write_dataset
+from steps import prepare, write_photos
 
 from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import Manifest
@@ -17,7 +18,8 @@ from cnn.training.heads import FeatureSet, HeadChoice, HeadPlan
 from infra.storage.store import Store, open_store
 from tasks.features.read import FeatureRows
 from tasks.train import suspects
-from tasks.train.suspects import SUSPECTS, SuspectFiles, judge_labels, write_suspects
+from tasks.train.evidence import read_counts
+from tasks.train.suspects import SUSPECTS, SuspectFiles, judge_labels, read_paths, write_suspects
 
 CHOICE = HeadChoice("unit", 0.0, 10.0)
 CLASSES = ("blue", "<b>green</b>", "red")
@@ -122,3 +124,19 @@ def test_labels_of_a_group_are_not_vouched_for_by_the_group(tmp_path: Path) -> N
 
     assert len(set(range(40, 60)) & found(sites)) >= 15
     assert len(set(range(40, 60)) & found(None)) <= 2
+
+
+def test_a_file_that_lies_in_two_splits_has_the_path_of_each(tmp_path: Path) -> None:
+    """Where the owner's folders are the split: a mistake on the test was shown with the path of its training twin."""
+    for split in ("train", "val", "test"):
+        write_photos(tmp_path / "photos" / split, 6 if split == "train" else 3)
+    _, manifest = prepare(tmp_path / "photos", tmp_path / "work")
+    store, key = (
+        open_store(str(tmp_path / "work")),
+        hashlib.sha256((tmp_path / "photos/train/bat/00.png").read_bytes()).hexdigest(),
+    )
+    paths = read_paths(store, manifest)
+    assert (paths["train", key][0], paths["test", key][0]) == ("train/bat/00.png", "test/bat/00.png")
+    for split in ("train", "test"):
+        _, shown = read_counts(store, manifest, split, {key})
+        assert shown == {key: f"{split}/bat/00.png"}
