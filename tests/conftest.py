@@ -18,7 +18,10 @@ from s3server import choose_ports, find_obstacle, run_s3_server
 
 HOME = pytest.StashKey[str]()
 CLEARED = ("AWS_", "DASK_", "MLFLOW_", "PREFECT_", "SAFELIGHT_HOME", "SAFELIGHT_TRUST", "XDG_")
+CLEARED += ("PYTHONDONTWRITEBYTECODE",)  # else each process that a test starts compiles TensorFlow and Prefect again
 BUCKETS = itertools.count()
+# Files whose tests take longest come first: one of a minute that came last would run while the other cores rest.
+LONGEST_FIRST = ("end_to_end", "faults", "infra", "tasks", "flows", "cnn")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -29,6 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[HOME] = home
     for name in [name for name in os.environ if name.startswith(CLEARED) or name.lower().endswith("_proxy")]:
         del os.environ[name]
+    sys.dont_write_bytecode = False
     os.environ |= {
         "HOME": home,
         "SAFELIGHT_HOME": f"{home}/safelight",
@@ -48,6 +52,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the home."""
     shutil.rmtree(config.stash[HOME], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The rooms in the order of what their tests take, those of a file one after the other."""
+    tests = Path(__file__).parent
+    rank = {room: place for place, room in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.relative_to(tests).parts[0], len(rank)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
