@@ -22,7 +22,7 @@ def describe_invalid(error: ValidationError, model: type[BaseModel], values: Map
     All of it is read from the model's JSON schema, so that a new setting needs no words of its own here.
     """
     first = error.errors(include_url=False)[0]
-    schema = read_schema(model)
+    schema = make_json_schema(model)
     keys, found = _resolve(schema, first["loc"])
     if first["type"] == "extra_forbidden":
         known = ", ".join(sorted(found.get("properties", {})))
@@ -41,7 +41,7 @@ def describe_invalid(error: ValidationError, model: type[BaseModel], values: Map
 
 
 @cache
-def read_schema(model: type[BaseModel]) -> Schema:
+def make_json_schema(model: type[BaseModel]) -> Schema:
     """The JSON schema of settings; made once, for pydantic takes longer for it than for all else here."""
     return model.model_json_schema()
 
