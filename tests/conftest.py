@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from disk_waits import skip_disk_waits
 from hypothesis import HealthCheck, configuration, settings
 from image_folders import NOBODY, MakeImageFolder, write_image_folder
 from s3server import choose_ports, find_obstacle, run_s3_server
@@ -44,6 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "NO_ALBUMENTATIONS_UPDATE": "1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
+    skip_disk_waits()
     configuration.set_hypothesis_home_dir(f"{home}/hypothesis")
     settings.register_profile("safelight", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("safelight")
