@@ -18,8 +18,10 @@ from image_folders import NOBODY, MakeImageFolder, write_image_folder
 from s3server import choose_ports, find_obstacle, run_s3_server
 
 HOME = pytest.StashKey[str]()
-CLEARED = ("AWS_", "DASK_", "MLFLOW_", "PREFECT_", "SAFELIGHT_HOME", "SAFELIGHT_TRUST", "XDG_")
-CLEARED += ("PYTHONDONTWRITEBYTECODE",)  # else each process that a test starts compiles TensorFlow and Prefect again
+CLEARED = (
+    *("AWS_", "DASK_", "MLFLOW_", "PREFECT_", "SAFELIGHT_HOME", "SAFELIGHT_TRUST", "XDG_"),
+    "PYTHONDONTWRITEBYTECODE",  # each process that a test starts would compile TensorFlow and Prefect again
+)
 BUCKETS = itertools.count()
 # Files whose tests take longest come first: one of a minute that came last would run while the other cores rest.
 LONGEST_FIRST = ("end_to_end", "faults", "infra", "tasks", "flows", "cnn")
