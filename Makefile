@@ -3,8 +3,8 @@ PYTHON ?= python3
 # What is installed; on a machine with an NVIDIA GPU: make demo LOCK=infra/install/requirements-gpu.lock
 LOCK ?= requirements.lock
 ARGS ?=
-# Tests run in a process for each core, four at most; those of a file stay together.
-SPREAD = -n logical --maxprocesses 4 --dist loadfile
+# Tests run in a process for each core, four at most; those of a file stay together, in the order of tests/conftest.py.
+SPREAD = -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 BIN := .venv/bin
 STAMP = .venv/.installed-$(notdir $(LOCK))
 ROOMS := cnn infra tasks flows

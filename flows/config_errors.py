@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -21,7 +22,7 @@ def describe_invalid(error: ValidationError, model: type[BaseModel], values: Map
     All of it is read from the model's JSON schema, so that a new setting needs no words of its own here.
     """
     first = error.errors(include_url=False)[0]
-    schema = model.model_json_schema()
+    schema = make_json_schema(model)
     keys, found = _resolve(schema, first["loc"])
     if first["type"] == "extra_forbidden":
         known = ", ".join(sorted(found.get("properties", {})))
@@ -37,6 +38,12 @@ def describe_invalid(error: ValidationError, model: type[BaseModel], values: Map
     example = f", such as {show_value(usual)}" if "examples" in found or (usual and isinstance(usual, list)) else ""
     meaning = f" ({found['description']})" if "description" in found else ""
     return f"{written}: expected {describe_allowed(schema, found)}{example}{meaning}"
+
+
+@cache
+def make_json_schema(model: type[BaseModel]) -> Schema:
+    """The JSON schema of settings; made once, for pydantic takes longer for it than for all else here."""
+    return model.model_json_schema()
 
 
 def suggest_setting(schema: Schema, name: str) -> str:

@@ -11,7 +11,7 @@ from pydantic_core import to_jsonable_python
 
 from cnn.errors import ConfigError
 from flows.config import DEFAULT_FILE, Config
-from flows.config_errors import Schema, describe_allowed, follow, show_value, suggest_setting
+from flows.config_errors import Schema, describe_allowed, follow, make_json_schema, show_value, suggest_setting
 
 WIDTH = 100  # columns of a comment in a safelight.toml
 NOT_SET = "not set"
@@ -68,7 +68,7 @@ def list_settings(config: Config, part: str | None = None) -> list[Setting]:
     Raises:
         ConfigError: there is no such section or setting.
     """
-    schema = Config.model_json_schema()
+    schema = make_json_schema(Config)
     found = [
         _make_setting(schema, section, key, config)
         for section, settings in Config()
@@ -127,7 +127,7 @@ def _make_setting(schema: Schema, section: str, key: str, config: Config) -> Set
 
 def _list_layers() -> Iterator[tuple[str, str, str, str]]:
     """A row for each key of each kind of layer: name, default, what may be written, meaning."""
-    schema = Config.model_json_schema()
+    schema = make_json_schema(Config)
     kinds = follow(schema, schema["properties"]["model"])["properties"]["layers"]["items"]["discriminator"]["mapping"]
     for kind, reference in kinds.items():
         layer = follow(schema, {"$ref": reference})

@@ -12,13 +12,20 @@ from pathlib import Path
 
 import psutil
 import pytest
+from disk_waits import skip_disk_waits
 from hypothesis import HealthCheck, configuration, settings
 from image_folders import NOBODY, MakeImageFolder, write_image_folder
 from s3server import choose_ports, find_obstacle, run_s3_server
 
 HOME = pytest.StashKey[str]()
-CLEARED = ("AWS_", "DASK_", "MLFLOW_", "PREFECT_", "SAFELIGHT_HOME", "SAFELIGHT_TRUST", "XDG_")
+CLEARED = (
+    *("AWS_", "DASK_", "MLFLOW_", "PREFECT_", "SAFELIGHT_HOME", "SAFELIGHT_TRUST", "XDG_"),
+    "PYTHONDONTWRITEBYTECODE",  # each process that a test starts would compile TensorFlow and Prefect again
+)
 BUCKETS = itertools.count()
+# Files whose tests take longest come first: one of a minute that came last would run while the other cores rest.
+# Those of cnn come before all that leaves threads behind: hypothesis fails where another thread draws from `random`.
+LONGEST_FIRST = ("end_to_end", "cnn", "faults", "tasks", "infra", "flows")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -29,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[HOME] = home
     for name in [name for name in os.environ if name.startswith(CLEARED) or name.lower().endswith("_proxy")]:
         del os.environ[name]
+    sys.dont_write_bytecode = False
     os.environ |= {
         "HOME": home,
         "SAFELIGHT_HOME": f"{home}/safelight",
@@ -40,6 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "NO_ALBUMENTATIONS_UPDATE": "1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
+    skip_disk_waits()
     configuration.set_hypothesis_home_dir(f"{home}/hypothesis")
     settings.register_profile("safelight", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("safelight")
@@ -48,6 +57,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the home."""
     shutil.rmtree(config.stash[HOME], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The rooms in the order of what their tests take, those of a file one after the other."""
+    tests = Path(__file__).parent
+    rank = {room: place for place, room in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.relative_to(tests).parts[0], len(rank)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -222,8 +222,15 @@ def test_train_goes_on_after_kill_9(prefect_api: str, tmp_path: Path, make_image
     assert json.loads(out)["version"] == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("what", ["prepare", "retrain"])
+@pytest.mark.parametrize(
+    ("what", "number"),
+    [
+        ("prepare", signal.SIGTERM),
+        ("retrain", signal.SIGINT),
+        pytest.param("prepare", signal.SIGINT, marks=pytest.mark.long),
+        pytest.param("retrain", signal.SIGTERM, marks=pytest.mark.long),
+    ],
+)
 def test_ctrl_c_and_sigterm_stop_at_once_and_leave_nothing(
     prefect_api: str, tmp_path: Path, make_image_folder: MakeImageFolder, what: str, number: int
 ) -> None:

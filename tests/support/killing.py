@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from batch_scenes import score_folder
+from disk_waits import skip_disk_waits
 from faults import SYSTEM_CALLS, Gate, gated_store, gated_system
 from feature_steps import compute_latest
 from scenes import Scene, Told, prepare_told
@@ -22,6 +23,7 @@ from scenes import Scene, Told, prepare_told
 
 def main() -> None:
     """Work on one line after the other; the answer to each is one line, sent when its fork has ended."""
+    skip_disk_waits()
     for line in sys.stdin:
         print(json.dumps(run_forked(json.loads(line))), flush=True)
 

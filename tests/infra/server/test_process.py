@@ -264,20 +264,20 @@ def test_a_server_that_was_asked_to_stay_meanwhile_is_started_again_when_it_dies
 def test_a_command_that_names_the_local_server_by_its_address_uses_it_too(
     own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
-        state = LocalServer(1, "", 1, url, "3", "", 60.0)
-        monkeypatch.setattr(infra.server.prefect_server, "find_local_server", lambda: state)
-        monkeypatch.setenv("PREFECT_API_URL", url)
-        assert ensure_prefect_server(pytest.fail) == url
-        assert lock_alone(own_home / CLIENTS) is None
-        leave_server()
-        monkeypatch.setenv("PREFECT_API_URL", url.replace("127.0.0.1", "localhost"))
-        ensure_prefect_server(pytest.fail)
-        handle = lock_alone(own_home / CLIENTS)
-        assert handle is not None
-        os.close(handle)
-        monkeypatch.setattr(infra.server.prefect_server, "find_local_server", lambda: None)
+    url = "http://127.0.0.1:4200/api"
+    state = LocalServer(1, "", 1, url, "3", "", 60.0)
+    monkeypatch.setattr(infra.server.prefect_server, "check_prefect_server", lambda address: None)
+    monkeypatch.setattr(infra.server.prefect_server, "find_local_server", lambda: state)
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    assert ensure_prefect_server(pytest.fail) == url
+    assert lock_alone(own_home / CLIENTS) is None
+    leave_server()
+    monkeypatch.setenv("PREFECT_API_URL", url.replace("127.0.0.1", "localhost"))
+    ensure_prefect_server(pytest.fail)
+    handle = lock_alone(own_home / CLIENTS)
+    assert handle is not None
+    os.close(handle)
+    monkeypatch.setattr(infra.server.prefect_server, "find_local_server", lambda: None)
 
 
 def test_the_calmed_loops_are_the_servers_own() -> None:
