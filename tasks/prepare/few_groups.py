@@ -4,6 +4,8 @@ A hash draws each group by itself: of five sites it draws none for the test in s
 all of them.
 """
 
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,27 +30,34 @@ class _NewGroups:
     those first that the hash puts nearest to the test."""
 
     def __init__(self, rows: RowsDraft, split: SplitSpec) -> None:
-        self._rows = rows
+        self._rows, self._split = rows, split
         self._free = np.flatnonzero((rows.outcome == OK) & (rows.given <= TRAIN))
-        groups = rows.group[self._free]
-        new = np.setdiff1d(groups[groups >= 0], groups[rows.known[self._free]])
-        members = [self._free[groups == number] for number in new.tolist()]
-        self._new = sorted(members, key=lambda own: draw_point("", rows.groups.texts[rows.group[own[0]]], split))
         self._least = LEAST_TRAINING * (1.0 - split.test - split.validation) * len(self._free)
+
+    @cached_property
+    def _members(self) -> list[NDArray[np.int64]]:
+        """The rows of each group."""
+        rows, group = self._rows, self._rows.group
+        known = group[self._free[rows.known[self._free]]]
+        new = self._free[(group[self._free] >= 0) & ~np.isin(group[self._free], known)]
+        new = new[np.argsort(group[new], kind="stable")]
+        parts = np.split(new, np.flatnonzero(np.diff(group[new])) + 1) if len(new) else []
+        return sorted(parts, key=lambda own: draw_point("", rows.groups.texts[group[own[0]]], self._split))
 
     def has_images(self, place: int) -> bool:
         return bool((self._rows.split[self._free] == place).any())
 
     def fill_training(self) -> None:
         """Move groups into training until it has enough images, those first that the hash puts nearest to it."""
-        for members in reversed(self._new):
-            if len(self._list_training()) < self._least:
-                self._rows.split[members] = TRAIN
+        number = -1
+        while len(self._list_training()) < self._least and -number <= len(self._members):
+            self._rows.split[self._members[number]] = TRAIN
+            number -= 1
 
     def spare_one(self, place: int) -> None:
         """Move the first group into a split that the others can do without: training keeps enough images, some of each
         class; a test without any counts more than a validation."""
-        for members in self._new:
+        for members in self._members:
             source = int(self._rows.split[members[0]])
             if (source == VALIDATION and place == TEST) or (source == TRAIN and self._can_learn_without(members)):
                 self._rows.split[members] = place
@@ -60,4 +69,4 @@ class _NewGroups:
         return bool(learnt) and len(others) >= self._least
 
     def _list_training(self) -> NDArray[np.int64]:
-        return self._free[self._rows.split[self._free] == TRAIN]
+        return np.asarray(self._free[self._rows.split[self._free] == TRAIN], np.int64)
