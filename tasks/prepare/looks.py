@@ -127,7 +127,7 @@ def mark_looks(rows: Rows, looks: LookPairs, copies: CopyRule | None) -> Rows:
 def _list_once(rows: Rows, copies: NDArray[np.int64]) -> NDArray[np.int64]:
     """The copies without the second of two that name each other."""
     others = rows.duplicate_of[copies]
-    return copies[(rows.duplicate_of[others] != copies) | (copies < others)]
+    return np.asarray(copies[(rows.duplicate_of[others] != copies) | (copies < others)], np.int64)
 
 
 def describe_looks(rows: Rows) -> list[str]:
