@@ -372,8 +372,8 @@ def _decide_first(challenger: Challenger, spec: GateSpec) -> Verdict:
         f"{1 - spec.significance / 2:.1%} confidence it is right on {bound:.4f} or more"
     )
     remedy = (
-        "retrain with more images or with other settings (fit.batch_size = 8 where images are few, fit.epochs, model), "
-        "or raise split.test, so that more images judge it"
+        "look whether the images lie in the folders of their classes; retrain with more images or another recipe "
+        "(fit.recipe), or raise split.test, so that more images judge it"
     )
     return Verdict("hold", (f"{first}, {doubt}", figures, *unjudged, remedy), weighed)
 

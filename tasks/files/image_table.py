@@ -155,6 +155,8 @@ def _find_image_columns(header: Sequence[str], wanted: str | None, name: str) ->
         if all(part in simple for part in parts):
             places = [simple.index(part) for part in parts]
             found["/".join(header[place] for place in places)] = places
+    if not header:
+        raise SourceError(f"{name} is empty: its first line has to name the columns, such as path and site")
     if not found:
         raise SourceError(
             f"{name} has no column that names the image (filePath, path, file, filename, image): set "

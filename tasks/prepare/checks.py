@@ -150,13 +150,14 @@ def find_gaps(rows: Rows, classes: Sequence[str], split: SplitSpec) -> list[str]
     unjudged = _classes_without(rows, classes, "test") if split.test else []
     shares = {"train": 1.0, "validation": split.validation, "test": split.test}
     empty = [name for name, count in count_images(rows).items() if not count and shares[name]]
-    why = f"; split.group {split.group!r} keeps the images of a group in one split" if split.group else ""
+    why = _describe_groups(rows, split.group) if split.group else ""
     gaps = []
     if unlearnt:
         shown = quote_some(unlearnt)
         gaps.append(f"classes without training images: {shown}{why}; nothing can be trained on this version")
     if empty:
-        gaps.append(f"no {' and no '.join(empty)} images{why}; models are judged on those that are left")
+        left = "those that are left" if len(empty) == 1 else "what they have learnt from, which flatters them"
+        gaps.append(f"no {' and no '.join(empty)} images{why}; models are judged on {left}")
     if unjudged and "test" not in empty:
         shown = quote_some(unjudged)
         gaps.append(
@@ -248,3 +249,10 @@ def _count_reasons(rows: Rows, chosen: "np.ndarray[tuple[int], np.dtype[np.bool_
         if count:
             counts[name_reason(rows.reasons.texts[number])] += count
     return counts
+
+
+def _describe_groups(rows: Rows, group: str) -> str:
+    """Why a split may lack images: those of a group stay together, and there may be one only."""
+    found = np.unique(rows.group[rows.outcome == OK])
+    all_are_one = "; all images are of one group" if len(found) == 1 and found[0] >= 0 else ""
+    return f"{all_are_one}; split.group {group!r} keeps the images of a group in one split"

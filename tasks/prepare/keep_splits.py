@@ -17,6 +17,7 @@ from cnn.dataset.locked_sets import FIRST, LockedSets
 from cnn.dataset.split import SPLITS, TEST, TRAIN, VALIDATION, SplitSpec, choose_split, draw_missing, draw_point
 from cnn.errors import IntegrityError
 from tasks.dataset.ledger import iterate_ledger
+from tasks.prepare.few_groups import spread_groups
 from tasks.prepare.job import PreviousVersion
 from tasks.prepare.set_turn import RETIRING, SetTurn
 from tasks.prepare.spec import BuildSpec
@@ -123,6 +124,8 @@ def draw_splits(
         memory = _take_turns(draft, tied, split, memory, turn)
     if split.group is not None:
         _follow_groups(draft, split, memory, turn)
+        if turn is None:
+            spread_groups(draft, split)
     _follow_ties(draft, tied, split, turn)
     _SmallClasses(draft, split, tied).fill_all()
     copies = np.flatnonzero(rows.outcome == DUPLICATE)

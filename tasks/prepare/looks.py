@@ -113,19 +113,28 @@ def mark_looks(rows: Rows, looks: LookPairs, copies: CopyRule | None) -> Rows:
     return draft.finish()
 
 
+def _list_once(rows: Rows, copies: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The copies without the second of two that name each other."""
+    others = rows.duplicate_of[copies]
+    return np.asarray(copies[(rows.duplicate_of[others] != copies) | (copies < others)], np.int64)
+
+
 def describe_looks(rows: Rows) -> list[str]:
-    """A line on the copies by their look that are in one split with their picture, and one on those that are not."""
-    found = np.flatnonzero((rows.outcome == OK) & (rows.duplicate_of >= 0) & ~rows.is_given())
+    """A line on the copies by their look that are in one split with their picture, and one on those that are not.
+
+    Copies in a split of their owner's are told apart from these, as what that split has in common with others."""
+    given = rows.is_given()
+    found = np.flatnonzero((rows.outcome == OK) & (rows.duplicate_of >= 0) & ~given)
     others = rows.duplicate_of[found]
-    found = found[(rows.label_id[found] == rows.label_id[others]) & (rows.outcome[others] == OK)]
+    found = found[(rows.label_id[found] == rows.label_id[others]) & (rows.outcome[others] == OK) & ~given[others]]
     apart = rows.split[found] != rows.split[rows.duplicate_of[found]]
     kept, lost = found[~apart], found[apart]
     lines = []
     if len(kept):
-        shown = name_pairs(rows, kept, "{} and {}")
+        shown = name_pairs(rows, _list_once(rows, kept), "{} and {}")
         lines.append(f"{len(kept):,} images have a copy by their look, and are in one split with it: {shown}")
     if len(lost):
-        shown = name_pairs(rows, lost, "{} and {}")
+        shown = name_pairs(rows, _list_once(rows, lost), "{} and {}")
         lines.append(
             f"{len(lost):,} images have a copy by their look in another split ({shown}): they had their splits before, "
             "or are too many of their class, or in two groups; the report says how right the model is without them"

@@ -34,4 +34,5 @@ def describe_effort(effort: Effort) -> str:
     if effort.wrong_at_most is None:
         return f"{start}; how many of the rest are wrong is not known, for want of test images"
     are = "is" if effort.wrong_at_most == 1 else "are"
-    return f"{start}; among the rest at most {effort.wrong_at_most:,} {are} wrong (95 %)"
+    bound = f"at most {effort.wrong_at_most:,} {are} wrong (95 %)"
+    return f"{start}; among the rest {bound}, if these are like the test images"

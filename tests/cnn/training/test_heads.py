@@ -139,6 +139,14 @@ def test_images_of_one_group_are_held_out_together() -> None:
     assert grouped < 0.6
 
 
+def test_images_that_are_all_of_one_group_give_the_head_that_they_give_without_groups() -> None:
+    images = draw_features(3, 20, 0)
+    alone = fit_head(images, None, 3, LINEAR)
+    grouped = fit_head(replace(images, groups=np.zeros(60, np.int64)), None, 3, LINEAR)
+    assert grouped.folds == alone.folds
+    assert grouped.chosen == alone.chosen
+
+
 def test_weights_count_rare_classes_as_much_as_frequent_ones() -> None:
     labels = np.array([0] * 90 + [2] * 10)
     weights = weigh_labels(labels, 3, "weights")

@@ -54,7 +54,7 @@ def test_lines_are_those_of_the_file() -> None:
         ),
         ("name,site\n", "images.csv has no column that names the image (filePath, path, file, filename, image): set"),
         ("path,site,site\n", "images.csv has 2 columns named 'site': rename all but one"),
-        ("", "images.csv has no column that names the image"),
+        ("", "images.csv is empty: its first line has to name the columns"),
         ("path,site\n1.jpg,a,b\n", "images.csv, line 2: 3 values under 2 columns; put a value with the character"),
         ('path,site\n1.jpg,"a\n', "images.csv is no table that can be read: line 2: unexpected end of data"),
         ("path,site\n1.jpg,Zürich\n".encode("cp1252"), "images.csv is not in UTF-8 (line 2): save it as CSV in UTF-8"),

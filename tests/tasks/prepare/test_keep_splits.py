@@ -28,7 +28,14 @@ SPEC = SplitSpec()
 
 def draw(paths: list[str], spec: SplitSpec = SPEC, before: dict[str, str] | None = None) -> dict[str, str]:
     """path → split of files, each a picture of its own, where `before` says in which split some were."""
-    rows = draw_splits(make_drawn(paths, spec, before or {}), spec, {})
+    drawn = make_drawn(paths, spec, before or {})
+    names = [drawn.groups.texts[group] if group >= 0 else None for group in drawn.group.tolist()]
+    memory = {
+        name: split
+        for name, split, known in zip(names, drawn.split.tolist(), drawn.known, strict=True)
+        if name and known
+    }
+    rows = draw_splits(drawn, spec, memory)
     return {path: SPLITS[split] for path, split in zip(sorted(paths), rows.split.tolist(), strict=True)}
 
 
@@ -111,6 +118,20 @@ def test_groups_stay_whole(seed: int, groups: int, size: int) -> None:
     assert (have["a"]["train"] > 0, have["a"]["test"] > 0, have["a"]["validation"] > 0) == (True, True, groups > 2)
     assert have["b"]["train"] > 0
     assert have["c"]["train"] > 0
+
+
+@given(st.integers(0, 300), st.integers(3, 6))
+def test_few_groups_of_all_classes_leave_none_of_the_splits_empty_and_training_the_most(seed: int, groups: int) -> None:
+    paths = [f"{label}/g{group}-{number}" for label in "abc" for group in range(groups) for number in range(4)]
+    spec = SplitSpec(seed=seed, group=r"g\d+")
+    drawn = draw(paths, spec)
+    have = Counter(drawn.values())
+    assert have["test"] > 0
+    assert have["train"] >= 0.5 * len(paths)
+    assert groups < 5 or have["test"] > 12 or have["validation"] > 0
+    more = [f"a/g{10 + group}-0" for group in range(3)]
+    grown = draw([*paths, *more], spec, before=drawn)
+    assert {path: grown[path] for path in paths} == drawn
 
 
 def test_of_five_hundred_classes_of_three_images_each_is_in_every_split() -> None:

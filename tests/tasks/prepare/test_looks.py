@@ -185,6 +185,19 @@ def test_up_to_eight_copies_or_a_twentieth_of_a_class_stay_together_where_nothin
     assert (tie_together(rows, pairs, SplitSpec()) == -1).all()
 
 
+def test_a_pair_of_copies_is_named_once_and_not_where_their_owner_divided_them() -> None:
+    draft, _ = make_decoded(("cat",), {f"cat/{name}": (name, "train", None) for name in "abcd"})
+    rows = mark_looks(draft.finish(), np.array([[0, 1], [2, 3]]), "auto")
+    (line,) = describe_looks(rows)
+    assert line.startswith("4 images have a copy by their look, and are in one split with it: ")
+    assert line.endswith(": 'cat/a' and 'cat/b', 'cat/c' and 'cat/d'")
+    draft = rows.draft("split", "given")
+    draft.split[:2], draft.given[:2] = SPLITS.index("test"), SPLITS.index("test")
+    draft.given[2:] = SPLITS.index("train")
+    divided = mark_looks(draft.finish(), np.array([[0, 2], [1, 3]]), "auto")
+    assert describe_looks(divided) == []
+
+
 @given(st.data())
 def test_after_drawing_no_copy_of_a_training_image_is_judged_on(data: st.DataObject) -> None:
     paths = [f"{label}/{number}" for label in ("cat", "owl") for number in range(6)]

@@ -64,6 +64,7 @@ def test_effort_is_told_in_one_line() -> None:
     assert effort.wrong_at_most is not None
     assert 19 < effort.wrong_at_most < 90  # two of 400 are 19 of 3,788
     line = f"look at 212 of 4,000; among the rest at most {effort.wrong_at_most} are wrong (95 %)"
+    line += ", if these are like the test images"
     assert describe_effort(effort) == line
 
 

@@ -23,6 +23,8 @@ from tasks.pages.histogram import HISTOGRAM_BINS, choose_top, draw_histogram
 from tasks.pages.html import show_name, show_percent, show_tail
 from tasks.pages.thumbnails import make_picture
 from tasks.score.batch import BatchRecord, PredictionsRef
+from tasks.score.decision import DecisionRule
+from tasks.score.effort import Effort
 from tasks.score.predictions import FileOutcome, make_predictions_table, write_predictions
 from tasks.score.report import IGNORE_RULES, make_report
 from tasks.score.spec import ModelRef, ScoreSpec
@@ -134,6 +136,16 @@ def test_the_page_says_on_what_the_model_was_judged(tmp_path: Path) -> None:
     page = report(tmp_path, [make_row("a.png")])
     assert "nobody knows what it was judged on" in page.text
     assert "judged on no image" not in page.text
+
+
+def test_the_page_says_where_no_image_can_be_marked_unknown(tmp_path: Path) -> None:
+    """Else none of a folder of strange images would look like a finding."""
+    effort, line = Effort(look_at=0, of=1, wrong_at_most=1), "None is marked unknown: this version cannot tell"
+    for rule, told in ((DecisionRule(), True), (DecisionRule(unknown_from=2.0, unknown_rate=0.01), False)):
+        record = RECORD.model_copy(update={"effort": effort, "rule": rule})
+        summary = summarize(tmp_path, [make_row("a.png")])
+        page = Page(make_report(record, summary, "/out/predictions.parquet", ImageSpec(), lambda _: TINY))
+        assert (line in page.text) == told
 
 
 @given(st.text(max_size=40))
