@@ -28,7 +28,8 @@ from cnn.dataset.crop_descriptors import TURNS, WINDOWS, turn_picture
 SMALLEST, LARGEST = 0.78, 0.95  # share of the side that a part may have
 REACH = 0.0625  # share of the side by which a copy may lie over the edge
 OFFSETS = (0, -2, 2)  # pixels by which a side may be another than in the look before
-BETWEEN = tuple(pair for pair in product((-0.5, 0.0, 0.5), repeat=2) if any(pair))  # pixels down and right
+HALVES = (-0.5, 0.0, 0.5)  # of a pixel
+BETWEEN = [(down, right) for down in HALVES for right in HALVES if down or right]
 CLIMBS = 3  # further sizes that are tried where the largest or the smallest one fitted best
 FREE = 2  # pixels by which a look may place a copy otherwise than the one before it
 BLUR = 5  # pixels

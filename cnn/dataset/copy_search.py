@@ -227,7 +227,7 @@ def _compare_details(grey16: NDArray[np.uint8], pairs: _Pairs) -> CopyCandidates
     """The pairs whose details are alike, too, as the whole picture is laid down where its shapes are most alike, and
     in the next best way where that is nearly as good: much of a picture may be the same when it is mirrored. Of the
     windows and ways of a pair those are left out that are much less alike than the best, in shapes and details."""
-    found = []
+    found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))]
     for part in _parts(np.arange(len(pairs))):
         some = pairs.take(part)
         own, place = _describe_pair(SHAPES, grey16, some)
@@ -240,12 +240,12 @@ def _compare_details(grey16: NDArray[np.uint8], pairs: _Pairs) -> CopyCandidates
         kept = details >= np.where(some.window[rows] == 0, WHOLE_DETAIL_LIKENESS, DETAIL_LIKENESS)
         alike = np.concatenate([best, following[second]]) + DETAIL_WEIGHT * details
         found.append((part[rows[kept]], turns[kept], alike[kept]))
-    none = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
-    rows, turns, alike = (np.concatenate(each) for each in zip(none, *found, strict=True))
-    kept = _leave_out_worse(pairs.whole[rows] * len(grey16) + pairs.container[rows], alike)
-    kept = kept[np.argsort(rows[kept], kind="stable")]
-    rows, turns = rows[kept], turns[kept]
-    return CopyCandidates(pairs.whole[rows], pairs.container[rows], pairs.window[rows], turns)
+    rows, turns = (np.concatenate([each[column] for each in found]) for column in (0, 1))
+    alike = np.concatenate([each[2] for each in found])
+    chosen = _leave_out_worse(pairs.whole[rows] * len(grey16) + pairs.container[rows], alike)
+    chosen = chosen[np.argsort(rows[chosen], kind="stable")]
+    rows = rows[chosen]
+    return CopyCandidates(pairs.whole[rows], pairs.container[rows], pairs.window[rows], turns[chosen])
 
 
 def _compare_where_turned(grey16: NDArray[np.uint8], pairs: _Pairs, turns: NDArray[np.int64]) -> NDArray[np.float32]:
