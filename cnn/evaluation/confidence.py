@@ -142,9 +142,10 @@ def weigh_promise(figures: ConfidenceFigures) -> Weighed | None:
 
     right, p = share.right / share.accepted, float(binom.cdf(share.right, share.accepted, promise))
     kept = p >= BROKEN
+    found = "kept" if right >= promise else f"not shown to be broken: so few may be chance (p {p:.2g})"
     line = (
         f"{right:.3f} of the {share.accepted:,} test images that are accepted are right; score.promise = "
-        f"{promise:g} is {'kept' if kept else 'broken'}"
+        f"{promise:g} is {found if kept else 'broken'}"
     )
     return Weighed("promise", right, None, promise, kept, line, share.accepted, p)
 

@@ -43,15 +43,16 @@ def weigh_calibration(value: float, champion: float | None, images: int, most: f
 
 
 def weigh_leaks(images: int, copied: int, kinds: Mapping[str, int], most: float | None) -> Weighed:
-    """The leak certificate: the share of the test `images` with a copy in training or validation, at most `most`.
+    """The leak certificate: the share of the test `images` with a copy or a relative in training or validation, at most
+    `most`.
 
-    `kinds`: what was looked for → how many images have such a copy; `copied` have one of any kind.
+    `kinds`: what was looked for → how many images share it; `copied` share one of any kind.
     """
     share = copied / max(images, 1)
     have = "has" if copied == 1 else "have"
-    line = f"{copied:,} of {images:,} test images {have} a copy in training or validation"
     looked = ", ".join(f"{kind} {count:,}" for kind, count in kinds.items())
-    line += f" (by the same {looked})"
+    line = f"{copied:,} of {images:,} test images {have} something in common with training or validation images"
+    line += f" (the same {looked})"
     if most is None:
         return Weighed("leaks", share, None, None, True, line, images)
     kept = share <= most
