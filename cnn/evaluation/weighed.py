@@ -66,11 +66,8 @@ def weigh_speed(seconds: float, champion: float | None, most: float | None) -> W
     if champion is None:
         return Weighed("speed", seconds, None, most, True, line)
     times = seconds / max(champion, 1e-9)
-    return _weigh_ratio(
-        Weighed("speed", seconds, champion, most, True, f"{line}, {round_digits(times)} times the champion's"),
-        times,
-        "gate.slower",
-    )
+    shown = Weighed("speed", seconds, champion, most, True, f"{line}, {_compare(times)}")
+    return _weigh_ratio(shown, times, "gate.slower")
 
 
 def weigh_size(megabytes: float, champion: float | None, most: float | None) -> Weighed:
@@ -79,7 +76,7 @@ def weigh_size(megabytes: float, champion: float | None, most: float | None) -> 
     if champion is None:
         return Weighed("size", megabytes, None, most, True, line)
     times = megabytes / max(champion, 1e-9)
-    shown = Weighed("size", megabytes, champion, most, True, f"{line}, {round_digits(times)} times the champion's")
+    shown = Weighed("size", megabytes, champion, most, True, f"{line}, {_compare(times)}")
     return _weigh_ratio(shown, times, "gate.larger")
 
 
@@ -93,6 +90,11 @@ def weigh_dataset(trained: str, judged: str, champion: str | None) -> Weighed:
         else f"its bundle comes from the dataset with digest {trained[:12]}, but {judged[:12]} judged it; train again"
     )
     return Weighed("dataset", trained, champion, judged, kept, line)
+
+
+def _compare(times: float) -> str:
+    text = round_digits(times)
+    return "as the champion's" if text == "1" else f"{text} times the champion's"
 
 
 def _weigh_ratio(shown: Weighed, times: float, setting: str) -> Weighed:

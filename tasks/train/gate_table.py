@@ -29,7 +29,7 @@ def make_gate_rows(weighed: Sequence[Weighed]) -> tuple[list[GateRow], list[Gate
     order = sorted(weighed, key=lambda each: (each.kept, _is_part(each)))
     rows = [
         GateRow(
-            each.name,
+            _write_name(each.name),
             _write_figure(each.name, each.value),
             _write_figure(each.name, each.champion),
             "" if each.images is None else f"{each.images:,}",
@@ -41,6 +41,11 @@ def make_gate_rows(weighed: Sequence[Weighed]) -> tuple[list[GateRow], list[Gate
     ]
     seen = max(IN_SIGHT, sum(not row.kept for row in rows))
     return rows[:seen], rows[seen:]
+
+
+def _write_name(name: str) -> str:
+    """`column:site Moor` as `site Moor`."""
+    return name.removeprefix(COLUMN)
 
 
 def _write_chance(p: float) -> str:
