@@ -22,7 +22,7 @@ from tasks.pages.thumbnails import Picture, make_picture
 from tasks.score.batch import BatchRecord
 from tasks.score.effort import describe_effort
 from tasks.score.summary import MAX_QUARANTINED, Example, Summary
-from tasks.score.truth import Truth
+from tasks.score.truth import Truth, describe_learnt
 
 READERS = 4  # thumbnails made at a time
 MAX_CLASSES = 20  # bars of the class mix
@@ -89,6 +89,7 @@ def list_truth(truth: Truth | None) -> dict[str, Any]:
     mistakes.sort(key=lambda each: (-each.images, each.label, each.answer))
     return {
         "truth": truth,
+        "truth_learnt": describe_learnt(truth) if truth.learnt else "",
         "truth_classes": classes[:MAX_CLASSES],
         "truth_more_classes": len(classes[MAX_CLASSES:]),
         "truth_mistakes": mistakes[:MAX_CLASSES],
