@@ -120,7 +120,7 @@ def measure_confidence(
         calibrated=len(found.calibrate),
         images=len(test),
         accept=_count_accepted(test, (spec.accept,) * len(classes), None, spec.accept),
-        promises=tuple(_try_promise(found, test, promise) for promise in asked) if found.is_independent else (),
+        promises=_raise_missing([_try_promise(found, test, each) for each in asked]) if found.is_independent else (),
         coverage=spec.coverage,
         covered=None if bounds is None else measure_coverage(test, bounds),
         promise=spec.promise if spec.promise_by == "all" else None,
@@ -142,9 +142,10 @@ def weigh_promise(figures: ConfidenceFigures) -> Weighed | None:
 
     right, p = share.right / share.accepted, float(binom.cdf(share.right, share.accepted, promise))
     kept = p >= BROKEN
+    found = "kept" if right >= promise else f"not shown to be broken: so few may be chance (p {p:.2g})"
     line = (
         f"{right:.3f} of the {share.accepted:,} test images that are accepted are right; score.promise = "
-        f"{promise:g} is {'kept' if kept else 'broken'}"
+        f"{promise:g} is {found if kept else 'broken'}"
     )
     return Weighed("promise", right, None, promise, kept, line, share.accepted, p)
 
@@ -154,6 +155,19 @@ def _try_promise(found: CalibrationAnswers, test: HeldOutAnswers, promise: float
     classes = int(test.answers.max(initial=0)) + 1
     share = _count_accepted(test, (_read_threshold(one),) * classes, promise, one.threshold)
     return share.model_copy(update={"missing": one.missing})
+
+
+def _raise_missing(shares: Sequence[AcceptedShare]) -> tuple[AcceptedShare, ...]:
+    """The shares of promises from loose to strict, none of which takes fewer more images than a looser one: what keeps
+    it keeps that one, too."""
+    raised = list[AcceptedShare]()
+    for share in shares:
+        before = raised[-1] if raised else None
+        if before is not None and before.threshold is None and share.threshold is None:
+            both = (before.missing, share.missing)
+            share = share.model_copy(update={"missing": None if None in both else max(filter(None, both))})
+        raised.append(share)
+    return tuple(raised)
 
 
 def _count_accepted(

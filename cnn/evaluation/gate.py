@@ -19,7 +19,10 @@ ENOUGH = 30  # unseen test images on which two models may be compared, whatever 
 MOST_NAMED = 20  # classes and slices that were found worse, as far as they are reasons; MLflow keeps no endless tag
 OVERALL = 0.15  # share of gate.significance that the comparisons over all images have; classes and slices have the rest
 
-
+SHARED_GROUPS = (
+    "where train/ and test/ folders of your own hold images of the same groups, leave split.group out, since no "
+    "version could ever be compared; a table's column in gate.slices compares its groups without it"
+)
 TURN = (
     "as good within noise, and the champion was trained on most images of the new test set, this version on none: it "
     "takes the champion's place, so that the new set can judge"
@@ -176,7 +179,10 @@ def find_obstacle(challenger: Challenger, champion: Champion) -> tuple[str, ...]
             "add test images of it, or where splits are drawn, raise split.test or choose another split.group",
         )
     refused = champion.unscored or (champion.unseen and explain_overlap(champion.unseen, champion.classes))
-    return (f"the champion could not be judged on the same images: {refused}",) if refused else ()
+    if not refused:
+        return ()
+    found = f"the champion could not be judged on the same images: {refused}"
+    return (found, SHARED_GROUPS) if champion.unseen and champion.unseen.related else (found,)
 
 
 def explain_overlap(unseen: UnseenImages, known: Iterable[str]) -> str | None:
@@ -356,9 +362,15 @@ def _decide_first(challenger: Challenger, spec: GateSpec) -> Verdict:
     chance = compare_chance(evaluation)
     low, high = evaluation.accuracy_interval
     figures = f"accuracy {evaluation.accuracy:.4f} ({low:.4f} to {high:.4f}) on {evaluation.images} {judged_on} images"
-    better = min(chance.p_accuracy, chance.p_recall) < spec.significance / 2
-    bound = bound_accuracy(evaluation, spec.significance / 2)
+    level = spec.significance / 2
+    better = min(chance.p_accuracy, chance.p_recall) < level
+    bound = bound_accuracy(evaluation, level)
     rule = f"surely right on more than {bound:.4f} of them, always answering {chance.commonest!r} on {chance.share:.4f}"
+    if chance.p_accuracy >= level:
+        shown = "is" if better else "is not shown to be"
+        rule += (
+            f"; its mean recall, in which each class counts alike, {shown} better than chance (p {chance.p_recall:.2g})"
+        )
     facts = ("accuracy beside the best constant answer", evaluation.accuracy, chance.share, chance.share, better, rule)
     weighed = (Weighed(*facts, evaluation.images, chance.p_accuracy),)
     if judged_on == "train":
@@ -369,7 +381,7 @@ def _decide_first(challenger: Challenger, spec: GateSpec) -> Verdict:
         return Verdict("promote", (first, figures, *unjudged), weighed)
     doubt = (
         f"not shown to be better than always answering {chance.commonest!r} ({chance.share:.4f}): with "
-        f"{1 - spec.significance / 2:.1%} confidence it is right on {bound:.4f} or more"
+        f"{1 - level:.1%} confidence it is right on {bound:.4f} or more"
     )
     remedy = (
         "look whether the images lie in the folders of their classes; retrain with more images or another recipe "

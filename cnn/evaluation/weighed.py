@@ -43,15 +43,16 @@ def weigh_calibration(value: float, champion: float | None, images: int, most: f
 
 
 def weigh_leaks(images: int, copied: int, kinds: Mapping[str, int], most: float | None) -> Weighed:
-    """The leak certificate: the share of the test `images` with a copy in training or validation, at most `most`.
+    """The leak certificate: the share of the test `images` with a copy or a relative in training or validation, at most
+    `most`.
 
-    `kinds`: what was looked for → how many images have such a copy; `copied` have one of any kind.
+    `kinds`: what was looked for → how many images share it; `copied` share one of any kind.
     """
     share = copied / max(images, 1)
     have = "has" if copied == 1 else "have"
-    line = f"{copied:,} of {images:,} test images {have} a copy in training or validation"
     looked = ", ".join(f"{kind} {count:,}" for kind, count in kinds.items())
-    line += f" (by the same {looked})"
+    line = f"{copied:,} of {images:,} test images {have} something in common with training or validation images"
+    line += f" (the same {looked})"
     if most is None:
         return Weighed("leaks", share, None, None, True, line, images)
     kept = share <= most
@@ -65,11 +66,8 @@ def weigh_speed(seconds: float, champion: float | None, most: float | None) -> W
     if champion is None:
         return Weighed("speed", seconds, None, most, True, line)
     times = seconds / max(champion, 1e-9)
-    return _weigh_ratio(
-        Weighed("speed", seconds, champion, most, True, f"{line}, {round_digits(times)} times the champion's"),
-        times,
-        "gate.slower",
-    )
+    shown = Weighed("speed", seconds, champion, most, True, f"{line}, {_compare(times)}")
+    return _weigh_ratio(shown, times, "gate.slower")
 
 
 def weigh_size(megabytes: float, champion: float | None, most: float | None) -> Weighed:
@@ -78,7 +76,7 @@ def weigh_size(megabytes: float, champion: float | None, most: float | None) -> 
     if champion is None:
         return Weighed("size", megabytes, None, most, True, line)
     times = megabytes / max(champion, 1e-9)
-    shown = Weighed("size", megabytes, champion, most, True, f"{line}, {round_digits(times)} times the champion's")
+    shown = Weighed("size", megabytes, champion, most, True, f"{line}, {_compare(times)}")
     return _weigh_ratio(shown, times, "gate.larger")
 
 
@@ -92,6 +90,11 @@ def weigh_dataset(trained: str, judged: str, champion: str | None) -> Weighed:
         else f"its bundle comes from the dataset with digest {trained[:12]}, but {judged[:12]} judged it; train again"
     )
     return Weighed("dataset", trained, champion, judged, kept, line)
+
+
+def _compare(times: float) -> str:
+    text = round_digits(times)
+    return "as the champion's" if text == "1" else f"{text} times the champion's"
 
 
 def _weigh_ratio(shown: Weighed, times: float, setting: str) -> Weighed:

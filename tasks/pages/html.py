@@ -1,8 +1,14 @@
 """Text for HTML pages: names with nothing hidden in them, counts, shares."""
 
-from typing import Any
+import re
+from typing import TYPE_CHECKING, Any
 
 from cnn.text import escape_unprintable
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+PLACES = re.compile(r"(?<=[_\-/])(?=.)|(?<=.)(?=\.)")  # within a file name, where a reader would break it
 
 
 def show_name(text: Any) -> str:
@@ -17,6 +23,32 @@ def show_tail(text: Any, length: int = 30) -> str:
         return name
     half = length // 2
     return f"{name[: length - half - 1]}…{name[-half:]}"
+
+
+def mark_breaks(text: str) -> "Markup":
+    """The text as HTML that is broken behind `_`, `-` and `/` or before a dot where it is too long for its line, rather
+    than within a word."""
+    from markupsafe import Markup
+
+    return Markup("<wbr>").join(PLACES.split(text))
+
+
+def mark_commands(text: str) -> "Markup":
+    """The text as HTML in which what stands between two backticks is code."""
+    from markupsafe import Markup, escape
+
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # a backtick of a name
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(parts)
+    )
+
+
+def capitalize_sentence(text: str) -> str:
+    """The text with a capital letter where it begins with a plain word, not with a name or a setting."""
+    word = text.partition(" ")[0].rstrip(",:")
+    return text[:1].upper() + text[1:] if word.isalpha() and word.islower() else text
 
 
 def show_count(value: int) -> str:

@@ -8,7 +8,15 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from tasks.pages.html import show_count, show_name, show_percent, show_tail
+from tasks.pages.html import (
+    capitalize_sentence,
+    mark_breaks,
+    mark_commands,
+    show_count,
+    show_name,
+    show_percent,
+    show_tail,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -30,4 +38,5 @@ def _open_templates() -> "Environment":
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=loader
     )
     environment.filters |= {"name": show_name, "tail": show_tail, "count": show_count, "percent": show_percent}
+    environment.filters |= {"breakable": mark_breaks, "commands": mark_commands, "sentence": capitalize_sentence}
     return environment

@@ -33,7 +33,7 @@ from tasks.score.predictions import (
 )
 from tasks.score.report import make_report
 from tasks.score.summary import Summary, summarize_predictions
-from tasks.score.truth import judge_batch
+from tasks.score.truth import judge_batch, read_learnt
 
 DEFAULT_IMAGE = ImageSpec()
 COUNTED = ("scored", "unread")  # what the record takes from the counts of the parts
@@ -69,7 +69,9 @@ def _publish(store: Store, plan: ScorePlan, read: Callable[[str], bytes], image:
         path = batch_path(batch, "predictions.parquet")
         record = _make_record(plan, summary, PredictionsRef(path=path, rows=rows, sha256=hash_file(body.path)), counts)
         if plan.task.judged:
-            record = record.model_copy(update={"truth": judge_batch(body.path, plan.task.model.classes)})
+            model = plan.task.model
+            truth = judge_batch(body.path, model.classes, read_learnt(store, model))
+            record = record.model_copy(update={"truth": truth})
         features = _publish_features(store, plan, body.path)
         # 2. The rows and the report. A reader opens neither before the record is there.
         store.take_file(path, body.path)

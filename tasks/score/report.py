@@ -16,12 +16,13 @@ from cnn.formats.reasons import REASONS
 from cnn.images.spec import ImageSpec
 from tasks.files.paths import show_labels
 from tasks.pages.histogram import draw_histogram
+from tasks.pages.html import show_percent
 from tasks.pages.templates import render_page
 from tasks.pages.thumbnails import Picture, make_picture
 from tasks.score.batch import BatchRecord
 from tasks.score.effort import describe_effort
 from tasks.score.summary import MAX_QUARANTINED, Example, Summary
-from tasks.score.truth import Truth
+from tasks.score.truth import Truth, describe_learnt
 
 READERS = 4  # thumbnails made at a time
 MAX_CLASSES = 20  # bars of the class mix
@@ -88,6 +89,7 @@ def list_truth(truth: Truth | None) -> dict[str, Any]:
     mistakes.sort(key=lambda each: (-each.images, each.label, each.answer))
     return {
         "truth": truth,
+        "truth_learnt": describe_learnt(truth) if truth.learnt else "",
         "truth_classes": classes[:MAX_CLASSES],
         "truth_more_classes": len(classes[MAX_CLASSES:]),
         "truth_mistakes": mistakes[:MAX_CLASSES],
@@ -106,10 +108,11 @@ def describe_acceptance(record: BatchRecord) -> str:
     if record.rule.thresholds is None or promise is None:
         return f"at a confidence of {record.spec.accept:g} or more"
     if all(each > 1.0 for each in thresholds):
-        return f"for want of a proof that {promise:g} of them would be right"
+        return f"for want of a proof that {show_percent(promise)} of them would be right"
+    share = f"at least {show_percent(promise)}"
     if len(thresholds) == 1:
-        return f"at a confidence of {thresholds.pop():.4g} or more, of which {promise:g} are right as was promised"
-    return f"at the confidence from which {promise:g} of the answers of each class are right as was promised"
+        return f"at a confidence of {thresholds.pop():.4g} or more, of which {share} are right, as was promised"
+    return f"at the confidence from which {share} of the answers of each class are right, as was promised"
 
 
 def render_example(example: Example, read: Callable[[str], bytes], image: ImageSpec) -> RenderedExample:
@@ -133,5 +136,5 @@ def write_snippet(predictions: str) -> str:
     return (
         "import pandas as pd\n"
         f"rows = pd.read_parquet({predictions!a})\n"
-        'rows[rows.decision == "review"].sort_values("confidence")[["path", "label", "confidence"]]'
+        'rows[rows.decision.isin(["review", "unknown"])].sort_values("confidence")[["path", "label", "confidence"]]'
     )

@@ -9,16 +9,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from cnn.dataset.seen_images import read_heads
 from cnn.errors import SourceError
 from cnn.evaluation.calibration import bin_confidences, measure_calibration_error
 from cnn.evaluation.metrics import ClassFigures, bootstrap_accuracy, count_confusion, measure_classes
+from cnn.inference.bundle import read_bundle, read_seen_images
 from cnn.spec import Spec
 from cnn.text import quote_some
+from infra.registry.bundles import locate_bundle
+from infra.storage.store import Store
 from tasks.files.listing import count_labels
 from tasks.files.paths import show_labels
 from tasks.score.predictions import DECISIONS, iterate_predictions
+from tasks.score.spec import ModelRef
 
-COLUMNS = ("path", "outcome", "label", "confidence", "decision")
+COLUMNS = ("path", "digest", "outcome", "label", "confidence", "decision")
+NONE_LEARNT = np.zeros(0, np.uint64)
 NAMED = 20  # folders that are no class, as far as they are listed
 
 
@@ -42,6 +48,7 @@ class Truth(Spec):
 
     `images` have a prediction and lie in a folder that is a class; `others` have one and do not, `others_unknown` of
     them were marked unknown. `confusion` lists what occurs, the diagonal too; `decisions` are those on `images`.
+    `learnt` of the images are files that the model learnt from, `learnt_right` of these right: they flatter.
     """
 
     images: int
@@ -56,6 +63,8 @@ class Truth(Spec):
     others: int = 0
     others_unknown: int = 0
     other_folders: tuple[str, ...] = ()
+    learnt: int = 0
+    learnt_right: int = 0
 
 
 @dataclass
@@ -66,6 +75,7 @@ class _Judged:
     answers: list[NDArray[np.int64]] = field(default_factory=list)
     confidences: list[NDArray[np.float64]] = field(default_factory=list)
     decisions: list[NDArray[np.int64]] = field(default_factory=list)
+    learnt: list[NDArray[np.bool_]] = field(default_factory=list)
     others: int = 0
     others_unknown: int = 0
     folders: set[str] = field(default_factory=set)
@@ -92,15 +102,28 @@ def check_truth(files: pa.Table, classes: Sequence[str], model: str, source: str
     return f"truth: {sum(others.values()) + loose:,} files lie in no folder of a class{named}: not judged"
 
 
-def judge_batch(predictions: Path, classes: Sequence[str]) -> Truth:
-    """The figures of a predictions file; `classes` are those of the model. A class without images here has recall 0.
+def read_learnt(store: Store, model: ModelRef) -> NDArray[np.uint64]:
+    """The heads of the sha256 of all files that a version learnt from, uint64 (n,); none of a version of an older
+    release, which did not keep them.
+
+    Raises:
+        IntegrityError: the bundle in the workspace is damaged.
+    """
+    folder = locate_bundle(store, model.bundle)
+    seen = read_seen_images(folder, read_bundle(folder))
+    return NONE_LEARNT if seen is None else seen.facts.keys[seen.learnt]
+
+
+def judge_batch(predictions: Path, classes: Sequence[str], learnt: NDArray[np.uint64] = NONE_LEARNT) -> Truth:
+    """The figures of a predictions file; `classes` are those of the model, `learnt` what `read_learnt` gives. A class
+    without images here has recall 0.
 
     Raises:
         IntegrityError: the file is damaged.
     """
     names, judged = show_labels(classes), _Judged()
     for table in iterate_predictions(predictions, COLUMNS):
-        _judge_rows(table.filter(pc.equal(table.column("outcome"), "ok")), names, judged)
+        _judge_rows(table.filter(pc.equal(table.column("outcome"), "ok")), names, learnt, judged)
     labels, answers = _join(judged.labels), _join(judged.answers)
     return _make_truth(names, labels, answers, judged)
 
@@ -113,12 +136,24 @@ def describe_truth(truth: Truth) -> str:
     line = f"truth: {truth.right:,} of {truth.images:,} images right, {truth.accuracy:.1%} ({low:.1%} to {high:.1%})"
     shown = [f"{each.right:,} of {each.images:,} {name}" for name, each in truth.decisions.items() if each.images]
     line += f"; by decision: {', '.join(shown)}"
+    if truth.learnt:
+        line += f"; {describe_learnt(truth)}"
     if truth.others:
         line += f"; {truth.others:,} in no folder of a class are not judged, {truth.others_unknown:,} of them unknown"
     return line
 
 
-def _judge_rows(table: pa.Table, names: Sequence[str], judged: _Judged) -> None:
+def describe_learnt(truth: Truth) -> str:
+    """How right it is on the images that the model has not learnt from, where some are such."""
+    are, rest = "is" if truth.learnt == 1 else "are", truth.images - truth.learnt
+    found = f"{truth.learnt:,} of them {are} among the images that the model learnt from"
+    if not rest:
+        return f"{found}: how right it is on new ones, none of them tells"
+    right = truth.right - truth.learnt_right
+    return f"{found}: without them {right:,} of {rest:,} are right, {right / rest:.1%}"
+
+
+def _judge_rows(table: pa.Table, names: Sequence[str], learnt: NDArray[np.uint64], judged: _Judged) -> None:
     """Add rows that have a prediction."""
     values, decisions = pa.array(names, pa.string()), pa.array(DECISIONS, pa.string())
     folders = pc.list_element(pc.split_pattern(table.column("path"), "/", max_splits=1), 0)
@@ -134,6 +169,7 @@ def _judge_rows(table: pa.Table, names: Sequence[str], judged: _Judged) -> None:
     judged.labels.append(_numbers(labels.drop_null()))
     judged.answers.append(_numbers(pc.index_in(rows.column("label"), value_set=values)))
     judged.confidences.append(rows.column("confidence").to_numpy())
+    judged.learnt.append(np.isin(read_heads(rows.column("digest").to_pylist()), learnt))
     judged.decisions.append(_numbers(pc.index_in(rows.column("decision"), value_set=decisions)))
 
 
@@ -142,6 +178,7 @@ def _make_truth(names: Sequence[str], labels: NDArray[np.int64], answers: NDArra
     per_class = measure_classes(confusion, names)
     sure, decisions = np.concatenate([np.zeros(0), *judged.confidences]), _join(judged.decisions)
     images, right = len(labels), int(is_right.sum())
+    is_learnt = np.concatenate([np.zeros(0, np.bool_), *judged.learnt])
     return Truth(
         images=images,
         right=right,
@@ -161,6 +198,8 @@ def _make_truth(names: Sequence[str], labels: NDArray[np.int64], answers: NDArra
         others=judged.others,
         others_unknown=judged.others_unknown,
         other_folders=tuple(sorted(judged.folders)[:NAMED]),
+        learnt=int(is_learnt.sum()),
+        learnt_right=int((is_learnt & is_right).sum()),
     )
 
 

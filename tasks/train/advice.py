@@ -30,6 +30,7 @@ def advise(result: TrainingResult, manifest: Manifest, evidence: Evidence) -> tu
     """What could be done next, the most telling first; () where nothing stands out."""
     return (
         *_advise_on_measuring(result),
+        *_advise_on_groups(result),
         *_advise_on_classes(result, evidence),
         *_advise_on_pairs(result, evidence),
         *_advise_on_labels(evidence),
@@ -72,6 +73,17 @@ def _advise_on_measuring(result: TrainingResult) -> Iterator[Advice]:
             f"{figures.images:,} {result.judged_on} images tell the accuracy only to between {low:.2f} and {high:.2f}; "
             f"about {_round(wanted):,} would tell it to within {WANTED / 2:g}."
         )
+
+
+def _advise_on_groups(result: TrainingResult) -> Iterator[Advice]:
+    """New sites, cameras or groups, at which the version is worse than its accuracy says."""
+    for place, each in enumerate(result.unseen_groups, 1):
+        if each.is_gap:
+            yield Advice(
+                f"At a {each.singular} that it has never seen expect {each.unseen:.2f} right, not {each.known:.2f} as "
+                f"at {each.plural} that it knows: add images of more {each.plural}.",
+                each.plural if each.column is None else f"column-{place}",
+            )
 
 
 def _advise_on_classes(result: TrainingResult, evidence: Evidence) -> Iterator[Advice]:

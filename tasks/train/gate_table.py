@@ -7,6 +7,7 @@ from cnn.dataset.split import COLUMN
 from cnn.evaluation.weighed import Figure, Weighed
 from cnn.text import round_digits
 
+DIGITS = 8  # of a digest in a cell; the finding has more
 IN_SIGHT = 20  # rows in the report; the others, none of them broken, are folded away
 
 
@@ -28,11 +29,11 @@ def make_gate_rows(weighed: Sequence[Weighed]) -> tuple[list[GateRow], list[Gate
     order = sorted(weighed, key=lambda each: (each.kept, _is_part(each)))
     rows = [
         GateRow(
-            each.name,
+            _write_name(each.name),
             _write_figure(each.name, each.value),
             _write_figure(each.name, each.champion),
             "" if each.images is None else f"{each.images:,}",
-            "" if each.p is None else f"{each.p:.3g}",
+            "" if each.p is None else _write_chance(each.p),
             each.line,
             each.kept,
         )
@@ -42,13 +43,23 @@ def make_gate_rows(weighed: Sequence[Weighed]) -> tuple[list[GateRow], list[Gate
     return rows[:seen], rows[seen:]
 
 
+def _write_name(name: str) -> str:
+    """`column:site Moor` as `site Moor`."""
+    return name.removeprefix(COLUMN)
+
+
+def _write_chance(p: float) -> str:
+    """A p value: nobody reads 3.2e-143."""
+    return "< 0.001" if p < 0.001 else f"{p:.3g}"
+
+
 def _is_part(each: Weighed) -> bool:
     return each.name.startswith(("class ", "folder ", "group ", "camera ", COLUMN))
 
 
 def _write_figure(name: str, value: Figure) -> str:
     if value is None or isinstance(value, str):
-        return (value or "–")[:12]
+        return (value or "–")[:DIGITS]
     if name == "speed":
         return f"{round_digits(value * 1000)} ms"
     if name == "size":

@@ -16,6 +16,7 @@ from cnn.dataset.loader import ShardSet, open_split
 from cnn.dataset.manifest import Manifest
 from cnn.errors import DatasetError
 from cnn.evaluation.confidence import measure_confidence
+from cnn.evaluation.held_out import CalibratedOn
 from cnn.evaluation.metrics import Evaluation, evaluate_probabilities
 from cnn.inference.bundle import BundleFacts, BundleInfo, add_calibration, read_bundle, write_bundle
 from cnn.models.architecture import summarize_model
@@ -165,7 +166,7 @@ def _evaluate(
         notes=(*result.notes, *said),
         warnings=(
             *result.warnings,
-            *doubt_validation(manifest, store.root),
+            *doubt_validation(manifest, store.root, held.source),
             *find_small_classes(manifest.classes, open_split(manifest, "train", store.root)),
             *(each.describe() for each in shortcuts if each.is_alarm),
         ),
@@ -205,8 +206,11 @@ def check_classes(manifest: Manifest, labels: NDArray[np.int64]) -> None:
         )
 
 
-def doubt_validation(manifest: Manifest, root: Path) -> tuple[str, ...]:
-    """A line on the classes without validation images, which have no say in the best step and in the confidences."""
+def doubt_validation(manifest: Manifest, root: Path, calibrated_on: CalibratedOn) -> tuple[str, ...]:
+    """A line on the classes without validation images, which have no say in the best step and in the confidences; none
+    where a cross-validation of all images decides both."""
+    if calibrated_on == "crossed":
+        return ()
     if not manifest.rows("validation"):
         return (
             "there are no validation images: the step with the lowest training loss counts as best, and confidences "

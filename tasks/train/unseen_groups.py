@@ -54,11 +54,12 @@ def _add_columns(table: pa.Table) -> pa.Table:
 
 
 def _list_kinds(manifest: Manifest, columns: list[str]) -> Iterator[GroupKind]:
-    """What tells groups apart; a column that is `split.group` is that."""
-    if manifest.split.group:
-        yield "group"
+    """What tells groups apart, `split.group` first; a column that is that is called by its own name."""
+    own = manifest.split.group
+    if own:
+        yield own if own in columns else "group"
     yield "camera"
-    yield from (name for name in columns if find_column(name) and name != manifest.split.group)
+    yield from (name for name in columns if find_column(name) and name != own)
 
 
 def _number_names(table: pa.Table, kind: GroupKind, keys: list[str]) -> tuple[list[str], NDArray[np.int64]]:

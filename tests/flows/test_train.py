@@ -19,6 +19,7 @@ import flows.train
 from cnn.dataset.manifest import Manifest
 from cnn.errors import ConfigError
 from cnn.evaluation.gate_spec import GateSpec
+from cnn.evaluation.held_out import CalibratedOn
 from cnn.evaluation.metrics import Evaluation, evaluate_probabilities
 from cnn.evaluation.validity import UnseenGroups
 from cnn.models.architecture import ModelSpec
@@ -150,24 +151,26 @@ def test_a_version_has_its_report_before_its_verdict_and_only_once(
 
 
 @pytest.mark.parametrize(
-    ("per_class", "told"),
+    ("per_class", "calibrated_on", "told"),
     [
-        ({"train": 3, "validation": 2, "test": 2}, None),
-        ({"train": 3, "test": 2}, "there are no validation images"),
+        ({"train": 3, "validation": 2, "test": 2}, "epoch", None),
+        ({"train": 3, "test": 2}, "epoch", "there are no validation images"),
+        ({"train": 3, "test": 2}, "crossed", None),
     ],
 )
 def test_a_version_without_validation_images_is_told(
-    tmp_path: Path, per_class: Mapping[str, int], told: str | None
+    tmp_path: Path, per_class: Mapping[str, int], calibrated_on: CalibratedOn, told: str | None
 ) -> None:
+    """Unless a cross-validation chose and calibrated: nothing is missing then."""
     manifest = write_dataset(tmp_path / "w", tmp_path / "s", per_class=per_class)
-    found = doubt_validation(manifest, tmp_path / "w")
+    found = doubt_validation(manifest, tmp_path / "w", calibrated_on)
     assert found == () if told is None else found[0].startswith(told)
 
 
 def test_a_class_without_validation_images_is_told(tmp_path: Path) -> None:
     manifest = write_dataset(tmp_path / "w", tmp_path / "s")
     more = manifest.model_copy(update={"classes": (*manifest.classes, "yellow")})
-    (line,) = doubt_validation(more, tmp_path / "w")
+    (line,) = doubt_validation(more, tmp_path / "w", "half")
     assert line.startswith("no validation images of 'yellow'")
 
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from cnn.dataset.seen_images import UnseenImages
 from cnn.evaluation.gate import (
     ENOUGH,
+    SHARED_GROUPS,
     TURN,
     AlsoWeighed,
     Challenger,
@@ -251,6 +252,13 @@ def test_a_champion_that_cannot_be_compared_with_stays(facts: dict[str, Any], wh
     assert found.reasons[-1] == BY_HAND
 
 
+def test_groups_that_all_splits_share_are_told_with_the_way_out() -> None:
+    champion = Champion(1, CLASSES, paired=pair(20, 0, 0), unseen=UnseenImages(frozenset(), 20, (), 20))
+    why, way_out = find_obstacle(Challenger("birds", 2, MOST_RIGHT), champion)
+    assert "20 of them by their split.group" in why
+    assert way_out == SHARED_GROUPS
+
+
 def test_a_version_without_test_images_is_held_beside_a_champion() -> None:
     challenger = Challenger("birds", 2, MOST_RIGHT, "validation")
     assert find_obstacle(challenger, Champion(1, CLASSES, paired=pair(20, 0, 0)))[0].startswith(
@@ -326,6 +334,14 @@ def test_a_first_version_is_champion_when_it_is_better_than_a_constant_answer(
     found = decide_first(evaluate(said, labels, ("bat", "owl")))
     assert (found.verdict, found.reasons[0]) == (verdict, first)
     assert verdict == "promote" or "retrain with more images or another recipe (fit.recipe)" in found.reasons[-2]
+
+
+def test_a_first_version_that_only_its_mean_recall_promotes_says_so() -> None:
+    """Ninety owls, of which ten are called bats, and ten bats: no more right than by always answering "owl"."""
+    labels = np.array([1] * 90 + [0] * 10)
+    found = decide_first(evaluate(np.where(np.arange(100) < 10, 0, labels), labels, ("bat", "owl")))
+    assert found.verdict == "promote"
+    assert "mean recall, in which each class counts alike, is better than chance" in found.weighed[0].line
 
 
 def test_a_first_version_that_has_a_fifth_right_of_four_classes_is_held() -> None:

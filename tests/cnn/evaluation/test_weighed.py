@@ -13,16 +13,20 @@ from cnn.evaluation.weighed import Weighed, weigh_calibration, weigh_dataset, we
         (weigh_calibration(0.12, 0.04, 299, 0.05), True, "only shown: fewer than 300 images judge it"),
         (weigh_calibration(0.12, 0.04, 1000, None), True, "off by 12.0 points on average (ECE), the champion's by 4.0"),
         (weigh_calibration(0.12, None, 1000, 0.05), True, "off by 12.0 points on average (ECE)"),
-        (weigh_leaks(200, 0, {"file or picture": 0, "look": 0}, 0.1), True, "0 of 200 test images have a copy"),
+        (
+            weigh_leaks(200, 0, {"file or picture": 0, "look": 0}, 0.1),
+            True,
+            "0 of 200 test images have something in common",
+        ),
         (
             weigh_leaks(200, 1, {"look": 1}, None),
             True,
-            "1 of 200 test images has a copy in training or validation (by ",
+            "1 of 200 test images has something in common with training or validation images (the same ",
         ),
         (
             weigh_leaks(200, 21, {"look": 9, "group": 12}, 0.1),
             False,
-            "(by the same look 9, group 12); gate.leaks allows",
+            "(the same look 9, group 12); gate.leaks allows",
         ),
         (weigh_leaks(200, 20, {"look": 20}, 0.1), True, "gate.leaks allows 10.0%: kept"),
         (weigh_speed(0.004, 0.001, 3.0), False, "4 ms an image here, 4 times the champion's; gate.slower allows 3"),

@@ -10,6 +10,7 @@ from batch_scenes import make_failure, make_outcome
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cnn.dataset.seen_images import read_heads
 from cnn.errors import SourceError
 from cnn.evaluation.metrics import evaluate_probabilities
 from cnn.images.pixels import encode_png
@@ -59,6 +60,18 @@ def test_only_images_in_folders_of_classes_are_judged(tmp_path: Path) -> None:
     assert said.startswith("truth: 3 of 4 images right, 75.0% (")
     assert "1 of 1 accept, 1 of 2 review, 1 of 1 unknown" in said
     assert said.endswith("2 in no folder of a class are not judged, 1 of them unknown")
+
+
+def test_images_that_the_model_learnt_from_are_told_and_taken_out(tmp_path: Path) -> None:
+    digests = ["11" * 32, "22" * 32, "33" * 32]
+    rows = [replace(answer(f"cat/{n}.png", ("cat", "cat", "dog")[n]), digest=digests[n]) for n in range(3)]
+    write_predictions([make_predictions_table(rows, ScoreSpec(), RULE)], tmp_path / "predictions.parquet")
+    truth = judge_batch(tmp_path / "predictions.parquet", CLASSES, read_heads(digests[:1]))
+    assert (truth.images, truth.right, truth.learnt, truth.learnt_right) == (3, 2, 1, 1)
+    told = "1 of them is among the images that the model learnt from: without them 1 of 2 are right, 50.0%"
+    assert told in describe_truth(truth)
+    alone = judge_batch(tmp_path / "predictions.parquet", CLASSES, read_heads(digests))
+    assert "how right it is on new ones, none of them tells" in describe_truth(alone)
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.floats(0.4, 1.0)), min_size=1, max_size=40))

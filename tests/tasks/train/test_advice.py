@@ -7,6 +7,7 @@ import numpy as np
 from judged_versions import HISTORY, make_judged_version
 from numpy.typing import NDArray
 
+from cnn.evaluation.validity import UnseenGroups
 from infra.storage.store import open_store
 from tasks.train.advice import advise
 from tasks.train.evidence import ClassCounts, Evidence, gather_evidence
@@ -90,3 +91,17 @@ def test_suspects_and_files_that_were_left_out_are_counted(tmp_path: Path) -> No
         "1 file could not be read as pictures",
         "2 files were left out, because the same picture lies in two classes",
     ]
+
+
+def test_a_new_site_that_will_be_worse_is_told_with_both_figures_and_leads_to_them(tmp_path: Path) -> None:
+    shared: dict[str, Any] = {"groups": 3, "images": 60, "left_out": 0, "known": 0.94, "interval": None, "worst": ()}
+    same = UnseenGroups(kind="camera", unseen=0.93, p=0.4, **shared)
+    worse = UnseenGroups(kind="column:site", unseen=0.71, p=0.001, **shared)
+    judged = make_judged_version(tmp_path, per_class=MANY, history=FLAT, unseen_groups=(same, worse))
+    evidence = gather_evidence(judged.result, judged.manifest, open_store(str(tmp_path / "w")))
+    (told,) = [each for each in advise(judged.result, judged.manifest, evidence) if "never seen" in each.text]
+    assert told.text == (
+        "At a value of 'site' that it has never seen expect 0.71 right, not 0.94 as at values of 'site' that it knows: "
+        "add images of more values of 'site'."
+    )
+    assert told.anchor == "column-2"

@@ -77,7 +77,7 @@ def test_a_version_that_is_held_says_why_a_reason_at_a_time(tmp_path: Path) -> N
     page, _ = render(judged, tmp_path)
     text = flat(page)
     assert "The gate held it back: version 3 goes on scoring." in text
-    assert "Held back worse by far what to do" in text
+    assert "Held back Worse by far What to do" in text
     assert "The champion, version 3, did not answer the same images; the verdict says why." in text
 
 
@@ -240,7 +240,7 @@ def test_curves_are_drawn_by_steps_where_steps_were_counted(tmp_path: Path) -> N
 
 def test_warnings_of_the_training_stand_among_the_next_steps(tmp_path: Path) -> None:
     page, _ = render(make_judged_version(tmp_path, warnings=("no validation images of 'red'",)), tmp_path)
-    assert "What could be done next no validation images of 'red'" in flat(page)
+    assert "What could be done next No validation images of 'red'" in flat(page)
 
 
 def test_the_report_is_written_whole_into_the_runs_folder(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_groups_come_first_where_they_are_set(dataset: tuple[Store, Manifest], m
     assert found[0].groups == 4
 
 
-def test_columns_of_a_table_follow_but_for_the_one_that_is_the_group(
+def test_columns_of_a_table_follow_and_the_one_that_is_the_group_comes_first(
     dataset: tuple[Store, Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, manifest = dataset
@@ -90,7 +90,7 @@ def test_columns_of_a_table_follow_but_for_the_one_that_is_the_group(
     assert "at values of 'season' it knows" in found[0].describe()
     split = manifest.split.model_copy(update={"group": "column:site"})
     found = measure_groups(store, manifest.model_copy(update={"split": split}), make_head())
-    assert [each.kind for each in found] == ["group", "column:season"]
+    assert [each.kind for each in found] == ["column:site", "column:season"]  # not "a group": the user calls it a site
 
 
 def test_one_camera_is_nothing_to_compare(dataset: tuple[Store, Manifest], monkeypatch: pytest.MonkeyPatch) -> None:

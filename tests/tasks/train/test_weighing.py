@@ -9,6 +9,7 @@ from judged_versions import make_judged_version
 from cnn.evaluation.gate import Champion
 from cnn.evaluation.gate_spec import GateSpec
 from cnn.evaluation.metrics import compare_paired
+from cnn.evaluation.weighed import Weighed
 from cnn.inference.bundle import read_bundle
 from tasks.train.gate_table import IN_SIGHT, make_gate_rows
 from tasks.train.weighing import measure_speed, weigh_looks, weigh_version
@@ -54,3 +55,15 @@ def test_the_table_shows_what_is_broken_first_and_folds_the_rest(tmp_path: Path)
     )
     assert (len(rows), len(more)) == (IN_SIGHT, 1)
     assert (more[0].value, more[0].champion) == ("3", "–")
+
+
+def test_rows_are_written_as_a_reader_expects_them() -> None:
+    """A column of the user's table goes by its own name, a tiny p value by its size, a digest by its beginning."""
+    rows, _ = make_gate_rows(
+        [
+            Weighed("column:site Moor", 0.2, 1.0, None, False, "worse", 15, 3.2e-143),
+            Weighed("dataset", "ab" * 32, None, None, True, "trained on it"),
+        ]
+    )
+    assert (rows[0].name, rows[0].p) == ("site Moor", "< 0.001")
+    assert rows[1].value == "abababab"
