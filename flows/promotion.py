@@ -110,8 +110,9 @@ def weigh_beside(job: PromotionJob, result: TrainingResult, champion: MeasuredRi
     """Calibration, speed, size and dataset, beside those of the champion where there is one, and the promise."""
     rival, bundle = (None, None) if champion is None else (champion.champion, champion.bundle)
     found = weigh_version(result, job.manifest, rival, bundle, job.spec)
-    promise = None if result.confidence is None else weigh_promise(result.confidence)
-    return found if promise is None else (*found, promise)
+    if result.confidence is None:
+        return found
+    return (*found, *weigh_promise(result.confidence, result.info.classes, job.spec.promise))
 
 
 def keep_best(job: PromotionJob, version: VersionInfo, looks: int, best: int | None) -> None:

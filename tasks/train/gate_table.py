@@ -43,7 +43,7 @@ def make_gate_rows(weighed: Sequence[Weighed]) -> tuple[list[GateRow], list[Gate
 
 
 def _is_part(each: Weighed) -> bool:
-    return each.name.startswith(("class ", "folder ", "group ", "camera ", COLUMN))
+    return each.name.startswith(("class ", "folder ", "group ", "camera ", "promise ", COLUMN))
 
 
 def _write_figure(name: str, value: Figure) -> str:
