@@ -47,8 +47,9 @@ class Champion:
 
     `classes` are those that it names (None: it was not made by Safelight), `tested` those that it was tested on,
     `unseen` the challenger's test images that it has not learnt from, and `paired` compares the two on these, `parts`
-    on each class and slice of them. `unscored` says why there is no comparison; `eces` are calibration errors there:
-    that of the challenger and that of the champion.
+    on each class and slice of them, `known` on those of classes that it knows (None where these are all). `unscored`
+    says why there is no comparison; `eces` are calibration errors, that of the challenger and that of the champion, on
+    those of classes that it knows.
     """
 
     version: int
@@ -59,6 +60,7 @@ class Champion:
     unscored: str | None = None
     parts: tuple[ComparedPart, ...] = ()
     eces: tuple[float, float] | None = None
+    known: Paired | None = None
 
 
 @dataclass(frozen=True)
@@ -193,11 +195,11 @@ def describe_unjudged(classes: Sequence[str], judged_on: str = "test") -> str:
 def _compare(challenger: Challenger, champion: Champion, spec: GateSpec, also: AlsoWeighed) -> Verdict:
     """Hold a version that is found worse, keep the champion where nothing is found, promote one that is found better.
 
-    Found worse: by the exact paired test over all images at `OVERALL` of `spec.significance`, halved where the best is
-    another version than the champion, and divided by the number of earlier versions, out of which these two were
-    picked (Bonferroni); or in a class or slice (`find_worse_parts`), which share the rest. So a version that is as good
-    is held at most as often as `spec.significance` says. It takes the champion's place only if its accuracy on these
-    images is at most `spec.margin` behind the best there has been: nights add up to no more than that.
+    Found worse: by the exact paired tests of `_list_rivals` at `OVERALL` of `spec.significance`, divided by the number
+    of these and by that of earlier versions, out of which the rivals were picked (Bonferroni); or in a class or slice
+    (`find_worse_parts`), which share the rest. So a version that is as good is held at most as often as
+    `spec.significance` says. It takes the champion's place only if its accuracy on these images is at most
+    `spec.margin` behind the best there has been: nights add up to no more than that.
     """
     if obstacle := find_obstacle(challenger, champion):
         return Verdict("hold", obstacle)
@@ -206,7 +208,7 @@ def _compare(challenger: Challenger, champion: Champion, spec: GateSpec, also: A
         return Verdict("hold", ("there are no test images to compare with the champion on; raise split.test",))
     compared = [part for part in champion.parts if part.kind in ("class", *spec.slices)]
     parts = find_worse_parts(compared, (1 - OVERALL) * spec.significance, spec.support, spec.class_margin)
-    rivals = _list_rivals(champion, paired, spec, also)
+    rivals = _list_rivals(champion, spec, also)
     reasons = (
         *_describe_difference(paired, challenger.evaluation.images),
         *([also.sets.judges] if also.sets else []),
@@ -217,7 +219,8 @@ def _compare(challenger: Challenger, champion: Champion, spec: GateSpec, also: A
     if any(each.is_worse for each in rivals) or any(each.is_worse for each in parts):
         broken = (_describe_part(each) for each in parts if each.is_worse)
         return Verdict("hold", (*broken, *reasons), weighed)
-    behind = paired.p_worse < spec.significance or not all(rival.is_near for rival in rivals)
+    doubtful = [each.p_worse for each in (paired, champion.known) if each is not None]
+    behind = min(doubtful) < spec.significance or not all(rival.is_near for rival in rivals)
     verdict, policy = _choose_equal(challenger, champion, paired, spec, behind)
     if verdict == "keep" and not behind and also.sets is not None and also.sets.is_turn:
         verdict, policy = "promote", (TURN,)
@@ -238,17 +241,17 @@ class _ComparedRival:
         return self.paired.p_worse < self.level
 
 
-def _list_rivals(champion: Champion, paired: Paired, spec: GateSpec, also: AlsoWeighed) -> tuple[_ComparedRival, ...]:
-    """Who the version is held against over all images."""
-    level = OVERALL * spec.significance / max(also.looks - 1, 1)
-    best = also.best.paired if also.best is not None else None
-    if also.best is None or best is None or not best.images:
-        return (_ComparedRival("the champion", paired, level, paired.difference >= -spec.margin),)
-    role = f"the best version judged on these images, {also.best.version}"
-    return (
-        _ComparedRival("the champion", paired, level / 2, paired.difference >= -spec.margin),
-        _ComparedRival(role, best, level / 2, best.difference >= -spec.margin),
-    )
+def _list_rivals(champion: Champion, spec: GateSpec, also: AlsoWeighed) -> tuple[_ComparedRival, ...]:
+    """Who the version is held against over all images; and, where there are classes that a rival does not know, over
+    those of the classes that it knows: what is won by a new class makes up for nothing that is lost of the others."""
+    compared = [("the champion", champion)]
+    if also.best is not None and also.best.paired is not None and also.best.paired.images:
+        compared.append((f"the best version judged on these images, {also.best.version}", also.best))
+    found = [(role, each.paired) for role, each in compared]
+    found += [(f"{role}, on the classes that it knows", each.known) for role, each in compared]
+    pairs = [(role, paired) for role, paired in found if paired is not None and paired.images]
+    level = OVERALL * spec.significance / max(also.looks - 1, 1) / len(pairs)
+    return tuple(_ComparedRival(role, paired, level, paired.difference >= -spec.margin) for role, paired in pairs)
 
 
 def _choose_equal(

@@ -68,11 +68,18 @@ def compare_answers(
     }
     parts = tuple(part for kind, each in names.items() for part in compare_parts(kind, _as_objects(each), right, other))
     found = replace(champion, paired=compare_paired(right, other), parts=parts)
+    known = set(champion.classes or classes)
+    is_known = np.array([name in known for name in names["class"]], np.bool_)
+    if not is_known.all():
+        found = replace(found, known=compare_paired(right[is_known], other[is_known]))
     if not keys or len(theirs.confidences) < len(keys):
         return found
     sure = np.array([theirs.confidences[key] for key in keys])
     own = np.asarray(mine.probabilities.max(axis=1), np.float64)[rows]
-    return replace(found, eces=(_measure_error(own, right), _measure_error(sure, other)))
+    mine_off, theirs_off = (
+        _measure_error(each[is_known], hits[is_known]) for each, hits in ((own, right), (sure, other))
+    )
+    return replace(found, eces=(mine_off, theirs_off))
 
 
 def _measure_error(confidences: NDArray[np.float64], right: NDArray[np.bool_]) -> float:

@@ -30,7 +30,10 @@ def pair(wins: int, losses: int) -> Paired:
 
 
 def run_gate(
-    monkeypatch: pytest.MonkeyPatch, pairs: dict[int, Paired | RegistryError], classes: tuple[str, ...] = ("bat", "owl")
+    monkeypatch: pytest.MonkeyPatch,
+    pairs: dict[int, Paired | RegistryError],
+    classes: tuple[str, ...] = ("bat", "owl"),
+    best: str = "3",
 ) -> tuple[Verdict, dict[str, str], list[str]]:
     """Version 9 at the gate, whose champion is version 8 and whose best is version 3: verdict, tags and log."""
     verdicts: list[Verdict] = []
@@ -45,8 +48,8 @@ def run_gate(
 
     registry: Any = SimpleNamespace(
         lost_champion=lambda name: None,
-        champion=lambda name: make_version(8, "3"),
-        versions=lambda name: [make_version(3, "3"), make_version(8, "3"), make_version(9)],
+        champion=lambda name: make_version(8, best),
+        versions=lambda name: [make_version(3, "3"), make_version(8, best), make_version(9)],
         fetch_bundle=lambda *_: Path("bundle"),
         set_tags=lambda name, number, given: tags.update(given),
     )
@@ -84,19 +87,30 @@ def test_a_version_that_is_better_than_both_is_the_best_now(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("best", "classes", "why"),
+    ("best", "classes", "left", "why"),
     [
-        (RegistryError("the bundle cannot be fetched"), ("bat", "owl"), "the bundle cannot be fetched"),
-        (pair(5, 20), ("ape", "bat", "owl"), "it does not know 'ape', which the champion knows"),
+        (
+            RegistryError("the bundle cannot be fetched"),
+            ("bat", "owl"),
+            "9 3",
+            "does not count this time: the bundle cannot be fetched",
+        ),
+        (pair(5, 20), ("ape", "bat", "owl"), "9", "counts no more: it does not know 'ape', which the champion knows"),
     ],
 )
-def test_a_best_version_that_cannot_be_compared_counts_no_more(
-    monkeypatch: pytest.MonkeyPatch, best: Paired | RegistryError, classes: tuple[str, ...], why: str
+def test_a_best_version_that_cannot_be_compared_is_remembered_where_it_may_be_the_next_time(
+    monkeypatch: pytest.MonkeyPatch, best: Paired | RegistryError, classes: tuple[str, ...], left: str, why: str
 ) -> None:
     verdict, tags, log = run_gate(monkeypatch, {8: pair(40, 10), 3: best}, classes)
-    assert (verdict.verdict, tags[BEST]) == ("promote", "9")
-    assert log == [f"gate: version 3, the best that these test images have judged, counts no more: {why}"]
+    assert (verdict.verdict, tags[BEST]) == ("promote", left)
+    assert log == [f"gate: version 3, the best that these test images have judged, {why}"]
     assert verdict.weighed[-1].name == "best version"
+
+
+def test_a_best_version_that_could_not_be_judged_for_a_night_counts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each night in which it is away would give another margin away."""
+    verdict, tags, _ = run_gate(monkeypatch, {8: pair(40, 10), 3: pair(5, 20)}, best="8 3")
+    assert (verdict.verdict, tags[BEST]) == ("keep", "3")
 
 
 def test_the_answer_of_the_command_has_every_number(monkeypatch: pytest.MonkeyPatch) -> None:

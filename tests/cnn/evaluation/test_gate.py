@@ -105,6 +105,22 @@ def test_a_version_that_knows_one_class_more_replaces_one_that_is_as_good() -> N
     )
 
 
+def test_what_a_new_class_wins_makes_up_for_nothing_that_the_others_lose() -> None:
+    """Thirty images of the others lost, ten won, no class by much; a hundred of the new one."""
+    labels = [0, 1, 2] * 5
+    challenger = Challenger("birds", 2, evaluate(labels, labels, ("ape", "cat", "dog")))
+    facts: dict[str, Any] = {"classes": CLASSES, "tested": CLASSES, "paired": pair(110, 40, 850)}
+    assert decide_promotion(challenger, Champion(1, **facts, known=pair(10, 13, 877)), GateSpec()).verdict == "promote"
+    behind = decide_promotion(challenger, Champion(1, **facts, known=pair(30, 42, 828)), GateSpec())
+    assert behind.verdict == "keep"
+    told = "beside the champion, on the classes that it knows (0.9667 on 900 images): gate.margin allows 1.00 points"
+    assert f"{told} behind: broken, it is 1.33 behind" in behind.reasons
+    worse = Champion(1, **facts, known=pair(10, 40, 850))
+    assert decide_promotion(challenger, worse, GateSpec()).verdict == "hold"
+    best = AlsoWeighed(worse)
+    assert decide_promotion(challenger, Champion(3, **facts), GateSpec(), also=best).verdict == "hold"
+
+
 def test_the_best_version_ever_judged_counts_beside_a_worse_champion() -> None:
     """As good as the champion, and better; but the champion lost two points since the best version."""
     challenger, champion = Challenger("birds", 9, MOST_RIGHT), Champion(8, CLASSES, paired=pair(20, 5, 975))
