@@ -60,7 +60,7 @@ def gate_stage(job: PromotionJob, result: TrainingResult, version: VersionInfo) 
     challenger = Challenger(job.name, version.version, result.evaluation, result.judged_on)
     champion = None
     if present is not None and present.version != version.version:
-        champion = measure_rival(job, present, challenger, result)
+        champion = measure_present(job, present, challenger, result)
     measured = measure_best(job, earlier, champion, challenger, result)
     best = measured.champion
     looks = count_looks(earlier, digest_split(job.manifest))
@@ -75,6 +75,20 @@ def gate_stage(job: PromotionJob, result: TrainingResult, version: VersionInfo) 
         chosen = choose_best(version.version, verdict, rival, best)
         keep_best(job, version, looks, [each for each in (chosen, *measured.missed) if each is not None])
     return apply_verdict(job.registry, version, verdict, find_user(), datetime.now(UTC))
+
+
+def measure_present(
+    job: PromotionJob, present: VersionInfo, challenger: Challenger, result: TrainingResult
+) -> MeasuredRival:
+    """The champion beside the new version. One whose files are damaged or gone is not compared with, which holds the
+    new version: else no night would come to an end until somebody looked."""
+    try:
+        if not present.bundle or present.has_files:
+            return measure_rival(job, present, challenger, result)
+        fault = present.describe_removal()
+    except IntegrityError as damage:
+        fault = str(damage)
+    return MeasuredRival(Champion(present.version, (), unscored=fault), None)
 
 
 def measure_rival(

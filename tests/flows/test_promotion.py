@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import flows.promotion
-from cnn.errors import RegistryError
+from cnn.errors import IntegrityError, RegistryError, SafelightError
 from cnn.evaluation.gate import Champion, Verdict
 from cnn.evaluation.gate_spec import GateSpec
 from cnn.evaluation.metrics import Paired, compare_paired, evaluate_probabilities
@@ -31,7 +31,7 @@ def pair(wins: int, losses: int) -> Paired:
 
 def run_gate(
     monkeypatch: pytest.MonkeyPatch,
-    pairs: dict[int, Paired | RegistryError],
+    pairs: dict[int, Paired | SafelightError],
     classes: tuple[str, ...] = ("bat", "owl"),
     best: str = "3",
 ) -> tuple[Verdict, dict[str, str], list[str]]:
@@ -42,7 +42,7 @@ def run_gate(
 
     def measure(version: int, *_: Any) -> Champion:
         found = pairs[version]
-        if isinstance(found, RegistryError):
+        if isinstance(found, SafelightError):
             raise found
         return Champion(version, classes if version == 3 else ("bat", "owl"), paired=found)
 
@@ -111,6 +111,16 @@ def test_a_best_version_that_could_not_be_judged_for_a_night_counts_again(monkey
     """Else each night in which it is away would give another margin away."""
     verdict, tags, _ = run_gate(monkeypatch, {8: pair(40, 10), 3: pair(5, 20)}, best="8 3")
     assert (verdict.verdict, tags[BEST]) == ("keep", "3")
+
+
+def test_a_champion_whose_files_are_damaged_holds_the_version_and_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    damage = "model m version 8: model.onnx is not the one that was registered; roll back, or train again"
+    verdict, tags, _ = run_gate(monkeypatch, {8: IntegrityError(damage), 3: pair(20, 5)})
+    assert (verdict.verdict, tags[BEST]) == ("hold", "3")
+    assert verdict.reasons[0] == f"the champion could not be judged on the same images: {damage}"
+    assert "safelight promote m 9" in verdict.reasons[-1]
+    with pytest.raises(RegistryError, match="no answer"):  # of a server that is away: the run is tried again
+        run_gate(monkeypatch, {8: RegistryError("no answer"), 3: pair(20, 5)})
 
 
 def test_the_answer_of_the_command_has_every_number(monkeypatch: pytest.MonkeyPatch) -> None:
