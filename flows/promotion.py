@@ -82,20 +82,27 @@ def measure_present(
 ) -> MeasuredRival:
     """The champion beside the new version. One whose files are damaged or gone is not compared with, which holds the
     new version: else no night would come to an end until somebody looked."""
+    fault = present.describe_removal() if present.bundle and not present.has_files else ""
     try:
-        if not present.bundle or present.has_files:
-            return measure_rival(job, present, challenger, result)
-        fault = present.describe_removal()
+        bundle = None if fault else fetch_rival(job, present)
     except IntegrityError as damage:
-        fault = str(damage)
-    return MeasuredRival(Champion(present.version, (), unscored=fault), None)
+        log_message(f"gate: {damage}")
+        fault = f"the files of {present.name}@{present.version} are not those that were registered; roll back"
+    if fault:
+        return MeasuredRival(Champion(present.version, (), unscored=fault), None)
+    return measure_rival(job, present, bundle, challenger, result)
+
+
+def fetch_rival(job: PromotionJob, rival: VersionInfo) -> Path | None:
+    """The folder of an earlier version's bundle; None where it is not one of ours. Raises: IntegrityError,
+    RegistryError."""
+    return job.registry.fetch_bundle(rival, cache_dir() / "champions") if rival.bundle else None
 
 
 def measure_rival(
-    job: PromotionJob, rival: VersionInfo, challenger: Challenger, result: TrainingResult
+    job: PromotionJob, rival: VersionInfo, bundle: Path | None, challenger: Challenger, result: TrainingResult
 ) -> MeasuredRival:
     """What an earlier version answers, by its own bundle, to the images that judge the new one."""
-    bundle = job.registry.fetch_bundle(rival, cache_dir() / "champions") if rival.bundle else None
     answers = Path(result.answers)
     measured = measure_champion(rival.version, bundle, challenger, answers, job.manifest, job.store)
     return MeasuredRival(measured, bundle)
@@ -125,7 +132,7 @@ def measure_best(
         if champion is not None and version.version == champion.champion.version:
             continue
         try:
-            best = measure_rival(job, version, challenger, result).champion
+            best = measure_rival(job, version, fetch_rival(job, version), challenger, result).champion
             obstacle, may_return = find_obstacle(challenger, best), best.unscored is not None
         except (IntegrityError, RegistryError) as fault:
             best, obstacle, may_return = Champion(version.version), (str(fault),), True

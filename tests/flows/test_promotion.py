@@ -42,15 +42,20 @@ def run_gate(
 
     def measure(version: int, *_: Any) -> Champion:
         found = pairs[version]
+        assert isinstance(found, Paired)
+        return Champion(version, classes if version == 3 else ("bat", "owl"), paired=found)
+
+    def fetch(version: VersionInfo, folder: Path) -> Path:
+        found = pairs[version.version]
         if isinstance(found, SafelightError):
             raise found
-        return Champion(version, classes if version == 3 else ("bat", "owl"), paired=found)
+        return folder
 
     registry: Any = SimpleNamespace(
         lost_champion=lambda name: None,
         champion=lambda name: make_version(8, best),
         versions=lambda name: [make_version(3, "3"), make_version(8, best), make_version(9)],
-        fetch_bundle=lambda *_: Path("bundle"),
+        fetch_bundle=fetch,
         set_tags=lambda name, number, given: tags.update(given),
     )
     for name, made in (
@@ -114,10 +119,14 @@ def test_a_best_version_that_could_not_be_judged_for_a_night_counts_again(monkey
 
 
 def test_a_champion_whose_files_are_damaged_holds_the_version_and_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    damage = "model m version 8: model.onnx is not the one that was registered; roll back, or train again"
-    verdict, tags, _ = run_gate(monkeypatch, {8: IntegrityError(damage), 3: pair(20, 5)})
+    damage = IntegrityError("model m version 8: model.onnx is not what was registered")
+    verdict, tags, log = run_gate(monkeypatch, {8: damage, 3: pair(20, 5)})
     assert (verdict.verdict, tags[BEST]) == ("hold", "3")
-    assert verdict.reasons[0] == f"the champion could not be judged on the same images: {damage}"
+    assert verdict.reasons[0] == (
+        "the champion could not be judged on the same images: the files of m@8 are not those that were registered; "
+        "roll back"
+    )
+    assert log == [f"gate: {damage}"]
     assert "safelight promote m 9" in verdict.reasons[-1]
     with pytest.raises(RegistryError, match="no answer"):  # of a server that is away: the run is tried again
         run_gate(monkeypatch, {8: RegistryError("no answer"), 3: pair(20, 5)})
