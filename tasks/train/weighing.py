@@ -51,8 +51,7 @@ def weigh_best_calibration(best: Champion | None, spec: GateSpec) -> tuple[Weigh
     if best is None or best.eces is None or best.paired is None:
         return ()
     mine, other = best.eces
-    rival = f"version {best.version}, the best"
-    return (weigh_calibration(mine, other, best.paired.images, spec.calibration, rival),)
+    return (weigh_calibration(mine, other, best.paired.images, spec.calibration, f"version {best.version}"),)
 
 
 def weigh_looks(looks: int) -> Weighed:

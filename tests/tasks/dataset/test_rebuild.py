@@ -45,11 +45,9 @@ def test_files_that_are_gone_or_have_changed_are_named(tmp_path: Path) -> None:
     _, version = prepare(source, tmp_path / "w")
     (source / "cat" / "01.png").unlink()
     write_image(source / "owl" / "02.png", 903)
-    write_image(source / "bat" / "03.png", 904, (24, 16))
+    write_image(source / "bat" / "03.png", 904, (24, 16))  # of another size; the owl kept its
     limited, difference = limit_source(open_source(str(source)), store, version)
-    assert difference == SourceDifference(
-        gone=("cat/01.png",), changed=("bat/03.png",)
-    )  # by its size; the owl kept its
+    assert difference == SourceDifference(gone=("cat/01.png",), changed=("bat/03.png",))
     first, second = describe_difference_of_source(difference)
     assert (first, second) == ("1 file, gone: cat/01.png", "1 file, other bytes than then: bat/03.png")
     scratch = open_store(str(tmp_path / "scratch"))
