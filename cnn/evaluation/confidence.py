@@ -114,8 +114,8 @@ def measure_confidence(
     if test is None:
         return None
     bounds = find_label_bounds(found, spec.coverage, len(classes))
-    is_by_class = spec.promise is not None and spec.promise_by == "class"
-    asked = sorted({*SHOWN, *([spec.promise] if spec.promise is not None and not is_by_class else [])})
+    together, each = (spec.promise, None) if spec.promise_by == "all" else (None, spec.promise)
+    asked = sorted({*SHOWN, *([] if together is None else [together])})
     return ConfidenceFigures(
         source=found.source,
         calibrated=len(found.calibrate),
@@ -125,7 +125,7 @@ def measure_confidence(
         coverage=spec.coverage,
         covered=None if bounds is None else measure_coverage(test, bounds),
         promise=spec.promise,
-        by_class=_try_class_promises(found, test, spec.promise, len(classes)) if is_by_class else (),
+        by_class=() if each is None else _try_class_promises(found, test, each, len(classes)),
     )
 
 
