@@ -25,7 +25,9 @@ from tasks.train.promotion import apply_verdict
 from tasks.train.report import JudgedVersion, write_training_report
 from tasks.train.spec import TrainingResult
 from tasks.train.suspects import PAGE
-from tasks.train.weighing import weigh_copies, weigh_looks, weigh_version
+from tasks.train.weighing import weigh_best_calibration, weigh_copies, weigh_looks, weigh_version
+
+MISSED = 2  # versions that could not be judged and are remembered
 
 
 @dataclass(frozen=True)
@@ -58,28 +60,62 @@ def gate_stage(job: PromotionJob, result: TrainingResult, version: VersionInfo) 
     challenger = Challenger(job.name, version.version, result.evaluation, result.judged_on)
     champion = None
     if present is not None and present.version != version.version:
-        champion = measure_rival(job, present, challenger, result)
-    best, note = measure_best(job, earlier, champion, challenger, result)
+        champion = measure_present(job, present, challenger, result)
+    measured = measure_best(job, earlier, champion, challenger, result)
+    best = measured.champion
     looks = count_looks(earlier, digest_split(job.manifest))
     rival = champion.champion if champion else None
     copies = weigh_copies(result.judged_on, job.manifest, job.store, job.spec)
-    weighed = (*weigh_beside(job, result, champion), *copies, weigh_looks(looks), *note)
+    beside = (*weigh_beside(job, result, champion), *weigh_best_calibration(best, job.spec))
+    weighed = (*beside, *copies, weigh_looks(looks), *measured.notes)
     also = AlsoWeighed(best, looks, weighed, judge_sets(result, job.manifest, job.store, rival))
     verdict = decide_promotion(challenger, rival, job.spec, lost.describe() if lost else None, also)
     if version.verdict is None:  # else a run that was killed since has written the report, and begun with the verdict
         publish_report(job, result, version, rival, verdict)
-        keep_best(job, version, looks, choose_best(version.version, verdict, rival, best))
+        chosen = choose_best(version.version, verdict, rival, best)
+        keep_best(job, version, looks, [each for each in (chosen, *measured.missed) if each is not None])
     return apply_verdict(job.registry, version, verdict, find_user(), datetime.now(UTC))
 
 
+def measure_present(
+    job: PromotionJob, present: VersionInfo, challenger: Challenger, result: TrainingResult
+) -> MeasuredRival:
+    """The champion beside the new version. One whose files are damaged or gone is not compared with, which holds the
+    new version: else no night would come to an end until somebody looked."""
+    fault = present.describe_removal() if present.bundle and not present.has_files else ""
+    try:
+        bundle = None if fault else fetch_rival(job, present)
+    except IntegrityError as damage:
+        log_message(f"gate: {damage}")
+        fault = f"the files of {present.name}@{present.version} are not those that were registered; roll back"
+    if fault:
+        return MeasuredRival(Champion(present.version, (), unscored=fault), None)
+    return measure_rival(job, present, bundle, challenger, result)
+
+
+def fetch_rival(job: PromotionJob, rival: VersionInfo) -> Path | None:
+    """The folder of an earlier version's bundle; None where it is not one of ours. Raises: IntegrityError,
+    RegistryError."""
+    return job.registry.fetch_bundle(rival, cache_dir() / "champions") if rival.bundle else None
+
+
 def measure_rival(
-    job: PromotionJob, rival: VersionInfo, challenger: Challenger, result: TrainingResult
+    job: PromotionJob, rival: VersionInfo, bundle: Path | None, challenger: Challenger, result: TrainingResult
 ) -> MeasuredRival:
     """What an earlier version answers, by its own bundle, to the images that judge the new one."""
-    bundle = job.registry.fetch_bundle(rival, cache_dir() / "champions") if rival.bundle else None
     answers = Path(result.answers)
     measured = measure_champion(rival.version, bundle, challenger, answers, job.manifest, job.store)
     return MeasuredRival(measured, bundle)
+
+
+@dataclass(frozen=True)
+class MeasuredBest:
+    """The best version that the test images have judged, None where that is the champion or none could be judged again;
+    a line on each that could not be, and `missed`, those for which that may be otherwise the next time."""
+
+    champion: Champion | None
+    notes: tuple[Weighed, ...] = ()
+    missed: tuple[int, ...] = ()
 
 
 def measure_best(
@@ -88,36 +124,49 @@ def measure_best(
     champion: MeasuredRival | None,
     challenger: Challenger,
     result: TrainingResult,
-) -> tuple[Champion | None, tuple[Weighed, ...]]:
-    """The best version that the test images have judged, where it is another one than the champion and can be compared;
-    and a line where it cannot, or its bundle is gone: then the champion alone counts."""
-    found = find_best(earlier)
-    if champion is None or found is None or found.version == champion.champion.version:
-        return None, ()
-    try:
-        best = measure_rival(job, found, challenger, result).champion
-        obstacle = find_obstacle(challenger, best)
-    except (IntegrityError, RegistryError) as fault:
-        best, obstacle = Champion(found.version), (str(fault),)
-    if not obstacle:
-        return best, ()
-    line = f"version {found.version}, the best that these test images have judged, counts no more: {obstacle[0]}"
+) -> MeasuredBest:
+    """The most accurate of the versions that the last verdict named, as far as they can be judged on these images: a
+    source that is away for a night, or files that do not come, make no version forget what was better once."""
+    found, notes, missed = [], [], []
+    for version in find_best(earlier) if champion is not None else ():
+        if champion is not None and version.version == champion.champion.version:
+            continue
+        try:
+            best = measure_rival(job, version, fetch_rival(job, version), challenger, result).champion
+            obstacle, may_return = find_obstacle(challenger, best), best.unscored is not None
+        except (IntegrityError, RegistryError) as fault:
+            best, obstacle, may_return = Champion(version.version), (str(fault),), True
+        if not obstacle:
+            found.append(best)
+            continue
+        notes.append(_note_unjudged(version.version, obstacle[0], may_return))
+        missed += [version.version] if may_return else []
+    strongest = min(found, key=lambda each: each.paired.difference if each.paired else 0.0, default=None)
+    return MeasuredBest(strongest, tuple(notes), tuple(missed[:MISSED]))
+
+
+def _note_unjudged(version: int, why: str, may_return: bool) -> Weighed:
+    counts = "does not count this time" if may_return else "counts no more"
+    line = f"version {version}, the best that these test images have judged, {counts}: {why}"
     log_message(f"gate: {line}")
-    return None, (Weighed("best version", float(found.version), None, None, True, line),)
+    return Weighed("best version", float(version), None, None, True, line)
 
 
 def weigh_beside(job: PromotionJob, result: TrainingResult, champion: MeasuredRival | None) -> tuple[Weighed, ...]:
     """Calibration, speed, size and dataset, beside those of the champion where there is one, and the promise."""
     rival, bundle = (None, None) if champion is None else (champion.champion, champion.bundle)
     found = weigh_version(result, job.manifest, rival, bundle, job.spec)
-    promise = None if result.confidence is None else weigh_promise(result.confidence)
-    return found if promise is None else (*found, promise)
+    if result.confidence is None:
+        return found
+    return (*found, *weigh_promise(result.confidence, result.info.classes, job.spec.promise))
 
 
-def keep_best(job: PromotionJob, version: VersionInfo, looks: int, best: int | None) -> None:
-    """Write down for the next version which one is the best now, and how often its images have been looked at."""
+def keep_best(job: PromotionJob, version: VersionInfo, looks: int, best: Sequence[int]) -> None:
+    """Write down for the next version which one is the best now, behind it those that could not be judged this time,
+    and how often the test images have been looked at."""
     tags = {LOOKS: str(looks), SPLIT_DRAWN: digest_split(job.manifest), **dump_held_out(job.manifest)}
-    job.registry.set_tags(job.name, version.version, tags | ({} if best is None else {BEST: str(best)}))
+    named = {BEST: " ".join(map(str, best))} if best else {}
+    job.registry.set_tags(job.name, version.version, tags | named)
 
 
 def publish_report(

@@ -170,8 +170,9 @@ def list_circumstances(job: Reproduction) -> list[str]:
         lines = [*lines[:5], f"and {len(lines) - 5} other packages"]
     if (then.lock, then.lock_digest) != (now.lock, now.lock_digest):
         lines.append("the lock file is another one")
-    if then.commit and then.commit != now.commit:
-        lines.append(f"Safelight's code was that of commit {then.commit[:12]}")
+    if then.commit and not then.has_code_of(now):
+        changed = ", with changes that were not committed" if then.commit_changed else ""
+        lines.append(f"Safelight's code was that of commit {then.commit[:12]}{changed}")
     if not job.version.has_files:
         proof = "its numbers" if job.record.numbers else "its accuracy"
         lines.append(f"{job.version.describe_removal()}; here it is held against {proof} in the record")
@@ -274,14 +275,7 @@ def compare_results(
     is_bit_equal = bool(numbers) and numbers == digest_network(again_in) and not difference
     low, high = (record.figures.get(name, record.figures["accuracy"]) for name in ("accuracy_low", "accuracy_high"))
     accuracy = result.evaluation.accuracy
-    is_promised = (
-        bool(numbers)
-        and record.plan.deterministic
-        and is_same_order
-        and not record.resumed_at
-        and record.machine.is_like(describe_machine())
-        and not record.software.list_differences(describe_software())
-    )
+    is_promised = bool(numbers) and is_same_order and promises_bits(record)
     is_close = low <= accuracy <= high
     return {
         "bit_equal": is_bit_equal,
@@ -293,6 +287,19 @@ def compare_results(
         "reproduced": is_bit_equal if is_promised else is_close,
         "verdict": describe_verdict_of(is_bit_equal, is_promised, is_close),
     }
+
+
+def promises_bits(record: TrainingRecord) -> bool:
+    """Whether that training comes out equal to the last bit here: it was deterministic and went through in one go, on a
+    processor like this one, with these packages and this code."""
+    here = describe_software()
+    return (
+        record.plan.deterministic
+        and not record.resumed_at
+        and record.machine.is_like(describe_machine())
+        and record.software.has_code_of(here)
+        and not record.software.list_differences(here)
+    )
 
 
 def describe_verdict_of(is_bit_equal: bool, is_promised: bool, is_close: bool) -> str:

@@ -17,7 +17,7 @@ from flows.results import PrepareResult, ScoreResult, TrainResult
 from infra.registry.registry import REPORT
 
 NAME_LENGTH = 100
-MOST_WEIGHED = 40  # lines of what the gate weighed
+MOST_WEIGHED = 400  # lines of what the gate weighed
 _MEANT_BY_MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&$])")  # in a cell of a table; marks that begin a line are left out
 
 
@@ -103,8 +103,9 @@ def link_version(result: TrainResult, find_figures: Callable[[str], str]) -> Non
 
 
 def describe_weighed(weighed: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line of each thing that the gate weighed, with its numbers: what is broken, then as many as a page holds."""
-    lines = []
+    """A line of each thing that the gate weighed, with its numbers: what is broken, then as many as a page holds, and
+    how many more there are."""
+    lines, left = [], len(weighed) - MOST_WEIGHED
     for each in sorted(weighed, key=lambda each: bool(each["kept"]))[:MOST_WEIGHED]:
         facts = [_write_fact(each["value"])] if each["value"] is not None else []
         facts += [f"champion {_write_fact(each['champion'])}"] if each["champion"] is not None else []
@@ -112,7 +113,7 @@ def describe_weighed(weighed: Sequence[Mapping[str, Any]]) -> list[str]:
         facts += [f"{each['images']:,} images"] if each["images"] is not None else []
         facts += [f"p {each['p']:.3g}"] if each["p"] is not None else []
         lines.append(f"{each['name']}: {', '.join(facts)}: {each['line']}")
-    return lines
+    return lines if left <= 0 else [*lines, f"and {left:,} more, which are in the report"]
 
 
 def _write_fact(value: float | str) -> str:

@@ -260,7 +260,7 @@ def _compare_where_turned(grey16: NDArray[np.uint8], pairs: _Pairs, turns: NDArr
 
 def _leave_out_worse(names: NDArray[np.int64], likeness: NDArray[np.float32]) -> NDArray[np.int64]:
     """The rows whose likeness is at most `WORSE` below the largest of the same name."""
-    order = np.lexsort([-likeness, names])
+    order = np.lexsort((-likeness, names))
     best = likeness[order[np.arange(len(order)) - _rank(names[order])]]
     return np.asarray(order[best - likeness[order] <= WORSE], np.int64)
 

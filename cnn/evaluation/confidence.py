@@ -14,7 +14,6 @@ from cnn.evaluation.weighed import Weighed
 from cnn.spec import Spec
 
 SHOWN = (0.9, 0.95, 0.98, 0.99)  # promises that the training report holds against the test images
-BROKEN = 0.01  # p value below which the test images say that a promise is broken
 NEVER = 2.0  # a threshold that no confidence reaches
 
 
@@ -45,7 +44,8 @@ class ConfidenceFigures(Spec):
 
     `calibrated` images of the `source` made the thresholds. `covered` of `images` have their true class in their set,
     at the stated `coverage`; None where there are too few calibration images for sets. `promise`: what the settings
-    promise of all answers together.
+    promise, and `by_class` how the answers of each class fare where it holds for each of them, in the order of the
+    model's classes; () where it holds for all together.
     """
 
     source: CalibratedOn
@@ -56,6 +56,7 @@ class ConfidenceFigures(Spec):
     coverage: float
     covered: int | None
     promise: float | None = None
+    by_class: tuple[AcceptedShare, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def find_acceptance(found: CalibrationAnswers, spec: ConfidenceSpec, classes: Se
     if spec.promise is None:
         return None
     if not found.is_independent:
-        return AcceptanceRule((NEVER,) * len(classes), describe_dependence(found, spec.promise))
+        return AcceptanceRule((NEVER,) * len(classes), describe_dependence(len(found.calibrate), spec.promise))
     if spec.promise_by == "class":
         each = find_class_thresholds(found.calibrate, spec.promise, len(classes))
         lacks = any(one.threshold is None for one in each)
@@ -87,9 +88,8 @@ def find_label_bounds(found: CalibrationAnswers, coverage: float, classes: int) 
     return find_class_bounds(found.calibrate, classes, coverage) if found.is_independent else None
 
 
-def describe_dependence(found: CalibrationAnswers, promise: float) -> str:
-    """Why a version's calibration images allow no promise, and what helps."""
-    count = len(found.calibrate)
+def describe_dependence(count: int, promise: float) -> str:
+    """Why calibration images, so many that chose the epoch too, allow no promise, and what helps."""
     images = (
         "the version has no validation images"
         if not count
@@ -114,7 +114,8 @@ def measure_confidence(
     if test is None:
         return None
     bounds = find_label_bounds(found, spec.coverage, len(classes))
-    asked = sorted({*SHOWN, *([spec.promise] if spec.promise is not None else [])})
+    together, by_class = (spec.promise, None) if spec.promise_by == "all" else (None, spec.promise)
+    asked = sorted({*SHOWN, *([] if together is None else [together])})
     return ConfidenceFigures(
         source=found.source,
         calibrated=len(found.calibrate),
@@ -123,35 +124,86 @@ def measure_confidence(
         promises=_raise_missing([_try_promise(found, test, each) for each in asked]) if found.is_independent else (),
         coverage=spec.coverage,
         covered=None if bounds is None else measure_coverage(test, bounds),
-        promise=spec.promise if spec.promise_by == "all" else None,
+        promise=spec.promise,
+        by_class=() if by_class is None else _try_class_promises(found, test, by_class, len(classes)),
     )
 
 
-def weigh_promise(figures: ConfidenceFigures) -> Weighed | None:
-    """The promise held against the test images, which had no say in it: broken where so few right answers would come of
-    a promise that is kept in 1 of 100 cases (exact binomial test). None without a promise, or one for each class."""
-    promise = figures.promise
-    share = next((each for each in figures.promises if each.promise == promise), None)
-    if share is None or promise is None:
-        return None
+def weigh_promise(figures: ConfidenceFigures, classes: Sequence[str], least: float | None) -> tuple[Weighed, ...]:
+    """The promise held against the test images, which had no say in it; one for each of the `classes` where it was made
+    so, () where none was.
+
+    Broken where so few right answers would come of a kept promise less often than `least` says (exact binomial test);
+    classes share that equally (Bonferroni). None: it is only shown.
+    """
+    if figures.promise is None:
+        return ()
+    if figures.by_class:
+        tested = sum(share.accepted > 0 for share in figures.by_class)
+        level = None if least is None else least / max(tested, 1)
+        return tuple(
+            _weigh_share(f"promise {label}", f" as {label!r}", share, figures.promise, level)
+            for label, share in zip(classes, figures.by_class, strict=True)
+        )
+    share = next((each for each in figures.promises if each.promise == figures.promise), None)
+    if share is None:
+        line = describe_dependence(figures.calibrated, figures.promise)
+        return (Weighed("promise", None, None, least, True, line, figures.images),)
+    return (_weigh_share("promise", "", share, figures.promise, least),)
+
+
+def _weigh_share(name: str, answer: str, share: AcceptedShare, promise: float, least: float | None) -> Weighed:
+    """A promise of answers to the test images; `answer` says of which, nothing of all."""
     if share.threshold is None or not share.accepted:
-        more = "" if share.missing is None else f": at least {share.missing:,} more calibration images are needed"
-        line = f"score.promise = {promise:g} accepts no image{more}"
-        return Weighed("promise", None, None, promise, True, line, share.images)
+        line = f"score.promise = {promise:g} accepts no test image{answer}"
+        if share.threshold is None:
+            line += f": {_describe_need(share.missing)}"
+        return Weighed(name, None, None, least, True, line, share.images)
     from scipy.stats import binom
 
     right, p = share.right / share.accepted, float(binom.cdf(share.right, share.accepted, promise))
-    kept = p >= BROKEN
-    found = "kept" if right >= promise else f"not shown to be broken: so few may be chance (p {p:.2g})"
+    kept = least is None or p >= least
     line = (
-        f"{right:.3f} of the {share.accepted:,} test images that are accepted are right; score.promise = "
-        f"{promise:g} is {found if kept else 'broken'}"
+        f"{right:.4f} of the {share.accepted:,} test images that are accepted{answer} are right; score.promise = "
+        f"{promise:g} is {_describe_promise(right >= promise, p, least)}"
     )
-    return Weighed("promise", right, None, promise, kept, line, share.accepted, p)
+    return Weighed(name, right, None, least, kept, line, share.accepted, p)
+
+
+def _describe_promise(is_reached: bool, p: float, least: float | None) -> str:
+    if is_reached:
+        return "kept"
+    if least is None:
+        return f"missed (p {p:.2g} of so few), which gate.promise does not weigh"
+    if p < least:
+        return f"broken (p {p:.2g} of so few, below gate.promise = {least:.3g})"
+    return f"not shown to be broken: so few may be chance (p {p:.2g})"
+
+
+def _describe_need(missing: int | None) -> str:
+    return (
+        "more calibration images do not help, a better model does"
+        if missing is None
+        else f"at least {missing:,} more calibration images are needed"
+    )
 
 
 def _try_promise(found: CalibrationAnswers, test: HeldOutAnswers, promise: float) -> AcceptedShare:
     one = find_threshold(found.calibrate.confidences, found.calibrate.right, promise)
+    return _hold_promise(one, test, promise)
+
+
+def _try_class_promises(
+    found: CalibrationAnswers, test: HeldOutAnswers, promise: float, classes: int
+) -> tuple[AcceptedShare, ...]:
+    """By class, how the test images fare that are answered so; () where nothing may be promised."""
+    if not found.is_independent:
+        return ()
+    each = find_class_thresholds(found.calibrate, promise, classes)
+    return tuple(_hold_promise(one, test.take(test.answers == place), promise) for place, one in enumerate(each))
+
+
+def _hold_promise(one: PromisedThreshold, test: HeldOutAnswers, promise: float) -> AcceptedShare:
     classes = int(test.answers.max(initial=0)) + 1
     share = _count_accepted(test, (_read_threshold(one),) * classes, promise, one.threshold)
     return share.model_copy(update={"missing": one.missing})

@@ -137,12 +137,16 @@ def decide_promotion(
         found = _compare(challenger, champion, spec, also)
     else:
         found = Verdict("hold", ()) if lost else _decide_first(challenger, spec)
-    found = _apply_thresholds(found, (*(also.sets.weighed if also.sets else ()), *also.weighed))
+    found = _apply_thresholds(found, _list_thresholds(also))
     reasons = (*found.reasons, lost) if lost else found.reasons
     if found.verdict != "promote":
         command = f"safelight promote {challenger.name} {challenger.version} --why TEXT"
         reasons = (*reasons, f"if it is to be the champion all the same: `{command}`")
     return replace(found, reasons=reasons)
+
+
+def _list_thresholds(also: AlsoWeighed) -> tuple[Weighed, ...]:
+    return (*(also.sets.weighed if also.sets else ()), *also.weighed)
 
 
 def _apply_thresholds(found: Verdict, weighed: Sequence[Weighed]) -> Verdict:
@@ -241,6 +245,8 @@ def _compare(challenger: Challenger, champion: Champion, spec: GateSpec, also: A
     verdict, policy = _choose_equal(challenger, champion, rivals[0].tested, spec, behind)
     if verdict == "keep" and not behind and also.sets is not None and also.sets.is_turn:
         verdict, policy = "promote", (TURN,)
+    if not all(each.kept for each in _list_thresholds(also)):
+        policy = ()  # it is held, whatever it would have come to
     return Verdict(verdict, (*reasons, *policy), weighed)
 
 

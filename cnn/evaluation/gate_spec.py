@@ -60,6 +60,13 @@ class GateSpec(Settings):
         description="how much larger than the champion's the calibration error (ECE) may be, on 300 images or more; "
         "--set gate.calibration=null: it is only shown",
     )
+    promise: float | None = Field(
+        0.01,
+        gt=0.0,
+        lt=1.0,
+        description="p value of the mistakes among accepted test images, were score.promise kept, below which it "
+        "counts as broken and holds the version back; --set gate.promise=null: it is only shown",
+    )
     leaks: float | None = Field(
         None,
         ge=0.0,

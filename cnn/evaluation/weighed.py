@@ -28,18 +28,22 @@ class Weighed:
     p: float | None = None
 
 
-def weigh_calibration(value: float, champion: float | None, images: int, most: float | None) -> Weighed:
-    """Expected calibration errors (Naeini et al. 2015) on the same images: at most `most` above the champion's."""
+def weigh_calibration(
+    value: float, champion: float | None, images: int, most: float | None, rival: str = "the champion"
+) -> Weighed:
+    """Expected calibration errors (Naeini et al. 2015) on the same images: at most `most` above that of the champion,
+    or of another `rival`."""
+    name = "calibration" if rival == "the champion" else f"calibration beside {rival}"
     line = f"confidence is off by {value * 100:.1f} points on average (ECE)"
     if champion is None:
-        return Weighed("calibration", value, None, most, True, line, images)
-    line += f", the champion's by {champion * 100:.1f}"
+        return Weighed(name, value, None, most, True, line, images)
+    line += f", that of {rival} by {champion * 100:.1f}"
     if most is None or images < CALIBRATED_ON:
         few = "" if most is None else f"; only shown: fewer than {CALIBRATED_ON} images judge it"
-        return Weighed("calibration", value, champion, most, True, line + few, images)
+        return Weighed(name, value, champion, most, True, line + few, images)
     kept = value - champion <= most
     rule = f"gate.calibration allows {most * 100:.1f} points more: {'kept' if kept else 'broken'}"
-    return Weighed("calibration", value, champion, most, kept, f"{line}; {rule}", images)
+    return Weighed(name, value, champion, most, kept, f"{line}; {rule}", images)
 
 
 def weigh_leaks(images: int, copied: int, kinds: Mapping[str, int], most: float | None) -> Weighed:

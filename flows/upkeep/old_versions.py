@@ -64,8 +64,7 @@ def list_removable(registry: Registry, versions: Sequence[VersionInfo], keep: in
 
 def list_needed_versions(registry: Registry, versions: Sequence[VersionInfo]) -> set[int]:
     """The versions of a model that score, are compared with, are named by an alias, or can be returned to."""
-    best = find_best(versions)
-    needed = {each.version for each in versions if each.aliases} | ({best.version} if best else set())
+    needed = {each.version for each in versions if each.aliases} | {each.version for each in find_best(versions)}
     return needed.union(*(registry.list_possible_champions(name, FORMER) for name in {each.name for each in versions}))
 
 

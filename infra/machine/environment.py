@@ -45,6 +45,10 @@ class SoftwareFacts(Spec):
     commit: str = ""
     commit_changed: bool = Field(False, description="whether files differ from the commit")
 
+    def has_code_of(self, other: "SoftwareFacts") -> bool:
+        """Whether Safelight's own code is the same, as far as git knows: of one commit, with changes or without."""
+        return (self.commit, self.commit_changed) == (other.commit, other.commit_changed)
+
     def list_differences(self, other: "SoftwareFacts") -> list[str]:
         """What `other` has otherwise, a line each: Python first, then packages by name."""
         mine, theirs = {"Python": self.python} | self.packages, {"Python": other.python} | other.packages

@@ -23,7 +23,8 @@ GATE_APPLIED, WEIGHED = "gate.applied", "gate.weighed"
 # With the kind of group after it (`group`, `camera`, `column:site`): accuracy at groups that the model knows and at new
 # ones, as JSON.
 UNSEEN = "safelight.unseen_"
-# The best version that the test images have judged up to this one, how many they have, and the settings that drew them.
+# The best version that the test images have judged up to this one, behind it those that could not be judged then; how
+# many they have judged, and the settings that drew them.
 BEST, LOOKS, SPLIT_DRAWN = "gate.best", "gate.looks", "gate.split"
 HELD_OUT = "safelight.held_out"  # names of the test sets that it has not learnt from, as JSON, see `split.refresh`
 RECORD = "safelight.record"  # sha256 of the record of its training

@@ -1,6 +1,6 @@
 """Rebuild a dataset version from its source: what it listed then and nothing else, and which files are not the same."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -60,18 +60,24 @@ class SourceDifference:
 
 
 def limit_source(source: Source, store: Store, manifest: Manifest) -> tuple[ListedSource, SourceDifference]:
-    """The source with the files of a version alone, and which of those that were learnt from are gone.
+    """The source with the files of a version alone, and which of those that were learnt from are gone, or have another
+    size than then; what changed and kept its size is found when it is read.
 
     Raises:
         IntegrityError, StorageError, SourceError: the ledger is damaged or gone, or the source does not answer.
     """
-    ledger = read_ledger(store, manifest, ("path", "path_raw", "outcome"))
+    ledger = read_ledger(store, manifest, ("path", "path_raw", "size", "outcome"))
     paths = [decode_path(path) for path in restore_paths(ledger).to_pylist()]
-    there = {entry.path for entry in source.list()}
-    outcomes = ledger.column("outcome").to_pylist()
-    lost = [path for path, outcome in zip(paths, outcomes, strict=True) if outcome in DECODED and path not in there]
-    gone = tuple(sorted(quote_path(path.encode("utf-8", "surrogateescape")) for path in lost))
-    return ListedSource(source, frozenset(paths)), SourceDifference(gone=gone)
+    there = {entry.path: entry.size for entry in source.list()}
+    rows = zip(paths, ledger.column("size").to_pylist(), ledger.column("outcome").to_pylist(), strict=True)
+    learnt = [(path, size) for path, size, outcome in rows if outcome in DECODED]
+    gone = _name_paths(path for path, _ in learnt if path not in there)
+    changed = _name_paths(path for path, size in learnt if there.get(path, size) != size)
+    return ListedSource(source, frozenset(paths)), SourceDifference(gone=gone, changed=changed)
+
+
+def _name_paths(paths: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(quote_path(path.encode("utf-8", "surrogateescape")) for path in paths))
 
 
 def read_recorded(store: Store, manifest: Manifest) -> dict[bytes, str]:

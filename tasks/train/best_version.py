@@ -9,13 +9,18 @@ from cnn.evaluation.gate import Champion, Verdict
 from infra.registry.versions import BEST, SPLIT_DRAWN, VersionInfo
 
 
-def find_best(earlier: Sequence[VersionInfo]) -> VersionInfo | None:
-    """The best of the versions that the gate has judged, oldest first, as the latest verdict left it; None where no
-    verdict says so (those of older releases), or what they name is deleted or has lost its files."""
+def find_best(earlier: Sequence[VersionInfo]) -> tuple[VersionInfo, ...]:
+    """The best of the versions that the gate has judged, oldest first, as the latest verdict left it, and behind it
+    those before that could not be judged then; () where no verdict says so (those of older releases), or what they name
+    is deleted or has lost its files."""
     present = {version.version: version for version in earlier if version.has_files}
-    named = (version.tags.get(BEST, "") for version in reversed(earlier) if version.is_gated)
-    numbers = (int(number) for number in named if number.isascii() and number.isdigit())
-    return next((present[number] for number in numbers if number in present), None)
+    named = (version.tags.get(BEST, "").split() for version in reversed(earlier) if version.is_gated)
+    found = ([present[int(each)] for each in tag if _is_number(each) and int(each) in present] for tag in named)
+    return tuple(next((versions for versions in found if versions), ()))
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def digest_split(manifest: Manifest) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import Manifest
-from cnn.errors import BadImage, IntegrityError, RegistryError, SafelightError
+from cnn.errors import BadImage, IntegrityError, OutageError, RegistryError, SafelightError
 from cnn.evaluation.gate import Challenger, Champion, find_obstacle
 from cnn.images.read import read_image
 from cnn.images.spec import ImageSpec
@@ -43,6 +43,7 @@ def measure_champion(
 
     Raises:
         IntegrityError: the bundle is damaged.
+        OutageError: the source, or the workspace, does not answer now.
     """
     if bundle is None:
         return Champion(version)
@@ -71,6 +72,9 @@ def score_champion(bundle: Path, manifest: Manifest, store: Store, keys: Collect
 
     A champion that does not load here, or test images of which more than 1 % are gone or changed, are no fault of the
     run: the comparison is refused with the reason.
+
+    Raises:
+        OutageError: the source, or the workspace, does not answer now: that says nothing of its files.
     """
     try:
         scorer = load_scorer(bundle, threads=os.cpu_count() or 1)
@@ -80,6 +84,8 @@ def score_champion(bundle: Path, manifest: Manifest, store: Store, keys: Collect
         return _score(scorer, (image for image in _read_shards(manifest, store) if image[0] in keys))
     try:
         source = open_source(manifest.source)
+    except OutageError:
+        raise
     except SafelightError as error:
         return ChampionScores({}, f"it sees other pixels than the dataset's, and the source does not open: {error}")
     rows = [row for row in _list_test_files(manifest, store) if row[1] in keys]
@@ -123,6 +129,8 @@ def _read_files(rows: list[tuple[str, str, str]], source: Source, image: ImageSp
             data = source.read(path)
             if hashlib.sha256(data).hexdigest() == digest:
                 yield digest, label, read_image(data, image).pixels
+        except OutageError:
+            raise
         except (BadImage, SafelightError):
             continue
 

@@ -54,7 +54,7 @@ def _write_chance(p: float) -> str:
 
 
 def _is_part(each: Weighed) -> bool:
-    return each.name.startswith(("class ", "folder ", "group ", "camera ", COLUMN))
+    return each.name.startswith(("class ", "folder ", "group ", "camera ", "promise ", COLUMN))
 
 
 def _write_figure(name: str, value: Figure) -> str:

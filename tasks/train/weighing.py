@@ -46,6 +46,15 @@ def weigh_version(
     )
 
 
+def weigh_best_calibration(best: Champion | None, spec: GateSpec) -> tuple[Weighed, ...]:
+    """The calibration beside that of the best version, where it is another one than the champion: a confidence that
+    gets a little worse with each champion adds up, too."""
+    if best is None or best.eces is None or best.paired is None:
+        return ()
+    mine, other = best.eces
+    return (weigh_calibration(mine, other, best.paired.images, spec.calibration, f"version {best.version}"),)
+
+
 def weigh_looks(looks: int) -> Weighed:
     """The wear of the test images: what they say of the next version is worth a little less after every look."""
     others = {1: "no version", 2: "1 version"}.get(looks, f"{looks - 1:,} versions")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import flows.promotion
-from cnn.errors import RegistryError
+from cnn.errors import IntegrityError, RegistryError, SafelightError
 from cnn.evaluation.gate import Champion, Verdict
 from cnn.evaluation.gate_spec import GateSpec
 from cnn.evaluation.metrics import Paired, compare_paired, evaluate_probabilities
@@ -30,7 +30,10 @@ def pair(wins: int, losses: int) -> Paired:
 
 
 def run_gate(
-    monkeypatch: pytest.MonkeyPatch, pairs: dict[int, Paired | RegistryError], classes: tuple[str, ...] = ("bat", "owl")
+    monkeypatch: pytest.MonkeyPatch,
+    pairs: dict[int, Paired | SafelightError],
+    classes: tuple[str, ...] = ("bat", "owl"),
+    best: str = "3",
 ) -> tuple[Verdict, dict[str, str], list[str]]:
     """Version 9 at the gate, whose champion is version 8 and whose best is version 3: verdict, tags and log."""
     verdicts: list[Verdict] = []
@@ -39,15 +42,20 @@ def run_gate(
 
     def measure(version: int, *_: Any) -> Champion:
         found = pairs[version]
-        if isinstance(found, RegistryError):
-            raise found
+        assert isinstance(found, Paired)
         return Champion(version, classes if version == 3 else ("bat", "owl"), paired=found)
+
+    def fetch(version: VersionInfo, folder: Path) -> Path:
+        found = pairs[version.version]
+        if isinstance(found, SafelightError):
+            raise found
+        return folder
 
     registry: Any = SimpleNamespace(
         lost_champion=lambda name: None,
-        champion=lambda name: make_version(8, "3"),
-        versions=lambda name: [make_version(3, "3"), make_version(8, "3"), make_version(9)],
-        fetch_bundle=lambda *_: Path("bundle"),
+        champion=lambda name: make_version(8, best),
+        versions=lambda name: [make_version(3, "3"), make_version(8, best), make_version(9)],
+        fetch_bundle=fetch,
         set_tags=lambda name, number, given: tags.update(given),
     )
     for name, made in (
@@ -84,19 +92,44 @@ def test_a_version_that_is_better_than_both_is_the_best_now(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("best", "classes", "why"),
+    ("best", "classes", "left", "why"),
     [
-        (RegistryError("the bundle cannot be fetched"), ("bat", "owl"), "the bundle cannot be fetched"),
-        (pair(5, 20), ("ape", "bat", "owl"), "it does not know 'ape', which the champion knows"),
+        (
+            RegistryError("the bundle cannot be fetched"),
+            ("bat", "owl"),
+            "9 3",
+            "does not count this time: the bundle cannot be fetched",
+        ),
+        (pair(5, 20), ("ape", "bat", "owl"), "9", "counts no more: it does not know 'ape', which the champion knows"),
     ],
 )
-def test_a_best_version_that_cannot_be_compared_counts_no_more(
-    monkeypatch: pytest.MonkeyPatch, best: Paired | RegistryError, classes: tuple[str, ...], why: str
+def test_a_best_version_that_cannot_be_compared_is_remembered_where_it_may_be_the_next_time(
+    monkeypatch: pytest.MonkeyPatch, best: Paired | RegistryError, classes: tuple[str, ...], left: str, why: str
 ) -> None:
     verdict, tags, log = run_gate(monkeypatch, {8: pair(40, 10), 3: best}, classes)
-    assert (verdict.verdict, tags[BEST]) == ("promote", "9")
-    assert log == [f"gate: version 3, the best that these test images have judged, counts no more: {why}"]
+    assert (verdict.verdict, tags[BEST]) == ("promote", left)
+    assert log == [f"gate: version 3, the best that these test images have judged, {why}"]
     assert verdict.weighed[-1].name == "best version"
+
+
+def test_a_best_version_that_could_not_be_judged_for_a_night_counts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each night in which it is away would give another margin away."""
+    verdict, tags, _ = run_gate(monkeypatch, {8: pair(40, 10), 3: pair(5, 20)}, best="8 3")
+    assert (verdict.verdict, tags[BEST]) == ("keep", "3")
+
+
+def test_a_champion_whose_files_are_damaged_holds_the_version_and_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    damage = IntegrityError("model m version 8: model.onnx is not what was registered")
+    verdict, tags, log = run_gate(monkeypatch, {8: damage, 3: pair(20, 5)})
+    assert (verdict.verdict, tags[BEST]) == ("hold", "3")
+    assert verdict.reasons[0] == (
+        "the champion could not be judged on the same images: the files of m@8 are not those that were registered; "
+        "roll back"
+    )
+    assert log == [f"gate: {damage}"]
+    assert "safelight promote m 9" in verdict.reasons[-1]
+    with pytest.raises(RegistryError, match="no answer"):  # of a server that is away: the run is tried again
+        run_gate(monkeypatch, {8: RegistryError("no answer"), 3: pair(20, 5)})
 
 
 def test_the_answer_of_the_command_has_every_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,7 +158,8 @@ def test_everything_that_the_gate_weighed_is_a_line_with_its_numbers() -> None:
         "size: 3: the network has 3 MB",
         "dataset: aaaaaaaaaaaa, threshold aaaaaaaaaaaa: the same",
     ]
-    assert len(describe_weighed([size] * 50)) == MOST_WEIGHED
+    assert len(describe_weighed([size] * MOST_WEIGHED)) == MOST_WEIGHED
+    assert describe_weighed([size] * (MOST_WEIGHED + 7))[MOST_WEIGHED:] == ["and 7 more, which are in the report"]
 
 
 @pytest.mark.integration

@@ -109,6 +109,7 @@ def make_confidence() -> ConfidenceFigures:
     hopeless = AcceptedShare(promise=0.99, threshold=None, images=144, accepted=0, right=0)
     promises = (kept, missing, hopeless)
     shares: dict[str, Any] = {"accept": plain, "promises": promises, "coverage": 0.95, "covered": 137}
+    shares |= {"promise": 0.9, "by_class": (kept, missing)}
     return ConfidenceFigures(source="half", calibrated=260, images=144, **shares)
 
 

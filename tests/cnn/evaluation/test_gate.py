@@ -192,6 +192,7 @@ def test_one_broken_threshold_holds_a_version_and_says_which() -> None:
     assert found.verdict == "hold"
     assert leak.line in found.reasons
     assert size.line not in found.reasons
+    assert not any("gate.improvement" in reason for reason in found.reasons)  # it is not promoted
     assert found.weighed[-2:] == (leak, size)
     first = decide_promotion(Challenger("birds", 1, MOST_RIGHT), None, GateSpec(), also=AlsoWeighed(weighed=(leak,)))
     assert (first.verdict, first.reasons[0]) == ("hold", leak.line)

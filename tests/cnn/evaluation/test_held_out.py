@@ -18,6 +18,7 @@ from cnn.evaluation.held_out import (
     encode_calibration,
     make_held_out,
 )
+from cnn.evaluation.weighed import Weighed
 
 CLASSES = ("cat", "dog")
 
@@ -86,36 +87,57 @@ def test_the_figures_count_what_is_right_on_test() -> None:
     assert measure_confidence(CalibrationAnswers(make_answers(4), "half", None), ConfidenceSpec(), CLASSES) is None
 
 
+def weigh(found: CalibrationAnswers, spec: ConfidenceSpec, least: float | None = 0.01) -> tuple[Weighed, ...]:
+    figures = measure_confidence(found, spec, CLASSES)
+    assert figures is not None
+    return weigh_promise(figures, CLASSES, least)
+
+
 @pytest.mark.parametrize(
-    ("wrong", "kept", "said"),
+    ("wrong", "least", "kept", "said"),
     [
-        (0, True, "is kept"),
-        (5, True, "is kept"),
-        (8, True, "is not shown to be broken: so few"),
-        (40, False, "is broken"),
+        (0, 0.01, True, "kept"),
+        (5, 0.01, True, "kept"),
+        (10, 0.01, True, "not shown to be broken: so few may be chance"),
+        (10, 0.1, False, "broken"),
+        (40, 0.01, False, "broken"),
+        (40, None, True, "missed"),
     ],
 )
-def test_the_gate_holds_a_promise_against_the_test_images(wrong: int, kept: bool, said: str) -> None:
+def test_the_gate_holds_a_promise_against_the_test_images(
+    wrong: int, least: float | None, kept: bool, said: str
+) -> None:
     """Fewer right answers than were promised are not called a promise that is kept."""
-    spec = ConfidenceSpec(promise=0.97)
-    figures = measure_confidence(CalibrationAnswers(make_answers(400), "half", make_answers(200, wrong)), spec, CLASSES)
-    assert figures is not None
-    weighed = weigh_promise(figures)
-    assert weighed is not None
-    assert weighed.kept is kept
+    found = CalibrationAnswers(make_answers(400), "half", make_answers(200, wrong))
+    (weighed,) = weigh(found, ConfidenceSpec(promise=0.97), least)
+    assert (weighed.name, weighed.kept, weighed.threshold, weighed.images) == ("promise", kept, least, 200)
     assert weighed.value == 1 - wrong / 200
-    assert said in weighed.line
+    assert f"score.promise = 0.97 is {said}" in weighed.line
+
+
+def test_the_gate_holds_the_promise_of_each_class_against_its_own_images() -> None:
+    """All mistakes are answers that say dog: for all classes together the promise would seem to hold."""
+    test = make_answers(2000)
+    test.labels[np.flatnonzero(test.answers == 1)[:55]] = 0
+    found, spec = CalibrationAnswers(make_answers(400), "half", test), ConfidenceSpec(promise=0.97)
+    assert all(each.kept for each in weigh(found, spec))
+    cat, dog = weigh(found, spec.model_copy(update={"promise_by": "class"}))
+    assert (cat.name, cat.kept) == ("promise cat", True)
+    assert (dog.name, dog.kept, dog.threshold, dog.images) == ("promise dog", False, 0.005, 1000)
+    assert "accepted as 'dog' are right" in dog.line
 
 
 def test_the_gate_says_that_a_promise_accepts_nothing_and_weighs_none_that_was_not_made() -> None:
-    spec = ConfidenceSpec(promise=0.98)
-    figures = measure_confidence(CalibrationAnswers(make_answers(60), "half", make_answers(200)), spec, CLASSES)
-    assert figures is not None
-    weighed = weigh_promise(figures)
-    assert weighed is not None
+    few = CalibrationAnswers(make_answers(60), "half", make_answers(200))
+    (weighed,) = weigh(few, ConfidenceSpec(promise=0.98))
     assert weighed.kept
-    assert "66 more" in weighed.line
-    assert weigh_promise(figures.model_copy(update={"promise": None})) is None
+    assert "at least 66 more" in weighed.line
+    chose = CalibrationAnswers(make_answers(60), "epoch", make_answers(200))
+    for by in ("all", "class"):
+        (weighed,) = weigh(chose, ConfidenceSpec(promise=0.98, promise_by=by))
+        assert weighed.kept
+        assert "chose the epoch too" in weighed.line
+    assert weigh(few, ConfidenceSpec()) == ()
 
 
 def test_a_stricter_promise_never_takes_fewer_images_than_a_looser_one() -> None:

@@ -11,7 +11,11 @@ from cnn.evaluation.weighed import Weighed, weigh_calibration, weigh_dataset, we
         (weigh_calibration(0.12, 0.04, 1000, 0.05), False, "gate.calibration allows 5.0 points more: broken"),
         (weigh_calibration(0.08, 0.04, 1000, 0.05), True, "gate.calibration allows 5.0 points more: kept"),
         (weigh_calibration(0.12, 0.04, 299, 0.05), True, "only shown: fewer than 300 images judge it"),
-        (weigh_calibration(0.12, 0.04, 1000, None), True, "off by 12.0 points on average (ECE), the champion's by 4.0"),
+        (
+            weigh_calibration(0.12, 0.04, 1000, None),
+            True,
+            "off by 12.0 points on average (ECE), that of the champion by 4.0",
+        ),
         (weigh_calibration(0.12, None, 1000, 0.05), True, "off by 12.0 points on average (ECE)"),
         (
             weigh_leaks(200, 0, {"file or picture": 0, "look": 0}, 0.1),

@@ -45,16 +45,18 @@ def test_files_that_are_gone_or_have_changed_are_named(tmp_path: Path) -> None:
     _, version = prepare(source, tmp_path / "w")
     (source / "cat" / "01.png").unlink()
     write_image(source / "owl" / "02.png", 903)
+    write_image(source / "bat" / "03.png", 904, (24, 16))  # of another size; the owl kept its
     limited, difference = limit_source(open_source(str(source)), store, version)
-    assert difference == SourceDifference(gone=("cat/01.png",))
-    assert describe_difference_of_source(difference) == ["1 file, gone: cat/01.png"]
+    assert difference == SourceDifference(gone=("cat/01.png",), changed=("bat/03.png",))
+    first, second = describe_difference_of_source(difference)
+    assert (first, second) == ("1 file, gone: cat/01.png", "1 file, other bytes than then: bat/03.png")
     scratch = open_store(str(tmp_path / "scratch"))
     copy_memory(store, version, scratch)
     again = run_job(replace(make_job(source, tmp_path / "scratch"), source=limited)).manifest
     assert again.digest != version.digest
     found = compare_versions(*(read_ledger(*each, COMPARED) for each in ((store, version), (scratch, again))))
-    assert (found.gone, found.changed) == (("cat/01.png",), ("owl/02.png",))
-    assert "1 file, other bytes than then: owl/02.png" in describe_difference_of_source(found)
+    assert (found.gone, found.changed) == (("cat/01.png",), ("bat/03.png", "owl/02.png"))
+    assert "2 files, other bytes than then: bat/03.png, owl/02.png" in describe_difference_of_source(found)
 
 
 def test_long_lists_are_cut_with_their_number() -> None:

@@ -32,18 +32,19 @@ def beside(version: int, wins: int, losses: int) -> Champion:
 @pytest.mark.parametrize(
     ("earlier", "found"),
     [
-        ([], None),
-        ([make_version(1)], None),  # of an older release
-        ([make_version(1, "1"), make_version(2, "1"), make_version(3, "3")], 3),
-        ([make_version(1, "1"), make_version(2, "1"), make_version(4, "3")], 1),  # 3 is deleted
-        ([make_version(1, "1"), make_version(2, "edited")], 1),
-        ([make_version(1, "1"), make_version(2)], 1),  # nothing could be compared with 2
-        ([make_version(1, "1", bundle="")], None),
+        ([], []),
+        ([make_version(1)], []),  # of an older release
+        ([make_version(1, "1"), make_version(2, "1"), make_version(3, "3")], [3]),
+        ([make_version(1, "1"), make_version(2, "1"), make_version(4, "3")], [1]),  # 3 is deleted
+        ([make_version(1, "1"), make_version(2, "edited")], [1]),
+        ([make_version(1, "1"), make_version(2)], [1]),  # nothing could be compared with 2
+        ([make_version(1, "1", bundle="")], []),
+        ([make_version(1, "1"), make_version(2, "1"), make_version(3, "2 1")], [2, 1]),  # 1 could not be judged
+        ([make_version(1, "1"), make_version(3, "2 1")], [1]),  # and 2 is deleted
     ],
 )
-def test_the_best_is_the_one_that_the_last_verdict_left(earlier: list[VersionInfo], found: int | None) -> None:
-    best = find_best(earlier)
-    assert (best.version if best else None) == found
+def test_the_best_is_the_one_that_the_last_verdict_left(earlier: list[VersionInfo], found: list[int]) -> None:
+    assert [each.version for each in find_best(earlier)] == found
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from champions import write_champion
 from small_dataset import IMAGE, PER_CLASS, write_dataset
 
 from cnn.dataset.manifest import Manifest
-from cnn.errors import SourceError
+from cnn.errors import SourceError, SourceOutageError
 from cnn.images.spec import ImageSpec
 from cnn.inference.bundle import ONNX
 from infra.storage.store import Source, open_store
@@ -108,6 +110,23 @@ def test_a_source_that_does_not_open_refuses_the_comparison(tmp_path: Path, monk
     scores = score_on(manifest, champion)
     assert scores.refused is not None
     assert "the source does not open" in scores.refused
+
+
+@pytest.mark.parametrize("step", ["open", "read"])
+def test_a_source_that_does_not_answer_now_is_no_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """A version that was held since its source was away for a minute would not be judged again."""
+
+    def stay_away(*_: object) -> None:
+        raise SourceOutageError("the store does not answer")
+
+    away: Any = SimpleNamespace(uri="s3://photos", read=stay_away)
+    monkeypatch.setattr("tasks.train.champion.open_source", stay_away if step == "open" else lambda _: away)
+    manifest = write_dataset(tmp_path / "w", tmp_path / "s")
+    champion = write_champion(tmp_path / "champion", image=SMALLER)
+    with pytest.raises(SourceOutageError):
+        score_on(manifest, champion)
 
 
 def test_a_damaged_champion_refuses_the_comparison(tmp_path: Path) -> None:

@@ -42,6 +42,18 @@ def test_no_answers_make_an_empty_pair() -> None:
     assert (found.paired.images, found.parts, found.eces) == (0, (), None)
 
 
+def test_classes_that_the_champion_does_not_know_are_left_out_where_it_would_be_wrong_for_sure() -> None:
+    theirs = ChampionScores(dict.fromkeys(KEYS, True), confidences=dict.fromkeys(KEYS, 1.0))
+    both = compare_answers(Champion(1, ("cat", "dog")), ("cat", "dog"), MINE, theirs, NO_SLICES)
+    assert both.known is None
+    theirs = ChampionScores({key: key in (KEYS[0], KEYS[3]) for key in KEYS}, confidences=dict.fromkeys(KEYS, 1.0))
+    cats = compare_answers(Champion(1, ("cat",)), ("cat", "dog"), MINE, theirs, NO_SLICES)
+    assert cats.paired is not None
+    assert cats.known is not None
+    assert (cats.paired.images, cats.paired.wins, cats.known.images, cats.known.wins) == (4, 1, 2, 0)
+    assert cats.eces == pytest.approx(((0.1 + 0.3) / 2, 0.0))
+
+
 def test_slices_are_compared_and_so_is_how_sure_the_two_were() -> None:
     sure = dict.fromkeys(KEYS, 0.75)
     theirs = ChampionScores({KEYS[0]: True, KEYS[1]: True, KEYS[2]: True, KEYS[3]: False}, confidences=sure)

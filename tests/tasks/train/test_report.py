@@ -358,12 +358,15 @@ def test_the_report_says_what_can_be_accepted_without_a_look(tmp_path: Path) -> 
         promises=(kept, missing, hopeless),
         coverage=0.95,
         covered=17,
+        promise=0.97,
+        by_class=(kept, kept.model_copy(update={"accepted": 3, "right": 0}), missing),
     )
     page, _ = render(make_judged_version(tmp_path, confidence=figures), tmp_path)
     assert_harmless(page)
     text = flat(page)
     assert "score.accept = 0.8 0.8 55.6 % 90.0 %" in text
     assert "score.promise = 0.9 0.95 50.0 % 100.0 %" in text
+    assert "score.promise = 0.97 for each class its own 66.7 % 75.0 %" in text
     assert "score.promise = 0.98 cannot be kept: at least 31 more calibration images are needed" in text
     assert "score.promise = 0.99 cannot be kept, and more images do not help" in text
     assert "holds the true class of 17 of 18 test images" in text

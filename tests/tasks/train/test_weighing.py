@@ -12,7 +12,7 @@ from cnn.evaluation.metrics import compare_paired
 from cnn.evaluation.weighed import Weighed
 from cnn.inference.bundle import read_bundle
 from tasks.train.gate_table import IN_SIGHT, make_gate_rows
-from tasks.train.weighing import measure_speed, weigh_looks, weigh_version
+from tasks.train.weighing import measure_speed, weigh_best_calibration, weigh_looks, weigh_version
 
 
 def test_a_version_is_weighed_beside_the_champion_and_alone(tmp_path: Path) -> None:
@@ -33,6 +33,15 @@ def test_a_version_is_weighed_beside_the_champion_and_alone(tmp_path: Path) -> N
     assert "speed" not in alone  # nothing is timed for a threshold that is not set
     assert not alone["dataset"].kept  # the bundle comes from another dataset
     assert 0 < measure_speed(own) < 1
+
+
+def test_calibration_is_held_against_the_best_version_too() -> None:
+    best = Champion(3, paired=compare_paired([True] * 400, [True] * 400), eces=(0.12, 0.04))
+    (weighed,) = weigh_best_calibration(best, GateSpec())
+    assert (weighed.name, weighed.kept) == ("calibration beside version 3", False)
+    assert "by 12.0 points on average (ECE), that of version 3 by 4.0" in weighed.line
+    assert weigh_best_calibration(best, GateSpec(calibration=None))[0].kept
+    assert weigh_best_calibration(None, GateSpec()) == weigh_best_calibration(Champion(3), GateSpec()) == ()
 
 
 def test_looks_are_told_in_words() -> None:
