@@ -11,6 +11,7 @@ stack machine that knows the few operations which PyTorch writes builds texts, n
 import io
 import math
 import pickletools
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -79,7 +80,10 @@ def read_torch_weights(path: Path) -> dict[str, NDArray[Any]]:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise _RefusedError(f"more than {MOST_BYTES:,} bytes")
-        return _parse_weights(path.read_bytes())
+        content = path.read_bytes()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # pickletools warns of escapes in texts of old pickles
+            return _parse_weights(content)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({shorten(error.strerror or error)})") from None
     except ValueError as error:  # a `_RefusedError`, or what pickletools says of bytes that are no pickle

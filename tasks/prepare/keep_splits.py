@@ -239,10 +239,13 @@ class _SmallClasses:
         self._rows.split[moved] = split
 
     def _can_spare(self, unit: int, units: dict[int, list[int]], split: int) -> bool:
-        """Whether a unit may go there: the split that it leaves keeps another one, unless it matters less."""
+        """Whether a unit may go there: the split that it leaves keeps another one, unless it matters less. What has
+        judged is not moved into validation, which chooses."""
         source = int(self._rows.split[units[unit][0]])
         if split == TRAIN:
             return True
+        if split == VALIDATION and source == TEST and self._rows.known[units[unit]].any():
+            return False
         if unit in self._mixed or source == RETIRING:
             return False
         if split == TEST and source == VALIDATION:

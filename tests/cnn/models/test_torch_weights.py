@@ -108,6 +108,10 @@ def test_any_changed_byte_is_read_or_refused_in_one_line(weights_file: Path, dat
     read_or_refuse(weights_file, bytes(content))
 
 
+def test_an_unknown_escape_in_a_text_gives_no_warning_beside_the_line(weights_file: Path) -> None:
+    read_or_refuse(weights_file, HEADER + pickle_of(b"S'\\o'\n"))
+
+
 @settings(max_examples=120, deadline=None)
 @given(
     st.lists(st.one_of(st.binary(min_size=1, max_size=3), st.sampled_from([MARK, TUPLE, b"}", b"]", b"q\0", b"h\0"])))

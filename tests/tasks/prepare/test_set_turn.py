@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from listings import make_decoded
 from steps import prepare, rows_of, write_image, write_photos
@@ -143,6 +143,7 @@ def test_a_test_folder_of_the_owner_takes_no_turns(tmp_path: Path) -> None:
 
 
 @settings(max_examples=60)
+@example([3], 0, ["turn", "release", "turn", "release"])
 @given(
     st.lists(st.integers(1, 30), min_size=1, max_size=4),
     st.integers(0, 5000),
