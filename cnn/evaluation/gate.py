@@ -259,11 +259,18 @@ class _ComparedRival:
     paired: Paired
     tested: Paired
     level: float
-    margin: float
+    spec: GateSpec
+
+    @property
+    def held_to_margin(self) -> Paired:
+        """What may be no further behind than the margin: all images, or those of classes that it knows where so many
+        of these are lost that it is hardly chance, lest a few images keep a new class out."""
+        lost = self.tested.difference < -self.spec.margin and self.tested.p_worse < self.spec.significance
+        return self.tested if lost else self.paired
 
     @property
     def is_near(self) -> bool:
-        return self.paired.difference >= -self.margin
+        return self.held_to_margin.difference >= -self.spec.margin
 
     @property
     def is_worse(self) -> bool:
@@ -272,15 +279,15 @@ class _ComparedRival:
 
 def _list_rivals(champion: Champion, paired: Paired, spec: GateSpec, also: AlsoWeighed) -> tuple[_ComparedRival, ...]:
     """Who the version is held against over all images, the champion first."""
-    level, margin = OVERALL * spec.significance / max(also.looks - 1, 1), spec.margin
+    level = OVERALL * spec.significance / max(also.looks - 1, 1)
     tested = champion.tested_pair or paired
     best = also.best
     if best is None or best.paired is None or not best.paired.images:
-        return (_ComparedRival("the champion", paired, tested, level, margin),)
+        return (_ComparedRival("the champion", paired, tested, level, spec),)
     role = f"the best version judged on these images, {best.version}"
     return (
-        _ComparedRival("the champion", paired, tested, level / 2, margin),
-        _ComparedRival(role, best.paired, best.tested_pair or best.paired, level / 2, margin),
+        _ComparedRival("the champion", paired, tested, level / 2, spec),
+        _ComparedRival(role, best.paired, best.tested_pair or best.paired, level / 2, spec),
     )
 
 
@@ -304,7 +311,7 @@ def _describe_rival(rival: _ComparedRival, spec: GateSpec) -> tuple[str, ...]:
     """The margin and the test for the champion; for another version that is the best, its difference as well."""
     paired = rival.paired
     test = _describe_test(rival.tested, rival.level, not rival.is_worse)
-    lines = (_describe_margin(paired, spec, rival.is_near), test)
+    lines = (_describe_margin(rival.held_to_margin, spec, rival.is_near), test)
     if rival.role == "the champion":
         return lines
     return tuple(f"beside {rival.role} ({paired.champion:.4f} on {paired.images:,} images): {line}" for line in lines)
@@ -342,7 +349,7 @@ def _describe_part(found: PartVerdict) -> str:
 def _weigh_rival(rival: _ComparedRival, spec: GateSpec) -> Weighed:
     paired, name = rival.paired, f"accuracy beside {rival.role}"
     test = _describe_test(rival.tested, rival.level, not rival.is_worse)
-    line = f"{_describe_margin(paired, spec, rival.is_near)}; {test}"
+    line = f"{_describe_margin(rival.held_to_margin, spec, rival.is_near)}; {test}"
     kept = rival.is_near and not rival.is_worse
     facts = (name, paired.challenger, paired.champion, -spec.margin, kept, line)
     return Weighed(*facts, paired.images, rival.tested.p_worse)

@@ -130,6 +130,18 @@ def test_images_of_a_new_class_do_not_hide_what_was_lost_of_the_others() -> None
     assert beside.verdict == "hold"  # the best version ever judged lacks the class, too
 
 
+@pytest.mark.parametrize(("lost", "verdict"), [(42, "promote"), (55, "keep")])
+def test_a_new_class_is_let_in_though_some_images_of_the_others_are_lost_by_chance(lost: int, verdict: str) -> None:
+    """Of 900 images of the others the version wins 30, and loses more than the margin: 1.3 points, or 2.8."""
+    labels = [0, 1, 2] * 5
+    challenger = Challenger("birds", 2, evaluate(labels, labels, ("ape", "cat", "dog")))
+    rival = Champion(1, CLASSES, tested=CLASSES, paired=pair(130, lost, 870 - lost), known=pair(30, lost, 870 - lost))
+    champion = replace(rival, known=pair(30, 30, 840))
+    found = decide_promotion(challenger, champion, GateSpec(), also=AlsoWeighed(replace(rival, version=3)))
+    assert found.verdict == verdict
+    assert ("broken, it is 2.78 behind" in " ".join(found.reasons)) == (verdict == "keep")
+
+
 def test_the_best_version_ever_judged_counts_beside_a_worse_champion() -> None:
     """As good as the champion, and better; but the champion lost two points since the best version."""
     challenger, champion = Challenger("birds", 9, MOST_RIGHT), Champion(8, CLASSES, paired=pair(20, 5, 975))
