@@ -41,7 +41,7 @@ from tasks.files.listing import any_path_matches, count_labels, describe_exclude
 from tasks.files.source_checks import PREPARE, are_camera_folders, find_same_folders, open_given
 from tasks.files.table_hint import describe_tables
 from tasks.prepare.build import BuiltChunk
-from tasks.prepare.changes import read_previous
+from tasks.prepare.changes import describe_relabelled, read_previous
 from tasks.prepare.checks import describe_ignored, describe_quarantine, find_gaps
 from tasks.prepare.derive import ShardSelection
 from tasks.prepare.duplicates import find_overlaps
@@ -218,6 +218,8 @@ def compare_stage(job: PrepareJob, files: SourceFiles, previous: PreviousVersion
         log_message(f"list: {line}")
     if job.exclude:
         log_message(f"list: {describe_excluded(files.table, job.exclude)}")
+    if plan.relabelled:
+        log_message(f"list: {describe_relabelled(plan.relabelled)}")
     before = set(plan.base.classes) if plan.base else set(classes)
     if gone := sorted(before - set(classes)):
         new = f"; new are {quote_some(sorted(set(classes) - before))}" if set(classes) - before else ""

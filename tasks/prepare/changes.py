@@ -1,8 +1,8 @@
 """Reuse what the previous version of a dataset knows: rows of files that are unchanged, or only have another path."""
 
-from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cnn.dataset.manifest import Manifest
 from cnn.errors import DECODER_DEATHS, TRANSIENT_REASONS, IntegrityError, OutageError, SafelightError
+from cnn.text import name_some
 from infra.storage.store import Source, Store
 from tasks.dataset.ledger import DECODED, LEDGER, OUTCOMES
 from tasks.dataset.version import fetch_ledger, find_latest_version, read_manifest
@@ -31,6 +32,16 @@ class Reused:
     rows: Rows
     same: int
     left: pa.Table
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Rows with those of moved files filled in, how many these are, and how many of them went from one class to
+    another, by both names."""
+
+    rows: Rows
+    count: int = 0
+    relabelled: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 def read_previous(store: Store, source: str) -> PreviousVersion | None:
@@ -88,16 +99,17 @@ def reuse_unchanged(rows: Rows, manifest: Manifest, ledger: Iterable[pa.Table], 
     return Reused(draft.finish(), same, pa.concat_tables(left))
 
 
-def reuse_moved(rows: Rows, source: Source, left: pa.Table, spec: BuildSpec) -> tuple[Rows, int]:
-    """(rows with those of files that have another path now, how many these are).
+def reuse_moved(rows: Rows, source: Source, left: pa.Table, spec: BuildSpec) -> Moved:
+    """Take over the rows of files that have another path now.
 
     They are found by size and time (or name) and then by their bytes: read and hashed, but not decoded. One whose group
     or split folder, and with it the split, has changed is left to be built.
     """
     suspects = _find_suspects(rows, left)
     if not len(suspects):
-        return rows, 0
-    draft, moved = rows.draft(), 0
+        return Moved(rows)
+    draft, moved, relabelled = rows.draft(), 0, Counter[tuple[str, str]]()
+    labels = left.column("label").cast(pa.string()).to_pylist()
     rows_by_digest = {digest: row for row, digest in enumerate(left.column("digest").to_pylist())}
     drawn, keys = left.column("record_split").to_pylist(), left.column("image_key").to_pylist()
     for start, stop in iterate_slices(len(suspects), PART):
@@ -117,7 +129,20 @@ def reuse_moved(rows: Rows, source: Source, left: pa.Table, spec: BuildSpec) -> 
         draft.reuse(chosen[:, 0], left.take(pa.array(chosen[:, 1])))
         draft.group[chosen[:, 0]] = draft.groups.encode(groups)
         moved += len(chosen)
-    return draft.finish(), moved
+        now = rows.files.column("label").take(pa.array(chosen[:, 0])).cast(pa.string()).to_pylist()
+        before = [labels[old] for old in chosen[:, 1].tolist()]
+        relabelled.update(pair for pair in zip(before, now, strict=True) if pair[0] != pair[1])
+    return Moved(draft.finish(), moved, relabelled)
+
+
+def describe_relabelled(counts: Mapping[tuple[str, str], int]) -> str:
+    """A line on images that lie in the folder of another class now, the most frequent change first."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shown = name_some([f"{count:,} of {before!r} are {now!r}" for (before, now), count in ordered])
+    return (
+        f"{sum(counts.values()):,} images have another class than in the version before: {shown} now; test images "
+        "among them judge by the new class"
+    )
 
 
 def forget_splits(rows: Rows) -> Rows:

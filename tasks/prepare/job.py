@@ -139,6 +139,7 @@ class BuildPlan:
     todo: tuple[int, ...] = ()  # numbers of the chunks that no earlier run has built
     reused: int = 0  # images that are not decoded by this run
     moved: int = 0  # files that were found again under another path
+    relabelled: Mapping[tuple[str, str], int] = field(default_factory=dict)  # of these, by the class before and now
     changed: int = 0  # files whose bytes have changed though size and time have not (`verify`)
     unchanged: bool = False  # nothing differs from the previous version
     recognised: bool = False  # nor does the listing

@@ -160,12 +160,14 @@ def reuse_rows(job: PrepareJob, plan: BuildPlan) -> BuildPlan:
         return replace(plan, base=None)
     rows, changed = drop_changed(reused.rows, job.source) if job.verify else (reused.rows, 0)
     spec = plan.listing.files.spec
-    rows, moved = reuse_moved(rows, job.source, reused.left, spec)
+    moved = reuse_moved(rows, job.source, reused.left, spec)
+    rows = moved.rows
     if not recalls(previous, spec.split, spec.folders.values()):
         rows = forget_splits(rows)
     unchanged = reused.same == len(rows) and not changed and comes_out_again(plan, base)
     unchanged = unchanged and has_same_values(rows, plan.values, spec.split)
-    return replace(plan, rows=rows, moved=moved, changed=changed, unchanged=unchanged)
+    found = replace(plan, rows=rows, moved=moved.count, relabelled=moved.relabelled)
+    return replace(found, changed=changed, unchanged=unchanged)
 
 
 def take_over_chunks(plan: BuildPlan, store: Store) -> BuildPlan:

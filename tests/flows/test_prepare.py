@@ -33,8 +33,10 @@ from infra.storage.store import open_store
 from tasks.dataset.version import read_manifest
 from tasks.files.image_table import TableRequest
 from tasks.files.spec import SourceSpec
+from tasks.prepare.changes import read_previous
 from tasks.prepare.checks import find_gaps
 from tasks.prepare.pipeline import build_chunks
+from tasks.prepare.plan import list_files
 
 NAMES = ("train", "validation", "test")
 
@@ -232,3 +234,22 @@ def test_a_version_with_one_split_is_told(tmp_path: Path, capsys: pytest.Capture
         " a group in one split; models are judged on what they have learnt from, which flatters them\n"
     )
     assert find_gaps(done.published.rows, done.plan.listing.classes, SplitSpec(validation=0.0, test=0.0)) == []
+
+
+def test_images_that_went_to_another_class_are_told_by_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their labels change in the test, too, so that an accuracy may rise for that reason alone."""
+    source = write_photos(tmp_path / "photos")
+    run_job(make_job(source, tmp_path / "work"))
+    moves = [(f"bat/{number:02}.png", f"cat/was-a-bat-{number}.png") for number in (0, 3, 6)]
+    moves += [("owl/02.png", "cat/02.png"), ("owl/05.png", "owl/other-name.png")]
+    for before, now in moves:
+        (source / before).rename(source / now)
+    job = make_job(source, tmp_path / "work")
+    plan = flows.prepare.compare_stage(job, list_files(job), read_previous(job.store, job.source.uri))
+    assert (plan.moved, plan.files_to_build) == (5, 0)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "list: 60 files in 3 classes, 60 of them built already, 5 moved",
+        "list: 4 images have another class than in the version before: 3 of 'bat' are 'cat', 1 of 'owl' are 'cat' now; "
+        "test images among them judge by the new class",
+    ]
