@@ -34,9 +34,7 @@ class WorkerWatch:
         found, self._looked = self._count(), self._elapsed()
         if found:
             self._seen = self._looked
-            if self._is_told:
-                self._announce(f"workers: {self._place} has {found} again; going on")
-            self._is_told = False
+            self._tell_of_return(found)
             return
         away = self._looked - self._seen
         if away >= self._minutes * 60.0:
@@ -54,3 +52,10 @@ class WorkerWatch:
     def note_result(self) -> None:
         """A result came, so that there are workers."""
         self._seen = self._elapsed()
+        if self._is_told and (found := self._count()):
+            self._tell_of_return(found)
+
+    def _tell_of_return(self, workers: int) -> None:
+        if self._is_told:
+            self._announce(f"workers: {self._place} has {workers} again; going on")
+        self._is_told = False

@@ -78,7 +78,7 @@ def test_every_request_goes_wrong_in_turn(scene: Scene, memory: Memory, impatien
 @pytest.mark.parametrize("kind", KINDS)
 def test_some_requests_go_wrong(scene: Scene, memory: Memory, impatient_s3: None, kind: str) -> None:
     """The first one, and for each kind another of those that come later."""
-    for number in (1, 10 * (1 + KINDS.index(kind))):
+    for number in (1, 5 * (1 + KINDS.index(kind))):
         assert try_one(scene, memory, kind, number)
 
 

@@ -54,6 +54,16 @@ def test_work_that_waits_says_so_once_and_when_it_goes_on() -> None:
     ]
 
 
+def test_the_first_result_says_that_it_goes_on_without_waiting_for_the_next_look() -> None:
+    scene = Scene()
+    scene.workers = 0
+    scene.wait(LINE_SECONDS + 2 * LOOK_SECONDS)
+    scene.workers = 3
+    scene.watch.note_result()
+    scene.watch.note_result()
+    assert scene.told[1:] == ["workers: tcp://127.0.0.1:8786 has 3 again; going on"]
+
+
 def test_work_ends_after_the_set_time_and_a_result_begins_it_anew() -> None:
     scene = Scene()
     scene.workers = 0
