@@ -127,9 +127,11 @@ def measure_best(
 ) -> MeasuredBest:
     """The most accurate of the versions that the last verdict named, as far as they can be judged on these images: a
     source that is away for a night, or files that do not come, make no version forget what was better once."""
+    if champion is None:
+        return MeasuredBest(None)
     found, notes, missed = [], [], []
-    for version in find_best(earlier) if champion is not None else ():
-        if champion is not None and version.version == champion.champion.version:
+    for version in find_best(earlier):
+        if version.version == champion.champion.version:
             continue
         try:
             best = measure_rival(job, version, fetch_rival(job, version), challenger, result).champion

@@ -143,11 +143,10 @@ class _CellIndex:
 
     def _fill_cells(self) -> list[NDArray[np.int64]]:
         """The numbers of the descriptors in each cell."""
-        members = np.arange(len(self._owners))
         nearest = self._grid.find_nearest(self._vectors, PROBES)
         order = np.argsort(nearest.ravel(), kind="stable")
         cells = np.searchsorted(nearest.ravel()[order], np.arange(1, len(self._grid)))
-        return np.split(members[order // nearest.shape[1]], cells)
+        return np.split(order // nearest.shape[1], cells)
 
     def compare(self, rows: NDArray[np.int64], grey16: NDArray[np.uint8]) -> _Pairs:
         """The pairs with a window of these pictures that are like enough."""

@@ -11,12 +11,11 @@ from cnn.dataset.seen_images import UnseenImages
 from cnn.dataset.split import find_column
 from cnn.evaluation.gate_spec import GateSpec
 from cnn.evaluation.metrics import Evaluation, Paired, bound_accuracy, compare_chance, find_p_better
-from cnn.evaluation.part_tests import ComparedPart, PartVerdict, find_worse_parts
+from cnn.evaluation.part_tests import ComparedPart, describe_worse_parts, find_worse_parts, weigh_part
 from cnn.evaluation.weighed import Weighed
 from cnn.text import quote_some
 
 ENOUGH = 30  # unseen test images on which two models may be compared, whatever share of all they are
-MOST_NAMED = 20  # classes and slices that were found worse, as far as they are reasons; MLflow keeps no endless tag
 OVERALL = 0.15  # share of gate.significance that the comparisons over all images have; classes and slices have the rest
 
 SHARED_GROUPS = (
@@ -230,17 +229,17 @@ def _compare(challenger: Challenger, champion: Champion, spec: GateSpec, also: A
         return Verdict("hold", ("there are no test images to compare with the champion on; raise split.test",))
     compared = [part for part in champion.parts if part.kind in ("class", *spec.slices)]
     parts = find_worse_parts(compared, (1 - OVERALL) * spec.significance, spec.support, spec.class_margin)
-    rivals = _list_rivals(champion, paired, spec, also)
+    rivals = _list_rivals(champion, spec, also)
     reasons = (
         *_describe_difference(paired, challenger.evaluation.images),
         *_describe_known(champion.known),
         *([also.sets.judges] if also.sets else []),
         *_name_uncompared(champion.parts, spec),
-        *(line for rival in rivals for line in _describe_rival(rival, spec)),
+        *(line for rival in rivals for line in _describe_rival(rival)),
     )
-    weighed = (*(_weigh_rival(rival, spec) for rival in rivals), *map(_weigh_part, parts))
+    weighed = (*map(_weigh_rival, rivals), *map(weigh_part, parts))
     if any(each.is_worse for each in rivals) or any(each.is_worse for each in parts):
-        return Verdict("hold", (*_describe_worse(parts), *reasons), weighed)
+        return Verdict("hold", (*describe_worse_parts(parts), *reasons), weighed)
     behind = rivals[0].tested.p_worse < spec.significance or not all(rival.is_near for rival in rivals)
     verdict, policy = _choose_equal(challenger, champion, rivals[0].tested, spec, behind)
     if verdict == "keep" and not behind and also.sets is not None and also.sets.is_turn:
@@ -276,19 +275,22 @@ class _ComparedRival:
     def is_worse(self) -> bool:
         return self.tested.p_worse < self.level
 
+    @property
+    def lines(self) -> tuple[str, str]:
+        """What the margin says, and what the test says."""
+        margin = _describe_margin(self.held_to_margin, self.spec, self.is_near)
+        return margin, _describe_test(self.tested, self.level, not self.is_worse)
 
-def _list_rivals(champion: Champion, paired: Paired, spec: GateSpec, also: AlsoWeighed) -> tuple[_ComparedRival, ...]:
+
+def _list_rivals(champion: Champion, spec: GateSpec, also: AlsoWeighed) -> tuple[_ComparedRival, ...]:
     """Who the version is held against over all images, the champion first."""
-    level = OVERALL * spec.significance / max(also.looks - 1, 1)
-    tested = champion.tested_pair or paired
-    best = also.best
-    if best is None or best.paired is None or not best.paired.images:
-        return (_ComparedRival("the champion", paired, tested, level, spec),)
-    role = f"the best version judged on these images, {best.version}"
-    return (
-        _ComparedRival("the champion", paired, tested, level / 2, spec),
-        _ComparedRival(role, best.paired, best.tested_pair or best.paired, level / 2, spec),
-    )
+    found = [("the champion", champion)]
+    if also.best is not None:
+        found.append((f"the best version judged on these images, {also.best.version}", also.best))
+    pairs = [(role, each.paired, each.tested_pair) for role, each in found]
+    compared = [(role, paired, tested) for role, paired, tested in pairs if paired and tested and paired.images]
+    level = OVERALL * spec.significance / max(also.looks - 1, 1) / len(compared)
+    return tuple(_ComparedRival(role, paired, tested, level, spec) for role, paired, tested in compared)
 
 
 def _choose_equal(
@@ -307,14 +309,12 @@ def _choose_equal(
     return "keep", (f'as good within noise (p {p:.3g} of being better): gate.equal = "keep" lets the champion stay',)
 
 
-def _describe_rival(rival: _ComparedRival, spec: GateSpec) -> tuple[str, ...]:
+def _describe_rival(rival: _ComparedRival) -> tuple[str, ...]:
     """The margin and the test for the champion; for another version that is the best, its difference as well."""
-    paired = rival.paired
-    test = _describe_test(rival.tested, rival.level, not rival.is_worse)
-    lines = (_describe_margin(rival.held_to_margin, spec, rival.is_near), test)
     if rival.role == "the champion":
-        return lines
-    return tuple(f"beside {rival.role} ({paired.champion:.4f} on {paired.images:,} images): {line}" for line in lines)
+        return rival.lines
+    beside = f"beside {rival.role} ({rival.paired.champion:.4f} on {rival.paired.images:,} images)"
+    return tuple(f"{beside}: {line}" for line in rival.lines)
 
 
 def _name_uncompared(parts: Sequence[ComparedPart], spec: GateSpec) -> list[str]:
@@ -328,38 +328,11 @@ def _name_uncompared(parts: Sequence[ComparedPart], spec: GateSpec) -> list[str]
     ]
 
 
-def _describe_worse(parts: Sequence[PartVerdict]) -> list[str]:
-    """A line for each class and slice that was found worse, the surest first; of very many, how many more there are."""
-    worse = [each for each in parts if each.is_worse]
-    more = len(worse) - MOST_NAMED
-    lines = [_describe_part(each) for each in worse[:MOST_NAMED]]
-    return [*lines, f"and {more:,} more classes and slices are worse: see the training report"] if more > 0 else lines
-
-
-def _describe_part(found: PartVerdict) -> str:
-    part, paired = found.part, found.part.paired
-    return (
-        f"{part.title}: {paired.challenger:.4f} of its {paired.images:,} test images right, the champion "
-        f"{paired.champion:.4f}"
-        f" ({paired.losses} lost, {paired.wins} won; p {paired.p_worse:.3g}, at most {found.level:.3g} after Holm's "
-        "correction over classes and slices)"
-    )
-
-
-def _weigh_rival(rival: _ComparedRival, spec: GateSpec) -> Weighed:
+def _weigh_rival(rival: _ComparedRival) -> Weighed:
     paired, name = rival.paired, f"accuracy beside {rival.role}"
-    test = _describe_test(rival.tested, rival.level, not rival.is_worse)
-    line = f"{_describe_margin(rival.held_to_margin, spec, rival.is_near)}; {test}"
     kept = rival.is_near and not rival.is_worse
-    facts = (name, paired.challenger, paired.champion, -spec.margin, kept, line)
+    facts = (name, paired.challenger, paired.champion, -rival.spec.margin, kept, "; ".join(rival.lines))
     return Weighed(*facts, paired.images, rival.tested.p_worse)
-
-
-def _weigh_part(found: PartVerdict) -> Weighed:
-    part, paired = found.part, found.part.paired
-    line = _describe_part(found) if found.is_worse else "not found worse"
-    facts = (f"{part.kind} {part.name}", paired.challenger, paired.champion, found.level, not found.is_worse, line)
-    return Weighed(*facts, paired.images, paired.p_worse)
 
 
 def _decide_first(challenger: Challenger, spec: GateSpec) -> Verdict:

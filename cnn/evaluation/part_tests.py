@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from cnn.dataset.split import find_column
 from cnn.evaluation.metrics import Paired, compare_paired
+from cnn.evaluation.weighed import Weighed
 
 COLLAPSE, COLLAPSE_SHARE = 0.15, 0.75  # a drop of recall that is one; share of the level for finding these
+MOST_WORSE = 20  # classes and slices that were found worse, as far as they are reasons; MLflow keeps no endless tag
 PartKind = str
 """class, folder, group, camera, test set; or column:NAME, a column of the user's table."""
 
@@ -77,6 +79,32 @@ def find_worse_parts(
     dropped = _test_parts(enough, (1 - COLLAPSE_SHARE) * level, margin)
     chosen = (first if first.is_worse else second for first, second in zip(collapsed, dropped, strict=True))
     return tuple(sorted(chosen, key=lambda each: (not each.is_worse, each.part.paired.p_worse, each.part.name)))
+
+
+def describe_worse_parts(parts: Sequence[PartVerdict]) -> list[str]:
+    """A line for each class and slice that was found worse, the surest first; of very many, how many more there are."""
+    worse = [each for each in parts if each.is_worse]
+    more = len(worse) - MOST_WORSE
+    lines = [_describe_part(each) for each in worse[:MOST_WORSE]]
+    return [*lines, f"and {more:,} more classes and slices are worse: see the training report"] if more > 0 else lines
+
+
+def weigh_part(found: PartVerdict) -> Weighed:
+    """A part as one of the things that were weighed."""
+    part, paired = found.part, found.part.paired
+    line = _describe_part(found) if found.is_worse else "not found worse"
+    facts = (f"{part.kind} {part.name}", paired.challenger, paired.champion, found.level, not found.is_worse, line)
+    return Weighed(*facts, paired.images, paired.p_worse)
+
+
+def _describe_part(found: PartVerdict) -> str:
+    part, paired = found.part, found.part.paired
+    return (
+        f"{part.title}: {paired.challenger:.4f} of its {paired.images:,} test images right, the champion "
+        f"{paired.champion:.4f}"
+        f" ({paired.losses} lost, {paired.wins} won; p {paired.p_worse:.3g}, at most {found.level:.3g} after Holm's "
+        "correction over classes and slices)"
+    )
 
 
 def _test_parts(parts: Sequence[ComparedPart], level: float, margin: float) -> list[PartVerdict]:

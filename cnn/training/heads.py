@@ -341,9 +341,7 @@ def _draw_rows(features: Features, seed: int) -> NDArray[np.float32]:
 
 
 def _fold_images(images: FeatureSet, seed: int) -> list[HeldSplit]:
-    """Five folds, a group in one of them; where all images are of one group, as if they had none."""
-    grouped = images.groups is not None and len(np.unique(images.groups)) > 1
-    fold = assign_folds(images.labels, FOLDS, seed, images.groups if grouped else None)
+    fold = assign_folds(images.labels, FOLDS, seed, images.groups)
     return [
         HeldSplit(fold != number, fold == number) for number in range(FOLDS) if 0 < (fold == number).sum() < len(fold)
     ]

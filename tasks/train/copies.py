@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from cnn.dataset.copy_groups import find_bursts, join_pairs
+from cnn.dataset.copy_groups import join_pairs
 from cnn.dataset.manifest import Manifest
 from cnn.dataset.seen_images import SeenImages
 from cnn.evaluation.validity import CopyFigures, compare_copies
@@ -18,6 +18,7 @@ from tasks.dataset.ledger import name_elsewhere
 from tasks.dataset.version import read_ledger
 from tasks.train.answers import SplitPredictions
 from tasks.train.overlap import list_seen
+from tasks.train.ties import pair_bursts
 
 COLUMNS = ("digest", "group", "captured", "camera", "split", "reason", "outcome")
 
@@ -104,7 +105,5 @@ def _share_text(column: pa.ChunkedArray, test: NDArray[np.bool_]) -> NDArray[np.
 
 def _share_burst(ledger: pa.Table, test: NDArray[np.bool_], seconds: float) -> NDArray[np.bool_]:
     """bool (rows,): shots of a burst of which some shot is outside the test."""
-    cameras = ledger.column("camera").combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
-    times = ledger.column("captured").fill_null(-1).to_numpy()
-    bursts = join_pairs(find_bursts(times, cameras.astype(np.int32), np.arange(len(test)), seconds), len(test))
+    bursts = join_pairs(pair_bursts(ledger, seconds), len(test))
     return np.asarray((bursts >= 0) & np.isin(bursts, bursts[~test]), np.bool_)

@@ -48,11 +48,16 @@ def find_ties(images: pa.Table, split: SplitSpec, with_groups: bool = True) -> N
     if with_groups:
         pairs.append(_pair_equal(images.column("group")))
     if split.burst is not None:
-        times = images.column("captured").fill_null(-1).to_numpy()
-        cameras = _number_texts(images.column("camera"))
-        pairs.append(find_bursts(times, cameras, np.arange(len(labels)), split.burst))
+        pairs.append(pair_bursts(images, split.burst))
     found = join_pairs(np.concatenate(pairs), len(labels))
     return np.where(found >= 0, found, np.arange(len(labels)))
+
+
+def pair_bursts(images: pa.Table, seconds: float) -> NDArray[np.int64]:
+    """int64 (pairs, 2): rows of a ledger that follow each other in one burst of one camera. Columns `captured` and
+    `camera`."""
+    times = images.column("captured").fill_null(-1).to_numpy()
+    return find_bursts(times, _number_texts(images.column("camera")), np.arange(images.num_rows), seconds)
 
 
 def _pair_equal(column: pa.ChunkedArray) -> NDArray[np.int64]:
