@@ -49,10 +49,10 @@ def weigh_version(
 def weigh_best_calibration(best: Champion | None, spec: GateSpec) -> tuple[Weighed, ...]:
     """The calibration beside that of the best version, where it is another one than the champion: a confidence that
     gets a little worse with each champion adds up, too."""
-    if best is None or best.eces is None or best.paired is None:
+    if best is None or best.eces is None or best.tested_pair is None:
         return ()
     mine, other = best.eces
-    return (weigh_calibration(mine, other, best.paired.images, spec.calibration, f"version {best.version}"),)
+    return (weigh_calibration(mine, other, best.tested_pair.images, spec.calibration, f"version {best.version}"),)
 
 
 def weigh_looks(looks: int) -> Weighed:

@@ -1,5 +1,6 @@
 """Speed, size, calibration and dataset of a version, measured beside its champion's."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,9 @@ def test_calibration_is_held_against_the_best_version_too() -> None:
     assert (weighed.name, weighed.kept) == ("calibration beside version 3", False)
     assert "by 12.0 points on average (ECE), that of version 3 by 4.0" in weighed.line
     assert weigh_best_calibration(best, GateSpec(calibration=None))[0].kept
+    knows_less = replace(best, known=compare_paired([True] * 100, [True] * 100))
+    (few,) = weigh_best_calibration(knows_less, GateSpec())  # measured on images of the classes that it knows
+    assert (few.images, few.kept) == (100, True)
     assert weigh_best_calibration(None, GateSpec()) == weigh_best_calibration(Champion(3), GateSpec()) == ()
 
 
