@@ -111,12 +111,20 @@ def prefect_server() -> Iterator[str]:
 
 @pytest.fixture
 def prefect_api(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The session's Prefect server as the configured one, for this process and for those it starts."""
+    """The session's Prefect server as the configured one, for this process and for those it starts.
+
+    What a test leaves deployed there goes with it: `safelight status` would show it to every later test.
+    """
+    from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     monkeypatch.setenv("PREFECT_API_URL", prefect_server)
-    with temporary_settings({PREFECT_API_URL: prefect_server}):
+    with temporary_settings({PREFECT_API_URL: prefect_server}), get_client(sync_client=True) as client:
+        before = {each.id for each in client.read_deployments()}
         yield prefect_server
+        for deployment in client.read_deployments():
+            if deployment.id not in before:
+                client.delete_deployment(deployment.id)
 
 
 @pytest.fixture(scope="session")
