@@ -1,6 +1,20 @@
-"""Exact bounds for counts of mistakes: tests of a share, and the mistakes to expect among images not yet looked at."""
+"""Exact bounds for counts: the interval of a share, tests of it, and the mistakes to expect among other images."""
 
 import math
+
+
+def bound_share(right: int, images: int) -> tuple[float, float]:
+    """Exact 95 % interval of a share (Clopper and Pearson 1934): it holds for few images, and where all or none are
+    right, as for many. (0, 1) without any.
+
+    Each end is the share under which a count this high, or this low, has a probability of 2.5 %: a quantile of a beta
+    distribution.
+    """
+    from scipy.special import betaincinv
+
+    low = float(betaincinv(right, images - right + 1, 0.025)) if right else 0.0
+    high = float(betaincinv(right + 1, images - right, 0.975)) if right < images else 1.0
+    return low, high
 
 
 def measure_error_rate(wrong: int, images: int, rate: float) -> float:

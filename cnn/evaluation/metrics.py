@@ -1,12 +1,12 @@
 """Metrics of a classifier: accuracy with its interval, F1, top-k, and exact tests against chance and champion."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cnn.errors import DatasetError
+from cnn.evaluation.binomial import bound_share
 from cnn.evaluation.calibration import (
     ReliabilityBin,
     bin_reliability,
@@ -15,8 +15,6 @@ from cnn.evaluation.calibration import (
 )
 from cnn.spec import Spec
 
-RESAMPLES = 10_000
-LEVEL = 0.95
 SHUFFLES, FEWEST_SHUFFLES, SHUFFLED = 9_999, 999, 40_000_000  # of labels; fewer where that moves more numbers than this
 
 
@@ -112,7 +110,6 @@ def evaluate_probabilities(
     *,
     temperature: float = 1.0,
     top_k: int = 5,
-    seed: int = 0,
 ) -> Evaluation:
     """Every figure of a model from its calibrated probabilities, float (n, k), and the labels, int (n,).
 
@@ -134,7 +131,7 @@ def evaluate_probabilities(
         images=images,
         classes=tuple(classes),
         accuracy=right / images,
-        accuracy_interval=bootstrap_accuracy(right, images, seed),
+        accuracy_interval=bound_share(right, images),
         macro_f1=float(np.mean([one.f1 for one in per_class])),
         macro_f1_judged=float(np.mean([one.f1 for one in per_class if one.images])),
         unjudged=tuple(one.label for one in per_class if not one.images),
@@ -151,33 +148,6 @@ def count_confusion(predicted: NDArray[np.int64], labels: NDArray[np.int64], cla
     """int64 (classes, classes): images of the row's class that were taken for the column's class."""
     counts = np.bincount(labels * classes + predicted, minlength=classes * classes)
     return np.asarray(counts.reshape(classes, classes), np.int64)
-
-
-def bootstrap_accuracy(right: int, images: int, seed: int) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of an accuracy (Efron 1979; 10,000 resamples).
-
-    Drawing `images` answers with replacement and counting the right ones is one binomial draw, so a resample costs one
-    number. Where all answers are right (or wrong) every resample says the same and the bootstrap is blind: the open end
-    is then the exact binomial bound (Clopper and Pearson 1934), so that 10 right out of 10 gives 0.69, not 1.
-    """
-    tail = (1.0 - LEVEL) / 2.0
-    if right in (0, images):
-        bound = tail ** (1.0 / images)
-        return (bound, 1.0) if right else (0.0, 1.0 - bound)
-    draws = np.random.default_rng(seed).binomial(images, right / images, RESAMPLES) / images
-    low, high = np.quantile(draws, (tail, 1.0 - tail))
-    return float(low), float(high)
-
-
-def bound_share(right: int, images: int) -> tuple[float, float]:
-    """95 % score interval of a share (Wilson 1927): for one class, whose images are few. (0, 1) without any."""
-    if not images:
-        return 0.0, 1.0
-    z2, share = 1.959964**2, right / images
-    middle = share + z2 / (2 * images)
-    reach = math.sqrt(z2 * (share * (1 - share) + z2 / (4 * images)) / images)
-    low, high = ((middle + sign * reach) / (1 + z2 / images) for sign in (-1, 1))
-    return max(0.0, low) if right else 0.0, min(1.0, high) if right < images else 1.0
 
 
 def compare_paired(challenger_correct: ArrayLike, champion_correct: ArrayLike) -> Paired:

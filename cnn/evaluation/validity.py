@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.dataset.split import find_column
-from cnn.evaluation.metrics import bound_share
+from cnn.evaluation.binomial import bound_share
 from cnn.spec import Spec
 
 GAP, SIGNIFICANCE = 0.05, 0.05  # share of images, and p value, from which a worse group is worth a warning

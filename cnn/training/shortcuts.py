@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn.evaluation.binomial import bound_share
 from cnn.evaluation.metrics import compare_with_shuffled, count_confusion
 from cnn.evaluation.validity import Shortcut
 from cnn.training.decision_tree import fit_tree
@@ -163,7 +164,9 @@ def _judge(clue: Clue, confusion: NDArray[np.int64], p: float, names: Sequence[s
     recalls = confusion.diagonal() / images
     named, others = confusion.sum(axis=0) - confusion.diagonal(), images.sum() - images
     best = int((recalls - named / others).argmax())
-    sure = _bound(int(confusion[best, best]), int(images[best]))[0] - _bound(int(named[best]), int(others[best]))[1]
+    rightly = bound_share(int(confusion[best, best]), int(images[best]))
+    wrongly = bound_share(int(named[best]), int(others[best]))
+    sure = rightly[0] - wrongly[1]
     return Shortcut(
         name=clue.name,
         remedy=clue.remedy,
@@ -176,12 +179,3 @@ def _judge(clue: Clue, confusion: NDArray[np.int64], p: float, names: Sequence[s
         mistaken=float(named[best] / others[best]),
         is_alarm=p < SIGNIFICANCE and sure >= TELLING,
     )
-
-
-def _bound(count: int, total: int) -> tuple[float, float]:
-    """Exact two-sided 95 % bounds of a share (Clopper and Pearson 1934)."""
-    from scipy.stats import beta
-
-    low = float(beta.ppf(0.025, count, total - count + 1)) if count else 0.0
-    high = float(beta.ppf(0.975, count + 1, total - count)) if count < total else 1.0
-    return low, high

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.evaluation.metrics import bound_share, compare_paired
+from cnn.evaluation.binomial import bound_share
+from cnn.evaluation.metrics import compare_paired
 from cnn.evaluation.validity import GroupFigures, GroupKind, UnseenGroups
 from cnn.training.heads import FeatureSet, HeadChoice, HeadPlan, HeldSplit, predict_held_out
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from cnn.dataset.seen_images import read_heads
 from cnn.errors import SourceError
+from cnn.evaluation.binomial import bound_share
 from cnn.evaluation.calibration import bin_confidences, measure_calibration_error
-from cnn.evaluation.metrics import ClassFigures, bootstrap_accuracy, count_confusion, measure_classes
+from cnn.evaluation.metrics import ClassFigures, count_confusion, measure_classes
 from cnn.inference.bundle import read_bundle, read_seen_images
 from cnn.spec import Spec
 from cnn.text import quote_some
@@ -183,7 +184,7 @@ def _make_truth(names: Sequence[str], labels: NDArray[np.int64], answers: NDArra
         images=images,
         right=right,
         accuracy=right / max(images, 1),
-        accuracy_interval=bootstrap_accuracy(right, images, 0) if images else (0.0, 1.0),
+        accuracy_interval=bound_share(right, images),
         macro_f1=float(np.mean([each.f1 for each in per_class if each.images] or [0.0])),
         ece=measure_calibration_error(bin_confidences(sure, is_right)) if images else 0.0,
         per_class=per_class,

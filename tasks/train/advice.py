@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from cnn.dataset.manifest import Manifest
-from cnn.evaluation.metrics import ClassFigures, bound_share
+from cnn.evaluation.binomial import bound_share
+from cnn.evaluation.metrics import ClassFigures
 from cnn.text import quote_some
 from tasks.train.evidence import Cell, Evidence
 from tasks.train.spec import TrainingResult

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from cnn.dataset.locked_sets import LockedSets
 from cnn.dataset.manifest import Manifest
+from cnn.evaluation.binomial import bound_share
 from cnn.evaluation.gate import Champion, SetsOfVersion
-from cnn.evaluation.metrics import Paired, bound_share
+from cnn.evaluation.metrics import Paired
 from cnn.evaluation.weighed import Weighed
 from infra.registry.versions import HELD_OUT, VersionInfo
 from infra.storage.store import Store

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from cnn.dataset.manifest import Manifest
+from cnn.evaluation.binomial import bound_share
 from cnn.evaluation.calibration import measure_calibration_error
 from cnn.evaluation.gate import Champion, Verdict
-from cnn.evaluation.metrics import ClassFigures, Evaluation, bound_share
+from cnn.evaluation.metrics import ClassFigures, Evaluation
 from cnn.files import replace_file
 from infra.registry.registry import REPORT
 from infra.storage.disk_errors import explain_disk_errors

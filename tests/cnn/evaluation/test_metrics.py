@@ -1,7 +1,6 @@
 """The figures of a model, held against scikit-learn and scipy, and against rules that hold for any answers."""
 
 import json
-import math
 
 import numpy as np
 import pytest
@@ -19,8 +18,6 @@ from sklearn.metrics import (
 from cnn.errors import DatasetError
 from cnn.evaluation.metrics import (
     Evaluation,
-    bootstrap_accuracy,
-    bound_share,
     compare_chance,
     compare_paired,
     evaluate_probabilities,
@@ -68,14 +65,14 @@ def test_figures_are_those_of_scikit_learn(case: tuple[int, int, int]) -> None:
 @settings(deadline=None, max_examples=60)
 def test_rules_that_hold_for_any_answers(case: tuple[int, int, int], seed: int) -> None:
     probabilities, labels = make_answers(*case)
-    found = evaluate_probabilities(probabilities, labels, name_classes(case[2]), seed=seed)
+    found = evaluate_probabilities(probabilities, labels, name_classes(case[2]))
     low, high = found.accuracy_interval
     assert 0.0 <= low <= found.accuracy <= high <= 1.0
     assert found.top_k.value >= found.accuracy
     assert 0.0 <= found.ece <= 1.0
     assert sum(map(sum, found.confusion)) == found.images == sum(one.images for one in found.reliability)
     order = np.random.default_rng(seed).permutation(case[1])
-    again = evaluate_probabilities(probabilities[order], labels[order], name_classes(case[2]), seed=seed)
+    again = evaluate_probabilities(probabilities[order], labels[order], name_classes(case[2]))
     assert again.summary() == pytest.approx(found.summary())
 
 
@@ -114,22 +111,6 @@ def test_top_k_is_never_trivially_one(asked: int, classes: int, used: int) -> No
 def test_equal_probabilities_rank_in_class_order() -> None:
     found = evaluate_probabilities(np.full((4, 4), 0.25), [0, 1, 2, 3], name_classes(4), top_k=2)
     assert (found.accuracy, found.top_k.value) == (0.25, 0.5)
-
-
-def test_interval_is_seeded_and_close_to_the_normal_one() -> None:
-    low, high = bootstrap_accuracy(900, 1000, seed=3)
-    assert (low, high) == bootstrap_accuracy(900, 1000, seed=3)
-    assert (low, high) != bootstrap_accuracy(900, 1000, seed=4)
-    spread = 1.96 * math.sqrt(0.9 * 0.1 / 1000)
-    assert low == pytest.approx(0.9 - spread, abs=0.003)
-    assert high == pytest.approx(0.9 + spread, abs=0.003)
-
-
-@pytest.mark.parametrize("images", [1, 10, 500])
-def test_interval_stays_open_where_the_bootstrap_is_blind(images: int) -> None:
-    exact = binomtest(images, images).proportion_ci(0.95, "exact")
-    assert bootstrap_accuracy(images, images, 0) == pytest.approx((exact.low, 1.0))
-    assert bootstrap_accuracy(0, images, 0) == pytest.approx((0.0, 1.0 - exact.low))
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=60))
@@ -210,24 +191,3 @@ def test_other_refusals() -> None:
         evaluate_probabilities([[0.5, 0.5]], [0], ["a", "b"], top_k=0)
     with pytest.raises(ValueError, match=r"not \(1,\) and \(2,\)"):
         compare_paired([True], [True, False])
-
-
-@pytest.mark.parametrize(
-    ("right", "images", "low", "high"),
-    [
-        (8, 10, 0.4902, 0.9433),
-        (0, 10, 0.0, 0.2775),
-        (10, 10, 0.7225, 1.0),
-        (0, 0, 0.0, 1.0),
-        (500, 1000, 0.4691, 0.5309),
-    ],
-)
-def test_the_interval_of_a_share_is_wilsons(right: int, images: int, low: float, high: float) -> None:
-    assert bound_share(right, images) == pytest.approx((low, high), abs=1e-4)
-
-
-@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_the_interval_of_a_share_holds_it(counts: tuple[int, int]) -> None:
-    low, high = bound_share(*counts)
-    assert 0 <= low <= counts[0] / counts[1] <= high <= 1
-    assert low < high

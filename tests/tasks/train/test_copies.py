@@ -111,7 +111,7 @@ def test_what_copies_gain_is_told_apart(tmp_path: Path, facts: dict[str, Any]) -
     assert (found.images, found.copies, found.claimed, found.on_copies, found.honest) == (2, 1, 0.5, 1.0, 0.0)
     assert found.describe() == (
         "1 of 2 test images have a copy among the images learnt from: claimed 0.50 with them, honest 0.00 (0.00 to "
-        "0.79) without"
+        "0.97) without"
     )
 
 
