@@ -49,7 +49,7 @@ def explain_refusal(address: str, error: Exception, seconds: float) -> Safelight
                 f"the Dask scheduler at {place} shows a certificate that this command does not trust"
                 f" ({cause.verify_message}); {PREFIX}CA_FILE has to name the authority that signed it; {GUIDE}"
             )
-    if any(isinstance(cause, ConnectionResetError | ssl.SSLError) for cause in causes):
+    if any(map(_is_hang_up, causes)):
         hint = (
             "it does not trust the certificate of this command, or is not encrypted (tcp://)"
             if address.startswith("tls://")
@@ -59,6 +59,15 @@ def explain_refusal(address: str, error: Exception, seconds: float) -> Safelight
     return ServerOutageError(
         f"no Dask scheduler answers at {place} within {seconds:g} seconds; start one there, or unset cluster.address"
     )
+
+
+def _is_hang_up(cause: BaseException) -> bool:
+    """Whether the other side took the connection and ended it, by whichever of its signs came first."""
+    from tornado.iostream import StreamClosedError
+
+    if isinstance(cause, StreamClosedError):
+        return cause.real_error is None  # it read the end of the stream
+    return isinstance(cause, ConnectionResetError | ConnectionAbortedError | BrokenPipeError | ssl.SSLError)
 
 
 def _list_causes(error: BaseException | None) -> Iterator[BaseException]:

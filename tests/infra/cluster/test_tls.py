@@ -3,6 +3,7 @@
 import datetime
 import ipaddress
 import os
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,12 +16,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from distributed.comm.core import CommClosedError
+from tornado.iostream import StreamClosedError
 
 import infra.cluster.dask
 from cnn.errors import ConfigError, ServerError
 from infra.cluster.dask import open_cluster, run_chunks
 from infra.cluster.spec import ClusterSpec
-from infra.cluster.tls import check_certificates
+from infra.cluster.tls import check_certificates, explain_refusal
 
 AUTHORITY = "distributed.comm.tls.ca-file"
 SCRIPT = """
@@ -130,6 +133,25 @@ def test_a_certificate_that_the_scheduler_does_not_trust_is_named(
         open_cluster(ClusterSpec(address=scheduler)),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("cause", "told"),
+    [
+        (StreamClosedError(), "ends the connection at once"),
+        (BrokenPipeError(), "ends the connection at once"),
+        (ConnectionResetError(), "ends the connection at once"),
+        (ssl.SSLError("tlsv1 alert unknown ca"), "ends the connection at once"),
+        (StreamClosedError(ConnectionRefusedError()), "no Dask scheduler answers"),
+        (TimeoutError(), "no Dask scheduler answers"),
+    ],
+    ids=repr,
+)
+def test_one_that_hangs_up_is_no_silent_one(cause: Exception, told: str) -> None:
+    """Which sign of a refused certificate is seen first is a matter of chance."""
+    closed = CommClosedError("in <TLS>")
+    closed.__cause__ = cause
+    assert told in str(explain_refusal("tls://there:1", closed, 30))
 
 
 def test_without_certificates_a_line_says_what_to_set() -> None:
