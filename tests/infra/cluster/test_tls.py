@@ -142,6 +142,7 @@ def test_a_certificate_that_the_scheduler_does_not_trust_is_named(
         (BrokenPipeError(), "ends the connection at once"),
         (ConnectionResetError(), "ends the connection at once"),
         (ssl.SSLError("tlsv1 alert unknown ca"), "ends the connection at once"),
+        (StreamClosedError(ssl.SSLError("tlsv1 alert unknown ca")), "ends the connection at once"),
         (StreamClosedError(ConnectionRefusedError()), "no Dask scheduler answers"),
         (TimeoutError(), "no Dask scheduler answers"),
     ],
