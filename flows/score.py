@@ -48,7 +48,7 @@ from tasks.score.publish import publish_batch
 from tasks.score.results import ResultsRecord, refresh_results
 from tasks.score.spec import ModelRef, ScoreJob
 from tasks.score.summary import describe_quarantined
-from tasks.score.truth import check_truth, describe_truth
+from tasks.score.truth import check_truth, describe_held_promise, describe_truth
 
 
 @flow(name="score", flow_run_name=name_run_by("score", "name"), persist_result=False)
@@ -100,11 +100,13 @@ def score_folder(source: str, name: str, workspace: str, config: Config, csv: bo
 @dataclass(frozen=True)
 class FetchedChampion:
     """The champion, whose bundle lies, verified, where the workers find it; how it sees images, and what it answered to
-    those that calibrated it (None: an earlier release did not keep that)."""
+    those that calibrated it (None: an earlier release did not keep that). `promise`: what its answers were to keep
+    where it was trained."""
 
     model: ModelRef
     image: ImageSpec
     calibration: CalibrationAnswers | None
+    promise: float | None
 
 
 def fetch_champion(store: Store, workspace: str, name: str) -> FetchedChampion:
@@ -125,7 +127,7 @@ def fetch_champion(store: Store, workspace: str, name: str) -> FetchedChampion:
         judged=judged,
         unjudged=champion.unjudged,
     )
-    return FetchedChampion(model, info.image, read_calibration(folder, info))
+    return FetchedChampion(model, info.image, read_calibration(folder, info), champion.promise)
 
 
 def choose_rule(store: Store, champion: FetchedChampion, config: Config) -> DecisionRule:
@@ -133,6 +135,9 @@ def choose_rule(store: Store, champion: FetchedChampion, config: Config) -> Deci
     rule = add_promise(DecisionRule(), champion.calibration, config.score, champion.model.classes)
     if rule.shortfall:
         log_message(f"champion: {rule.shortfall}")
+    if champion.promise is not None and config.score.promise is None:
+        asked = f"score.promise={champion.promise:g}"
+        log_message(f"champion: it was trained with {asked}, and nothing is promised here: add --set {asked}")
     rule, line = add_unknown(rule, store, champion.model, config.score)
     if line:
         log_message(f"champion: {line}")
@@ -221,6 +226,8 @@ def log_additions(store: Store, record: BatchRecord) -> None:
         log_message(f"features: {store.uri_of(record.features.path)}")
     if record.truth is not None:
         log_message(describe_truth(record.truth))
+        if record.spec.promise is not None and (held := describe_held_promise(record.truth, record.spec.promise)):
+            log_message(f"truth: {held}")
 
 
 def log_quarantined(store: Store, record: BatchRecord, max_pixels: int) -> None:

@@ -20,6 +20,7 @@ from cnn.errors import SafelightError
 from cnn.evaluation.gate import describe_unjudged
 from cnn.evaluation.metrics import Evaluation
 from cnn.inference.backbone import BackboneSpec
+from cnn.inference.novelty import describe_untold_novelty
 from cnn.models.architecture import ModelSpec, count_parameters
 from cnn.models.hub import is_hub_name
 from cnn.training.plan import TrainingSize, estimate_minutes, plan_fit
@@ -43,7 +44,7 @@ from infra.registry.mlflow_client import AbsentError
 from infra.registry.registry import REPORT, Registry
 from infra.registry.run_records import LoggedDataset
 from infra.registry.tracking import check_model_name
-from infra.registry.versions import IMAGES, JUDGED_ON, RECORD, UNJUDGED, UNSEEN, VersionInfo, clean_tag
+from infra.registry.versions import IMAGES, JUDGED_ON, PROMISE, RECORD, UNJUDGED, UNSEEN, VersionInfo, clean_tag
 from infra.storage.store import Store, open_store
 from tasks.dataset.version import read_manifest
 from tasks.train.checkpoints import remove_checkpoints
@@ -270,6 +271,8 @@ def fit_stage(job: Training, trainer: TrainingProcess, run_id: str, backbone: Ba
         log_message(f"evaluate: {result.copies.describe()}")
     for groups in result.unseen_groups:
         log_message(f"evaluate: {groups.describe()}")
+    if doubt := describe_untold_novelty(job.manifest.rows("validation")):
+        log_message(f"evaluate: {doubt}: scoring will mark none unknown")
     return result
 
 
@@ -303,10 +306,12 @@ def register_stage(
 ) -> VersionInfo:
     """Log the figures and make the version, with the tags of what was `kept` of it before."""
     job.registry.log_figures(run_id, Path(result.figures))
+    promise = job.config.score.promise
     tags = {
         JUDGED_ON: describe_split(result.judged_on, job.manifest.dataset),
         UNJUDGED: json.dumps(result.evaluation.unjudged, ensure_ascii=False),
         **{f"{UNSEEN}{clean_tag(each.kind)}": each.to_json() for each in result.unseen_groups},
+        **({} if promise is None else {PROMISE: f"{promise:g}"}),
         **(kept or {}),
     }
     version = job.registry.register_version(job.name, run_id, Path(result.bundle), result.summary(), tags)

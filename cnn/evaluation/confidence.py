@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 
 from cnn.evaluation.conformal import find_class_bounds, measure_coverage
 from cnn.evaluation.held_out import CalibratedOn, CalibrationAnswers, HeldOutAnswers
-from cnn.evaluation.promise import PromisedThreshold, describe_shortfall, find_class_thresholds, find_threshold
+from cnn.evaluation.promise import (
+    PromisedThreshold,
+    describe_need,
+    describe_shortfall,
+    find_class_thresholds,
+    find_thresholds,
+)
 from cnn.evaluation.weighed import Weighed
 from cnn.spec import Spec
 
@@ -78,7 +84,8 @@ def find_acceptance(found: CalibrationAnswers, spec: ConfidenceSpec, classes: Se
         lacks = any(one.threshold is None for one in each)
         line = describe_shortfall(each, spec.promise, classes) if lacks else ""
         return AcceptanceRule(tuple(_read_threshold(one) for one in each), line)
-    one = find_threshold(found.calibrate.confidences, found.calibrate.right, spec.promise)
+    looser = (each for each in SHOWN if each < spec.promise)
+    one = find_thresholds(found.calibrate, (*looser, spec.promise))[-1]
     line = describe_shortfall((one,), spec.promise, ()) if one.threshold is None else ""
     return AcceptanceRule((_read_threshold(one),) * len(classes), line)
 
@@ -121,7 +128,7 @@ def measure_confidence(
         calibrated=len(found.calibrate),
         images=len(test),
         accept=_count_accepted(test, (spec.accept,) * len(classes), None, spec.accept),
-        promises=_raise_missing([_try_promise(found, test, each) for each in asked]) if found.is_independent else (),
+        promises=_try_promises(found, test, asked) if found.is_independent else (),
         coverage=spec.coverage,
         covered=None if bounds is None else measure_coverage(test, bounds),
         promise=spec.promise,
@@ -157,7 +164,7 @@ def _weigh_share(name: str, answer: str, share: AcceptedShare, promise: float, l
     if share.threshold is None or not share.accepted:
         line = f"score.promise = {promise:g} accepts no test image{answer}"
         if share.threshold is None:
-            line += f": {_describe_need(share.missing)}"
+            line += f": {describe_need(share.missing)}"
         return Weighed(name, None, None, least, True, line, share.images)
     from scipy.stats import binom
 
@@ -180,17 +187,12 @@ def _describe_promise(is_reached: bool, p: float, least: float | None) -> str:
     return f"not shown to be broken: so few may be chance (p {p:.2g})"
 
 
-def _describe_need(missing: int | None) -> str:
-    return (
-        "more calibration images do not help, a better model does"
-        if missing is None
-        else f"at least {missing:,} more calibration images are needed"
-    )
-
-
-def _try_promise(found: CalibrationAnswers, test: HeldOutAnswers, promise: float) -> AcceptedShare:
-    one = find_threshold(found.calibrate.confidences, found.calibrate.right, promise)
-    return _hold_promise(one, test, promise)
+def _try_promises(
+    found: CalibrationAnswers, test: HeldOutAnswers, promises: Sequence[float]
+) -> tuple[AcceptedShare, ...]:
+    """How the test images fare by each of some promises, from loose to strict."""
+    each = zip(find_thresholds(found.calibrate, promises), promises, strict=True)
+    return tuple(_hold_promise(one, test, promise) for one, promise in each)
 
 
 def _try_class_promises(
@@ -207,19 +209,6 @@ def _hold_promise(one: PromisedThreshold, test: HeldOutAnswers, promise: float) 
     classes = int(test.answers.max(initial=0)) + 1
     share = _count_accepted(test, (_read_threshold(one),) * classes, promise, one.threshold)
     return share.model_copy(update={"missing": one.missing})
-
-
-def _raise_missing(shares: Sequence[AcceptedShare]) -> tuple[AcceptedShare, ...]:
-    """The shares of promises from loose to strict, none of which takes fewer more images than a looser one: what keeps
-    it keeps that one, too."""
-    raised = list[AcceptedShare]()
-    for share in shares:
-        before = raised[-1] if raised else None
-        if before is not None and before.threshold is None and share.threshold is None:
-            both = (before.missing, share.missing)
-            share = share.model_copy(update={"missing": None if None in both else max(filter(None, both))})
-        raised.append(share)
-    return tuple(raised)
 
 
 def _count_accepted(

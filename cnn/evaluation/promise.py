@@ -65,6 +65,18 @@ def find_threshold(confidences: NDArray[np.floating], right: NDArray[np.bool_], 
     return PromisedThreshold(None, images, count, wrong, _count_missing(images, count, wrong, rate))
 
 
+def find_thresholds(held: HeldOutAnswers, promises: Sequence[float]) -> tuple[PromisedThreshold, ...]:
+    """A threshold for each of some promises, from loose to strict. Where two of them cannot be kept, the stricter one
+    takes no fewer images than the looser one: what keeps it keeps that one, too."""
+    found = list[PromisedThreshold]()
+    for promise in promises:
+        one = find_threshold(held.confidences, held.right, promise)
+        if found and found[-1].threshold is None and one.threshold is None:
+            one = max(found[-1], one, key=lambda each: math.inf if each.missing is None else each.missing)
+        found.append(one)
+    return tuple(found)
+
+
 def find_class_thresholds(held: HeldOutAnswers, promise: float, classes: int) -> tuple[PromisedThreshold, ...]:
     """A threshold for the answers of each class, each with a promise of its own."""
     right = held.right
@@ -77,7 +89,7 @@ def describe_shortfall(found: Sequence[PromisedThreshold], promise: float, label
     if not labels:
         return _describe_one(found[0], promise)
     lacking = [
-        f"{label!r} ({_describe_need(each)})"
+        f"{label!r} ({describe_need(each.missing)})"
         for label, each in zip(labels, found, strict=True)
         if each.threshold is None
     ]
@@ -96,8 +108,11 @@ def _describe_one(found: PromisedThreshold, promise: float) -> str:
     return f"{start}{found.images:,} images calibrated the model, and at least {found.missing:,} more are needed"
 
 
-def _describe_need(found: PromisedThreshold) -> str:
-    return "more images do not help" if found.missing is None else f"at least {found.missing:,} more images needed"
+def describe_need(missing: int | None) -> str:
+    """What it takes to keep a promise that cannot be kept: so many images, or what helps instead of them."""
+    if missing is None:
+        return "more images do not help, a better model does"
+    return f"at least {missing:,} more calibration images are needed"
 
 
 @lru_cache(maxsize=256)

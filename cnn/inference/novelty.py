@@ -98,6 +98,17 @@ class NoveltyIndex:
         return NoveltyThreshold(float(self.held_out[place - 1] / self.usual), max(rate, 1.0 / (count + 1)))
 
 
+def describe_untold_novelty(held_out: int) -> str:
+    """Why so many validation images cannot tell which images are strange, and what helps; empty where they can."""
+    if held_out >= FEWEST:
+        return ""
+    images = "image is" if held_out == 1 else "images are"
+    return (
+        f"{held_out:,} validation {images} too few to tell which images resemble nothing that was learnt from "
+        f"({FEWEST} are needed; add images, or raise split.validation)"
+    )
+
+
 def fit_novelty(
     features: NDArray[Any], labels: NDArray[np.int64], held_out: NDArray[Any], seed: int = 0
 ) -> NoveltyIndex | None:

@@ -1,7 +1,7 @@
 """Which images are marked unknown: the threshold of a version and the setting `score.novelty`, as plain numbers."""
 
 from cnn.inference.bundle import NOVELTY, read_bundle
-from cnn.inference.novelty import FEWEST, NoveltyIndex, read_novelty
+from cnn.inference.novelty import NoveltyIndex, describe_untold_novelty, read_novelty
 from infra.registry.bundles import locate_bundle
 from infra.storage.store import Store
 from tasks.score.decision import DecisionRule
@@ -41,7 +41,7 @@ def describe_unknown(rule: DecisionRule, index: NoveltyIndex | None, spec: Score
         return "no image is marked unknown: this version keeps no features of its training images; train again"
     images = f"{len(index.held_out):,} validation images"
     if rule.unknown_from is None or rule.unknown_rate is None:
-        return f"no image is marked unknown: {images} are too few to tell ({FEWEST} are needed); raise split.validation"
+        return f"no image is marked unknown: {describe_untold_novelty(len(index.held_out))}"
     few = f" ({images} can tell no less)" if rule.unknown_rate > spec.novelty else ""
     return (
         f"images that resemble none of those learnt from are marked unknown, above novelty {rule.unknown_from:.2f}; by "

@@ -22,7 +22,7 @@ from tasks.pages.thumbnails import Picture, make_picture
 from tasks.score.batch import BatchRecord
 from tasks.score.effort import describe_effort
 from tasks.score.summary import MAX_QUARANTINED, Example, Summary
-from tasks.score.truth import Truth, describe_learnt
+from tasks.score.truth import Truth, describe_held_promise, describe_learnt
 
 READERS = 4  # thumbnails made at a time
 MAX_CLASSES = 20  # bars of the class mix
@@ -66,6 +66,7 @@ def make_report(
         moment=datetime.fromisoformat(record.scored_at).astimezone(UTC),
         histogram=draw_histogram(summary.accept_bins, summary.review_bins, find_drawn_threshold(record)),
         acceptance=describe_acceptance(record),
+        promise=describe_promise(record),
         effort=None if record.effort is None else describe_effort(record.effort),
         mix=summary.mix[:MAX_CLASSES],
         more_mix=summary.mix[MAX_CLASSES:],
@@ -109,10 +110,23 @@ def describe_acceptance(record: BatchRecord) -> str:
         return f"at a confidence of {record.spec.accept:g} or more"
     if all(each > 1.0 for each in thresholds):
         return f"for want of a proof that {show_percent(promise)} of them would be right"
-    share = f"at least {show_percent(promise)}"
+    promised = f"promised: of images like those learnt from at least {show_percent(promise)} are right"
     if len(thresholds) == 1:
-        return f"at a confidence of {thresholds.pop():.4g} or more, of which {share} are right, as was promised"
-    return f"at the confidence from which {share} of the answers of each class are right, as was promised"
+        return f"at a confidence of {thresholds.pop():.4g} or more ({promised})"
+    return f"at the confidence that its class needs ({promised}, in each class)"
+
+
+def describe_promise(record: BatchRecord) -> str:
+    """What is promised of the accepted images, or why nothing is, and what became of it where that is known; empty
+    where nothing was asked for."""
+    promise = record.spec.promise
+    if promise is None or record.rule.shortfall:
+        return record.rule.shortfall
+    each = ", in each class" if record.spec.promise_by == "class" else ""
+    share = show_percent(promise)
+    line = f"Promised with 90 % confidence: of images like those learnt from, at least {share} of what is accepted is"
+    held = describe_held_promise(record.truth, promise) if record.truth is not None else ""
+    return f"{line} right{each}.{f' In this folder {held}.' if held else ''}"
 
 
 def render_example(example: Example, read: Callable[[str], bytes], image: ImageSpec) -> RenderedExample:

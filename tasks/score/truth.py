@@ -47,9 +47,10 @@ class DecidedRight(Spec):
 class Truth(Spec):
     """A batch held against the folders of its images, by the figures of a training report.
 
-    `images` have a prediction and lie in a folder that is a class; `others` have one and do not, `others_unknown` of
-    them were marked unknown. `confusion` lists what occurs, the diagonal too; `decisions` are those on `images`.
-    `learnt` of the images are files that the model learnt from, `learnt_right` of these right: they flatter.
+    `images` have a prediction and lie in a folder that is a class; `others` have one and do not: `others_accepted` of
+    them were accepted, and `others_unknown` marked unknown. `confusion` lists what occurs, the diagonal too;
+    `decisions` are those on `images`. `learnt` of the images are files that the model learnt from, `learnt_right` of
+    these right: they flatter.
     """
 
     images: int
@@ -62,6 +63,7 @@ class Truth(Spec):
     confusion: tuple[Answered, ...]
     decisions: dict[str, DecidedRight]
     others: int = 0
+    others_accepted: int = 0
     others_unknown: int = 0
     other_folders: tuple[str, ...] = ()
     learnt: int = 0
@@ -78,6 +80,7 @@ class _Judged:
     decisions: list[NDArray[np.int64]] = field(default_factory=list)
     learnt: list[NDArray[np.bool_]] = field(default_factory=list)
     others: int = 0
+    others_accepted: int = 0
     others_unknown: int = 0
     folders: set[str] = field(default_factory=set)
 
@@ -140,8 +143,16 @@ def describe_truth(truth: Truth) -> str:
     if truth.learnt:
         line += f"; {describe_learnt(truth)}"
     if truth.others:
-        line += f"; {truth.others:,} in no folder of a class are not judged, {truth.others_unknown:,} of them unknown"
+        line += f"; {describe_others(truth)}"
     return line
+
+
+def describe_others(truth: Truth) -> str:
+    """What became of the images that lie in no folder of a class: nobody knows what they show, so those that were
+    accepted are worth a look."""
+    are = "is" if truth.others == 1 else "are"
+    counts = f"{truth.others_accepted:,} of them accepted, {truth.others_unknown:,} unknown"
+    return f"{truth.others:,} in no folder of a class {are} not judged: {counts}"
 
 
 def describe_learnt(truth: Truth) -> str:
@@ -154,6 +165,22 @@ def describe_learnt(truth: Truth) -> str:
     return f"{found}: without them {right:,} of {rest:,} are right, {right / rest:.1%}"
 
 
+def describe_held_promise(truth: Truth, promise: float) -> str:
+    """What became of a promise in this folder, empty where nothing was accepted: it is made for images like those
+    learnt from, and a folder may hold others."""
+    accepted = truth.decisions["accept"]
+    if not accepted.images and not truth.others_accepted:
+        return ""
+    line = f"{accepted.right:,} of {accepted.images:,} accepted images in folders of classes are right"
+    if accepted.images:
+        share = accepted.right / accepted.images
+        line += f", {share:.1%}: {'at least' if share >= promise else 'less than'} the {promise:.4g} that was promised"
+    if truth.others_accepted:
+        more = "more was accepted that lies" if truth.others_accepted == 1 else "more were accepted that lie"
+        line += f"; {truth.others_accepted:,} {more} in no folder of a class"
+    return line
+
+
 def _judge_rows(table: pa.Table, names: Sequence[str], learnt: NDArray[np.uint64], judged: _Judged) -> None:
     """Add rows that have a prediction."""
     values, decisions = pa.array(names, pa.string()), pa.array(DECISIONS, pa.string())
@@ -164,7 +191,8 @@ def _judge_rows(table: pa.Table, names: Sequence[str], learnt: NDArray[np.uint64
     is_judged = pc.is_valid(labels)
     rest = table.filter(pc.invert(is_judged))
     judged.others += rest.num_rows
-    judged.others_unknown += int(pc.sum(pc.equal(rest.column("decision"), "unknown")).as_py() or 0)
+    judged.others_accepted += _count(rest, "accept")
+    judged.others_unknown += _count(rest, "unknown")
     judged.folders.update(pc.unique(folders.filter(pc.invert(is_judged))).drop_null().to_pylist())
     rows = table.filter(is_judged)
     judged.labels.append(_numbers(labels.drop_null()))
@@ -172,6 +200,10 @@ def _judge_rows(table: pa.Table, names: Sequence[str], learnt: NDArray[np.uint64
     judged.confidences.append(rows.column("confidence").to_numpy())
     judged.learnt.append(np.isin(read_heads(rows.column("digest").to_pylist()), learnt))
     judged.decisions.append(_numbers(pc.index_in(rows.column("decision"), value_set=decisions)))
+
+
+def _count(table: pa.Table, decision: str) -> int:
+    return int(pc.sum(pc.equal(table.column("decision"), decision)).as_py() or 0)
 
 
 def _make_truth(names: Sequence[str], labels: NDArray[np.int64], answers: NDArray[np.int64], judged: _Judged) -> Truth:
@@ -197,6 +229,7 @@ def _make_truth(names: Sequence[str], labels: NDArray[np.int64], answers: NDArra
             for place, name in enumerate(DECISIONS)
         },
         others=judged.others,
+        others_accepted=judged.others_accepted,
         others_unknown=judged.others_unknown,
         other_folders=tuple(sorted(judged.folders)[:NAMED]),
         learnt=int(is_learnt.sum()),

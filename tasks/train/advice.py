@@ -8,6 +8,7 @@ import numpy as np
 from cnn.dataset.manifest import Manifest
 from cnn.evaluation.binomial import bound_share
 from cnn.evaluation.metrics import ClassFigures
+from cnn.inference.novelty import describe_untold_novelty
 from cnn.text import quote_some
 from tasks.train.evidence import Cell, Evidence
 from tasks.train.spec import TrainingResult
@@ -35,6 +36,7 @@ def advise(result: TrainingResult, manifest: Manifest, evidence: Evidence) -> tu
         *_advise_on_classes(result, evidence),
         *_advise_on_pairs(result, evidence),
         *_advise_on_labels(evidence),
+        *_advise_on_strange_images(manifest),
         *_advise_on_files(manifest),
     )
 
@@ -160,6 +162,12 @@ def _advise_on_labels(evidence: Evidence) -> Iterator[Advice]:
     if evidence.suspects_found:
         found = evidence.suspects_found
         yield Advice(f"{_images(found)} may lie in the wrong folder: look at the likeliest ones.", "suspects")
+
+
+def _advise_on_strange_images(manifest: Manifest) -> Iterator[Advice]:
+    """Whether scoring can tell images that resemble nothing that was learnt from."""
+    if doubt := describe_untold_novelty(manifest.rows("validation")):
+        yield Advice(f"{doubt}: scoring will mark none unknown.")
 
 
 def _advise_on_files(manifest: Manifest) -> Iterator[Advice]:

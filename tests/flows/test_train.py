@@ -29,7 +29,7 @@ from flows.promotion import gate_stage, log_verdict
 from flows.results import GateResult, TrainResult
 from flows.retrain import drop_foreign_report
 from flows.train import describe_evaluation, register_stage
-from infra.registry.versions import JUDGED_ON, UNJUDGED
+from infra.registry.versions import JUDGED_ON, PROMISE, UNJUDGED
 from infra.storage.store import open_store
 from tasks.train.facts import read_dataset_facts
 from tasks.train.overlap import list_seen
@@ -70,6 +70,12 @@ def test_the_line_counts_a_class_without_test_images_as_nothing() -> None:
     assert "macro F1 0.6667 (1 of 3 classes not judged, each counted as 0; 1.0000 over the others)" in line
 
 
+def make_job(registry: Any, promise: float | None = None) -> Any:
+    """What `register_stage` needs of a training."""
+    config = SimpleNamespace(score=SimpleNamespace(promise=promise))
+    return SimpleNamespace(registry=registry, name="birds", manifest=SimpleNamespace(dataset="birds-1"), config=config)
+
+
 def test_a_version_is_registered_with_what_it_was_judged_on(said: list[str]) -> None:
     asked: list[tuple[Any, ...]] = []
 
@@ -78,11 +84,10 @@ def test_a_version_is_registered_with_what_it_was_judged_on(said: list[str]) -> 
         return SimpleNamespace(version=4)
 
     registry = SimpleNamespace(log_figures=lambda *_: None, register_version=register)
-    job: Any = SimpleNamespace(registry=registry, name="birds", manifest=SimpleNamespace(dataset="birds-1"))
-    register_stage(job, report(evaluate([0, 0, 0])), "run")
+    register_stage(make_job(registry, promise=0.9), report(evaluate([0, 0, 0])), "run")
     _, _, _, metrics, tags = asked[0]
     assert metrics["test_images"] == 3
-    assert tags == {JUDGED_ON: "test split of birds-1", UNJUDGED: '["bat", "owl"]'}
+    assert tags == {JUDGED_ON: "test split of birds-1", UNJUDGED: '["bat", "owl"]', PROMISE: "0.9"}
     assert json.dumps(metrics, allow_nan=False)
 
 
@@ -97,8 +102,8 @@ def test_a_version_says_in_its_tags_what_it_is_worth_at_a_new_camera() -> None:
     figures = {"groups": 4, "images": 90, "left_out": 0, "known": 0.94, "unseen": 0.71, "interval": (0.5, 0.9)}
     groups = UnseenGroups(kind="camera", p=0.001, worst=(), **figures)
     sites = groups.model_copy(update={"kind": "column:Site (new)/side"})
-    job: Any = SimpleNamespace(registry=registry, name="birds", manifest=SimpleNamespace(dataset="birds-1"))
-    register_stage(job, report(evaluate([0, 1, 2]), groups=(groups, sites)), "run")
+    register_stage(make_job(registry), report(evaluate([0, 1, 2]), groups=(groups, sites)), "run")
+    assert PROMISE not in asked[0][-1]
     kept = json.loads(asked[0][-1]["safelight.unseen_camera"])
     column = next(name for name in asked[0][-1] if "column" in name)
     assert validate_param_and_metric_name(column)  # type: ignore[no-untyped-call]

@@ -153,3 +153,6 @@ def test_a_stricter_promise_never_takes_fewer_images_than_a_looser_one() -> None
     assert looser.missing is not None
     assert strictest.missing is not None
     assert strictest.missing >= looser.missing > 12
+    asked = find_acceptance(found, ConfidenceSpec(promise=0.99), CLASSES)
+    assert asked is not None
+    assert f"at least {strictest.missing:,} more are needed" in asked.line  # scoring says what the report says

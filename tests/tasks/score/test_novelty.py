@@ -79,7 +79,7 @@ def test_every_image_gets_the_novelty_of_its_own_features(images: int, monkeypat
 def test_why_no_image_is_marked_is_said() -> None:
     many, few = make_index(40), make_index(18)
     spec = ScoreSpec(novelty=0.05)
-    assert "too few to tell (19 are needed)" in describe_unknown(DecisionRule(), few, spec)
+    assert "18 validation images are too few to tell" in describe_unknown(DecisionRule(), few, spec)
     assert "train again" in describe_unknown(DecisionRule(), None, spec)
     assert "float32" in describe_unknown(DecisionRule(), many, ScoreSpec(precision="int8"))
     assert describe_unknown(DecisionRule(), many, ScoreSpec(novelty=0.0)) == ""

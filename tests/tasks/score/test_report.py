@@ -29,6 +29,7 @@ from tasks.score.predictions import FileOutcome, make_predictions_table, write_p
 from tasks.score.report import IGNORE_RULES, make_report
 from tasks.score.spec import ModelRef, ScoreSpec
 from tasks.score.summary import MAX_QUARANTINED, MAX_SHEETS, Summary, describe_quarantined, summarize_predictions
+from tasks.score.truth import judge_batch
 
 TINY = encode_png(np.arange(64, dtype=np.uint8).reshape(8, 8, 1))
 HOSTILE = (
@@ -146,6 +147,27 @@ def test_the_page_says_where_no_image_can_be_marked_unknown(tmp_path: Path) -> N
         summary = summarize(tmp_path, [make_row("a.png")])
         page = Page(make_report(record, summary, "/out/predictions.parquet", ImageSpec(), lambda _: TINY))
         assert (line in page.text) == told
+
+
+def test_a_promise_is_for_images_like_those_learnt_from_and_held_against_the_folder(
+    tmp_path: Path,
+) -> None:
+    rows = [make_row(f"cat/{n}.png", "cat" if n else "dog") for n in range(5)]
+    summary = summarize(tmp_path, [*rows, make_row("wolf/5.png")])
+    truth = judge_batch(tmp_path / "predictions.parquet", ("cat", "dog"))
+    changes = {
+        "spec": ScoreSpec(promise=0.9),
+        "rule": DecisionRule(thresholds={"cat": 0.85, "dog": 0.85}),
+        "effort": Effort(look_at=0, of=6, wrong_at_most=1),
+        "truth": truth,
+    }
+    record = RECORD.model_copy(update=changes)
+    text = Page(make_report(record, summary, "/out/predictions.parquet", ImageSpec(), lambda _: TINY)).text
+    promised = "of images like those learnt from at least 90.0\u202f% are right"
+    assert f"at a confidence of 0.85 or more (promised: {promised})" in text
+    assert "Promised with 90 % confidence: of images like those learnt from, at least" in text
+    assert "In this folder 4 of 5 accepted images in folders of classes are right, 80.0%: less than the 0.9" in text
+    assert "1 more was accepted that lies in no folder of a class" in text
 
 
 @given(st.text(max_size=40))

@@ -19,7 +19,7 @@ from tasks.files.listing import list_source
 from tasks.score.decision import DecisionRule
 from tasks.score.predictions import FileOutcome, make_predictions_table, write_predictions
 from tasks.score.spec import ScoreSpec
-from tasks.score.truth import Truth, check_truth, describe_truth, judge_batch
+from tasks.score.truth import Truth, check_truth, describe_held_promise, describe_truth, judge_batch
 
 CLASSES = ("cat", "dog", "owl")
 RULE = DecisionRule(unknown_from=2.0, unknown_rate=0.05)
@@ -48,7 +48,8 @@ def test_only_images_in_folders_of_classes_are_judged(tmp_path: Path) -> None:
     ]
     truth = judge(tmp_path, rows)
     assert (truth.images, truth.right, truth.accuracy) == (4, 3, 0.75)
-    assert (truth.others, truth.others_unknown, truth.other_folders) == (2, 1, ("wolf",))
+    assert (truth.others, truth.others_accepted, truth.others_unknown) == (2, 1, 1)
+    assert truth.other_folders == ("wolf",)
     assert {(each.label, each.answer): each.images for each in truth.confusion} == {
         ("cat", "cat"): 1,
         ("cat", "dog"): 1,
@@ -59,7 +60,19 @@ def test_only_images_in_folders_of_classes_are_judged(tmp_path: Path) -> None:
     said = describe_truth(truth)
     assert said.startswith("truth: 3 of 4 images right, 75.0% (")
     assert "1 of 1 accept, 1 of 2 review, 1 of 1 unknown" in said
-    assert said.endswith("2 in no folder of a class are not judged, 1 of them unknown")
+    assert said.endswith("2 in no folder of a class are not judged: 1 of them accepted, 1 unknown")
+
+
+def test_a_promise_is_held_against_a_folder(tmp_path: Path) -> None:
+    rows = [answer(f"cat/{n}.png", "cat" if n else "dog") for n in range(10)]
+    truth = judge(tmp_path, [*rows, answer("wolf/5.png", "dog")])
+    assert describe_held_promise(truth, 0.9) == (
+        "9 of 10 accepted images in folders of classes are right, 90.0%: at least the 0.9 that was promised; 1 more "
+        "was accepted that lies in no folder of a class"
+    )
+    assert "90.0%: less than the 0.95 that was promised" in describe_held_promise(truth, 0.95)
+    none = judge(tmp_path, [answer("cat/1.png", "cat", 0.5)])
+    assert describe_held_promise(none, 0.9) == ""
 
 
 def test_images_that_the_model_learnt_from_are_told_and_taken_out(tmp_path: Path) -> None:
