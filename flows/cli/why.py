@@ -123,7 +123,7 @@ def show_reproduction(answer: Mapping[str, Any]) -> None:
     """Print whether a version came out again, a line for each thing that was otherwise."""
     from flows.cli.console import show_values
 
-    show_values(answer, listed=("circumstances",) if answer["circumstances"] else ())
+    show_values(answer, listed=("circumstances",))
 
 
 @command(

@@ -1,6 +1,7 @@
 """Rebuild a dataset version from its source: what it listed then and nothing else, and which files are not the same."""
 
-from collections.abc import Iterable, Iterator
+import posixpath
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -49,14 +50,16 @@ class ListedSource:
 @dataclass(frozen=True)
 class SourceDifference:
     """What differs from a version, by paths as people read them: files that are `gone`, whose bytes have `changed`,
-    and those of which something else was `decided` (an outcome, a class, a split), or other pixels were made."""
+    and those of which something else was `decided` (an outcome, a class, a split), or other pixels were made. `moved`:
+    `old path -> new path` of those that are gone where a file of their name and size lies in another folder now."""
 
     gone: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     decided: tuple[str, ...] = ()
+    moved: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.gone or self.changed or self.decided)
+        return bool(self.gone or self.changed or self.decided or self.moved)
 
 
 def limit_source(source: Source, store: Store, manifest: Manifest) -> tuple[ListedSource, SourceDifference]:
@@ -71,13 +74,35 @@ def limit_source(source: Source, store: Store, manifest: Manifest) -> tuple[List
     there = {entry.path: entry.size for entry in source.list()}
     rows = zip(paths, ledger.column("size").to_pylist(), ledger.column("outcome").to_pylist(), strict=True)
     learnt = [(path, size) for path, size, outcome in rows if outcome in DECODED]
-    gone = _name_paths(path for path, _ in learnt if path not in there)
-    changed = _name_paths(path for path, size in learnt if there.get(path, size) != size)
-    return ListedSource(source, frozenset(paths)), SourceDifference(gone=gone, changed=changed)
+    missing = {path: size for path, size in learnt if path not in there}
+    listed = frozenset(paths)
+    moved = _find_moved(missing, {path: size for path, size in there.items() if path not in listed})
+    difference = SourceDifference(
+        gone=_name_paths(path for path in missing if path not in moved),
+        changed=_name_paths(path for path, size in learnt if there.get(path, size) != size),
+        moved=tuple(f"{_name_path(old)} -> {_name_path(new)}" for old, new in sorted(moved.items())),
+    )
+    return ListedSource(source, listed), difference
+
+
+def _find_moved(missing: Mapping[str, int], new: Mapping[str, int]) -> dict[str, str]:
+    """Where files that are missing lie now: under a new path of the same name and size, each of which counts once."""
+    places: dict[tuple[str, int], list[str]] = {}
+    for path, size in sorted(new.items(), reverse=True):
+        places.setdefault((posixpath.basename(path), size), []).append(path)
+    found = {}
+    for path, size in sorted(missing.items()):
+        if candidates := places.get((posixpath.basename(path), size)):
+            found[path] = candidates.pop()
+    return found
+
+
+def _name_path(path: str) -> str:
+    return quote_path(path.encode("utf-8", "surrogateescape"))
 
 
 def _name_paths(paths: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(quote_path(path.encode("utf-8", "surrogateescape")) for path in paths))
+    return tuple(sorted(map(_name_path, paths)))
 
 
 def read_recorded(store: Store, manifest: Manifest) -> dict[bytes, str]:
@@ -131,6 +156,7 @@ def describe_difference_of_source(difference: SourceDifference, most: int = 10) 
     """A line for each kind of difference, with the first paths."""
     facts = {
         "gone": difference.gone,
+        "moved, by name and size": difference.moved,
         "other bytes than then": difference.changed,
         "another outcome, class, split or other pixels than then": difference.decided,
     }

@@ -59,6 +59,20 @@ def test_files_that_are_gone_or_have_changed_are_named(tmp_path: Path) -> None:
     assert "2 files, other bytes than then: bat/03.png, owl/02.png" in describe_difference_of_source(found)
 
 
+def test_files_that_were_put_into_another_folder_are_told_from_those_that_are_gone(tmp_path: Path) -> None:
+    source, store = write_photos(tmp_path / "photos"), open_store(str(tmp_path / "w"))
+    _, version = prepare(source, tmp_path / "w")
+    (source / "cat" / "01.png").rename(source / "owl" / "x.png")  # of another name: nobody knows
+    (source / "new").mkdir()
+    (source / "cat" / "04.png").rename(source / "new" / "04.png")
+    _, difference = limit_source(open_source(str(source)), store, version)
+    assert difference == SourceDifference(gone=("cat/01.png",), moved=("cat/04.png -> new/04.png",))
+    assert describe_difference_of_source(difference) == [
+        "1 file, gone: cat/01.png",
+        "1 file, moved, by name and size: cat/04.png -> new/04.png",
+    ]
+
+
 def test_long_lists_are_cut_with_their_number() -> None:
     (line,) = describe_difference_of_source(SourceDifference(changed=tuple(f"{n}.png" for n in range(1200))), 2)
     assert line == "1,200 files, other bytes than then: 0.png, 1.png and 1,198 more"
