@@ -20,7 +20,6 @@ from cnn.errors import SafelightError
 from cnn.evaluation.gate import describe_unjudged
 from cnn.evaluation.metrics import Evaluation
 from cnn.inference.backbone import BackboneSpec
-from cnn.inference.novelty import describe_untold_novelty
 from cnn.models.architecture import ModelSpec, count_parameters
 from cnn.models.hub import is_hub_name
 from cnn.training.plan import TrainingSize, estimate_minutes, plan_fit
@@ -271,8 +270,8 @@ def fit_stage(job: Training, trainer: TrainingProcess, run_id: str, backbone: Ba
         log_message(f"evaluate: {result.copies.describe()}")
     for groups in result.unseen_groups:
         log_message(f"evaluate: {groups.describe()}")
-    if doubt := describe_untold_novelty(job.manifest.rows("validation")):
-        log_message(f"evaluate: {doubt}: scoring will mark none unknown")
+    if doubt := result.doubt_novelty():
+        log_message(f"evaluate: {doubt}; until then, scoring marks none unknown")
     return result
 
 

@@ -14,7 +14,7 @@ Gammerman, Shafer: Algorithmic Learning in a Random World, 2005) of images that 
 
 import hashlib
 import io
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -32,6 +32,7 @@ FEWEST_AXES, MOST_AXES = 32, 128  # one for each class in between; with more, no
 ROWS = 10_000  # training images kept at most, the same number of each class: 0.7 MB with 32 axes
 OUTSIDE = 1.7  # weight of the distance from all components, in standard deviations of it
 HELD_OUT = 5_000  # held-out images whose distances are kept
+CROSSED = 3_000  # images, up to which all of them tell what is usual, by cross-validation
 FEWEST = 19  # held-out images, below which no rate of 5 % can be told
 BLOCK, PART = 256, 2_048  # images compared at once, and with how many
 DOUBT = 0.5  # power of the doubt beside the distance
@@ -99,13 +100,14 @@ class NoveltyIndex:
 
 
 def describe_untold_novelty(held_out: int) -> str:
-    """Why so many validation images cannot tell which images are strange, and what helps; empty where they can."""
+    """Why so many images that were not learnt from cannot tell which ones are strange, and what helps; empty where they
+    can."""
     if held_out >= FEWEST:
         return ""
     images = "image is" if held_out == 1 else "images are"
     return (
-        f"{held_out:,} validation {images} too few to tell which images resemble nothing that was learnt from "
-        f"({FEWEST} are needed; add images, or raise split.validation)"
+        f"{held_out:,} held-out {images} too few to tell which images resemble nothing that was learnt from ({FEWEST} "
+        "are needed): add images, raise split.validation, or train with fit.recipe = quick"
     )
 
 
@@ -116,8 +118,34 @@ def fit_novelty(
     learnt from (m, f); None without any of these."""
     if not len(held_out) or not len(features):
         return None
+    drawn = np.random.default_rng(seed).permutation(len(held_out))[:HELD_OUT]
+    index = _fit_index(features, labels, seed)
+    return replace(index, held_out=np.sort(_measure(index, held_out[drawn])))
+
+
+def cross_novelty(
+    features: NDArray[Any], labels: NDArray[np.int64], folds: NDArray[np.int64], seed: int = 0
+) -> NoveltyIndex | None:
+    """The index of images, features (n, f) with their labels (n,) and folds (n,); what is measured of an image that was
+    not learnt from is that of each of them, by an index of the other folds (Vovk: Cross-conformal predictors, 2015).
+
+    For features of a network that has learnt from none of these images; None with fewer than two folds.
+    """
+    numbers = np.unique(folds)
+    if len(numbers) < 2:
+        return None
+    measured = []
+    for number in numbers.tolist():
+        held = folds == number
+        measured.append(_measure(_fit_index(features[~held], labels[~held], seed), features[held]))
+    index = _fit_index(features, labels, seed)
+    return replace(index, held_out=np.sort(np.concatenate(measured)))
+
+
+def _fit_index(features: NDArray[Any], labels: NDArray[np.int64], seed: int) -> NoveltyIndex:
+    """The index of training images, without any held-out ones."""
     kept = choose_rows(labels, ROWS, seed)
-    units, labels = squash_to_unit(features[kept]), labels[kept]
+    units, labels = squash_to_unit(features[kept]), np.unique(labels[kept], return_inverse=True)[1]
     center, classes = units.mean(axis=0, dtype=np.float64).astype(np.float32), int(labels.max()) + 1
     centred, count = units - center, int(np.clip(classes, FEWEST_AXES, MOST_AXES))
     spread = measure_class_spread(centred, labels, find_components(centred, 2 * count))
@@ -125,8 +153,11 @@ def fit_novelty(
     landmarks = choose_rows(labels, min(LANDMARKS, max(WEIGHTS // classes, 1)), seed)
     membership = fit_membership(scale_axes(spread), labels, landmarks)
     rows = _to_float16(space.project(features[kept]))
-    drawn = np.random.default_rng(seed).permutation(len(held_out))[:HELD_OUT]
-    return NoveltyIndex(space, rows, np.sort(measure_rows(held_out[drawn], space, rows, membership)), membership)
+    return NoveltyIndex(space, rows, np.zeros(0, np.float32), membership)
+
+
+def _measure(index: NoveltyIndex, features: NDArray[Any]) -> NDArray[np.float32]:
+    return measure_rows(features, index.space, index.rows, index.membership)
 
 
 def measure_rows(

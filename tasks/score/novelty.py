@@ -39,7 +39,7 @@ def describe_unknown(rule: DecisionRule, index: NoveltyIndex | None, spec: Score
         return "no image is marked unknown: that takes the float32 network (score.precision)"
     if index is None:
         return "no image is marked unknown: this version keeps no features of its training images; train again"
-    images = f"{len(index.held_out):,} validation images"
+    images = f"{len(index.held_out):,} held-out images"
     if rule.unknown_from is None or rule.unknown_rate is None:
         return f"no image is marked unknown: {describe_untold_novelty(len(index.held_out))}"
     few = f" ({images} can tell no less)" if rule.unknown_rate > spec.novelty else ""

@@ -8,7 +8,6 @@ import numpy as np
 from cnn.dataset.manifest import Manifest
 from cnn.evaluation.binomial import bound_share
 from cnn.evaluation.metrics import ClassFigures
-from cnn.inference.novelty import describe_untold_novelty
 from cnn.text import quote_some
 from tasks.train.evidence import Cell, Evidence
 from tasks.train.spec import TrainingResult
@@ -36,7 +35,7 @@ def advise(result: TrainingResult, manifest: Manifest, evidence: Evidence) -> tu
         *_advise_on_classes(result, evidence),
         *_advise_on_pairs(result, evidence),
         *_advise_on_labels(evidence),
-        *_advise_on_strange_images(manifest),
+        *_advise_on_strange_images(result),
         *_advise_on_files(manifest),
     )
 
@@ -164,10 +163,10 @@ def _advise_on_labels(evidence: Evidence) -> Iterator[Advice]:
         yield Advice(f"{_images(found)} may lie in the wrong folder: look at the likeliest ones.", "suspects")
 
 
-def _advise_on_strange_images(manifest: Manifest) -> Iterator[Advice]:
+def _advise_on_strange_images(result: TrainingResult) -> Iterator[Advice]:
     """Whether scoring can tell images that resemble nothing that was learnt from."""
-    if doubt := describe_untold_novelty(manifest.rows("validation")):
-        yield Advice(f"{doubt}: scoring will mark none unknown.")
+    if doubt := result.doubt_novelty():
+        yield Advice(f"{doubt}. Until then, scoring marks none unknown.")
 
 
 def _advise_on_files(manifest: Manifest) -> Iterator[Advice]:

@@ -1,12 +1,16 @@
 """Fit the head of a pretrained network on the features that the workspace keeps: seconds, and no network runs."""
 
 from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cnn.dataset.calibrate_half import draw_calibrate_half
 from cnn.dataset.manifest import Manifest
 from cnn.inference.backbone import BackboneSpec
 from cnn.models.architecture import ModelSpec
-from cnn.training.heads import FeatureSet, HeadFit, HeadPlan, fit_head
+from cnn.training.heads import FeatureSet, HeadFit, HeadPlan, fit_head, join_sets
 from cnn.training.spec import FitPlan
 from infra.storage.store import Store
 from tasks.features.read import FeatureRows, read_features
@@ -15,11 +19,22 @@ from tasks.train.ties import number_ties
 
 @dataclass(frozen=True)
 class CachedHead:
-    """A head, the plan that it was fitted by, and the features of each split that has images."""
+    """A head, the plan that it was fitted by, and by split that has images their features and what each is tied to (see
+    `number_ties`)."""
 
     fit: HeadFit
     plan: HeadPlan
     splits: dict[str, FeatureRows]
+    ties: dict[str, NDArray[np.int64]]
+
+    def join_splits(self, *names: str) -> FeatureSet:
+        """The images of some splits, of those that have any, one split after the other."""
+        sets = [
+            FeatureSet(rows.features, rows.labels, self.ties[split])
+            for split, rows in self.splits.items()
+            if split in names and len(rows.keys)
+        ]
+        return reduce(join_sets, sets)
 
     def name_in(self, model: ModelSpec) -> ModelSpec:
         """The network with a head of this form."""
@@ -41,8 +56,8 @@ def fit_cached_head(store: Store, manifest: Manifest, backbone: BackboneSpec, pl
         for split in ("train", "validation", "test")
         if manifest.rows(split)
     }
-    groups = number_ties(store, manifest, {split: rows.keys for split, rows in splits.items()})
-    sets = {split: FeatureSet(rows.features, rows.labels, groups.get(split)) for split, rows in splits.items()}
+    ties = number_ties(store, manifest, {split: rows.keys for split, rows in splits.items()})
+    sets = {split: FeatureSet(rows.features, rows.labels, ties[split]) for split, rows in splits.items()}
     if plan.steps and "validation" in splits:  # the half that calibrates the network has no say in its head
         sets["validation"] = sets["validation"].take(~draw_calibrate_half(splits["validation"].keys))
     head_plan = HeadPlan(
@@ -52,4 +67,4 @@ def fit_cached_head(store: Store, manifest: Manifest, backbone: BackboneSpec, pl
         label_smoothing=plan.label_smoothing if plan.steps else 0.0,
     )
     fit = fit_head(sets["train"], sets.get("validation"), len(manifest.classes), head_plan)
-    return CachedHead(fit, head_plan, splits)
+    return CachedHead(fit, head_plan, splits, ties)

@@ -16,8 +16,19 @@ from numpy.typing import NDArray
 from cnn.blas import limit_blas
 from cnn.dataset.loader import ShardSet, iterate_batches, open_split
 from cnn.dataset.manifest import Manifest
-from cnn.inference.novelty import HELD_OUT, ROWS, add_novelty, choose_rows, fit_novelty
+from cnn.inference.novelty import (
+    CROSSED,
+    HELD_OUT,
+    ROWS,
+    NoveltyIndex,
+    add_novelty,
+    choose_rows,
+    cross_novelty,
+    fit_novelty,
+)
 from cnn.inference.scorer import load_scorer
+from cnn.training.folds import assign_folds
+from cnn.training.heads import FOLDS
 from infra.storage.store import Store
 from tasks.train.cached_head import CachedHead
 from tasks.train.spec import TrainJob
@@ -34,18 +45,38 @@ class SplitFeatures:
     labels: NDArray[np.int64]
 
 
-def keep_novelty(job: TrainJob, manifest: Manifest, store: Store, head: CachedHead | None) -> None:
-    """Add the features of training images, and the distances of validation images from them, to the run's bundle. A
-    dataset without validation images gets none: nothing would say which distance is usual."""
-    if not manifest.rows("validation"):
-        return
-    is_frozen = head is not None and not job.plan.steps
-    read = _read_cached(head) if head is not None and is_frozen else _run_network(job, manifest, store)
-    train, held_out = read("train", ROWS), read("validation", HELD_OUT)
+def keep_novelty(job: TrainJob, manifest: Manifest, store: Store, head: CachedHead | None) -> int:
+    """Add the features of training images, and the distances from them of images that were not learnt from, to the
+    run's bundle; how many of the latter there are. Without any, nothing is added: nothing would say which distance is
+    usual.
+
+    A network that was trained has seen all but the validation images. One that stayed as it was has seen none, and a
+    cross-validation lets each image tell: 14 validation images tell nothing, the 96 of the whole folder a rate of 1 %.
+    """
     with limit_blas():
-        index = fit_novelty(train.features, train.labels, held_out.features, job.plan.seed)
-    if index is not None:
-        add_novelty(Path(job.folder, "bundle"), index)
+        if head is None or job.plan.steps:
+            index = _fit_on(_run_network(job, manifest, store), job.plan.seed) if manifest.rows("validation") else None
+        else:
+            index = _cross(head, job.plan.seed)
+    if index is None:
+        return 0
+    add_novelty(Path(job.folder, "bundle"), index)
+    return len(index.held_out)
+
+
+def _fit_on(read: Callable[[str, int], SplitFeatures], seed: int) -> NoveltyIndex | None:
+    """Training images, held against the validation images."""
+    train, held_out = read("train", ROWS), read("validation", HELD_OUT)
+    return fit_novelty(train.features, train.labels, held_out.features, seed)
+
+
+def _cross(head: CachedHead, seed: int) -> NoveltyIndex | None:
+    """Training and validation images, each held against the others; of many images, the first against the last."""
+    images = head.join_splits("train", "validation")
+    if len(images) > CROSSED:
+        return _fit_on(_read_cached(head), seed) if "validation" in head.splits else None
+    folds = assign_folds(images.labels, FOLDS, seed, images.groups)
+    return cross_novelty(images.features[:, 0], images.labels, folds, seed)
 
 
 def _read_cached(head: CachedHead) -> Callable[[str, int], SplitFeatures]:

@@ -10,6 +10,7 @@ from cnn.evaluation.metrics import Evaluation
 from cnn.evaluation.validity import CopyFigures, Shortcut, UnseenGroups
 from cnn.inference.backbone import BackboneSpec
 from cnn.inference.bundle import BundleInfo
+from cnn.inference.novelty import describe_untold_novelty
 from cnn.inference.scorer import Precision
 from cnn.models.architecture import ModelSpec
 from cnn.spec import Spec
@@ -41,7 +42,8 @@ class TrainingResult(Spec):
     the file `answers` holds the answers to its images. `history` has the figures of each evaluation, `averaged`
     the steps after which the weights were kept whose average the model has: one where none was taken. `shortcuts` says
     what clues beside the images' contents foretell, `unseen_groups` how right a head is at groups never seen, `copies`
-    how right the model is without test images that have a copy among those learnt from."""
+    how right the model is without test images that have a copy among those learnt from. `usual_images`: how many images
+    that were not learnt from tell which novelty is usual; None in results of an earlier release."""
 
     bundle: str
     figures: str
@@ -60,12 +62,17 @@ class TrainingResult(Spec):
     shortcuts: tuple[Shortcut, ...] = ()
     unseen_groups: tuple[UnseenGroups, ...] = ()
     copies: CopyFigures | None = None
+    usual_images: int | None = None
 
     def summary(self) -> dict[str, float]:
         """The figures that are logged and compared, flat."""
         own = self.copies
         honest = {} if own is None or own.honest is None else {"accuracy_without_copies": own.honest}
         return {**self.evaluation.summary(), **honest}
+
+    def doubt_novelty(self) -> str:
+        """Why the version cannot tell which images are strange; empty where it can."""
+        return "" if self.usual_images is None else describe_untold_novelty(self.usual_images)
 
 
 class TrialResult(Spec):

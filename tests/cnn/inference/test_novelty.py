@@ -14,11 +14,13 @@ from cnn.inference.novelty import (
     FEWEST,
     NoveltyIndex,
     choose_rows,
+    cross_novelty,
     decode_novelty,
     encode_novelty,
     find_distances,
     fit_novelty,
 )
+from cnn.training.folds import assign_folds
 
 WIDTH, CLASSES = 96, 5
 Labelled = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -60,6 +62,36 @@ def test_a_class_left_out_and_noise_are_found_at_five_percent(index: NoveltyInde
     noise = np.abs(np.random.default_rng(5).normal(size=(300, WIDTH)))
     for strange in (left_out, noise):
         assert (index.measure(strange) > threshold.novelty).mean() >= 0.9
+
+
+@pytest.mark.parametrize("images", [40, 150])
+def test_crossed_images_are_strange_as_seldom_as_stated_and_noise_is_found(images: int) -> None:
+    """Forty images are too few for a validation split that tells a rate of 5 %: all of them together can. What they
+    find is another matter: a space for five classes takes more."""
+    from scipy.stats import binom
+
+    features, labels = draw(images, 11)
+    index = cross_novelty(features, labels, assign_folds(labels, 5, 0))
+    assert index is not None
+    assert (len(index.rows), len(index.held_out)) == (images, images)
+    threshold = index.find_threshold(0.05)
+    assert threshold is not None
+    assert threshold.rate == 0.05
+    strange = int((index.measure(draw(1_000, 12)[0]) > threshold.novelty).sum())
+    assert strange <= binom.ppf(0.999, 1_000, 0.05 + 3 * (0.05 * 0.95 / images) ** 0.5)
+    noise = np.abs(np.random.default_rng(5).normal(size=(300, WIDTH)))
+    assert images < 100 or (index.measure(noise) > threshold.novelty).mean() >= 0.9
+
+
+@given(st.integers(2, 12), st.integers(2, 5), st.integers(0, 99))
+def test_however_few_images_are_crossed_each_is_measured(images: int, folds: int, seed: int) -> None:
+    features, labels = draw(images, seed)
+    index = cross_novelty(features, labels, np.arange(images) % folds)
+    assert index is not None
+    assert len(index.held_out) == images
+    assert np.isfinite(index.held_out).all()
+    assert (np.diff(index.held_out) >= 0).all()
+    assert cross_novelty(features, labels, np.zeros(images, np.int64)) is None
 
 
 def test_a_usual_image_has_novelty_one(index: NoveltyIndex) -> None:

@@ -79,14 +79,14 @@ def test_every_image_gets_the_novelty_of_its_own_features(images: int, monkeypat
 def test_why_no_image_is_marked_is_said() -> None:
     many, few = make_index(40), make_index(18)
     spec = ScoreSpec(novelty=0.05)
-    assert "18 validation images are too few to tell" in describe_unknown(DecisionRule(), few, spec)
+    assert "18 held-out images are too few to tell" in describe_unknown(DecisionRule(), few, spec)
     assert "train again" in describe_unknown(DecisionRule(), None, spec)
     assert "float32" in describe_unknown(DecisionRule(), many, ScoreSpec(precision="int8"))
     assert describe_unknown(DecisionRule(), many, ScoreSpec(novelty=0.0)) == ""
     said = describe_unknown(RULE, many, spec)
     assert "marked unknown, above novelty 1.50; by mistake at most 5 % of others" in said
     low = describe_unknown(RULE.model_copy(update={"unknown_rate": 1 / 41}), many, ScoreSpec(novelty=0.01))
-    assert low.endswith("at most 2.4 % of others (40 validation images can tell no less)")
+    assert low.endswith("at most 2.4 % of others (40 held-out images can tell no less)")
 
 
 def test_a_version_without_features_scores_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

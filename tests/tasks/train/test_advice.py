@@ -1,5 +1,6 @@
 """What could be done next follows from figures, and says nothing where they give no reason."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tasks.train.evidence import ClassCounts, Evidence, gather_evidence
 from tasks.train.report import JudgedVersion
 
 FLAT = tuple({"accuracy": 0.95, "val_accuracy": 0.94} for _ in HISTORY)
-MANY = {"train": 2, "validation": 10, "test": 20}
+MANY = {"train": 2, "validation": 1, "test": 20}
 
 
 def advise_on(judged: JudgedVersion, folder: Path, train: dict[str, int] | None = None, **changes: Any) -> list[str]:
@@ -75,12 +76,15 @@ def test_classes_that_are_judged_on_very_few_images_are_named(tmp_path: Path) ->
     )
 
 
-def test_too_few_validation_images_to_tell_what_is_strange_are_told(tmp_path: Path) -> None:
-    judged = make_judged_version(tmp_path, per_class=MANY | {"validation": 6}, history=FLAT)
-    assert advise_on(judged, tmp_path) == [
-        "18 validation images are too few to tell which images resemble nothing that was learnt from (19 are needed; "
-        "add images, or raise split.validation): scoring will mark none unknown."
+def test_too_few_images_to_tell_what_is_strange_are_told(tmp_path: Path) -> None:
+    judged = make_judged_version(tmp_path, per_class=MANY, history=FLAT)
+    few = replace(judged, result=judged.result.model_copy(update={"usual_images": 18}))
+    assert advise_on(few, tmp_path) == [
+        "18 held-out images are too few to tell which images resemble nothing that was learnt from (19 are needed): "
+        "add images, raise split.validation, or train with fit.recipe = quick. Until then, scoring marks none unknown."
     ]
+    enough = replace(judged, result=judged.result.model_copy(update={"usual_images": 19}))
+    assert advise_on(enough, tmp_path) == []
 
 
 def test_few_test_images_are_told_with_how_many_would_do(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def judged(tmp_path: Path) -> Judged:
     train, test = (open_split(manifest, split, tmp_path / "work") for split in ("train", "test"))
     rows, plan = read_rows(train), HeadPlan()
     fit = fit_head(FeatureSet(rows.features, rows.labels), None, 3, plan)
-    return Judged(test, CachedHead(fit, plan, {"train": rows, "test": read_rows(test)}))
+    return Judged(test, CachedHead(fit, plan, {"train": rows, "test": read_rows(test)}, {}))
 
 
 def answer(judged: Judged, monkeypatch: pytest.MonkeyPatch, shift: float = 0.0, mirror: bool = True) -> Any:

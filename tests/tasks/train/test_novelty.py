@@ -1,5 +1,7 @@
 """A version keeps what its training images look like to it, by which scoring finds the strange ones."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,13 +13,16 @@ from tiny_jobs import make_plan
 
 import tasks.train.novelty
 from cnn.inference.bundle import NOVELTY, read_bundle, write_info
-from cnn.inference.novelty import read_novelty
+from cnn.inference.novelty import NoveltyIndex, cross_novelty, read_novelty
 from cnn.models.architecture import ModelSpec
+from cnn.training.heads import HeadPlan
 from infra.registry.bundles import upload_bundle
 from infra.storage.store import open_store
+from tasks.features.read import FeatureRows
 from tasks.score.decision import DecisionRule
 from tasks.score.novelty import add_unknown
 from tasks.score.spec import ModelRef, ScoreSpec
+from tasks.train.cached_head import CachedHead
 from tasks.train.novelty import SplitFeatures, keep_novelty
 from tasks.train.spec import TrainingResult, TrainJob
 from tasks.train.train import train_dataset
@@ -63,18 +68,68 @@ def test_without_validation_images_nothing_is_kept(tmp_path: Path) -> None:
     assert NOVELTY not in train(tmp_path, 0).info.files
 
 
-@pytest.mark.parametrize("steps", [0, 36])
-def test_cached_features_serve_where_the_network_is_still_the_one_that_made_them(
-    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@dataclass(frozen=True)
+class Kept:
+    """The index that is added to a bundle, for a head on random features of 30 training and 10 validation images."""
+
+    head: CachedHead
+    network: SplitFeatures
+    job: Any
+    found: list[NoveltyIndex]
+
+    def keep(self, validation: int = 10) -> int:
+        manifest: Any = SimpleNamespace(rows=lambda split: validation if split == "validation" else 30)
+        return keep_novelty(self.job, manifest, None, self.head)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Kept]:
+    def make(steps: int) -> Kept:
+        rng, found = np.random.default_rng(0), list[NoveltyIndex]()
+
+        def draw(images: int) -> FeatureRows:
+            features = rng.normal(size=(images, 2, 6)).astype(np.float16)
+            return FeatureRows([str(n) for n in range(images)], np.arange(images) % 3, features)
+
+        splits = {"train": draw(30), "validation": draw(10), "test": draw(10)}
+        ties = {
+            split: np.arange(len(rows.keys)) // 2 + 100 * place for place, (split, rows) in enumerate(splits.items())
+        }
+        network = SplitFeatures(rng.normal(size=(30, 6)), np.arange(30) % 3)
+        monkeypatch.setattr(tasks.train.novelty, "add_novelty", lambda folder, index: found.append(index))
+        monkeypatch.setattr(tasks.train.novelty, "_run_network", lambda *_: lambda split, most: network)
+        job = SimpleNamespace(plan=SimpleNamespace(steps=steps, seed=0), folder=str(tmp_path))
+        fit: Any = None
+        return Kept(CachedHead(fit, HeadPlan(), splits, ties), network, job, found)
+
+    return make
+
+
+def test_of_a_network_that_was_trained_the_validation_images_alone_tell_what_is_usual(
+    kept: Callable[[int], Kept],
 ) -> None:
-    rng, kept = np.random.default_rng(0), list[Any]()
-    rows = SimpleNamespace(features=rng.normal(size=(30, 2, 6)).astype(np.float16), labels=np.arange(30) % 3)
-    network = SplitFeatures(rng.normal(size=(30, 6)), np.arange(30) % 3)
-    monkeypatch.setattr(tasks.train.novelty, "add_novelty", lambda folder, index: kept.append(index))
-    monkeypatch.setattr(tasks.train.novelty, "_run_network", lambda *_: lambda split, most: network)
-    plan = SimpleNamespace(steps=steps, seed=0)
-    job, manifest = SimpleNamespace(plan=plan, folder=str(tmp_path)), SimpleNamespace(rows=lambda split: 30)
-    keep_novelty(job, manifest, None, SimpleNamespace(splits={"train": rows, "validation": rows}))  # type: ignore[arg-type]
-    [index] = kept
-    own = network.features if steps else rows.features[:, 0]
-    assert index.measure(own).max() < 0.05 * index.measure(own[::-1] + 3).min()
+    one = kept(36)
+    assert one.keep() == 30
+    [index] = one.found
+    assert index.measure(one.network.features).max() < 0.05 * index.measure(one.network.features[::-1] + 3).min()
+    assert kept(36).keep(validation=0) == 0
+
+
+def test_of_a_network_that_stayed_as_it_was_all_images_tell_it_and_none_is_held_against_what_it_is_tied_to(
+    kept: Callable[[int], Kept], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, asked = kept(0), list[Any]()
+
+    def note(*given: Any) -> NoveltyIndex | None:
+        asked.append(given)
+        return cross_novelty(*given)
+
+    monkeypatch.setattr(tasks.train.novelty, "cross_novelty", note)
+    assert one.keep() == 40  # training and validation images, no test image
+    [index] = one.found
+    own = one.head.splits["validation"].features[:, 0]
+    assert index.measure(own).max() < 0.05 * index.measure(own[::-1] + 3).min()  # it is compared with them, too
+    [(_, _, folds, _)] = asked
+    assert (folds[0::2] == folds[1::2]).all()
+    monkeypatch.setattr(tasks.train.novelty, "CROSSED", 39)
+    assert one.keep() == 10  # of many images, the validation images do

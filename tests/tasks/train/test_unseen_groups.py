@@ -31,7 +31,7 @@ def make_head() -> CachedHead:
         name: FeatureRows([f"k{row}" for row in range(IMAGES)][part], labels[part], features[part])
         for name, part in parts.items()
     }
-    return CachedHead(fit, plan, splits)
+    return CachedHead(fit, plan, splits, {})
 
 
 @pytest.fixture
