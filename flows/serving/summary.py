@@ -32,7 +32,8 @@ def describe_scoring(answer: Mapping[str, Any]) -> str:
     """How many images were scored now, how many of all of them a person is to look at, and where the report lies."""
     decisions, quarantined = answer["decisions"], answer["outcomes"].get("quarantined", 0)
     others = {"unknown": decisions.get("unknown", 0), "quarantined": quarantined}
-    parts = [f"{answer['scored']:,} new", f"{decisions.get('review', 0):,} to review"]
+    images = answer["outcomes"].get("ok", 0)
+    parts = [f"{answer['scored']:,} new", f"{decisions.get('review', 0):,} of {images:,} to review"]
     parts += [f"{count:,} {name}" for name, count in others.items() if count]
     return ", ".join([*parts, f"report {answer['report']}"])
 

@@ -123,10 +123,9 @@ def describe_promise(record: BatchRecord) -> str:
     if promise is None or record.rule.shortfall:
         return record.rule.shortfall
     each = ", in each class" if record.spec.promise_by == "class" else ""
-    share = show_percent(promise)
-    line = f"Promised with 90 % confidence: of images like those learnt from, at least {share} of what is accepted is"
+    line = f"Promised with 90 % confidence: of images like those learnt from, at least {100 * promise:.4g} % of what is"
     held = describe_held_promise(record.truth, promise) if record.truth is not None else ""
-    return f"{line} right{each}.{f' In this folder {held}.' if held else ''}"
+    return f"{line} accepted is right{each}.{f' In this folder {held}.' if held else ''}"
 
 
 def render_example(example: Example, read: Callable[[str], bytes], image: ImageSpec) -> RenderedExample:

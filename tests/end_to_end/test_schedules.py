@@ -244,7 +244,7 @@ def check_lines(told: str, place: Place) -> None:
         rf"next (retrain|score) {NAME} \d\d:\d\d(:\d\d)?, next (retrain|score) {NAME} \d\d:\d\d(:\d\d)?",
         rf"retrain {NAME}: nothing has changed since version 1 \(champion\)",
         rf"score {NAME}: list: 4 files, 1 to score",
-        rf"score {NAME}: 3 new, \d to review, report {re.escape(str(report))}",
+        rf"score {NAME}: 3 new, \d of \d to review, report {re.escape(str(report))}",
     ):
         assert re.search(rf"^\d\d:\d\d {line}$", told, re.MULTILINE), f"{line}\n{told}"
 

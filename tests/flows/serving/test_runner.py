@@ -195,9 +195,9 @@ def test_a_training_is_one_line() -> None:
 def test_a_scoring_is_one_line() -> None:
     answer = {"scored": 20, "outcomes": {"ok": 1020, "quarantined": 2}, "report": "/work/report.html"}
     told = describe_answer("score", answer | {"decisions": {"accept": 1017, "review": 3}})
-    assert told == "20 new, 3 to review, 2 quarantined, report /work/report.html"
+    assert told == "20 new, 3 of 1,020 to review, 2 quarantined, report /work/report.html"
     told = describe_answer("score", answer | {"decisions": {"accept": 1016, "review": 3, "unknown": 1}})
-    assert told == "20 new, 3 to review, 1 unknown, 2 quarantined, report /work/report.html"
+    assert told == "20 new, 3 of 1,020 to review, 1 unknown, 2 quarantined, report /work/report.html"
 
 
 def test_a_fault_is_one_line(tmp_path: Path) -> None:

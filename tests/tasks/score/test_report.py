@@ -165,7 +165,7 @@ def test_a_promise_is_for_images_like_those_learnt_from_and_held_against_the_fol
     text = Page(make_report(record, summary, "/out/predictions.parquet", ImageSpec(), lambda _: TINY)).text
     promised = "of images like those learnt from at least 90.0\u202f% are right"
     assert f"at a confidence of 0.85 or more (promised: {promised})" in text
-    assert "Promised with 90 % confidence: of images like those learnt from, at least" in text
+    assert "Promised with 90 % confidence: of images like those learnt from, at least 90 % of what is accepted" in text
     assert "In this folder 4 of 5 accepted images in folders of classes are right, 80.0%: less than the 0.9" in text
     assert "1 more was accepted that lies in no folder of a class" in text
 
