@@ -46,9 +46,9 @@ from tasks.score.predictions import NO_RULE, write_csv
 from tasks.score.promise import add_promise
 from tasks.score.publish import publish_batch
 from tasks.score.results import ResultsRecord, refresh_results
-from tasks.score.spec import ModelRef, ScoreJob
+from tasks.score.spec import ModelRef, ScoreJob, ScoreSpec
 from tasks.score.summary import describe_quarantined
-from tasks.score.truth import check_truth, describe_held_promise, describe_truth
+from tasks.score.truth import Truth, check_truth, describe_held_promise, describe_truth
 
 
 @flow(name="score", flow_run_name=name_run_by("score", "name"), persist_result=False)
@@ -100,13 +100,13 @@ def score_folder(source: str, name: str, workspace: str, config: Config, csv: bo
 @dataclass(frozen=True)
 class FetchedChampion:
     """The champion, whose bundle lies, verified, where the workers find it; how it sees images, and what it answered to
-    those that calibrated it (None: an earlier release did not keep that). `promise`: what its answers were to keep
-    where it was trained."""
+    those that calibrated it (None: an earlier release did not keep that). `promise`: the settings
+    that said in its training what its accepted answers keep."""
 
     model: ModelRef
     image: ImageSpec
     calibration: CalibrationAnswers | None
-    promise: float | None
+    promise: tuple[str, ...]
 
 
 def fetch_champion(store: Store, workspace: str, name: str) -> FetchedChampion:
@@ -135,9 +135,9 @@ def choose_rule(store: Store, champion: FetchedChampion, config: Config) -> Deci
     rule = add_promise(DecisionRule(), champion.calibration, config.score, champion.model.classes)
     if rule.shortfall:
         log_message(f"champion: {rule.shortfall}")
-    if champion.promise is not None and config.score.promise is None:
-        asked = f"score.promise={champion.promise:g}"
-        log_message(f"champion: it was trained with {asked}, and nothing is promised here: add --set {asked}")
+    if champion.promise and config.score.promise is None and config.score.precision == "float32":
+        asked = " ".join(f"--set {each}" for each in champion.promise)
+        log_message(f"champion: it was trained with {asked}, and nothing is promised here: add {asked}")
     rule, line = add_unknown(rule, store, champion.model, config.score)
     if line:
         log_message(f"champion: {line}")
@@ -226,8 +226,13 @@ def log_additions(store: Store, record: BatchRecord) -> None:
         log_message(f"features: {store.uri_of(record.features.path)}")
     if record.truth is not None:
         log_message(describe_truth(record.truth))
-        if record.spec.promise is not None and (held := describe_held_promise(record.truth, record.spec.promise)):
-            log_message(f"truth: {held}")
+        log_held_promise(record.truth, record.spec)
+
+
+def log_held_promise(truth: Truth, spec: ScoreSpec) -> None:
+    """Log what became of a promise, where one was made."""
+    if spec.promise is not None and (held := describe_held_promise(truth, spec.promise, spec.promise_by == "class")):
+        log_message(f"truth: {held}")
 
 
 def log_quarantined(store: Store, record: BatchRecord, max_pixels: int) -> None:

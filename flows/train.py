@@ -43,9 +43,20 @@ from infra.registry.mlflow_client import AbsentError
 from infra.registry.registry import REPORT, Registry
 from infra.registry.run_records import LoggedDataset
 from infra.registry.tracking import check_model_name
-from infra.registry.versions import IMAGES, JUDGED_ON, PROMISE, RECORD, UNJUDGED, UNSEEN, VersionInfo, clean_tag
+from infra.registry.versions import (
+    IMAGES,
+    JUDGED_ON,
+    PROMISE,
+    PROMISE_BY,
+    RECORD,
+    UNJUDGED,
+    UNSEEN,
+    VersionInfo,
+    clean_tag,
+)
 from infra.storage.store import Store, open_store
 from tasks.dataset.version import read_manifest
+from tasks.score.spec import ScoreSpec
 from tasks.train.checkpoints import remove_checkpoints
 from tasks.train.facts import read_dataset_facts
 from tasks.train.process import TrainingProcess
@@ -305,17 +316,21 @@ def register_stage(
 ) -> VersionInfo:
     """Log the figures and make the version, with the tags of what was `kept` of it before."""
     job.registry.log_figures(run_id, Path(result.figures))
-    promise = job.config.score.promise
     tags = {
         JUDGED_ON: describe_split(result.judged_on, job.manifest.dataset),
         UNJUDGED: json.dumps(result.evaluation.unjudged, ensure_ascii=False),
         **{f"{UNSEEN}{clean_tag(each.kind)}": each.to_json() for each in result.unseen_groups},
-        **({} if promise is None else {PROMISE: f"{promise:g}"}),
+        **name_promise(job.config.score),
         **(kept or {}),
     }
     version = job.registry.register_version(job.name, run_id, Path(result.bundle), result.summary(), tags)
     log_message(f"register: {job.name} version {version.version}")
     return version
+
+
+def name_promise(spec: ScoreSpec) -> dict[str, str]:
+    """The tags that say to what a version's accepted answers are held; none where nothing is promised."""
+    return {} if spec.promise is None else {PROMISE: repr(spec.promise), PROMISE_BY: spec.promise_by}
 
 
 def make_promotion_job(job: Training) -> PromotionJob:

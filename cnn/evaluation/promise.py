@@ -105,14 +105,16 @@ def _describe_one(found: PromisedThreshold, promise: float) -> str:
             f"{start}of the {found.accepted:,} calibration images that the model is surest of it is right on "
             f"{share:.3f}; a lower score.promise or a better model helps, more images do not"
         )
-    return f"{start}{found.images:,} images calibrated the model, and at least {found.missing:,} more are needed"
+    are = "is" if found.missing == 1 else "are"
+    return f"{start}{found.images:,} images calibrated the model, and at least {found.missing:,} more {are} needed"
 
 
 def describe_need(missing: int | None) -> str:
     """What it takes to keep a promise that cannot be kept: so many images, or what helps instead of them."""
     if missing is None:
         return "more images do not help, a better model does"
-    return f"at least {missing:,} more calibration images are needed"
+    images = "image is" if missing == 1 else "images are"
+    return f"at least {missing:,} more calibration {images} needed"
 
 
 @lru_cache(maxsize=256)

@@ -8,8 +8,9 @@ every direction, as in a linear discriminant analysis, and one number more for h
 from the known ones, the last tells what resembles none of them. An image of an unknown class that resembles two known
 ones lies near to both and is the middle of neither: so the distance is multiplied by the root of the doubt that it
 belongs to one (see `cnn.inference.membership`; the product is our own, docs/measured.md says what it gains). The
-threshold is a split conformal quantile (Vovk,
-Gammerman, Shafer: Algorithmic Learning in a Random World, 2005) of images that the network has not learnt from.
+threshold is a split conformal quantile (Vovk, Gammerman, Shafer: Algorithmic Learning in a Random World, 2005) of
+images that the network has not learnt from, or a cross-conformal one, whose rate holds on average, and in theory at
+worst twice (Vovk: Cross-conformal predictors, 2015).
 """
 
 import hashlib
@@ -32,7 +33,6 @@ FEWEST_AXES, MOST_AXES = 32, 128  # one for each class in between; with more, no
 ROWS = 10_000  # training images kept at most, the same number of each class: 0.7 MB with 32 axes
 OUTSIDE = 1.7  # weight of the distance from all components, in standard deviations of it
 HELD_OUT = 5_000  # held-out images whose distances are kept
-CROSSED = 3_000  # images, up to which all of them tell what is usual, by cross-validation
 FEWEST = 19  # held-out images, below which no rate of 5 % can be told
 BLOCK, PART = 256, 2_048  # images compared at once, and with how many
 DOUBT = 0.5  # power of the doubt beside the distance
@@ -100,15 +100,12 @@ class NoveltyIndex:
 
 
 def describe_untold_novelty(held_out: int) -> str:
-    """Why so many images that were not learnt from cannot tell which ones are strange, and what helps; empty where they
-    can."""
+    """Why so many images that were not learnt from cannot tell which ones are strange; empty where they can."""
     if held_out >= FEWEST:
         return ""
-    images = "image is" if held_out == 1 else "images are"
-    return (
-        f"{held_out:,} held-out {images} too few to tell which images resemble nothing that was learnt from ({FEWEST} "
-        "are needed): add images, raise split.validation, or train with fit.recipe = quick"
-    )
+    few = "no held-out images are there" if not held_out else f"{held_out:,} held-out images are too few"
+    few = "1 held-out image is too few" if held_out == 1 else few
+    return f"{few} to tell which images resemble nothing that was learnt from ({FEWEST} are needed)"
 
 
 def fit_novelty(
@@ -129,27 +126,32 @@ def cross_novelty(
     """The index of images, features (n, f) with their labels (n,) and folds (n,); what is measured of an image that was
     not learnt from is that of each of them, by an index of the other folds (Vovk: Cross-conformal predictors, 2015).
 
-    For features of a network that has learnt from none of these images; None with fewer than two folds.
+    For features of a network that has learnt from none of these images. An image whose class is in no other fold is
+    not measured: there it is none of a known class. None where that leaves no image.
     """
-    numbers = np.unique(folds)
-    if len(numbers) < 2:
-        return None
-    measured = []
-    for number in numbers.tolist():
-        held = folds == number
-        measured.append(_measure(_fit_index(features[~held], labels[~held], seed), features[held]))
-    index = _fit_index(features, labels, seed)
-    return replace(index, held_out=np.sort(np.concatenate(measured)))
+    index, measured = _fit_index(features, labels, seed), [np.zeros(0, np.float32)]
+    for number in np.unique(folds).tolist():
+        others = folds != number
+        held = ~others & np.isin(labels, labels[others])
+        if held.any():
+            # What lies outside of all axes weighs as in the index of all: of few images the axes leave nothing outside.
+            fold = _fit_index(features[others], labels[others], seed, index.space.outside)
+            measured.append(_measure(fold, features[held]))
+    held_out = np.sort(np.concatenate(measured))
+    return replace(index, held_out=held_out) if len(held_out) else None
 
 
-def _fit_index(features: NDArray[Any], labels: NDArray[np.int64], seed: int) -> NoveltyIndex:
-    """The index of training images, without any held-out ones."""
+def _fit_index(
+    features: NDArray[Any], labels: NDArray[np.int64], seed: int, outside: NDArray[np.float32] | None = None
+) -> NoveltyIndex:
+    """The index of training images, without any held-out ones; `outside` is a weight that is known already."""
     kept = choose_rows(labels, ROWS, seed)
     units, labels = squash_to_unit(features[kept]), np.unique(labels[kept], return_inverse=True)[1]
     center, classes = units.mean(axis=0, dtype=np.float64).astype(np.float32), int(labels.max()) + 1
     centred, count = units - center, int(np.clip(classes, FEWEST_AXES, MOST_AXES))
     spread = measure_class_spread(centred, labels, find_components(centred, 2 * count))
     space = _find_space(center, centred, scale_axes(spread.take_last(count)))
+    space = space if outside is None else replace(space, outside=outside)
     landmarks = choose_rows(labels, min(LANDMARKS, max(WEIGHTS // classes, 1)), seed)
     membership = fit_membership(scale_axes(spread), labels, landmarks)
     rows = _to_float16(space.project(features[kept]))

@@ -73,4 +73,4 @@ def _is_hang_up(cause: BaseException) -> bool:
 def _list_causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__ or getattr(error, "real_error", None)  # the last one is Tornado's
+        error = getattr(error, "real_error", None) or error.__cause__ or error.__context__  # the first one is Tornado's

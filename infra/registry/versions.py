@@ -26,7 +26,8 @@ UNSEEN = "safelight.unseen_"
 # The best version that the test images have judged up to this one, behind it those that could not be judged then; how
 # many they have judged, and the settings that drew them.
 BEST, LOOKS, SPLIT_DRAWN = "gate.best", "gate.looks", "gate.split"
-PROMISE = "safelight.promise"  # score.promise of its training, where it was set
+# score.promise and score.promise_by of its training, where a promise was set.
+PROMISE, PROMISE_BY = "safelight.promise", "safelight.promise_by"
 HELD_OUT = "safelight.held_out"  # names of the test sets that it has not learnt from, as JSON, see `split.refresh`
 RECORD = "safelight.record"  # sha256 of the record of its training
 # When `safelight gc` began to remove a version's files (ISO 8601, UTC), and, once it has come to its end, their bytes.
@@ -38,8 +39,8 @@ class VersionInfo:
     """A registered version. `bundle` is the sha256 of its bundle.json, `location` the address of its artifacts.
 
     `metrics` were measured on `judged_on` (as `test split of birds-1`, "" where nobody knows), where there were no
-    images of the classes `unjudged`; `images` is the size of its dataset, `promise` what its accepted answers were held
-    to (`score.promise`), None where nothing was promised.
+    images of the classes `unjudged`; `images` is the size of its dataset, `promise` the settings by which its accepted
+    answers were held to a promise, as `score.promise=0.98`; () where nothing was promised.
     """
 
     name: str
@@ -50,7 +51,7 @@ class VersionInfo:
     judged_on: str
     unjudged: tuple[str, ...]
     images: int | None
-    promise: float | None
+    promise: tuple[str, ...]
     verdict: str | None
     reasons: tuple[str, ...]
     dataset: str
@@ -348,7 +349,7 @@ def read_version(entry: Any, aliases: Mapping[str, Any]) -> VersionInfo:
         judged_on=tags.get(JUDGED_ON, f"{split} split of {dataset}" if split and dataset else ""),
         unjudged=_read_texts(tags.get(UNJUDGED, "[]")) or (),
         images=int(images) if images.isascii() and images.isdigit() else None,
-        promise=_read_number(tags.get(PROMISE, "")),
+        promise=_read_promise(tags),
         verdict=tags.get("gate.verdict"),
         reasons=_read_reasons(tags.get("gate.reasons", "[]")),
         dataset=dataset,
@@ -357,6 +358,13 @@ def read_version(entry: Any, aliases: Mapping[str, Any]) -> VersionInfo:
         location=str(entry.source),
         tags=tags,
     )
+
+
+def _read_promise(tags: Mapping[str, str]) -> tuple[str, ...]:
+    share = _read_number(tags.get(PROMISE, ""))
+    if share is None:
+        return ()
+    return (f"score.promise={share!r}", *(["score.promise_by=class"] if tags.get(PROMISE_BY) == "class" else []))
 
 
 def _read_number(text: str) -> float | None:

@@ -156,7 +156,7 @@ def describe_difference_of_source(difference: SourceDifference, most: int = 10) 
     """A line for each kind of difference, with the first paths."""
     facts = {
         "gone": difference.gone,
-        "moved, by name and size": difference.moved,
+        "perhaps moved, by name and size": difference.moved,
         "other bytes than then": difference.changed,
         "another outcome, class, split or other pixels than then": difference.decided,
     }

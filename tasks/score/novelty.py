@@ -41,7 +41,8 @@ def describe_unknown(rule: DecisionRule, index: NoveltyIndex | None, spec: Score
         return "no image is marked unknown: this version keeps no features of its training images; train again"
     images = f"{len(index.held_out):,} held-out images"
     if rule.unknown_from is None or rule.unknown_rate is None:
-        return f"no image is marked unknown: {describe_untold_novelty(len(index.held_out))}"
+        doubt = describe_untold_novelty(len(index.held_out))
+        return f"no image is marked unknown: {doubt}; train on more images, or raise split.validation"
     few = f" ({images} can tell no less)" if rule.unknown_rate > spec.novelty else ""
     return (
         f"images that resemble none of those learnt from are marked unknown, above novelty {rule.unknown_from:.2f}; by "

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cnn.errors import BadImage, SafelightError
+from cnn.evaluation.confidence import NEVER
 from cnn.formats.reasons import REASONS
 from cnn.images.spec import ImageSpec
 from tasks.files.paths import show_labels
@@ -110,22 +111,29 @@ def describe_acceptance(record: BatchRecord) -> str:
         return f"at a confidence of {record.spec.accept:g} or more"
     if all(each > 1.0 for each in thresholds):
         return f"for want of a proof that {show_percent(promise)} of them would be right"
-    promised = f"promised: of images like those learnt from at least {show_percent(promise)} are right"
+    share = show_percent(promise)
+    promised = f"promised: at least {share} of those accepted are right, where images are like those learnt from"
     if len(thresholds) == 1:
         return f"at a confidence of {thresholds.pop():.4g} or more ({promised})"
     return f"at the confidence that its class needs ({promised}, in each class)"
 
 
 def describe_promise(record: BatchRecord) -> str:
-    """What is promised of the accepted images, or why nothing is, and what became of it where that is known; empty
-    where nothing was asked for."""
-    promise = record.spec.promise
-    if promise is None or record.rule.shortfall:
-        return record.rule.shortfall
-    each = ", in each class" if record.spec.promise_by == "class" else ""
-    line = f"Promised with 90 % confidence: of images like those learnt from, at least {100 * promise:.4g} % of what is"
-    held = describe_held_promise(record.truth, promise) if record.truth is not None else ""
-    return f"{line} accepted is right{each}.{f' In this folder {held}.' if held else ''}"
+    """What is promised of the accepted images, what cannot be promised and why, and what became of it where that is
+    known; empty where nothing was asked for."""
+    promise, by_class = record.spec.promise, record.spec.promise_by == "class"
+    if promise is None:
+        return ""
+    parts = []
+    if min((record.rule.thresholds or {}).values(), default=NEVER) <= 1.0:
+        each = ", in each class" if by_class else ""
+        start = f"Promised with 90 % confidence: of images like those learnt from, at least {100 * promise:.6g} %"
+        parts.append(f"{start} of what is accepted is right{each}.")
+    if record.rule.shortfall:
+        parts.append(f"{record.rule.shortfall[:1].upper()}{record.rule.shortfall[1:]}.")
+    if record.truth is not None and (held := describe_held_promise(record.truth, promise, by_class)):
+        parts.append(f"In this folder, {held}.")
+    return " ".join(parts)
 
 
 def render_example(example: Example, read: Callable[[str], bytes], image: ImageSpec) -> RenderedExample:

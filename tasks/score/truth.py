@@ -26,6 +26,7 @@ from tasks.score.spec import ModelRef
 
 COLUMNS = ("path", "digest", "outcome", "label", "confidence", "decision")
 NONE_LEARNT = np.zeros(0, np.uint64)
+CHANCE = 0.05  # p value of a share below what was promised, above which it may be chance
 NAMED = 20  # folders that are no class, as far as they are listed
 
 
@@ -48,9 +49,9 @@ class Truth(Spec):
     """A batch held against the folders of its images, by the figures of a training report.
 
     `images` have a prediction and lie in a folder that is a class; `others` have one and do not: `others_accepted` of
-    them were accepted, and `others_unknown` marked unknown. `confusion` lists what occurs, the diagonal too;
-    `decisions` are those on `images`. `learnt` of the images are files that the model learnt from, `learnt_right` of
-    these right: they flatter.
+    them were accepted (None: an earlier release did not count these), and `others_unknown` marked unknown. `confusion`
+    lists what occurs, the diagonal too; `decisions` are those on `images`. `learnt` of the images are files that the
+    model learnt from, `learnt_right` of these right: they flatter.
     """
 
     images: int
@@ -63,7 +64,7 @@ class Truth(Spec):
     confusion: tuple[Answered, ...]
     decisions: dict[str, DecidedRight]
     others: int = 0
-    others_accepted: int = 0
+    others_accepted: int | None = None
     others_unknown: int = 0
     other_folders: tuple[str, ...] = ()
     learnt: int = 0
@@ -149,10 +150,11 @@ def describe_truth(truth: Truth) -> str:
 
 def describe_others(truth: Truth) -> str:
     """What became of the images that lie in no folder of a class: nobody knows what they show, so those that were
-    accepted are worth a look."""
+    accepted are worth a look. Batches of earlier releases did not count these."""
     are = "is" if truth.others == 1 else "are"
-    counts = f"{truth.others_accepted:,} of them accepted, {truth.others_unknown:,} unknown"
-    return f"{truth.others:,} in no folder of a class {are} not judged: {counts}"
+    accepted = "" if truth.others_accepted is None else f"{truth.others_accepted:,} of them accepted, "
+    rest = f"{truth.others_unknown:,} unknown" if accepted else f"{truth.others_unknown:,} of them unknown"
+    return f"{truth.others:,} in no folder of a class {are} not judged: {accepted}{rest}"
 
 
 def describe_learnt(truth: Truth) -> str:
@@ -165,20 +167,38 @@ def describe_learnt(truth: Truth) -> str:
     return f"{found}: without them {right:,} of {rest:,} are right, {right / rest:.1%}"
 
 
-def describe_held_promise(truth: Truth, promise: float) -> str:
+def describe_held_promise(truth: Truth, promise: float, by_class: bool) -> str:
     """What became of a promise in this folder, empty where nothing was accepted: it is made for images like those
-    learnt from, and a folder may hold others."""
-    accepted = truth.decisions["accept"]
-    if not accepted.images and not truth.others_accepted:
-        return ""
-    line = f"{accepted.right:,} of {accepted.images:,} accepted images in folders of classes are right"
+    learnt from, and a folder may hold others. A promise for each class, and images that were learnt from, are not held
+    against all images together."""
+    accepted, parts = truth.decisions["accept"], []
     if accepted.images:
-        share = accepted.right / accepted.images
-        line += f", {share:.1%}: {'at least' if share >= promise else 'less than'} the {promise:.4g} that was promised"
+        images = "image in a folder of a class" if accepted.images == 1 else "images in folders of classes"
+        are = "is" if accepted.right == 1 else "are"
+        line = f"of {accepted.images:,} accepted {images} {accepted.right:,} {are} right"
+        if truth.learnt:
+            line += ", but some were learnt from, and of these nothing is promised"
+        elif not by_class:
+            line += f", {_hold_promise(accepted, promise)}"
+        parts.append(line)
     if truth.others_accepted:
         more = "more was accepted that lies" if truth.others_accepted == 1 else "more were accepted that lie"
-        line += f"; {truth.others_accepted:,} {more} in no folder of a class"
-    return line
+        parts.append(f"{truth.others_accepted:,} {more} in no folder of a class")
+    return "; ".join(parts)
+
+
+def _hold_promise(accepted: DecidedRight, promise: float) -> str:
+    """The share that is right, and whether it is what was promised; a little less may be chance."""
+    from scipy.stats import binom
+
+    share = accepted.right / accepted.images
+    texts = (f"{share:.{digits}%}" for digits in range(1, 6))
+    shown = next((text for text in texts if (float(text[:-1]) >= 100 * promise) == (share >= promise)), f"{share:%}")
+    promised = f"the {100 * promise:.6g} % that was promised"
+    if share >= promise:
+        return f"{shown}: at least {promised}"
+    is_chance = binom.cdf(accepted.right, accepted.images, promise) >= CHANCE
+    return f"{shown}: less than {promised}, {'which may be chance' if is_chance else 'and hardly by chance'}"
 
 
 def _judge_rows(table: pa.Table, names: Sequence[str], learnt: NDArray[np.uint64], judged: _Judged) -> None:

@@ -17,7 +17,6 @@ from cnn.blas import limit_blas
 from cnn.dataset.loader import ShardSet, iterate_batches, open_split
 from cnn.dataset.manifest import Manifest
 from cnn.inference.novelty import (
-    CROSSED,
     HELD_OUT,
     ROWS,
     NoveltyIndex,
@@ -28,7 +27,7 @@ from cnn.inference.novelty import (
 )
 from cnn.inference.scorer import load_scorer
 from cnn.training.folds import assign_folds
-from cnn.training.heads import FOLDS
+from cnn.training.heads import CROSS_VALIDATED, FOLDS
 from infra.storage.store import Store
 from tasks.train.cached_head import CachedHead
 from tasks.train.spec import TrainJob
@@ -71,10 +70,15 @@ def _fit_on(read: Callable[[str, int], SplitFeatures], seed: int) -> NoveltyInde
 
 
 def _cross(head: CachedHead, seed: int) -> NoveltyIndex | None:
-    """Training and validation images, each held against the others; of many images, the first against the last."""
+    """Training and validation images, each held against those of other folds. Of many images, and where all are tied
+    to each other so that no fold stands for itself, the validation images tell, where there are any."""
     images = head.join_splits("train", "validation")
-    if len(images) > CROSSED:
-        return _fit_on(_read_cached(head), seed) if "validation" in head.splits else None
+    is_tied = images.groups is not None and len(np.unique(images.groups)) < 2
+    if "validation" in head.splits and (is_tied or len(images) > CROSS_VALIDATED):
+        return _fit_on(_read_cached(head), seed)
+    if is_tied:
+        return None
+    images = images.take(choose_rows(images.labels, CROSS_VALIDATED, seed))
     folds = assign_folds(images.labels, FOLDS, seed, images.groups)
     return cross_novelty(images.features[:, 0], images.labels, folds, seed)
 

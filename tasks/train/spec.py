@@ -42,8 +42,8 @@ class TrainingResult(Spec):
     the file `answers` holds the answers to its images. `history` has the figures of each evaluation, `averaged`
     the steps after which the weights were kept whose average the model has: one where none was taken. `shortcuts` says
     what clues beside the images' contents foretell, `unseen_groups` how right a head is at groups never seen, `copies`
-    how right the model is without test images that have a copy among those learnt from. `usual_images`: how many images
-    that were not learnt from tell which novelty is usual; None in results of an earlier release."""
+    how right the model is without test images that have a copy among those learnt from. `novelty_images`: how many
+    images that were not learnt from tell which novelty is usual; None in results of an earlier release."""
 
     bundle: str
     figures: str
@@ -62,7 +62,7 @@ class TrainingResult(Spec):
     shortcuts: tuple[Shortcut, ...] = ()
     unseen_groups: tuple[UnseenGroups, ...] = ()
     copies: CopyFigures | None = None
-    usual_images: int | None = None
+    novelty_images: int | None = None
 
     def summary(self) -> dict[str, float]:
         """The figures that are logged and compared, flat."""
@@ -71,8 +71,11 @@ class TrainingResult(Spec):
         return {**self.evaluation.summary(), **honest}
 
     def doubt_novelty(self) -> str:
-        """Why the version cannot tell which images are strange; empty where it can."""
-        return "" if self.usual_images is None else describe_untold_novelty(self.usual_images)
+        """Why the version cannot tell which images are strange, and what helps; empty where it can."""
+        doubt = "" if self.novelty_images is None else describe_untold_novelty(self.novelty_images)
+        # Of a network that was not trained, every image has told.
+        helps = "add images, raise split.validation, or train with fit.recipe = quick" if self.steps else "add images"
+        return f"{doubt}: {helps}" if doubt else ""
 
 
 class TrialResult(Spec):

@@ -140,7 +140,7 @@ def _evaluate(
     evaluation = evaluate_probabilities(
         answers.probabilities, answers.labels, manifest.classes, temperature=info.temperature, top_k=job.top_k
     )
-    usual = keep_novelty(job, manifest, store, head)
+    told = keep_novelty(job, manifest, store, head)
     said: tuple[str, ...] = ()
     if job.precision == "int8":
         said = (offer_int8(job, manifest, store.root, answers),)
@@ -173,7 +173,7 @@ def _evaluate(
         shortcuts=shortcuts,
         unseen_groups=() if head is None else measure_groups(store, manifest, head),
         copies=measure_copies(store, manifest, answers, split),
-        usual_images=usual,
+        novelty_images=told,
     )
 
 

@@ -26,6 +26,7 @@ from cnn.inference.novelty import NoveltyIndex, cross_novelty, fit_novelty, meas
 from cnn.inference.onnx import run_session
 from cnn.inference.scorer import Scorer, load_scorer
 from cnn.training.folds import assign_folds
+from cnn.training.heads import FOLDS
 
 RATES = (0.05, 0.02, 0.01)
 NOISE = 100  # images
@@ -156,7 +157,7 @@ def try_few(known: ClassFolder, count: int, strange: list[NDArray[np.float32]]) 
         chosen = rng.permutation(len(known.classes))[:FEW_CLASSES]
         rows = np.concatenate([rng.permutation(np.flatnonzero(known.labels == one))[:count] for one in chosen])
         new = np.setdiff1d(np.flatnonzero(np.isin(known.labels, chosen)), rows)
-        labels, fold = known.labels[rows], assign_folds(known.labels[rows], 5, seed)
+        labels, fold = known.labels[rows], assign_folds(known.labels[rows], FOLDS, seed)
         kept = fold > 0
         single = fit_novelty(known.features[rows[kept]], labels[kept], known.features[rows[~kept]], seed)
         crossed = cross_novelty(known.features[rows], labels, fold, seed)

@@ -29,8 +29,9 @@ from flows.promotion import gate_stage, log_verdict
 from flows.results import GateResult, TrainResult
 from flows.retrain import drop_foreign_report
 from flows.train import describe_evaluation, register_stage
-from infra.registry.versions import JUDGED_ON, PROMISE, UNJUDGED
+from infra.registry.versions import JUDGED_ON, PROMISE, PROMISE_BY, UNJUDGED
 from infra.storage.store import open_store
+from tasks.score.spec import ScoreSpec
 from tasks.train.facts import read_dataset_facts
 from tasks.train.overlap import list_seen
 from tasks.train.train import doubt_validation
@@ -72,7 +73,7 @@ def test_the_line_counts_a_class_without_test_images_as_nothing() -> None:
 
 def make_job(registry: Any, promise: float | None = None) -> Any:
     """What `register_stage` needs of a training."""
-    config = SimpleNamespace(score=SimpleNamespace(promise=promise))
+    config = SimpleNamespace(score=ScoreSpec(promise=promise, promise_by="class"))
     return SimpleNamespace(registry=registry, name="birds", manifest=SimpleNamespace(dataset="birds-1"), config=config)
 
 
@@ -84,10 +85,11 @@ def test_a_version_is_registered_with_what_it_was_judged_on(said: list[str]) -> 
         return SimpleNamespace(version=4)
 
     registry = SimpleNamespace(log_figures=lambda *_: None, register_version=register)
-    register_stage(make_job(registry, promise=0.9), report(evaluate([0, 0, 0])), "run")
+    register_stage(make_job(registry, promise=0.98), report(evaluate([0, 0, 0])), "run")
     _, _, _, metrics, tags = asked[0]
     assert metrics["test_images"] == 3
-    assert tags == {JUDGED_ON: "test split of birds-1", UNJUDGED: '["bat", "owl"]', PROMISE: "0.9"}
+    promised = {PROMISE: "0.98", PROMISE_BY: "class"}
+    assert tags == {JUDGED_ON: "test split of birds-1", UNJUDGED: '["bat", "owl"]', **promised}
     assert json.dumps(metrics, allow_nan=False)
 
 

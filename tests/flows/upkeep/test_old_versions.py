@@ -68,7 +68,15 @@ def test_what_was_begun_is_finished(registry: Registry) -> None:
 
 def make_version(number: int, **values: Any) -> VersionInfo:
     empty = dict.fromkeys(("created", "judged_on", "dataset", "run_id", "location"), "")
-    plain: dict[str, Any] = {"metrics": {}, "unjudged": (), "images": None, "verdict": None, "reasons": (), "tags": {}}
+    plain: dict[str, Any] = {
+        "metrics": {},
+        "unjudged": (),
+        "promise": (),
+        "images": None,
+        "verdict": None,
+        "reasons": (),
+        "tags": {},
+    }
     stated = {"aliases": (), "created": "2026-03-01T12:00:00.000Z", "bundle": "b", **values}
     return VersionInfo(**{**empty, **plain, "name": "birds", "version": number, **stated})
 

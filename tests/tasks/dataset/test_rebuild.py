@@ -69,7 +69,7 @@ def test_files_that_were_put_into_another_folder_are_told_from_those_that_are_go
     assert difference == SourceDifference(gone=("cat/01.png",), moved=("cat/04.png -> new/04.png",))
     assert describe_difference_of_source(difference) == [
         "1 file, gone: cat/01.png",
-        "1 file, moved, by name and size: cat/04.png -> new/04.png",
+        "1 file, perhaps moved, by name and size: cat/04.png -> new/04.png",
     ]
 
 

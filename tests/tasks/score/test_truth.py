@@ -1,5 +1,6 @@
 """How right a batch is, by the folders of its images."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from tasks.files.listing import list_source
 from tasks.score.decision import DecisionRule
 from tasks.score.predictions import FileOutcome, make_predictions_table, write_predictions
 from tasks.score.spec import ScoreSpec
-from tasks.score.truth import Truth, check_truth, describe_held_promise, describe_truth, judge_batch
+from tasks.score.truth import DecidedRight, Truth, check_truth, describe_held_promise, describe_truth, judge_batch
 
 CLASSES = ("cat", "dog", "owl")
 RULE = DecisionRule(unknown_from=2.0, unknown_rate=0.05)
@@ -66,13 +67,45 @@ def test_only_images_in_folders_of_classes_are_judged(tmp_path: Path) -> None:
 def test_a_promise_is_held_against_a_folder(tmp_path: Path) -> None:
     rows = [answer(f"cat/{n}.png", "cat" if n else "dog") for n in range(10)]
     truth = judge(tmp_path, [*rows, answer("wolf/5.png", "dog")])
-    assert describe_held_promise(truth, 0.9) == (
-        "9 of 10 accepted images in folders of classes are right, 90.0%: at least the 0.9 that was promised; 1 more "
+    assert describe_held_promise(truth, 0.9, False) == (
+        "of 10 accepted images in folders of classes 9 are right, 90.0%: at least the 90 % that was promised; 1 more "
         "was accepted that lies in no folder of a class"
     )
-    assert "90.0%: less than the 0.95 that was promised" in describe_held_promise(truth, 0.95)
-    none = judge(tmp_path, [answer("cat/1.png", "cat", 0.5)])
-    assert describe_held_promise(none, 0.9) == ""
+    told = describe_held_promise(truth, 0.95, False)
+    assert "90.0%: less than the 95 % that was promised, which may be chance" in told
+    assert "promised" not in describe_held_promise(truth, 0.9, True)  # each class has a promise of its own
+    flattered = describe_held_promise(truth.model_copy(update={"learnt": 3}), 0.9, False)
+    assert "but some were learnt from, and of these nothing is promised" in flattered
+
+
+@pytest.mark.parametrize(
+    ("accepted", "right", "promise", "told"),
+    [
+        (10_000, 8_996, 0.9, "89.96%: less than the 90 % that was promised, which may be chance"),
+        (10_000, 8_900, 0.9, "89.0%: less than the 90 % that was promised, and hardly by chance"),
+        (1, 1, 0.98, "of 1 accepted image in a folder of a class 1 is right, 100.0%: at least the 98 %"),
+        (8, 8, 0.995, "100.0%: at least the 99.5 % that was promised"),
+    ],
+)
+def test_the_share_that_is_told_is_on_the_side_of_the_promise_that_it_is_called(
+    accepted: int, right: int, promise: float, told: str, tmp_path: Path
+) -> None:
+    truth = judge(tmp_path, [answer("cat/1.png", "cat")])
+    decided = {**truth.decisions, "accept": DecidedRight(images=accepted, right=right)}
+    assert told in describe_held_promise(truth.model_copy(update={"decisions": decided}), promise, False)
+
+
+def test_where_nothing_was_accepted_a_promise_has_nothing_to_keep(tmp_path: Path) -> None:
+    assert describe_held_promise(judge(tmp_path, [answer("cat/1.png", "cat", 0.5)]), 0.9, False) == ""
+    strange = judge(tmp_path, [answer("wolf/1.png", "cat"), answer("wolf/2.png", "cat")])
+    assert describe_held_promise(strange, 0.9, False) == "2 more were accepted that lie in no folder of a class"
+
+
+def test_a_batch_of_an_earlier_release_says_nothing_of_what_it_did_not_count(tmp_path: Path) -> None:
+    truth = judge(tmp_path, [answer("cat/1.png", "cat"), answer("wolf/2.png", "cat")])
+    kept = json.loads(truth.to_json())
+    del kept["others_accepted"]
+    assert describe_truth(Truth.model_validate(kept)).endswith("not judged: 0 of them unknown")
 
 
 def test_images_that_the_model_learnt_from_are_told_and_taken_out(tmp_path: Path) -> None:

@@ -78,12 +78,16 @@ def test_classes_that_are_judged_on_very_few_images_are_named(tmp_path: Path) ->
 
 def test_too_few_images_to_tell_what_is_strange_are_told(tmp_path: Path) -> None:
     judged = make_judged_version(tmp_path, per_class=MANY, history=FLAT)
-    few = replace(judged, result=judged.result.model_copy(update={"usual_images": 18}))
+    few = replace(judged, result=judged.result.model_copy(update={"novelty_images": 18}))
     assert advise_on(few, tmp_path) == [
         "18 held-out images are too few to tell which images resemble nothing that was learnt from (19 are needed): "
         "add images, raise split.validation, or train with fit.recipe = quick. Until then, scoring marks none unknown."
     ]
-    enough = replace(judged, result=judged.result.model_copy(update={"usual_images": 19}))
+    frozen = replace(judged, result=few.result.model_copy(update={"steps": 0, "novelty_images": 0}))
+    (line,) = [each for each in advise_on(frozen, tmp_path) if "resemble nothing" in each]
+    assert line.startswith("no held-out images are there to tell")
+    assert "needed): add images. Until then" in line  # all of them tell: no split is to blame
+    enough = replace(judged, result=judged.result.model_copy(update={"novelty_images": 19}))
     assert advise_on(enough, tmp_path) == []
 
 

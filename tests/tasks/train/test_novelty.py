@@ -95,12 +95,13 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Kep
         ties = {
             split: np.arange(len(rows.keys)) // 2 + 100 * place for place, (split, rows) in enumerate(splits.items())
         }
-        network = SplitFeatures(rng.normal(size=(30, 6)), np.arange(30) % 3)
+        network = {size: SplitFeatures(rng.normal(size=(size, 6)), np.arange(size) % 3) for size in (30, 10)}
         monkeypatch.setattr(tasks.train.novelty, "add_novelty", lambda folder, index: found.append(index))
-        monkeypatch.setattr(tasks.train.novelty, "_run_network", lambda *_: lambda split, most: network)
+        by_split = {split: network[len(rows.keys)] for split, rows in splits.items()}
+        monkeypatch.setattr(tasks.train.novelty, "_run_network", lambda *_: lambda split, most: by_split[split])
         job = SimpleNamespace(plan=SimpleNamespace(steps=steps, seed=0), folder=str(tmp_path))
         fit: Any = None
-        return Kept(CachedHead(fit, HeadPlan(), splits, ties), network, job, found)
+        return Kept(CachedHead(fit, HeadPlan(), splits, ties), network[30], job, found)
 
     return make
 
@@ -109,8 +110,9 @@ def test_of_a_network_that_was_trained_the_validation_images_alone_tell_what_is_
     kept: Callable[[int], Kept],
 ) -> None:
     one = kept(36)
-    assert one.keep() == 30
+    assert one.keep() == 10
     [index] = one.found
+    assert len(index.rows) == 30
     assert index.measure(one.network.features).max() < 0.05 * index.measure(one.network.features[::-1] + 3).min()
     assert kept(36).keep(validation=0) == 0
 
@@ -131,5 +133,17 @@ def test_of_a_network_that_stayed_as_it_was_all_images_tell_it_and_none_is_held_
     assert index.measure(own).max() < 0.05 * index.measure(own[::-1] + 3).min()  # it is compared with them, too
     [(_, _, folds, _)] = asked
     assert (folds[0::2] == folds[1::2]).all()
-    monkeypatch.setattr(tasks.train.novelty, "CROSSED", 39)
+    monkeypatch.setattr(tasks.train.novelty, "CROSS_VALIDATED", 39)
     assert one.keep() == 10  # of many images, the validation images do
+    del one.head.splits["validation"]
+    monkeypatch.setattr(tasks.train.novelty, "CROSS_VALIDATED", 24)
+    assert one.keep() == 24  # without these, as many of them as may be crossed
+
+
+def test_where_all_images_are_tied_to_each_other_none_is_held_against_its_own(kept: Callable[[int], Kept]) -> None:
+    one = kept(0)
+    for split in one.head.ties:
+        one.head.ties[split][:] = 7
+    assert one.keep() == 10
+    del one.head.splits["validation"]
+    assert one.keep() == 0
