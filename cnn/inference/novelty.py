@@ -30,6 +30,7 @@ from cnn.inference.membership import LANDMARKS, WEIGHTS, Membership, fit_members
 from cnn.models.head import squash_to_unit
 
 FEWEST_AXES, MOST_AXES = 32, 128  # one for each class in between; with more, noise drowns what tells classes apart
+IMAGES_OF_AXIS = 2  # fewer than 64 images have fewer axes: with as many as images nothing would lie outside of them
 ROWS = 10_000  # training images kept at most, the same number of each class: 0.7 MB with 32 axes
 OUTSIDE = 1.7  # weight of the distance from all components, in standard deviations of it
 HELD_OUT = 5_000  # held-out images whose distances are kept
@@ -116,7 +117,7 @@ def fit_novelty(
     if not len(held_out) or not len(features):
         return None
     drawn = np.random.default_rng(seed).permutation(len(held_out))[:HELD_OUT]
-    index = _fit_index(features, labels, seed)
+    index = _fit_index(features, labels, seed, _count_axes(len(features), labels))
     return replace(index, held_out=np.sort(_measure(index, held_out[drawn])))
 
 
@@ -129,28 +130,40 @@ def cross_novelty(
     For features of a network that has learnt from none of these images. An image whose class is in no other fold is
     not measured: there it is none of a known class. None where that leaves no image.
     """
-    index, measured = _fit_index(features, labels, seed), [np.zeros(0, np.float32)]
+    learnt = len(folds) - int(np.bincount(np.unique(folds, return_inverse=True)[1]).max(initial=0))
+    axes = _count_axes(learnt, labels)  # of the smallest index, and so of all
+    index, measured = _fit_index(features, labels, seed, axes), [np.zeros(0, np.float32)]
     for number in np.unique(folds).tolist():
         others = folds != number
         held = ~others & np.isin(labels, labels[others])
         if held.any():
-            # What lies outside of all axes weighs as in the index of all: of few images the axes leave nothing outside.
-            fold = _fit_index(features[others], labels[others], seed, index.space.outside)
+            # What lies outside of all axes weighs as in the index of all: the fewer images, the less they leave there.
+            fold = _fit_index(features[others], labels[others], seed, axes, index.space.outside)
             measured.append(_measure(fold, features[held]))
     held_out = np.sort(np.concatenate(measured))
     return replace(index, held_out=held_out) if len(held_out) else None
 
 
+def _count_axes(images: int, labels: NDArray[np.int64]) -> int:
+    """The axes of an index of so many images."""
+    fewest = int(np.clip(images // IMAGES_OF_AXIS, 1, FEWEST_AXES))
+    return int(np.clip(len(np.unique(labels)), fewest, MOST_AXES))
+
+
 def _fit_index(
-    features: NDArray[Any], labels: NDArray[np.int64], seed: int, outside: NDArray[np.float32] | None = None
+    features: NDArray[Any],
+    labels: NDArray[np.int64],
+    seed: int,
+    axes: int,
+    outside: NDArray[np.float32] | None = None,
 ) -> NoveltyIndex:
     """The index of training images, without any held-out ones; `outside` is a weight that is known already."""
     kept = choose_rows(labels, ROWS, seed)
     units, labels = squash_to_unit(features[kept]), np.unique(labels[kept], return_inverse=True)[1]
     center, classes = units.mean(axis=0, dtype=np.float64).astype(np.float32), int(labels.max()) + 1
-    centred, count = units - center, int(np.clip(classes, FEWEST_AXES, MOST_AXES))
-    spread = measure_class_spread(centred, labels, find_components(centred, 2 * count))
-    space = _find_space(center, centred, scale_axes(spread.take_last(count)))
+    centred = units - center
+    spread = measure_class_spread(centred, labels, find_components(centred, 2 * axes))
+    space = _find_space(center, centred, scale_axes(spread.take_last(axes)))
     space = space if outside is None else replace(space, outside=outside)
     landmarks = choose_rows(labels, min(LANDMARKS, max(WEIGHTS // classes, 1)), seed)
     membership = fit_membership(scale_axes(spread), labels, landmarks)
