@@ -137,7 +137,7 @@ def choose_rule(store: Store, champion: FetchedChampion, config: Config) -> Deci
         log_message(f"champion: {rule.shortfall}")
     if champion.promise and config.score.promise is None and config.score.precision == "float32":
         asked = " ".join(f"--set {each}" for each in champion.promise)
-        log_message(f"champion: it was trained with {asked}, and nothing is promised here: add {asked}")
+        log_message(f"champion: its training promised, this scoring does not: add {asked}")
     rule, line = add_unknown(rule, store, champion.model, config.score)
     if line:
         log_message(f"champion: {line}")

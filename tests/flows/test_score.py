@@ -38,7 +38,7 @@ def test_the_promise_of_a_training_is_read_from_its_tags() -> None:
 def test_a_promise_that_this_scoring_does_not_make_is_told_with_what_to_add(monkeypatch: pytest.MonkeyPatch) -> None:
     promise = ("score.promise=0.9", "score.promise_by=class")
     (line,) = tell(monkeypatch, promise)
-    assert line.endswith("nothing is promised here: add --set score.promise=0.9 --set score.promise_by=class")
+    assert line.endswith("this scoring does not: add --set score.promise=0.9 --set score.promise_by=class")
     assert tell(monkeypatch, promise, "score.promise=0.95") == []
     assert tell(monkeypatch, promise, "score.precision=int8") == []  # which can promise nothing
     assert tell(monkeypatch, ()) == []
