@@ -46,9 +46,9 @@ from tasks.score.predictions import NO_RULE, write_csv
 from tasks.score.promise import add_promise
 from tasks.score.publish import publish_batch
 from tasks.score.results import ResultsRecord, refresh_results
-from tasks.score.spec import ModelRef, ScoreJob, ScoreSpec
+from tasks.score.spec import ModelRef, ScoreJob
 from tasks.score.summary import describe_quarantined
-from tasks.score.truth import Truth, check_truth, describe_held_promise, describe_truth
+from tasks.score.truth import check_truth, describe_held_promise, describe_truth
 
 
 @flow(name="score", flow_run_name=name_run_by("score", "name"), persist_result=False)
@@ -100,8 +100,8 @@ def score_folder(source: str, name: str, workspace: str, config: Config, csv: bo
 @dataclass(frozen=True)
 class FetchedChampion:
     """The champion, whose bundle lies, verified, where the workers find it; how it sees images, and what it answered to
-    those that calibrated it (None: an earlier release did not keep that). `promise`: the settings
-    that said in its training what its accepted answers keep."""
+    those that calibrated it (None: an earlier release did not keep that). `promise`: the settings that said in its
+    training what its accepted answers keep."""
 
     model: ModelRef
     image: ImageSpec
@@ -226,13 +226,8 @@ def log_additions(store: Store, record: BatchRecord) -> None:
         log_message(f"features: {store.uri_of(record.features.path)}")
     if record.truth is not None:
         log_message(describe_truth(record.truth))
-        log_held_promise(record.truth, record.spec)
-
-
-def log_held_promise(truth: Truth, spec: ScoreSpec) -> None:
-    """Log what became of a promise, where one was made."""
-    if spec.promise is not None and (held := describe_held_promise(truth, spec.promise, spec.promise_by == "class")):
-        log_message(f"truth: {held}")
+        if held := describe_held_promise(record.truth, record.spec):
+            log_message(f"truth: {held}")
 
 
 def log_quarantined(store: Store, record: BatchRecord, max_pixels: int) -> None:

@@ -5,24 +5,26 @@ import math
 
 def bound_share(right: int, images: int) -> tuple[float, float]:
     """Exact 95 % interval of a share (Clopper and Pearson 1934): it holds for few images, and where all or none are
-    right, as for many. (0, 1) without any.
+    right, as for many. (0, 1) without any."""
+    return bound_from_below(right, images, 0.025), 1.0 - bound_from_below(images - right, images, 0.025)
 
-    Each end is the share under which a count this high, or this low, has a probability of 2.5 %: a quantile of a beta
-    distribution.
+
+def bound_from_below(right: int, images: int, level: float) -> float:
+    """The exact lower bound of a share (Clopper and Pearson 1934): below it with probability `level` at most.
+
+    It is the share under which a count this high has that probability: a quantile of a beta distribution.
     """
     from scipy.special import betaincinv
 
-    low = float(betaincinv(right, images - right + 1, 0.025)) if right else 0.0
-    high = float(betaincinv(right + 1, images - right, 0.975)) if right < images else 1.0
-    return low, high
+    return float(betaincinv(right, images - right + 1, level)) if right else 0.0
 
 
-def measure_error_rate(wrong: int, images: int, rate: float) -> float:
-    """P(at most `wrong` of `images` are wrong), were each wrong with probability `rate`: the p value of the statement
-    that the share of mistakes is not below `rate` (exact binomial test). 1 without images."""
+def find_p_at_most(count: int, images: int, share: float) -> float:
+    """P(at most `count` of `images` are such), were each with probability `share`: the p value of the statement that
+    their share is not below that (exact binomial test). 1 without images."""
     from scipy.stats import binom
 
-    return float(binom.cdf(wrong, images, rate)) if images else 1.0
+    return float(binom.cdf(count, images, share)) if images else 1.0
 
 
 def count_needed(wrong: int, rate: float, level: float) -> int:
@@ -31,7 +33,7 @@ def count_needed(wrong: int, rate: float, level: float) -> int:
     high = max(low, math.ceil((wrong + 10) / rate * 4 + math.log(level) / math.log1p(-rate)))
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if measure_error_rate(wrong, middle, rate) <= level else (middle + 1, high)
+        low, high = (low, middle) if find_p_at_most(wrong, middle, rate) <= level else (middle + 1, high)
     return low
 
 

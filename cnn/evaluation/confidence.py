@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn.evaluation.binomial import find_p_at_most
 from cnn.evaluation.conformal import find_class_bounds, measure_coverage
 from cnn.evaluation.held_out import CalibratedOn, CalibrationAnswers, HeldOutAnswers
 from cnn.evaluation.promise import (
@@ -166,9 +167,7 @@ def _weigh_share(name: str, answer: str, share: AcceptedShare, promise: float, l
         if share.threshold is None:
             line += f": {describe_need(share.missing)}"
         return Weighed(name, None, None, least, True, line, share.images)
-    from scipy.stats import binom
-
-    right, p = share.right / share.accepted, float(binom.cdf(share.right, share.accepted, promise))
+    right, p = share.right / share.accepted, find_p_at_most(share.right, share.accepted, promise)
     kept = least is None or p >= least
     line = (
         f"{right:.4f} of the {share.accepted:,} test images that are accepted{answer} are right; score.promise = "

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cnn.errors import DatasetError
-from cnn.evaluation.binomial import bound_share
+from cnn.evaluation.binomial import bound_from_below, bound_share
 from cnn.evaluation.calibration import (
     ReliabilityBin,
     bin_reliability,
@@ -187,11 +187,8 @@ def _toss_at_least(heads: int, tosses: int) -> float:
 
 
 def bound_accuracy(evaluation: Evaluation, level: float) -> float:
-    """The exact lower bound of an accuracy (Clopper and Pearson 1934): below it with probability `level` at most."""
-    from scipy.stats import beta
-
-    right = int(np.trace(np.array(evaluation.confusion, np.int64)))
-    return float(beta.ppf(level, right, evaluation.images - right + 1)) if right else 0.0
+    """The exact lower bound of an accuracy: below it with probability `level` at most."""
+    return bound_from_below(int(np.trace(np.array(evaluation.confusion, np.int64))), evaluation.images, level)
 
 
 def compare_chance(evaluation: Evaluation) -> Chance:

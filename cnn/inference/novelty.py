@@ -82,7 +82,11 @@ class NoveltyIndex:
     def measure(self, features: NDArray[Any]) -> NDArray[np.float32]:
         """Novelty, float32 (n,), of features (n, f): the distance to the nearest training image, and the doubt, as a
         multiple of what is usual for an image that was not learnt from."""
-        return measure_rows(features, self.space, self.rows, self.membership) / self.usual
+        return self.measure_distance(features) / self.usual
+
+    def measure_distance(self, features: NDArray[Any]) -> NDArray[np.float32]:
+        """The same before it is held against what is usual."""
+        return measure_rows(features, self.space, self.rows, self.membership)
 
     @property
     def usual(self) -> np.float32:
@@ -104,8 +108,8 @@ def describe_untold_novelty(held_out: int) -> str:
     """Why so many images that were not learnt from cannot tell which ones are strange; empty where they can."""
     if held_out >= FEWEST:
         return ""
-    few = "no held-out images are there" if not held_out else f"{held_out:,} held-out images are too few"
-    few = "1 held-out image is too few" if held_out == 1 else few
+    rare = {0: "no held-out images are there", 1: "1 held-out image is too few"}
+    few = rare.get(held_out, f"{held_out:,} held-out images are too few")
     return f"{few} to tell which images resemble nothing that was learnt from ({FEWEST} are needed)"
 
 
@@ -118,7 +122,7 @@ def fit_novelty(
         return None
     drawn = np.random.default_rng(seed).permutation(len(held_out))[:HELD_OUT]
     index = _fit_index(features, labels, seed, _count_axes(len(features), labels))
-    return replace(index, held_out=np.sort(_measure(index, held_out[drawn])))
+    return replace(index, held_out=np.sort(index.measure_distance(held_out[drawn])))
 
 
 def cross_novelty(
@@ -130,8 +134,7 @@ def cross_novelty(
     For features of a network that has learnt from none of these images. An image whose class is in no other fold is
     not measured: there it is none of a known class. None where that leaves no image.
     """
-    learnt = len(folds) - int(np.bincount(np.unique(folds, return_inverse=True)[1]).max(initial=0))
-    axes = _count_axes(learnt, labels)  # of the smallest index, and so of all
+    axes = _count_axes(len(folds) - int(np.bincount(folds).max()), labels)  # of the smallest index, and so of all
     index, measured = _fit_index(features, labels, seed, axes), [np.zeros(0, np.float32)]
     for number in np.unique(folds).tolist():
         others = folds != number
@@ -139,7 +142,7 @@ def cross_novelty(
         if held.any():
             # What lies outside of all axes weighs as in the index of all: the fewer images, the less they leave there.
             fold = _fit_index(features[others], labels[others], seed, axes, index.space.outside)
-            measured.append(_measure(fold, features[held]))
+            measured.append(fold.measure_distance(features[held]))
     held_out = np.sort(np.concatenate(measured))
     return replace(index, held_out=held_out) if len(held_out) else None
 
@@ -169,10 +172,6 @@ def _fit_index(
     membership = fit_membership(scale_axes(spread), labels, landmarks)
     rows = _to_float16(space.project(features[kept]))
     return NoveltyIndex(space, rows, np.zeros(0, np.float32), membership)
-
-
-def _measure(index: NoveltyIndex, features: NDArray[Any]) -> NDArray[np.float32]:
-    return measure_rows(features, index.space, index.rows, index.membership)
 
 
 def measure_rows(

@@ -12,7 +12,7 @@ from infra.storage.layout import manifest_path
 from infra.storage.store import Source, Store
 from tasks.dataset.ledger import DECODED, TABLE_VALUES
 from tasks.dataset.version import LatestVersion, fetch_ledger, point_to_version, read_ledger
-from tasks.files.paths import decode_path, quote_path, restore_paths
+from tasks.files.paths import decode_path, encode_path, quote_path, restore_paths
 
 COMPARED = ("path", "path_raw", "digest", "outcome", "label", "split", "pixels_crc32c", "copies_crc32c")
 
@@ -98,7 +98,7 @@ def _find_moved(missing: Mapping[str, int], new: Mapping[str, int]) -> dict[str,
 
 
 def _name_path(path: str) -> str:
-    return quote_path(path.encode("utf-8", "surrogateescape"))
+    return quote_path(encode_path(path))
 
 
 def _name_paths(paths: Iterable[str]) -> tuple[str, ...]:

@@ -27,6 +27,11 @@ class DecisionRule(Spec):
     shortfall: str = ""
 
     @property
+    def accepts_any(self) -> bool:
+        """Whether some confidence is enough; none is where nothing can be promised."""
+        return self.thresholds is None or any(each <= 1.0 for each in self.thresholds.values())
+
+    @property
     def loosest(self) -> float | None:
         """The lowest confidence from which anything is accepted; None where the setting decides."""
         return None if self.thresholds is None else min([1.0, *self.thresholds.values()])

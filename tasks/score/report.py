@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cnn.errors import BadImage, SafelightError
-from cnn.evaluation.confidence import NEVER
 from cnn.formats.reasons import REASONS
 from cnn.images.spec import ImageSpec
 from tasks.files.paths import show_labels
@@ -109,7 +108,7 @@ def describe_acceptance(record: BatchRecord) -> str:
     promise, thresholds = record.spec.promise, set((record.rule.thresholds or {}).values())
     if record.rule.thresholds is None or promise is None:
         return f"at a confidence of {record.spec.accept:g} or more"
-    if all(each > 1.0 for each in thresholds):
+    if not record.rule.accepts_any:
         return f"for want of a proof that {show_percent(promise)} of them would be right"
     share = show_percent(promise)
     promised = f"promised: at least {share} of those accepted are right, where images are like those learnt from"
@@ -121,17 +120,16 @@ def describe_acceptance(record: BatchRecord) -> str:
 def describe_promise(record: BatchRecord) -> str:
     """What is promised of the accepted images, what cannot be promised and why, and what became of it where that is
     known; empty where nothing was asked for."""
-    promise, by_class = record.spec.promise, record.spec.promise_by == "class"
+    promise, parts = record.spec.promise, []
     if promise is None:
         return ""
-    parts = []
-    if min((record.rule.thresholds or {}).values(), default=NEVER) <= 1.0:
-        each = ", in each class" if by_class else ""
+    if record.rule.thresholds is not None and record.rule.accepts_any:
+        each = ", in each class" if record.spec.promise_by == "class" else ""
         start = f"Promised with 90 % confidence: of images like those learnt from, at least {100 * promise:.6g} %"
         parts.append(f"{start} of what is accepted is right{each}.")
     if record.rule.shortfall:
         parts.append(f"{record.rule.shortfall[:1].upper()}{record.rule.shortfall[1:]}.")
-    if record.truth is not None and (held := describe_held_promise(record.truth, promise, by_class)):
+    if record.truth is not None and (held := describe_held_promise(record.truth, record.spec)):
         parts.append(f"In this folder, {held}.")
     return " ".join(parts)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cnn.dataset.seen_images import read_heads
 from cnn.errors import SourceError
-from cnn.evaluation.binomial import bound_share
+from cnn.evaluation.binomial import bound_share, find_p_at_most
 from cnn.evaluation.calibration import bin_confidences, measure_calibration_error
 from cnn.evaluation.metrics import ClassFigures, count_confusion, measure_classes
 from cnn.inference.bundle import read_bundle, read_seen_images
@@ -22,7 +22,7 @@ from infra.storage.store import Store
 from tasks.files.listing import count_labels
 from tasks.files.paths import show_labels
 from tasks.score.predictions import DECISIONS, iterate_predictions
-from tasks.score.spec import ModelRef
+from tasks.score.spec import ModelRef, ScoreSpec
 
 COLUMNS = ("path", "digest", "outcome", "label", "confidence", "decision")
 NONE_LEARNT = np.zeros(0, np.uint64)
@@ -167,10 +167,12 @@ def describe_learnt(truth: Truth) -> str:
     return f"{found}: without them {right:,} of {rest:,} are right, {right / rest:.1%}"
 
 
-def describe_held_promise(truth: Truth, promise: float, by_class: bool) -> str:
-    """What became of a promise in this folder, empty where nothing was accepted: it is made for images like those
-    learnt from, and a folder may hold others. A promise for each class, and images that were learnt from, are not held
-    against all images together."""
+def describe_held_promise(truth: Truth, spec: ScoreSpec) -> str:
+    """What became of a promise in this folder, empty where there was none or nothing was accepted: it is made for
+    images like those learnt from, and a folder may hold others. A promise for each class, and images that were learnt
+    from, are not held against all images together."""
+    if spec.promise is None:
+        return ""
     accepted, parts = truth.decisions["accept"], []
     if accepted.images:
         images = "image in a folder of a class" if accepted.images == 1 else "images in folders of classes"
@@ -178,8 +180,8 @@ def describe_held_promise(truth: Truth, promise: float, by_class: bool) -> str:
         line = f"of {accepted.images:,} accepted {images} {accepted.right:,} {are} right"
         if truth.learnt:
             line += ", but some were learnt from, and of these nothing is promised"
-        elif not by_class:
-            line += f", {_hold_promise(accepted, promise)}"
+        elif spec.promise_by == "all":
+            line += f", {_hold_promise(accepted, spec.promise)}"
         parts.append(line)
     if truth.others_accepted:
         more = "more was accepted that lies" if truth.others_accepted == 1 else "more were accepted that lie"
@@ -189,15 +191,13 @@ def describe_held_promise(truth: Truth, promise: float, by_class: bool) -> str:
 
 def _hold_promise(accepted: DecidedRight, promise: float) -> str:
     """The share that is right, and whether it is what was promised; a little less may be chance."""
-    from scipy.stats import binom
-
     share = accepted.right / accepted.images
     texts = (f"{share:.{digits}%}" for digits in range(1, 6))
     shown = next((text for text in texts if (float(text[:-1]) >= 100 * promise) == (share >= promise)), f"{share:%}")
     promised = f"the {100 * promise:.6g} % that was promised"
     if share >= promise:
         return f"{shown}: at least {promised}"
-    is_chance = binom.cdf(accepted.right, accepted.images, promise) >= CHANCE
+    is_chance = find_p_at_most(accepted.right, accepted.images, promise) >= CHANCE
     return f"{shown}: less than {promised}, {'which may be chance' if is_chance else 'and hardly by chance'}"
 
 

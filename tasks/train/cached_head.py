@@ -1,5 +1,6 @@
 """Fit the head of a pretrained network on the features that the workspace keeps: seconds, and no network runs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 
@@ -29,12 +30,8 @@ class CachedHead:
 
     def join_splits(self, *names: str) -> FeatureSet:
         """The images of some splits, of those that have any, one split after the other."""
-        sets = [
-            FeatureSet(rows.features, rows.labels, self.ties[split])
-            for split, rows in self.splits.items()
-            if split in names and len(rows.keys)
-        ]
-        return reduce(join_sets, sets)
+        sets = _make_sets(self.splits, self.ties)
+        return reduce(join_sets, [images for split, images in sets.items() if split in names and len(images)])
 
     def name_in(self, model: ModelSpec) -> ModelSpec:
         """The network with a head of this form."""
@@ -57,7 +54,7 @@ def fit_cached_head(store: Store, manifest: Manifest, backbone: BackboneSpec, pl
         if manifest.rows(split)
     }
     ties = number_ties(store, manifest, {split: rows.keys for split, rows in splits.items()})
-    sets = {split: FeatureSet(rows.features, rows.labels, ties[split]) for split, rows in splits.items()}
+    sets = _make_sets(splits, ties)
     if plan.steps and "validation" in splits:  # the half that calibrates the network has no say in its head
         sets["validation"] = sets["validation"].take(~draw_calibrate_half(splits["validation"].keys))
     head_plan = HeadPlan(
@@ -68,3 +65,7 @@ def fit_cached_head(store: Store, manifest: Manifest, backbone: BackboneSpec, pl
     )
     fit = fit_head(sets["train"], sets.get("validation"), len(manifest.classes), head_plan)
     return CachedHead(fit, head_plan, splits, ties)
+
+
+def _make_sets(splits: Mapping[str, FeatureRows], ties: Mapping[str, NDArray[np.int64]]) -> dict[str, FeatureSet]:
+    return {split: FeatureSet(rows.features, rows.labels, ties[split]) for split, rows in splits.items()}

@@ -52,11 +52,11 @@ def keep_novelty(job: TrainJob, manifest: Manifest, store: Store, head: CachedHe
     A network that was trained has seen all but the validation images. One that stayed as it was has seen none, and a
     cross-validation lets each image tell: 14 validation images tell nothing, the 96 of the whole folder a rate of 1 %.
     """
-    with limit_blas():
-        if head is None or job.plan.steps:
-            index = _fit_on(_run_network(job, manifest, store), job.plan.seed) if manifest.rows("validation") else None
-        else:
-            index = _cross(head, job.plan.seed)
+    index = None
+    if head is not None and not job.plan.steps:
+        index = _cross(head, job.plan.seed)
+    elif manifest.rows("validation"):
+        index = _fit_on(_run_network(job, manifest, store), job.plan.seed)
     if index is None:
         return 0
     add_novelty(Path(job.folder, "bundle"), index)
@@ -66,7 +66,8 @@ def keep_novelty(job: TrainJob, manifest: Manifest, store: Store, head: CachedHe
 def _fit_on(read: Callable[[str, int], SplitFeatures], seed: int) -> NoveltyIndex | None:
     """Training images, held against the validation images."""
     train, held_out = read("train", ROWS), read("validation", HELD_OUT)
-    return fit_novelty(train.features, train.labels, held_out.features, seed)
+    with limit_blas():
+        return fit_novelty(train.features, train.labels, held_out.features, seed)
 
 
 def _cross(head: CachedHead, seed: int) -> NoveltyIndex | None:
@@ -80,7 +81,8 @@ def _cross(head: CachedHead, seed: int) -> NoveltyIndex | None:
         return None
     images = images.take(choose_rows(images.labels, CROSS_VALIDATED, seed))
     folds = assign_folds(images.labels, FOLDS, seed, images.groups)
-    return cross_novelty(images.features[:, 0], images.labels, folds, seed)
+    with limit_blas():
+        return cross_novelty(images.features[:, 0], images.labels, folds, seed)
 
 
 def _read_cached(head: CachedHead) -> Callable[[str, int], SplitFeatures]:

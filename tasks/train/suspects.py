@@ -5,7 +5,6 @@ Nothing is removed or changed by it. Names are hostile, as in the scoring report
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +16,14 @@ from cnn.dataset.loader import open_split
 from cnn.dataset.manifest import Manifest
 from cnn.evaluation.calibration import apply_temperature, fit_temperature
 from cnn.evaluation.suspects import SuspectLabels, find_suspects
-from cnn.training.heads import FeatureSet, HeadChoice, HeadPlan, join_sets, predict_out_of_fold
+from cnn.training.heads import FeatureSet, HeadChoice, HeadPlan, predict_out_of_fold
 from infra.storage.store import Store
 from tasks.dataset.version import read_ledger
 from tasks.features.read import FeatureRows
 from tasks.files.paths import show_labels
 from tasks.pages.templates import render_page
 from tasks.pages.thumbnails import Picture, make_thumbnail
-from tasks.train.ties import number_ties
+from tasks.train.cached_head import CachedHead
 
 SUSPECTS = pa.schema(
     [
@@ -66,27 +65,18 @@ class SuspectCard:
     picture: Picture | None
 
 
-def write_suspects(
-    store: Store,
-    manifest: Manifest,
-    splits: Mapping[str, FeatureRows],
-    folder: Path,
-    choice: HeadChoice,
-    plan: HeadPlan,
-) -> SuspectFiles:
-    """Judge every image of these splits by a head that has not learnt from it, and list the labels that look wrong.
+def write_suspects(store: Store, manifest: Manifest, head: CachedHead, folder: Path) -> SuspectFiles:
+    """Judge every image of a head's splits by one of its kind that has not learnt from it, and list the labels that
+    look wrong.
 
-    The shards must lie below `store.root`. `choice` and `plan` are those of the head that was fitted on the same
-    features.
+    The shards must lie below `store.root`.
 
     Raises:
         DatasetError: there are fewer than two images.
         IntegrityError: the ledger or a shard is damaged.
     """
-    splits = {split: rows for split, rows in splits.items() if len(rows.keys)}
-    groups = number_ties(store, manifest, {split: rows.keys for split, rows in splits.items()})
-    sets = [FeatureSet(rows.features, rows.labels, groups.get(split)) for split, rows in splits.items()]
-    suspects = judge_labels(sets, len(manifest.classes), choice, plan)
+    splits = {split: rows for split, rows in head.splits.items() if len(rows.keys)}
+    suspects = judge_labels(head.join_splits(*splits), len(manifest.classes), head.fit.choice, head.plan)
     table = make_suspects_table(suspects, splits, manifest, read_paths(store, manifest))
     pq.write_table(table, folder / TABLE, compression="zstd", write_page_checksum=True)
     cards = draw_cards(table.slice(0, SHOWN), manifest, store.root)
@@ -96,10 +86,9 @@ def write_suspects(
     return SuspectFiles(folder / TABLE, folder / PAGE, len(table), images)
 
 
-def judge_labels(splits: list[FeatureSet], classes: int, choice: HeadChoice, plan: HeadPlan) -> SuspectLabels:
-    """The suspects among the images of all splits, one split after the other, by calibrated probabilities; none has
-    been learnt from, nor another of its group, nor a copy of it."""
-    images = reduce(join_sets, splits)
+def judge_labels(images: FeatureSet, classes: int, choice: HeadChoice, plan: HeadPlan) -> SuspectLabels:
+    """The suspects among the images, by calibrated probabilities; none has been learnt from, nor another of its group,
+    nor a copy of it."""
     probabilities = predict_out_of_fold(images, classes, choice, plan)
     return find_suspects(apply_temperature(probabilities, fit_temperature(probabilities, images.labels)), images.labels)
 

@@ -148,7 +148,7 @@ def _evaluate(
     save_predictions(kept, answers)
     _write_figures(folder / "figures", job, manifest, evaluation, result)
     if head is not None:
-        write_suspects(store, manifest, head.splits, folder, head.fit.choice, head.plan)
+        write_suspects(store, manifest, head, folder)
     shortcuts = check_shortcuts(store, manifest, job.plan.seed)
     return TrainingResult(
         bundle=str(folder / "bundle"),

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cnn.evaluation.binomial import bound_errors, count_needed, measure_error_rate
+from cnn.evaluation.binomial import bound_errors, count_needed, find_p_at_most
 from cnn.evaluation.held_out import HeldOutAnswers, make_held_out
 from cnn.evaluation.promise import TESTED, describe_shortfall, find_class_thresholds, find_threshold
 
@@ -81,7 +81,7 @@ def test_a_threshold_is_proven_on_the_images_that_made_it(seed: int, promise: fl
         return
     accepted = held.confidences >= found.threshold
     assert (found.accepted, found.wrong) == (accepted.sum(), (accepted & ~held.right).sum())
-    assert measure_error_rate(found.wrong, found.accepted, 1.0 - promise) <= TESTED
+    assert find_p_at_most(found.wrong, found.accepted, 1.0 - promise) <= TESTED
 
 
 def test_a_class_that_is_often_wrong_is_not_accepted_though_all_together_are_right_enough() -> None:

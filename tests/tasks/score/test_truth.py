@@ -67,14 +67,15 @@ def test_only_images_in_folders_of_classes_are_judged(tmp_path: Path) -> None:
 def test_a_promise_is_held_against_a_folder(tmp_path: Path) -> None:
     rows = [answer(f"cat/{n}.png", "cat" if n else "dog") for n in range(10)]
     truth = judge(tmp_path, [*rows, answer("wolf/5.png", "dog")])
-    assert describe_held_promise(truth, 0.9, False) == (
+    assert describe_held_promise(truth, ScoreSpec(promise=0.9)) == (
         "of 10 accepted images in folders of classes 9 are right, 90.0%: at least the 90 % that was promised; 1 more "
         "was accepted that lies in no folder of a class"
     )
-    told = describe_held_promise(truth, 0.95, False)
+    told = describe_held_promise(truth, ScoreSpec(promise=0.95))
     assert "90.0%: less than the 95 % that was promised, which may be chance" in told
-    assert "promised" not in describe_held_promise(truth, 0.9, True)  # each class has a promise of its own
-    flattered = describe_held_promise(truth.model_copy(update={"learnt": 3}), 0.9, False)
+    by_class = ScoreSpec(promise=0.9, promise_by="class")
+    assert "promised" not in describe_held_promise(truth, by_class)  # each class has a promise of its own
+    flattered = describe_held_promise(truth.model_copy(update={"learnt": 3}), ScoreSpec(promise=0.9))
     assert "but some were learnt from, and of these nothing is promised" in flattered
 
 
@@ -92,13 +93,16 @@ def test_the_share_that_is_told_is_on_the_side_of_the_promise_that_it_is_called(
 ) -> None:
     truth = judge(tmp_path, [answer("cat/1.png", "cat")])
     decided = {**truth.decisions, "accept": DecidedRight(images=accepted, right=right)}
-    assert told in describe_held_promise(truth.model_copy(update={"decisions": decided}), promise, False)
+    assert told in describe_held_promise(truth.model_copy(update={"decisions": decided}), ScoreSpec(promise=promise))
 
 
 def test_where_nothing_was_accepted_a_promise_has_nothing_to_keep(tmp_path: Path) -> None:
-    assert describe_held_promise(judge(tmp_path, [answer("cat/1.png", "cat", 0.5)]), 0.9, False) == ""
+    assert describe_held_promise(judge(tmp_path, [answer("cat/1.png", "cat", 0.5)]), ScoreSpec(promise=0.9)) == ""
     strange = judge(tmp_path, [answer("wolf/1.png", "cat"), answer("wolf/2.png", "cat")])
-    assert describe_held_promise(strange, 0.9, False) == "2 more were accepted that lie in no folder of a class"
+    assert (
+        describe_held_promise(strange, ScoreSpec(promise=0.9))
+        == "2 more were accepted that lie in no folder of a class"
+    )
 
 
 def test_a_batch_of_an_earlier_release_says_nothing_of_what_it_did_not_count(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,8 +20,10 @@ from cnn.training.heads import FeatureSet, HeadChoice, HeadPlan
 from infra.storage.store import Store, open_store
 from tasks.features.read import FeatureRows
 from tasks.train import suspects
+from tasks.train.cached_head import CachedHead
 from tasks.train.evidence import read_counts
 from tasks.train.suspects import SUSPECTS, SuspectFiles, judge_labels, read_paths, write_suspects
+from tasks.train.ties import number_ties
 
 CHOICE = HeadChoice("unit", 0.0, 10.0)
 CLASSES = ("blue", "<b>green</b>", "red")
@@ -53,7 +57,14 @@ def publish(tmp_path: Path, wrong: Mapping[str, int]) -> tuple[Store, Manifest, 
     manifest = write_dataset(tmp_path / "workspace", tmp_path / "source", CLASSES)
     store = open_store(str(tmp_path / "workspace"))
     splits = {split: read_rows(manifest, store.root, split, count) for split, count in wrong.items()}
-    return store, manifest, write_suspects(store, manifest, splits, tmp_path, CHOICE, HeadPlan())
+    return store, manifest, write_suspects(store, manifest, make_head(store, manifest, splits), tmp_path)
+
+
+def make_head(store: Store, manifest: Manifest, splits: dict[str, FeatureRows]) -> CachedHead:
+    """A head as far as its kind and its images go."""
+    fit: Any = SimpleNamespace(choice=CHOICE)
+    ties = number_ties(store, manifest, {split: rows.keys for split, rows in splits.items()})
+    return CachedHead(fit, HeadPlan(), splits, ties)
 
 
 def test_planted_labels_stand_in_the_table_with_their_files_and_splits(tmp_path: Path) -> None:
@@ -104,7 +115,7 @@ def test_the_same_features_give_the_same_bytes(tmp_path: Path) -> None:
     store, manifest, written = publish(tmp_path, {"train": 2})
     first = written.table.read_bytes(), written.page.read_bytes()
     splits = {"train": read_rows(manifest, store.root, "train", 2)}
-    again = write_suspects(store, manifest, splits, tmp_path, CHOICE, HeadPlan())
+    again = write_suspects(store, manifest, make_head(store, manifest, splits), tmp_path)
     assert (again.table.read_bytes(), again.page.read_bytes()) == first
 
 
@@ -119,7 +130,7 @@ def test_labels_of_a_group_are_not_vouched_for_by_the_group(tmp_path: Path) -> N
     sites = np.concatenate([np.arange(40), np.full(20, 40)])
 
     def found(groups: NDArray[np.int64] | None) -> set[int]:
-        judged = judge_labels([FeatureSet(both, labels, groups)], 2, CHOICE, HeadPlan())
+        judged = judge_labels(FeatureSet(both, labels, groups), 2, CHOICE, HeadPlan())
         return set(judged.rows.tolist())
 
     assert len(set(range(40, 60)) & found(sites)) >= 15
